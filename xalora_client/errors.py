@@ -1,0 +1,176 @@
+"""Every error this package raises: one tree under :class:`XaloraError`.
+
+A message always answers four questions: what happened, to which task, what it means for the user's money,
+and what to do next. The constructor asks for the parts, so that no call site can leave one out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ErrorType = Literal["client_error", "server_error"]
+
+NOTHING_CHARGED = "Nothing was sent, so nothing was charged."
+NOT_ACCEPTED = "The task was not accepted, so nothing was charged."
+STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by its id."
+
+
+class XaloraError(Exception):
+    """Base of every error raised by this package.
+
+    Args:
+        what: What happened, one sentence.
+        money: What it means for the user's money, one sentence.
+        next_step: What to do next, one sentence.
+        task_id: The network's id of the task, where there is one.
+        job_id: The client's own id of the create request, where there is one.
+        status_code: HTTP status of the answer, where there was one.
+        error_type: ``client_error`` below 500, ``server_error`` from 500 up (protocol, "Consumer side").
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        money: str = NOTHING_CHARGED,
+        next_step: str = "",
+        task_id: str | None = None,
+        job_id: str | None = None,
+        status_code: int | None = None,
+        error_type: ErrorType | None = None,
+    ) -> None:
+        self.what = what
+        self.money = money
+        self.next_step = next_step
+        self.task_id = task_id
+        self.job_id = job_id
+        self.status_code = status_code
+        self.error_type: ErrorType | None = error_type
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        subject = ""
+        if self.task_id and self.task_id not in self.what:
+            subject = f" (task {self.task_id})"
+        elif self.job_id and self.job_id not in self.what:
+            subject = f" (job {self.job_id})"
+        what = self.what.rstrip(".") + subject + "."
+        return " ".join(part for part in (what, self.money, self.next_step) if part)
+
+
+class ConfigurationError(XaloraError):
+    """A setting is missing or wrong, or an optional dependency is not installed. Nothing was sent."""
+
+
+class MissingKeyError(ConfigurationError):
+    """No API key was found in any of the places the client looks."""
+
+
+class InvalidTaskError(ConfigurationError, ValueError):
+    """A task's parameters do not fit (type, range, choice). Raised before anything is sent."""
+
+
+class InputImageError(ConfigurationError, ValueError):
+    """An input image can't be read, or has a shape or type that is not an image. Nothing was sent."""
+
+
+class InputTooLargeError(ConfigurationError, ValueError):
+    """An input image is over the inline limit and no object store is configured. Nothing was sent."""
+
+
+class WorkflowDefinitionError(ConfigurationError, ValueError):
+    """A workflow definition (JSON, YAML or index) is broken or unknown, or a parameter does not fit it."""
+
+
+class StoreError(XaloraError):
+    """The user's own object store refused or lost an input image. No task was created."""
+
+
+class NetworkError(XaloraError):
+    """Base of everything that went wrong between this machine and the sequencer."""
+
+
+class XaloraConnectionError(NetworkError):
+    """The sequencer could not be reached; the request never left this machine."""
+
+
+class AuthenticationError(NetworkError):
+    """401 or 403: the key is wrong, expired, or not allowed to do this."""
+
+
+class RateLimitError(NetworkError):
+    """429 after the last retry. ``retry_after`` is in seconds, None where the network gave none."""
+
+    retry_after: float | None = None
+
+
+class NoMinerError(NetworkError):
+    """The network has no miner for this workflow right now."""
+
+
+class RequestRefusedError(NetworkError):
+    """Another 4xx: the sequencer understood the request and refused it."""
+
+
+class ServiceError(NetworkError):
+    """5xx after the last retry, or an answer that is not what the protocol says."""
+
+
+class AmbiguousCreateError(NetworkError):
+    """A create went out and its answer never came: the task may or may not exist.
+
+    It is never sent again by itself, since every create costs money; ``job_id`` identifies it.
+    """
+
+
+class TaskError(XaloraError):
+    """Base of the ways in which a task that was accepted can end without a result."""
+
+
+class TaskFailedError(TaskError):
+    """The network reports the task as failed."""
+
+
+class TaskCanceledError(TaskError):
+    """The task was canceled, by its owner or by the network's own timeout."""
+
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    """The client's waiting time ended before the task did. The task itself runs on, unless told otherwise."""
+
+
+class QueueLimitError(TaskError):
+    """The task waited in the network's queue for longer than the limit the user set.
+
+    ``cancel_confirmed`` tells whether the network confirmed that the task is canceled.
+    """
+
+    cancel_confirmed: bool = False
+
+
+class ResultError(XaloraError):
+    """Base of everything wrong with a finished task's result. The task is paid for."""
+
+
+class ResultLocationError(ResultError):
+    """The result is a bare storage key and no result base URL is configured, or a form nobody knows."""
+
+
+class ResultDownloadError(ResultError):
+    """The result could not be downloaded in full."""
+
+
+class ResultExpiredError(ResultDownloadError):
+    """The network no longer has the result (404 or 410)."""
+
+
+class ResultFormatError(ResultError):
+    """The downloaded bytes are not a whole image or video that this package can read."""
+
+
+class JournalError(XaloraError):
+    """The journal of tasks can't be opened, read or written."""
+
+
+class EngineError(XaloraError):
+    """An engine on this machine (torch, a ComfyUI server, Pillow) could not do the work."""

@@ -1,0 +1,93 @@
+"""What a progress callback receives while a task lives: one small frozen class a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvent:
+    """Base of all events. ``job_id`` is known from the start, ``task_id`` once the network has answered."""
+
+    job_id: str
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uploading(TaskEvent):
+    """An input image is on its way to the user's object store; ``total`` is its size in bytes."""
+
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitted(TaskEvent):
+    """The network accepted the task (from here on it is paid for).
+
+    ``usual_seconds`` is the span in which past runs of the same kind ended, None without history.
+    """
+
+    usual_seconds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(TaskEvent):
+    """The task waits in the network's queue; ``seconds`` since it was submitted."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running(TaskEvent):
+    """A miner works on the task; ``seconds`` since that was first seen."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownStatus(TaskEvent):
+    """The network reported a status the protocol does not list; shown as it came."""
+
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloading(TaskEvent):
+    """``received`` of ``total`` bytes of the result are on disk; ``total`` is None where not announced."""
+
+    received: int
+    total: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FallingBack(TaskEvent):
+    """The work moves to an engine on this machine; ``reason`` is one readable sentence."""
+
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalProgress(TaskEvent):
+    """A local engine did ``done`` of ``total`` steps or tiles."""
+
+    engine: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(TaskEvent):
+    """The result's files are on disk. ``reused`` when a kept result answered and nothing was sent."""
+
+    engine: str
+    seconds: float
+    files: tuple[Path, ...] = field(default=())
+    reused: bool = False
+
+
+EventCallback: TypeAlias = Callable[[TaskEvent], None]
+"""Called on the client's event loop; it must return quickly."""
