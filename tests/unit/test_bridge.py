@@ -1,0 +1,282 @@
+"""The bridge between ComfyUI's short-lived prompt loops and the client's one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import importlib
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+CEILING = 20.0
+
+
+@pytest.fixture(scope="session")
+def module(pack: ModuleType) -> ModuleType:
+    return importlib.import_module(f"{pack.__name__}.nodes.bridge")
+
+
+@pytest.fixture
+def bridge(module: ModuleType) -> Iterator[Any]:
+    bridge = module.Bridge("bridge-under-test")
+    yield bridge
+    bridge.close()
+
+
+async def _thread_name() -> str:
+    await asyncio.sleep(0)
+    return threading.current_thread().name
+
+
+def test_no_thread_before_the_first_work(bridge: Any) -> None:
+    assert "bridge-under-test" not in {thread.name for thread in threading.enumerate()}
+    assert bridge.call(_thread_name()) == "bridge-under-test"
+
+
+async def test_work_runs_on_the_bridge_and_its_outcome_returns(bridge: Any) -> None:
+    assert await bridge.run(_thread_name()) == "bridge-under-test"
+
+    async def fail() -> None:
+        raise ValueError("the work's own error")
+
+    with pytest.raises(ValueError, match="the work's own error"):
+        await bridge.run(fail())
+
+
+def test_one_loop_serves_prompt_after_prompt(bridge: Any) -> None:
+    """A queue made in the first prompt still works in the second, whose own loop is another."""
+
+    async def running_loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    async def prompt() -> tuple[asyncio.AbstractEventLoop, asyncio.AbstractEventLoop]:
+        return asyncio.get_running_loop(), await bridge.run(running_loop())
+
+    first_own, first_shared = asyncio.run(prompt())
+    second_own, second_shared = asyncio.run(prompt())
+    assert first_own is not second_own
+    assert first_shared is second_shared
+    assert not first_shared.is_closed()
+
+
+async def test_work_goes_on_while_the_prompts_loop_is_blocked(bridge: Any) -> None:
+    """What a synchronous node does to the prompt's loop must not reach the bridge."""
+    ended = threading.Event()
+
+    async def work() -> str:
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+        ended.set()
+        return "done"
+
+    waiting = asyncio.create_task(bridge.run(work()))
+    await asyncio.sleep(0)
+    # Blocks this loop on purpose: only another thread's loop can set the event.
+    assert ended.wait(CEILING)
+    assert not waiting.done()
+    assert await waiting == "done"
+
+
+async def test_cancelling_the_node_cancels_the_work(bridge: Any) -> None:
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    waiting = asyncio.create_task(bridge.run(work()))
+    assert await asyncio.to_thread(started.wait, CEILING)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await asyncio.to_thread(cancelled.wait, CEILING)
+
+
+def test_a_prompt_that_ends_early_cancels_the_work(bridge: Any) -> None:
+    """ComfyUI ends a failed prompt by letting `asyncio.run` cancel whatever still waits."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def prompt() -> None:
+        waiting = asyncio.create_task(bridge.run(work()))
+        assert await asyncio.to_thread(started.wait, CEILING)
+        assert not waiting.done()
+
+    asyncio.run(prompt())
+    assert cancelled.wait(CEILING)
+    assert bridge.call(_thread_name(), timeout=CEILING) == "bridge-under-test"
+
+
+async def test_work_cancelled_on_the_bridge_is_an_ordinary_error(bridge: Any, module: ModuleType) -> None:
+    """A `CancelledError` out of a node that nobody cancelled would kill ComfyUI's worker thread."""
+
+    async def cancel_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(module.BridgeError, match="cancelled"):
+        await bridge.run(cancel_itself())
+    with pytest.raises(module.BridgeError, match="cancelled"):
+        await asyncio.to_thread(bridge.call, cancel_itself())
+
+
+async def test_an_interrupt_of_the_work_reaches_the_node_unchanged(bridge: Any) -> None:
+    """ComfyUI's `InterruptProcessingException` is a plain `Exception`; nothing on the way may swallow it."""
+
+    class InterruptProcessing(Exception):
+        pass
+
+    async def work() -> None:
+        raise InterruptProcessing
+
+    with pytest.raises(InterruptProcessing):
+        await bridge.run(work())
+
+
+def test_call_gives_up_in_time_and_cancels(bridge: Any) -> None:
+    cancelled = threading.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        bridge.call(work(), timeout=0.05)
+    assert cancelled.wait(CEILING)
+
+
+def test_a_timeout_of_the_work_itself_is_told_apart(bridge: Any) -> None:
+    async def work() -> None:
+        raise TimeoutError("the network's own")
+
+    with pytest.raises(TimeoutError, match="the network's own"):
+        bridge.call(work(), timeout=CEILING)
+
+
+def test_waiting_for_itself_is_refused(bridge: Any, module: ModuleType) -> None:
+    async def work() -> None:
+        bridge.call(_thread_name())
+
+    with pytest.raises(module.BridgeError, match="cannot wait for itself"):
+        bridge.call(work(), timeout=CEILING)
+
+
+def test_many_threads_share_one_start(bridge: Any) -> None:
+    gate = threading.Barrier(8)
+    idents: list[int] = []
+
+    async def ident() -> int:
+        return threading.get_ident()
+
+    def caller() -> None:
+        gate.wait(CEILING)
+        idents.append(bridge.call(ident(), timeout=CEILING))
+
+    threads = [threading.Thread(target=caller) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(CEILING)
+    assert len(idents) == 8
+    assert len(set(idents)) == 1
+
+
+async def test_context_variables_follow_the_work(bridge: Any) -> None:
+    node: contextvars.ContextVar[str] = contextvars.ContextVar("node")
+    node.set("12")
+
+    async def read() -> str:
+        return node.get()
+
+    assert await bridge.run(read()) == "12"
+
+
+def test_close_cancels_work_then_closes_in_reverse_order(bridge: Any, module: ModuleType) -> None:
+    order: list[str] = []
+    started = threading.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("work")
+
+    async def close(name: str) -> None:
+        order.append(name)
+        if name == "second":
+            raise OSError("already gone")
+
+    for name in ("first", "second", "third"):
+        bridge.on_close(lambda name=name: close(name))
+    future = bridge.submit(work())
+    assert started.wait(CEILING)
+    bridge.close()
+    assert order == ["work", "third", "second", "first"]
+    assert future.cancelled()
+    with pytest.raises(module.BridgeError, match="shutting down"):
+        bridge.call(_thread_name())
+    bridge.close()
+
+
+def test_close_does_not_wait_for_ever(bridge: Any) -> None:
+    async def stuck() -> None:
+        await asyncio.Event().wait()
+
+    bridge.on_close(stuck)
+    bridge.call(_thread_name())
+    began = time.monotonic()
+    bridge.close(timeout=0.1)
+    assert time.monotonic() - began < CEILING
+
+
+def test_the_interpreters_exit_closes_the_shared_bridge(repository: Path) -> None:
+    program = """
+        import asyncio, importlib.util, sys
+
+        spec = importlib.util.spec_from_file_location("bridge_alone", sys.argv[1])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+        async def close():
+            print("closed on exit", flush=True)
+
+        async def ready():
+            return "ready"
+
+        module.bridge.on_close(close)
+        module.bridge.submit(asyncio.Event().wait())
+        print(module.bridge.call(ready()))
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(repository / "nodes" / "bridge.py")],
+        capture_output=True,
+        text=True,
+        timeout=CEILING,
+        check=False,
+    )
+    assert ended.stdout.split("\n")[:2] == ["ready", "closed on exit"]
+    assert (ended.returncode, ended.stderr) == (0, "")
