@@ -1,0 +1,22 @@
+"""The journal: nothing paid twice, nothing paid lost. `Journal` is the door, the rest stands behind it."""
+
+from __future__ import annotations
+
+from .database import CorruptJournalError
+from .rows import Action, Claim, Entry, IfUnknown, Work
+from .states import ENDED, OPEN, TaskState
+from .store import Journal, open_or_memory
+
+__all__ = [
+    "ENDED",
+    "OPEN",
+    "Action",
+    "Claim",
+    "CorruptJournalError",
+    "Entry",
+    "IfUnknown",
+    "Journal",
+    "TaskState",
+    "Work",
+    "open_or_memory",
+]

@@ -1,0 +1,187 @@
+"""What the journal stores and hands out: frozen records, and their passage to and from JSON. No I/O."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .states import TaskState
+
+Action = Literal["send", "join", "kept", "unknown"]
+IfUnknown = Literal["resend", "forget", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a task is to do; the same `fingerprint` means the same work.
+
+    Args:
+        fingerprint: Digest over sequencer URL, consumer id, type, workflow, parameters and input pixels.
+        sequencer_url: Base URL of the network the work belongs to.
+        consumer_id: Whose account it runs on. Never the key.
+        task_type: The protocol's ``task_type``.
+        workflow_id: The protocol's ``workflow_id``, None where the network chooses.
+        kind: Duration class: task type, workflow, size, length. Holds nothing personal, outlives `forget`.
+        label: Short human text for lists.
+        seeded: False for generation without a seed, whose results differ each time. Such work never shares a
+            task in somebody's hands and never gets a result that was delivered before, but takes up what a
+            crash left behind.
+        own_key: The task has a key of its own, to be asked for when it is resumed.
+        details: Small JSON object of parameters, without pixels and keys.
+    """
+
+    fingerprint: str
+    sequencer_url: str
+    consumer_id: str
+    task_type: str
+    workflow_id: str | None = None
+    kind: str = ""
+    label: str = ""
+    seeded: bool = True
+    own_key: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One task as the journal knows it: a snapshot, not updated when the row changes.
+
+    Times are Unix seconds of the wall clock, None until reached, and never run backwards within an entry.
+    ``status`` is the network's last word as it came. ``result`` is the network's raw answer, with inlined
+    media left out. ``files`` are absolute; empty before KEPT and after eviction. ``version`` is the journal's
+    `Journal.version` at the entry's last change. ``forgotten`` marks an UNKNOWN one that was given up.
+    """
+
+    id: int
+    work: Work
+    job_id: str
+    task_id: str | None
+    state: TaskState
+    status: str | None
+    created_at: float
+    sent_at: float | None
+    submitted_at: float | None
+    started_at: float | None
+    ended_at: float | None
+    engine: str | None
+    miner: str | None
+    device: str | None
+    error: str | None
+    result: Any
+    files: tuple[Path, ...]
+    size: int
+    delivered: bool
+    forgotten: bool
+    version: int
+
+    @property
+    def is_open(self) -> bool:
+        """True where there is something left to do or to decide."""
+        return not self.state.is_ended and not self.forgotten
+
+    @property
+    def evicted(self) -> bool:
+        """True where the result was kept once and its files had to make room."""
+        return self.state is TaskState.KEPT and not self.files
+
+    @property
+    def queued_seconds(self) -> float | None:
+        """From the network's acceptance until a miner was first seen at work (or until the end)."""
+        return _span(self.submitted_at, self.started_at or self.ended_at)
+
+    @property
+    def running_seconds(self) -> float | None:
+        """From the first sight of a miner at work until the end."""
+        return _span(self.started_at, self.ended_at)
+
+    @property
+    def total_seconds(self) -> float | None:
+        """From the journal's first note until the end."""
+        return _span(self.created_at, self.ended_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What to do about a piece of work, decided in one transaction against everybody else's wishes.
+
+    ``send``: the caller, and nobody else, sends ``entry`` under ``entry.job_id``. ``join``: follow the
+    entry until it ends. ``kept``: ``entry.files`` answer. ``unknown``: an earlier create's outcome was never
+    learned; nothing is sent. ``ticket`` stands for the caller's interest (empty for ``unknown``): as long as
+    it lives, the files are not evicted and a cancel by others does not reach the task. Give it back with
+    `Journal.leave`; it lapses when the process dies.
+    """
+
+    action: Action
+    entry: Entry
+    ticket: str
+
+
+def _span(start: float | None, end: float | None) -> float | None:
+    return None if start is None or end is None else max(0.0, end - start)
+
+
+def without_media(value: Any) -> Any:
+    """`value` with every ``data:`` URI replaced by a note of its length: no pixels in the journal."""
+    if isinstance(value, str):
+        if value[:5].lower() == "data:":
+            head = value.split(",", 1)[0][:60]
+            return f"{head},({len(value)} characters, not journaled)"
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): without_media(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_media(item) for item in value]
+    return value
+
+
+def clean_text(text: str) -> str:
+    """`text` as SQLite can store it: lone surrogates (undecodable file names) become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON, `without_media`; what JSON has no form for is stored as its text."""
+    return json.dumps(without_media(value), separators=(",", ":"), default=str)
+
+
+def entry_from_row(row: sqlite3.Row, results_dir: Path) -> Entry:
+    """An `Entry` from a row of table ``entries``; relative file names are resolved in `results_dir`."""
+    work = Work(
+        fingerprint=row["fingerprint"],
+        sequencer_url=row["sequencer_url"],
+        consumer_id=row["consumer_id"],
+        task_type=row["task_type"],
+        workflow_id=row["workflow_id"],
+        kind=row["kind"],
+        label=row["label"],
+        seeded=bool(row["seeded"]),
+        own_key=bool(row["own_key"]),
+        details=json.loads(row["details"]),
+    )
+    return Entry(
+        id=row["id"],
+        work=work,
+        job_id=row["job_id"],
+        task_id=row["task_id"],
+        state=TaskState(row["state"]),
+        status=row["status"],
+        created_at=row["created_at"],
+        sent_at=row["sent_at"],
+        submitted_at=row["submitted_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        engine=row["engine"],
+        miner=row["miner"],
+        device=row["device"],
+        error=row["error"],
+        result=None if row["result"] is None else json.loads(row["result"]),
+        files=tuple(results_dir / name for name, _ in json.loads(row["files"])),
+        size=row["size"],
+        delivered=bool(row["delivered"]),
+        forgotten=bool(row["forgotten"]),
+        version=row["version"],
+    )
