@@ -143,7 +143,7 @@ class Bridge:
 
         try:
             await asyncio.wait_for(close_all(), timeout)
-        except asyncio.TimeoutError:  # noqa: UP041 - not the built-in one before Python 3.11
+        except asyncio.TimeoutError:  # the built-in one only from Python 3.11 on
             log.warning("Closing the connections took over %g s; they are left to the system.", timeout)
 
 

@@ -1,4 +1,4 @@
-"""Shared by every test: the developer's own settings stay out, and the pack is imported as ComfyUI does it."""
+"""Shared by every test: the developer's own settings stay out, and the pack imports as in ComfyUI."""
 
 from __future__ import annotations
 

@@ -1,0 +1,20 @@
+"""A real ComfyUI for tests and benchmarks: started, queued, listened to, interrupted, killed."""
+
+from .client import Client, ComfyUIError, PromptRefusedError
+from .install import Install, find_install
+from .record import Event, Preview, ProgressText, RunRecord
+from .server import ComfyUI, ComfyUIFactory
+
+__all__ = [
+    "Client",
+    "ComfyUI",
+    "ComfyUIError",
+    "ComfyUIFactory",
+    "Event",
+    "Install",
+    "Preview",
+    "ProgressText",
+    "PromptRefusedError",
+    "RunRecord",
+    "find_install",
+]

@@ -1,0 +1,259 @@
+"""A ComfyUI process with folders of its own and the pack installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import requests
+
+from .client import Client, ComfyUIError
+from .install import REPOSITORY, Install
+
+# A hyphen and capitals on purpose: users' folders have them, and no import may lean on the name.
+PACK_FOLDER = "ComfyUI-Xalora"
+PACK_PARTS = (
+    "__init__.py",
+    "nodes",
+    "xalora_client",
+    "web",
+    "locales",
+    "example_workflows",
+    "pyproject.toml",
+    "requirements.txt",
+    "README.md",
+    "LICENSE",
+)
+TEST_NODES = Path(__file__).resolve().parent / "test_nodes"
+
+BOOT_CEILING = 240.0
+
+
+class ComfyUI(Client):
+    """Starts with `boot()`, or as a context manager. Keeps its port and folders over `restart()`.
+
+    Folders under `root`: `input`, `output`, `temp`, `user`, `custom_nodes`, `models`, and `log.txt`.
+    Of the tests' environment it sees everything but `XALORA_*`; what of those it shall see is in `env`.
+    """
+
+    def __init__(
+        self,
+        install: Install,
+        root: Path,
+        env: Mapping[str, str] | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self.install = install
+        self.root = root
+        self.env = dict(env or {})
+        self.arguments = arguments
+        self.port = _free_port()
+        self.log_path = root / "log.txt"
+        self._log_read = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"http://127.0.0.1:{self.port}")
+
+    def __enter__(self) -> ComfyUI:
+        self.boot()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- folders ---
+
+    @property
+    def input_dir(self) -> Path:
+        return self.root / "input"
+
+    @property
+    def output_dir(self) -> Path:
+        return self.root / "output"
+
+    @property
+    def temp_dir(self) -> Path:
+        return self.root / "temp"
+
+    @property
+    def user_dir(self) -> Path:
+        return self.root / "user"
+
+    @property
+    def pack_dir(self) -> Path:
+        return self.root / "custom_nodes" / PACK_FOLDER
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    # --- life ---
+
+    def boot(self) -> None:
+        """Boot and return once it serves and the websocket is open; about 20 s."""
+        self._prepare()
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                cwd=self.root,
+                env=self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            self._wait_until_serving()
+            self.connect()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it as a power cut does: nothing gets to clean up."""
+        self._end(signal.SIGKILL)
+
+    def restart(self, env: Mapping[str, str] | None = None) -> None:
+        """Stop it if it runs, then boot it again with the same folders, and `env` instead of the old one."""
+        self.stop()
+        if env is not None:
+            self.env = dict(env)
+        self.boot()
+
+    def logs(self) -> str:
+        """Everything it printed since it was first booted, over restarts too."""
+        return self.log_path.read_text("utf-8", "replace") if self.log_path.exists() else ""
+
+    def unread_log(self) -> str:
+        """What it printed since `mark_log_read`."""
+        return self.logs()[self._log_read :]
+
+    def mark_log_read(self) -> None:
+        self._log_read = len(self.logs())
+
+    def settle(self, timeout: float = 60.0) -> None:
+        """Bring it to rest: nothing pending, nothing running, alive again if a test has killed it."""
+        if not self.alive:
+            self.restart()
+            return
+        self.clear_queue()
+        until = time.monotonic() + timeout
+        while any(self.queue_state()):
+            if time.monotonic() > until:
+                self.kill()
+                self.restart()
+                return
+            self.interrupt()
+            time.sleep(0.1)
+
+    # --- inside ---
+
+    def _prepare(self) -> None:
+        for folder in (self.input_dir, self.output_dir, self.temp_dir, self.user_dir, self.root / "models"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._install(REPOSITORY, self.pack_dir, PACK_PARTS)
+        self._install(TEST_NODES, self.root / "custom_nodes" / "xalora_test_nodes", None)
+
+    @staticmethod
+    def _install(source: Path, target: Path, parts: tuple[str, ...] | None) -> None:
+        # Copied, not linked: a `.env` in the developer's clone stays out, and a test may put one here.
+        if target.exists():
+            return
+        target.mkdir(parents=True)
+        ignore = shutil.ignore_patterns("__pycache__")
+        for part in sorted(source.iterdir()) if parts is None else [source / name for name in parts]:
+            if part.is_dir() and part.name != "__pycache__":
+                shutil.copytree(part, target / part.name, ignore=ignore)
+            elif part.is_file():
+                shutil.copy2(part, target / part.name)
+
+    def _command(self) -> list[str]:
+        return [
+            str(self.install.python),
+            str(self.install.path / "main.py"),
+            "--cpu",
+            "--listen=127.0.0.1",
+            f"--port={self.port}",
+            f"--base-directory={self.root}",
+            f"--user-directory={self.user_dir}",
+            f"--database-url=sqlite:///{self.user_dir / 'comfyui.db'}",
+            "--disable-auto-launch",
+            *self.arguments,
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("XALORA_", "PYTEST_", "PYTHONPATH"))}
+        return {
+            **own,
+            "PYTHONUNBUFFERED": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "XALORA_TEST_END_WITH_STDIN": "1",
+            "XALORA_STATE_DIR": str(self.root / "xalora-state"),
+            **self.env,
+        }
+
+    def _wait_until_serving(self) -> None:
+        until = time.monotonic() + BOOT_CEILING
+        while True:
+            if not self.alive:
+                raise ComfyUIError(f"ComfyUI ended while it started. Its log:\n{self.logs()[-6000:]}")
+            try:
+                if self._http.get(f"{self.url}/system_stats", timeout=10).ok:
+                    return
+            except requests.ConnectionError:
+                pass
+            if time.monotonic() > until:
+                raise ComfyUIError(f"ComfyUI did not serve within {BOOT_CEILING:g} s.\n{self.logs()[-6000:]}")
+            time.sleep(0.1)
+
+    def _end(self, with_signal: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(with_signal)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+        if process.stdin is not None:
+            process.stdin.close()
+        self.disconnect()
+
+
+class ComfyUIFactory:
+    """`comfyui_factory(env={...}, arguments=(...))` boots one more ComfyUI; it ends with the test."""
+
+    def __init__(self, install: Install, root: Path) -> None:
+        self._install = install
+        self._root = root
+        self.started: list[ComfyUI] = []
+
+    def __call__(self, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> ComfyUI:
+        extra = ComfyUI(self._install, self._root / f"comfyui-{len(self.started)}", env, arguments)
+        self.started.append(extra)
+        extra.boot()
+        return extra
+
+
+def _free_port() -> int:
+    # ComfyUI cannot tell which port it got for 0. Another program may take this one before ComfyUI does;
+    # then the boot fails with the reason in its log.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,236 @@
+"""Test nodes, category "Xalora tests". Times are `time.time()`, comparable with the tests' own clock.
+
+Every widget has a default, so that a test's graph names only what matters to it. Nodes that block, wait or
+fail are no output nodes, as samplers are none: ComfyUI runs a ready output node before anything else. Put an
+XaloraTestClock behind them.
+"""
+
+import asyncio
+import time
+from pathlib import Path
+
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+
+CATEGORY = "Xalora tests"
+
+
+def _passing(socket="value"):
+    return [io.AnyType.Input(socket, optional=True, tooltip="Passed on unchanged.")]
+
+
+def _nonce():
+    """An input of no meaning: another value makes ComfyUI run the node again."""
+    return io.String.Input("nonce", default="", optional=True)
+
+
+class XaloraTestBlock(io.ComfyNode):
+    """A synchronous node: holds the prompt's loop, asleep or computing, as a sampler does."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestBlock",
+            category=CATEGORY,
+            inputs=[
+                io.Float.Input("seconds", default=1.0, min=0.0, max=600.0, optional=True),
+                io.Boolean.Input(
+                    "busy", default=False, tooltip="Compute on one core instead of sleeping.", optional=True
+                ),
+                *_passing(),
+                _nonce(),
+            ],
+            outputs=[io.AnyType.Output("passed")],
+        )
+
+    @classmethod
+    def execute(cls, seconds=1.0, busy=False, value=None, nonce=""):
+        began = time.time()
+        until = time.monotonic() + seconds
+        if busy:
+            matrix = np.random.default_rng(0).random((128, 128))
+            while time.monotonic() < until:
+                matrix = matrix @ matrix.T
+                matrix /= np.abs(matrix).max()
+        else:
+            time.sleep(seconds)
+        return io.NodeOutput(value, ui={"began": [began], "ended": [time.time()]})
+
+
+class XaloraTestAsyncWait(io.ComfyNode):
+    """An asynchronous node that lives in the prompt's own loop, and notes when it got its turn."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestAsyncWait",
+            category=CATEGORY,
+            inputs=[
+                io.Float.Input("seconds", default=1.0, min=0.0, max=600.0, optional=True),
+                io.Float.Input("tick", default=0.25, min=0.01, max=60.0, optional=True),
+                *_passing(),
+                _nonce(),
+            ],
+            outputs=[io.AnyType.Output("passed")],
+        )
+
+    @classmethod
+    async def execute(cls, seconds=1.0, tick=0.25, value=None, nonce=""):
+        began = time.time()
+        until = time.monotonic() + seconds
+        ticks = []
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(tick, left))
+            ticks.append(time.time())
+        return io.NodeOutput(value, ui={"began": [began], "ended": [time.time()], "ticks": ticks})
+
+
+class XaloraTestFail(io.ComfyNode):
+    """Fails after `delay` seconds without holding the loop; with `fail` off it only passes its input on."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestFail",
+            category=CATEGORY,
+            inputs=[
+                io.String.Input("message", default="failed on demand", optional=True),
+                io.Float.Input("delay", default=0.0, min=0.0, max=600.0, optional=True),
+                io.Boolean.Input("fail", default=True, optional=True),
+                *_passing(),
+                _nonce(),
+            ],
+            outputs=[io.AnyType.Output("passed")],
+        )
+
+    @classmethod
+    async def execute(cls, message="failed on demand", delay=0.0, fail=True, value=None, nonce=""):
+        await asyncio.sleep(delay)
+        if fail:
+            raise RuntimeError(message)
+        return io.NodeOutput(value)
+
+
+class XaloraTestImage(io.ComfyNode):
+    """An IMAGE from a seed: noise, or a gradient that survives resizing; a fourth channel is a ramp."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestImage",
+            category=CATEGORY,
+            inputs=[
+                io.Int.Input("width", default=64, min=1, max=8192, optional=True),
+                io.Int.Input("height", default=48, min=1, max=8192, optional=True),
+                io.Int.Input("batch", default=1, min=1, max=256, optional=True),
+                io.Int.Input("channels", default=3, min=1, max=4, optional=True),
+                io.Combo.Input("kind", options=["noise", "gradient"], default="noise", optional=True),
+                io.Int.Input("seed", default=0, min=0, optional=True),
+            ],
+            outputs=[io.Image.Output("image")],
+        )
+
+    @classmethod
+    def execute(cls, *, width=64, height=48, batch=1, channels=3, kind="noise", seed=0):
+        rng = np.random.default_rng(seed)
+        if kind == "noise":
+            image = rng.random((batch, height, width, channels), dtype=np.float32)
+        else:
+            x = np.linspace(0, 1, width, dtype=np.float32)[None, None, :, None]
+            y = np.linspace(0, 1, height, dtype=np.float32)[None, :, None, None]
+            mix = rng.random((batch, 1, 1, channels), dtype=np.float32)
+            image = np.ascontiguousarray(mix * x + (1 - mix) * y)
+        if channels == 4:
+            image[..., 3] = np.linspace(0, 1, width, dtype=np.float32)
+        return io.NodeOutput(torch.from_numpy(image))
+
+
+class XaloraTestDump(io.ComfyNode):
+    """Writes a tensor to `<output folder>/<name>.npy`, so that a test sees the very numbers."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestDump",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[
+                io.MultiType.Input("image", types=[io.Image, io.Mask]),
+                io.String.Input("name", default="dump", optional=True),
+                _nonce(),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, name="dump", nonce=""):
+        path = Path(folder_paths.get_output_directory(), f"{name}.npy")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, image.numpy())
+        return io.NodeOutput(
+            ui={
+                "npy": [str(path)],
+                "shape": [list(image.shape)],
+                "dtype": [str(image.dtype)],
+                "at": [time.time()],
+            }
+        )
+
+
+class XaloraTestClock(io.ComfyNode):
+    """Notes when its input arrived."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestClock",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[*_passing(), _nonce()],
+            outputs=[io.AnyType.Output("passed")],
+        )
+
+    @classmethod
+    def execute(cls, value=None, nonce=""):
+        return io.NodeOutput(value, ui={"at": [time.time()]})
+
+
+class XaloraTestProgress(io.ComfyNode):
+    """Reports as core's own nodes do: a bar, a preview picture and one line of text a step."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestProgress",
+            category=CATEGORY,
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[io.Int.Input("steps", default=3, min=1, max=1000, optional=True), _nonce()],
+        )
+
+    @classmethod
+    async def execute(cls, steps=3, nonce=""):
+        node = cls.hidden.unique_id
+        server = PromptServer.instance
+        bar = comfy.utils.ProgressBar(steps, node_id=node)
+        for step in range(1, steps + 1):
+            picture = Image.new("RGB", (32, 16), (255 * step // steps, 0, 0))
+            bar.update_absolute(step, steps, ("PNG", picture, None))
+            server.send_progress_text(f"step {step} of {steps}", node, server.client_id)
+            await asyncio.sleep(0)
+        return io.NodeOutput(ui={"steps": [steps]})
+
+
+NODES = [
+    XaloraTestBlock,
+    XaloraTestAsyncWait,
+    XaloraTestFail,
+    XaloraTestImage,
+    XaloraTestDump,
+    XaloraTestClock,
+    XaloraTestProgress,
+]
