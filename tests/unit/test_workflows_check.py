@@ -1,0 +1,193 @@
+"""Checks against a server's description of itself; its two forms for choices are both real ones."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from xalora_client.workflows import (
+    WorkflowCatalog,
+    WorkflowDefinition,
+    check_bound,
+    check_definition,
+    check_prompt,
+    choose_installed,
+    missing_files,
+)
+from xalora_client.workflows.model_files import pick_installed
+
+OBJECT_INFO: dict[str, Any] = {
+    "LoadImage": {"input": {"required": {"image": [["a.png"], {}]}}, "output": ["IMAGE", "MASK"]},
+    "UpscaleModelLoader": {
+        "input": {"required": {"model_name": ["COMBO", {"options": ["RealESRGAN_x4.pth", "clean_2x.pth"]}]}},
+        "output": ["UPSCALE_MODEL"],
+    },
+    "ImageUpscaleWithModel": {
+        "input": {"required": {"upscale_model": ["UPSCALE_MODEL", {}], "image": ["IMAGE", {}]}},
+        "output": ["IMAGE"],
+    },
+    "ImageFromBatch": {
+        "input": {
+            "required": {
+                "image": ["IMAGE"],
+                "batch_index": ["INT", {"min": 0, "max": 4095}],
+                "length": ["INT", {"min": 1, "max": 4096}],
+            }
+        },
+        "output": ["IMAGE"],
+    },
+    "ImageScaleBy": {
+        "input": {
+            "required": {
+                "image": ["IMAGE"],
+                "upscale_method": [["nearest-exact", "lanczos"]],
+                "scale_by": ["FLOAT", {"min": 0.01, "max": 8.0}],
+            }
+        },
+        "output": ["IMAGE"],
+    },
+    "GetImageSize": {"input": {"required": {"image": ["IMAGE"]}}, "output": ["INT", "INT", "INT"]},
+    "ImageScale": {
+        "input": {
+            "required": {
+                "image": ["IMAGE"],
+                "upscale_method": [["nearest-exact", "lanczos"]],
+                "width": ["INT", {"min": 0, "max": 16384}],
+                "height": ["INT", {"min": 0, "max": 16384}],
+                "crop": [["disabled", "center"]],
+            }
+        },
+        "output": ["IMAGE"],
+    },
+    "SaveImage": {
+        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {}]}},
+        "output": [],
+        "output_node": True,
+    },
+}
+
+
+@pytest.fixture
+def upscale() -> WorkflowDefinition:
+    return WorkflowCatalog.load(environ={}).get("upscale")
+
+
+@pytest.fixture
+def info() -> dict[str, Any]:
+    return copy.deepcopy(OBJECT_INFO)
+
+
+def test_a_server_that_has_everything_leaves_nothing_to_say(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    assert check_definition(upscale) == []
+    assert check_definition(upscale, info) == []
+    assert check_bound(upscale.bind({"image": "x.png"}), info) == []
+
+
+def test_auto_takes_an_installed_file_and_needs_one(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    bound = upscale.bind({"image": "x.png"})
+    chosen = choose_installed(bound, info)
+    assert chosen.prompt["2"]["inputs"]["model_name"] == "clean_2x.pth"
+    assert check_bound(chosen, info) == []
+    info["UpscaleModelLoader"]["input"]["required"]["model_name"][1]["options"] = []
+    assert choose_installed(bound, info).auto_inputs == bound.auto_inputs
+    (missing,) = missing_files(check_bound(bound, info))
+    assert str(missing) == "any model file (belongs into models/upscale_models)"
+    assert missing_files(check_definition(upscale, info)) == [missing]
+
+
+def test_a_missing_model_is_named_with_its_folder(upscale: WorkflowDefinition, info: dict[str, Any]) -> None:
+    findings = check_bound(upscale.bind({"image": "x", "model_name": "other.pth"}), info)
+    (missing,) = missing_files(findings)
+    assert (missing.name, missing.folder) == ("other.pth", "models/upscale_models")
+    assert missing.installed == ("RealESRGAN_x4.pth", "clean_2x.pth")
+    assert findings[0].severity == "error"
+    assert '"Load Upscale Model" (node 2) needs the file other.pth' in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs", "kind", "message"),
+    [
+        (
+            "7",
+            {"upscale_method": "cubic"},
+            "bad value",
+            "is 'cubic'; the server knows 'nearest-exact', 'lanczos'",
+        ),
+        ("5", {"scale_by": 9.0}, "bad value", "is 9.0; the server takes 0.01 to 8.0"),
+        ("5", {"scale_by": "2"}, "bad value", "is '2', not a number"),
+        ("7", {"image": ["6", 0]}, "bad link", 'takes IMAGE, but "Get Twice the Size" (node 6) gives INT'),
+        ("7", {"image": ["6", 5]}, "bad link", "has no output 5"),
+        ("7", {"image": "text"}, "bad link", "takes a link to IMAGE, not 'text'"),
+        ("1", {"image": "gone.png"}, "bad value", "is 'gone.png'; the server knows 'a.png'"),
+    ],
+)
+def test_what_the_server_would_refuse_is_found_first(
+    upscale: WorkflowDefinition,
+    info: dict[str, Any],
+    node_id: str,
+    inputs: dict[str, Any],
+    kind: str,
+    message: str,
+) -> None:
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    assert check_prompt(prompt, info) == []
+    prompt[node_id]["inputs"].update(inputs)
+    (finding,) = check_prompt(prompt, info)
+    assert finding.kind == kind
+    assert message in finding.message
+    assert finding.node_id == node_id
+
+
+def test_unknown_classes_missing_inputs_and_absent_outputs_are_found(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    del info["ImageScale"]
+    info["SaveImage"]["output_node"] = False
+    info["GetImageSize"]["input"]["required"]["unit"] = ["STRING", {}]
+    found = {finding.kind: finding.message for finding in check_bound(upscale.bind({"image": "x"}), info)}
+    assert "no node class 'ImageScale'" in found["unknown class"]
+    assert "the required input unit is missing" in found["missing input"]
+    assert "saves nothing" in found["no output"]
+
+
+def test_parameters_that_promise_more_than_the_node_takes_are_found(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    sharpen = WorkflowCatalog.load(environ={}).get("sharpen")
+    info["ImageSharpen"] = {
+        "input": {
+            "required": {
+                "image": ["IMAGE"],
+                "sharpen_radius": ["INT", {"min": 2, "max": 16}],
+                "sigma": ["FLOAT", {"min": 0.1, "max": 10.0}],
+            }
+        },
+        "output": ["IMAGE"],
+    }
+    messages = [finding.message for finding in check_definition(sharpen, info)]
+    assert any("parameter radius allows 1, which is below what" in message for message in messages)
+    assert any("parameter radius allows 31, which is above what" in message for message in messages)
+    assert any('parameter alpha: "Sharpen" (node 2) has no input alpha' in message for message in messages)
+
+
+def test_keys_that_nobody_reads_are_a_warning(upscale: WorkflowDefinition) -> None:
+    parameter = upscale.parameters[0].model_validate(
+        {"name": "image", "type": "image", "minimun": 3, "comfyui": {"node_id": 1, "subfield": "image"}}
+    )
+    (finding,) = check_definition(
+        type(upscale)(**{**upscale.__dict__, "parameters": (parameter, *upscale.parameters[1:])})
+    )
+    assert (finding.severity, finding.message) == ("warning", "parameter image: nobody reads the key minimun")
+
+
+def test_a_doubling_model_is_picked_before_a_larger_one_and_then_by_name() -> None:
+    assert pick_installed(["4x_b.pth", "RealESRGAN_x2plus.pth", "a.pth"]) == "RealESRGAN_x2plus.pth"
+    assert pick_installed(["b_x4.pth", "a_4x.pth", "0.pth"]) == "a_4x.pth"
+    assert pick_installed(["b.pth", "12x4x.pth"]) == "12x4x.pth"
+    assert pick_installed([]) is None

@@ -1,0 +1,147 @@
+"""All definitions at hand: those shipped, and those in the user's own folders."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import WorkflowDefinitionError
+from .definition import WorkflowDefinition, load_definition, read_text
+from .endpoint import NAME_PATTERN, load_yaml, parse_index_entry
+
+SHIPPED_FOLDER = Path(__file__).parent / "definitions"
+INDEX_FILE = "index.yaml"
+FOLDER_VARIABLE = "XALORA_WORKFLOWS_DIR"
+
+
+@dataclass(frozen=True)
+class DefinitionProblem:
+    """Why a definition could not be loaded; ``name`` is a definition's, or a folder's if all failed."""
+
+    name: str
+    reason: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"Workflow definition {self.name} in {self.folder} is left out: {self.reason}"
+
+
+class WorkflowCatalog:
+    """Definitions by name, and what was wrong with those that are missing.
+
+    A broken definition costs itself only. Of two with the same name the later folder's wins, so that a user
+    can replace a shipped one.
+    """
+
+    def __init__(
+        self, definitions: Iterable[WorkflowDefinition], problems: Iterable[DefinitionProblem] = ()
+    ) -> None:
+        self._definitions = {definition.name: definition for definition in definitions}
+        self.problems = tuple(problems)
+
+    @classmethod
+    def load(
+        cls, extra_dirs: Iterable[str | os.PathLike[str]] = (), *, environ: Mapping[str, str] | None = None
+    ) -> WorkflowCatalog:
+        """Read the shipped definitions, then ``extra_dirs`` in order, then ``XALORA_WORKFLOWS_DIR``.
+
+        Never raises for what is in a folder: see :attr:`problems`.
+        """
+        folders = [SHIPPED_FOLDER, *(Path(folder).expanduser() for folder in extra_dirs)]
+        named = (os.environ if environ is None else environ).get(FOLDER_VARIABLE, "").strip()
+        if named:
+            folders.append(Path(named).expanduser())
+        definitions: dict[str, WorkflowDefinition] = {}
+        problems: list[DefinitionProblem] = []
+        for folder in dict.fromkeys(folders):
+            for loaded in _load_folder(folder):
+                if isinstance(loaded, DefinitionProblem):
+                    problems.append(loaded)
+                else:
+                    definitions[loaded.name] = loaded
+        return cls(definitions.values(), problems)
+
+    def __iter__(self) -> Iterator[WorkflowDefinition]:
+        return iter(self._definitions.values())
+
+    def __len__(self) -> int:
+        return len(self._definitions)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._definitions
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._definitions)
+
+    def get(self, name: str) -> WorkflowDefinition:
+        """The definition of that name.
+
+        Raises:
+            WorkflowDefinitionError: There is none, or it is broken; the message says which.
+        """
+        if name in self._definitions:
+            return self._definitions[name]
+        for problem in self.problems:
+            if problem.name == name:
+                raise WorkflowDefinitionError(
+                    f"Workflow {name} can't be used: {problem.reason}", next_step="Correct its files."
+                )
+        close = difflib.get_close_matches(name, self.names, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise WorkflowDefinitionError(
+            f"There is no workflow {name}", next_step=f"{hint}Known are: {', '.join(self.names)}."
+        )
+
+    def find(
+        self, *, task_type: str | None = None, workflow_id: str | None = None
+    ) -> WorkflowDefinition | None:
+        """The definition that runs a task of the network, or None.
+
+        Args:
+            task_type: Used where there is no ``workflow_id``: the first definition of that type.
+            workflow_id: A hosted id, or a definition's name (own miners know it by that).
+        """
+        if workflow_id is not None:
+            named = self._definitions.get(workflow_id)
+            hosted = (d for d in self if d.workflow_id == workflow_id)
+            return next(hosted, named)
+        return next((d for d in self if d.task_type == task_type), None)
+
+
+def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProblem]:
+    try:
+        index = load_yaml(read_text(folder / INDEX_FILE), INDEX_FILE)
+    except WorkflowDefinitionError as error:
+        yield DefinitionProblem(folder.name, _reason(error), folder)
+        return
+    used: set[str] = set()
+    for key, value in index.items():
+        name = str(key)
+        try:
+            if not re.match(NAME_PATTERN, name):
+                raise WorkflowDefinitionError(
+                    "a name has up to 64 letters, digits, _ and -",
+                    next_step=f"Rename it in {INDEX_FILE}.",
+                )
+            entry = parse_index_entry(value, f"{INDEX_FILE}, {name}")
+            used.update((entry.workflow or f"{name}.json", entry.endpoint or f"{name}.yaml"))
+            yield load_definition(name, entry, folder)
+        except WorkflowDefinitionError as error:
+            yield DefinitionProblem(name, _reason(error), folder)
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in used and path.with_suffix(".yaml").exists() and path.stem not in index:
+            yield DefinitionProblem(
+                path.stem,
+                f"{path.name} and {path.stem}.yaml are there, but {INDEX_FILE} has no line for them: add "
+                f"`{path.stem}: {{task_type: ..., output: image}}`",
+                folder,
+            )
+
+
+def _reason(error: WorkflowDefinitionError) -> str:
+    return " ".join(part for part in (error.what.rstrip(".") + ".", error.next_step) if part)

@@ -1,0 +1,323 @@
+"""A workflow definition: a graph and its parameters, checked and bound here for all three ways to run it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidTaskError, WorkflowDefinitionError
+from .endpoint import Endpoint, IndexEntry, OutputKind, parse_endpoint
+from .parameters import AUTO, Parameter
+from .prompt import Link, Prompt, as_link, node_label, node_title, parse_prompt
+
+
+@dataclass(frozen=True)
+class NodeInput:
+    """An input of a node in a bound prompt, and the parameter that feeds it."""
+
+    node_id: str
+    name: str
+    parameter: str
+
+
+@dataclass(frozen=True)
+class BoundWorkflow:
+    """A definition with values written into its nodes: ready for ``POST /prompt`` or for node expansion.
+
+    Attributes:
+        name: The definition's name.
+        title: The definition's title, for people.
+        task_type: The network's name for this kind of task.
+        output_kind: ``image`` or ``video``.
+        prompt: API-format prompt, a copy of its own that may be changed.
+        output_node_id: The node whose files are the result.
+        values: Every parameter's value as it was bound, defaults included.
+        image_inputs: Node inputs that name an image file on the machine that runs the prompt.
+        auto_inputs: Node inputs that hold "auto": one of the files installed there has to be chosen.
+    """
+
+    name: str
+    title: str
+    task_type: str
+    output_kind: OutputKind
+    prompt: Prompt
+    output_node_id: str
+    values: Mapping[str, Any]
+    image_inputs: tuple[NodeInput, ...] = ()
+    auto_inputs: tuple[NodeInput, ...] = ()
+
+    def with_images(self, image_names: Mapping[str, str]) -> BoundWorkflow:
+        """The same with image files named: ``{parameter: file name as the ComfyUI server knows it}``."""
+        prompt = copy.deepcopy(self.prompt)
+        for slot in self.image_inputs:
+            if slot.parameter in image_names:
+                prompt[slot.node_id]["inputs"][slot.name] = image_names[slot.parameter]
+        return replace(self, prompt=prompt)
+
+    def with_choices(self, choices: Mapping[NodeInput, str]) -> BoundWorkflow:
+        """The same with a file chosen for inputs of :attr:`auto_inputs`."""
+        prompt = copy.deepcopy(self.prompt)
+        for slot, choice in choices.items():
+            prompt[slot.node_id]["inputs"][slot.name] = choice
+        left = tuple(slot for slot in self.auto_inputs if slot not in choices)
+        return replace(self, prompt=prompt, auto_inputs=left)
+
+    def node_title(self, node_id: str) -> str:
+        """The title of a node, or its class where it has none."""
+        return node_title(self.prompt, node_id)
+
+    def output_links(self) -> dict[str, Link]:
+        """What the output node is fed with: ``{"images": ("11", 0)}`` for a SaveImage.
+
+        A graph that keeps the result instead of saving it links to these and drops the output node.
+        """
+        inputs = self.prompt[self.output_node_id]["inputs"]
+        found = {name: as_link(value) for name, value in inputs.items()}
+        return {name: link for name, link in found.items() if link is not None}
+
+
+@dataclass(frozen=True)
+class WorkflowDefinition:
+    """A pair of API-format JSON and endpoint YAML, with its line in the index.
+
+    Attributes:
+        name: Its name in the index; part of its node's id in ComfyUI.
+        title: For people.
+        description: A sentence or two, may be empty.
+        task_type: The network's name for this kind of task.
+        workflow_id: The hosted network's id, None where only own miners and this machine can run it.
+        output_kind: ``image`` or ``video``.
+        output_node_id: The node whose files are the result.
+        parameters: In the order of the file.
+        prompt: The graph with the values its author saved. Never changed: :meth:`bind` copies it.
+        source: The folder it came from.
+    """
+
+    name: str
+    title: str
+    description: str
+    task_type: str
+    workflow_id: str | None
+    output_kind: OutputKind
+    output_node_id: str
+    parameters: tuple[Parameter, ...]
+    prompt: Prompt = field(repr=False)
+    tip: str = ""
+    source: Path | None = None
+
+    @property
+    def network_id(self) -> str:
+        """What own miners know it by: the hosted id, or its name where there is none."""
+        return self.workflow_id or self.name
+
+    @property
+    def image_parameters(self) -> tuple[Parameter, ...]:
+        return tuple(parameter for parameter in self.parameters if parameter.is_image)
+
+    @property
+    def seed_parameter(self) -> Parameter | None:
+        """The parameter that makes the result repeatable, None where nothing is random."""
+        return next((parameter for parameter in self.parameters if parameter.is_seed), None)
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter of that name.
+
+        Raises:
+            InvalidTaskError: There is none; the message lists those there are.
+        """
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        known = [parameter.name for parameter in self.parameters]
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise InvalidTaskError(
+            f"Workflow {self.name} has no parameter {name}",
+            next_step=f"{hint}It takes: {', '.join(known) or 'nothing'}.",
+        )
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that were given (None counts as not given), each checked and in its own type.
+
+        Raises:
+            InvalidTaskError: A value does not fit, or its name is unknown.
+        """
+        given = {name: value for name, value in values.items() if value is not None}
+        return {name: self.parameter(name).check(value) for name, value in given.items()}
+
+    def validate(
+        self, values: Mapping[str, Any], *, image_names: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """All values that a run uses: what was given, and the defaults for the rest.
+
+        A parameter neither given nor with a default is left out: the graph keeps what its author saved. A
+        preset (an aspect ratio) sets the parameters it stands for, over what was given for them.
+
+        Args:
+            values: ``{parameter: value}``; None counts as not given.
+            image_names: Image parameters that are on the running machine already, by file name there.
+
+        Raises:
+            InvalidTaskError: A value does not fit, a required one is missing, or a name is unknown.
+        """
+        checked = self.check(values)
+        on_server = {self.parameter(name).name for name in image_names or {}}
+        complete: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.name in checked:
+                complete[parameter.name] = checked[parameter.name]
+            elif parameter.default is not None:
+                complete[parameter.name] = parameter.default
+            elif parameter.required and parameter.name not in on_server:
+                raise InvalidTaskError(
+                    f"Parameter {parameter.name} of workflow {self.name} was not given, but is required: "
+                    f"{parameter.allowed}",
+                    next_step=f"Give {parameter.name}.",
+                )
+        for parameter in self.parameters:
+            complete.update(parameter.presets.get(str(complete.get(parameter.name)), {}))
+        return complete
+
+    def network_parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``task_create`` carries: the given values only, without those meant for this machine alone.
+
+        Defaults are left to the miner, whose own file may differ. Image values stand as given: they become
+        URLs when the client delivers them.
+
+        Raises:
+            InvalidTaskError: As for :meth:`validate`.
+        """
+        self.validate(values)
+        checked = self.check(values)
+        return {
+            parameter.name: checked[parameter.name]
+            for parameter in self.parameters
+            if parameter.is_sent and parameter.name in checked
+        }
+
+    def bind(self, values: Mapping[str, Any], image_names: Mapping[str, str] | None = None) -> BoundWorkflow:
+        """Write values into a copy of the graph.
+
+        Args:
+            values: ``{parameter: value}``; what is missing takes its default.
+            image_names: ``{image parameter: file name on the machine that runs the prompt}``. Images without
+                one keep the author's placeholder and are listed in ``image_inputs`` for the engine to fill.
+
+        Raises:
+            InvalidTaskError: As for :meth:`validate`.
+        """
+        complete = self.validate(values, image_names=image_names)
+        names = image_names or {}
+        prompt = copy.deepcopy(self.prompt)
+        images: list[NodeInput] = []
+        autos: list[NodeInput] = []
+        for parameter in self.parameters:
+            target = parameter.comfyui
+            if target is None:
+                continue
+            slot = NodeInput(target.node_id, target.subfield, parameter.name)
+            inputs = prompt[target.node_id]["inputs"]
+            if parameter.is_image:
+                # An optional image that nobody gave keeps the graph as its author saved it.
+                if parameter.name in names:
+                    inputs[target.subfield] = names[parameter.name]
+                if parameter.name in names or parameter.name in complete:
+                    images.append(slot)
+            elif parameter.name in complete:
+                inputs[target.subfield] = complete[parameter.name]
+                if parameter.installed and complete[parameter.name] == AUTO:
+                    autos.append(slot)
+        return BoundWorkflow(
+            name=self.name,
+            title=self.title,
+            task_type=self.task_type,
+            output_kind=self.output_kind,
+            prompt=prompt,
+            output_node_id=self.output_node_id,
+            values=complete,
+            image_inputs=tuple(images),
+            auto_inputs=tuple(autos),
+        )
+
+
+def build_definition(
+    name: str, entry: IndexEntry, prompt: Prompt, endpoint: Endpoint, *, source: Path | None = None
+) -> WorkflowDefinition:
+    """Join the two halves.
+
+    Raises:
+        WorkflowDefinitionError: The endpoint names a node that the graph does not have.
+    """
+    if endpoint.comfyui_output_node_id not in prompt:
+        raise _mismatch(name, f"the output node {endpoint.comfyui_output_node_id} is not in the graph")
+    taken: dict[tuple[str, str], str] = {}
+    for parameter in endpoint.parameters:
+        target = parameter.comfyui
+        if target is None:
+            continue
+        if target.node_id not in prompt:
+            raise _mismatch(
+                name, f"parameter {parameter.name} is for node {target.node_id}, not in the graph"
+            )
+        other = taken.setdefault((target.node_id, target.subfield), parameter.name)
+        if other != parameter.name:
+            place = f"{target.subfield} of {node_label(prompt, target.node_id)}"
+            raise _mismatch(name, f"the parameters {other} and {parameter.name} both set {place}")
+    return WorkflowDefinition(
+        name=name,
+        title=entry.label or endpoint.name or name,
+        description=endpoint.description,
+        task_type=entry.task_type,
+        workflow_id=entry.workflow_id,
+        output_kind=entry.output,
+        output_node_id=endpoint.comfyui_output_node_id,
+        parameters=endpoint.parameters,
+        prompt=prompt,
+        tip=endpoint.tip,
+        source=source,
+    )
+
+
+def load_definition(name: str, entry: IndexEntry, folder: Path) -> WorkflowDefinition:
+    """Read a pair of files from ``folder``.
+
+    Raises:
+        WorkflowDefinitionError: A file is missing, unreadable or broken, or the two do not fit each other.
+    """
+    workflow = folder / (entry.workflow or f"{name}.json")
+    endpoint = folder / (entry.endpoint or f"{name}.yaml")
+    return build_definition(
+        name,
+        entry,
+        parse_prompt(read_text(workflow), workflow.name),
+        parse_endpoint(read_text(endpoint), endpoint.name),
+        source=folder,
+    )
+
+
+def read_text(path: Path) -> str:
+    """A file's text, UTF-8 with or without a byte order mark.
+
+    Raises:
+        WorkflowDefinitionError: It can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        reason = "is missing"
+    except UnicodeDecodeError:
+        reason = "is not UTF-8 text"
+    except OSError as error:
+        reason = f"can't be read ({error.strerror})"
+    raise WorkflowDefinitionError(f"The file {path} {reason}", next_step="Check the folder of definitions.")
+
+
+def _mismatch(name: str, reason: str) -> WorkflowDefinitionError:
+    return WorkflowDefinitionError(
+        f"The endpoint file of {name} does not fit its graph: {reason}",
+        next_step="Correct the endpoint file or the graph.",
+    )

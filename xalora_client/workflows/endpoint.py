@@ -1,0 +1,166 @@
+"""The YAML half of a definition (a miner's endpoint file) and the index of a folder of definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
+
+from ..errors import WorkflowDefinitionError
+from .parameters import NodeId, Parameter, number_as_text
+
+OutputKind = Literal["image", "video"]
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class Endpoint(BaseModel):
+    """An endpoint file: names the workflow, its parameters, and the node whose files are the result."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str = ""
+    description: str = ""
+    tip: str = ""
+    comfyui_output_node_id: NodeId
+    parameters: tuple[Parameter, ...] = ()
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _accept_none(cls, value: Any) -> Any:
+        return () if value is None else value
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        by_name: dict[str, Parameter] = {}
+        for parameter in self.parameters:
+            if parameter.name in by_name:
+                raise ValueError(f"the parameter {parameter.name} stands there twice")
+            by_name[parameter.name] = parameter
+        for parameter in self.parameters:
+            for choice, values in parameter.presets.items():
+                for name, value in values.items():
+                    if name not in by_name:
+                        raise ValueError(f"preset {choice!r} of {parameter.name} sets the unknown {name}")
+                    by_name[name].check(value)
+        return self
+
+
+class IndexEntry(BaseModel):
+    """One line of ``index.yaml``: what the pair of files is on the network.
+
+    ``workflow`` and ``endpoint`` are file names in the same folder, by default ``<name>.json`` and
+    ``<name>.yaml``. Without ``workflow_id`` the hosted network does not know the workflow: own miners and
+    this machine can run it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task_type: str = Field(pattern=r"^[\w.-]+$")
+    output: OutputKind
+    workflow_id: Annotated[str | None, BeforeValidator(number_as_text)] = None
+    label: str = ""
+    workflow: str = ""
+    endpoint: str = ""
+
+    @field_validator("workflow", "endpoint")
+    @classmethod
+    def _check_file_name(cls, value: str) -> str:
+        if value and (PurePath(value).name != value or value in (".", "..") or "\\" in value):
+            raise ValueError(f"{value!r} is not the plain name of a file in the same folder")
+        return value
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parse_endpoint(text: str, source: str) -> Endpoint:
+    """Read an endpoint file.
+
+    Raises:
+        WorkflowDefinitionError: Not valid YAML, or a key is missing or makes no sense.
+    """
+    return _parse_model(Endpoint, load_yaml(text, source), source)
+
+
+def parse_index_entry(value: Any, source: str) -> IndexEntry:
+    """Read one line of an index.
+
+    Raises:
+        WorkflowDefinitionError: A key is missing, unknown, or makes no sense.
+    """
+    return _parse_model(IndexEntry, value, source)
+
+
+def load_yaml(text: str, source: str) -> dict[str, Any]:
+    """A YAML mapping; keys given twice are an error instead of the last one winning.
+
+    Raises:
+        WorkflowDefinitionError: Not valid YAML, or not a mapping.
+    """
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
+    except RecursionError:
+        raise _broken(source, "it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise _broken(source, f"it is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise _broken(source, "it is not a mapping of keys to values")
+    return document
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                    )
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_model(model: type[_Model], value: Any, source: str) -> _Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        reasons = "; ".join(_explain(problem, value) for problem in error.errors(include_url=False))
+        raise _broken(source, reasons) from None
+
+
+def _explain(problem: Any, document: Any) -> str:
+    """``parameter width, maximum: Input should be ...``: the parameter by its name, not its position."""
+    place = list(problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    words = []
+    if len(place) >= 2 and place[0] == "parameters" and isinstance(place[1], int):
+        words.append(f"parameter {_parameter_name(document, place[1])}")
+        place = place[2:]
+    words.extend(str(part) for part in place if part not in ("int", "float", "constrained-int"))
+    return f"{', '.join(words)}: {message}" if words else message
+
+
+def _parameter_name(document: Any, index: int) -> str:
+    entries = document.get("parameters") if isinstance(document, Mapping) else None
+    entry = entries[index] if isinstance(entries, list | tuple) and index < len(entries) else None
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    return str(name) if name else f"number {index + 1}"
+
+
+def _broken(source: str, reason: str) -> WorkflowDefinitionError:
+    return WorkflowDefinitionError(f"{source}: {reason}", next_step="Correct the file and load it again.")

@@ -1,0 +1,371 @@
+"""One parameter of a workflow definition: what the endpoint YAML says of it, and whether a value fits."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable
+from decimal import Decimal
+from enum import Enum
+from numbers import Real
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from typing_extensions import Self
+
+from ..errors import InvalidTaskError
+from ..tasks import MAX_SEED
+
+AUTO = "auto"
+"""Value of a parameter with ``installed: true`` that leaves the choice to the machine that runs the graph."""
+
+
+class ParameterType(str, Enum):
+    """What a parameter holds, under the endpoint YAML's own names."""
+
+    STRING = "string"
+    INT = "int"
+    NUMBER = "number"
+    BOOL = "bool"
+    IMAGE = "image"
+
+
+# Names that endpoint files in the wild use for the same five types.
+_TYPE_ALIASES = {
+    "str": "string",
+    "text": "string",
+    "integer": "int",
+    "float": "number",
+    "double": "number",
+    "boolean": "bool",
+}
+
+_PYTHON_NAMES = {
+    ParameterType.STRING: "a text",
+    ParameterType.INT: "a whole number",
+    ParameterType.NUMBER: "a number",
+    ParameterType.BOOL: "true or false",
+    ParameterType.IMAGE: "an image: a path, a URL, bytes, a PIL image or an array",
+}
+
+
+def number_as_text(value: Any) -> Any:
+    """Ids are texts, but files write many of them as numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_type_name(value: Any) -> Any:
+    return _TYPE_ALIASES.get(value, value) if isinstance(value, str) else value
+
+
+NodeId = Annotated[str, BeforeValidator(number_as_text), Field(min_length=1)]
+"""Key of a node in an API-format prompt; endpoint files write it as a number or a text."""
+
+Number = StrictInt | StrictFloat
+Choice = StrictBool | StrictInt | StrictFloat | StrictStr
+
+
+class ComfyTarget(BaseModel):
+    """The node input that a parameter is written into."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    node_id: NodeId
+    field: Literal["inputs"] = "inputs"
+    subfield: str = Field(min_length=1)
+
+
+class Parameter(BaseModel):
+    """One entry of ``parameters`` in an endpoint YAML.
+
+    Public miners know the keys ``name`` to ``comfyui``. The four after them are this package's own; a miner
+    that doesn't know them ignores them:
+
+    - ``scope``: ``network`` parameters are sent and have no node input, ``local`` ones are never sent;
+    - ``presets``: a choice that sets other parameters (an aspect ratio that stands for a width and height);
+    - ``installed``: the choice is among the files of the machine that runs it, and "auto" is one;
+    - ``multiline``: a text that deserves a large box.
+
+    A file is checked when it is loaded; values are checked by :meth:`check`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_enum_values=False)
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    label: str = ""
+    description: str = ""
+    tip: str = ""
+    type: Annotated[ParameterType, BeforeValidator(_as_type_name)]
+    required: bool = False
+    default: Any = None
+    minimum: Number | None = None
+    maximum: Number | None = None
+    step: Annotated[Number, Field(gt=0)] | None = None
+    options: tuple[Choice, ...] | None = None
+    comfyui: ComfyTarget | None = None
+
+    scope: Literal["both", "network", "local"] = "both"
+    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    installed: bool = False
+    multiline: bool = False
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> Self:
+        numeric = self.type in (ParameterType.INT, ParameterType.NUMBER)
+        if not numeric and (self.minimum is not None or self.maximum is not None):
+            raise ValueError(f"minimum and maximum do not apply to the type {self.type.value}")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if self.minimum is not None and self.minimum > MAX_SEED:
+            raise ValueError(
+                f"minimum {self.minimum} is above {MAX_SEED}, the largest value that can be sent"
+            )
+        if self.options is not None and not self.options:
+            raise ValueError("options is an empty list")
+        if self.options and self.type is ParameterType.IMAGE:
+            raise ValueError("options do not apply to the type image")
+        if self.installed and self.type is not ParameterType.STRING:
+            raise ValueError("installed applies to the type string only")
+        if self.comfyui is None and self.scope != "network" and not self.presets:
+            raise ValueError("comfyui: node_id and subfield are missing")
+        if unknown := [choice for choice in self.presets if choice not in (self.options or ())]:
+            raise ValueError(f"presets name {unknown[0]!r}, which is not among the options")
+        for option in self.options or ():
+            self._must_fit(option, "options", with_range=False)
+        if self.default is not None:
+            if self.type is ParameterType.IMAGE:
+                raise ValueError("an image parameter has no default")
+            self._must_fit(self.default, "default", with_range=True)
+        return self
+
+    def _must_fit(self, value: Any, key: str, *, with_range: bool) -> None:
+        if self._typed(value) is None:
+            hint = " (put it in quotes)" if self.type is ParameterType.STRING else ""
+            raise ValueError(f"{key} {value!r} is not {_PYTHON_NAMES[self.type]}{hint}")
+        if not with_range or self._is_auto(value):
+            return
+        if self.options is not None:
+            if self._typed(value) not in self._choices():
+                raise ValueError(f"{key} {value!r} is not among the options")
+        elif (self.minimum is not None and value < self.minimum) or (
+            self.maximum is not None and value > self.maximum
+        ):
+            raise ValueError(f"{key} {value!r} is outside {self.minimum} to {self.maximum}")
+
+    @property
+    def title(self) -> str:
+        """The label, or the name where the file gives none."""
+        return self.label or self.name
+
+    @property
+    def is_image(self) -> bool:
+        return self.type is ParameterType.IMAGE
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it feeds a random generator: a whole number whose name, or node input, ends in "seed"."""
+        target = self.comfyui.subfield if self.comfyui else ""
+        return self.type is ParameterType.INT and (self.name.endswith("seed") or target.endswith("seed"))
+
+    @property
+    def user_maximum(self) -> int | float | None:
+        """The largest value a user may give.
+
+        A whole number is capped at 2^53 - 1: beyond it JSON no longer carries every integer exactly into
+        JavaScript, which the network's SDK is written in, so another value than the given one could arrive.
+        """
+        if self.type is ParameterType.INT:
+            return MAX_SEED if self.maximum is None else min(self.maximum, MAX_SEED)
+        return self.maximum
+
+    @property
+    def user_minimum(self) -> int | float | None:
+        """The smallest value a user may give; whole numbers without one start at -(2^53 - 1), seeds at 0."""
+        if self.minimum is None and self.type is ParameterType.INT:
+            return 0 if self.is_seed else -MAX_SEED
+        return self.minimum
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the network gets this parameter."""
+        return self.scope != "local"
+
+    @property
+    def unknown_keys(self) -> tuple[str, ...]:
+        """Keys of the file that nobody reads: often a misspelling."""
+        return tuple(sorted(self.model_extra or ()))
+
+    @property
+    def allowed(self) -> str:
+        """What may be given, in words: "a whole number from 512 to 2048 in steps of 64"."""
+        if self.options is not None:
+            return "one of " + ", ".join(repr(option) for option in self.options)
+        words = _PYTHON_NAMES[self.type]
+        low = self.minimum
+        high = self.maximum if self.maximum is None else self.user_maximum
+        if low is not None and high is not None:
+            words += f" from {low} to {high}" if low != high else f": {low}, nothing else"
+        elif low is not None:
+            words += f" of at least {low}"
+        elif high is not None:
+            words += f" of at most {high}"
+        if self._has_grid and low != high:
+            words += f" in steps of {self.step}"
+        if self.type is ParameterType.STRING and self.required:
+            words += " that is not empty"
+        if self.installed:
+            words += f' (the name of an installed file, or "{AUTO}")'
+        return words
+
+    def check(self, value: Any) -> Any:
+        """The value in the parameter's own type.
+
+        Whole numbers must lie on the grid ``minimum + n * step``: a latent can't have another size, so the
+        graph would silently make a different picture from the one that was asked and paid for. The
+        definition's own default is taken as it is, since real endpoint files have defaults off their grid.
+        For ``number`` the step is only a hint for a widget.
+
+        An image is passed through untouched; whether it can be read is the media package's to say.
+
+        Raises:
+            InvalidTaskError: Wrong type, out of range, off the grid, not among the choices, or an empty text
+                where one is required.
+        """
+        typed = self._typed(value)
+        if typed is None:
+            raise self._refusal(value)
+        if self._is_auto(typed) or self.is_image:
+            return typed
+        if self.options is not None:
+            if typed not in self._choices():
+                raise self._refusal(value)
+            return typed
+        if self.default is not None and typed == self.default:
+            return typed
+        if self.type is ParameterType.STRING:
+            if self.required and not typed.strip():
+                raise self._refusal(value)
+            return typed
+        if self.type is ParameterType.BOOL:
+            return typed
+        low, high = self.user_minimum, self.user_maximum
+        if (low is not None and typed < low) or (high is not None and typed > high):
+            raise self._refusal(value)
+        if self._has_grid and (typed - (self.minimum or 0)) % self.step:
+            raise self._refusal(value, self._nearest(typed))
+        return typed
+
+    def parse(self, text: str) -> Any:
+        """The value that a text from a command line stands for, checked as by :meth:`check`.
+
+        Raises:
+            InvalidTaskError: The text is no value of this parameter.
+        """
+        value: Any = text
+        if self.type is ParameterType.BOOL:
+            value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
+                text.strip().lower(), text
+            )
+        elif self.type in (ParameterType.INT, ParameterType.NUMBER):
+            try:
+                value = int(text) if self.type is ParameterType.INT else float(text)
+            except ValueError:
+                raise self._refusal(text) from None
+        return self.check(value)
+
+    @property
+    def _has_grid(self) -> bool:
+        return self.type is ParameterType.INT and isinstance(self.step, int) and self.step > 1
+
+    def _is_auto(self, value: Any) -> bool:
+        return self.installed and value == AUTO
+
+    def _choices(self) -> list[Any]:
+        return [self._typed(option) for option in self.options or ()]
+
+    def _typed(self, value: Any) -> Any:
+        """The value in this parameter's type, or None where it is of another."""
+        return _CONVERTERS[self.type](value)
+
+    def _nearest(self, value: int) -> str:
+        start, step = self.minimum or 0, self.step
+        assert step is not None
+        below = int(start + (value - start) // step * step)
+        high = self.user_maximum
+        near = [below, int(below + step)]
+        return " or ".join(str(number) for number in near if high is None or number <= high)
+
+    def _refusal(self, value: Any, nearest: str = "") -> InvalidTaskError:
+        allowed = f"allowed is {self.allowed}" + (f"; the nearest is {nearest}" if nearest else "")
+        if self.maximum is not None and self.user_maximum != self.maximum:
+            allowed += f" (the workflow itself takes up to {self.maximum}, too large to be sent exactly)"
+        return InvalidTaskError(
+            f"Parameter {self.name} was given {_shown(value)}, but {allowed}",
+            next_step="Correct the parameter and try again.",
+        )
+
+
+def _typed_image(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.strip() else None
+    is_array_or_file = isinstance(value, bytes | os.PathLike) or any(
+        hasattr(value, attribute)
+        for attribute in ("__array_interface__", "__array__", "detach", "pixel_digest")
+    )
+    return value if is_array_or_file else None
+
+
+def _typed_string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _typed_bool(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _typed_number(value: Any) -> float | None:
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
+
+
+def _typed_int(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value.is_integer() else None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+_CONVERTERS: dict[ParameterType, Callable[[Any], Any]] = {
+    ParameterType.STRING: _typed_string,
+    ParameterType.INT: _typed_int,
+    ParameterType.NUMBER: _typed_number,
+    ParameterType.BOOL: _typed_bool,
+    ParameterType.IMAGE: _typed_image,
+}
+
+
+def _shown(value: Any) -> str:
+    """The value for an error message: short, and never the pixels of an image."""
+    if isinstance(value, bytes) or not isinstance(
+        value, str | int | float | bool | list | tuple | dict | type(None)
+    ):
+        return f"a value of type {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
