@@ -47,6 +47,7 @@ _LEADING = 1.22
 # What stays is drawn so many times larger and brought down.
 _SMOOTH = 2
 _TRAIL = 9
+_MARK_COLUMNS, _MARK_ROWS = 9, 4
 # The band of the circle in which a block swings, in tenths of the diameter from the top.
 _SWING = (7.0, 8.0)
 
@@ -265,15 +266,15 @@ class _Painter:
         luck = random.Random(f"test card {card.seed}")
         self._hue = luck.random()
         self._accent = _tint(self._hue, 0.62, 0.75)
-        self._marks = [luck.random() < 0.5 for _ in range(15)]
+        self._marks = [luck.random() < 0.5 for _ in range(_MARK_COLUMNS * _MARK_ROWS)]
 
         width, height = card.width, card.height
         edge = min(width, height) / 26
         self._edge = edge
         inner_width, inner_height = width - 2 * edge, height - 2 * edge
         gap = edge * 0.9
-        wide = width >= height * 1.15
-        if wide:
+        self._wide = width >= height * 1.15
+        if self._wide:
             side = min(inner_height, inner_width * 0.52) - gap
             self._center = (edge + gap / 2 + side / 2 + gap * 0.4, height / 2)
             left = self._center[0] + side / 2 + gap
@@ -433,12 +434,12 @@ class _Painter:
         """A pattern that tells seeds apart at a glance: mirrored cells in the bottom cap of the circle."""
         left, top, right, bottom = box
         draw.rectangle((0, top, right * 2, bottom), fill=_tint(self._hue, 0.2, 0.5))
-        cells, rows = 10, 3
-        wide, high = (right - left) / cells, (bottom - top) * 0.9 / rows
+        cells = 2 * _MARK_COLUMNS
+        wide, high = (right - left) / cells, (bottom - top) / _MARK_ROWS
         for index, lit in enumerate(self._marks):
             if not lit:
                 continue
-            column, line = index % 5, index // 5
+            line, column = divmod(index, _MARK_COLUMNS)
             for mirrored in (column, cells - 1 - column):
                 x, y = left + mirrored * wide, top + line * high
                 draw.rectangle((x, y, x + wide, y + high), fill=self._accent)
@@ -450,10 +451,6 @@ class _Painter:
         draw.rounded_rectangle((left, top, right, bottom), radius=pad * 0.6, fill=_BLACK)
         draw.rounded_rectangle((left, top, left + pad * 0.35, bottom), radius=pad * 0.17, fill=self._accent)
         left, top, right, bottom = left + pad * 1.2, top + pad * 0.8, right - pad, bottom - pad * 0.8
-        unit = min((bottom - top) / 17, (right - left) / 17)
-
-        draw.text((left, top), "TEST CARD", _WHITE, _font(unit * 2.2), stroke_width=unit * 0.06)
-        draw.text((left, top + unit * 2.75), f"{card.title}: no model ran", self._accent, _font(unit * 0.95))
 
         rows = [
             ("size", f"{card.width} x {card.height}"),
@@ -462,6 +459,15 @@ class _Painter:
         if card.frames > 1:
             rows.insert(1, ("length", f"{card.frames} frames at {card.fps:g} fps"))
         rows += card.details
+        # Beside the circle there is room to say it a second time.
+        heading = 2.75 if self._wide else 0.0
+        needed = heading + 1.85 + 3.4 + 0.8 + 1.35 * len(rows) + 0.5 + 2.4
+        unit = min((bottom - top) / needed, (right - left) / 17)
+        if heading:
+            draw.text((left, top), "TEST CARD", _WHITE, _font(unit * 2.2), stroke_width=unit * 0.06)
+            top += unit * heading
+        draw.text((left, top), f"{card.title}: no model ran", self._accent, _font(unit * 0.95))
+
         counter = unit * 2.4
         table_top = bottom - counter - unit * 1.35 * len(rows) - unit * 0.5
         font = _font(unit * 0.95)
@@ -474,7 +480,7 @@ class _Painter:
             )
             draw.text((left + label_width, y), shown[1][0] if shown[1] else "", _WHITE, shown[0])
 
-        prompt_top = top + unit * 4.6
+        prompt_top = top + unit * 1.85
         room = table_top - unit * 0.8 - prompt_top
         font, lines = _fit(card.prompt, right - left, room, largest=unit * 1.7, smallest=unit * 0.8)
         for number, line in enumerate(lines):
@@ -493,4 +499,10 @@ class _Painter:
         *,
         bold: float,
     ) -> None:
-        draw.text(at, text, color, _font(size), anchor="mm", stroke_width=size * bold)
+        """Bold text, its letters set apart: the stroke that makes it bold would glue them together."""
+        font = _font(size)
+        apart = size * bold * 1.6
+        starts = [font.getlength(text[:end]) + apart * end for end in range(len(text) + 1)]
+        x = at[0] - (starts[-1] - apart) / 2
+        for letter, start in zip(text, starts, strict=False):
+            draw.text((x + start, at[1]), letter, color, font, anchor="lm", stroke_width=size * bold)
