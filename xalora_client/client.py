@@ -1,0 +1,541 @@
+"""The asynchronous client: the Node SDK's functions under their Python names, and easier ones above them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .config import Credentials, FallbackPolicy, IfUnknown, Settings, TimeoutAction, load_settings
+from .errors import ConfigurationError, InvalidTaskError, QueueLimitError, TaskTimeoutError, XaloraError
+from .events import Done, EventCallback
+from .rules import CANCELED, PollSchedule, falls_back
+
+if TYPE_CHECKING:
+    import aiohttp
+    from typing_extensions import Self
+
+    from .dispatch import Booking, Dispatcher
+    from .journal import Journal
+    from .media.delivery import ImageDelivery
+    from .network import Network
+    from .results import Outcome, RunResult, WorkflowTaskResult
+    from .tasks import WorkflowTask
+
+logger = logging.getLogger("xalora_client")
+
+DEFAULT_SDK_TIMEOUT = 300.0
+JOURNAL_NAME = "journal.sqlite3"
+RESULTS_FOLDER = "results"
+
+
+class AsyncXalora:
+    """A client of the Xalora network for asyncio programs.
+
+    ::
+
+        async with AsyncXalora() as client:
+            result = await client.run(UpscalerTask(image="photo.jpg"))
+            print(result.files, result.images.shape)
+
+    One client keeps one connection pool; use it for many tasks at once. It belongs to the event loop in
+    which it is first used.
+
+    Args:
+        api_key: ``<consumer_id>#<api_key>``; default: ``XALORA_API_KEY``, then ``.env``.
+        workflow_url: The sequencer; default: ``XALORA_WORKFLOW_URL``, then the hosted network.
+        settings: Ready-made settings instead of reading them from all sources.
+        journal: A journal to share; default: the one in the ``state_dir`` of the settings.
+        delivery: How local images reach a miner; default: as the settings say.
+        env_files: ``.env`` files to read, the first wins.
+        **overrides: Any other setting by its name, see the table of settings.
+
+    Raises:
+        ConfigurationError: A setting does not fit.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        workflow_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        journal: Journal | None = None,
+        delivery: ImageDelivery | None = None,
+        env_files: Iterable[Path | str] = (".env",),
+        **overrides: Any,
+    ) -> None:
+        if settings is not None and (api_key or workflow_url or overrides):
+            raise ConfigurationError("Give either ready-made settings or single ones, not both")
+        self.settings = (
+            settings
+            or load_settings(
+                env_files=env_files, api_key=api_key, workflow_url=workflow_url, **overrides
+            ).settings
+        )
+        self._credentials = self.settings.credentials() if self.settings.api_key is not None else None
+        self._given_journal = journal
+        self._given_delivery = delivery
+        self._owned_journal: Journal | None = None
+        self._sessions: list[aiohttp.ClientSession] = []
+        self._network: Network | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.settings.workflow_url}>"
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close connections and the journal. Remote tasks are not touched; twice is harmless."""
+        self._closed = True
+        if self._dispatcher is not None:
+            await self._dispatcher.close()
+        for session in self._sessions:
+            await session.close()
+        self._sessions.clear()
+        if self._owned_journal is not None:
+            await asyncio.to_thread(self._owned_journal.close)
+            self._owned_journal = None
+
+    def _open(self) -> tuple[Network, Dispatcher]:
+        if self._closed:
+            raise ConfigurationError("This client is closed", next_step="Make a new one.")
+        if self._network is None or self._dispatcher is None:
+            from .dispatch import Dispatcher
+            from .ledger import Ledger
+            from .media.delivery import choose_delivery
+            from .network import Network
+            from .sessions import create_session, shared_session
+            from .transport import Transport
+
+            shared, creates = shared_session(), create_session()
+            self._sessions += [shared, creates]
+            transport = Transport(shared, creates, self.settings.workflow_url, self.settings.request_timeout)
+            self._network = Network(transport, self.settings.workflow_url, self.settings.max_retries)
+            self._dispatcher = Dispatcher(
+                self._network,
+                Ledger(self.journal),
+                shared,
+                self._given_delivery or choose_delivery(self.settings),
+                self.settings,
+                self._credentials,
+            )
+        return self._network, self._dispatcher
+
+    @property
+    def journal(self) -> Journal:
+        """The journal this client writes."""
+        if self._given_journal is not None:
+            return self._given_journal
+        if self._owned_journal is None:
+            from .journal import open_or_memory
+
+            self._owned_journal, warning = open_or_memory(
+                self.settings.state_dir / JOURNAL_NAME,
+                self.settings.state_dir / RESULTS_FOLDER,
+                int(self.settings.results_limit),
+            )
+            if warning:
+                logger.warning("%s", warning)
+        return self._owned_journal
+
+    # --- the SDK's functions --------------------------------------------------------------------------------
+
+    async def resource_request(
+        self, *, task_type: str | None = None, workflow_id: str | None = None
+    ) -> dict[str, Any]:
+        """Ask whether a miner is there: ``{miner_id, msg?}``. Free, and optional before a task.
+
+        Raises:
+            NoMinerError: Nobody serves this workflow right now.
+            NetworkError: The network can't be asked.
+        """
+        network, _ = self._open()
+        credentials = self._credentials or self.settings.credentials()
+        return dict(await network.reserve(credentials, task_type=task_type, workflow_id=workflow_id))
+
+    async def execute_workflow(self, task: WorkflowTask) -> str:
+        """Submit a task and give back its id. Always a new task, which is paid for.
+
+        Raises:
+            AmbiguousCreateError: The request went out and its outcome is unknown.
+            XaloraError: The task was not created.
+        """
+        _, dispatcher = self._open()
+        booking = await dispatcher.book(task, reuse=False, if_unknown="stop")
+        return await self._created(dispatcher, booking)
+
+    async def query_task_result(
+        self, task_id: str, *, task: WorkflowTask | None = None
+    ) -> WorkflowTaskResult:
+        """Ask once for a task's status (and its raw result, once there is one).
+
+        Args:
+            task_id: As ``execute_workflow`` gave it.
+            task: The task itself, where it has a key of its own and was submitted by another client.
+        """
+        network, dispatcher = self._open()
+        return await network.query(dispatcher.credentials_for(task_id, task), task_id)
+
+    async def execute_workflow_and_wait_for_result(
+        self, task: WorkflowTask, timeout: float | None = DEFAULT_SDK_TIMEOUT, interval: float | None = None
+    ) -> WorkflowTaskResult:
+        """Submit a task and wait until it has ended, in whichever way.
+
+        Args:
+            timeout: Seconds to wait, exactly; None waits for ever. The task runs on after it.
+            interval: Seconds between two polls, at least 1; None adapts them to the task. (The Node SDK's
+                default is a fixed 10 s.)
+
+        Raises:
+            TaskTimeoutError: It carries the task id, and says how to take the task up again.
+        """
+        schedule = _schedule(interval)
+        _, dispatcher = self._open()
+        booking = await dispatcher.book(task, reuse=False, if_unknown="stop", schedule=schedule)
+        assert booking.flight is not None
+        try:
+            return await booking.flight.wait_for_answer(timeout=timeout)
+        except asyncio.CancelledError:
+            await self._abandon(dispatcher, booking)
+            raise
+        finally:
+            await dispatcher.leave(booking)
+
+    async def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
+        """Ask the network to cancel a task: ``{task_id, msg}``.
+
+        Raises:
+            NetworkError: The cancel is not confirmed; the task may run on.
+        """
+        network, dispatcher = self._open()
+        entry = await dispatcher.ledger.entry_of_task(task_id, self.settings.workflow_url)
+        entry_id = entry.id if entry is not None else None
+        await dispatcher.ledger.cancel_pending(entry_id)
+        answer = await network.cancel(dispatcher.credentials_for(task_id, task), task_id)
+        dispatcher.poke(task_id)
+        with suppress(XaloraError):
+            status = await network.query(dispatcher.credentials_for(task_id, task), task_id)
+            await dispatcher.ledger.settle(entry_id, status)
+        return answer
+
+    # --- what people want to write --------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        task: WorkflowTask,
+        *,
+        on_event: EventCallback | None = None,
+        reuse: bool = False,
+        if_unknown: IfUnknown = "stop",
+    ) -> TaskHandle:
+        """Submit a task and give back a handle as soon as the network has accepted it.
+
+        Args:
+            on_event: Told what happens until the task is accepted.
+            reuse: Let a task already in flight, or a kept result of the same work, answer.
+            if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
+
+        Raises:
+            XaloraError: As :meth:`execute_workflow`.
+        """
+        _, dispatcher = self._open()
+        booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
+        if booking.kept is not None:
+            await dispatcher.leave(booking)
+            return TaskHandle(self, booking.kept.task_id or "", task)
+        assert booking.flight is not None
+        if on_event is not None:
+            booking.flight.subscribe(on_event)
+        return TaskHandle(self, await self._created(dispatcher, booking), task)
+
+    def task(self, task_id: str) -> TaskHandle:
+        """A handle on a task known by its id, wherever it was submitted."""
+        return TaskHandle(self, task_id)
+
+    async def run(
+        self,
+        task: WorkflowTask,
+        *,
+        on_event: EventCallback | None = None,
+        timeout: float | None = None,
+        reuse: bool = False,
+        if_unknown: IfUnknown = "stop",
+        fallback: FallbackPolicy | None = None,
+        queue_limit: float | None = None,
+        on_timeout: TimeoutAction | None = None,
+        cancel_remote: bool = True,
+    ) -> RunResult:
+        """Do a task and give back its result, files on disk.
+
+        A cancelled call (Ctrl-C included) first cancels the remote task, for at most 3 s.
+
+        Args:
+            on_event: Told each step, see :mod:`xalora_client.events`.
+            timeout: Seconds to wait; default: the setting ``wait_timeout``.
+            reuse: Let a kept result, or a task already in flight, answer the same work.
+            if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
+            fallback: When this machine takes over; default: the setting.
+            queue_limit: Seconds in the network's queue; default: the setting.
+            on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``.
+            cancel_remote: Whether a cancelled call cancels the remote task.
+
+        Raises:
+            XaloraError: The work could not be done; the message says what about the money.
+        """
+        policy = fallback or self.settings.fallback
+        remote_error: XaloraError | None = None
+        try:
+            if policy == "local_only":
+                reason = "the fallback policy is local_only"
+            else:
+                return await self._run_remotely(
+                    task,
+                    on_event=on_event,
+                    timeout=self.settings.wait_timeout if timeout is None else timeout,
+                    reuse=reuse,
+                    if_unknown=if_unknown,
+                    queue_limit=queue_limit or self.settings.queue_limit,
+                    on_timeout=on_timeout or self.settings.on_timeout,
+                    policy=policy,
+                    cancel_remote=cancel_remote,
+                )
+        except XaloraError as error:
+            if not falls_back(policy, error):
+                raise
+            remote_error, reason = error, error.what
+        from .fallback import run_locally
+
+        return await run_locally(
+            task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
+        )
+
+    async def _run_remotely(
+        self,
+        task: WorkflowTask,
+        *,
+        on_event: EventCallback | None,
+        timeout: float,
+        reuse: bool,
+        if_unknown: IfUnknown,
+        queue_limit: float | None,
+        on_timeout: TimeoutAction,
+        policy: FallbackPolicy,
+        cancel_remote: bool,
+    ) -> RunResult:
+        from .flight import WITHDRAW_SECONDS, OwnerGone
+
+        _, dispatcher = self._open()
+        while True:
+            booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
+            if booking.kept is not None:
+                return await self._kept(dispatcher, booking, on_event)
+            flight = booking.flight
+            assert flight is not None
+            if on_event is not None:
+                flight.subscribe(on_event)
+            try:
+                await dispatcher.submitted(booking)
+                result = await flight.wait(timeout=timeout, queue_limit=queue_limit)
+                await dispatcher.ledger.delivered(booking.entry_id)
+                return result
+            except OwnerGone:
+                continue
+            except asyncio.CancelledError:
+                if cancel_remote:
+                    await self._abandon(dispatcher, booking)
+                raise
+            except XaloraError as error:
+                timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
+                gives_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
+                if gives_up and flight.is_out_there and await dispatcher.is_last(booking):
+                    late = await flight.withdraw(WITHDRAW_SECONDS)
+                    if late is not None:
+                        await dispatcher.ledger.delivered(booking.entry_id)
+                        return late
+                    if isinstance(error, QueueLimitError):
+                        error.cancel_confirmed = flight.status == CANCELED
+                raise
+            finally:
+                if on_event is not None:
+                    flight.unsubscribe(on_event)
+                await dispatcher.leave(booking)
+
+    async def run_many(
+        self,
+        tasks: Sequence[WorkflowTask],
+        *,
+        max_in_flight: int | None = None,
+        on_event: Callable[[int, Any], None] | None = None,
+        on_done: Callable[[Outcome], None] | None = None,
+        **options: Any,
+    ) -> list[Outcome]:
+        """Do several tasks at once and give back how each ended, in the order given.
+
+        One failure does not disturb the others. A cancelled call cancels all of them.
+
+        Args:
+            max_in_flight: How many at the same time; default: the setting.
+            on_event: Told each step with the task's index.
+            on_done: Told each outcome as it comes.
+            **options: As for :meth:`run`.
+        """
+        from .results import Outcome
+
+        places = asyncio.Semaphore(max_in_flight or self.settings.max_in_flight)
+
+        async def one(index: int, task: WorkflowTask) -> Outcome:
+            listener = None if on_event is None else lambda event: on_event(index, event)
+            async with places:
+                try:
+                    result = await self.run(task, on_event=listener, **options)
+                    outcome = Outcome(index, task, result=result)
+                except XaloraError as error:
+                    outcome = Outcome(index, task, error=error)
+            if on_done is not None:
+                on_done(outcome)
+            return outcome
+
+        return list(await asyncio.gather(*(one(i, task) for i, task in enumerate(tasks))))
+
+    # --- inner parts ----------------------------------------------------------------------------------------
+
+    async def _created(self, dispatcher: Dispatcher, booking: Booking) -> str:
+        """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
+        try:
+            return await dispatcher.submitted(booking)
+        except asyncio.CancelledError:
+            await self._abandon(dispatcher, booking)
+            raise
+        finally:
+            await dispatcher.leave(booking)
+
+    async def _abandon(self, dispatcher: Dispatcher, booking: Booking) -> None:
+        from .flight import CANCEL_ON_EXIT_SECONDS
+
+        if booking.flight is not None and await dispatcher.is_last(booking):
+            await booking.flight.abandon(CANCEL_ON_EXIT_SECONDS)
+
+    async def _kept(
+        self, dispatcher: Dispatcher, booking: Booking, on_event: EventCallback | None
+    ) -> RunResult:
+        assert booking.kept is not None
+        await dispatcher.ledger.delivered(booking.entry_id)
+        await dispatcher.leave(booking)
+        if on_event is not None:
+            kept = booking.kept
+            on_event(
+                Done(
+                    job_id=kept.job_id,
+                    task_id=kept.task_id,
+                    engine=kept.engine,
+                    seconds=0.0,
+                    files=kept.files,
+                    reused=True,
+                )
+            )
+        return booking.kept
+
+
+class TaskHandle:
+    """A task in the network, known by its id. Handles are cheap, and can be made from a bare id.
+
+    Attributes:
+        task_id: The network's id.
+    """
+
+    def __init__(self, client: AsyncXalora, task_id: str, task: WorkflowTask | None = None) -> None:
+        self.task_id = task_id
+        self._client = client
+        self._task = task
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_id}>"
+
+    @property
+    def _credentials(self) -> Credentials | None:
+        if self._task is None or (self._task.api_key is None and self._task.consumer_id is None):
+            return None
+        return self._task.own_credentials(self._client._credentials)
+
+    async def status(self) -> str:
+        """The task's status now, as the network words it."""
+        return (await self._client.query_task_result(self.task_id, task=self._task)).status
+
+    async def wait(
+        self,
+        *,
+        timeout: float | None = None,
+        interval: float | None = None,
+        on_event: EventCallback | None = None,
+    ) -> WorkflowTaskResult:
+        """Wait until the task has ended, in whichever way; nothing is downloaded.
+
+        Raises:
+            TaskTimeoutError: The time ended first; the task runs on.
+        """
+        _, dispatcher = self._client._open()
+        booking = await dispatcher.take_up(self.task_id, self._credentials, _schedule(interval))
+        try:
+            if booking.flight is None:
+                return await self._client.query_task_result(self.task_id, task=self._task)
+            if on_event is not None:
+                booking.flight.subscribe(on_event)
+            return await booking.flight.wait_for_answer(timeout=timeout)
+        finally:
+            await dispatcher.leave(booking)
+
+    async def result(
+        self, *, timeout: float | None = None, on_event: EventCallback | None = None
+    ) -> RunResult:
+        """Wait for the result and bring it to disk. A cancelled call leaves the remote task running.
+
+        Raises:
+            TaskTimeoutError: The time ended first; the task runs on.
+            XaloraError: The task ended without a result, or the result can't be had.
+        """
+        _, dispatcher = self._client._open()
+        booking = await dispatcher.take_up(self.task_id, self._credentials)
+        if booking.kept is not None:
+            return await self._client._kept(dispatcher, booking, on_event)
+        flight = booking.flight
+        assert flight is not None
+        try:
+            if on_event is not None:
+                flight.subscribe(on_event)
+            result = await flight.wait(timeout=timeout)
+            await dispatcher.ledger.delivered(booking.entry_id)
+            return result
+        finally:
+            if on_event is not None:
+                flight.unsubscribe(on_event)
+            await dispatcher.leave(booking)
+
+    async def cancel(self) -> dict[str, Any]:
+        """Ask the network to cancel the task."""
+        return await self._client.cancel_task(self.task_id, task=self._task)
+
+
+def _schedule(interval: float | None) -> PollSchedule | None:
+    if interval is None:
+        return None
+    try:
+        return PollSchedule(interval=interval)
+    except ValueError as error:
+        raise InvalidTaskError(str(error), next_step="Give a longer interval, or None.") from None

@@ -1,0 +1,215 @@
+"""Settings: what each one means, its default, and which source wins.
+
+Precedence, highest first: an explicit argument, an environment variable ``XALORA_<NAME>``, ``.env`` files,
+values stored by a host application (ComfyUI's key file and settings), the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from dotenv import dotenv_values
+from platformdirs import user_state_path
+from pydantic import ByteSize, Field, SecretStr, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from .errors import ConfigurationError, MissingKeyError
+
+ENV_PREFIX = "XALORA_"
+DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
+
+FallbackPolicy: TypeAlias = Literal["never", "when_unavailable", "on_any_failure", "local_only"]
+TimeoutAction: TypeAlias = Literal["detach", "cancel"]
+IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
+
+HttpUrl: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://\S+$")]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Who pays: the two halves of ``XALORA_API_KEY``. The key never shows in ``repr``."""
+
+    consumer_id: str
+    api_key: str = field(repr=False)
+
+
+def parse_api_key(combined: str) -> Credentials:
+    """Split ``<consumer_id>#<api_key>``, or ``<consumer_id>-<api_key>`` where there is no ``#``.
+
+    Split once, at the first separator: what follows is the key, whatever it contains (protocol,
+    "Configuration").
+
+    Raises:
+        ConfigurationError: There is no separator, or one of the halves is empty.
+    """
+    text = combined.strip()
+    separator = "#" if "#" in text else "-"
+    consumer_id, found, api_key = text.partition(separator)
+    if not found or not consumer_id or not api_key:
+        raise ConfigurationError(
+            "The API key has not the form <consumer_id>#<api_key> (or <consumer_id>-<api_key>)",
+            next_step="Copy the whole key, both halves, into XALORA_API_KEY.",
+        )
+    return Credentials(consumer_id, api_key)
+
+
+class Settings(BaseSettings):
+    """Every setting of the client. All can be set as environment variables with the prefix ``XALORA_``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    api_key: SecretStr | None = Field(None, description="Key of the network: <consumer_id>#<api_key>.")
+    workflow_url: HttpUrl = Field(DEFAULT_WORKFLOW_URL, description="Base URL of the sequencer.")
+    result_base_url: HttpUrl | None = Field(
+        None, description="Base URL for results that arrive as a bare storage key."
+    )
+    request_timeout: float = Field(60.0, gt=0, description="Seconds one request to the sequencer may take.")
+    max_retries: int = Field(
+        4, ge=0, le=20, description="How often a request that costs nothing is sent again."
+    )
+    wait_timeout: float = Field(
+        1800.0, gt=0, description="Seconds to wait for a task; the task itself is not bound by it."
+    )
+    on_timeout: TimeoutAction = Field(
+        "detach", description="When the waiting time ends: detach (the task runs on) or cancel."
+    )
+    outage_limit: float = Field(
+        60.0, gt=0, description="Seconds the sequencer may stay unreachable while a task is waited for."
+    )
+    max_in_flight: int = Field(8, ge=1, le=256, description="Tasks of one batch in flight at the same time.")
+    inline_limit: ByteSize = Field(
+        ByteSize(4 * 1024**2), description="Largest input image sent inside the request, in bytes."
+    )
+    store_url: str | None = Field(
+        None, pattern=r"^s3://", description="Your S3-compatible store for input images: s3://bucket/prefix."
+    )
+    store_endpoint: HttpUrl | None = Field(None, description="Endpoint of a store that is not AWS's own.")
+    store_region: str | None = Field(None, description="Region of the store.")
+    store_access_key_id: str | None = Field(None, description="Access key id of the store (else AWS_*).")
+    store_secret_access_key: SecretStr | None = Field(
+        None, description="Secret key of the store (else AWS_*)."
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: user_state_path("xalora", appauthor=False),
+        description="Folder of the journal and of kept results.",
+    )
+    results_limit: ByteSize = Field(
+        ByteSize(4 * 1024**3), description="Size of the kept-results folder, in bytes; oldest out first."
+    )
+    reuse: bool = Field(True, description="Answer the same work again from kept results (nodes and CLI).")
+    fallback: FallbackPolicy = Field(
+        "when_unavailable",
+        description="never | when_unavailable | on_any_failure | local_only (nodes and CLI).",
+    )
+    queue_limit: float | None = Field(
+        None, gt=0, description="Seconds in the network's queue before the fallback takes over; unset: never."
+    )
+    workflows_dir: Path | None = Field(None, description="Folder with workflow definitions of your own.")
+    comfyui_url: HttpUrl | None = Field(None, description="ComfyUI server that runs workflows locally.")
+    upscale_model: Path | None = Field(None, description="Model file for local upscaling with torch.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # `load_settings` layers the sources itself, so that it can tell where each value came from.
+        return (init_settings,)
+
+    def credentials(self) -> Credentials:
+        """The parsed key.
+
+        Raises:
+            MissingKeyError: No key is set anywhere.
+            ConfigurationError: The key is malformed.
+        """
+        if self.api_key is None:
+            raise MissingKeyError(
+                "No API key is set",
+                next_step="Set XALORA_API_KEY (or put it into a .env file), or run against a devnet.",
+            )
+        return parse_api_key(self.api_key.get_secret_value())
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings together with where each value came from (``argument``, ``environment``, a file, ...)."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load_settings(
+    *,
+    env_files: Iterable[Path | str] = (".env",),
+    stored: Mapping[str, Mapping[str, Any]] | None = None,
+    **arguments: Any,
+) -> LoadedSettings:
+    """Read the settings from all their sources.
+
+    Args:
+        env_files: ``.env`` files, the first wins. Files that do not exist are passed over.
+        stored: Values of a host application by the name of their place, the first wins.
+        **arguments: Explicit values; None means "not given".
+
+    Raises:
+        ConfigurationError: A value does not fit; the message names the setting and its source, never a key.
+    """
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("argument", {name: value for name, value in arguments.items() if value is not None}),
+        ("environment", _variables(os.environ)),
+    ]
+    for path in env_files:
+        if Path(path).is_file():
+            layers.append((str(path), _variables(dotenv_values(path))))
+    layers += list((stored or {}).items())
+
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, "default")
+    for source, layer in layers:
+        for name, value in layer.items():
+            if name not in Settings.model_fields:
+                if source == "argument":
+                    raise ConfigurationError(f"There is no setting called {name!r}")
+                continue
+            if name not in values:
+                values[name] = value
+                sources[name] = source
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(
+            "; ".join(_explain(problem, sources) for problem in error.errors(include_input=False)),
+            next_step="Correct the setting or leave it out to get its default.",
+        ) from None
+    return LoadedSettings(settings, sources)
+
+
+def _variables(environment: Mapping[str, str | None]) -> dict[str, str]:
+    """The fields of :class:`Settings` among the variables; case is ignored, empty values count as unset."""
+    found = {}
+    for name, value in environment.items():
+        if name.upper().startswith(ENV_PREFIX) and value:
+            found[name[len(ENV_PREFIX) :].lower()] = value
+    return found
+
+
+def _explain(problem: Any, sources: Mapping[str, str]) -> str:
+    name = str(problem["loc"][0])
+    return (
+        f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {sources.get(name, 'argument')}): {problem['msg']}"
+    )

@@ -1,0 +1,312 @@
+"""From a task to its flight: the journal says whether to send the work, join it, or take it up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from .config import Credentials, IfUnknown, Settings
+from .errors import STILL_RETRIEVABLE, AmbiguousCreateError, ResultLocationError
+from .events import Downloading
+from .flight import Flight
+from .ledger import Ledger
+from .media.delivery import ImageDelivery
+from .network import Network
+from .preparation import PreparedTask, credentials_of, prepare
+from .results import (
+    REMOTE_ENGINE,
+    RunResult,
+    Timing,
+    WorkflowTaskResult,
+    resolve_reference,
+    result_references,
+)
+from .rules import PollSchedule
+
+if TYPE_CHECKING:
+    from .journal import Entry
+    from .tasks import WorkflowTask
+
+logger = logging.getLogger("xalora_client")
+
+
+@dataclass(frozen=True)
+class Booking:
+    """A caller's place on a flight, or the kept result that makes one needless."""
+
+    entry_id: int | None
+    flight: Flight | None = None
+    kept: RunResult | None = None
+    kept_ticket: str = ""
+
+
+class Dispatcher:
+    """Knows every flight of this process.
+
+    Args:
+        network: The sequencer.
+        ledger: The journal, kept going when it fails.
+        session: For downloads; it never carries a key.
+        delivery: How local images reach a miner.
+        settings: The client's settings.
+        credentials: The client's own, None where no key is set.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        ledger: Ledger,
+        session: aiohttp.ClientSession,
+        delivery: ImageDelivery,
+        settings: Settings,
+        credentials: Credentials | None,
+    ) -> None:
+        self.ledger = ledger
+        self._network = network
+        self._session = session
+        self._delivery = delivery
+        self._settings = settings
+        self._credentials = credentials
+        self._flights: dict[int, Flight] = {}
+        self._loose: set[Flight] = set()
+        self._task_credentials: dict[str, Credentials] = {}
+
+    # --- finding the flight -------------------------------------------------------------------------------
+
+    async def book(
+        self,
+        task: WorkflowTask,
+        *,
+        reuse: bool,
+        if_unknown: IfUnknown,
+        schedule: PollSchedule | None = None,
+    ) -> Booking:
+        """A place on the flight that does this work, or the kept result of it.
+
+        Raises:
+            AmbiguousCreateError: An earlier create of the same work has an unknown outcome.
+            XaloraError: The task can't be prepared.
+        """
+        prepared = await prepare(task, self._credentials, self._settings.workflow_url)
+        claim = await self.ledger.claim(prepared, self._settings.workflow_url, reuse, if_unknown)
+        if claim is None:
+            flight = await self._new_flight(prepared, None, "", schedule)
+            self._loose.add(flight)
+            self._send(flight, prepared)
+            return self._seat(flight)
+        entry = claim.entry
+        if claim.action == "unknown":
+            raise _outcome_unknown(entry)
+        if claim.action == "kept":
+            return Booking(entry.id, kept=_kept_result(entry), kept_ticket=claim.ticket)
+        under_way = self._flights.get(entry.id)
+        if under_way is not None and not under_way.ended:
+            # The flight has a ticket of its own; one a process is enough.
+            await self.ledger.leave(claim.ticket)
+            return self._seat(under_way)
+        flight = self._flights[entry.id] = await self._new_flight(prepared, entry, claim.ticket, schedule)
+        if claim.action == "send":
+            self._send(flight, prepared)
+        elif entry.task_id is None:
+            flight.begin_waiting_for_owner()
+        return self._seat(flight)
+
+    async def take_up(
+        self,
+        task_id: str,
+        credentials: Credentials | None = None,
+        schedule: PollSchedule | None = None,
+    ) -> Booking:
+        """A place on the flight of a task that was submitted before, here or anywhere.
+
+        Raises:
+            MissingKeyError: No key is known to ask with.
+        """
+        entry = await self.ledger.entry_of_task(task_id, self._settings.workflow_url)
+        flight = self._flights.get(entry.id) if entry is not None else self._loose_flight(task_id)
+        if flight is not None and not flight.ended:
+            return self._seat(flight)
+        ticket = await self.ledger.hold(entry.id) if entry is not None else ""
+        if entry is not None and entry.files and all(file.exists() for file in entry.files):
+            return Booking(entry.id, kept=_kept_result(entry), kept_ticket=ticket)
+        flight = Flight(
+            self._network,
+            self.ledger,
+            self.fetch,
+            credentials=credentials or self.credentials_for(task_id),
+            job_id=entry.job_id if entry is not None else task_id,
+            entry_id=entry.id if entry is not None else None,
+            ticket=ticket,
+            schedule=schedule or await self._schedule(entry.work.kind if entry is not None else ""),
+            outage_limit=self._settings.outage_limit,
+            task_id=task_id,
+            submitted_ago=_seconds_since_submission(entry),
+        )
+        if entry is not None:
+            self._flights[entry.id] = flight
+        else:
+            self._loose.add(flight)
+        return self._seat(flight)
+
+    def _seat(self, flight: Flight) -> Booking:
+        flight.waiters += 1
+        return Booking(flight.entry_id, flight)
+
+    def _loose_flight(self, task_id: str) -> Flight | None:
+        return next((flight for flight in self._loose if flight.task_id == task_id), None)
+
+    async def _new_flight(
+        self, prepared: PreparedTask, entry: Entry | None, ticket: str, schedule: PollSchedule | None
+    ) -> Flight:
+        return Flight(
+            self._network,
+            self.ledger,
+            self.fetch,
+            credentials=prepared.credentials,
+            job_id=entry.job_id if entry is not None else prepared.job_id,
+            entry_id=entry.id if entry is not None else None,
+            ticket=ticket,
+            schedule=schedule or await self._schedule(prepared.kind),
+            outage_limit=self._settings.outage_limit,
+            usual_seconds=await self.ledger.usual_seconds(prepared.kind),
+            task_id=entry.task_id if entry is not None else None,
+            submitted_ago=_seconds_since_submission(entry),
+        )
+
+    async def _schedule(self, kind: str) -> PollSchedule:
+        return PollSchedule(past_seconds=tuple(await self.ledger.durations(kind)))
+
+    def _send(self, flight: Flight, prepared: PreparedTask) -> None:
+        lifetime = prepared.task.timeout_seconds or self._settings.wait_timeout
+        flight.begin_create(prepared, self._delivery, float(lifetime))
+
+    async def submitted(self, booking: Booking) -> str:
+        """The task id of a booking, remembering whose key it needs."""
+        assert booking.flight is not None
+        task_id = await booking.flight.submitted()
+        if booking.flight.credentials != self._credentials:
+            self._task_credentials[task_id] = booking.flight.credentials
+        return task_id
+
+    def credentials_for(self, task_id: str, task: WorkflowTask | None = None) -> Credentials:
+        """Whose key polls and cancels this task."""
+        if task is not None:
+            return credentials_of(task, self._credentials)
+        return self._task_credentials.get(task_id) or self._settings.credentials()
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    async def is_last(self, booking: Booking) -> bool:
+        """Whether nobody else, in this process or another, waits for the work of this booking."""
+        flight = booking.flight
+        if flight is None or flight.waiters > 1:
+            return False
+        return not flight.ticket or await self.ledger.others(flight.ticket) == 0
+
+    async def leave(self, booking: Booking) -> None:
+        """Give a place back. The last to leave takes the flight down; the remote task is not touched."""
+        await self.ledger.leave(booking.kept_ticket)
+        flight = booking.flight
+        if flight is None:
+            return
+        flight.waiters -= 1
+        if flight.waiters > 0:
+            return
+        await flight.close()
+        self._loose.discard(flight)
+        if flight.entry_id is not None and self._flights.get(flight.entry_id) is flight:
+            del self._flights[flight.entry_id]
+        await self.ledger.leave(flight.ticket)
+
+    def poke(self, task_id: str) -> None:
+        """Ask for a task's status now, wherever it is waited for."""
+        for flight in (*self._flights.values(), *self._loose):
+            if flight.task_id == task_id:
+                flight.poke()
+
+    async def close(self) -> None:
+        flights = [*self._flights.values(), *self._loose]
+        await asyncio.gather(*(flight.close() for flight in flights))
+
+    # --- results ------------------------------------------------------------------------------------------
+
+    async def fetch(self, flight: Flight, answer: WorkflowTaskResult) -> tuple[Path, ...]:
+        """Bring a finished task's files to disk.
+
+        Raises:
+            ResultError: The result has no known form, or can't be had, or is broken.
+        """
+        from .media.download import download
+
+        references = result_references(answer.result)
+        if not references:
+            raise ResultLocationError(
+                f"Task {answer.task_id} finished with a result of an unknown form: {answer.result!r:.200}",
+                money=STILL_RETRIEVABLE,
+                next_step="Report this form, and take the result up by the task id meanwhile.",
+                task_id=answer.task_id,
+            )
+        urls = [
+            resolve_reference(
+                reference, result_base_url=self._settings.result_base_url, task_id=answer.task_id
+            )
+            for reference in references
+        ]
+        async with self.ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
+            if kept_by_another:
+                return kept_by_another
+            stem = await self.ledger.result_stem(flight.entry_id, flight.job_id)
+            files = []
+            for index, url in enumerate(urls):
+                files.append(
+                    await download(
+                        self._session,
+                        url,
+                        stem if len(urls) == 1 else stem.with_name(f"{stem.name}-{index}"),
+                        task_id=answer.task_id,
+                        on_progress=lambda received, total: flight.emit(
+                            Downloading(
+                                job_id=flight.job_id,
+                                task_id=answer.task_id,
+                                received=received,
+                                total=total,
+                            )
+                        ),
+                    )
+                )
+            return tuple(files)
+
+
+def _kept_result(entry: Entry) -> RunResult:
+    return RunResult(
+        files=entry.files,
+        engine=entry.engine or REMOTE_ENGINE,
+        job_id=entry.job_id,
+        task_id=entry.task_id,
+        device=entry.device,
+        miner=entry.miner,
+        seconds=Timing(queued=entry.queued_seconds, running=entry.running_seconds, total=entry.total_seconds),
+        reused=True,
+    )
+
+
+def _seconds_since_submission(entry: Entry | None) -> float:
+    if entry is None or entry.submitted_at is None:
+        return 0.0
+    return max(0.0, time() - entry.submitted_at)
+
+
+def _outcome_unknown(entry: Entry) -> AmbiguousCreateError:
+    return AmbiguousCreateError(
+        f"An earlier create of the same work (job {entry.job_id}) went out and its outcome was never learned",
+        money="That task may exist and be charged, so nothing was sent now.",
+        next_step="Look for the job in your account. Then choose: resend it under the same job id, or forget "
+        "it and pay for a new one (`--if-unknown resend|forget`).",
+        job_id=entry.job_id,
+    )

@@ -1,0 +1,212 @@
+"""The client's hold on the journal: asynchronous, and still going when the journal can't be written.
+
+The rule for a journal that fails: where nothing was sent yet and the row stands, the error is raised, since
+sending what the journal can't remember would risk paying twice; everywhere else a warning with the ids goes
+to the log, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .config import IfUnknown
+from .errors import JournalError
+from .journal import Claim, Entry, Journal, TaskState, Work
+from .preparation import PreparedTask
+from .results import WorkflowTaskResult
+from .rules import CANCELED, FAILED, FINISHED
+
+logger = logging.getLogger("xalora_client")
+
+T = TypeVar("T")
+
+WATCH_SECONDS = 0.1
+"""How often another process's progress on a shared task is looked at; a read takes microseconds."""
+
+
+class Ledger:
+    """Writes a task's steps into the journal, off the event loop."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    # --- claiming -----------------------------------------------------------------------------------------
+
+    async def claim(
+        self, prepared: PreparedTask, sequencer_url: str, reuse: bool, if_unknown: IfUnknown
+    ) -> Claim | None:
+        """What to do about the work; None where the journal can't say, and the work goes on without it."""
+        work = Work(
+            fingerprint=prepared.fingerprint,
+            sequencer_url=sequencer_url,
+            consumer_id=prepared.credentials.consumer_id,
+            task_type=prepared.task.task_type,
+            workflow_id=prepared.task.workflow_id,
+            kind=prepared.kind,
+            label=prepared.task.describe(),
+            seeded=prepared.task.repeatable,
+            own_key=prepared.task.api_key is not None,
+            details={k: v for k, v in prepared.parameters.items() if k not in prepared.images},
+        )
+        return await self._tolerant(
+            lambda: self.journal.claim(work, job_id=prepared.job_id, reuse=reuse, if_unknown=if_unknown),
+            f"job {prepared.job_id} goes on unjournaled",
+        )
+
+    async def hold(self, entry_id: int) -> str:
+        """A ticket that keeps an entry's files, and its task from being canceled by others."""
+        return (
+            await self._tolerant(lambda: self.journal.hold(entry_id), f"entry {entry_id} is not held") or ""
+        )
+
+    async def others(self, ticket: str) -> int:
+        """How many others, in this process or another, wait for the same entry."""
+        return await self._tolerant(lambda: self.journal.others(ticket), "others may wait") or 0
+
+    async def leave(self, ticket: str) -> None:
+        if ticket:
+            await self._tolerant(lambda: self.journal.leave(ticket), "a place is not given back")
+
+    # --- a task's steps -----------------------------------------------------------------------------------
+
+    async def sending(self, entry_id: int | None) -> None:
+        """The create leaves next.
+
+        Raises:
+            JournalError: That can't be written down; nothing may be sent then.
+        """
+        if entry_id is not None:
+            await asyncio.to_thread(self.journal.sending, entry_id)
+
+    async def submitted(self, entry_id: int | None, task_id: str) -> None:
+        await self._note(
+            entry_id, lambda i: self.journal.submitted(i, task_id), f"task {task_id} is paid for"
+        )
+
+    async def not_sent(self, entry_id: int | None, error: str) -> None:
+        await self._note(entry_id, lambda i: self.journal.not_sent(i, error), "nothing was sent")
+
+    async def unknown(self, entry_id: int | None, job_id: str, error: str) -> None:
+        await self._note(
+            entry_id, lambda i: self.journal.unknown(i, error), f"the outcome of job {job_id} is unknown"
+        )
+
+    async def status(self, entry_id: int | None, status: str) -> None:
+        await self._note(entry_id, lambda i: self.journal.status(i, status), f"status {status}")
+
+    async def finished(self, entry_id: int | None, result: Any) -> None:
+        await self._note(entry_id, lambda i: self.journal.finished(i, result), "the task has finished")
+
+    async def kept(self, entry_id: int | None, files: tuple[Path, ...], *, engine: str) -> None:
+        await self._note(
+            entry_id, lambda i: self.journal.kept(i, files, engine=engine), f"the result is {files}"
+        )
+
+    async def delivered(self, entry_id: int | None) -> None:
+        await self._note(entry_id, self.journal.delivered, "the result was delivered")
+
+    async def failed(self, entry_id: int | None, error: str) -> None:
+        await self._note(entry_id, lambda i: self.journal.failed(i, error), error)
+
+    async def expired(self, entry_id: int | None, error: str) -> None:
+        await self._note(entry_id, lambda i: self.journal.expired(i, error), error)
+
+    async def canceled(self, entry_id: int | None) -> None:
+        await self._note(entry_id, self.journal.canceled, "the task was canceled")
+
+    async def cancel_pending(self, entry_id: int | None) -> None:
+        await self._note(entry_id, self.journal.cancel_pending, "a cancel is not confirmed")
+
+    async def settle(self, entry_id: int | None, answer: WorkflowTaskResult) -> None:
+        """Write down how a task ended, if it has."""
+        if answer.status == FINISHED:
+            await self.finished(entry_id, answer.result)
+        elif answer.status == FAILED:
+            await self.failed(entry_id, str(answer.result or "the network gives no reason"))
+        elif answer.status == CANCELED:
+            await self.canceled(entry_id)
+
+    async def fell_back(self, entry_id: int | None, engine: str, device: str | None) -> None:
+        await self._note(
+            entry_id, lambda i: self.journal.fell_back(i, engine=engine, device=device), f"{engine} took over"
+        )
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    async def entry(self, entry_id: int) -> Entry | None:
+        return await self._tolerant(lambda: self.journal.find(entry_id), f"entry {entry_id} can't be read")
+
+    async def entry_of_task(self, task_id: str, sequencer_url: str) -> Entry | None:
+        return await self._tolerant(
+            lambda: self.journal.by_task_id(task_id, sequencer_url), f"task {task_id} goes on unjournaled"
+        )
+
+    async def durations(self, kind: str) -> list[float]:
+        return await self._tolerant(lambda: self.journal.durations(kind), "no history") or []
+
+    async def usual_seconds(self, kind: str) -> tuple[float, float] | None:
+        return await self._tolerant(lambda: self.journal.usual(kind), "no history")
+
+    # --- sharing with other processes ---------------------------------------------------------------------
+
+    async def task_id_from_owner(self, entry_id: int, ticket: str) -> str | None:
+        """The task id of work that another process is sending; None when that process ended without one."""
+        while True:
+            entry = await self.entry(entry_id)
+            if entry is None:
+                return None
+            if entry.task_id is not None:
+                return entry.task_id
+            if entry.state not in (TaskState.PREPARED, TaskState.SENDING):
+                return None
+            if entry.state is TaskState.PREPARED and await self._take(ticket):
+                return None
+            if entry.state is TaskState.SENDING:
+                # Settles the entry should its sender have died, which no row change would tell.
+                await self.others(ticket)
+            await asyncio.sleep(WATCH_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def download_turn(self, entry_id: int | None, ticket: str) -> AsyncIterator[tuple[Path, ...]]:
+        """A turn at downloading: of several processes that share a task, one downloads at a time.
+
+        Yields:
+            The files, where another process has them already; else an empty tuple.
+        """
+        while entry_id is not None and ticket and not await self._take(ticket):
+            entry = await self.entry(entry_id)
+            if entry is None or entry.state is not TaskState.FINISHED:
+                break
+            await asyncio.sleep(WATCH_SECONDS)
+        entry = await self.entry(entry_id) if entry_id is not None else None
+        yield entry.files if entry is not None else ()
+
+    async def _take(self, ticket: str) -> bool:
+        return bool(await self._tolerant(lambda: self.journal.take(ticket), "a task can't be taken over"))
+
+    async def result_stem(self, entry_id: int | None, job_id: str) -> Path:
+        """Where a result's files go, without suffix."""
+        entry = await self.entry(entry_id) if entry_id is not None else None
+        if entry is not None:
+            return await asyncio.to_thread(self.journal.result_stem, entry)
+        self.journal.results_dir.mkdir(parents=True, exist_ok=True)
+        return self.journal.results_dir / re.sub(r"[^A-Za-z0-9._-]+", "_", job_id)
+
+    # --- failing gently -----------------------------------------------------------------------------------
+
+    async def _note(self, entry_id: int | None, step: Callable[[int], Entry], told_instead: str) -> None:
+        if entry_id is not None:
+            await self._tolerant(lambda: step(entry_id), told_instead)
+
+    async def _tolerant(self, step: Callable[[], T], told_instead: str) -> T | None:
+        try:
+            return await asyncio.to_thread(step)
+        except JournalError as error:
+            logger.warning("journal: %s - %s", error, told_instead)
+            return None

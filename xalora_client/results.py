@@ -1,0 +1,173 @@
+"""Answers of the network, and what a finished task gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from .errors import STILL_RETRIEVABLE, ResultFormatError, ResultLocationError, XaloraError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .media.video import VideoFile
+    from .tasks import WorkflowTask
+
+REMOTE_ENGINE = "xalora"
+
+# The keys under which results were seen (protocol, "result has no fixed form"); `url` comes first, since
+# an object that has it names its one file there.
+_REFERENCE_KEYS = ("url", "video_url", "image_url", "videos", "images", "video", "image", "result", "key")
+
+
+@dataclass(frozen=True)
+class WorkflowTaskResult:
+    """One answer of ``task_result_query``: the same three fields as in the Node SDK.
+
+    ``status`` is ``waiting``, ``running``, ``finished``, ``failed`` or ``canceled``, or whatever unknown
+    status the network sent. ``result`` is as it came, None until there is one.
+    """
+
+    task_id: str
+    status: str
+    result: Any = None
+
+
+def result_references(result: Any) -> list[str]:
+    """Every reference in a result, whatever its form, in order: URLs, ``data:`` URIs and bare storage keys.
+
+    An empty list means that the result has no form this package knows.
+    """
+    return list(dict.fromkeys(_references(result)))
+
+
+def _references(result: Any) -> Iterator[str]:
+    if isinstance(result, str):
+        if result.strip():
+            yield result.strip()
+    elif isinstance(result, Mapping):
+        for key in _REFERENCE_KEYS:
+            if result.get(key):
+                yield from _references(result[key])
+                # An object with a `url` describes one file; its other keys repeat it.
+                if key == "url":
+                    return
+    elif isinstance(result, Sequence):
+        for entry in result:
+            yield from _references(entry)
+
+
+def resolve_reference(reference: str, *, result_base_url: str | None, task_id: str) -> str:
+    """The URL behind a reference; a bare storage key is joined to the result base URL.
+
+    Raises:
+        ResultLocationError: The reference is a bare key and no base URL is configured.
+    """
+    if reference.startswith(("http://", "https://", "data:")):
+        return reference
+    if result_base_url is None:
+        raise ResultLocationError(
+            f"The result of task {task_id} is the bare storage key {reference!r}, and the setting "
+            "XALORA_RESULT_BASE_URL, which says where such keys are found, is missing",
+            money=STILL_RETRIEVABLE,
+            next_step="Set XALORA_RESULT_BASE_URL and take the task up again by its id.",
+            task_id=task_id,
+        )
+    return f"{result_base_url.rstrip('/')}/{quote(reference.lstrip('/'))}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a task spent in each part of its life; None where that was not observed."""
+
+    queued: float | None = None
+    running: float | None = None
+    transfer: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished piece of work, its files on disk.
+
+    Attributes:
+        files: The result's files in order, named by content (png, jpg, webp, mp4).
+        engine: What made it: ``xalora`` (the network), ``comfyui``, ``torch`` or ``pillow`` (this machine).
+        device: What the engine ran on, where it tells (``cuda``, ``cpu``, ...).
+        miner: The miner's id, where the network tells.
+        task_id: The network's id; None for work done on this machine.
+        reused: A kept result answered; nothing was sent and nothing charged.
+    """
+
+    files: tuple[Path, ...]
+    engine: str
+    job_id: str
+    task_id: str | None = None
+    device: str | None = None
+    miner: str | None = None
+    seconds: Timing = field(default_factory=Timing)
+    reused: bool = False
+
+    @cached_property
+    def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The result as images, ``[N,H,W,C]`` float32 in 0..1 (C is 3, or 4 with alpha).
+
+        A video's frames are decoded in full: use :attr:`video` to take them on demand.
+
+        Raises:
+            ResultFormatError: The files are not images this package can read.
+        """
+        from .media.images import decode_images
+        from .media.sniff import sniff_file
+
+        kind = sniff_file(self.files[0])
+        if kind is not None and kind.is_video:
+            return self.video.frames()
+        return decode_images(self.files)
+
+    @cached_property
+    def video(self) -> VideoFile:
+        """The result as a video file: its path, size, fps, and frames on demand.
+
+        An animated WebP is handed on as H.264 (lying beside the original, which is kept).
+
+        Raises:
+            ResultFormatError: The result is not a video.
+        """
+        from .media.sniff import MediaKind, sniff_file
+        from .media.video import animated_webp_to_h264, open_video
+
+        path = self.files[0]
+        kind = sniff_file(path)
+        if kind in (MediaKind.ANIMATED_WEBP, MediaKind.GIF):
+            converted = path.with_suffix(".mp4")
+            return open_video(converted) if converted.exists() else animated_webp_to_h264(path, converted)
+        if kind is None or not kind.is_video:
+            raise ResultFormatError(
+                f"{path.name} is not a video",
+                money=STILL_RETRIEVABLE,
+                next_step="Use .images for a result that is a still image.",
+                task_id=self.task_id,
+            )
+        return open_video(path)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task of a batch ended: exactly one of ``result`` and ``error`` is set."""
+
+    index: int
+    task: WorkflowTask
+    result: RunResult | None = None
+    error: XaloraError | None = None
+
+    def unwrap(self) -> RunResult:
+        """The result, or the error raised."""
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result

@@ -1,0 +1,256 @@
+"""Decisions without I/O: what an answer means, what may be sent again, when to ask next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from .config import FallbackPolicy
+from .errors import (
+    AmbiguousCreateError,
+    AuthenticationError,
+    EngineError,
+    MissingKeyError,
+    NoMinerError,
+    QueueLimitError,
+    RateLimitError,
+    ServiceError,
+    TaskCanceledError,
+    TaskFailedError,
+    TaskTimeoutError,
+    XaloraConnectionError,
+    XaloraError,
+)
+
+WAITING = "waiting"
+RUNNING = "running"
+FINISHED = "finished"
+FAILED = "failed"
+CANCELED = "canceled"
+
+TERMINAL_STATUSES = frozenset({FINISHED, FAILED, CANCELED})
+
+
+def is_terminal(status: str) -> bool:
+    """Whether a task with this status will never change again; an unknown status is not terminal."""
+    return status in TERMINAL_STATUSES
+
+
+# --- What an answer means, and what may be sent again -----------------------------------------------------
+
+
+class Verdict(Enum):
+    """What an HTTP answer means."""
+
+    OK = "ok"
+    BAD_KEY = "bad key"
+    RATE_LIMITED = "rate limited"
+    NO_MINER = "no miner"
+    NOT_FOUND = "not found"
+    REFUSED = "refused"
+    SERVICE_FAILURE = "service failure"
+    NOT_THE_PROTOCOL = "not the protocol"
+
+
+def judge(status: int, message: str, *, well_formed: bool) -> Verdict:
+    """Sort an answer. ``well_formed``: the body is a JSON object with the fields the endpoint promises."""
+    if 200 <= status < 300:
+        return Verdict.OK if well_formed else Verdict.NOT_THE_PROTOCOL
+    if status in (401, 403):
+        return Verdict.BAD_KEY
+    if status == 429:
+        return Verdict.RATE_LIMITED
+    if _speaks_of_missing_miners(message):
+        return Verdict.NO_MINER
+    if status in (404, 410):
+        return Verdict.NOT_FOUND
+    return Verdict.SERVICE_FAILURE if status >= 500 else Verdict.REFUSED
+
+
+def _speaks_of_missing_miners(message: str) -> bool:
+    words = message.lower()
+    return "miner" in words and any(part in words for part in ("no ", "not available", "unavailable", "none"))
+
+
+def create_is_settled(verdict: Verdict, status: int, retry_after: float | None) -> bool:
+    """Whether a create that got this answer surely made no task, so that sending it again costs nothing.
+
+    A 5xx may come from a proxy that gave up on a sequencer which went on working; only a 503 with
+    Retry-After says that the request was turned away (protocol, "Consumer side").
+    """
+    if verdict is Verdict.OK:
+        return False
+    if status == 503:
+        return retry_after is not None
+    return 300 <= status < 500
+
+
+def worth_repeating(verdict: Verdict, status: int) -> bool:
+    """Whether the same request may succeed a little later."""
+    return verdict in (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL) or status in (
+        408,
+        425,
+        503,
+    )
+
+
+# --- When to ask next ---------------------------------------------------------------------------------------
+
+MIN_POLL_DELAY = 0.5
+MAX_POLL_DELAY = 10.0
+MIN_FIXED_INTERVAL = 1.0
+POLL_JITTER = 0.1
+
+
+@dataclass(frozen=True)
+class PollSchedule:
+    """When to ask for a task's status again: a balance of lateness against requests.
+
+    The wait ends when the expected lateness of noticing the end equals the price of one more poll. A task's
+    duration is taken to be log-normal around past runs of the same kind, mixed with a small log-uniform part
+    for surprises; with no history, its hazard is that of the log-uniform alone, which gives the square root.
+
+    Args:
+        past_seconds: Durations of past runs of the same kind, from submission to end, in seconds.
+        interval: A fixed interval instead, at least 1 s. (The Node SDK's default is a fixed 10 s.)
+        poll_price: Seconds of lateness that one request is worth.
+        poll_price_unknown: The same without history, where each request buys less.
+    """
+
+    past_seconds: Sequence[float] = ()
+    interval: float | None = None
+    poll_price: float = 0.05
+    poll_price_unknown: float = 0.24
+    surprise_share: float = 0.1
+    surprise_range: tuple[float, float] = (1.0, 3600.0)
+    prior_sigma: float = 0.25
+    prior_weight: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and self.interval < MIN_FIXED_INTERVAL:
+            raise ValueError(f"interval is {self.interval} s; at least {MIN_FIXED_INTERVAL:g} s is allowed")
+
+    def next_delay(self, elapsed: float, random: float = 0.5) -> float:
+        """Seconds until the next poll.
+
+        Args:
+            elapsed: Seconds since the task was submitted.
+            random: A number in 0..1 that spreads the polls of many tasks by ±10 %.
+        """
+        if self.interval is not None:
+            return self.interval
+        jitter = 1 + POLL_JITTER * (2 * random - 1)
+        return min(max(self._balanced(max(elapsed, 0.0)) * jitter, MIN_POLL_DELAY), MAX_POLL_DELAY)
+
+    def _balanced(self, elapsed: float) -> float:
+        known = [seconds for seconds in self.past_seconds if seconds > 0]
+        if not known:
+            return math.sqrt(2 * self.poll_price_unknown * elapsed)
+        mu, sigma = self._fit(known)
+        low, high = MIN_POLL_DELAY, MAX_POLL_DELAY
+        if self._expected_lateness(elapsed, elapsed + high, mu, sigma) <= self.poll_price:
+            return high
+        while high - low > 0.01:
+            middle = (low + high) / 2
+            if self._expected_lateness(elapsed, elapsed + middle, mu, sigma) < self.poll_price:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _fit(self, known: Sequence[float]) -> tuple[float, float]:
+        """Mean and spread of log duration; few runs say little about the spread, so a prior steadies it."""
+        logs = [math.log(seconds) for seconds in known]
+        n = len(logs)
+        mu = sum(logs) / n
+        squares = sum((value - mu) ** 2 for value in logs)
+        variance = (self.prior_weight * self.prior_sigma**2 + squares) / (self.prior_weight + max(n - 1, 0))
+        # The mean itself is uncertain by variance / n.
+        return mu, math.sqrt(variance * (1 + 1 / n))
+
+    def _expected_lateness(self, now: float, poll_at: float, mu: float, sigma: float) -> float:
+        """E[(poll_at - X)+ | X > now] for the mixture, in closed form."""
+        share = self.surprise_share
+        late = survive = 0.0
+        for weight, (cdf_now, part_now), (cdf_poll, part_poll) in (
+            (1 - share, _log_normal(now, mu, sigma), _log_normal(poll_at, mu, sigma)),
+            (
+                share,
+                _log_uniform(now, *self.surprise_range),
+                _log_uniform(poll_at, *self.surprise_range),
+            ),
+        ):
+            late += weight * (poll_at * (cdf_poll - cdf_now) - (part_poll - part_now))
+            survive += weight * (1 - cdf_now)
+        if survive <= 1e-12:
+            # Later than anything expected: the hazard of the square-root rule.
+            return (poll_at - now) ** 2 / (2 * max(now, 1.0))
+        return late / survive
+
+
+def _log_normal(x: float, mu: float, sigma: float) -> tuple[float, float]:
+    """P(X <= x) and E[X; X <= x] of a log-normal."""
+    if x <= 0:
+        return 0.0, 0.0
+    z = (math.log(x) - mu) / sigma
+    return _phi(z), math.exp(mu + sigma**2 / 2) * _phi(z - sigma)
+
+
+def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
+    """P(X <= x) and E[X; X <= x] of a log-uniform on low..high."""
+    x = min(max(x, low), high)
+    width = math.log(high / low)
+    return math.log(x / low) / width, (x - low) / width
+
+
+def _phi(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+LAST_LOOK_SECONDS = 0.5
+"""How long before a deadline the last poll goes out, so that its answer can still count."""
+
+
+def delay_before_deadline(delay: float, now: float, deadline: float | None) -> float:
+    """``delay``, cut so that no sleep runs past the deadline and a last poll still fits before it.
+
+    Args:
+        delay: Seconds the schedule asks for.
+        now, deadline: On the same clock, in seconds; no deadline is None.
+    """
+    if deadline is None or now + delay < deadline - LAST_LOOK_SECONDS:
+        return delay
+    remaining = deadline - now
+    if remaining > LAST_LOOK_SECONDS:
+        return remaining - LAST_LOOK_SECONDS
+    return max(0.0, remaining)
+
+
+# --- When this machine takes over ---------------------------------------------------------------------------
+
+_UNAVAILABLE = (
+    MissingKeyError,
+    XaloraConnectionError,
+    NoMinerError,
+    RateLimitError,
+    ServiceError,
+    AmbiguousCreateError,
+    QueueLimitError,
+)
+_FAILURES = (TaskFailedError, TaskCanceledError, TaskTimeoutError)
+
+
+def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:
+    """Whether work that ended with ``error`` on the network is to be done on this machine instead.
+
+    A wrong key never falls back: it would hide a mistake that the user must know of.
+    """
+    if isinstance(error, AuthenticationError | EngineError):
+        return False
+    if policy == "when_unavailable":
+        return isinstance(error, _UNAVAILABLE)
+    if policy == "on_any_failure":
+        return isinstance(error, (*_UNAVAILABLE, *_FAILURES)) or error.task_id is not None
+    return False

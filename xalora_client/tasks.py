@@ -1,0 +1,323 @@
+"""What can be asked of the network: one class a workflow, its parameters checked before anything is sent."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from typing_extensions import Self, Unpack
+
+from .config import Credentials, parse_api_key
+from .errors import InvalidTaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .media.inputs import ImageInput
+else:
+    ImageInput = Any
+
+MAX_SEED = 2**53 - 1
+"""Largest integer that JSON carries exactly into JavaScript, which the network's own SDK is written in."""
+
+DEFAULT_JOB_ID_PREFIX = "sdk-workflow"
+JOB_ID_DIGITS = 10
+
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Prompt = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+FLUX_ASPECT_RATIOS = (
+    "custom",
+    "1:1 square 1024x1024",
+    "3:4 portrait 896x1152",
+    "5:8 portrait 832x1216",
+    "9:16 portrait 768x1344",
+    "9:21 portrait 640x1536",
+    "4:3 landscape 1152x896",
+    "3:2 landscape 1216x832",
+    "16:9 landscape 1344x768",
+    "21:9 landscape 1536x640",
+)
+
+
+class LocalImage:
+    """Marks a field whose value may be an image of this machine, which is delivered before the create."""
+
+
+class BaseOptions(TypedDict, total=False):
+    """The five options that every task takes (protocol, "Tasks")."""
+
+    consumer_id: str | None
+    job_id_prefix: str | None
+    timeout_seconds: int | None
+    workflow_id: str | None
+    api_key: SecretStr | str | None
+
+
+BASE_OPTIONS = frozenset(BaseOptions.__annotations__)
+
+
+class WorkflowTask(BaseModel):
+    """Base of all tasks. Derive a class for a workflow of your own::
+
+        class SketchTask(WorkflowTask):
+            task_type = "sketch"
+            prompt: str
+            strength: float = Field(0.5, ge=0, le=1)
+
+    Every field beside the base options becomes a parameter; those that are None are not sent. A field
+    annotated ``Annotated[Any, LocalImage()]`` takes local images.
+
+    Args:
+        consumer_id: Pays for this task instead of the client's own consumer.
+        job_id_prefix: First part of the ``job_id`` (default ``sdk-workflow``).
+        timeout_seconds: The *network* cancels the task after this many seconds; not the client's own wait.
+        workflow_id: Which workflow of the network runs the task.
+        api_key: Key for this task alone, also used to poll and cancel it: the combined form, or the bare key
+            where ``consumer_id`` is given.
+
+    Raises:
+        InvalidTaskError: A parameter has the wrong type, is out of range, or is not known.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    task_type: ClassVar[str] = ""
+    seed_field: ClassVar[str | None] = None
+    """The field that makes the result repeatable; None where the task draws no random numbers."""
+
+    consumer_id: str | None = None
+    job_id_prefix: str | None = Field(None, pattern=r"^[\w.-]+$")
+    timeout_seconds: int | None = Field(None, ge=1)
+    workflow_id: str | None = None
+    api_key: SecretStr | None = Field(None, repr=False)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InvalidTaskError(
+                f"{type(self).__name__}: "
+                + "; ".join(_explain(p) for p in error.errors(include_input=False)),
+                next_step="Correct the parameter and try again.",
+            ) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_numeric_workflow_id(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("workflow_id"), int):
+            return {**values, "workflow_id": str(values["workflow_id"])}
+        return values
+
+    # pydantic compares field by field, which is ambiguous for the arrays a field may hold.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def parameters(self) -> dict[str, Any]:
+        """The workflow's parameters, those given only; local images stand as they were given."""
+        return {
+            field.alias or name: value
+            for name, field in type(self).model_fields.items()
+            if name not in BASE_OPTIONS and (value := getattr(self, name)) is not None
+        }
+
+    def image_parameters(self) -> dict[str, Any]:
+        """Those parameters that hold an image, local or by URL."""
+        given = self.parameters()
+        return {
+            field.alias or name: given[field.alias or name]
+            for name, field in type(self).model_fields.items()
+            if (field.alias or name) in given and any(isinstance(m, LocalImage) for m in field.metadata)
+        }
+
+    @property
+    def task_details(self) -> dict[str, Any]:
+        """``{"parameters": {...}}`` as ``task_create`` carries it.
+
+        Raises:
+            InvalidTaskError: An image is local: it has no URL before the client has delivered it.
+        """
+        from .media.inputs import is_remote
+
+        for name, image in self.image_parameters().items():
+            if not is_remote(image):
+                raise InvalidTaskError(
+                    f"Parameter {name} is an image of this machine, which has no URL yet",
+                    next_step="Run the task through a client, which delivers the image first.",
+                )
+        return {"parameters": self.parameters()}
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same task gives the same result: no randomness, or a seed is given."""
+        return self.seed_field is None or getattr(self, self.seed_field) is not None
+
+    def describe(self) -> str:
+        """A few words for people: shown in lists and in the journal."""
+        text = str(getattr(self, "prompt", "") or self.task_type)
+        return text if len(text) <= 80 else text[:77] + "..."
+
+    def new_job_id(self) -> str:
+        """``<job_id_prefix or "sdk-workflow">-<10 hex digits>``, a new one at each call."""
+        return f"{self.job_id_prefix or DEFAULT_JOB_ID_PREFIX}-{secrets.token_hex(JOB_ID_DIGITS // 2)}"
+
+    def own_credentials(self, default: Credentials | None) -> Credentials | None:
+        """The credentials this task asks for, on top of the client's own.
+
+        Raises:
+            ConfigurationError: ``api_key`` is combined and malformed.
+        """
+        if self.api_key is None:
+            if self.consumer_id is None or default is None:
+                return default
+            return Credentials(self.consumer_id, default.api_key)
+        key = self.api_key.get_secret_value()
+        return Credentials(self.consumer_id, key) if self.consumer_id else parse_api_key(key)
+
+
+class UpscalerTask(WorkflowTask):
+    """Upscale one image (``task_type`` "upscaler").
+
+    Args:
+        image: A path, bytes, a PIL image, a numpy array ``[H,W,C]`` (uint8, or float 0..1) or a URL.
+        image_url: The SDK's name for an image given by URL.
+    """
+
+    task_type: ClassVar[str] = "upscaler"
+
+    image: Annotated[ImageInput, LocalImage()]
+
+    def __init__(
+        self,
+        image: ImageInput | None = None,
+        *,
+        image_url: str | None = None,
+        **options: Unpack[BaseOptions],
+    ) -> None:
+        if (image is None) == (image_url is None):
+            raise InvalidTaskError(
+                "UpscalerTask takes one image: image=... or image_url=...",
+                next_step="Give exactly one of the two.",
+            )
+        super().__init__(image=image_url if image is None else image, **options)
+
+    @classmethod
+    def for_batch(cls, images: np.ndarray[Any, Any], **options: Unpack[BaseOptions]) -> list[Self]:
+        """One task for each image of a batch ``[N,H,W,C]``, in order; run them with ``run_many``."""
+        if getattr(images, "ndim", 0) != 4:
+            raise InvalidTaskError(
+                f"A batch has the shape [N,H,W,C], not {tuple(getattr(images, 'shape', ()))}",
+                next_step="Use UpscalerTask(image=...) for a single image.",
+            )
+        return [cls(image, **options) for image in images]
+
+    def describe(self) -> str:
+        from pathlib import PurePath
+
+        if isinstance(self.image, str | PurePath) and not str(self.image).startswith("data:"):
+            return f"upscale {PurePath(str(self.image).split('?')[0]).name}"
+        return "upscale an image"
+
+
+class FluxLoraTask(WorkflowTask):
+    """An image from a prompt with a LoRA on Flux (``task_type`` "txt2img", hosted workflow ``3``).
+
+    Args:
+        prompt: What the image shows.
+        lora_name: File name of the LoRA as the network knows it.
+        aspect_ratio: One of :data:`FLUX_ASPECT_RATIOS`; ``custom`` uses width and height.
+        width, height: 512-2048 px in steps of 64.
+        guidance: Flux guidance, 0-100.
+        steps: Denoising steps, 1-100.
+        noise_seed: 0 to 2^53 - 1.
+        strength_model: Strength of the LoRA, 0-1.
+    """
+
+    task_type: ClassVar[str] = "txt2img"
+    seed_field: ClassVar[str | None] = "noise_seed"
+
+    prompt: Prompt
+    lora_name: Annotated[str, Field(min_length=1)]
+    aspect_ratio: str | None = None
+    width: int | None = Field(None, ge=512, le=2048, multiple_of=64)
+    height: int | None = Field(None, ge=512, le=2048, multiple_of=64)
+    guidance: float | None = Field(None, ge=0, le=100)
+    steps: int | None = Field(None, ge=1, le=100)
+    noise_seed: Seed | None = None
+    strength_model: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_aspect_ratio(self) -> Self:
+        if self.aspect_ratio is not None and self.aspect_ratio not in FLUX_ASPECT_RATIOS:
+            raise ValueError(f"aspect_ratio is one of {', '.join(FLUX_ASPECT_RATIOS)}")
+        return self
+
+
+class VideoLimits(BaseModel):
+    """What a hosted text-to-video workflow can make (protocol, "Known workflow ids")."""
+
+    width: tuple[int, int]
+    height: tuple[int, int]
+    length: tuple[int, int]
+    step: int = 1
+    fps: tuple[int, int] = (1, 120)
+
+
+VIDEO_LIMITS: Mapping[str, VideoLimits] = {
+    "1": VideoLimits(width=(848, 848), height=(480, 480), length=(73, 73), fps=(24, 24)),
+    "2": VideoLimits(width=(256, 1024), height=(256, 1024), length=(16, 128), step=8),
+}
+
+
+class Text2VideoTask(WorkflowTask):
+    """A video from a prompt (``task_type`` "txt2vid").
+
+    Args:
+        prompt: What the video shows.
+        width, height: Pixels. Workflow ``1`` makes 848x480 only; ``2`` 256-1024 in steps of 8.
+        length: Frames. Workflow ``1`` makes 73 only; ``2`` 16-128.
+        steps: Denoising steps, 1-100.
+        seed: 0 to 2^53 - 1.
+        fps: Frames a second, 1-120.
+        quality: Encoder quality, 1-100.
+    """
+
+    task_type: ClassVar[str] = "txt2vid"
+    seed_field: ClassVar[str | None] = "seed"
+
+    prompt: Prompt
+    width: int | None = Field(None, ge=16, le=8192)
+    height: int | None = Field(None, ge=16, le=8192)
+    length: int | None = Field(None, ge=1, le=10_000)
+    steps: int | None = Field(None, ge=1, le=100)
+    seed: Seed | None = None
+    fps: int | None = Field(None, ge=1, le=120)
+    quality: int | None = Field(None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check_workflow_limits(self) -> Self:
+        limits = VIDEO_LIMITS.get(self.workflow_id or "")
+        if limits is None:
+            return self
+        for name in ("width", "height", "length", "fps"):
+            value: int | None = getattr(self, name)
+            low, high = getattr(limits, name)
+            if value is not None and not low <= value <= high:
+                allowed = str(low) if low == high else f"{low} to {high}"
+                raise ValueError(f"{name} is {value}; workflow {self.workflow_id} allows {allowed}")
+            if value is not None and name in ("width", "height") and low != high and value % limits.step:
+                raise ValueError(f"{name} is {value}; it must be a multiple of {limits.step}")
+        return self
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,209 @@
+"""The four consumer endpoints over one aiohttp session: one function each, no policy.
+
+A request ends in one of three ways, which the caller must tell apart because money may be at stake: an
+answer (whatever its status), :class:`Undelivered`, or :class:`OutcomeUnknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from .config import Credentials
+
+if TYPE_CHECKING:
+    from .media.delivery import InlineImage
+
+CHUNK_BYTES = 256 * 1024
+
+
+class Undelivered(Exception):
+    """The request never reached the sequencer in full: nothing can have come of it."""
+
+
+class OutcomeUnknown(Exception):
+    """The request went out and no answer came back."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; ``payload`` is the parsed JSON object, or None where the body is not one."""
+
+    status: int
+    payload: Mapping[str, Any] | None
+    text: str
+    retry_after: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+@dataclass
+class _Body:
+    """A JSON body of known length, sent in pieces, so that an inlined image is never held as one string."""
+
+    pieces: list[bytes | InlineImage]
+    handed_over: bool = False
+    length: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.length = sum(len(p) if isinstance(p, bytes) else p.uri_length for p in self.pieces)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        held_back: bytes | None = None
+        for chunk in self._iterate():
+            if held_back is not None:
+                yield held_back
+            held_back = chunk
+        # Set before the last chunk is given away: from then on the sequencer may have the whole body, and
+        # only an incomplete body is sure not to have been acted upon.
+        self.handed_over = True
+        if held_back is not None:
+            yield held_back
+
+    def _iterate(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from piece.uri_chunks(CHUNK_BYTES)
+
+
+def json_body(payload: Mapping[str, Any]) -> _Body:
+    """Serialize ``payload``; values that are :class:`InlineImage` become streamed ``data:`` URIs."""
+    images: list[InlineImage] = []
+    # Random, so that no text of a user can contain it.
+    marker = f"inline-{secrets.token_hex(16)}-"
+
+    def stand_in(value: Any) -> str:
+        if not hasattr(value, "uri_chunks"):
+            raise TypeError(f"{type(value).__name__} has no JSON form")
+        images.append(value)
+        return f"{marker}{len(images) - 1}."
+
+    text = json.dumps(payload, default=stand_in, allow_nan=False).encode()
+    pieces: list[bytes | InlineImage] = []
+    for index, image in enumerate(images):
+        head, _, text = text.partition(f"{marker}{index}.".encode())
+        pieces += [head, image]
+    return _Body([*pieces, text])
+
+
+class Transport:
+    """Sends requests to one sequencer.
+
+    Args:
+        session: For requests that cost nothing; connections are reused.
+        create_session: For creates. It must not reuse connections: one that the server closed a moment ago
+            would make the outcome of a create unknown for no good reason.
+        base_url: The sequencer's URL.
+        request_timeout: Seconds for one whole request.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        create_session: aiohttp.ClientSession,
+        base_url: str,
+        request_timeout: float,
+    ) -> None:
+        self._session = session
+        self._create_session = create_session
+        self._base_url = base_url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=request_timeout)
+
+    async def resource_request(
+        self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
+    ) -> Answer:
+        payload = {
+            "consumer_id": credentials.consumer_id,
+            "api_key": credentials.api_key,
+            "workflow_id": workflow_id,
+            "task_type": task_type,
+        }
+        return await self._post(self._session, "resource_request", payload)
+
+    async def task_create(
+        self,
+        credentials: Credentials,
+        *,
+        job_id: str,
+        task_type: str,
+        parameters: Mapping[str, Any],
+        workflow_id: str | None,
+        timeout_seconds: int | None,
+    ) -> Answer:
+        payload = {
+            "consumer_id": credentials.consumer_id,
+            "api_key": credentials.api_key,
+            "task_type": task_type,
+            "task_details": {"parameters": parameters},
+            "job_id": job_id,
+            "workflow_id": workflow_id,
+            "timeout_seconds": timeout_seconds,
+        }
+        return await self._post(self._create_session, "task_create", payload)
+
+    async def task_result_query(self, credentials: Credentials, task_id: str) -> Answer:
+        payload = {"task_id": task_id, "api_key": credentials.api_key}
+        return await self._post(self._session, "task_result_query", payload)
+
+    async def task_cancel(self, credentials: Credentials, task_id: str) -> Answer:
+        payload = {"task_id": task_id, "api_key": credentials.api_key}
+        return await self._post(self._session, "task_cancel", payload)
+
+    async def _post(
+        self, session: aiohttp.ClientSession, endpoint: str, payload: Mapping[str, Any]
+    ) -> Answer:
+        body = json_body({key: value for key, value in payload.items() if value is not None})
+        headers = {"Content-Type": "application/json", "Content-Length": str(body.length)}
+        try:
+            async with session.post(
+                f"{self._base_url}/{endpoint}",
+                data=body.chunks(),
+                headers=headers,
+                timeout=self._timeout,
+                # A redirected POST would be sent again, or become a GET: both are wrong here.
+                allow_redirects=False,
+            ) as response:
+                text = await response.text(errors="replace")
+                return Answer(response.status, _parse(text), text, _retry_after(response.headers))
+        except aiohttp.InvalidURL as error:
+            raise Undelivered(f"{self._base_url} is not a URL") from error
+        except aiohttp.ClientConnectorError as error:
+            raise Undelivered(str(error)) from error
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            cause = str(error) or type(error).__name__
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from error
+
+
+def _parse(text: str) -> Mapping[str, Any] | None:
+    try:
+        payload = json.loads(text)
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a Retry-After header: a number or an HTTP date."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except (TypeError, ValueError):
+        return None
