@@ -17,7 +17,7 @@ PACK = "xalora_pack"
 
 def _forget_own_settings() -> None:
     # A key in the developer's shell would send the tests' work to the hosted network, and be billed for it.
-    for name in [name for name in os.environ if name.startswith("XALORA_")]:
+    for name in [name for name in os.environ if name.startswith("XALORA_") and name != "XALORA_DEV_CACHE"]:
         del os.environ[name]
     # The tests' servers listen on this machine; a proxy would not find them.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import ComfyUI, ComfyUIFactory, Install, find_install
+from harness import ComfyUI, ComfyUIFactory, Install, SessionDevnet, find_install
 
 BOOT_TIMEOUT = 300
 
@@ -44,11 +44,20 @@ def comfyui_install() -> Install:
 
 
 @pytest.fixture(scope="session")
-def comfyui(comfyui_install: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
-    """The session's ComfyUI. Its cache, history and folders are shared by all tests: use `nonce` inputs, or
-    `clear_cache()`, where a test must not be served from an earlier one's results."""
-    root = tmp_path_factory.mktemp("comfyui")
-    with ComfyUI(comfyui_install, root) as comfyui:
+def devnet() -> Iterator[SessionDevnet]:
+    """The network that the session's ComfyUI is configured for; reset before each test."""
+    with SessionDevnet() as devnet:
+        yield devnet
+
+
+@pytest.fixture(scope="session")
+def comfyui(
+    comfyui_install: Install, devnet: SessionDevnet, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUI]:
+    """The session's ComfyUI. Its cache, history, journal and folders are shared by all tests: use other seeds
+    or `nonce` inputs, or `clear_cache()`, where a test must not be served from an earlier one's results."""
+    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+    with ComfyUI(comfyui_install, tmp_path_factory.mktemp("comfyui"), env) as comfyui:
         yield comfyui
 
 
@@ -67,6 +76,8 @@ def at_rest(request: pytest.FixtureRequest) -> Iterator[None]:
     if "comfyui" in request.fixturenames:
         comfyui: ComfyUI = request.getfixturevalue("comfyui")
         comfyui.settle()
+        devnet: SessionDevnet = request.getfixturevalue("devnet")
+        devnet.reset()
         yield
         comfyui.mark_log_read()
     else:

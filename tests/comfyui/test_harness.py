@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from harness import ComfyUI, ComfyUIFactory, PromptRefusedError
+from harness import ComfyUI, ComfyUIFactory, PromptRefusedError, SessionDevnet
 from PIL import Image
 
 
@@ -156,6 +156,33 @@ def test_a_synchronous_node_starves_the_prompts_loop(comfyui: ComfyUI) -> None:
 def test_object_info_names_the_test_nodes(comfyui: ComfyUI) -> None:
     assert comfyui.object_info("XaloraTestImage")["output"] == ["IMAGE"]
     assert "LoadImage" in comfyui.object_info()
+
+
+def test_the_devnet_counts_anew_for_each_test(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    assert comfyui.env["XALORA_WORKFLOW_URL"] == devnet.url
+    consumer_id, _, api_key = devnet.api_key.partition("#")
+    body = {
+        "consumer_id": consumer_id,
+        "api_key": api_key,
+        "job_id": f"harness-{fresh()}",
+        "task_type": "txt2vid",
+        "workflow_id": "1",
+        "task_details": {"parameters": {"prompt": "a lighthouse"}},
+    }
+    devnet.add_fault("task_create:503:n=1")
+    assert requests.post(f"{devnet.url}/task_create", json=body, timeout=10).status_code == 503
+    devnet.task_seconds = 600
+    task_id = requests.post(f"{devnet.url}/task_create", json=body, timeout=10).json()["task_id"]
+    devnet.wait_for_status(task_id, "running")
+    assert devnet.new_task_ids() == [task_id]
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["duplicates"], stats["tasks"]) == (1, 0, {"running": 1})
+    assert stats["endpoints"]["task_create"] == 2
+    devnet.reset()
+    assert devnet.task(task_id).status == "canceled"
+    assert set(devnet.miners.values()) == {None}
+    assert devnet.new_stats()["creates"] == 0
+    assert devnet.new_stats()["tasks"] == {}
 
 
 def test_two_threads_queue_through_one_client(comfyui: ComfyUI) -> None:

@@ -2,6 +2,7 @@
 
 from .client import Client, ComfyUIError, PromptRefusedError
 from .install import Install, find_install
+from .network import SessionDevnet
 from .record import Event, Preview, ProgressText, RunRecord
 from .server import ComfyUI, ComfyUIFactory
 
@@ -16,5 +17,6 @@ __all__ = [
     "ProgressText",
     "PromptRefusedError",
     "RunRecord",
+    "SessionDevnet",
     "find_install",
 ]
