@@ -1,0 +1,254 @@
+"""The skeletons of image and video files: chunks, segments and boxes, without decoding a pixel.
+
+Two jobs need them: telling a whole file from a truncated one, and dropping metadata without touching pixels.
+The first can't be left to Pillow, since inside ComfyUI other packs switch ``LOAD_TRUNCATED_IMAGES`` on for
+the whole process, and half an image would then pass for a result.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class BrokenMediaError(ValueError):
+    """The bytes are not a whole, readable image. The message is a clause that fits after "it is broken:"."""
+
+
+class PngChunk(NamedTuple):
+    """One chunk of a PNG file: its four-letter name, its payload, and the chunk as it stands in the file."""
+
+    name: bytes
+    payload: memoryview
+    raw: memoryview
+
+
+class JpegSegment(NamedTuple):
+    """One segment of a JPEG file: its marker byte, its payload, and the segment as it stands in the file.
+
+    For a start of scan ``raw`` includes the entropy-coded data that follows.
+    """
+
+    marker: int
+    payload: memoryview
+    raw: memoryview
+
+
+def png_chunks(data: bytes) -> Iterator[PngChunk]:
+    """Walk the chunks of a PNG file up to and including IEND, checking each chunk's CRC.
+
+    Raises:
+        BrokenMediaError: A chunk is cut off or damaged, or IEND never comes.
+    """
+    view = memoryview(data)
+    if not data.startswith(PNG_SIGNATURE):
+        raise BrokenMediaError("the PNG signature is missing")
+    position = len(PNG_SIGNATURE)
+    while True:
+        if position + 12 > len(data):
+            raise BrokenMediaError("the PNG file is truncated: it ends before its IEND chunk")
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise BrokenMediaError(f"the PNG file is truncated in its {name.decode('latin-1')} chunk")
+        payload = view[position + 8 : end - 4]
+        if zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            raise BrokenMediaError(f"the PNG file's {name.decode('latin-1')} chunk fails its checksum")
+        yield PngChunk(name, payload, view[position:end])
+        if name == b"IEND":
+            return
+        position = end
+
+
+SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+_STANDALONE = frozenset({0x01, SOI, *range(0xD0, 0xD8)})
+# A marker inside entropy-coded data: FF, then neither a stuffed zero, a restart marker, nor fill.
+_MARKER_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+
+
+def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
+    """Walk the segments of a JPEG file from SOI to EOI; what follows EOI is never looked at.
+
+    Raises:
+        BrokenMediaError: A segment is cut off, or EOI never comes.
+    """
+    view = memoryview(data)
+    if data[:2] != b"\xff\xd8":
+        raise BrokenMediaError("the JPEG start marker is missing")
+    yield JpegSegment(SOI, view[2:2], view[:2])
+    position = 2
+    truncated = "the JPEG file is truncated: it ends before its end marker"
+    while True:
+        if position + 2 > len(data):
+            raise BrokenMediaError(truncated)
+        if data[position] != 0xFF:
+            raise BrokenMediaError("the JPEG file is damaged: a marker is missing between its segments")
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == EOI:
+            yield JpegSegment(EOI, view[position + 2 : position + 2], view[position : position + 2])
+            return
+        if marker in _STANDALONE:
+            position += 2
+            continue
+        if position + 4 > len(data):
+            raise BrokenMediaError(truncated)
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        end = position + 2 + length
+        if length < 2 or end > len(data):
+            raise BrokenMediaError(truncated)
+        payload = view[position + 4 : end]
+        if marker == SOS:
+            following = _MARKER_AFTER_SCAN.search(data, end)
+            if following is None:
+                raise BrokenMediaError(truncated)
+            end = following.end() - 2
+        yield JpegSegment(marker, payload, view[position:end])
+        position = end
+
+
+def check_riff(data: bytes) -> None:
+    """Check that a RIFF file (WebP) is as long as its header says.
+
+    Raises:
+        BrokenMediaError: It is shorter.
+    """
+    if len(data) < 12 or len(data) < 8 + struct.unpack_from("<I", data, 4)[0]:
+        raise BrokenMediaError("the WebP file is truncated: it is shorter than its header says")
+
+
+def webp_durations(data: bytes) -> list[int]:
+    """How long an animated WebP shows each of its frames, in milliseconds.
+
+    Raises:
+        BrokenMediaError: The file is truncated.
+    """
+    check_riff(data)
+    durations = []
+    position, end = 12, 8 + struct.unpack_from("<I", data, 4)[0]
+    while position + 8 <= end:
+        name, size = struct.unpack_from("<4sI", data, position)
+        if name == b"ANMF" and size >= 16:
+            durations.append(int.from_bytes(data[position + 20 : position + 23], "little"))
+        position += 8 + size + size % 2
+    return durations
+
+
+def check_gif(data: bytes) -> None:
+    """Check that a GIF file ends with its trailer.
+
+    Raises:
+        BrokenMediaError: It does not.
+    """
+    if not data.rstrip(b"\0").endswith(b";"):
+        raise BrokenMediaError("the GIF file is truncated: it ends before its trailer")
+
+
+_KEPT_PNG_CHUNKS = frozenset(
+    {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"sBIT", b"cICP"}
+)
+
+
+def strip_png(data: bytes) -> bytes:
+    """A PNG file with only the chunks that its pixels and their colours need; animation is dropped too.
+
+    Raises:
+        BrokenMediaError: As :func:`png_chunks`.
+    """
+    kept = [chunk.raw for chunk in png_chunks(data) if chunk.name in _KEPT_PNG_CHUNKS]
+    return b"".join([PNG_SIGNATURE, *kept])
+
+
+_APP0, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
+
+
+def strip_jpeg(data: bytes) -> bytes:
+    """A JPEG file without comments, EXIF, XMP, thumbnails and whatever follows its end.
+
+    Its colour profile and Adobe's colour transform stay, as do all the compressed pixels.
+
+    Raises:
+        BrokenMediaError: As :func:`jpeg_segments`.
+    """
+    parts: list[bytes | memoryview] = []
+    for segment in jpeg_segments(data):
+        if segment.marker == _APP0:
+            if bytes(segment.payload[:5]) == b"JFIF\0" and len(segment.payload) >= 14:
+                # Version, density and no thumbnail: all that JFIF says about the pixels.
+                parts.append(b"\xff\xe0\x00\x10" + bytes(segment.payload[:12]) + b"\0\0")
+        elif segment.marker == _APP2:
+            if bytes(segment.payload[:12]) == b"ICC_PROFILE\0":
+                parts.append(segment.raw)
+        elif segment.marker == _APP14:
+            if bytes(segment.payload[:5]) == b"Adobe":
+                parts.append(segment.raw)
+        elif segment.marker != _COMMENT and not _APP0 < segment.marker <= _APP15:
+            parts.append(segment.raw)
+    return b"".join(parts)
+
+
+_EBML_SIGNATURE = b"\x1a\x45\xdf\xa3"
+_MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+
+
+def check_video_container(file: BinaryIO) -> None:
+    """Check that the outermost boxes of an MP4 or WebM file end where the file does, at the latest.
+
+    Args:
+        file: A seekable binary file; its position is moved.
+
+    Raises:
+        BrokenMediaError: A box reaches beyond the end of the file: it is truncated.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    end = _webm_end(file) if file.read(4) == _EBML_SIGNATURE else _mp4_end(file, size)
+    if end is not None and end > size:
+        raise BrokenMediaError(f"it is truncated: {size} of at least {end} bytes are there")
+
+
+def _mp4_end(file: BinaryIO, size: int) -> int:
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length == 0:  # to the end of the file
+            return size
+        if length < 8:
+            raise BrokenMediaError("its MP4 boxes are damaged")
+        position += length
+    return position
+
+
+def _webm_end(file: BinaryIO) -> int | None:
+    """Where the file must end; None for a recording of open length."""
+    file.seek(4)
+    header_size = _read_ebml_size(file)
+    if header_size is None:
+        return None
+    file.seek(header_size, 1)
+    if file.read(4) != _MATROSKA_SEGMENT:
+        raise BrokenMediaError("its WebM segment is missing")
+    segment_size = _read_ebml_size(file)
+    return None if segment_size is None else file.tell() + segment_size
+
+
+def _read_ebml_size(file: BinaryIO) -> int | None:
+    """An EBML variable-length size: one byte and as many as its leading zeros; None if unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        raise BrokenMediaError("its WebM header is damaged or cut off")
+    more = 8 - first[0].bit_length()
+    value = first[0] & (0x7F >> more)
+    value = int.from_bytes(bytes([value]) + file.read(more), "big")
+    return None if value == (1 << (7 * (more + 1))) - 1 else value
