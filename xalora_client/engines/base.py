@@ -1,0 +1,170 @@
+"""What all engines on this machine have in common. Blocking on purpose: the client runs them in a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from ..errors import EngineError
+from ..workflows.check import MissingFile
+from ..workflows.definition import BoundWorkflow
+
+UPSCALER = "upscaler"
+
+LOCAL_MONEY = "It ran on this machine, so nothing was charged for it."
+
+
+class EngineCanceledError(EngineError):
+    """The run was stopped by its cancel event; no result file was left behind."""
+
+
+class MissingFilesError(EngineError):
+    """Model files that the workflow names are not installed where it would run.
+
+    ``missing`` lists them with the folders where they belong.
+    """
+
+    missing: tuple[MissingFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine can run anything at all here; true in a condition when it can.
+
+    ``reason`` says why not, in a sentence that names what would help; ``device`` what it would run on.
+    """
+
+    ok: bool
+    reason: str = ""
+    device: str = ""
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+@dataclass(frozen=True)
+class EngineProgress:
+    """How far a run is: ``done`` of ``total`` nodes or tiles (``done`` may be a fraction).
+
+    ``label`` is what it is at ("Sample 5/20"). ``preview`` holds an encoded JPEG or PNG picture of the
+    unfinished result, where the engine has one.
+    """
+
+    done: float
+    total: float
+    label: str = ""
+    preview: bytes | None = None
+
+
+ProgressCallback: TypeAlias = Callable[[EngineProgress], None]
+"""Called on the thread that runs the engine."""
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """A finished run.
+
+    ``files`` are on disk and whole; ``engine`` and ``device`` say what made them ("comfyui", "cuda:0 NVIDIA
+    H100"); ``seconds`` is the run's wall time; ``note`` is a sentence for people where there is something
+    to say (which model file was chosen).
+    """
+
+    files: tuple[Path, ...]
+    engine: str
+    device: str
+    seconds: float
+    note: str = ""
+
+
+class LocalEngine(Protocol):
+    """Runs bound workflows on this machine. Methods block; call them from a worker thread."""
+
+    @property
+    def name(self) -> str:
+        """What results and logs call it: ``comfyui``, ``torch`` or ``pillow``."""
+        ...
+
+    def can_run(self, workflow: BoundWorkflow) -> bool:
+        """Whether this engine is made for such a workflow; no I/O."""
+        ...
+
+    def available(self) -> Availability:
+        """Whether it could start now; quick, and never raises for a missing part."""
+        ...
+
+    def run(
+        self,
+        workflow: BoundWorkflow,
+        images: Mapping[str, bytes],
+        dest: Path,
+        *,
+        on_progress: ProgressCallback | None = None,
+        cancel: threading.Event | None = None,
+    ) -> EngineRun:
+        """Run it to its end.
+
+        Args:
+            workflow: What to run.
+            images: Encoded image files (PNG, JPEG, WebP) by image parameter.
+            dest: Where the result goes: a path without its suffix; the suffix follows the content. A second
+                file gets ``-2`` before it, and so on.
+            on_progress: Told how far it is.
+            cancel: When set, the run stops within about a second and raises EngineCanceledError.
+
+        Raises:
+            ConfigurationError: Something is not installed or not configured.
+            MissingFilesError: Model files are missing.
+            EngineCanceledError: ``cancel`` was set.
+            EngineError: It failed; the message says at which node or why.
+        """
+        ...
+
+
+def result_path(dest: Path, number: int, suffix: str) -> Path:
+    """Path of the ``number``-th result file (from 0) of a run."""
+    stem = dest.name if number == 0 else f"{dest.name}-{number + 1}"
+    return dest.with_name(stem + suffix)
+
+
+def write_result(path: Path, data: bytes) -> Path:
+    """Write a result so that a file under its final name is always whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+    return path
+
+
+def raise_if_canceled(cancel: threading.Event | None, engine: str) -> None:
+    """Raise EngineCanceledError when ``cancel`` is set."""
+    if cancel is not None and cancel.is_set():
+        raise EngineCanceledError(f"The run on the {engine} engine was canceled", money=LOCAL_MONEY)
+
+
+def only_image(images: Mapping[str, bytes], engine: str) -> bytes:
+    """The one image of an upscaling run.
+
+    Raises:
+        EngineError: There is none, or more than one.
+    """
+    if len(images) != 1:
+        raise EngineError(
+            f"The {engine} engine upscales one image at a time, and was given {len(images)}",
+            money=LOCAL_MONEY,
+            next_step="Run one task for each image.",
+        )
+    return next(iter(images.values()))
+
+
+def missing_files_error(title: str, missing: Sequence[MissingFile], where: str) -> MissingFilesError:
+    """The error for files that are not installed, one message for all of them."""
+    error = MissingFilesError(
+        f"Workflow {title} can't run on {where}: missing are " + ", ".join(str(file) for file in missing),
+        money=LOCAL_MONEY,
+        next_step="Put the files into those folders of ComfyUI, or choose others that are installed.",
+    )
+    error.missing = tuple(missing)
+    return error
