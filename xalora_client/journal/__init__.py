@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .database import CorruptJournalError
+from .recovery import open_or_memory
 from .rows import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
-from .store import Journal, open_or_memory
+from .store import Journal
 
 __all__ = [
     "ENDED",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import NOTHING_CHARGED, JournalError
 
+BUSY_SECONDS = 5.0
 OPENING_PAUSE = 0.02
 
 
@@ -25,11 +26,15 @@ class Database:
         self.path = path
         self.lock = threading.RLock()
         self._busy_seconds = busy_seconds
-        self._forked = False
-        self._abandoned: list[sqlite3.Connection] = []
+        self._suspended = False
         self._connection: sqlite3.Connection | None = None
         with self.explained(NOTHING_CHARGED):
             self._connection = self._connect()
+            try:
+                self._check()
+            except BaseException:
+                self.close()
+                raise
 
     def _connect(self) -> sqlite3.Connection:
         if self.path is not None:
@@ -46,12 +51,15 @@ class Database:
             # Without these two, macOS answers a flush before the disk has the bytes.
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
-            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("database disk image is malformed")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _check(self) -> None:
+        verdict = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(f"malformed: {verdict}")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         # Two processes that both turn a new file to WAL get "locked" at once, past the busy timeout.
@@ -81,8 +89,8 @@ class Database:
         with self.lock, self.explained(money):
             connection = self.connection
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -104,9 +112,8 @@ class Database:
     @property
     def connection(self) -> sqlite3.Connection:
         """The connection of this process; hold `lock`."""
-        if self._connection is None and self._forked:
-            self._connection = self._connect()
-            self._forked = False
+        if self._suspended:
+            self._connection, self._suspended = self._connect(), False
         if self._connection is None:
             raise JournalError("The journal is closed")
         return self._connection
@@ -114,24 +121,33 @@ class Database:
     @property
     def is_open(self) -> bool:
         """False once closed."""
-        return self._connection is not None or self._forked
+        return self._connection is not None or self._suspended
 
     def close(self) -> None:
         """Closes the connection; twice is harmless."""
         with self.lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection, self._forked = None, False
+            self._connection, self._suspended = None, False
 
-    def reopen_after_fork(self) -> None:
-        """In a forked child: a lock and a connection of its own (in memory: its own copy of the rows)."""
+    def before_fork(self) -> None:
+        """Keeps the connection out of the fork: a child that has it would believe in locks it does not hold.
+
+        The parent could then, as the last one it knows of, delete the log under the child's hands. A
+        connection in memory has no locks, so the child may go on with its copy.
+        """
+        self.lock.acquire()
+        if self.path is not None and self._connection is not None:
+            self._connection.close()
+            self._connection, self._suspended = None, True
+
+    def after_fork_in_parent(self) -> None:
+        """The next use connects again."""
+        self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """The same for the child, with a lock of its own: the old one belongs to the parent's thread."""
         self.lock = threading.RLock()
-        if self.path is None or self._connection is None:
-            return
-        # SQLite forbids even closing a connection carried over a fork: keep the parent's from collection.
-        self._abandoned.append(self._connection)
-        self._connection = None
-        self._forked = True
 
     @contextlib.contextmanager
     def explained(self, money: str) -> Iterator[None]:

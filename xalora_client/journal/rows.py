@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -120,27 +121,31 @@ class Claim:
     ticket: str
 
 
+_DATA_URI = re.compile(r"(?P<head>\bdata:[\w.+-]+/[\w.+-]+[^,\s]{0,200}),\S*", re.IGNORECASE)
+
+
 def _span(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else max(0.0, end - start)
 
 
+def clean_text(text: str) -> str:
+    """`text` as the journal may hold it: inlined media are replaced by a note of their length.
+
+    Lone surrogates (from undecodable file names), which SQLite can't store, become question marks.
+    """
+    noted = _DATA_URI.sub(lambda found: f"{found['head']},({len(found[0])} characters, not journaled)", text)
+    return noted.encode("utf-8", "replace").decode("utf-8")
+
+
 def without_media(value: Any) -> Any:
-    """`value` with every ``data:`` URI replaced by a note of its length: no pixels in the journal."""
+    """A JSON value with every text in it through `clean_text`."""
     if isinstance(value, str):
-        if value[:5].lower() == "data:":
-            head = value.split(",", 1)[0][:60]
-            return f"{head},({len(value)} characters, not journaled)"
-        return value
+        return clean_text(value)
     if isinstance(value, Mapping):
-        return {str(key): without_media(item) for key, item in value.items()}
+        return {clean_text(str(key)): without_media(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_media(item) for item in value]
     return value
-
-
-def clean_text(text: str) -> str:
-    """`text` as SQLite can store it: lone surrogates (undecodable file names) become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def to_json(value: Any) -> str:

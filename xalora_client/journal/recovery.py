@@ -1,0 +1,81 @@
+"""Opening a journal whatever state its file is in, so that work goes on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from ..errors import JournalError
+from .database import BUSY_SECONDS, CorruptJournalError, Database
+from .owners import Guard
+from .store import Journal
+
+
+def open_or_memory(
+    path: str | os.PathLike[str] | None,
+    results_dir: str | os.PathLike[str],
+    results_limit_bytes: int | None = None,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+) -> tuple[Journal, str | None]:
+    """The journal at `path`, or the best that can be had, with a warning to show the user.
+
+    A broken file is moved aside, never deleted, and a new one begun. Where the file can't be used at all,
+    work goes on with a journal in memory.
+    """
+    try:
+        return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
+    except JournalError as error:
+        return Journal.open(None, results_dir, results_limit_bytes), (
+            f"{error} Work goes on without it: the tasks of this process are remembered until it ends and "
+            "their ids are in the log, but a crash may lose sight of them."
+        )
+
+
+def _open_or_renew(
+    path: str | os.PathLike[str] | None,
+    results_dir: str | os.PathLike[str],
+    results_limit_bytes: int | None,
+    busy_seconds: float,
+) -> tuple[Journal, str | None]:
+    try:
+        return Journal.open(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds), None
+    except CorruptJournalError as error:
+        if path is None:
+            raise
+        aside = _move_aside(Path(path).absolute(), busy_seconds)
+        journal = Journal.open(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds)
+        where = f"It was moved to {aside}" if aside else "Another process has moved it aside"
+        return journal, (
+            f"{error.what}. {where} and a new one was begun. Tasks that were open in it stay retrievable by "
+            "their task ids, which the log holds; queued again, their work would be sent and charged again."
+        )
+
+
+def _move_aside(path: Path, busy_seconds: float) -> Path | None:
+    """Moves a broken journal and its log away; None where another process was faster.
+
+    Raises:
+        JournalError: It can't be moved.
+    """
+    try:
+        with Guard(path.with_name(f"{path.name}.moving"), busy_seconds):
+            try:
+                Database(path, busy_seconds=busy_seconds).close()
+            except CorruptJournalError:
+                stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+                aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+                # The log first: a new journal beside an old log would be taken for one that needs it.
+                for suffix in ("-wal", "-shm", ""):
+                    part = path.with_name(path.name + suffix)
+                    if part.exists():
+                        part.rename(aside.with_name(aside.name + suffix))
+                return aside
+            return None
+    except OSError as error:
+        raise JournalError(
+            f"The journal {path} is broken and can't be moved aside: {error}",
+            next_step="Close other programs that use it, or set XALORA_STATE_DIR to another folder.",
+        ) from error

@@ -1,0 +1,259 @@
+"""What one write transaction can do to entries and tickets. Which of it to do is the `Journal`'s decision."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import JournalError
+from .kept import KeptFile, KeptResults
+from .rows import Entry, Work, clean_text, entry_from_row, to_json
+from .states import Event, TaskState, next_state
+
+logger = logging.getLogger("xalora_client.journal")
+
+HISTORY_PER_KIND = 100
+SENDER_DIED = "The process that sent it ended before the network's answer came."
+SENDER_LEFT = "It was given up while the create was on its way."
+NEVER_SENT = "It was given up before it was sent."
+
+
+class Transaction:
+    """Rows by id, moved by the table of states; `changed` collects the ids for the listeners.
+
+    Args:
+        connection: With a write transaction begun.
+        owner_id: Whose tickets are made and given back here.
+        now: Unix seconds of the wall clock.
+        results: Where kept files lie.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, owner_id: str, now: float, results: KeptResults
+    ) -> None:
+        self.connection = connection
+        self.now = now
+        self.changed: set[int] = set()
+        self._owner_id = owner_id
+        self._results = results
+        self._version = self._counter("version") + 1
+
+    def conclude(self) -> None:
+        """Publishes the new version where anything changed; to be called last."""
+        if self.changed:
+            self.connection.execute("UPDATE counters SET value = ? WHERE name = 'version'", (self._version,))
+
+    # Entries ---------------------------------------------------------------------------------------------
+
+    def find(self, entry_id: int) -> sqlite3.Row | None:
+        """The row, None where there is none."""
+        row = self.connection.execute("SELECT * FROM entries WHERE id = ?", (entry_id,)).fetchone()
+        return row if isinstance(row, sqlite3.Row) else None
+
+    def row(self, entry_id: int) -> sqlite3.Row:
+        """The row.
+
+        Raises:
+            JournalError: There is none.
+        """
+        row = self.find(entry_id)
+        if row is None:
+            raise no_entry(entry_id)
+        return row
+
+    def state(self, entry_id: int) -> TaskState:
+        """Where the entry stands."""
+        return TaskState(self.row(entry_id)["state"])
+
+    def entry(self, entry_id: int) -> Entry:
+        """The entry as it stands inside this transaction."""
+        return entry_from_row(self.row(entry_id), self._results.root)
+
+    def insert(self, work: Work, job_id: str, state: TaskState) -> int:
+        """A new entry's id."""
+        values = {
+            "fingerprint": work.fingerprint,
+            "sequencer_url": work.sequencer_url,
+            "consumer_id": work.consumer_id,
+            "task_type": work.task_type,
+            "workflow_id": work.workflow_id,
+            "kind": clean_text(work.kind),
+            "label": clean_text(work.label),
+            "seeded": int(work.seeded),
+            "own_key": int(work.own_key),
+            "details": to_json(work.details),
+            "job_id": clean_text(job_id),
+            "state": state.value,
+            "created_at": self.now,
+            "version": self._version,
+        }
+        names, marks = ", ".join(values), ", ".join("?" for _ in values)
+        entry_id = self.connection.execute(
+            f"INSERT INTO entries ({names}) VALUES ({marks})", list(values.values())
+        ).lastrowid
+        assert entry_id is not None
+        self.changed.add(entry_id)
+        return entry_id
+
+    def update(self, entry_id: int, **values: Any) -> None:
+        """Sets columns; times are kept from running backwards."""
+        times = [name for name in values if name.endswith("_at") and values[name] is not None]
+        if times:
+            # A wall clock that was set back must not make a task end before it began.
+            row = self.row(entry_id)
+            floor = max(row[name] or 0.0 for name in ("created_at", "sent_at", "submitted_at", "started_at"))
+            values.update({name: max(values[name], floor) for name in times})
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        self.connection.execute(
+            f"UPDATE entries SET {assignments}, version = ? WHERE id = ?",
+            (*values.values(), self._version, entry_id),
+        )
+        self.changed.add(entry_id)
+
+    def step(self, entry_id: int, event: Event, **values: Any) -> TaskState:
+        """Moves an entry by the table of states and sets columns with the move; the state after it.
+
+        Raises:
+            JournalError: The step does not fit the entry's state.
+        """
+        row = self.row(entry_id)
+        before = TaskState(row["state"])
+        try:
+            after = next_state(before, event)
+        except JournalError as error:
+            error.job_id, error.task_id = row["job_id"], row["task_id"]
+            raise
+        if after is not before or values:
+            self.update(entry_id, state=after.value, **values)
+        return after
+
+    def accept(self, entry_id: int, task_id: str, submitted_at: float) -> None:
+        """Notes the task id of an entry."""
+        row = self.row(entry_id)
+        if row["task_id"] is not None:
+            if row["task_id"] != task_id:
+                logger.warning(
+                    "Job %s was accepted twice, as task %s and as task %s; both may be charged. The journal "
+                    "follows the first.",
+                    row["job_id"],
+                    row["task_id"],
+                    task_id,
+                )
+            return
+        self.step(
+            entry_id,
+            Event.ACCEPTED,
+            task_id=clean_text(task_id),
+            submitted_at=submitted_at,
+            ended_at=None,
+            error=None,
+            forgotten=0,
+            worker=None,
+        )
+
+    def touch(self, entry_id: int) -> None:
+        """Makes the entry the most recently used. A counter says so, since clocks are set back."""
+        self.connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'used'")
+        self.connection.execute("UPDATE entries SET used = ? WHERE id = ?", (self._counter("used"), entry_id))
+
+    def remove(self, row: sqlite3.Row) -> bool:
+        """Removes an entry and its files; False where one of them can't be removed now."""
+        # Files first: a crash in between leaves a row without files, which mends itself.
+        if not self._results.remove(kept_files(row)):
+            return False
+        self._results.remove_partial(self._results.stem(row["id"], row["job_id"]))
+        self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
+        self.changed.add(row["id"])
+        return True
+
+    def note_duration(self, kind: str, seconds: float) -> None:
+        """Adds to the history of a kind, which is kept to a useful length."""
+        self.connection.execute("INSERT INTO durations (kind, seconds) VALUES (?, ?)", (kind, seconds))
+        self.connection.execute(
+            "DELETE FROM durations WHERE kind = ? AND id NOT IN"
+            " (SELECT id FROM durations WHERE kind = ? ORDER BY id DESC LIMIT ?)",
+            (kind, kind, HISTORY_PER_KIND),
+        )
+
+    # Tickets ---------------------------------------------------------------------------------------------
+
+    def new_ticket(self, entry_id: int) -> str:
+        """A ticket of this owner for an entry."""
+        ticket = secrets.token_hex(8)
+        self.connection.execute("INSERT INTO tickets VALUES (?, ?, ?)", (ticket, entry_id, self._owner_id))
+        return ticket
+
+    def tickets(self, entry_id: int) -> int:
+        """How many tickets an entry has; all are live ones after `bury`."""
+        row = self.connection.execute("SELECT count(*) FROM tickets WHERE entry = ?", (entry_id,)).fetchone()
+        return int(row[0])
+
+    def own_tickets(self) -> list[str]:
+        """All tickets of this owner."""
+        rows = self.connection.execute("SELECT ticket FROM tickets WHERE owner = ?", (self._owner_id,))
+        return [row["ticket"] for row in rows.fetchall()]
+
+    def is_own(self, ticket: str | None) -> bool:
+        """Whether the ticket is one of this owner's."""
+        found = self.connection.execute(
+            "SELECT 1 FROM tickets WHERE ticket = ? AND owner = ?", (ticket, self._owner_id)
+        ).fetchone()
+        return found is not None
+
+    def row_of_ticket(self, ticket: str) -> sqlite3.Row | None:
+        """The row that a ticket of this owner stands for; None where it was given back, or is another's."""
+        row = self.connection.execute(
+            "SELECT entries.* FROM entries JOIN tickets ON tickets.entry = entries.id"
+            " WHERE tickets.ticket = ? AND tickets.owner = ?",
+            (ticket, self._owner_id),
+        ).fetchone()
+        return row if isinstance(row, sqlite3.Row) else None
+
+    def drop_ticket(self, row: sqlite3.Row, ticket: str) -> int:
+        """Gives back a ticket for `row` and draws the consequences; how many the entry has left."""
+        self.connection.execute("DELETE FROM tickets WHERE ticket = ?", (ticket,))
+        left = self.tickets(row["id"])
+        state = TaskState(row["state"])
+        if row["worker"] == ticket:
+            if state is TaskState.SENDING:
+                self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_LEFT, worker=None)
+            else:
+                self.update(row["id"], worker=None)
+        if state is TaskState.PREPARED and not left:
+            self.step(row["id"], Event.GIVE_UP, ended_at=self.now, error=row["error"] or NEVER_SENT)
+        return left
+
+    def bury(self, is_alive: Callable[[str], bool]) -> None:
+        """Removes the tickets of the dead; afterwards nothing is SENDING without a living sender."""
+        for (owner,) in self.connection.execute("SELECT DISTINCT owner FROM tickets").fetchall():
+            if not is_alive(owner):
+                self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
+        for row in self.connection.execute(
+            "SELECT id, state FROM entries WHERE worker IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM tickets WHERE ticket = entries.worker)"
+        ).fetchall():
+            if row["state"] == TaskState.SENDING.value:
+                self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_DIED)
+            self.update(row["id"], worker=None)
+
+    def _counter(self, name: str) -> int:
+        row = self.connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+        return int(row[0])
+
+
+def kept_files(row: sqlite3.Row) -> list[KeptFile]:
+    """The kept files of a row of table ``entries``."""
+    return [(name, size) for name, size in json.loads(row["files"])]
+
+
+def no_entry(entry_id: int) -> JournalError:
+    """The error for an id that is not, or no longer, in the journal."""
+    return JournalError(
+        f"The journal has no entry {entry_id}",
+        money="Forgetting an entry charges nothing and refunds nothing.",
+        next_step="List the tasks with `xalora tasks`.",
+    )
