@@ -242,8 +242,6 @@ class Dispatcher:
         Raises:
             ResultError: The result has no known form, or can't be had, or is broken.
         """
-        from .media.download import download
-
         references = result_references(answer.result)
         if not references:
             raise ResultLocationError(
@@ -261,6 +259,8 @@ class Dispatcher:
         async with self.ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
             if kept_by_another:
                 return kept_by_another
+            from .media.download import download
+
             stem = await self.ledger.result_stem(flight.entry_id, flight.job_id)
             files = []
             for index, url in enumerate(urls):

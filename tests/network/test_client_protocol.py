@@ -1,0 +1,319 @@
+"""The client alone, against raw JSON written by hand from the protocol: no devnet, no shared misreading."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xalora_client import (
+    AmbiguousCreateError,
+    AsyncXalora,
+    AuthenticationError,
+    NoMinerError,
+    RateLimitError,
+    RequestRefusedError,
+    ResultLocationError,
+    ServiceError,
+    TaskCanceledError,
+    TaskFailedError,
+    TaskTimeoutError,
+    Text2VideoTask,
+    UpscalerTask,
+    WorkflowTask,
+    WorkflowTaskResult,
+    XaloraConnectionError,
+)
+
+_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
+assert _spec is not None and _spec.loader is not None
+scripted = importlib.util.module_from_spec(_spec)
+sys.modules["scripted"] = scripted
+_spec.loader.exec_module(scripted)
+Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
+
+KEY = "alice#s3cret"
+PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+ACCEPTED = Answer(200, {"task_id": "t-1"})
+NO_WAIT = {"Retry-After": "0"}
+
+
+def status(word: str, **more: Any) -> Any:
+    return Answer(200, {"task_id": "t-1", "status": word, **more})
+
+
+async def test_the_happy_path_is_spoken_to_the_letter() -> None:
+    steps = scripted.load_fixture("happy_path")
+    async with (
+        ScriptedSequencer(scripted.answers_of(steps)) as sequencer,
+        AsyncXalora("alice#s3-cr#et", sequencer.url) as client,
+    ):
+        task = Text2VideoTask(
+            prompt="a fox ☃", seed=2**53 - 1, steps=20, workflow_id="1", timeout_seconds=600
+        )
+        assert (await client.resource_request(task_type="txt2vid", workflow_id="1"))["miner_id"] == "0xabc"
+        answer = await client.execute_workflow_and_wait_for_result(task)
+        assert answer == WorkflowTaskResult("t-1", "finished", "test-video/hunyuan-fp8-m-t.mp4")
+        assert await client.cancel_task("t-1") == {"task_id": "t-1", "msg": "already finished"}
+    scripted.assert_asked(sequencer, steps)
+
+
+async def test_what_was_not_given_is_not_sent() -> None:
+    steps = scripted.load_fixture("minimal_create")
+    async with (
+        ScriptedSequencer(scripted.answers_of(steps)) as sequencer,
+        AsyncXalora(KEY, sequencer.url + "/") as client,
+    ):
+        assert await client.execute_workflow(PICTURE) == "t-2"
+    scripted.assert_asked(sequencer, steps)
+
+
+async def test_a_local_image_goes_out_as_a_data_uri_in_one_json_body(tmp_path: Path) -> None:
+    import base64
+
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.bmp")
+    async with ScriptedSequencer([ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await client.execute_workflow(UpscalerTask(tmp_path / "in.bmp"))
+    head, _, data = sequencer.asked[0][1]["task_details"]["parameters"]["image"].partition(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), pixels)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(429, {"message": "slow down"}, NO_WAIT),
+        Answer(503, {"message": "busy"}, NO_WAIT),
+    ],
+)
+async def test_a_clearly_refused_create_is_sent_again_under_the_same_job_id(refusal: Any) -> None:
+    async with ScriptedSequencer([refusal, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.execute_workflow(PICTURE) == "t-1"
+    first, second = (body for _, body in sequencer.asked)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(drop="after"),
+        Answer(drop="before"),
+        Answer(500, {"error": "oops"}),
+        Answer(502, "bad gateway"),
+        Answer(503, {"message": "busy"}),
+        Answer(504, ""),
+        Answer(200, "<html>hello</html>"),
+        Answer(200, {"message": "ok"}),
+    ],
+    ids=["dropped after", "dropped before", "500", "502", "503 bare", "504", "html", "no task id"],
+)
+async def test_a_create_of_unknown_outcome_is_never_sent_again(answer: Any) -> None:
+    async with ScriptedSequencer([answer, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(AmbiguousCreateError) as caught:
+            await client.execute_workflow(PICTURE)
+    assert sequencer.count("task_create") == 1
+    assert caught.value.job_id is not None and caught.value.job_id in str(caught.value)
+    assert "may exist and be charged" in str(caught.value)
+
+
+async def test_a_create_that_never_left_is_tried_again_and_costs_nothing() -> None:
+    async with ScriptedSequencer([]) as gone:
+        url = gone.url
+    async with AsyncXalora(KEY, url, max_retries=1) as client:
+        with pytest.raises(XaloraConnectionError) as caught:
+            await client.execute_workflow(PICTURE)
+    assert "nothing was charged" in str(caught.value)
+    assert url in str(caught.value)
+
+
+async def test_a_slow_create_is_ambiguous_not_repeated() -> None:
+    hold = asyncio.Event()
+    async with (
+        ScriptedSequencer([Answer(200, {"task_id": "t-1"}, hold=hold), ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url, request_timeout=0.3) as client,
+    ):
+        with pytest.raises(AmbiguousCreateError):
+            await client.execute_workflow(PICTURE)
+        hold.set()
+    assert sequencer.count("task_create") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "error_type"),
+    [
+        (Answer(401, {"message": "bad key s3cret"}), AuthenticationError, "client_error"),
+        (Answer(403, {"error": "alice#s3cret is blocked"}), AuthenticationError, "client_error"),
+        (Answer(422, {"message": "width?"}), RequestRefusedError, "client_error"),
+        (Answer(404, {"message": "No miner available"}), NoMinerError, "client_error"),
+        (Answer(302, "", {"Location": "http://127.0.0.1:9/"}), RequestRefusedError, "client_error"),
+        (Answer(429, {"message": "later"}, {"Retry-After": "3600"}), RateLimitError, "client_error"),
+    ],
+)
+async def test_a_refusal_is_one_typed_error_without_the_key(answer: Any, kind: Any, error_type: str) -> None:
+    async with ScriptedSequencer([answer]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(kind) as caught:
+            await client.execute_workflow(PICTURE)
+    assert caught.value.status_code == answer.status
+    assert caught.value.error_type == error_type
+    assert "s3cret" not in str(caught.value)
+    assert "nothing was charged" in str(caught.value)
+    assert sequencer.count("task_create") == 1
+
+
+async def test_free_requests_are_repeated() -> None:
+    answers = [Answer(500, "x"), Answer(drop="after"), Answer(200, "garbage"), status("running")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.query_task_result("t-1")).status == "running"
+    assert sequencer.count("task_result_query") == 4
+
+
+async def test_free_requests_give_up_in_the_end() -> None:
+    async with (
+        ScriptedSequencer([Answer(500, {"error": "down"})] * 2) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=1) as client,
+    ):
+        with pytest.raises(ServiceError, match="down") as caught:
+            await client.query_task_result("t-1")
+    assert (caught.value.task_id, caught.value.status_code) == ("t-1", 500)
+    assert caught.value.error_type == "server_error"
+
+
+async def test_a_failed_poll_does_not_end_the_wait() -> None:
+    answers = [ACCEPTED, Answer(500, "x"), Answer(drop="after"), status("finished", result="k.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        answer = await client.execute_workflow_and_wait_for_result(PICTURE)
+    assert answer.status == "finished"
+
+
+@pytest.mark.parametrize("word", ["canceled", "failed"])
+async def test_canceled_and_failed_end_the_wait(word: str) -> None:
+    async with (
+        ScriptedSequencer([ACCEPTED, status(word, result="out of memory")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        assert (await client.execute_workflow_and_wait_for_result(PICTURE)).status == word
+    async with (
+        ScriptedSequencer([ACCEPTED, status(word, result="out of memory")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        kind = TaskCanceledError if word == "canceled" else TaskFailedError
+        with pytest.raises(kind, match="t-1"):
+            await client.run(PICTURE, fallback="never")
+
+
+async def test_an_unknown_status_is_waited_through_and_shown_as_it_came() -> None:
+    seen = []
+    answers = [ACCEPTED, status("paused"), status("finished", result="k.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(
+            ResultLocationError, match=r"XALORA_RESULT_BASE_URL.*k\.png|k\.png.*XALORA_RESULT"
+        ):
+            await client.run(PICTURE, fallback="never", on_event=seen.append)
+    assert "paused" in [getattr(event, "status", None) for event in seen]
+
+
+async def test_the_deadline_is_exact_and_says_how_to_take_the_task_up() -> None:
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        return ACCEPTED if endpoint == "task_create" else status("running")
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        for interval in (None, 10.0):
+            began = loop.time()
+            with pytest.raises(TaskTimeoutError, match=r"xalora resume t-1") as caught:
+                await client.execute_workflow_and_wait_for_result(PICTURE, timeout=1.2, interval=interval)
+            assert 1.2 <= loop.time() - began < 1.7
+            assert caught.value.task_id == "t-1"
+            assert isinstance(caught.value, TimeoutError)
+    assert sequencer.count("task_cancel") == 0
+
+
+async def test_a_tasks_own_key_polls_and_cancels_it_too() -> None:
+    class OtherTask(WorkflowTask):
+        task_type = "other"
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        return ACCEPTED if endpoint == "task_create" else status("running")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        handle = await client.submit(OtherTask(api_key="bob#0ther"))
+        await handle.status()
+        await handle.cancel()
+        task_id = await client.execute_workflow(OtherTask(api_key="bob#0ther"))
+        await client.query_task_result(task_id)
+    assert {body["api_key"] for _, body in sequencer.asked} == {"0ther"}
+    assert sequencer.asked[0][1]["consumer_id"] == "bob"
+
+
+async def test_a_cancelled_call_cancels_the_remote_task_and_is_still_cancelled() -> None:
+    polled = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        if endpoint == "task_cancel":
+            return Answer(200, {"task_id": "t-1", "msg": "canceled"})
+        polled.set()
+        return status("canceled" if sequencer.count("task_cancel") else "running")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(polled.wait(), 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert sequencer.count("task_cancel") == 1
+
+
+async def test_a_call_cancelled_while_its_create_is_out_waits_for_the_id_and_cancels_it() -> None:
+    hold = asyncio.Event()
+    created = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            created.set()
+            return Answer(200, {"task_id": "t-1"}, hold=hold)
+        return status("canceled")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(created.wait(), 10)
+        running.cancel()
+        await asyncio.sleep(0)
+        hold.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert sequencer.count("task_cancel") == 1
+
+
+async def test_a_cancelled_call_is_held_up_for_three_seconds_at_most() -> None:
+    polled, never = asyncio.Event(), asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        if endpoint == "task_cancel":
+            return Answer(200, {}, hold=never)
+        polled.set()
+        return status("running")
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(polled.wait(), 10)
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert loop.time() - began < 4.0
+        never.set()
+        (entry,) = client.journal.open_entries()
+        assert entry.state.value == "cancel_pending"

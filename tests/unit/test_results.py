@@ -1,0 +1,50 @@
+"""Every form of `result`, and what a reference becomes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from xalora_client import ResultLocationError
+from xalora_client.results import resolve_reference, result_references
+
+
+@pytest.mark.parametrize(
+    ("result", "references"),
+    [
+        ("https://h/x.png", ["https://h/x.png"]),
+        ("upscaled-image.png", ["upscaled-image.png"]),
+        ("test-video/hunyuan-fp8-m1-t1.mp4", ["test-video/hunyuan-fp8-m1-t1.mp4"]),
+        ({"url": "https://h/x.png"}, ["https://h/x.png"]),
+        ({"video_url": "https://h/x.mp4"}, ["https://h/x.mp4"]),
+        ({"image_url": "https://h/x.png"}, ["https://h/x.png"]),
+        ({"images": ["a.png", {"url": "b.png"}]}, ["a.png", "b.png"]),
+        ({"videos": [{"url": "https://h/x.mp4"}]}, ["https://h/x.mp4"]),
+        ([{"url": "a.png"}, "b.png"], ["a.png", "b.png"]),
+        (["a.png", "a.png"], ["a.png"]),
+        ({"url": "a.png", "images": ["a.png", "thumbnail.png"]}, ["a.png"]),
+        ("data:image/png;base64,AAAA", ["data:image/png;base64,AAAA"]),
+        ("", []),
+        (None, []),
+        (17, []),
+        ({"note": "done"}, []),
+    ],
+)
+def test_every_form_is_understood(result: Any, references: list[str]) -> None:
+    assert result_references(result) == references
+
+
+def test_a_bare_key_is_joined_to_the_base_url() -> None:
+    assert (
+        resolve_reference("a dir/x#1.png", result_base_url="https://r/results/", task_id="t1")
+        == "https://r/results/a%20dir/x%231.png"
+    )
+
+
+def test_a_bare_key_without_a_base_url_names_the_setting_the_key_and_the_task() -> None:
+    with pytest.raises(ResultLocationError) as caught:
+        resolve_reference("x.png", result_base_url=None, task_id="t1")
+    for part in ("XALORA_RESULT_BASE_URL", "'x.png'", "t1", "paid"):
+        assert part in str(caught.value)
+    assert caught.value.task_id == "t1"
