@@ -8,7 +8,7 @@ from .compat import ComfyExtension, io
 NODES: list[type[io.ComfyNode]] = []
 
 
-class XaloraExtension(ComfyExtension):  # type: ignore[misc]
+class XaloraExtension(ComfyExtension):
     """What `comfy_entrypoint` hands to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

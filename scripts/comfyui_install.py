@@ -139,7 +139,9 @@ def _make_environment(folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--where", action="store_true", help="install nothing")
     found = find() if parser.parse_args().where else install()
     if found is None:

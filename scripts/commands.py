@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+SIGN_OF_LIFE = 20.0
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -51,7 +53,16 @@ def run(
 
 
 def pip_install(python: Path, *what: str) -> None:
-    """Install into an environment, with the machine's own pip configuration; shows what and how long."""
+    """Install into an environment, with the machine's own pip configuration and a sign of life."""
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
     began = time.monotonic()
-    run([str(python), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", *what])
-    say(f"Installed in {time.monotonic() - began:.0f} s")
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=sys.stderr) as pip:
+        while True:
+            try:
+                status = pip.wait(SIGN_OF_LIFE)
+                break
+            except subprocess.TimeoutExpired:
+                say(f"  still installing, {time.monotonic() - began:.0f} s")
+    if status != 0:
+        raise CommandError(f"Exit status {status} of: {shlex.join(command)}")
+    say(f"  installed in {time.monotonic() - began:.0f} s")
