@@ -129,6 +129,20 @@ def test_the_network_gets_what_was_given_and_nothing_meant_for_this_machine() ->
         definition.network_parameters({"by": 2})
 
 
+def test_what_the_networks_workflow_has_built_in_is_not_sent_and_can_change_on_this_machine_only() -> None:
+    definition = WorkflowCatalog.load(environ={}).get("hunyuan-fp8")
+    assert definition.network_parameters({"prompt": "x", "width": 848, "seed": 5}) == {
+        "prompt": "x",
+        "seed": 5,
+    }
+    bound = definition.bind({"prompt": "x", "width": 640, "length": 25})
+    assert bound.prompt["11"]["inputs"]["width"] == 640
+    with pytest.raises(
+        InvalidTaskError, match="width was given 640, but the network's workflow always uses 848"
+    ):
+        definition.network_parameters({"prompt": "x", "width": 640})
+
+
 def test_a_preset_sets_the_parameters_it_stands_for() -> None:
     definition = WorkflowCatalog.load(environ={}).get("flux-lora")
     values = {"prompt": "x", "lora_name": "a.safetensors"}

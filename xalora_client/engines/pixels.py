@@ -58,5 +58,5 @@ def lanczos_resize(image: npt.NDArray[np.float32], width: int, height: int) -> n
     result = np.empty((height, width, image.shape[2]), np.float32)
     for channel in range(image.shape[2]):
         plane = Image.fromarray(np.ascontiguousarray(image[..., channel]))
-        result[..., channel] = plane.resize((width, height), Image.Resampling.LANCZOS)
+        result[..., channel] = np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS))
     return np.clip(result, 0.0, 1.0, out=result)

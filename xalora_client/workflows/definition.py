@@ -66,6 +66,10 @@ class BoundWorkflow:
         left = tuple(slot for slot in self.auto_inputs if slot not in choices)
         return replace(self, prompt=prompt, auto_inputs=left)
 
+    def with_prompt(self, prompt: Prompt) -> BoundWorkflow:
+        """The same with another graph, whose nodes have the same ids."""
+        return replace(self, prompt=prompt)
+
     def node_title(self, node_id: str) -> str:
         """The title of a node, or its class where it has none."""
         return node_title(self.prompt, node_id)
@@ -189,10 +193,12 @@ class WorkflowDefinition:
         URLs when the client delivers them.
 
         Raises:
-            InvalidTaskError: As for :meth:`validate`.
+            InvalidTaskError: As for :meth:`validate`; or a value is possible on this machine only.
         """
         self.validate(values)
         checked = self.check(values)
+        for name, value in checked.items():
+            self.parameter(name).check_sendable(value)
         return {
             parameter.name: checked[parameter.name]
             for parameter in self.parameters

@@ -92,7 +92,9 @@ class Parameter(BaseModel):
     Public miners know the keys ``name`` to ``comfyui``. The four after them are this package's own; a miner
     that doesn't know them ignores them:
 
-    - ``scope``: ``network`` parameters are sent and have no node input, ``local`` ones are never sent;
+    - ``scope``: ``network`` parameters are sent and have no node input, ``local`` ones are never sent, and
+      ``fixed`` ones are built into the network's workflow at their default, so that another value is for
+      this machine only;
     - ``presets``: a choice that sets other parameters (an aspect ratio that stands for a width and height);
     - ``installed``: the choice is among the files of the machine that runs it, and "auto" is one;
     - ``multiline``: a text that deserves a large box.
@@ -115,7 +117,7 @@ class Parameter(BaseModel):
     options: tuple[Choice, ...] | None = None
     comfyui: ComfyTarget | None = None
 
-    scope: Literal["both", "network", "local"] = "both"
+    scope: Literal["both", "network", "local", "fixed"] = "both"
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     installed: bool = False
     multiline: bool = False
@@ -139,6 +141,8 @@ class Parameter(BaseModel):
             raise ValueError("installed applies to the type string only")
         if self.comfyui is None and self.scope != "network" and not self.presets:
             raise ValueError("comfyui: node_id and subfield are missing")
+        if self.scope == "fixed" and self.default is None:
+            raise ValueError("scope fixed needs a default")
         if unknown := [choice for choice in self.presets if choice not in (self.options or ())]:
             raise ValueError(f"presets name {unknown[0]!r}, which is not among the options")
         for option in self.options or ():
@@ -199,7 +203,7 @@ class Parameter(BaseModel):
     @property
     def is_sent(self) -> bool:
         """Whether the network gets this parameter."""
-        return self.scope != "local"
+        return self.scope in ("both", "network")
 
     @property
     def unknown_keys(self) -> tuple[str, ...]:
@@ -283,6 +287,19 @@ class Parameter(BaseModel):
             except ValueError:
                 raise self._refusal(text) from None
         return self.check(value)
+
+    def check_sendable(self, value: Any) -> None:
+        """Refuse a value that the network's workflow can't take although this machine could.
+
+        Raises:
+            InvalidTaskError: The network's workflow has another value built in.
+        """
+        if self.scope == "fixed" and value != self.default:
+            raise InvalidTaskError(
+                f"Parameter {self.name} was given {_shown(value)}, but the network's workflow always uses "
+                f"{self.default}",
+                next_step=f"Leave {self.name} out, or run the workflow on this machine.",
+            )
 
     @property
     def _has_grid(self) -> bool:
