@@ -142,7 +142,7 @@ def image_size(source: ImageSource) -> tuple[int, int]:
 def read_header(source: ImageSource) -> ImageHeader:
     """Read an image's size and kind without decoding it. Raises BrokenMediaError."""
     data = _read(source)
-    kind, image = _open(data)
+    kind, image = open_image(data)
     width, height = image.size
     if _orientation(image, kind, data) >= 5:
         width, height = height, width
@@ -151,14 +151,14 @@ def read_header(source: ImageSource) -> ImageHeader:
 
 def stored_orientation(data: bytes) -> int:
     """The EXIF orientation that an encoded image asks for, 1..8. Raises BrokenMediaError."""
-    kind, image = _open(data)
+    kind, image = open_image(data)
     return _orientation(image, kind, data)
 
 
 def read_pixels(source: ImageSource) -> Pixels:
     """Decode an image in the depth it is stored in, EXIF rotation applied. Raises BrokenMediaError."""
     data = _read(source)
-    kind, image = _open(data)
+    kind, image = open_image(data)
     chunks: list[PngChunk] = []
     if kind is MediaKind.PNG:
         chunks = list(png_chunks(data))
@@ -268,7 +268,8 @@ PILLOW_ERRORS = (
 )
 
 
-def _open(data: bytes) -> tuple[MediaKind, Image.Image]:
+def open_image(data: bytes) -> tuple[MediaKind, Image.Image]:
+    """Open an encoded image with Pillow, decoding nothing yet. Raises BrokenMediaError."""
     kind = sniff(data[:SNIFF_BYTES])
     opener = _OPENERS.get(kind) if kind is not None else None
     if kind is None or opener is None:

@@ -5,7 +5,6 @@ The array is allocated once and filled in place: one thread decodes, a second co
 
 from __future__ import annotations
 
-import io
 import os
 from bisect import bisect_right
 from collections import deque
@@ -24,14 +23,16 @@ import numpy.typing as npt
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image, WebPImagePlugin
+from PIL import Image
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError
-from .images import PILLOW_ERRORS, FloatImages, check_pixel_count
-from .structure import BrokenMediaError, check_video_container, webp_durations
+from .images import PILLOW_ERRORS, FloatImages, check_pixel_count, open_image
+from .sniff import SNIFF_BYTES, MediaKind, sniff
+from .structure import BrokenMediaError, check_gif, check_riff, check_video_container, webp_durations
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0
+_UNTIMED_FRAME_MS = 100
 _H264_QUALITY = "17"  # CRF: visually lossless
 _H264_ENCODERS = ("libx264", "libopenh264")
 
@@ -155,28 +156,24 @@ def open_video(path: str | os.PathLike[str]) -> VideoFile:
 
 
 def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[str]) -> VideoFile:
-    """Turn an animated WebP into an H.264 MP4 that every player shows; the original stays as it is.
+    """Turn an animated WebP (or GIF) into an H.264 MP4 that every player shows; the original stays as it is.
 
-    Each frame keeps its own duration (a WebP counts them in milliseconds). H.264 needs even sizes: an odd
-    width or height is padded by repeating the last column or row, so no pixel is lost. Transparency is put
-    on black.
+    Each frame keeps its own duration, to the millisecond. H.264 needs even sizes: an odd width or height is
+    padded by repeating the last column or row, so that no pixel is lost. Transparency is put on black.
 
     Args:
-        path: The animated WebP.
+        path: The animation; a still WebP or GIF becomes a video of one frame.
         dest: The MP4 to write; an existing file is replaced once the new one is whole.
 
     Raises:
-        ResultFormatError: The WebP is truncated or damaged.
+        ResultFormatError: The animation is truncated or damaged.
         ConfigurationError: The installed PyAV has no H.264 encoder.
     """
     path, dest = Path(path), Path(dest)
     unfinished = dest.with_name(f"{dest.name}.part")
     try:
         data = path.read_bytes()
-        durations = webp_durations(data)
-        if not durations:
-            raise BrokenMediaError("it is no animated WebP")
-        _encode_h264(_webp_frames(data), [max(duration, 1) for duration in durations], unfinished)
+        _encode_h264(_animation_frames(data), _animation_durations(data), unfinished)
         unfinished.replace(dest)
     except BrokenMediaError as error:
         raise _broken(path, str(error)) from error
@@ -196,6 +193,12 @@ class _FrameIndex:
         """The time of the last key frame at or before ``frame``."""
         place = bisect_right(self.key_frames, frame) - 1
         return self.times[self.key_frames[place] if place >= 0 else 0]
+
+
+def check_animation(path: Path) -> None:
+    """Decode every frame of an animated WebP or GIF, holding one at a time. Raises BrokenMediaError."""
+    for _ in _animation_frames(path.read_bytes()):
+        pass
 
 
 class _RgbWriter:
@@ -260,19 +263,41 @@ def _broken(path: Path, reason: str) -> ResultFormatError:
     )
 
 
-def _webp_frames(data: bytes) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames of an animated WebP, each ``[H, W, 3]``."""
+def _animation(data: bytes) -> Image.Image:
+    if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
+        check_gif(data)
+    else:
+        check_riff(data)
+    _, image = open_image(data)
+    return image
+
+
+def _animation_frames(data: bytes) -> Iterator[npt.NDArray[np.uint8]]:
+    """The frames of an animation, each ``[H, W, 3]``. Raises BrokenMediaError."""
+    image = _animation(data)
     try:
-        image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
-        check_pixel_count(*image.size)
-        for place in range(image.n_frames):
+        for place in range(getattr(image, "n_frames", 1)):
             image.seek(place)
             image.load()
             yield np.asarray(_on_black(image))
-    except BrokenMediaError:
-        raise
     except PILLOW_ERRORS as error:
         raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
+
+
+def _animation_durations(data: bytes) -> list[int]:
+    """How long each frame is shown, in milliseconds, without decoding. Raises BrokenMediaError."""
+    image = _animation(data)
+    count = getattr(image, "n_frames", 1)
+    if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
+        durations = []
+        for place in range(count):
+            image.seek(place)
+            durations.append(image.info.get("duration", 0))
+    else:
+        durations = webp_durations(data)
+    # Browsers show a frame that gives no time, or hardly any, for a tenth of a second.
+    shown = [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
+    return shown or [_UNTIMED_FRAME_MS] * count
 
 
 def _on_black(image: Image.Image) -> Image.Image:

@@ -1,0 +1,39 @@
+"""Whether a file on disk is a whole image or video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ResultFormatError
+from .images import read_header, read_pixels
+from .sniff import MediaKind
+from .structure import BrokenMediaError, png_chunks
+
+
+def check_whole(path: Path, kind: MediaKind) -> None:
+    """Read the file as far as it takes to know that nothing of it is missing or damaged. Blocking.
+
+    A PNG vouches for each of its bytes with checksums, which are compared. Nothing else does, so everything
+    else is decoded in full.
+
+    Raises:
+        BrokenMediaError: It is truncated or damaged.
+    """
+    if kind is MediaKind.PNG:
+        data = path.read_bytes()
+        read_header(data)
+        for _ in png_chunks(data):
+            pass
+    elif kind in {MediaKind.ANIMATED_WEBP, MediaKind.GIF}:
+        from .video import check_animation
+
+        check_animation(path)
+    elif kind.is_video:
+        from .video import open_video
+
+        try:
+            open_video(path).verify()
+        except ResultFormatError as error:
+            raise BrokenMediaError(error.what) from error
+    else:
+        read_pixels(path)
