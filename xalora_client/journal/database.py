@@ -57,9 +57,9 @@ class Database:
         return connection
 
     def _check(self) -> None:
-        verdict = self.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        verdict = str(self.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
         if verdict != "ok":
-            raise sqlite3.DatabaseError(f"malformed: {verdict}")
+            raise sqlite3.DatabaseError(f"malformed: {' '.join(verdict.split())}")
 
     def _use_wal(self, connection: sqlite3.Connection) -> None:
         # Two processes that both turn a new file to WAL get "locked" at once, past the busy timeout.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import secrets
+import sqlite3
 import time
 from pathlib import Path
 
 from ..errors import JournalError
 from .database import BUSY_SECONDS, CorruptJournalError, Database
 from .owners import Guard
+from .states import OPEN
 from .store import Journal
+
+logger = logging.getLogger("xalora_client.journal")
+
+_OPEN_VALUES = frozenset(state.value for state in OPEN)
 
 
 def open_or_memory(
@@ -46,12 +54,33 @@ def _open_or_renew(
         if path is None:
             raise
         aside = _move_aside(Path(path).absolute(), busy_seconds)
+        if aside is not None:
+            for job_id, task_id, state in _open_tasks(aside):
+                logger.warning("Open in the broken journal: job %s, task %s (%s)", job_id, task_id, state)
         journal = Journal.open(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds)
         where = f"It was moved to {aside}" if aside else "Another process has moved it aside"
         return journal, (
             f"{error.what}. {where} and a new one was begun. Tasks that were open in it stay retrievable by "
             "their task ids, which the log holds; queued again, their work would be sent and charged again."
         )
+
+
+def _open_tasks(aside: Path) -> list[tuple[str, str | None, str]]:
+    """Job id, task id and state of the open entries that can still be read in a broken journal."""
+    found: list[tuple[str, str | None, str]] = []
+    with contextlib.suppress(sqlite3.Error):
+        # What is left stays as it is for whoever tries harder; without a log not even a lock file is needed.
+        log = aside.with_name(f"{aside.name}-wal")
+        mode = "mode=ro" if log.exists() else "immutable=1"
+        connection = sqlite3.connect(f"{aside.as_uri()}?{mode}", uri=True)
+        with contextlib.closing(connection):
+            # By the rows alone: an index may be what is broken.
+            for job_id, task_id, state, forgotten in connection.execute(
+                "SELECT job_id, task_id, state, forgotten FROM entries NOT INDEXED"
+            ):
+                if state in _OPEN_VALUES and not forgotten:
+                    found.append((job_id, task_id, state))
+    return found
 
 
 def _move_aside(path: Path, busy_seconds: float) -> Path | None:

@@ -1,0 +1,327 @@
+"""Who sends, who joins, who gets what is already there: the decisions of `Journal.claim` and tickets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from xalora_client.errors import JournalError
+from xalora_client.journal import Claim, Entry, Journal, TaskState, Work
+
+WORK = Work(
+    fingerprint="f" * 64,
+    sequencer_url="http://devnet",
+    consumer_id="someone",
+    task_type="upscaler",
+    kind="upscaler 512x512",
+    label="Upscale a photograph",
+)
+UNSEEDED = replace(WORK, seeded=False)
+
+
+@pytest.fixture(params=["on disk", "in memory"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
+    path = tmp_path / "journal.sqlite3" if request.param == "on disk" else None
+    with Journal.open(path, tmp_path / "results") as journal:
+        yield journal
+
+
+def send(journal: Journal, claim: Claim, task_id: str = "task-1") -> Entry:
+    assert claim.action == "send"
+    journal.sending(claim.entry.id)
+    return journal.submitted(claim.entry.id, task_id)
+
+
+def keep(journal: Journal, entry: Entry, content: bytes = b"pixels") -> Entry:
+    journal.finished(entry.id, "https://result")
+    file = journal.result_stem(entry).with_suffix(".png")
+    file.write_bytes(content)
+    return journal.kept(entry.id, [file])
+
+
+def test_the_first_sends_under_its_own_job_id(journal: Journal) -> None:
+    claim = journal.claim(WORK, job_id="job-1")
+    assert (claim.action, claim.entry.state, claim.entry.job_id) == ("send", TaskState.PREPARED, "job-1")
+    assert claim.entry.work == WORK
+
+
+@pytest.mark.parametrize("state", ["prepared", "sending", "submitted", "finished"])
+def test_the_second_joins_whatever_the_first_has_reached(journal: Journal, state: str) -> None:
+    first = journal.claim(WORK, job_id="job-1")
+    if state != "prepared":
+        journal.sending(first.entry.id)
+    if state in ("submitted", "finished"):
+        journal.submitted(first.entry.id, "task-1")
+    if state == "finished":
+        journal.finished(first.entry.id, "https://result")
+    second = journal.claim(WORK, job_id="job-2")
+    assert (second.action, second.entry.id, second.entry.state.value) == ("join", first.entry.id, state)
+    assert second.entry.job_id == "job-1"
+    assert journal.count() == 1
+
+
+def test_a_kept_result_answers(journal: Journal) -> None:
+    first = journal.claim(WORK, job_id="job-1")
+    kept = keep(journal, send(journal, first))
+    journal.leave(first.ticket)
+    second = journal.claim(WORK, job_id="job-2")
+    assert (second.action, second.entry.id, second.entry.files) == ("kept", kept.id, kept.files)
+    assert second.entry.files[0].read_bytes() == b"pixels"
+
+
+@pytest.mark.parametrize("damage", ["removed", "truncated"])
+def test_a_kept_result_that_is_not_whole_is_fetched_again(journal: Journal, damage: str) -> None:
+    first = journal.claim(WORK, job_id="job-1")
+    kept = keep(journal, send(journal, first))
+    journal.delivered(kept.id)
+    journal.leave(first.ticket)
+    if damage == "removed":
+        kept.files[0].unlink()
+    else:
+        kept.files[0].write_bytes(b"pix")
+    second = journal.claim(WORK, job_id="job-2")
+    assert (second.action, second.entry.id, second.entry.state) == ("join", kept.id, TaskState.FINISHED)
+    assert (second.entry.task_id, second.entry.files) == ("task-1", ())
+    assert journal.take(second.ticket)
+    assert keep(journal, second.entry).files[0].read_bytes() == b"pixels"
+
+
+def test_without_reuse_everybody_sends(journal: Journal) -> None:
+    keep(journal, send(journal, journal.claim(WORK, job_id="job-1")))
+    send(journal, journal.claim(WORK, job_id="job-2", reuse=False), "task-2")
+    assert journal.claim(WORK, job_id="job-3", reuse=False).action == "send"
+    assert journal.count() == 3
+
+
+def test_a_kept_result_is_preferred_to_a_running_task(journal: Journal) -> None:
+    first = journal.claim(WORK, job_id="job-1")
+    kept = keep(journal, send(journal, first))
+    send(journal, journal.claim(WORK, job_id="job-2", reuse=False), "task-2")
+    assert journal.claim(WORK, job_id="job-3").entry.id == kept.id
+
+
+def test_work_of_another_fingerprint_is_other_work(journal: Journal) -> None:
+    keep(journal, send(journal, journal.claim(WORK, job_id="job-1")))
+    assert journal.claim(replace(WORK, fingerprint="e" * 64), job_id="job-2").action == "send"
+
+
+@pytest.mark.parametrize("ending", ["failed", "canceled", "not_sent"])
+def test_after_a_failure_the_work_is_sent_anew(journal: Journal, ending: str) -> None:
+    first = journal.claim(WORK, job_id="job-1")
+    if ending == "not_sent":
+        journal.sending(first.entry.id)
+        journal.not_sent(first.entry.id, "429")
+    else:
+        send(journal, first)
+        journal.failed(first.entry.id, "out of memory") if ending == "failed" else journal.canceled(
+            first.entry.id
+        )
+    second = journal.claim(WORK, job_id="job-2")
+    assert (second.action, second.entry.job_id) == ("send", "job-2")
+
+
+class TestUnknown:
+    @pytest.fixture
+    def unknown(self, journal: Journal) -> Entry:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        entry = journal.unknown(claim.entry.id, "connection reset")
+        journal.leave(claim.ticket)
+        return entry
+
+    def test_stop_sends_nothing(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2")
+        assert (claim.action, claim.entry.id, claim.entry.error) == (
+            "unknown",
+            unknown.id,
+            "connection reset",
+        )
+        assert journal.count() == 1
+        assert journal.attended(unknown.id) == 0
+
+    def test_resend_uses_the_same_job_id(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2", if_unknown="resend")
+        assert (claim.action, claim.entry.id, claim.entry.job_id) == ("send", unknown.id, "job-1")
+        assert send(journal, claim).task_id == "task-1"
+
+    def test_two_that_resend_send_once(self, journal: Journal, unknown: Entry) -> None:
+        actions = [journal.claim(WORK, job_id="job-2", if_unknown="resend").action for _ in range(2)]
+        assert actions == ["send", "join"]
+
+    def test_forget_begins_anew_and_keeps_the_trace(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2", if_unknown="forget")
+        assert (claim.action, claim.entry.job_id) == ("send", "job-2")
+        old = journal.entry(unknown.id)
+        assert (old.state, old.forgotten, old.is_open) == (TaskState.UNKNOWN, True, False)
+        assert [entry.id for entry in journal.open_entries()] == [claim.entry.id]
+
+    def test_an_answer_that_comes_after_all_is_not_lost(self, journal: Journal, unknown: Entry) -> None:
+        journal.claim(WORK, job_id="job-2", if_unknown="forget")
+        entry = journal.submitted(unknown.id, "task-late")
+        assert (entry.state, entry.task_id, entry.is_open) == (TaskState.SUBMITTED, "task-late", True)
+
+
+class TestWithoutSeed:
+    def test_never_shares_a_task_in_somebodys_hands(self, journal: Journal) -> None:
+        first = journal.claim(UNSEEDED, job_id="job-1")
+        assert journal.claim(UNSEEDED, job_id="job-2").action == "send"
+        keep(journal, send(journal, first))
+        assert journal.claim(UNSEEDED, job_id="job-3").action == "send"
+
+    def test_never_gets_a_delivered_result(self, journal: Journal) -> None:
+        first = journal.claim(UNSEEDED, job_id="job-1")
+        journal.delivered(keep(journal, send(journal, first)).id)
+        journal.leave(first.ticket)
+        assert journal.claim(UNSEEDED, job_id="job-2").action == "send"
+
+    def test_takes_up_each_orphan_once_and_oldest_first(self, journal: Journal) -> None:
+        claims = [journal.claim(UNSEEDED, job_id=f"job-{number}") for number in range(3)]
+        for number, claim in enumerate(claims):
+            send(journal, claim, f"task-{number}")
+            journal.leave(claim.ticket)
+        again = [journal.claim(UNSEEDED, job_id="new") for _ in range(4)]
+        assert [claim.action for claim in again] == ["join", "join", "join", "send"]
+        assert [claim.entry.task_id for claim in again] == ["task-0", "task-1", "task-2", None]
+
+    def test_gets_a_kept_result_that_nobody_got(self, journal: Journal) -> None:
+        first = journal.claim(UNSEEDED, job_id="job-1")
+        kept = keep(journal, send(journal, first))
+        journal.leave(first.ticket)
+        assert journal.claim(UNSEEDED, job_id="job-2").entry.id == kept.id
+
+
+class TestWorkers:
+    def test_one_sends_and_a_joiner_takes_over_when_that_one_leaves(self, journal: Journal) -> None:
+        first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))
+        assert not journal.take(second.ticket)
+        assert journal.leave(first.ticket) == 1
+        assert journal.take(second.ticket)
+        assert journal.sending(second.entry.id).state is TaskState.SENDING
+
+    def test_one_downloads(self, journal: Journal) -> None:
+        first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))
+        send(journal, first)
+        assert not journal.take(first.ticket)
+        journal.finished(first.entry.id, "https://result")
+        assert journal.take(second.ticket)
+        assert journal.take(second.ticket)
+        assert not journal.take(first.ticket)
+        journal.leave(second.ticket)
+        assert journal.take(first.ticket)
+
+    def test_sending_twice_is_refused(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        with pytest.raises(JournalError, match="refuses to send a task that is sending"):
+            journal.sending(claim.entry.id)
+
+    def test_sending_without_being_the_worker_is_refused(self, journal: Journal) -> None:
+        first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))
+        journal.leave(first.ticket)
+        with pytest.raises(JournalError, match="not this process's to send"):
+            journal.sending(second.entry.id)
+
+    def test_a_create_held_back_can_be_sent_again(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        assert journal.held_back(claim.entry.id, "429").state is TaskState.PREPARED
+        assert send(journal, replace(claim)).error is None
+
+    def test_the_last_that_leaves_before_sending_leaves_it_not_sent(self, journal: Journal) -> None:
+        first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))
+        assert journal.leave(first.ticket) == 1
+        assert journal.entry(first.entry.id).state is TaskState.PREPARED
+        assert journal.leave(second.ticket) == 0
+        assert journal.leave(second.ticket) == 0
+        entry = journal.entry(first.entry.id)
+        assert (entry.state, entry.error) == (TaskState.NOT_SENT, "It was given up before it was sent.")
+
+    def test_a_sender_that_leaves_in_the_middle_leaves_it_unknown(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        journal.leave(claim.ticket)
+        assert journal.entry(claim.entry.id).state is TaskState.UNKNOWN
+
+
+class TestCancel:
+    def test_leaves_the_task_to_the_others(self, journal: Journal) -> None:
+        first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))
+        send(journal, first)
+        assert journal.others(first.ticket) == 1
+        assert journal.cancel(first.ticket) is None
+        assert journal.entry(first.entry.id).state is TaskState.SUBMITTED
+        last = journal.cancel(second.ticket)
+        assert last is not None
+        assert (last.state, last.task_id) == (TaskState.CANCEL_PENDING, "task-1")
+        assert journal.canceled(last.id).state is TaskState.CANCELED
+
+    def test_of_a_task_never_sent_needs_no_network(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        assert journal.cancel(claim.ticket) is None
+        assert journal.entry(claim.entry.id).state is TaskState.NOT_SENT
+
+    def test_of_an_ended_task_does_nothing(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        kept = keep(journal, send(journal, claim))
+        assert journal.cancel(claim.ticket) is None
+        assert journal.cancel_pending(kept.id).state is TaskState.KEPT
+
+    def test_unconfirmed_and_asked_for_again_is_withdrawn(self, journal: Journal) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        send(journal, claim)
+        journal.cancel(claim.ticket)
+        meanwhile = journal.claim(WORK, job_id="job-2")
+        assert (meanwhile.action, meanwhile.entry.state) == ("join", TaskState.CANCEL_PENDING)
+        journal.leave(meanwhile.ticket)
+        journal.leave(claim.ticket)
+        later = journal.claim(WORK, job_id="job-3")
+        assert (later.action, later.entry.state, later.entry.task_id) == (
+            "join",
+            TaskState.SUBMITTED,
+            "task-1",
+        )
+
+
+def test_a_task_known_by_id_alone_is_adopted_once(journal: Journal) -> None:
+    first = journal.adopt(replace(WORK, fingerprint=""), task_id="task-9")
+    assert (first.action, first.entry.state, first.entry.task_id) == ("join", TaskState.SUBMITTED, "task-9")
+    assert journal.adopt(WORK, task_id="task-9").entry.id == first.entry.id
+    assert (
+        journal.adopt(replace(WORK, sequencer_url="http://other"), task_id="task-9").entry.id
+        != first.entry.id
+    )
+
+
+def test_of_many_threads_asking_at_once_one_sends(journal: Journal) -> None:
+    rounds, threads = 40, 8
+    barrier = threading.Barrier(threads)
+    actions: list[list[str]] = [[] for _ in range(threads)]
+
+    def ask(number: int) -> None:
+        for turn in range(rounds):
+            barrier.wait(30)
+            work = replace(WORK, fingerprint=f"{turn:064x}")
+            actions[number].append(journal.claim(work, job_id=f"job-{number}-{turn}").action)
+
+    workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [sorted(turn) for turn in zip(*actions, strict=True)] == [["join"] * 7 + ["send"]] * rounds
+
+
+def test_two_journals_of_one_process_are_two_owners(tmp_path: Path) -> None:
+    path, results = tmp_path / "journal.sqlite3", tmp_path / "results"
+    with Journal.open(path, results) as one, Journal.open(path, results) as other:
+        claim = one.claim(WORK, job_id="job-1")
+        joined = other.claim(WORK, job_id="job-2")
+        assert joined.action == "join"
+        assert not other.take(joined.ticket)
+        one.close()
+        assert other.take(joined.ticket)
+        assert other.attended(claim.entry.id) == 1

@@ -1,0 +1,162 @@
+"""The folder of kept results: its limit, who is spared, and moving it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xalora_client.errors import JournalError
+from xalora_client.journal import Entry, Journal, TaskState, Work
+
+LIMIT = 300
+
+
+def work(number: int) -> Work:
+    return Work(
+        fingerprint=f"{number:064x}",
+        sequencer_url="http://devnet",
+        consumer_id="someone",
+        task_type="upscaler",
+    )
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results", LIMIT) as journal:
+        yield journal
+
+
+def keep(
+    journal: Journal, number: int, size: int = 100, *, deliver: bool = True, leave: bool = True
+) -> Entry:
+    claim = journal.claim(work(number), job_id=f"job-{number}")
+    journal.sending(claim.entry.id)
+    journal.submitted(claim.entry.id, f"task-{number}")
+    journal.finished(claim.entry.id, "https://result")
+    file = journal.result_stem(claim.entry).with_suffix(".png")
+    file.write_bytes(bytes(size))
+    entry = journal.kept(claim.entry.id, [file])
+    if deliver:
+        journal.delivered(entry.id)
+    if leave:
+        journal.leave(claim.ticket)
+    return entry
+
+
+def with_files(journal: Journal) -> set[int]:
+    entries = journal.entries(states=[TaskState.KEPT])
+    on_disk = {entry.id for entry in entries if entry.files and all(file.exists() for file in entry.files)}
+    assert on_disk == {entry.id for entry in entries if not entry.evicted}
+    return on_disk
+
+
+def test_the_least_recently_used_goes_first(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    again = journal.claim(work(1), job_id="again")
+    assert again.action == "kept"
+    journal.leave(again.ticket)
+    keep(journal, 4)
+    assert with_files(journal) == {1, 3, 4}
+    assert sum(file.stat().st_size for file in journal.results_dir.iterdir()) == 300
+
+
+def test_at_the_limit_nothing_goes(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    assert journal.evict() == []
+    assert with_files(journal) == {1, 2, 3}
+
+
+def test_files_in_use_never_go(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    with journal.holding(1) as held:
+        journal.delivered(keep(journal, 4, 250, leave=False).id)
+        assert with_files(journal) == {1, 4}
+        assert held.files[0].exists()
+    assert journal.evict() == [1]
+
+
+def test_files_in_use_by_another_process_never_go(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    with Journal.open(journal.path, journal.results_dir, LIMIT) as other:
+        assert other.claim(work(1), job_id="other").action == "kept"
+        keep(journal, 4)
+        assert with_files(journal) == {1, 3, 4}
+
+
+def test_a_paid_result_not_yet_delivered_never_goes(journal: Journal) -> None:
+    keep(journal, 1, deliver=False)
+    for number in (2, 3, 4, 5):
+        keep(journal, number)
+    assert with_files(journal) == {1, 4, 5}
+
+
+def test_one_result_over_the_limit_is_kept_while_in_use(journal: Journal) -> None:
+    entry = keep(journal, 1, 1000, leave=False)
+    assert journal.evict() == []
+    assert entry.files[0].exists()
+
+
+def test_an_evicted_result_keeps_its_entry_and_is_fetched_again(journal: Journal) -> None:
+    for number in (1, 2, 3, 4):
+        keep(journal, number)
+    evicted = journal.entry(1)
+    assert (evicted.state, evicted.files, evicted.evicted, evicted.size) == (TaskState.KEPT, (), True, 0)
+    assert journal.open_entries() == []
+    claim = journal.claim(work(1), job_id="again")
+    assert (claim.action, claim.entry.state, claim.entry.task_id) == ("join", TaskState.FINISHED, "task-1")
+
+
+def test_without_a_limit_nothing_goes(tmp_path: Path) -> None:
+    with Journal.open(None, tmp_path / "results") as journal:
+        for number in range(20):
+            keep(journal, number, 1000)
+        assert len(with_files(journal)) == 20
+
+
+def test_a_file_that_cannot_be_removed_is_passed_over(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    stubborn = journal.entry(1).files[0]
+    stubborn.unlink()
+    (stubborn / "in the way").mkdir(parents=True)
+    journal.delivered(keep(journal, 4, leave=False).id)
+    assert {entry.id for entry in journal.entries(states=[TaskState.KEPT]) if entry.evicted} == {2}
+
+
+def test_the_folder_can_be_moved(journal: Journal, tmp_path: Path) -> None:
+    keep(journal, 1)
+    journal.close()
+    shutil.move(journal.results_dir, tmp_path / "elsewhere")
+    with Journal.open(journal.path, tmp_path / "elsewhere", LIMIT) as moved:
+        claim = moved.claim(work(1), job_id="again")
+        assert claim.action == "kept"
+        assert claim.entry.files[0].parent == tmp_path / "elsewhere"
+        assert claim.entry.files[0].exists()
+
+
+@pytest.mark.parametrize("problem", ["missing", "elsewhere"])
+def test_a_file_that_is_not_there_is_not_kept(journal: Journal, tmp_path: Path, problem: str) -> None:
+    claim = journal.claim(work(1), job_id="job-1")
+    journal.sending(claim.entry.id)
+    journal.submitted(claim.entry.id, "task-1")
+    journal.finished(claim.entry.id, "https://result")
+    file = journal.results_dir / "missing.png"
+    if problem == "elsewhere":
+        file = tmp_path / "elsewhere.png"
+        file.write_bytes(b"pixels")
+    with pytest.raises(JournalError, match="can't be journaled as a kept result"):
+        journal.kept(claim.entry.id, [file])
+    assert journal.entry(claim.entry.id).state is TaskState.FINISHED
+
+
+def test_names_come_from_the_job_and_stay_inside_the_folder(journal: Journal) -> None:
+    claim = journal.claim(work(1), job_id="../../etc/Über job-0123456789")
+    stem = journal.result_stem(claim.entry)
+    assert stem == journal.results_dir / "etc_ber_job-0123456789-1"

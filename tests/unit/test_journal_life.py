@@ -1,0 +1,383 @@
+"""A task's life in the journal: times, late answers, history, lists, listeners; and what is never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from xalora_client.errors import JournalError
+from xalora_client.journal import Entry, Journal, TaskState, Work
+from xalora_client.journal.history import usual_span, watched_duration
+
+WORK = Work(
+    fingerprint="f" * 64,
+    sequencer_url="http://devnet",
+    consumer_id="someone",
+    task_type="txt2vid",
+    workflow_id="2",
+    kind="txt2vid 2 480x480 32",
+    label="A cat at 100 % speed",
+    own_key=True,
+    details={"prompt": "a cat", "length": 32, "nested": [{"steps": 20}]},
+)
+
+
+@dataclass
+class Clocks:
+    """A wall clock that can be set, and a monotonic one that can't."""
+
+    wall: float = 1_800_000_000.0
+    monotonic: float = 50.0
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, clocks: Clocks) -> Iterator[Journal]:
+    with Journal.open(
+        tmp_path / "journal.sqlite3",
+        tmp_path / "results",
+        wall_clock=lambda: clocks.wall,
+        monotonic_clock=lambda: clocks.monotonic,
+    ) as journal:
+        yield journal
+
+
+def submit(journal: Journal, number: int = 1, work: Work = WORK) -> Entry:
+    claim = journal.claim(work, job_id=f"job-{number}", reuse=False)
+    journal.sending(claim.entry.id)
+    return journal.submitted(claim.entry.id, f"task-{number}")
+
+
+def keep(journal: Journal, entry: Entry) -> Entry:
+    file = journal.result_stem(entry).with_suffix(".mp4")
+    file.write_bytes(b"video")
+    return journal.kept(entry.id, [file], miner="miner-7", device="RTX 4090")
+
+
+def test_every_step_leaves_its_time_and_what_came_with_it(journal: Journal, clocks: Clocks) -> None:
+    start = clocks.wall
+    entry = submit(journal)
+    clocks.pass_by(3)
+    assert journal.status(entry.id, "waiting").started_at is None
+    clocks.pass_by(4)
+    journal.status(entry.id, "running")
+    clocks.pass_by(5)
+    journal.status(entry.id, "running")
+    journal.finished(entry.id, {"url": "https://result"})
+    kept = keep(journal, entry)
+    assert kept.work == WORK
+    assert (kept.created_at, kept.sent_at, kept.submitted_at) == (start, start, start)
+    assert (kept.started_at, kept.ended_at) == (start + 7, start + 12)
+    assert (kept.queued_seconds, kept.running_seconds, kept.total_seconds) == (7, 5, 12)
+    assert (kept.state, kept.status, kept.result) == (TaskState.KEPT, "finished", {"url": "https://result"})
+    assert (kept.engine, kept.miner, kept.device, kept.size) == ("xalora", "miner-7", "RTX 4090", 5)
+    assert journal.entry(entry.id) == kept
+
+
+def test_no_late_answer_moves_a_kept_result(journal: Journal) -> None:
+    entry = submit(journal)
+    journal.finished(entry.id, "https://result")
+    kept = keep(journal, entry)
+    assert journal.status(entry.id, "running") == kept
+    assert journal.finished(entry.id, "https://late") == kept
+    assert journal.failed(entry.id, "late") == kept
+    assert journal.canceled(entry.id) == kept
+    assert journal.cancel_pending(entry.id) == kept
+    assert journal.submitted(entry.id, "task-1") == kept
+
+
+def test_a_fresh_url_replaces_one_not_yet_downloaded(journal: Journal) -> None:
+    entry = submit(journal)
+    journal.finished(entry.id, "https://stale")
+    assert journal.finished(entry.id, "https://fresh").result == "https://fresh"
+
+
+def test_a_second_task_id_for_one_job_is_logged_and_does_not_replace_the_first(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = submit(journal)
+    assert journal.submitted(entry.id, "task-twin").task_id == "task-1"
+    assert "task-twin" in caplog.text
+
+
+def test_an_expired_result_ends_the_task_with_the_reason(journal: Journal) -> None:
+    entry = submit(journal)
+    journal.finished(entry.id, "https://result")
+    ended = journal.expired(entry.id, "the network no longer has the result")
+    assert (ended.state, ended.error) == (TaskState.FAILED, "the network no longer has the result")
+
+
+def test_a_local_engine_is_noted_without_moving_the_task(journal: Journal) -> None:
+    claim = journal.claim(WORK, job_id="job-1")
+    journal.sending(claim.entry.id)
+    journal.not_sent(claim.entry.id, "no miner")
+    entry = journal.fell_back(claim.entry.id, engine="torch", device="cuda:0")
+    assert (entry.state, entry.engine, entry.device) == (TaskState.NOT_SENT, "torch", "cuda:0")
+
+
+class TestClocks:
+    def test_a_clock_set_back_never_makes_time_run_backwards(self, journal: Journal, clocks: Clocks) -> None:
+        entry = submit(journal)
+        clocks.pass_by(10)
+        clocks.wall -= 86_400
+        journal.status(entry.id, "running")
+        clocks.pass_by(10)
+        ended = journal.finished(entry.id, "https://result")
+        times = [ended.created_at, ended.sent_at, ended.submitted_at, ended.started_at, ended.ended_at]
+        assert times == sorted(times, key=lambda time: time or 0)
+        assert (ended.queued_seconds, ended.running_seconds, ended.total_seconds) == (0, 0, 0)
+
+    def test_nor_does_it_teach_the_history_nonsense(self, journal: Journal, clocks: Clocks) -> None:
+        entry = submit(journal)
+        clocks.pass_by(40)
+        clocks.wall -= 30
+        journal.finished(entry.id, "https://result")
+        assert journal.durations(WORK.kind) == []
+
+    def test_the_latest_entry_is_the_last_one_made(self, journal: Journal, clocks: Clocks) -> None:
+        first = submit(journal, 1)
+        clocks.wall -= 3600
+        second = submit(journal, 2)
+        assert [entry.id for entry in journal.entries()] == [second.id, first.id]
+
+
+class TestHistory:
+    def run(self, journal: Journal, clocks: Clocks, number: int, seconds: float) -> Entry:
+        entry = submit(journal, number)
+        clocks.pass_by(seconds)
+        return journal.finished(entry.id, "https://result")
+
+    def test_of_a_kind_from_submission_to_end(self, journal: Journal, clocks: Clocks) -> None:
+        for number, seconds in enumerate((50, 40, 45)):
+            self.run(journal, clocks, number, seconds)
+        assert journal.durations(WORK.kind) == [45, 40, 50]
+        assert journal.durations(WORK.kind, limit=2) == [45, 40]
+        assert journal.durations("another kind") == []
+        assert journal.usual(WORK.kind) == (42, 48)
+        assert journal.usual("another kind") is None
+
+    def test_outlives_the_entries(self, journal: Journal, clocks: Clocks) -> None:
+        entry = self.run(journal, clocks, 1, 40)
+        keep(journal, entry)
+        journal.close()
+        with Journal.open(journal.path, journal.results_dir) as later:
+            assert later.forget_ended() == 1
+            assert later.durations(WORK.kind) == [40]
+
+    def test_leaves_out_ends_that_nobody_watched_for(self, journal: Journal, clocks: Clocks) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        journal.submitted(claim.entry.id, "task-1")
+        journal.leave(claim.ticket)
+        clocks.pass_by(4000)
+        joined = journal.claim(WORK, job_id="job-2")
+        journal.finished(joined.entry.id, "https://result")
+        assert journal.durations(WORK.kind) == []
+
+    def test_counts_a_task_once(self, journal: Journal, clocks: Clocks) -> None:
+        entry = self.run(journal, clocks, 1, 40)
+        clocks.pass_by(5)
+        journal.finished(entry.id, "https://fresh")
+        assert journal.durations(WORK.kind) == [40]
+
+    def test_keeps_to_a_useful_length(self, journal: Journal, clocks: Clocks) -> None:
+        for number in range(105):
+            self.run(journal, clocks, number, number)
+        assert journal.durations(WORK.kind, limit=1000) == list(range(104, 4, -1))
+
+    @pytest.mark.parametrize(
+        ("durations", "span"),
+        [
+            ([], None),
+            ([7.0], None),
+            ([10.0, 20.0], (12.0, 18.0)),
+            ([45.0, 47.0, 50.0, 44.0, 46.0, 900.0], (45.0, 50.0)),
+        ],
+    )
+    def test_span(self, durations: list[float], span: tuple[float, float] | None) -> None:
+        assert usual_span(durations) == (span and pytest.approx(span))
+
+    @pytest.mark.parametrize(
+        ("wall", "monotonic", "seconds"),
+        [
+            (40.0, 40.0, 40.0),
+            (41.9, 40.0, 40.0),
+            (-60.0, 40.0, None),
+            (3640.0, 40.0, None),
+            (1040.0, 1000.0, 1000),
+        ],
+    )
+    def test_watched(self, wall: float, monotonic: float, seconds: float | None) -> None:
+        assert watched_duration(wall, monotonic) == seconds
+
+
+class TestLists:
+    def test_by_state_text_and_page(self, journal: Journal) -> None:
+        for number in range(5):
+            submit(journal, number, replace(WORK, label=f"Picture {number}"))
+        journal.failed(3, "CUDA out of memory")
+        assert [entry.id for entry in journal.entries(limit=2, offset=1)] == [4, 3]
+        assert [entry.id for entry in journal.entries(states=[TaskState.FAILED])] == [3]
+        assert journal.entries(states=[]) == []
+        assert [entry.id for entry in journal.entries(text="picture 1")] == [2]
+        assert [entry.id for entry in journal.entries(text="out of mem")] == [3]
+        assert [entry.id for entry in journal.entries(text="task-4")] == [5]
+        assert journal.count() == 5
+        assert journal.count(states=[TaskState.SUBMITTED], text="Picture") == 4
+
+    @pytest.mark.parametrize(("text", "count"), [("100 %", 1), ("1%d", 0), ("_", 0), ("\\", 0), ("'", 0)])
+    def test_text_is_no_pattern(self, journal: Journal, text: str, count: int) -> None:
+        submit(journal, 1, replace(WORK, kind="", label="At 100 % speed"))
+        assert journal.count(text=text) == count
+
+    def test_open_entries_oldest_first(self, journal: Journal) -> None:
+        entries = [submit(journal, number) for number in range(4)]
+        journal.failed(entries[0].id, "no")
+        journal.cancel_pending(entries[1].id)
+        journal.finished(entries[2].id, "https://result")
+        assert [entry.id for entry in journal.open_entries()] == [2, 3, 4]
+
+    def test_by_ids(self, journal: Journal) -> None:
+        entry = submit(journal)
+        assert journal.by_task_id("task-1") == entry
+        assert journal.by_task_id("task-1", "http://devnet") == entry
+        assert journal.by_task_id("task-1", "http://elsewhere") is None
+        assert journal.by_job_id("job-1") == entry
+        assert journal.by_job_id("job-2") is None
+        assert journal.find(99) is None
+        with pytest.raises(JournalError, match="no entry 99"):
+            journal.entry(99)
+
+
+class TestChanges:
+    def test_version_grows_with_every_change_and_with_nothing_else(self, journal: Journal) -> None:
+        before = journal.version()
+        entry = submit(journal)
+        journal.status(entry.id, "waiting")
+        after = journal.version()
+        assert after > before
+        journal.status(entry.id, "waiting")
+        journal.entries()
+        journal.open_entries()
+        journal.attended(entry.id)
+        assert journal.version() == after
+
+    def test_since_lists_what_changed(self, journal: Journal) -> None:
+        first, second = submit(journal, 1), submit(journal, 2)
+        seen = journal.version()
+        journal.status(first.id, "running")
+        assert [entry.id for entry in journal.entries(since=seen)] == [first.id]
+        assert journal.count(since=seen) == 1
+        assert second.version <= seen < journal.entry(first.id).version
+
+    def test_listeners_hear_of_each_entry_after_the_change(self, journal: Journal) -> None:
+        heard: list[tuple[int, str | None]] = []
+
+        def listen(entry_id: int) -> None:
+            entry = journal.find(entry_id)
+            heard.append((entry_id, entry.state.value if entry else None))
+
+        stop = journal.subscribe(listen)
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(1)
+        journal.not_sent(1, "refused")
+        journal.leave(claim.ticket)
+        journal.forget(1)
+        assert heard == [(1, "prepared"), (1, "sending"), (1, "not_sent"), (1, None)]
+        stop()
+        stop()
+        submit(journal, 2)
+        assert len(heard) == 4
+
+    def test_a_listener_that_fails_does_no_harm(
+        self, journal: Journal, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(entry_id: int) -> None:
+            raise RuntimeError("display gone")
+
+        journal.subscribe(fail)
+        assert submit(journal).state is TaskState.SUBMITTED
+        assert "display gone" in caplog.text
+
+
+class TestForgetting:
+    def test_removes_row_files_and_half_downloads(self, journal: Journal) -> None:
+        entry = submit(journal)
+        journal.finished(entry.id, "https://result")
+        kept = keep(journal, entry)
+        stem = journal.result_stem(entry)
+        stem.with_suffix(".part").write_bytes(b"half")
+        neighbour = stem.with_name(f"{stem.name}1.part")
+        neighbour.write_bytes(b"another entry's")
+        assert not journal.forget(entry.id)
+        journal.close()
+        with Journal.open(journal.path, journal.results_dir) as later:
+            assert later.forget(entry.id)
+            assert later.find(entry.id) is None
+        assert not kept.files[0].exists()
+        assert list(journal.results_dir.iterdir()) == [neighbour]
+
+    def test_of_all_that_ended_leaves_what_is_open(self, journal: Journal) -> None:
+        for number in range(4):
+            claim = journal.claim(WORK, job_id=f"job-{number}", reuse=False)
+            journal.sending(claim.entry.id)
+            if number == 0:
+                journal.not_sent(claim.entry.id, "refused")
+            elif number == 1:
+                journal.unknown(claim.entry.id, "reset")
+            else:
+                journal.submitted(claim.entry.id, f"task-{number}")
+            journal.leave(claim.ticket)
+        journal.failed(3, "no")
+        assert journal.forget_ended() == 2
+        assert [entry.id for entry in journal.entries()] == [4, 2]
+
+    def test_of_an_open_task_logs_its_ids(self, journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+        claim = journal.claim(WORK, job_id="job-1")
+        journal.sending(claim.entry.id)
+        journal.submitted(claim.entry.id, "task-1")
+        journal.leave(claim.ticket)
+        with caplog.at_level("INFO", "xalora_client"):
+            assert journal.forget(claim.entry.id)
+        assert "job-1" in caplog.text
+        assert "task-1" in caplog.text
+
+
+def test_no_pixels_reach_the_disk(journal: Journal, tmp_path: Path) -> None:
+    pixels = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
+    uri = f"data:image/png;base64,{pixels}"
+    leaky = replace(
+        WORK, details={"image": uri, "list": [{"deep": f"see {uri} there"}]}, label=f"Upscale {uri}"
+    )
+    entry = submit(journal, 1, leaky)
+    finished = journal.finished(entry.id, {"images": [uri, "https://result"]})
+    submit(journal, 2)
+    journal.failed(2, f"Can't open {uri.replace('data:', 'DATA:')}")
+    journal.close()
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"https://result" in written
+    assert pixels.encode() not in written
+    assert finished.result["images"][0].startswith("data:image/png;base64,(")
+
+
+def test_prose_about_data_stays_as_it_is(journal: Journal) -> None:
+    label = "metadata: a/b, data: c, updata:image/png,x"
+    assert submit(journal, 1, replace(WORK, label=label)).work.label == label
+
+
+def test_text_that_utf8_has_no_form_for_is_survived(journal: Journal) -> None:
+    odd = "photo \udcff.png"
+    entry = submit(journal, 1, replace(WORK, label=odd, details={"name": odd}))
+    assert entry.work.label == "photo ?.png"
+    assert journal.entries(text="photo \udcff")[0].id == entry.id
