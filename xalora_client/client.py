@@ -280,7 +280,8 @@ class AsyncXalora:
         fallback: FallbackPolicy | None = None,
         queue_limit: float | None = None,
         on_timeout: TimeoutAction | None = None,
-        cancel_remote: bool = True,
+        cancel_remote: bool | Callable[[], bool] = True,
+        hand_over: bool = False,
     ) -> RunResult:
         """Do a task and give back its result, files on disk.
 
@@ -294,7 +295,9 @@ class AsyncXalora:
             fallback: When this machine takes over; default: the setting.
             queue_limit: Seconds in the network's queue; default: the setting.
             on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``.
-            cancel_remote: Whether a cancelled call cancels the remote task.
+            cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
+            hand_over: Raise the network's error where the policy lets this machine take over, instead of
+                computing here: for a host with engines of its own. The remote task has been withdrawn then.
 
         Raises:
             XaloraError: The work could not be done; the message says what about the money.
@@ -317,7 +320,7 @@ class AsyncXalora:
                     cancel_remote=cancel_remote,
                 )
         except XaloraError as error:
-            if not falls_back(policy, error):
+            if hand_over or not falls_back(policy, error):
                 raise
             remote_error, reason = error, error.what
         from .fallback import run_locally
@@ -337,7 +340,7 @@ class AsyncXalora:
         queue_limit: float | None,
         on_timeout: TimeoutAction,
         policy: FallbackPolicy,
-        cancel_remote: bool,
+        cancel_remote: bool | Callable[[], bool],
     ) -> RunResult:
         from .flight import WITHDRAW_SECONDS, OwnerGone
 
@@ -358,7 +361,7 @@ class AsyncXalora:
             except OwnerGone:
                 continue
             except asyncio.CancelledError:
-                if cancel_remote:
+                if cancel_remote() if callable(cancel_remote) else cancel_remote:
                     await self._abandon(dispatcher, booking)
                 raise
             except XaloraError as error:
