@@ -106,9 +106,16 @@ def default_engine() -> MinerEngine:
     return EngineByType({"upscaler": PillowEngine(), "txt2img": card, "txt2vid": card})
 
 
-#: Engines by the name that a command line gives them.
+#: Engines by the name that a command line gives them; see :func:`engine_by_name`.
 ENGINES: dict[str, Callable[[], MinerEngine]] = {
     "auto": default_engine,
     "pillow": PillowEngine,
     "testcard": TestcardEngine,
 }
+
+
+def engine_by_name(name: str) -> MinerEngine:
+    """A new engine of this name. Raises ``ValueError`` for a name that is none of :data:`ENGINES`."""
+    if name not in ENGINES:
+        raise ValueError(f"Unknown engine {name!r}; known are {', '.join(ENGINES)}")
+    return ENGINES[name]()

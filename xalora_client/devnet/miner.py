@@ -11,6 +11,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import io
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from typing import Any
 
 import aiohttp
 
-from .engines import ENGINES, EngineError, MinerEngine, MinerTask, default_engine
+from .engines import EngineError, MinerEngine, MinerTask, engine_by_name
 from .faults import MINER, Fault, FaultPlan
 
 logger = logging.getLogger("xalora_client.devnet")
@@ -36,7 +37,7 @@ TaskSeconds = float | Callable[[MinerTask], float] | None
 
 _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "flux-lora"}
 _MAX_INPUT_BYTES = 256 << 20
-_LONGEST_PAUSE = 2.0
+_LONGEST_PAUSE = 0.5
 
 
 class MinerDied(Exception):
@@ -218,7 +219,7 @@ class Miner:
         headers = {"Authorization": f"Bearer {credential['token']}"}
 
         async def put() -> None:
-            async with self._request("PUT", url, data=data, headers=headers):
+            async with self._request("PUT", url, data=io.BytesIO(data), headers=headers):
                 pass
 
         await self._insist(put)
@@ -300,7 +301,7 @@ class MinerCrew:
     ) -> None:
         self._url = sequencer_url
         self._size = miners
-        self._engine = ENGINES[engine]() if isinstance(engine, str) else engine
+        self._engine = engine_by_name(engine) if isinstance(engine, str) else engine
         self._workflow_ids = tuple(workflow_ids)
         self._poll = poll
         self._heartbeat = heartbeat
@@ -400,14 +401,3 @@ async def mine(
     async with MinerCrew(sequencer_url, miners=miners, **options):
         on_ready()
         await stop.wait()
-
-
-__all__ = [
-    "DEFAULT_WORKFLOW_IDS",
-    "Miner",
-    "MinerCrew",
-    "MinerEngine",
-    "MinerTask",
-    "default_engine",
-    "mine",
-]

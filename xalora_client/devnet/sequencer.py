@@ -109,8 +109,6 @@ class Sequencer:
         result_form: ResultForm = "url",
         details_as_text: bool = False,
     ) -> None:
-        if result_form not in RESULT_FORMS:
-            raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
         self.state = state
         self.storage = storage
         self.result_form = result_form

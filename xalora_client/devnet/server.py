@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .engines import MinerEngine
+from .engines import MinerEngine, engine_by_name
 from .faults import Fault, FaultPlan
 from .miner import DEFAULT_WORKFLOW_IDS, MinerCrew, TaskSeconds, mine
-from .sequencer import ResultForm, Sequencer
+from .sequencer import RESULT_FORMS, ResultForm, Sequencer
 from .state import State, TaskRecord
 from .storage import Storage
 
@@ -66,6 +66,10 @@ class Devnet:
         engine: What miners run: an engine, or ``auto``, ``pillow``, ``testcard``.
         workflow_ids: The workflows that the miners take.
         replace_dead: A new miner starts for each that a ``death`` fault killed.
+
+    Raises:
+        ValueError: A key, fault, engine's name or result form makes no sense; when made.
+        OSError: The port is taken; when entered.
     """
 
     def __init__(
@@ -88,6 +92,8 @@ class Devnet:
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
         replace_dead: bool = True,
     ) -> None:
+        if result_form not in RESULT_FORMS:
+            raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
         self.api_key = api_key
         self.faults = FaultPlan(faults, seed)
         self._keys = dict(split_key(key) for key in (api_key, *more_api_keys))
@@ -99,7 +105,7 @@ class Devnet:
         self._details_as_text = details_as_text
         self._crew_options: dict[str, Any] = {
             "miners": miners,
-            "engine": engine,
+            "engine": engine_by_name(engine) if isinstance(engine, str) else engine,
             "workflow_ids": workflow_ids,
             "poll": miner_poll,
             "heartbeat": lease / 4,
@@ -300,10 +306,10 @@ class DevnetThread:
 
     def __init__(self, port: int = 0, **options: Any) -> None:
         self._devnet = Devnet(port, **options)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="xalora-devnet", daemon=True)
 
     def __enter__(self) -> DevnetThread:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="xalora-devnet", daemon=True)
         self._thread.start()
         try:
             self._await(self._devnet.__aenter__())
@@ -405,10 +411,9 @@ class DevnetThread:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
     def _end_loop(self) -> None:
-        if self._thread.is_alive():
-            self._await(self._loop.shutdown_default_executor())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        self._await(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
         self._loop.close()
 
 

@@ -52,6 +52,12 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
+#: The oldest waiting task of one workflow; an index answers it however many tasks wait.
+NEXT_WAITING = (
+    "SELECT seq, task_id, task_type, workflow_id, details FROM tasks"
+    " WHERE status='waiting' AND workflow_id=? ORDER BY seq LIMIT 1"
+)
+
 
 @dataclass(frozen=True)
 class NewTask:
@@ -210,13 +216,7 @@ class State:
         heads = [
             row
             for workflow_id in wanted
-            if (
-                row := self._db.execute(
-                    "SELECT seq, task_id, task_type, workflow_id, details FROM tasks"
-                    " WHERE status='waiting' AND workflow_id=? ORDER BY seq LIMIT 1",
-                    (workflow_id,),
-                ).fetchone()
-            )
+            if (row := self._db.execute(NEXT_WAITING, (workflow_id,)).fetchone())
         ]
         if not heads:
             return None

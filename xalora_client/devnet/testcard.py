@@ -218,23 +218,31 @@ def _tint(hue: float, lightness: float, saturation: float) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Break the text into lines no wider than this; words longer than a line are broken too."""
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> list[str]:
+    """Break the text into lines of this width; words longer than a line are broken too.
+
+    Stops after ``most`` lines and one more, which tells that the text is longer.
+    """
+    # Letter by letter, so that even a prompt of one endless word costs linear time. Kerning is left out.
+    advance = {letter: font.getlength(letter) for letter in {*text, " "}}
     lines: list[str] = []
-    line = ""
+    line, used = "", 0.0
     for word in text.split():
-        longer = f"{line} {word}" if line else word
-        if font.getlength(longer) <= width:
-            line = longer
+        length = sum(advance[letter] for letter in word)
+        if line and used + advance[" "] + length <= width:
+            line, used = f"{line} {word}", used + advance[" "] + length
             continue
         if line:
             lines.append(line)
-        while font.getlength(word) > width and len(word) > 1:
-            cut = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            lines.append(word[:cut])
-            word = word[cut:]  # noqa: PLW2901 - what is left of it
-        line = word
-    return [*lines, line] if line else lines
+        line, used = "", 0.0
+        for letter in word:
+            if line and used + advance[letter] > width:
+                lines.append(line)
+                line, used = "", 0.0
+            line, used = line + letter, used + advance[letter]
+        if len(lines) > most:
+            break
+    return [*lines, line][: most + 1] if line else lines
 
 
 def _fit(
@@ -244,16 +252,15 @@ def _fit(
     size = largest
     while True:
         font = _font(size)
-        lines = _wrap(text, font, width)
-        room = max(1, int(height / (size * _LEADING)))
+        room = max(1, int(height / (font.size * _LEADING)))
+        lines = _wrap(text, font, width, room)
         if len(lines) <= room:
             return font, lines
         if size <= smallest:
-            lines = lines[:room]
-            while lines[-1] and font.getlength(lines[-1] + "...") > width:
-                lines[-1] = lines[-1][:-1]
-            lines[-1] = lines[-1].rstrip() + "..."
-            return font, lines
+            last = lines[room - 1]
+            while last and font.getlength(last + "...") > width:
+                last = last[:-1]
+            return font, [*lines[: room - 1], last.rstrip() + "..."]
         size = max(smallest, size * 0.9)
 
 
