@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .config import (
         parse_api_key as parse_api_key,
     )
+    from .defined import DefinedWorkflowTask as DefinedWorkflowTask
     from .errors import (
         AmbiguousCreateError as AmbiguousCreateError,
     )
@@ -143,6 +144,7 @@ _HOMES = {
     "blocking": ("BlockingTaskHandle", "Xalora"),
     "client": ("AsyncXalora", "TaskHandle"),
     "config": ("Credentials", "Settings", "load_settings", "parse_api_key"),
+    "defined": ("DefinedWorkflowTask",),
     "errors": (
         "AmbiguousCreateError",
         "AuthenticationError",

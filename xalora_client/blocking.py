@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .tasks import WorkflowTask
 
 T = TypeVar("T")
+
+INTERRUPTIBLE_SECONDS = 0.25
 
 INTERRUPT_GRACE_SECONDS = 4.0
 """A little over the 3 s that the asynchronous client takes at most to cancel a remote task."""
@@ -147,6 +149,9 @@ class Xalora:
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
+            # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
+            while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
+                pass
             return future.result()
         except KeyboardInterrupt:
             # The coroutine is told, cancels its remote task, and ends; only then does the program.

@@ -72,11 +72,16 @@ class FallingBack(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalProgress(TaskEvent):
-    """A local engine did ``done`` of ``total`` steps or tiles."""
+    """A local engine did ``done`` of ``total`` nodes or tiles; ``label`` says what it is at.
+
+    ``preview`` is an encoded JPEG or PNG of the unfinished result, where the engine has one.
+    """
 
     engine: str
     done: int
     total: int
+    label: str = ""
+    preview: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

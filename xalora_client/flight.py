@@ -193,7 +193,7 @@ class Flight:
             self.task_id = await self._network.create(
                 self.credentials,
                 job_id=self.job_id,
-                task_type=prepared.task.task_type,
+                task_type=prepared.task.kind_of_task,
                 parameters=parameters,
                 workflow_id=prepared.task.workflow_id,
                 timeout_seconds=prepared.task.timeout_seconds,

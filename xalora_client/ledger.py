@@ -46,7 +46,7 @@ class Ledger:
             fingerprint=prepared.fingerprint,
             sequencer_url=sequencer_url,
             consumer_id=prepared.credentials.consumer_id,
-            task_type=prepared.task.task_type,
+            task_type=prepared.task.kind_of_task,
             workflow_id=prepared.task.workflow_id,
             kind=prepared.kind,
             label=prepared.task.describe(),

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Credentials
-from .errors import MissingKeyError
+from .config import DEFAULT_WORKFLOW_URL, Credentials
+from .errors import MissingKeyError, NoMinerError
 from .fingerprint import duration_kind, fingerprint
 from .media.inputs import PreparedImage, is_remote, prepare_image
 from .tasks import WorkflowTask
@@ -52,8 +52,14 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
 
     Raises:
         MissingKeyError: There is no key to pay with.
+        NoMinerError: The workflow has no id on the hosted network.
         InputImageError: An image can't be read.
     """
+    if sequencer_url == DEFAULT_WORKFLOW_URL and not task.is_hosted:
+        raise NoMinerError(
+            f"The hosted network does not know the workflow {task.workflow_id}",
+            next_step="Run it on this machine (--engine comfyui), or on miners of your own.",
+        )
     credentials = credentials_of(task, default)
     parameters = task.parameters()
     images: dict[str, PreparedImage] = {}
@@ -73,13 +79,13 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
         fingerprint=fingerprint(
             sequencer_url=sequencer_url,
             consumer_id=credentials.consumer_id,
-            task_type=task.task_type,
+            task_type=task.kind_of_task,
             workflow_id=task.workflow_id,
             parameters=parameters,
             image_digests=digests,
         ),
         kind=duration_kind(
-            task_type=task.task_type,
+            task_type=task.kind_of_task,
             workflow_id=task.workflow_id,
             parameters=parameters,
             pixels=sum(image.width * image.height for image in images.values()) or None,

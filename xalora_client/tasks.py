@@ -168,6 +168,16 @@ class WorkflowTask(BaseModel):
         """``<job_id_prefix or "sdk-workflow">-<10 hex digits>``, a new one at each call."""
         return f"{self.job_id_prefix or DEFAULT_JOB_ID_PREFIX}-{secrets.token_hex(JOB_ID_DIGITS // 2)}"
 
+    @property
+    def kind_of_task(self) -> str:
+        """The ``task_type`` that is sent."""
+        return self.task_type
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether the hosted network may know this workflow."""
+        return True
+
     def own_credentials(self, default: Credentials | None) -> Credentials | None:
         """The credentials this task asks for, on top of the client's own.
 

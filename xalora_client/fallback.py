@@ -1,0 +1,234 @@
+"""Work that the network can't do, done on this machine: which engine, and how a task becomes its input."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .config import Settings
+from .defined import DefinedWorkflowTask, catalog
+from .engines.base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
+from .errors import ConfigurationError, EngineError, XaloraError
+from .events import Done, EventCallback, FallingBack, LocalProgress
+from .media.inputs import is_remote, prepare_image
+from .results import RunResult, Timing
+from .tasks import WorkflowTask
+from .workflows import BoundWorkflow, WorkflowDefinition
+
+logger = logging.getLogger("xalora_client")
+
+EngineName = Literal["comfyui", "torch", "pillow"]
+
+UPSCALER = "upscaler"
+LANCZOS_UPSCALE = "lanczos-upscale"
+STOP_SECONDS = 5.0
+LOCAL_FOLDER = "local"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way of doing the work here: an engine, and the workflow as it would run it."""
+
+    engine: LocalEngine
+    workflow: BoundWorkflow
+
+
+async def run_locally(
+    task: WorkflowTask,
+    settings: Settings,
+    *,
+    reason: str,
+    remote_error: XaloraError | None = None,
+    on_event: EventCallback | None = None,
+    engine: EngineName | None = None,
+) -> RunResult:
+    """Do a task with an engine of this machine.
+
+    Args:
+        reason: Why, for the log and the progress callback.
+        remote_error: What the network said, kept as the cause should this machine fail as well.
+        engine: This engine only; default: a ComfyUI server if one is set, then torch with a model file, then
+            (for upscaling) LANCZOS.
+
+    Raises:
+        EngineError: No engine here can do it; the message says what each one lacks. After a failure of the
+            network it is that failure's own class.
+        InputImageError: An image can't be read.
+    """
+    images = await _image_bytes(task)
+    refusals: list[str] = []
+    job_id = task.new_job_id()
+    dest = settings.state_dir / LOCAL_FOLDER / job_id
+    for candidate in await asyncio.to_thread(lambda: list(_candidates(task, settings, engine, refusals))):
+        name = candidate.engine.name
+        logger.warning("%s: running on this machine with the %s engine", reason, name)
+        if on_event is not None:
+            on_event(FallingBack(job_id=job_id, engine=name, reason=reason))
+        try:
+            run = await _in_thread(candidate, images, dest, job_id, on_event)
+        except EngineCanceledError:
+            raise
+        except (EngineError, ConfigurationError) as error:
+            refusals.append(f"{name}: {error.what}")
+            continue
+        return _result(run, job_id, on_event)
+    raise _nothing_can(task, refusals, remote_error) from remote_error
+
+
+def _candidates(
+    task: WorkflowTask, settings: Settings, only: EngineName | None, refusals: list[str]
+) -> Iterator[_Candidate]:
+    """Every way that is open, the best first; why the others are not goes into ``refusals``."""
+    definition, values = definition_of(task, settings)
+    if definition is None:
+        refusals.append(f"there is no workflow definition for {task.kind_of_task} tasks")
+        return
+    workflow = definition.bind(values)
+    lanczos = catalog(*_folders(settings)).get(LANCZOS_UPSCALE)
+    for name in (only,) if only else ("comfyui", "torch", "pillow"):
+        try:
+            local = _engine(name, settings)
+        except ConfigurationError as error:
+            refusals.append(f"{name}: {error.what}")
+            continue
+        if not local.can_run(workflow):
+            refusals.append(f"{name}: not made for {task.kind_of_task} tasks")
+            continue
+        available = local.available()
+        if not available:
+            refusals.append(f"{name}: {available.reason}")
+            continue
+        yield _Candidate(local, workflow)
+        if name == "comfyui" and task.kind_of_task == UPSCALER and definition.name != LANCZOS_UPSCALE:
+            yield _Candidate(local, lanczos.bind({"image": values.get("image")}))
+
+
+def definition_of(
+    task: WorkflowTask, settings: Settings
+) -> tuple[WorkflowDefinition | None, Mapping[str, object]]:
+    """The workflow definition behind a task, and the task's parameters that it knows."""
+    if isinstance(task, DefinedWorkflowTask):
+        return task.definition, task.values
+    definition = catalog(*_folders(settings)).find(task_type=task.task_type, workflow_id=task.workflow_id)
+    if definition is None:
+        return None, {}
+    known = {parameter.name for parameter in definition.parameters}
+    return definition, {name: value for name, value in task.parameters().items() if name in known}
+
+
+def _folders(settings: Settings) -> tuple[Path, ...]:
+    return (settings.workflows_dir,) if settings.workflows_dir is not None else ()
+
+
+def _engine(name: str, settings: Settings) -> LocalEngine:
+    if name == "comfyui":
+        if settings.comfyui_url is None:
+            raise ConfigurationError("XALORA_COMFYUI_URL is not set")
+        from .engines.comfyui import ComfyUIEngine
+
+        return ComfyUIEngine(settings.comfyui_url)
+    if name == "torch":
+        if settings.upscale_model is None:
+            raise ConfigurationError("XALORA_UPSCALE_MODEL names no model file")
+        from .engines.torch import TorchEngine
+
+        return TorchEngine(settings.upscale_model)
+    from .engines.pillow import PillowEngine
+
+    return PillowEngine()
+
+
+async def _image_bytes(task: WorkflowTask) -> dict[str, bytes]:
+    images = {}
+    for name, image in task.image_parameters().items():
+        if is_remote(image):
+            images[name] = await _remote_image(str(image))
+        else:
+            images[name] = (await asyncio.to_thread(prepare_image, image)).data
+    return images
+
+
+async def _remote_image(url: str) -> bytes:
+    import tempfile
+
+    from .media.download import download
+    from .sessions import shared_session
+
+    with tempfile.TemporaryDirectory() as folder:
+        async with shared_session() as session:
+            path = await download(session, url, Path(folder) / "input", task_id=None)
+        return path.read_bytes()
+
+
+async def _in_thread(
+    candidate: _Candidate,
+    images: Mapping[str, bytes],
+    dest: Path,
+    job_id: str,
+    on_event: EventCallback | None,
+) -> EngineRun:
+    """Run the engine off the loop; a cancelled caller stops it and waits until it has stopped."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+
+    def tell(progress: EngineProgress) -> None:
+        if on_event is not None:
+            event = LocalProgress(
+                job_id=job_id,
+                engine=candidate.engine.name,
+                done=round(progress.done),
+                total=round(progress.total),
+                label=progress.label,
+                preview=progress.preview,
+            )
+            loop.call_soon_threadsafe(on_event, event)
+
+    working = loop.create_task(
+        asyncio.to_thread(
+            candidate.engine.run, candidate.workflow, images, dest, on_progress=tell, cancel=stop
+        )
+    )
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({working}, timeout=STOP_SECONDS)
+        if working.done() and not working.cancelled():
+            working.exception()
+        raise
+
+
+def _result(run: EngineRun, job_id: str, on_event: EventCallback | None) -> RunResult:
+    logger.info("done on this machine in %.1f s by %s (%s) %s", run.seconds, run.engine, run.device, run.note)
+    if on_event is not None:
+        on_event(Done(job_id=job_id, engine=run.engine, seconds=run.seconds, files=run.files))
+    return RunResult(
+        files=run.files,
+        engine=run.engine,
+        device=run.device,
+        job_id=job_id,
+        seconds=Timing(running=run.seconds, total=run.seconds),
+    )
+
+
+def _nothing_can(task: WorkflowTask, refusals: list[str], remote_error: XaloraError | None) -> XaloraError:
+    lacks = "; ".join(refusals) or "there is no engine for it"
+    if remote_error is None:
+        return EngineError(
+            f"This machine can't do {task.describe()!r} ({lacks})",
+            next_step="Set XALORA_COMFYUI_URL to a ComfyUI server, or XALORA_UPSCALE_MODEL to a model file.",
+        )
+    return type(remote_error)(
+        f"{remote_error.what.rstrip('.')}; and this machine can't take over ({lacks})",
+        money=remote_error.money,
+        next_step=remote_error.next_step,
+        task_id=remote_error.task_id,
+        job_id=remote_error.job_id,
+        status_code=remote_error.status_code,
+        error_type=remote_error.error_type,
+    )
