@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .compat import ComfyExtension, io
+from .upscale import XaloraUpscaleImage
 
 # Ids and sockets of a published node never change: saved graphs name them.
-NODES: list[type[io.ComfyNode]] = []
+NODES: list[type[io.ComfyNode]] = [XaloraUpscaleImage]
 
 
 class XaloraExtension(ComfyExtension):

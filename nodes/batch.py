@@ -1,0 +1,181 @@
+"""Which tasks of a node are to be sent, sent again, left to this machine, or given up. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from ..xalora_client.config import FallbackPolicy
+from ..xalora_client.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InputImageError,
+    InputTooLargeError,
+    JournalError,
+    MissingKeyError,
+    NoMinerError,
+    QueueLimitError,
+    RateLimitError,
+    ResultExpiredError,
+    ResultFormatError,
+    StoreError,
+    TaskFailedError,
+    XaloraConnectionError,
+    XaloraError,
+)
+from ..xalora_client.rules import falls_back
+
+MAX_RESENDS = 2
+"""How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""
+
+_LISTED = 5
+
+# Ended without a usable result for a reason that another miner need not share.
+_WORTH_ANOTHER_TASK = (TaskFailedError, ResultExpiredError, ResultFormatError)
+
+# What the next task would meet too: sending it would only take time, or money.
+_CONCERNS_ALL = (
+    MissingKeyError,
+    AuthenticationError,
+    XaloraConnectionError,
+    NoMinerError,
+    RateLimitError,
+    QueueLimitError,
+    StoreError,
+    JournalError,
+    ConfigurationError,
+)
+_CONCERNS_ONE = (InputImageError, InputTooLargeError)
+
+
+class BatchError(XaloraError):
+    """Some tasks of a node ended without a result.
+
+    Attributes:
+        errors: What happened, by the task's index from 0.
+        finished: Task ids of the results that are there, by index.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        money: str,
+        next_step: str,
+        errors: Mapping[int, XaloraError],
+        finished: Mapping[int, str],
+    ) -> None:
+        super().__init__(what, money=money, next_step=next_step)
+        self.errors = dict(errors)
+        self.finished = dict(finished)
+
+
+class BatchPlan:
+    """Decides for each task of a node what happens next.
+
+    Args:
+        total: How many tasks there are.
+        policy: When this machine takes over.
+        noun: What one of them makes, for messages: ``image``.
+    """
+
+    def __init__(self, total: int, policy: FallbackPolicy, noun: str = "image") -> None:
+        self.total = total
+        self._policy = policy
+        self._noun = noun
+        self._queue = deque(range(total))
+        self._resends = [0] * total
+        self._finished: dict[int, str | None] = {}
+        self._errors: dict[int, XaloraError] = {}
+        self._missing: dict[int, XaloraError | None] = {}
+        self._unsent: list[int] = []
+        if policy == "local_only":
+            self._missing.update(dict.fromkeys(self._queue))
+            self._queue.clear()
+
+    def next(self) -> int | None:
+        """The index of the task to be done now, None where none is left to begin."""
+        return self._queue.popleft() if self._queue else None
+
+    def succeeded(self, index: int, task_id: str | None) -> None:
+        """The task's result is there."""
+        self._finished[index] = task_id
+
+    def failed(self, index: int, error: XaloraError) -> bool:
+        """The task ended with this error.
+
+        Returns:
+            Whether it is to be sent again: :meth:`next` gives it once more.
+        """
+        if isinstance(error, _WORTH_ANOTHER_TASK) and self._resends[index] < MAX_RESENDS:
+            self._resends[index] += 1
+            self._queue.append(index)
+            return True
+        if falls_back(self._policy, error):
+            self._missing[index] = error
+        else:
+            self._errors[index] = error
+        if isinstance(error, _CONCERNS_ALL) and not isinstance(error, _CONCERNS_ONE):
+            self._stop_sending(index)
+        return False
+
+    def _stop_sending(self, index: int) -> None:
+        if index in self._missing:
+            self._missing.update(dict.fromkeys(self._queue))
+        else:
+            self._unsent.extend(self._queue)
+        self._queue.clear()
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Indexes of what this machine is to compute, in order. Empty where an error has to be raised."""
+        return () if self._errors else tuple(sorted(self._missing))
+
+    @property
+    def reason(self) -> XaloraError | None:
+        """The first error for which this machine takes over; None where the policy alone says so."""
+        return next((error for error in self._missing.values() if error is not None), None)
+
+    def check(self) -> None:
+        """Raise what has to be told to the user, if anything.
+
+        Raises:
+            XaloraError: A single task's own error.
+            BatchError: Several tasks, some of which failed for good.
+        """
+        if not self._errors:
+            return
+        if self.total == 1:
+            raise self._errors[0]
+        finished = {i: id for i, id in sorted(self._finished.items()) if id is not None}
+        raise BatchError(
+            self._what(),
+            money=self._money(finished),
+            next_step="Queue the graph again for the missing ones: kept results are not sent again. Xalora "
+            "Collect gives a finished one by its task id.",
+            errors=self._errors,
+            finished=finished,
+        ) from next(iter(self._errors.values()))
+
+    def _what(self) -> str:
+        listed = [
+            f"{self._noun} {index + 1}{_task(error)}: {error.what.rstrip('.')}"
+            for index, error in sorted(self._errors.items())
+        ]
+        shown = "; ".join(listed[:_LISTED])
+        if len(listed) > _LISTED:
+            shown += f"; and {len(listed) - _LISTED} more"
+        if self._unsent:
+            shown += f"; {len(self._unsent)} more were not sent for that reason"
+        return f"{len(self._errors)} of {self.total} {self._noun}s could not be made: {shown}"
+
+    def _money(self, finished: Mapping[int, str]) -> str:
+        if not finished:
+            first = next(iter(self._errors.values()))
+            return first.money
+        ids = ", ".join(f"{self._noun} {index + 1} is task {task_id}" for index, task_id in finished.items())
+        return f"The {len(finished)} finished ones are paid for and kept: {ids}."
+
+
+def _task(error: XaloraError) -> str:
+    return f" (task {error.task_id})" if error.task_id and error.task_id not in error.what else ""

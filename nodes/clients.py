@@ -1,0 +1,91 @@
+"""One client for the settings in force, living on the bridge's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..xalora_client.config import LoadedSettings, Settings, load_settings
+from . import compat
+from .bridge import bridge
+from .keyfile import read_key
+
+if TYPE_CHECKING:
+    from ..xalora_client.client import AsyncXalora
+
+STATE_FOLDER = "xalora"
+
+
+def read_settings() -> LoadedSettings:
+    """The settings in force: environment, ``.env`` of ComfyUI's base folder, the pack's ``.env``, the key
+    file, and the pack's own defaults. Read anew each time, so that a change needs no restart.
+
+    Raises:
+        ConfigurationError: A value does not fit; the message names its source.
+    """
+    stored: dict[str, dict[str, Any]] = {
+        "ComfyUI's user folder": {"state_dir": compat.user_directory() / STATE_FOLDER}
+    }
+    if key := read_key():
+        stored["the key file"] = {"api_key": key}
+    env_files = [compat.base_directory() / ".env", compat.pack_directory() / ".env"]
+    return load_settings(env_files=env_files, stored=stored)
+
+
+class Clients:
+    """Hands out the client; every method belongs to the bridge's loop.
+
+    A changed setting makes a new client. The old one is closed when the last piece of work on it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._current: AsyncXalora | None = None
+        self._users: dict[AsyncXalora, int] = {}
+        self._registered = False
+
+    @asynccontextmanager
+    async def client(self, settings: Settings | None = None) -> AsyncIterator[AsyncXalora]:
+        """The client for ``settings``, by default those in force now.
+
+        Raises:
+            ConfigurationError: The settings do not fit.
+        """
+        client = await self._for(settings or (await asyncio.to_thread(read_settings)).settings)
+        self._users[client] += 1
+        try:
+            yield client
+        finally:
+            self._users[client] -= 1
+            await self._close_unused()
+
+    async def _for(self, settings: Settings) -> AsyncXalora:
+        if self._current is None or self._current.settings != settings:
+            from ..xalora_client.client import AsyncXalora
+
+            self._current = AsyncXalora(settings=settings)
+            self._users[self._current] = 0
+            await self._close_unused()
+            if not self._registered:
+                bridge.on_close(self.close)
+                self._registered = True
+        return self._current
+
+    async def _close_unused(self) -> None:
+        unused = [
+            client for client, users in self._users.items() if not users and client is not self._current
+        ]
+        for client in unused:
+            del self._users[client]
+            await client.close()
+
+    async def close(self) -> None:
+        """Close all clients; remote tasks are not touched."""
+        self._current = None
+        for client in list(self._users):
+            await client.close()
+        self._users.clear()
+
+
+clients = Clients()

@@ -1,0 +1,114 @@
+"""IMAGE tensors to what tasks take, and results back to IMAGE tensors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..xalora_client.errors import InvalidTaskError
+from ..xalora_client.media.images import Pixels, decode_images, read_pixels
+from .reporter import PREVIEW_PIXELS
+
+if TYPE_CHECKING:
+    from ..xalora_client.results import RunResult
+
+COLOUR_CHANNELS = 3
+
+
+def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The images of an IMAGE ``[B, H, W, C]``, colour and alpha apart; without alpha the second is empty.
+
+    Raises:
+        InvalidTaskError: It holds no image.
+    """
+    if image.ndim != 4 or image.shape[0] == 0:
+        raise InvalidTaskError(
+            f"The image input holds no images (its shape is {list(image.shape)})",
+            next_step="Check what feeds it.",
+        )
+    if image.shape[3] <= COLOUR_CHANNELS:
+        return list(image), []
+    return list(image[..., :COLOUR_CHANNELS]), list(image[..., COLOUR_CHANNELS])
+
+
+def resized_alpha(alpha: torch.Tensor, width: int, height: int) -> np.ndarray[Any, Any]:
+    """An alpha channel ``[H, W]`` at another size: Lanczos, float32, clipped to 0..1."""
+    plane = Image.fromarray(np.ascontiguousarray(alpha.detach().float().cpu().numpy()))
+    return np.clip(np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS)), 0.0, 1.0)
+
+
+class ImageBatch:
+    """Collects results in one array ``[N, H, W, C]``, each decoded as it comes.
+
+    The array is made for the first result; one that does not fit it (another factor, alpha) has all of them
+    decoded again in the end, to the size of the first in order.
+
+    Args:
+        total: N.
+        alpha: The input's own alpha channels, rejoined at the results' size; whatever alpha the network sends
+            is dropped then.
+        keep_alpha: Whether the network's alpha is kept where there is no own one.
+    """
+
+    def __init__(self, total: int, alpha: Sequence[torch.Tensor] = (), *, keep_alpha: bool = True) -> None:
+        self._total = total
+        self._alpha = alpha
+        self._keep_alpha = keep_alpha and not alpha
+        self._array: np.ndarray[Any, Any] | None = None
+        self._uneven = False
+        self._lock = threading.Lock()
+
+    def add(self, index: int, result: RunResult) -> Image.Image | None:
+        """Decode one result to its place; the picture is a preview of it."""
+        pixels = read_pixels(result.files[0])
+        channels = pixels.channels if self._keep_alpha else COLOUR_CHANNELS
+        shape = (pixels.height, pixels.width, max(channels, COLOUR_CHANNELS))
+        with self._lock:
+            if self._array is None:
+                self._array = np.empty((self._total, *shape), np.float32)
+        if self._array.shape[1:] != shape:
+            self._uneven = True
+            return None
+        _write(pixels, self._array[index])
+        return preview_of(self._array[index])
+
+    def close(self, results: Sequence[RunResult]) -> torch.Tensor:
+        """The whole batch."""
+        if self._uneven or self._array is None:
+            self._array = decode_images([result.files[0] for result in results])
+            if not self._keep_alpha:
+                self._array = self._array[..., :COLOUR_CHANNELS]
+        return with_alpha(torch.from_numpy(self._array), self._alpha)
+
+
+def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Join alpha channels to ``[N, H, W, 3]``, brought to its size; without any, the images as they are."""
+    if not alpha:
+        return images
+    count, height, width, _ = images.shape
+    joined = torch.empty((count, height, width, COLOUR_CHANNELS + 1), dtype=torch.float32)
+    joined[..., :COLOUR_CHANNELS] = images
+    for index, plane in enumerate(alpha):
+        joined[index, ..., COLOUR_CHANNELS] = torch.from_numpy(resized_alpha(plane, width, height))
+    return joined
+
+
+def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
+    """A small picture of ``[H, W, C]`` floats: every n-th pixel, which costs next to nothing."""
+    step = max(1, max(image.shape[:2]) // PREVIEW_PIXELS)
+    small = image[::step, ::step, :COLOUR_CHANNELS]
+    return Image.fromarray((small * 255 + 0.5).astype(np.uint8))
+
+
+def _write(pixels: Pixels, target: np.ndarray[Any, Any]) -> None:
+    if pixels.channels <= target.shape[2]:
+        pixels.write_to(target)
+        return
+    whole = np.empty((pixels.height, pixels.width, pixels.channels), np.float32)
+    pixels.write_to(whole)
+    target[...] = whole[..., : target.shape[2]]

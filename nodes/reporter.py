@@ -1,0 +1,61 @@
+"""Brings a node's progress to the browser: the bar, the line of text, previews."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from . import compat
+from .progress import NodeProgress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+REFRESH_SECONDS = 0.5
+PREVIEW_PIXELS = 512
+
+
+class Reporter:
+    """Shows one node's progress while :meth:`run` runs; from any thread, and nothing more once closed.
+
+    Args:
+        node_id: The node of the running prompt.
+        progress: What to show.
+    """
+
+    def __init__(self, node_id: str, progress: NodeProgress) -> None:
+        self._node_id = node_id
+        self._progress = progress
+        self._bar = compat.progress_bar(*progress.bar(monotonic())[1:], node_id)
+        self._shown_line = ""
+        self._shown_bar: tuple[float, float] | None = None
+        self._closed = False
+
+    async def run(self) -> None:
+        """Show what has changed, until cancelled."""
+        while True:
+            self.show()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    def show(self, preview: Image.Image | None = None) -> None:
+        """Send what differs from what the browser has, and a preview picture if there is one."""
+        if self._closed:
+            return
+        now = monotonic()
+        bar, line = self._progress.bar(now), self._progress.line(now)
+        if bar != self._shown_bar or preview is not None:
+            self._shown_bar = bar
+            picture = ("JPEG", preview, PREVIEW_PIXELS) if preview is not None else None
+            self._bar.update_absolute(*bar, picture)
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        """Show this line."""
+        if line != self._shown_line and not self._closed:
+            self._shown_line = line
+            compat.send_progress_text(line, self._node_id)
+
+    def close(self) -> None:
+        """The node has ended, or its prompt has: what is still winding down shows nothing any more."""
+        self._closed = True
