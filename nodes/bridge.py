@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,6 +20,7 @@ T = TypeVar("T")
 log = logging.getLogger("xalora_client.bridge")
 
 CLOSE_TIMEOUT = 5.0
+CANCELLED = "The work was cancelled before it had ended."
 
 
 class BridgeError(RuntimeError):
@@ -40,21 +42,42 @@ class Bridge:
         self._closers: list[Callable[[], Awaitable[None]]] = []
         self._closed = False
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await `work` from the caller's loop while it runs on the bridge's.
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
+        """Start `work` on the bridge's loop; returns a future of the caller's loop to await, or to cancel.
 
-        Cancelling the caller cancels the work, without waiting for it to wind down. Work cancelled on the
-        bridge's side raises `BridgeError`, never `CancelledError`: ComfyUI's worker would die of that.
+        The work starts with this call, not with the first `await`: a node's first step is all that is sure to
+        happen before a synchronous node blocks the prompt's loop.
+
+        Cancelling the future, or a task that awaits it, cancels the work, without waiting until it has wound
+        down. Work cancelled on the bridge's side raises `BridgeError`, never `CancelledError`: ComfyUI's
+        worker would die of that.
         """
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
         future = self.submit(work)
-        outcome = asyncio.wrap_future(future)
-        try:
-            return await asyncio.shield(outcome)
-        except asyncio.CancelledError:
+
+        def take_over() -> None:
+            if outcome.done():
+                return
+            if future.cancelled():
+                outcome.set_exception(BridgeError(CANCELLED))
+            elif error := future.exception():
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(future.result())
+
+        def on_ended(_: concurrent.futures.Future[T]) -> None:
+            # A prompt that has ended has closed its loop, and waits for nothing any more.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(take_over)
+
+        def on_cancelled(_: asyncio.Future[T]) -> None:
             if outcome.cancelled():
-                raise BridgeError("The work was cancelled before it had ended.") from None
-            future.cancel()
-            raise
+                future.cancel()
+
+        outcome.add_done_callback(on_cancelled)
+        future.add_done_callback(on_ended)
+        return outcome
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Block until `work` has ended, for callers without a loop. Raises TimeoutError after `timeout` s."""
@@ -65,7 +88,7 @@ class Bridge:
         try:
             return future.result(timeout)
         except concurrent.futures.CancelledError:
-            raise BridgeError("The work was cancelled before it had ended.") from None
+            raise BridgeError(CANCELLED) from None
         except (TimeoutError, concurrent.futures.TimeoutError):
             if future.done():
                 raise

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from harness import ComfyUI, ComfyUIFactory, PromptRefusedError, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, LoadCost, PromptRefusedError, SessionDevnet
 from PIL import Image
 
 
@@ -200,8 +200,8 @@ def test_two_threads_queue_through_one_client(comfyui: ComfyUI) -> None:
     assert len({record.prompt_id for record in records}) == 4
 
 
-def test_another_comfyui_is_killed_and_comes_back(comfyui_factory: ComfyUIFactory) -> None:
-    extra = comfyui_factory(env={"XALORA_EXAMPLE": "first"})
+def test_a_killed_comfyui_comes_back_with_its_folders(comfyui_factory: ComfyUIFactory) -> None:
+    extra = comfyui_factory()
     (extra.output_dir / "kept.txt").write_text("kept")
     record = extra.start(
         {"1": node("XaloraTestBlock", seconds=60), "2": node("XaloraTestClock", value=["1", 0])}
@@ -215,3 +215,12 @@ def test_another_comfyui_is_killed_and_comes_back(comfyui_factory: ComfyUIFactor
     extra.restart()
     assert (extra.output_dir / "kept.txt").read_text() == "kept"
     assert extra.run({"1": node("XaloraTestClock", nonce=fresh())}).status == "success"
+    assert_loading_cost_next_to_nothing(extra.load_cost())
+
+
+def assert_loading_cost_next_to_nothing(cost: LoadCost) -> None:
+    """Under 0.1 s at each start but the first, which compiles the pack; and nothing heavy is imported."""
+    # Of the processor, not of the clock: other work on this machine must not decide.
+    assert cost.cpu_seconds < 0.1, cost
+    heavy = {"av", "obstore", "rich", "tenacity", "typer"}
+    assert heavy.isdisjoint(name.partition(".")[0] for name in cost.imported), cost

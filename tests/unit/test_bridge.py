@@ -69,7 +69,7 @@ def test_one_loop_serves_prompt_after_prompt(bridge: Any) -> None:
 
 
 async def test_work_goes_on_while_the_prompts_loop_is_blocked(bridge: Any) -> None:
-    """What a synchronous node does to the prompt's loop must not reach the bridge."""
+    """What a synchronous node does to the prompt's loop must not reach the bridge, not even the start."""
     ended = threading.Event()
 
     async def work() -> str:
@@ -78,8 +78,7 @@ async def test_work_goes_on_while_the_prompts_loop_is_blocked(bridge: Any) -> No
         ended.set()
         return "done"
 
-    waiting = asyncio.create_task(bridge.run(work()))
-    await asyncio.sleep(0)
+    waiting = bridge.run(work())
     # Blocks this loop on purpose: only another thread's loop can set the event.
     assert ended.wait(CEILING)
     assert not waiting.done()
@@ -97,7 +96,10 @@ async def test_cancelling_the_node_cancels_the_work(bridge: Any) -> None:
             cancelled.set()
             raise
 
-    waiting = asyncio.create_task(bridge.run(work()))
+    async def node() -> None:
+        await bridge.run(work())
+
+    waiting = asyncio.create_task(node())
     assert await asyncio.to_thread(started.wait, CEILING)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -116,14 +118,41 @@ def test_a_prompt_that_ends_early_cancels_the_work(bridge: Any) -> None:
         finally:
             cancelled.set()
 
+    async def node() -> None:
+        await bridge.run(work())
+
     async def prompt() -> None:
-        waiting = asyncio.create_task(bridge.run(work()))
+        waiting = asyncio.create_task(node())
         assert await asyncio.to_thread(started.wait, CEILING)
         assert not waiting.done()
 
     asyncio.run(prompt())
     assert cancelled.wait(CEILING)
     assert bridge.call(_thread_name(), timeout=CEILING) == "bridge-under-test"
+
+
+def test_work_that_outlives_its_prompt_ends_in_peace(bridge: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The prompt's loop is closed by then: nobody is told, and nothing breaks."""
+    let_go, ended = threading.Event(), threading.Event()
+
+    async def work() -> str:
+        await asyncio.to_thread(let_go.wait, CEILING)
+        return "too late"
+
+    async def prompt() -> None:
+        bridge.run(work())
+
+    async def after_the_work() -> None:
+        # The work's task ends, and is reported, before anything that is started later.
+        await asyncio.sleep(0)
+        ended.set()
+
+    asyncio.run(prompt())
+    let_go.set()
+    bridge.call(asyncio.to_thread(lambda: None))
+    bridge.call(after_the_work())
+    assert ended.wait(CEILING)
+    assert caplog.records == []
 
 
 async def test_work_cancelled_on_the_bridge_is_an_ordinary_error(bridge: Any, module: ModuleType) -> None:

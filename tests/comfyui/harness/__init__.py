@@ -4,7 +4,7 @@ from .client import Client, ComfyUIError, PromptRefusedError
 from .install import Install, find_install
 from .network import SessionDevnet
 from .record import Event, Preview, ProgressText, RunRecord
-from .server import ComfyUI, ComfyUIFactory
+from .server import ComfyUI, ComfyUIFactory, LoadCost
 
 __all__ = [
     "Client",
@@ -13,6 +13,7 @@ __all__ = [
     "ComfyUIFactory",
     "Event",
     "Install",
+    "LoadCost",
     "Preview",
     "ProgressText",
     "PromptRefusedError",

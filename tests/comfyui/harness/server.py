@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -35,6 +37,15 @@ TEST_NODES = Path(__file__).resolve().parent / "test_nodes"
 BOOT_CEILING = 240.0
 
 
+@dataclass(frozen=True)
+class LoadCost:
+    """`imported`: the modules that loading the pack added to what ComfyUI had imported before."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    imported: list[str]
+
+
 class ComfyUI(Client):
     """Starts with `boot()`, or as a context manager. Keeps its port and folders over `restart()`.
 
@@ -56,6 +67,7 @@ class ComfyUI(Client):
         self.port = _free_port()
         self.log_path = root / "log.txt"
         self._log_read = 0
+        self._load_report = root / "load.json"
         self._process: subprocess.Popen[bytes] | None = None
         super().__init__(f"http://127.0.0.1:{self.port}")
 
@@ -144,6 +156,10 @@ class ComfyUI(Client):
     def mark_log_read(self) -> None:
         self._log_read = len(self.logs())
 
+    def load_cost(self) -> LoadCost:
+        """What it cost ComfyUI to load the pack, at the last boot."""
+        return LoadCost(**json.loads(self._load_report.read_text())[PACK_FOLDER])
+
     def settle(self, timeout: float = 60.0) -> None:
         """Bring it to rest: nothing pending, nothing running, alive again if a test has killed it."""
         if not self.alive:
@@ -202,6 +218,7 @@ class ComfyUI(Client):
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "XALORA_TEST_END_WITH_STDIN": "1",
+            "XALORA_TEST_LOAD_REPORT": str(self._load_report),
             "XALORA_STATE_DIR": str(self.root / "xalora-state"),
             **self.env,
         }

@@ -6,6 +6,9 @@ XaloraTestClock behind them.
 """
 
 import asyncio
+import importlib
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -225,6 +228,86 @@ class XaloraTestProgress(io.ComfyNode):
         return io.NodeOutput(ui={"steps": [steps]})
 
 
+class XaloraTestRemote(io.ComfyNode):
+    """What the pack's remote nodes are made of: work on the bridge, a bar, polling for the cancel button.
+
+    Writes `<output folder>/<name>.json` when it ends: how, and how often the user asked to stop meanwhile.
+    """
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestRemote",
+            category=CATEGORY,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Float.Input("seconds", default=1.0, min=0.0, max=600.0, optional=True),
+                io.Boolean.Input("polls", default=True, optional=True),
+                io.String.Input("name", default="remote", optional=True),
+                *_passing(),
+                _nonce(),
+            ],
+            outputs=[io.AnyType.Output("passed")],
+        )
+
+    @classmethod
+    async def execute(cls, seconds=1.0, polls=True, name="remote", value=None, nonce=""):
+        compat, bridge = _of_the_pack("compat"), _of_the_pack("bridge").bridge
+        node = cls.hidden.unique_id
+        before = compat.interrupt_count()
+        work = bridge.run(asyncio.sleep(seconds, "done"))
+        bar = compat.progress_bar(100, node)
+        ended = "cancelled"
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=0.05)
+                bar.update_absolute(50)
+                if polls and compat.interrupted():
+                    ended = "interrupted"
+                    raise compat.InterruptProcessingException
+            ended = work.result()
+        finally:
+            work.cancel()
+            seen = compat.interrupt_count() - before
+            path = Path(folder_paths.get_output_directory(), f"{name}.json")
+            path.write_text(json.dumps({"ended": ended, "interrupts": seen}))
+        return io.NodeOutput(value)
+
+
+class XaloraTestCompat(io.ComfyNode):
+    """Tells what `nodes.compat` answers here."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestCompat", category=CATEGORY, is_output_node=True, inputs=[_nonce()]
+        )
+
+    @classmethod
+    def execute(cls, nonce=""):
+        compat = _of_the_pack("compat")
+        wanted = compat.schema(node_id="Any", from_a_later_version=True, inputs=[], outputs=[])
+        advanced = compat.with_options(io.Int.Input("timeout", default=1), advanced=True)
+        told = {
+            "pack": compat.pack_directory(),
+            "base": compat.base_directory(),
+            "input": compat.input_directory(),
+            "output": compat.output_directory(),
+            "temp": compat.temp_directory(),
+            "user": compat.user_directory(),
+            "system_user": compat.system_user_directory(),
+            "schema": wanted.node_id,
+            "options": json.dumps(advanced.as_dict()),
+        }
+        return io.NodeOutput(ui={name: [str(value)] for name, value in told.items()})
+
+
+def _of_the_pack(module):
+    """A module of the pack, whatever name ComfyUI has given it."""
+    package = next(name for name in sys.modules if name.endswith("ComfyUI-Xalora"))
+    return importlib.import_module(f"{package}.nodes.{module}")
+
+
 NODES = [
     XaloraTestBlock,
     XaloraTestAsyncWait,
@@ -233,4 +316,6 @@ NODES = [
     XaloraTestDump,
     XaloraTestClock,
     XaloraTestProgress,
+    XaloraTestRemote,
+    XaloraTestCompat,
 ]

@@ -1,0 +1,132 @@
+"""What the pack leans on in ComfyUI, through `nodes.compat` and `nodes.bridge`, in a real one."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from typing import Any
+
+import requests
+from harness import ComfyUI, RunRecord
+
+CEILING = 30.0
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def fresh() -> str:
+    return uuid.uuid4().hex
+
+
+def how_it_ended(comfyui: ComfyUI, name: str) -> dict[str, Any]:
+    """What an XaloraTestRemote wrote; a moment after the prompt has ended, so it is waited for."""
+    path = comfyui.output_dir / f"{name}.json"
+    until = time.monotonic() + CEILING
+    while time.monotonic() < until:
+        if path.exists() and (text := path.read_text()):
+            told: dict[str, Any] = json.loads(text)
+            return told
+        time.sleep(0.02)
+    raise AssertionError(f"{path} was never written")
+
+
+def wait_until_waiting(record: RunRecord, node: str) -> None:
+    """An XaloraTestRemote shows its bar once it waits; `executing` comes before its first step."""
+    record.wait_for("progress_state", node=node, where=lambda event: event.data["nodes"][node]["value"] == 50)
+
+
+def start_remote(comfyui: ComfyUI, name: str, beside: dict[str, Any], **inputs: Any) -> RunRecord:
+    return comfyui.start(
+        {
+            "1": node("XaloraTestRemote", name=name, nonce=fresh(), **inputs),
+            "2": node("XaloraTestClock", value=["1", 0]),
+            "3": beside,
+            "4": node("XaloraTestClock", value=["3", 0]),
+        }
+    )
+
+
+def test_work_on_the_bridge_goes_on_beside_a_blocking_node(comfyui: ComfyUI) -> None:
+    blocking = node("XaloraTestBlock", seconds=1.5, busy=True, nonce=fresh())
+    name = fresh()
+    record = start_remote(comfyui, name, blocking, seconds=1.0).wait()
+    assert record.status == "success"
+    assert how_it_ended(comfyui, name) == {"ended": "done", "interrupts": 0}
+    # One after the other would be 2.5 s.
+    assert record.outputs["2"]["at"][0] - record.outputs["4"]["at"][0] < 0.5
+
+
+def test_the_cancel_button_reaches_every_waiting_node(comfyui: ComfyUI) -> None:
+    """Whichever polls first ends the prompt; the others learn from their count what the cancelling meant."""
+    names = [fresh(), fresh(), fresh()]
+    prompt = {}
+    for number, name in enumerate(names):
+        prompt[f"r{number}"] = node("XaloraTestRemote", name=name, seconds=60, nonce=fresh())
+        prompt[f"c{number}"] = node("XaloraTestClock", value=[f"r{number}", 0])
+    record = comfyui.start(prompt)
+    for number in range(3):
+        wait_until_waiting(record, f"r{number}")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    told = [how_it_ended(comfyui, name) for name in names]
+    assert [one["interrupts"] for one in told] == [1, 1, 1]
+    assert "interrupted" in [one["ended"] for one in told]
+
+
+def test_a_flag_that_another_node_took_is_still_counted(comfyui: ComfyUI) -> None:
+    """A blocking node takes the flag; the waiting node is cancelled, as after a failure, but can tell."""
+    name = fresh()
+    blocking = node("XaloraTestBlock", seconds=1.0, nonce=fresh())
+    record = start_remote(comfyui, name, blocking, seconds=60, polls=False)
+    record.wait_for("executing", node="3")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    assert how_it_ended(comfyui, name) == {"ended": "cancelled", "interrupts": 1}
+
+
+def test_a_failure_elsewhere_counts_as_no_interrupt(comfyui: ComfyUI) -> None:
+    name = fresh()
+    failing = node("XaloraTestFail", message="elsewhere", delay=0.3, nonce=fresh())
+    record = start_remote(comfyui, name, failing, seconds=60).wait()
+    assert record.status == "error"
+    assert record.error["node_id"] == "3"
+    assert how_it_ended(comfyui, name) == {"ended": "cancelled", "interrupts": 0}
+
+
+def test_comfyui_works_on_after_each_of_these(comfyui: ComfyUI) -> None:
+    """A `CancelledError` that escaped would have killed its worker thread, and nothing would run any more."""
+    assert comfyui.run({"1": node("XaloraTestClock", nonce=fresh())}, timeout=CEILING).status == "success"
+
+
+def test_places_schema_and_options(comfyui: ComfyUI) -> None:
+    told = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())}).outputs["1"]
+    assert {name: told[name][0] for name in ("pack", "base", "input", "output", "temp", "user")} == {
+        "pack": str(comfyui.pack_dir),
+        "base": str(comfyui.root),
+        "input": str(comfyui.input_dir),
+        "output": str(comfyui.output_dir),
+        "temp": str(comfyui.temp_dir),
+        "user": str(comfyui.user_dir),
+    }
+    assert told["system_user"] == [str(comfyui.user_dir / "__xalora")]
+    assert told["schema"] == ["Any"]
+    assert json.loads(told["options"][0])["advanced"] is True
+
+
+def test_the_system_users_folder_is_served_to_nobody(comfyui: ComfyUI) -> None:
+    secret = comfyui.user_dir / "__xalora" / "key.txt"
+    secret.parent.mkdir(exist_ok=True)
+    secret.write_text("not for the network")
+    for path, headers in [
+        ("/userdata/key.txt", {"comfy-user": "__xalora"}),
+        ("/userdata/..%2F__xalora%2Fkey.txt", {}),
+        ("/userdata/__xalora%2Fkey.txt", {}),
+        ("/view?filename=key.txt&subfolder=..%2Fuser%2F__xalora&type=output", {}),
+        ("/view?filename=..%2Fuser%2F__xalora%2Fkey.txt&type=input", {}),
+    ]:
+        answer = requests.get(comfyui.url + path, headers=headers, timeout=10)
+        assert answer.status_code >= 400, path
+        assert "not for the network" not in answer.text, path

@@ -1,0 +1,68 @@
+"""What makes this folder a ComfyUI pack that the Manager can install."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture(scope="module")
+def pyproject(repository: Path) -> dict[str, dict[str, object]]:
+    return tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_manager_installs_the_base_dependencies(
+    repository: Path, pyproject: dict[str, dict[str, object]]
+) -> None:
+    lines = (repository / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    requirements = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert requirements == pyproject["project"]["dependencies"]
+    assert not [line for line in requirements if line.startswith(("torch", "spandrel"))]
+    # Fixed releases would fight with what ComfyUI and other packs have installed.
+    assert not [line for line in requirements if "==" in line or "~=" in line]
+
+
+def test_the_pack_exports_its_entrypoint_and_nothing_else(pack: ModuleType) -> None:
+    """A `NODE_CLASS_MAPPINGS`, even an empty one, would win over the entrypoint."""
+    assert sorted(pack.__all__) == ["WEB_DIRECTORY", "comfy_entrypoint"]
+    own = {name for name in vars(pack) if not name.startswith("_")}
+    assert own - {"annotations", "TYPE_CHECKING", "nodes"} == {"WEB_DIRECTORY", "comfy_entrypoint"}
+
+
+def test_importing_the_pack_imports_nothing_of_it(repository: Path) -> None:
+    """Outside ComfyUI, and before ComfyUI asks, the folder is harmless."""
+    program = (
+        "import importlib.util, sys\n"
+        "before = set(sys.modules)\n"
+        "spec = importlib.util.spec_from_file_location('pack', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    command = [sys.executable, "-c", program, str(repository / "__init__.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "xalora" not in ended.stdout
+    assert "nodes" not in ended.stdout
+
+
+def test_the_registry_finds_what_it_asks_for(
+    repository: Path, pack: ModuleType, pyproject: dict[str, dict[str, object]]
+) -> None:
+    comfy = pyproject["tool"]["comfy"]
+    assert isinstance(comfy, dict)
+    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= comfy.keys()
+    assert "comfyui" not in str(pyproject["project"]["name"]).lower()
+    icon = repository / str(comfy["Icon"]).partition("/main/")[2]
+    with Image.open(icon) as image:
+        assert image.size == (400, 400)
+    assert (repository / pack.WEB_DIRECTORY).is_dir()
