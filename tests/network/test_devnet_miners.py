@@ -136,14 +136,14 @@ async def test_a_miner_alone_speaks_the_protocol(as_text: bool) -> None:
     await site.start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with MinerCrew(url, miners=1, workflow_ids=["upscaler", "1"], name_prefix="0xabc"):
+        async with MinerCrew(url, miners=1, workflow_ids=["lanczos-upscale", "1"], name_prefix="0xabc"):
             await asyncio.wait_for(submitted.wait(), 20)
     finally:
         await runner.cleanup()
 
     names = [name for name, _ in heard]
     assert names[0] == "miner_request"
-    assert heard[0][1] == {"erc20_address": "0xabc1", "workflow_ids": ["upscaler", "1"]}
+    assert heard[0][1] == {"erc20_address": "0xabc1", "workflow_ids": ["lanczos-upscale", "1"]}
     (put,) = [(name, value) for name, value in heard if name.startswith("PUT")]
     assert put[1] == f"Bearer {script['assignment']['credential']['token']}"
     assert dict(heard[1:])["image"] == ("PNG", (4, 2))
@@ -240,6 +240,42 @@ async def test_test_cards_come_in_the_form_of_their_workflow(
             assert sum(1 for _ in container.decode(video=0)) == 5
     else:
         assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == parameters.get("length", 1)
+
+
+class Broken:
+    """An engine with a fault of its own."""
+
+    def run(self, task: MinerTask) -> tuple[bytes, str]:
+        raise ZeroDivisionError("a slip in the engine")
+
+
+async def test_an_engine_that_breaks_ends_its_task_and_not_its_miner(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Devnet(miners=1, engine=Broken()) as devnet, aiohttp.ClientSession() as session:
+        (name,) = devnet.miners
+        consumer = Consumer(session, devnet)
+        for _ in range(2):
+            task = await devnet.wait_for_status(await consumer.upscale(), "failed")
+            assert task.miner_id == name
+            assert "ZeroDivisionError: a slip in the engine" in task.message
+    assert "The engine of miner1 broke" in caplog.text
+
+
+async def test_an_engine_that_waits_elsewhere_is_not_held_up_by_the_cores_of_this_machine() -> None:
+    everybody = threading.Barrier(12)
+
+    class Together:
+        def run(self, task: MinerTask) -> tuple[bytes, str]:
+            everybody.wait(20)
+            return b"done", ".png"
+
+    async with Devnet(miners=12, engine=Together()) as devnet, aiohttp.ClientSession() as session:
+        consumer = Consumer(session, devnet)
+        for _ in range(12):
+            await consumer.upscale()
+        stats = await devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["running_now"] == 0)
+        assert stats["tasks"]["finished"] == 12
 
 
 # The network

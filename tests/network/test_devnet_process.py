@@ -104,7 +104,7 @@ async def test_a_killed_sequencer_comes_back_with_every_task(start: Start, tmp_p
     url = ready["url"]
     async with aiohttp.ClientSession() as session:
         ids = [(await post(session, f"{url}/task_create", create(str(n))))["task_id"] for n in range(5)]
-        ask = {"erc20_address": "0xA", "workflow_ids": ["upscaler"]}
+        ask = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
         assert (await post(session, f"{url}/miner_request", ask))["task_id"] == ids[0]
     process.kill()
     await process.communicate()

@@ -163,7 +163,7 @@ async def test_bodies_of_many_megabytes_pass_whole() -> None:
         data = io.BytesIO(json.dumps(body).encode())
         async with session.post(f"{devnet.url}/task_create", data=data) as response:
             assert response.status == 200
-        ask = {"erc20_address": "0xA", "workflow_ids": ["upscaler"]}
+        ask = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
         async with session.post(f"{devnet.url}/miner_request", json=ask) as response:
             task = await response.json()
     assert task["task_details"]["parameters"]["image"] == image
@@ -174,6 +174,7 @@ async def test_bodies_of_many_megabytes_pass_whole() -> None:
     [
         ("POST", "/task_create", "not json", 400),
         ("POST", "/task_create", "[1, 2]", 400),
+        ("POST", "/task_create", '{"timeout_seconds": NaN}', 400),
         ("GET", "/task_create", None, 405),
         ("POST", "/no_such_endpoint", "{}", 404),
         ("GET", "/results/no/such/key.png", None, 404),

@@ -174,6 +174,7 @@ def test_a_file_keeps_tasks_and_counts(tmp_path: Path, clock: Clock) -> None:
     assert state.secret("storage") == secret
     assert state.create(new("b")) == (running, False)
     assert status(state, running) == "running"
+    assert state.miner_for("1") == ("m", False)
     assert state.renew("m") == running
     assert state.submit(running, "m", success=True, result="k", message="")
     assert status(state, running) == "finished"

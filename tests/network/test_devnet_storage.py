@@ -45,7 +45,9 @@ async def stored() -> AsyncIterator[Stored]:
         }
         await post(session, f"{devnet.url}/task_create", create)
         task = await post(
-            session, f"{devnet.url}/miner_request", {"erc20_address": "0xA", "workflow_ids": ["upscaler"]}
+            session,
+            f"{devnet.url}/miner_request",
+            {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]},
         )
         key = f"upscaler/a-{task['task_id']}.png"
         credential = task["credential"]
@@ -191,7 +193,7 @@ async def test_submitting_what_was_never_stored_is_refused() -> None:
             "job_id": "j",
         }
         await post(session, f"{devnet.url}/task_create", create)
-        ask = {"erc20_address": "0xA", "workflow_ids": ["upscaler"]}
+        ask = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
         task = await post(session, f"{devnet.url}/miner_request", ask)
         submit = {
             "success": True,

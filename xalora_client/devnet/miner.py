@@ -29,8 +29,8 @@ from .faults import MINER, Fault, FaultPlan
 
 logger = logging.getLogger("xalora_client.devnet")
 
-#: Everything that the consumers' known tasks need, and the workflow of an ``upscaler`` task that names none.
-DEFAULT_WORKFLOW_IDS = ("1", "2", "3", "upscaler")
+#: The known workflows of the network, and the upscaling that needs no model.
+DEFAULT_WORKFLOW_IDS = ("1", "2", "3", "lanczos-upscale")
 
 #: Seconds a task takes: fixed, or found out from the task.
 TaskSeconds = float | Callable[[MinerTask], float] | None
@@ -38,6 +38,7 @@ TaskSeconds = float | Callable[[MinerTask], float] | None
 _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "flux-lora"}
 _MAX_INPUT_BYTES = 256 << 20
 _LONGEST_PAUSE = 0.5
+_WAITING_THREADS = 64
 
 
 class MinerDied(Exception):
@@ -197,6 +198,12 @@ class Miner:
             result, _ = await asyncio.gather(
                 loop.run_in_executor(self._executor, self._engine.run, task), asyncio.sleep(seconds)
             )
+        except EngineError:
+            raise
+        except Exception as problem:
+            # Whatever an engine stumbles over ends its task, which else would kill one miner after another.
+            logger.exception("The engine of %s broke at task %s", self.name, task.task_id)
+            raise EngineError(f"The engine broke: {type(problem).__name__}: {problem}") from problem
         finally:
             task.stopped.set()
         return result
@@ -312,7 +319,9 @@ class MinerCrew:
         self._hired = 0
         self._running: dict[str, tuple[Miner, asyncio.Task[None]]] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._executor = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="xalora-miner")
+        # The engines of this package compute; another may only wait for a machine elsewhere.
+        threads = (os.cpu_count() or 1) if isinstance(engine, str) else _WAITING_THREADS
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="xalora-miner")
 
     async def __aenter__(self) -> MinerCrew:
         self._session = aiohttp.ClientSession(

@@ -27,6 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -41,9 +42,10 @@ ResultForm = Literal["url", "key", "object", "list", "images", "videos", "image_
 RESULT_FORMS: tuple[str, ...] = get_args(ResultForm)
 
 #: The workflow of a task that names none, by task type.
-USUAL_WORKFLOWS = {"upscaler": "upscaler", "txt2img": "3", "txt2vid": "1"}
+USUAL_WORKFLOWS = {"upscaler": "lanczos-upscale", "txt2img": "3", "txt2vid": "1"}
 
 MAX_BODY_BYTES = 256 << 20
+_TICK = 0.25
 
 _FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "resource_request": (frozenset({"consumer_id", "api_key"}), frozenset({"workflow_id", "task_type"})),
@@ -72,7 +74,7 @@ _PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"width", "height", "length", "steps", "seed", "fps", "quality"}),
     ),
 }
-_KNOWN_WORKFLOWS = {"1": "txt2vid", "2": "txt2vid", "3": "txt2img", "upscaler": "upscaler"}
+_KNOWN_WORKFLOWS = {"1": "txt2vid", "2": "txt2vid", "3": "txt2img", "lanczos-upscale": "upscaler"}
 
 Body = dict[str, Any]
 Answer = dict[str, Any] | bytes
@@ -165,8 +167,8 @@ class Sequencer:
         """Let leases and timeouts end even while nobody asks."""
         while True:
             due = self.state.next_due()
-            # At most a second: a lease granted meanwhile may end before what was due next.
-            await asyncio.sleep(1.0 if due is None else min(1.0, max(0.01, due - time.time())))
+            # Never longer than a tick: a lease granted meanwhile may end before what was due next.
+            await asyncio.sleep(_TICK if due is None else min(_TICK, max(0.01, due - time.time())))
             self.state.expire()
             self.state.save_counts()
 
@@ -257,7 +259,7 @@ class Sequencer:
         return task
 
     async def _result(self, key: str) -> object:
-        url = f"{self.url}/results/{key}"
+        url = f"{self.url}/results/{quote(key)}"
         forms: dict[str, object] = {
             "url": url,
             "key": key,
@@ -337,10 +339,14 @@ _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 
 
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _checked(endpoint: str, data: bytes) -> Body:
     """The request's body, with the fields that the protocol gives this endpoint and no others."""
     try:
-        body = json.loads(data)
+        body = json.loads(data, parse_constant=_no_number)
     except ValueError:
         raise Refusal(400, "The body is not JSON") from None
     if not isinstance(body, dict):

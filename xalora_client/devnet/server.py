@@ -94,18 +94,19 @@ class Devnet:
     ) -> None:
         if result_form not in RESULT_FORMS:
             raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
+        if isinstance(engine, str):
+            engine_by_name(engine)
         self.api_key = api_key
         self.faults = FaultPlan(faults, seed)
         self._keys = dict(split_key(key) for key in (api_key, *more_api_keys))
         self._host, self._port = host, port
         self._db = None if db is None else Path(db)
-        self._miners = miners
         self._lease = lease
         self._result_form: ResultForm = result_form
         self._details_as_text = details_as_text
         self._crew_options: dict[str, Any] = {
             "miners": miners,
-            "engine": engine_by_name(engine) if isinstance(engine, str) else engine,
+            "engine": engine,
             "workflow_ids": workflow_ids,
             "poll": miner_poll,
             "heartbeat": lease / 4,
@@ -131,7 +132,9 @@ class Devnet:
             stack.push_async_callback(self.stop_sequencer)
             await self.start_sequencer()
             self._crew = await stack.enter_async_context(MinerCrew(self._url, **self._crew_options))
-            await self._until(lambda: self._running_state.miners_seen >= self._miners, _PATIENCE)
+            await self._until(
+                lambda: all(map(self._running_state.has_heard, self._running_crew.miners)), _PATIENCE
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -242,6 +245,7 @@ class Devnet:
         await self._sequencer.start(self._host, self._port)
         self._url = self._sequencer.url
         self._port = int(self._url.rpartition(":")[2])
+        self._changed()
 
     async def stop_sequencer(self) -> None:
         """Cut every connection and free the port. Miners go on and keep trying."""
@@ -285,14 +289,15 @@ class Devnet:
                 future.set_exception(problem)
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> None:
-        if condition():
+        if self._state is not None and condition():
             return
         wait = condition, asyncio.get_running_loop().create_future()
         self._waits.append(wait)
         try:
             await asyncio.wait_for(wait[1], timeout)
         except asyncio.TimeoutError:
-            raise TimeoutError(f"Not within {timeout:g} s; the devnet's counts are {self.stats()}") from None
+            stand = "the sequencer is stopped" if self._state is None else f"its counts are {self.stats()}"
+            raise TimeoutError(f"The devnet did not get there within {timeout:g} s; {stand}") from None
         finally:
             self._waits.remove(wait)
 

@@ -11,6 +11,7 @@ One object belongs to one thread, the one that made it.
 from __future__ import annotations
 
 import heapq
+import json
 import secrets
 import sqlite3
 import time
@@ -48,6 +49,7 @@ CREATE TABLE IF NOT EXISTS tasks (
     UNIQUE (consumer_id, job_id)
 );
 CREATE INDEX IF NOT EXISTS tasks_waiting ON tasks (workflow_id, seq) WHERE status = 'waiting';
+CREATE TABLE IF NOT EXISTS miners (miner_id TEXT PRIMARY KEY, workflow_ids TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -136,7 +138,11 @@ class State:
         self._holder: dict[str, str] = {}
         self._held: dict[str, set[str]] = {}
         self._seen: dict[str, tuple[float, frozenset[str]]] = {}
+        self._heard: set[str] = set()
         now = clock()
+        # Who was there before gets as long to be heard again as a lease lasts.
+        for miner_id, workflow_ids in self._db.execute("SELECT miner_id, workflow_ids FROM miners"):
+            self._seen[miner_id] = (now, frozenset(json.loads(workflow_ids)))
         running = self._db.execute("SELECT task_id, miner_id FROM tasks WHERE status='running'").fetchall()
         for task_id, miner_id in running:
             self._grant(task_id, miner_id, now)
@@ -204,10 +210,7 @@ class State:
         """
         self.expire()
         wanted = frozenset(workflow_ids)
-        is_new = miner_id not in self._seen
-        self._seen[miner_id] = (self._clock(), wanted)
-        if is_new:
-            self.on_change()
+        self._saw(miner_id, wanted)
         for held in tuple(self._held.get(miner_id, ())):
             self._give_back(held)
         if not self._tasks["waiting"]:
@@ -271,10 +274,9 @@ class State:
             busy = busy or miner_id
         return (busy, False) if busy else None
 
-    @property
-    def miners_seen(self) -> int:
-        """How many miners have asked for work so far."""
-        return len(self._seen)
+    def has_heard(self, miner_id: str) -> bool:
+        """Whether this miner has asked for work since the state was opened."""
+        return miner_id in self._heard
 
     # Time
 
@@ -357,6 +359,17 @@ class State:
         self._move(row[0], status)
         self.on_change()
         return True
+
+    def _saw(self, miner_id: str, workflow_ids: frozenset[str]) -> None:
+        before = self._seen.get(miner_id)
+        self._seen[miner_id] = (self._clock(), workflow_ids)
+        if before is None or before[1] != workflow_ids:
+            self._db.execute(
+                "INSERT OR REPLACE INTO miners VALUES (?, ?)", (miner_id, json.dumps(sorted(workflow_ids)))
+            )
+        if miner_id not in self._heard:
+            self._heard.add(miner_id)
+            self.on_change()
 
     def _give_back(self, task_id: str) -> None:
         self._db.execute("UPDATE tasks SET status='waiting', miner_id=NULL WHERE task_id=?", (task_id,))

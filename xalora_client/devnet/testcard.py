@@ -44,8 +44,8 @@ _BARS = (
 
 # Lines of text are so far apart, in font sizes.
 _LEADING = 1.22
-# What stays is drawn so many times larger and brought down.
-_SMOOTH = 2
+# Pixels from which on a card is drawn at its own size.
+_LARGE = 4_000_000
 _TRAIL = 9
 _MARK_COLUMNS, _MARK_ROWS = 9, 4
 # The band of the circle in which a block swings, in tenths of the diameter from the top.
@@ -270,6 +270,8 @@ class _Painter:
 
     def __init__(self, card: Card) -> None:
         self._card = card
+        # Twice the size on each side is four times the memory: a large card goes without.
+        self._smooth = 2 if card.width * card.height <= _LARGE else 1
         luck = random.Random(f"test card {card.seed}")
         self._hue = luck.random()
         self._accent = _tint(self._hue, 0.62, 0.75)
@@ -352,7 +354,7 @@ class _Painter:
 
     def _still_part(self) -> Image.Image:
         card = self._card
-        big = Image.new("RGB", (card.width * _SMOOTH, card.height * _SMOOTH), _BACKGROUND)
+        big = Image.new("RGB", (card.width * self._smooth, card.height * self._smooth), _BACKGROUND)
         draw = ImageDraw.Draw(big)
         self._draw_grid(draw)
         self._draw_border(draw)
@@ -363,23 +365,23 @@ class _Painter:
     def _draw_grid(self, draw: ImageDraw.ImageDraw) -> None:
         card, (x, y) = self._card, self._center
         step = self._radius / 3.5
-        line = max(1, round(self._edge * 0.07 * _SMOOTH))
+        line = max(1, round(self._edge * 0.07 * self._smooth))
         for start, stop, upright in ((x % step, card.width, True), (y % step, card.height, False)):
             at = start
             while at < stop:
-                place = at * _SMOOTH
+                place = at * self._smooth
                 ends = (
-                    (place, 0, place, card.height * _SMOOTH)
+                    (place, 0, place, card.height * self._smooth)
                     if upright
-                    else (0, place, card.width * _SMOOTH, place)
+                    else (0, place, card.width * self._smooth, place)
                 )
                 draw.line(ends, fill=_GRID, width=line)
                 at += step
 
     def _draw_border(self, draw: ImageDraw.ImageDraw) -> None:
         """Castellations: they show at once whether the picture was cropped."""
-        width, height = self._card.width * _SMOOTH, self._card.height * _SMOOTH
-        edge = self._edge * _SMOOTH
+        width, height = self._card.width * self._smooth, self._card.height * self._smooth
+        edge = self._edge * self._smooth
         across, down = (max(3, round(length / edge / 2) | 1) for length in (width, height))
         for part in range(across):
             color = _WHITE if part % 2 == 0 else _BLACK
@@ -402,7 +404,7 @@ class _Painter:
         return x - half, top, x + half, bottom
 
     def _draw_circle(self, big: Image.Image) -> None:
-        radius = self._radius * _SMOOTH
+        radius = self._radius * self._smooth
         side = round(2 * radius)
         disc = Image.new("RGB", (side, side), _BLACK)
         draw = ImageDraw.Draw(disc)
@@ -430,9 +432,9 @@ class _Painter:
 
         mask = Image.new("L", (side, side), 0)
         ImageDraw.Draw(mask).ellipse((0, 0, side - 1, side - 1), fill=255)
-        x, y = self._center[0] * _SMOOTH, self._center[1] * _SMOOTH
+        x, y = self._center[0] * self._smooth, self._center[1] * self._smooth
         big.paste(disc, (round(x - radius), round(y - radius)), mask)
-        ring = max(2, round(self._edge * 0.16 * _SMOOTH))
+        ring = max(2, round(self._edge * 0.16 * self._smooth))
         ImageDraw.Draw(big).ellipse(
             (x - radius, y - radius, x + radius, y + radius), outline=_WHITE, width=ring
         )
@@ -453,8 +455,8 @@ class _Painter:
 
     def _draw_panel(self, draw: ImageDraw.ImageDraw) -> None:
         card = self._card
-        left, top, right, bottom = (value * _SMOOTH for value in self._panel)
-        pad = self._edge * 0.8 * _SMOOTH
+        left, top, right, bottom = (value * self._smooth for value in self._panel)
+        pad = self._edge * 0.8 * self._smooth
         draw.rounded_rectangle((left, top, right, bottom), radius=pad * 0.6, fill=_BLACK)
         draw.rounded_rectangle((left, top, left + pad * 0.35, bottom), radius=pad * 0.17, fill=self._accent)
         left, top, right, bottom = left + pad * 1.2, top + pad * 0.8, right - pad, bottom - pad * 0.8
@@ -493,8 +495,13 @@ class _Painter:
         for number, line in enumerate(lines):
             draw.text((left, prompt_top + number * font.size * _LEADING), line, _WHITE, font)
 
-        self._counter = (left / _SMOOTH, (bottom - counter) / _SMOOTH, right / _SMOOTH, bottom / _SMOOTH)
-        self._counter_font = _font(unit * 1.35 / _SMOOTH)
+        self._counter = (
+            left / self._smooth,
+            (bottom - counter) / self._smooth,
+            right / self._smooth,
+            bottom / self._smooth,
+        )
+        self._counter_font = _font(unit * 1.35 / self._smooth)
 
     @staticmethod
     def _centered(
