@@ -244,6 +244,7 @@ class AsyncXalora:
         on_event: EventCallback | None = None,
         reuse: bool = False,
         if_unknown: IfUnknown = "stop",
+        cancel_remote: bool | Callable[[], bool] = True,
     ) -> TaskHandle:
         """Submit a task and give back a handle as soon as the network has accepted it.
 
@@ -251,6 +252,7 @@ class AsyncXalora:
             on_event: Told what happens until the task is accepted.
             reuse: Let a task already in flight, or a kept result of the same work, answer.
             if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
+            cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
 
         Raises:
             XaloraError: As :meth:`execute_workflow`.
@@ -263,7 +265,7 @@ class AsyncXalora:
         assert booking.flight is not None
         if on_event is not None:
             booking.flight.subscribe(on_event)
-        return TaskHandle(self, await self._created(dispatcher, booking), task)
+        return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""
@@ -361,7 +363,7 @@ class AsyncXalora:
             except OwnerGone:
                 continue
             except asyncio.CancelledError:
-                if cancel_remote() if callable(cancel_remote) else cancel_remote:
+                if _holds(cancel_remote):
                     await self._abandon(dispatcher, booking)
                 raise
             except XaloraError as error:
@@ -419,12 +421,15 @@ class AsyncXalora:
 
     # --- inner parts ----------------------------------------------------------------------------------------
 
-    async def _created(self, dispatcher: Dispatcher, booking: Booking) -> str:
+    async def _created(
+        self, dispatcher: Dispatcher, booking: Booking, cancel_remote: bool | Callable[[], bool] = True
+    ) -> str:
         """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
         try:
             return await dispatcher.submitted(booking)
         except asyncio.CancelledError:
-            await self._abandon(dispatcher, booking)
+            if _holds(cancel_remote):
+                await self._abandon(dispatcher, booking)
             raise
         finally:
             await dispatcher.leave(booking)
@@ -533,6 +538,10 @@ class TaskHandle:
     async def cancel(self) -> dict[str, Any]:
         """Ask the network to cancel the task."""
         return await self._client.cancel_task(self.task_id, task=self._task)
+
+
+def _holds(condition: bool | Callable[[], bool]) -> bool:
+    return condition() if callable(condition) else condition
 
 
 def _schedule(interval: float | None) -> PollSchedule | None:
