@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .sniff import SNIFF_BYTES, MediaKind, sniff
@@ -169,6 +169,8 @@ def read_pixels(source: ImageSource) -> Pixels:
         check_gif(data)
     else:
         check_riff(data)
+    if chunks and ImageFile.LOAD_TRUNCATED_IMAGES:
+        _check_png_stream(chunks)
     orientation = _orientation(image, kind, data)
     if chunks and _is_deep_colour(chunks):
         return _deep_png_pixels(data, chunks, orientation)

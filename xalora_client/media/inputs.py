@@ -229,7 +229,8 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     check_pixel_count(array.shape[1], array.shape[0])
     if array.dtype != np.uint8:
         sample = array[:: max(1, array.shape[0] // 64)]
-        if np.nanmean(sample, dtype=np.float64) > _NO_FLOAT_IMAGE_IS_THIS_BRIGHT:
+        brightness = np.fmin(np.fmax(sample, 0), 255).mean(dtype=np.float64)  # NaN counts as 0
+        if brightness > _NO_FLOAT_IMAGE_IS_THIS_BRIGHT:
             raise _refusal(
                 "The input array's float values go far beyond 1, so it would turn out white",
                 "Floats must be in 0..1: divide by 255, or give uint8.",

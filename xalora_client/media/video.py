@@ -329,6 +329,8 @@ def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[in
             if not ticks_at:
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.codec_context.time_base = Fraction(tick, 1000)
+                # MP4 counts durations in decoding order: only without B-frames are those the frames' own.
+                stream.codec_context.max_b_frames = 0
                 if encoder == "libx264":
                     stream.options = {"crf": _H264_QUALITY}
             padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
