@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +192,23 @@ async def test_errors_are_json_with_a_message(method: str, path: str, body: str 
         answer = await response.json()
     assert answer.keys() == {"message"}
     assert answer["message"]
+
+
+@pytest.mark.parametrize("request_line", ["POST /task_create", "PUT /results/a.png"])
+async def test_a_consumer_that_hangs_up_in_its_body_does_no_harm(
+    request_line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Devnet(miners=0) as devnet:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(devnet.url.rpartition(":")[2]))
+        writer.write(f'{request_line} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{"a"'.encode())
+        await writer.drain()
+        if "task_create" in request_line:
+            await devnet.wait_for(lambda stats: stats["endpoints"]["task_create"] == 1)
+        writer.close()
+        await writer.wait_closed()
+        async with aiohttp.ClientSession() as session, session.get(f"{devnet.url}/devnet/stats") as response:
+            assert (await response.json())["creates"] == 0
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_listens_on_this_machine_only() -> None:

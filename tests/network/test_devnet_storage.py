@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -181,6 +182,20 @@ async def test_results_expire(stored: Stored, status: int) -> None:
     answer = await post(stored.session, f"{stored.devnet.url}/task_result_query", query)
     assert answer["status"] == "finished"
     assert answer["result"] == stored.url
+
+
+async def test_who_hangs_up_in_a_download_does_no_harm(
+    stored: Stored, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored.devnet.add_fault("result:slow:seconds=0.3:n=1")
+    async with stored.session.get(stored.url) as response:
+        await response.content.readexactly(1000)
+        response.close()
+    async with stored.session.get(stored.url) as response:
+        assert await response.read() == DATA
+    # Stopping waits for the broken-off answer, so whatever it has to say is said by then.
+    await stored.devnet.stop_sequencer()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 async def test_submitting_what_was_never_stored_is_refused() -> None:

@@ -326,6 +326,9 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPException as problem:
         return refusal(problem.status, problem.reason)
+    except ConnectionResetError:
+        # The other side hung up in the middle of a body, its own or ours; nobody reads this answer.
+        return web.Response(status=400)
 
 
 _TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {

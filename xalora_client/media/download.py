@@ -43,7 +43,7 @@ _BACK_OFF = wait_random_exponential(multiplier=0.5, max=15)  # full jitter
 _LONGEST_RETRY_AFTER = 60.0
 _GONE = frozenset({404, 410})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 
 async def download(
