@@ -112,7 +112,8 @@ class LocalEngine(Protocol):
             dest: Where the result goes: a path without its suffix; the suffix follows the content. A second
                 file gets ``-2`` before it, and so on.
             on_progress: Told how far it is.
-            cancel: When set, the run stops within about a second and raises EngineCanceledError.
+            cancel: When set, the run stops as soon as the engine lets it, within a few seconds, and raises
+                EngineCanceledError.
 
         Raises:
             ConfigurationError: Something is not installed or not configured.
