@@ -182,7 +182,11 @@ class ScriptedStore:
             self.uploaded.append(request.path.removeprefix("/inputs/"))
             self.upload_arrived.set()
             await self.answer_upload.wait()
-            return web.Response(status=self.upload_status, text="<Error><Code>Scripted</Code></Error>")
+            return web.Response(
+                status=self.upload_status,
+                text="<Error><Code>Scripted</Code></Error>",
+                headers={"ETag": '"1"'},
+            )
         self.deleted += re.findall(r"<Key>([^<]+)</Key>", body.decode())
         deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in self.deleted)
         return web.Response(
