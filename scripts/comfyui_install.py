@@ -101,13 +101,13 @@ def _torch() -> tuple[str, str]:
 
 
 def _runs(python: Path) -> bool:
-    return run([str(python), "-c", "import torch"], check=False, quiet=True) == 0
+    return run([str(python), "-c", "pass"], check=False, quiet=True) == 0
 
 
 def _fetch_source(folder: Path) -> None:
     wheels = folder.with_name(folder.name + ".download")
     shutil.rmtree(wheels, ignore_errors=True)
-    run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(wheels), WHEEL])
+    run([sys.executable, "-m", "pip", "download", "--no-deps", "-qq", "--dest", str(wheels), WHEEL])
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():

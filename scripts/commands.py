@@ -54,7 +54,8 @@ def run(
 
 def pip_install(python: Path, *what: str) -> None:
     """Install into an environment, with the machine's own pip configuration and a sign of life."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
+    # Twice quiet: errors only. A machine's own mirrors make for a warning a package.
+    command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *what]
     began = time.monotonic()
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=sys.stderr) as pip:
         while True:

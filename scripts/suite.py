@@ -86,7 +86,7 @@ def slow_stages(python: Path) -> list[Step]:
         return _pytest(python, folders, {"CHROMIUM_PATH": str(browser)})
 
     return [
-        *_stage("torch", ("torch",), with_torch),
+        *_stage("torch", ("with_torch",), with_torch),
         *_stage("comfyui", ("comfyui",), with_comfyui),
         *_stage("browser", ("browser",), with_browser),
     ]
