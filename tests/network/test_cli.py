@@ -1,0 +1,462 @@
+"""The command line as its users run it: a process of its own, against a real network on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xalora_client.devnet import DevnetThread
+
+CEILING = 60
+KEY = "alice#very-secret-key"
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class Cli:
+    """Runs ``python -m xalora_client`` in the test's own folder, against ``devnet`` where there is one."""
+
+    def __init__(self, folder: Path, devnet: DevnetThread | None = None) -> None:
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "XALORA_MAX_RETRIES": "0",
+            "COLUMNS": "200",
+            "PYTHONIOENCODING": "utf-8",
+        }
+        if devnet is not None:
+            self.env |= {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+
+    def start(self, *arguments: object, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "xalora_client", *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def __call__(self, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=CEILING)
+        assert "Traceback" not in err, err
+        assert "very-secret" not in out + err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def json(self, *arguments: object, code: int = 0, **env: str) -> Any:
+        """The document that a command with ``--json`` prints, which is all it prints on stdout."""
+        done = self(*arguments, "--json", **env)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def devnet() -> Iterator[DevnetThread]:
+    with DevnetThread(miners=2, api_key=KEY) as network:
+        yield network
+
+
+@pytest.fixture
+def cli(tmp_path: Path, devnet: DevnetThread) -> Cli:
+    return Cli(tmp_path, devnet)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return draw(tmp_path / "photo.png", 1)
+
+
+def draw(path: Path, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+# --- results ----------------------------------------------------------------------------------------------
+
+
+def test_one_image_to_a_named_file(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
+    document = cli.json("upscale", photo, "-o", "big.png")
+    (result,) = document["results"]
+    assert document["exit_code"] == 0
+    assert result["input"] == str(photo)
+    assert result["status"] == "done"
+    assert result["files"] == ["big.png"]
+    assert result["engine"] == "xalora"
+    assert result["task_id"] in devnet.task_ids()
+    assert result["seconds"].keys() == {"queued", "running", "transfer", "total"}
+    assert result["error"] is None
+    with Image.open(cli.folder / "big.png") as image:
+        assert image.size == (80, 48)
+
+
+def test_results_lie_beside_their_inputs_named_by_content(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    draw(folder / "one.png", 1)
+    draw(folder / "two.jpg", 2)
+    done = cli("upscale", "pictures/one.png", "pictures/two.jpg")
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in folder.iterdir())
+    assert made == ["one.png", "one.xalora.png", "two.jpg", "two.xalora.png"]
+    assert "pictures/one.png -> pictures/one.xalora.png" in done.stdout
+    assert "the network" in done.stdout
+
+
+def test_several_images_go_into_a_folder_and_equal_names_stay_apart(
+    cli: Cli, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = draw(tmp_path / "other" / "photo.png", 2)
+    document = cli.json("upscale", photo, other, photo, "-o", "made")
+    files = [result["files"] for result in document["results"]]
+    assert files == [["made/photo.xalora.png"], ["made/photo-2.xalora.png"]]
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "photo.xalora.png",
+        "photo-2.xalora.png",
+    }
+
+
+def test_prompts_give_files_named_after_them(cli: Cli, tmp_path: Path) -> None:
+    video = cli.json("txt2vid", "A lighthouse, at dusk!", "--length", "8", "--seed", "3")
+    assert video["results"][0]["files"] == ["a-lighthouse-at-dusk.xalora.mp4"]
+    assert (tmp_path / "a-lighthouse-at-dusk.xalora.mp4").read_bytes()[4:8] == b"ftyp"
+    again = cli.json("txt2vid", "A lighthouse, at dusk!", "--length", "8", "--seed", "4")
+    assert again["results"][0]["files"] == ["a-lighthouse-at-dusk-2.xalora.mp4"]
+    image = cli.json("txt2img", "a fox", "--lora", "style.safetensors", "--workflow-id", "3")
+    assert image["results"][0]["files"] == ["a-fox.xalora.jpg"]
+    assert (tmp_path / "a-fox.xalora.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_nothing_is_paid_for_where_a_file_is_in_the_way(
+    cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path
+) -> None:
+    # The suffix is only known afterwards, so any that a result may have is in the way.
+    taken = tmp_path / "photo.xalora.webp"
+    taken.write_bytes(b"mine")
+    done = cli("upscale", photo)
+    assert done.returncode == 2
+    assert "photo.xalora.webp would be overwritten" in done.stderr
+    assert "--force" in done.stderr
+    named = cli("upscale", photo, "-o", taken)
+    assert named.returncode == 2
+    assert devnet.stats()["creates"] == 0
+    assert taken.read_bytes() == b"mine"
+    assert cli("upscale", photo, "-o", taken, "--force").returncode == 0
+    assert taken.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_work_again_sends_nothing(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
+    first = cli.json("upscale", photo, "-o", "1.png")
+    second = cli.json("upscale", photo, "-o", "2.png")
+    assert second["results"][0]["reused"] is True
+    assert second["results"][0]["task_id"] == first["results"][0]["task_id"]
+    assert devnet.stats()["creates"] == 1
+    cli.json("upscale", photo, "-o", "3.png", "--no-reuse")
+    assert devnet.stats()["creates"] == 2
+    assert len({(cli.folder / f"{n}.png").read_bytes() for n in (1, 2, 3)}) == 1
+
+
+def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo: Path) -> None:
+    done = Cli(tmp_path)("upscale", photo)
+    assert done.returncode == 0, done.stderr
+    assert "LANCZOS, no model" in done.stdout
+    with Image.open(tmp_path / "photo.xalora.png") as image:
+        assert image.size == (80, 48)
+    document = Cli(tmp_path).json("upscale", photo, "--engine", "pillow", "-o", "2.png")
+    assert document["results"][0]["engine"] == "pillow"
+
+
+# --- exit statuses ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["upscale"],
+        ["upscale", "nowhere.png"],
+        ["upscale", "photo.png", "--engine", "magic"],
+        ["upscale", "photo.png", "--engine", "pillow", "--fallback", "never"],
+        ["upscale", "photo.png", "--timeout", "0"],
+        ["upscale", "text.png"],
+        ["txt2vid", "a fox", "--length", "-1"],
+        ["txt2img", "a fox"],
+        ["cancel"],
+        ["cancel", "some-id", "--all"],
+        ["forget", "some-id"],
+        ["devnet", "--fault", "nonsense"],
+        ["nonsense"],
+    ],
+)
+def test_usage_errors_exit_with_2(
+    cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    done = cli(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip()
+    assert done.stdout == ""
+    assert devnet.stats()["creates"] == 0
+
+
+def test_a_missing_or_wrong_key_exits_with_3(cli: Cli, photo: Path) -> None:
+    missing = cli("upscale", photo, "--engine", "xalora", XALORA_API_KEY="")
+    assert missing.returncode == 3
+    assert "XALORA_API_KEY" in missing.stderr
+    wrong = cli("upscale", photo, XALORA_API_KEY="alice#very-secret-but-wrong")
+    assert wrong.returncode == 3
+    assert "does not accept the API key" in wrong.stderr
+    document = cli.json("upscale", photo, code=3, XALORA_API_KEY="malformed")
+    assert document["error"]["type"] == "ConfigurationError"
+    assert document["exit_code"] == 3
+
+
+def test_an_unreachable_network_exits_with_4(
+    cli: Cli, photo: Path, unused_tcp_port: int, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    done = cli("upscale", photo, "--fallback", "never", XALORA_WORKFLOW_URL=url)
+    assert done.returncode == 4
+    assert url in done.stderr
+    assert "nothing was charged" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.xalora.*"))
+
+
+def test_a_failed_task_exits_with_5(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
+    devnet.add_fault("miner:failed")
+    document = cli.json("upscale", photo, code=5)
+    (result,) = document["results"]
+    assert result["status"] == "failed"
+    assert result["error"]["type"] == "TaskFailedError"
+    assert result["error"]["task_id"] == result["task_id"]
+    assert result["files"] == []
+
+
+def test_an_unknown_outcome_exits_with_6_until_it_is_decided(
+    cli: Cli, photo: Path, devnet: DevnetThread
+) -> None:
+    devnet.add_fault("task_create:drop_after:n=1")
+    first = cli("upscale", photo, "--fallback", "never")
+    assert first.returncode == 6
+    again = cli("upscale", photo, "--fallback", "never")
+    assert again.returncode == 6
+    assert "--if-unknown" in again.stderr
+    assert devnet.stats()["creates"] == 1
+    assert cli("resume", "--all").returncode == 6
+    resent = cli.json("upscale", photo, "--fallback", "never", "--if-unknown", "resend")
+    assert resent["results"][0]["status"] == "done"
+    stats = devnet.stats()
+    assert (stats["creates"], stats["duplicates"]) == (1, 1)
+
+
+def test_of_several_inputs_the_most_serious_counts(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(4)]
+    devnet.add_fault("task_create:drop_after:n=2")
+    devnet.add_fault("miner:failed:n=1")
+    document = cli.json("upscale", *photos, "--fallback", "never", "--max-in-flight", 1, code=6)
+    kinds = [result["error"] and result["error"]["type"] for result in document["results"]]
+    assert kinds == ["TaskFailedError", "AmbiguousCreateError", None, None]
+    assert [result["input"] for result in document["results"]] == [str(path) for path in photos]
+    assert {path.name for path in tmp_path.glob("*.xalora.png")} == {"2.xalora.png", "3.xalora.png"}
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path) -> None:
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
+    with DevnetThread(miners=2, api_key=KEY, task_seconds=120) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", *photos, "--json")
+        devnet.wait_for(lambda stats: stats["running_now"] == 2 and stats["creates"] == 3)
+        # Only a task whose id has arrived can be canceled; the client asks for its status then.
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=CEILING)
+        stats = devnet.stats()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert stats["tasks"]["canceled"] == 3
+    assert stats["tasks"]["waiting"] == stats["tasks"]["running"] == 0
+    document = json.loads(out)
+    assert [result["status"] for result in document["results"]] == ["interrupted"] * 3
+    assert document["exit_code"] == 130
+
+
+# --- tasks begun before -----------------------------------------------------------------------------------
+
+
+def test_a_task_left_running_is_listed_and_taken_up_again(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        cli = Cli(tmp_path, devnet)
+        left = cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        task_id = left["results"][0]["error"]["task_id"]
+        assert left["results"][0]["error"]["type"] == "TaskTimeoutError"
+        (listed,) = cli.json("tasks")["tasks"]
+        assert listed["task_id"] == task_id
+        assert (listed["open"], listed["attended"], listed["label"]) == (True, False, "upscale photo.png")
+        assert cli.json("status", task_id)["status"] == "waiting"
+        devnet.add_miner()
+        resumed = cli.json("resume", "--all", "-o", "taken-up.png")
+        assert resumed["results"][0]["files"] == ["taken-up.png"]
+        assert resumed["results"][0]["task_id"] == task_id
+        assert devnet.stats()["creates"] == 1
+        assert cli.json("tasks")["tasks"] == []
+        assert [task["state"] for task in cli.json("tasks", "--all")["tasks"]] == ["kept"]
+        assert cli.json("status", listed["job_id"])["status"] == "finished"
+    with Image.open(tmp_path / "taken-up.png") as image:
+        assert image.size == (80, 48)
+
+
+def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        cli = Cli(tmp_path, devnet)
+        cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        task_id = cli.json("tasks")["tasks"][0]["task_id"]
+        refused = cli("forget", task_id)
+        assert refused.returncode == 3
+        assert "still open" in refused.stderr
+        document = cli.json("cancel", "--all")
+        assert document["tasks"][0]["state"] == "canceled"
+        assert devnet.task(task_id).status == "canceled"
+        assert "forgotten" in cli("forget", task_id).stdout
+        assert cli.json("tasks", "--all")["tasks"] == []
+
+
+def test_a_task_known_by_its_id_alone_is_fetched(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    task_id = cli.json("upscale", photo, "-o", "1.png")["results"][0]["task_id"]
+    elsewhere = cli.json("resume", task_id, "-o", "2.png", XALORA_STATE_DIR=str(tmp_path / "elsewhere"))
+    assert elsewhere["results"][0]["status"] == "done"
+    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
+
+
+def test_an_id_the_network_does_not_know(cli: Cli) -> None:
+    done = cli("status", "no-such-task")
+    assert done.returncode == 4
+    assert "does not know this task" in done.stderr
+
+
+# --- configuration ----------------------------------------------------------------------------------------
+
+
+def test_config_shows_values_with_their_sources_and_no_key(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("XALORA_API_KEY=bob#very-secret-in-env-file\nXALORA_MAX_IN_FLIGHT=3\n")
+    cli = Cli(tmp_path)
+    env = {
+        "XALORA_MAX_IN_FLIGHT": "5",
+        "XALORA_STORE_SECRET_ACCESS_KEY": "very-secret-too",
+        "XALORA_WORKFLOW_URL": "https://user:very-secret-password@example.org",
+    }
+    settings = {each["name"]: each for each in cli.json("config", **env)["settings"]}
+    assert settings["api_key"]["value"] == "bob#********"
+    assert settings["api_key"]["source"] == ".env"
+    assert (settings["max_in_flight"]["value"], settings["max_in_flight"]["source"]) == (5, "environment")
+    assert settings["store_secret_access_key"]["value"] == "********"
+    assert settings["workflow_url"]["value"] == "https://********@example.org"
+    assert settings["reuse"] == {
+        "name": "reuse",
+        "variable": "XALORA_REUSE",
+        "value": True,
+        "source": "default",
+        "description": settings["reuse"]["description"],
+    }
+    shown = cli("config", **env)
+    assert shown.returncode == 0
+    assert "bob#********" in shown.stdout
+    assert ".env" in shown.stdout
+    dashed = cli("config", XALORA_API_KEY="very-secret-dashed")
+    assert "********" in dashed.stdout
+
+
+def test_config_names_the_setting_that_does_not_fit(tmp_path: Path) -> None:
+    done = Cli(tmp_path)("config", XALORA_MAX_IN_FLIGHT="many")
+    assert done.returncode == 3
+    assert "XALORA_MAX_IN_FLIGHT" in done.stderr
+    assert Cli(tmp_path)("config", XALORA_API_KEY="malformed").returncode == 3
+
+
+# --- a network on this machine ----------------------------------------------------------------------------
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        processes.append(Cli(tmp_path).start(*arguments))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=CEILING)
+
+
+def test_devnet_prints_one_line_and_serves_until_it_is_told_to_end(
+    tmp_path: Path, photo: Path, started: Start
+) -> None:
+    import urllib.request
+
+    network = started("devnet", "--miners", 1, "--api-key", "carol#very-secret", "--json")
+    told = json.loads(first_line(network))
+    assert told.keys() == {"url", "api_key"}
+    assert told["api_key"] == "carol#very-secret"
+    cli = Cli(tmp_path)
+    cli.env |= {"XALORA_WORKFLOW_URL": told["url"], "XALORA_API_KEY": told["api_key"]}
+    assert cli("upscale", photo, "--engine", "xalora").returncode == 0
+    with urllib.request.urlopen(f"{told['url']}/devnet/stats", timeout=CEILING) as answer:
+        stats = json.load(answer)
+    assert stats["creates"] == 1
+    assert stats["tasks"]["finished"] == 1
+    network.send_signal(signal.SIGTERM)
+    out, err = network.communicate(timeout=CEILING)
+    assert network.returncode == 0
+    assert out == err == ""
+
+
+def test_devnet_shows_a_person_what_to_export(started: Start) -> None:
+    network = started("devnet", "--miners", 0)
+    assert network.stdout is not None
+    lines = []
+    while not (lines and "╰" in lines[-1]):
+        lines.append(network.stdout.readline())
+        assert lines[-1], "it ended without its panel"
+    text = "".join(lines)
+    assert "export XALORA_WORKFLOW_URL='http://127.0.0.1:" in text
+    assert "export XALORA_API_KEY='devnet#devnet'" in text
+
+
+def test_a_port_that_is_taken(cli: Cli, devnet: DevnetThread) -> None:
+    done = cli("devnet", "--port", devnet.url.rpartition(":")[2])
+    assert done.returncode == 3
+    assert "can't listen" in done.stderr
+
+
+def test_a_miner_process_works_for_a_sequencer(tmp_path: Path, photo: Path, started: Start) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        miner = started("miner", "--sequencer", devnet.url, "--json")
+        assert json.loads(first_line(miner))["sequencer"] == devnet.url
+        document = Cli(tmp_path, devnet).json("upscale", photo, "--engine", "xalora")
+        assert devnet.task(document["results"][0]["task_id"]).status == "finished"
+        miner.send_signal(signal.SIGINT)
+        miner.communicate(timeout=CEILING)
+        assert miner.returncode == 0

@@ -1,0 +1,55 @@
+"""The command line as a whole: which commands there are, and the options before them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from . import generate, local_network, settings, tasks
+from .screen import Screen, log_to
+
+WORK = "Work"
+TASKS = "Tasks under way"
+LOCAL = "A network on this machine"
+SETUP = "Set-up"
+
+app = typer.Typer(
+    name="xalora",
+    help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.",
+    epilog="Exit status: 0 done, 2 usage, 3 configuration or key, 4 network or service, 5 task failed, "
+    "6 outcome of a create unknown, 130 interrupted; of several inputs the most serious.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Screen().say(f"xalora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Tell more; twice: everything.")
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+    log_to(Screen(), verbose)
+
+
+for panel, commands in {
+    WORK: (generate.upscale, generate.txt2vid, generate.txt2img),
+    TASKS: (tasks.tasks, tasks.status, tasks.resume, tasks.cancel, tasks.forget),
+    LOCAL: (local_network.devnet, local_network.miner),
+    SETUP: (settings.config,),
+}.items():
+    for each in commands:
+        app.command(rich_help_panel=panel)(each)

@@ -1,0 +1,148 @@
+"""``xalora devnet | miner``: the network, or miners for it, on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import ConfigurationError
+from .command import command
+from .exit_codes import ExitCode
+from .formats import printable
+from .options import AsJson
+from .screen import Screen
+
+MinerPoll = Annotated[
+    float, typer.Option("--miner-poll", metavar="SECONDS", min=0.001, help="Between two asks of a miner.")
+]
+TaskSeconds = Annotated[
+    float | None,
+    typer.Option("--task-seconds", metavar="SECONDS", min=0, help="Each task takes at least so long."),
+]
+Faults = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fault",
+        metavar="FAULT",
+        help="What goes wrong, as endpoint:kind[:option=value]..., such as task_create:503:p=0.1. "
+        "May be given several times.",
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Of the sequencer; 0 takes a free one.")]
+
+
+@command
+def devnet(
+    port: Port = 0,
+    miners: Annotated[int, typer.Option(min=0, max=256, help="How many miners.")] = 3,
+    api_key: Annotated[
+        str, typer.Option(metavar="KEY", help="Of its one consumer, <consumer_id>#<api_key>.")
+    ] = "devnet#devnet",
+    task_seconds: TaskSeconds = None,
+    miner_poll: MinerPoll = 0.1,
+    fault: Faults = None,
+    seed: Annotated[int, typer.Option(help="Of all chances in the faults.")] = 0,
+    db: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="SQLite file that keeps tasks and results; else all is lost."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Run sequencer, result store and miners here: the whole network, free of charge.
+
+    Miners upscale by LANCZOS, and answer prompts with test cards: no model runs.
+    """
+    from ..devnet.server import Devnet, serve_forever
+
+    screen = Screen(json=as_json)
+
+    def ready(network: Devnet) -> None:
+        if as_json:
+            screen.document({"url": network.url, "api_key": network.api_key})
+        else:
+            screen.show(_panel(network.url, network.api_key, miners))
+
+    try:
+        serve_forever(
+            ready,
+            port=port,
+            host=host,
+            miners=miners,
+            api_key=api_key,
+            task_seconds=task_seconds,
+            miner_poll=miner_poll,
+            faults=fault or (),
+            seed=seed,
+            db=db,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The devnet can't listen on {host}:{port}: {error.strerror or error}",
+            next_step="Choose another --port, or 0 for a free one.",
+        ) from None
+    return ExitCode.DONE
+
+
+@command
+def miner(
+    sequencer: Annotated[str, typer.Option(metavar="URL", help="Whose tasks to do.", show_default=False)],
+    miners: Annotated[int, typer.Option(min=1, max=256, help="How many, side by side.")] = 1,
+    comfyui: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A ComfyUI server that runs the workflows.", show_default=False),
+    ] = None,
+    miner_poll: MinerPoll = 0.1,
+    task_seconds: TaskSeconds = None,
+    fault: Faults = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Mine for a devnet's sequencer: LANCZOS and test cards, or real workflows on a ComfyUI server."""
+    from ..devnet.server import run_miner
+
+    screen = Screen(json=as_json)
+    what = f"the workflows of {comfyui}" if comfyui else "LANCZOS and test cards"
+
+    def ready() -> None:
+        screen.say(("✓ ", "green"), f"{miners} at work for {sequencer}: {what}. Ctrl-C ends it.")
+        if as_json:
+            screen.document({"sequencer": sequencer, "miners": miners, "comfyui": comfyui})
+
+    try:
+        run_miner(
+            sequencer,
+            miners=miners,
+            on_ready=ready,
+            poll=miner_poll,
+            task_seconds=task_seconds,
+            faults=fault or (),
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return ExitCode.DONE
+
+
+def _panel(url: str, api_key: str, miners: int) -> Panel:
+    lines = Table.grid(padding=(0, 1))
+    lines.add_row(Text("In another terminal:", style="bold"))
+    for variable, value in (("XALORA_WORKFLOW_URL", url), ("XALORA_API_KEY", api_key)):
+        lines.add_row(Text(f"export {variable}='{printable(value)}'", style="cyan", no_wrap=True))
+    lines.add_row(Text("xalora upscale photo.jpg", style="cyan"))
+    lines.add_row("")
+    lines.add_row(Text(f"Counts: {url}/devnet/stats", style="dim", no_wrap=True))
+    lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs: no model runs.", style="dim"))
+    return Panel(
+        lines,
+        title=f"Xalora devnet, {miners} miner{'' if miners == 1 else 's'}",
+        subtitle="Ctrl-C ends it",
+        border_style="green",
+        expand=False,
+        padding=(1, 2),
+    )
