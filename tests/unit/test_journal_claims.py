@@ -218,6 +218,8 @@ class TestWorkers:
         journal.sending(claim.entry.id)
         with pytest.raises(JournalError, match="refuses to send a task that is sending"):
             journal.sending(claim.entry.id)
+        # The refused step is rolled back, and the journal goes on.
+        assert journal.submitted(claim.entry.id, "task-1").state is TaskState.SUBMITTED
 
     def test_sending_without_being_the_worker_is_refused(self, journal: Journal) -> None:
         first, second = (journal.claim(WORK, job_id="job-1") for _ in range(2))

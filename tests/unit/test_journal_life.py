@@ -188,7 +188,7 @@ class TestHistory:
     def test_counts_a_task_once(self, journal: Journal, clocks: Clocks) -> None:
         entry = self.run(journal, clocks, 1, 40)
         clocks.pass_by(5)
-        journal.finished(entry.id, "https://fresh")
+        assert journal.finished(entry.id, "https://fresh").ended_at == entry.ended_at
         assert journal.durations(WORK.kind) == [40]
 
     def test_keeps_to_a_useful_length(self, journal: Journal, clocks: Clocks) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import CorruptJournalError, Journal, TaskState, Work, open_or_memory, schema
+from xalora_client.journal.owners import Guard
 
 WORK = Work(fingerprint="f" * 64, sequencer_url="http://devnet", consumer_id="someone", task_type="upscaler")
 
@@ -93,7 +94,20 @@ class TestBroken:
             for _ in range(4)
         ]
         assert [child.communicate(timeout=60)[0].strip() for child in children] == [str(path)] * 4
-        assert len(list(path.parent.glob("journal.sqlite3.corrupt-*"))) == 1
+        # Beside it may lie the log of one that had just opened it.
+        aside = [file for file in path.parent.glob("*.corrupt-*") if not file.name.endswith(("-wal", "-shm"))]
+        assert [file.read_bytes() for file in aside] == [broken]
+
+    def test_is_left_alone_while_another_process_moves_it(
+        self, path: Path, results: Path, broken: bytes
+    ) -> None:
+        with Guard(path.with_name(f"{path.name}.moving"), 0):
+            journal, warning = open_or_memory(path, results, busy_seconds=0.05)
+        with journal:
+            assert journal.path is None
+        assert warning is not None
+        assert "can't be moved aside" in warning
+        assert path.read_bytes() == broken
 
     def test_open_tasks_that_can_still_be_read_are_logged(
         self, path: Path, results: Path, caplog: pytest.LogCaptureFixture
