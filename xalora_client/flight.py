@@ -378,6 +378,9 @@ class Flight:
     async def _until_terminal(self, task_id: str) -> WorkflowTaskResult:
         unreachable_since: float | None = None
         failures = 0
+        if self._creating is not None:
+            # Just sent; a task taken up again is asked about at once, since it may have ended long ago.
+            await self._sleep(self.schedule.next_delay(self._elapsed(), random()))
         while True:
             try:
                 answer = await self._network.query(self.credentials, task_id, retries=0)

@@ -100,6 +100,10 @@ def worth_repeating(verdict: Verdict, status: int) -> bool:
 
 MIN_POLL_DELAY = 0.5
 MAX_POLL_DELAY = 10.0
+# Without history most early polls are wasted, so they are spaced wider, and the later ones closer, than the
+# balance alone would have it; the first one stays early for work that is done at once.
+BLIND_MIN_DELAY = 2.0
+BLIND_MAX_DELAY = 5.0
 MIN_FIXED_INTERVAL = 1.0
 POLL_JITTER = 0.1
 
@@ -116,13 +120,13 @@ class PollSchedule:
         past_seconds: Durations of past runs of the same kind, from submission to end, in seconds.
         interval: A fixed interval instead, at least 1 s. (The Node SDK's default is a fixed 10 s.)
         poll_price: Seconds of lateness that one request is worth.
-        poll_price_unknown: The same without history, where each request buys less.
+        blind_poll_price: The same without history, where each request buys less.
     """
 
     past_seconds: Sequence[float] = ()
     interval: float | None = None
     poll_price: float = 0.05
-    poll_price_unknown: float = 0.24
+    blind_poll_price: float = 0.45
     surprise_share: float = 0.1
     surprise_range: tuple[float, float] = (1.0, 3600.0)
     prior_sigma: float = 0.25
@@ -141,13 +145,18 @@ class PollSchedule:
         """
         if self.interval is not None:
             return self.interval
-        jitter = 1 + POLL_JITTER * (2 * random - 1)
-        return min(max(self._balanced(max(elapsed, 0.0)) * jitter, MIN_POLL_DELAY), MAX_POLL_DELAY)
-
-    def _balanced(self, elapsed: float) -> float:
+        elapsed = max(elapsed, 0.0)
         known = [seconds for seconds in self.past_seconds if seconds > 0]
-        if not known:
-            return math.sqrt(2 * self.poll_price_unknown * elapsed)
+        jitter = 1 + POLL_JITTER * (2 * random - 1)
+        if known:
+            delay = self._balanced(elapsed, known)
+            return min(max(delay * jitter, MIN_POLL_DELAY), MAX_POLL_DELAY)
+        if elapsed < MIN_POLL_DELAY:
+            return MIN_POLL_DELAY
+        delay = math.sqrt(2 * self.blind_poll_price * elapsed)
+        return min(max(delay * jitter, BLIND_MIN_DELAY), BLIND_MAX_DELAY)
+
+    def _balanced(self, elapsed: float, known: Sequence[float]) -> float:
         mu, sigma = self._fit(known)
         low, high = MIN_POLL_DELAY, MAX_POLL_DELAY
         if self._expected_lateness(elapsed, elapsed + high, mu, sigma) <= self.poll_price:
