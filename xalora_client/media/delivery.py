@@ -150,6 +150,7 @@ class StoreDelivery:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._store = _open_store(config)
+        self._prefix = urlsplit(config.url).path.strip("/")
 
     def __repr__(self) -> str:
         return f"StoreDelivery({self._config!r})"
@@ -165,7 +166,7 @@ class StoreDelivery:
                 f"{LONGEST_SIGNATURE.days} days at most",
                 next_step="Give the task a shorter timeout.",
             )
-        key = f"{secrets.token_hex(16)}{image.kind.suffix}"
+        key = f"{self._prefix}/{secrets.token_hex(16)}{image.kind.suffix}".lstrip("/")
         try:
             await obstore.put_async(
                 self._store,
@@ -250,7 +251,8 @@ def _open_store(config: StoreConfig) -> S3Store:
             f"The store {config.url!r} is not of the form s3://bucket/prefix",
             next_step="Correct XALORA_STORE_URL.",
         )
-    options: S3Config = {"bucket": address.netloc}
+    # Not every S3-compatible store knows S3's own way to delete many objects at once.
+    options: S3Config = {"bucket": address.netloc, "disable_bulk_delete": True}
     if config.endpoint:
         options["endpoint"] = config.endpoint
     if config.region:
@@ -261,7 +263,6 @@ def _open_store(config: StoreConfig) -> S3Store:
         options["secret_access_key"] = config.secret_access_key.get_secret_value()
     try:
         return S3Store(
-            prefix=address.path.strip("/") or None,
             config=options,
             # An http:// endpoint is one in the user's own network; obstore refuses it unless told.
             client_options={"allow_http": True, "timeout": _REQUEST_TIMEOUT},
