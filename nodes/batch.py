@@ -77,10 +77,22 @@ class BatchPlan:
         total: How many tasks there are.
         policy: When this machine takes over.
         noun: What one of them makes, for messages: ``image``.
+        max_resends: How often one of them is sent again.
+        done_word: What those are that succeeded, for messages: ``finished``, ``submitted``.
     """
 
-    def __init__(self, total: int, policy: FallbackPolicy, noun: str = "image") -> None:
+    def __init__(
+        self,
+        total: int,
+        policy: FallbackPolicy,
+        noun: str = "image",
+        *,
+        max_resends: int = MAX_RESENDS,
+        done_word: str = "finished",
+    ) -> None:
         self.total = total
+        self._max_resends = max_resends
+        self._done_word = done_word
         self._policy = policy
         self._noun = noun
         self._queue = deque(range(total))
@@ -107,7 +119,7 @@ class BatchPlan:
         Returns:
             Whether it is to be sent again: :meth:`next` gives it once more.
         """
-        if isinstance(error, _WORTH_ANOTHER_TASK) and self._resends[index] < MAX_RESENDS:
+        if isinstance(error, _WORTH_ANOTHER_TASK) and self._resends[index] < self._max_resends:
             self._resends[index] += 1
             self._queue.append(index)
             return True
@@ -151,8 +163,8 @@ class BatchPlan:
         raise BatchError(
             self._what(),
             money=self._money(finished),
-            next_step="Queue the graph again for the missing ones: kept results are not sent again. Xalora "
-            "Collect gives a finished one by its task id.",
+            next_step="Queue the graph again for the missing ones: those that are there are not sent again. "
+            "Xalora Collect gives a result by its task id.",
             errors=self._errors,
             finished=finished,
         ) from next(iter(self._errors.values()))
@@ -167,14 +179,14 @@ class BatchPlan:
             shown += f"; and {len(listed) - _LISTED} more"
         if self._unsent:
             shown += f"; {len(self._unsent)} more were not sent for that reason"
-        return f"{len(self._errors)} of {self.total} {self._noun}s could not be made: {shown}"
+        return f"{len(self._errors)} of {self.total} {self._noun}s came to nothing: {shown}"
 
     def _money(self, finished: Mapping[int, str]) -> str:
         if not finished:
             first = next(iter(self._errors.values()))
             return first.money
         ids = ", ".join(f"{self._noun} {index + 1} is task {task_id}" for index, task_id in finished.items())
-        return f"The {len(finished)} finished ones are paid for and kept: {ids}."
+        return f"{len(finished)} {self._done_word} and paid for: {ids}."
 
 
 def _task(error: XaloraError) -> str:

@@ -5,33 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..xalora_client.config import LoadedSettings, Settings, load_settings
-from . import compat
+from ..xalora_client.config import Settings
 from .bridge import bridge
-from .keyfile import read_key
+from .settings import read_settings
 
 if TYPE_CHECKING:
     from ..xalora_client.client import AsyncXalora
-
-STATE_FOLDER = "xalora"
-
-
-def read_settings() -> LoadedSettings:
-    """The settings in force: environment, ``.env`` of ComfyUI's base folder, the pack's ``.env``, the key
-    file, and the pack's own defaults. Read anew each time, so that a change needs no restart.
-
-    Raises:
-        ConfigurationError: A value does not fit; the message names its source.
-    """
-    stored: dict[str, dict[str, Any]] = {
-        "ComfyUI's user folder": {"state_dir": compat.user_directory() / STATE_FOLDER}
-    }
-    if key := read_key():
-        stored["the key file"] = {"api_key": key}
-    env_files = [compat.base_directory() / ".env", compat.pack_directory() / ".env"]
-    return load_settings(env_files=env_files, stored=stored)
+    from ..xalora_client.journal import Journal
 
 
 class Clients:
@@ -59,6 +41,12 @@ class Clients:
         finally:
             self._users[client] -= 1
             await self._close_unused()
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal of the client that was used last, from any thread; None before the first."""
+        current = self._current
+        return current.journal if current is not None else None
 
     async def _for(self, settings: Settings) -> AsyncXalora:
         if self._current is None or self._current.settings != settings:

@@ -11,12 +11,14 @@ Written against 0.3.48 to 0.3.75. Facts the pack leans on:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from comfy_api.latest import ComfyExtension, InputImpl, io
-    from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
+    from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
+    from comfy_execution.utils import get_executing_context
 except ImportError as error:
     raise ImportError(
         "ComfyUI-Xalora needs ComfyUI 0.3.48 or newer (its V3 node interface is missing here). "
@@ -40,14 +42,20 @@ __all__ = [
     "InterruptProcessingException",
     "ProgressBar",
     "base_directory",
+    "executing_prompt_id",
     "input_directory",
+    "installed_models",
     "interrupt_count",
     "interrupted",
     "io",
+    "is_link",
+    "on_interrupt",
     "output_directory",
     "pack_directory",
     "progress_bar",
     "prompt_server",
+    "running_prompt_ids",
+    "running_server",
     "schema",
     "send_progress_text",
     "system_user_directory",
@@ -74,6 +82,7 @@ class _InterruptCounter:
 
     def __init__(self) -> None:
         self.count = 0
+        self.listeners: list[Callable[[], None]] = []
         self._set_flag = comfy.model_management.interrupt_current_processing
         comfy.model_management.interrupt_current_processing = self._count_and_set
 
@@ -81,6 +90,9 @@ class _InterruptCounter:
         if value:
             self.count += 1
         self._set_flag(value)
+        if value:
+            for listener in self.listeners:
+                listener()
 
     def set_again(self) -> None:
         """Give back a flag that was consumed on the way, for the other nodes of the prompt that poll it."""
@@ -98,6 +110,23 @@ def interrupted() -> bool:
 def interrupt_count() -> int:
     """How often the user has asked to stop since ComfyUI started: compare two readings around an `await`."""
     return _interrupts.count
+
+
+def on_interrupt(listener: Callable[[], None]) -> None:
+    """Have `listener` called, on any thread, whenever the user asks to stop. It must not block or raise."""
+    _interrupts.listeners.append(listener)
+
+
+def executing_prompt_id() -> str:
+    """The prompt whose node is executing here, empty outside of one."""
+    context = get_executing_context()
+    return context.prompt_id if context is not None else ""
+
+
+def running_prompt_ids() -> set[str]:
+    """The prompts that have begun and not ended."""
+    running, _ = prompt_server().prompt_queue.get_current_queue()
+    return {item[1] for item in running}
 
 
 # --- progress ---------------------------------------------------------------------------------------------
@@ -126,6 +155,10 @@ class ProgressBar:
         except InterruptProcessingException:
             # The request arrived just now and the bar has cleared it: other nodes still have to see it.
             _interrupts.set_again()
+        except RuntimeError as error:
+            # ComfyUI goes over its nodes' states while the prompt's thread adds one; the next step shows it.
+            if "changed size during iteration" not in str(error):
+                raise
 
 
 def progress_bar(total: float, node_id: str) -> ProgressBar:
@@ -142,6 +175,11 @@ def send_progress_text(text: str, node_id: str) -> None:
 def prompt_server() -> PromptServer:
     """ComfyUI's server: `.routes`, `.send_sync(event, data, client_id or None)`, `.client_id`."""
     return PromptServer.instance
+
+
+def running_server() -> PromptServer | None:
+    """ComfyUI's server; None where a tool has loaded the nodes without one."""
+    return getattr(PromptServer, "instance", None)
 
 
 # --- schemas ----------------------------------------------------------------------------------------------
@@ -162,7 +200,7 @@ def with_options(socket: InputT, **options: Any) -> InputT:
     return socket
 
 
-# --- directories ------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------------
 
 
 def pack_directory() -> Path:
@@ -201,3 +239,8 @@ def system_user_directory() -> Path:
     if hasattr(folder_paths, "get_system_user_directory"):
         return Path(folder_paths.get_system_user_directory(SYSTEM_USER))
     return user_directory() / f"__{SYSTEM_USER}"
+
+
+def installed_models(folder: str) -> list[str]:
+    """File names in one of ComfyUI's model folders: `upscale_models`, `diffusion_models`, ..."""
+    return list(folder_paths.get_filename_list(folder))

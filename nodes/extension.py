@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from . import compat, routes
 from .compat import ComfyExtension, io
+from .tasks import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
+from .text_to_image import XaloraTextToImage
+from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage
 
 # Ids and sockets of a published node never change: saved graphs name them.
-NODES: list[type[io.ComfyNode]] = [XaloraUpscaleImage]
+NODES: list[type[io.ComfyNode]] = [
+    XaloraUpscaleImage,
+    XaloraTextToVideo,
+    XaloraTextToImage,
+    XaloraSubmitUpscale,
+    XaloraSubmitTextToVideo,
+    XaloraSubmitTextToImage,
+    XaloraCollect,
+]
 
 
 class XaloraExtension(ComfyExtension):
     """What `comfy_entrypoint` hands to ComfyUI."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        routes.register(compat.running_server())
         return list(NODES)

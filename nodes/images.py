@@ -12,12 +12,13 @@ from PIL import Image
 
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.media.images import Pixels, decode_images, read_pixels
-from .reporter import PREVIEW_PIXELS
 
 if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
+    from .keeping import Keeper
 
 COLOUR_CHANNELS = 3
+PREVIEW_PIXELS = 512
 
 
 def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -77,7 +78,7 @@ class ImageBatch:
         _write(pixels, self._array[index])
         return preview_of(self._array[index])
 
-    def close(self, results: Sequence[RunResult]) -> torch.Tensor:
+    def close(self, results: Sequence[RunResult], keeper: Keeper) -> torch.Tensor:
         """The whole batch."""
         if self._uneven or self._array is None:
             self._array = decode_images([result.files[0] for result in results])
@@ -100,7 +101,7 @@ def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Ten
 
 def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
     """A small picture of ``[H, W, C]`` floats: every n-th pixel, which costs next to nothing."""
-    step = max(1, max(image.shape[:2]) // PREVIEW_PIXELS)
+    step = -(-max(image.shape[:2]) // PREVIEW_PIXELS)
     small = image[::step, ::step, :COLOUR_CHANNELS]
     return Image.fromarray((small * 255 + 0.5).astype(np.uint8))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from . import compat
@@ -30,8 +30,11 @@ class Interrupt:
         """Whether the user has asked to stop since the node began, whoever took ComfyUI's flag away."""
         return compat.interrupt_count() != self._before or compat.interrupted()
 
-    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+    async def guard(self, work: Coroutine[Any, Any, T], on_cancel: Callable[[], None]) -> T:
         """Run ``work``, on the bridge's loop, until it ends or the user asks to stop.
+
+        Args:
+            on_cancel: Called before ``work`` is cancelled, for whichever reason.
 
         Raises:
             InterruptProcessingException: The user asked to stop; ``work`` was cancelled and has wound down,
@@ -42,10 +45,12 @@ class Interrupt:
             while not task.done():
                 await asyncio.wait({task}, timeout=LOOK_EVERY)
                 if self.requested and not task.done():
+                    on_cancel()
                     _cancel(task)
                     await asyncio.wait({task}, timeout=WIND_DOWN_SECONDS)
                     raise compat.InterruptProcessingException
         except asyncio.CancelledError:
+            on_cancel()
             _cancel(task)
             raise
         if self.requested and task.exception() is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..xalora_client.errors import InvalidTaskError
 from .compat import io, with_options
 from .runner import RunOptions
 
@@ -13,10 +14,15 @@ FROM_SETTINGS = "from settings"
 POLICIES = (FROM_SETTINGS, "never", "when_unavailable", "on_any_failure", "local_only")
 
 
+def advanced(socket: io.Input) -> io.Input:
+    """The same input, which the frontend shows only when it is asked for more."""
+    return with_options(socket, advanced=True)
+
+
 def task_inputs() -> list[io.Input]:
     """The base options of a task. The key is none of them, see :mod:`.keyfile`."""
     return [
-        _advanced(
+        advanced(
             io.String.Input(
                 "workflow_id",
                 default="",
@@ -24,7 +30,7 @@ def task_inputs() -> list[io.Input]:
                 tooltip="Which workflow of the network runs the task. Empty: the network's own choice.",
             )
         ),
-        _advanced(
+        advanced(
             io.Int.Input(
                 "timeout_seconds",
                 default=0,
@@ -34,7 +40,7 @@ def task_inputs() -> list[io.Input]:
                 tooltip="The network cancels the task after this many seconds. 0: it never does.",
             )
         ),
-        _advanced(
+        advanced(
             io.String.Input(
                 "consumer_id",
                 default="",
@@ -42,7 +48,7 @@ def task_inputs() -> list[io.Input]:
                 tooltip="Consumer that pays, instead of the one in your key. Empty: the key's own.",
             )
         ),
-        _advanced(
+        advanced(
             io.String.Input(
                 "job_id_prefix",
                 default="",
@@ -56,7 +62,7 @@ def task_inputs() -> list[io.Input]:
 def wait_inputs() -> list[io.Input]:
     """How long the node waits."""
     return [
-        _advanced(
+        advanced(
             io.Int.Input(
                 "wait_timeout",
                 default=0,
@@ -72,7 +78,7 @@ def wait_inputs() -> list[io.Input]:
 def batch_inputs() -> list[io.Input]:
     """How many tasks at a time."""
     return [
-        _advanced(
+        advanced(
             io.Int.Input(
                 "max_in_flight",
                 default=0,
@@ -88,7 +94,7 @@ def batch_inputs() -> list[io.Input]:
 def money_inputs() -> list[io.Input]:
     """What may be sent again."""
     return [
-        _advanced(
+        advanced(
             io.Boolean.Input(
                 "reuse",
                 default=True,
@@ -97,7 +103,7 @@ def money_inputs() -> list[io.Input]:
                 "Off: each run sends a new task, which is paid for.",
             )
         ),
-        _advanced(
+        advanced(
             io.Combo.Input(
                 "if_unknown",
                 options=["stop", "resend", "forget"],
@@ -113,7 +119,7 @@ def money_inputs() -> list[io.Input]:
 def fallback_inputs() -> list[io.Input]:
     """When this machine takes over."""
     return [
-        _advanced(
+        advanced(
             io.Combo.Input(
                 "fallback",
                 options=list(POLICIES),
@@ -122,7 +128,7 @@ def fallback_inputs() -> list[io.Input]:
                 tooltip="When this machine does the work instead of the network.",
             )
         ),
-        _advanced(
+        advanced(
             io.Int.Input(
                 "queue_limit",
                 default=0,
@@ -160,5 +166,12 @@ def run_options(widgets: Mapping[str, Any]) -> RunOptions:
     )
 
 
-def _advanced(socket: io.Input) -> io.Input:
-    return with_options(socket, advanced=True)
+def checked_prompt(prompt: str) -> str:
+    """The prompt, if there is one.
+
+    Raises:
+        InvalidTaskError: It is empty.
+    """
+    if not prompt.strip():
+        raise InvalidTaskError("The prompt is empty", next_step="Write what the result shall show.")
+    return prompt

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 REFRESH_SECONDS = 0.5
-PREVIEW_PIXELS = 512
 
 
 class Reporter:
@@ -46,7 +45,7 @@ class Reporter:
         bar, line = self._progress.bar(now), self._progress.line(now)
         if bar != self._shown_bar or preview is not None:
             self._shown_bar = bar
-            picture = ("JPEG", preview, PREVIEW_PIXELS) if preview is not None else None
+            picture = ("JPEG", preview, None) if preview is not None else None
             self._bar.update_absolute(*bar, picture)
         self.say(line)
 

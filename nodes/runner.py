@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ..xalora_client.config import FallbackPolicy, IfUnknown
+from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ..xalora_client.errors import XaloraError
 from ..xalora_client.events import Submitted, TaskEvent
-from .batch import BatchPlan
+from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
 from .clients import clients
 from .interrupts import Interrupt
@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from ..xalora_client.client import AsyncXalora
     from ..xalora_client.results import RunResult
     from ..xalora_client.tasks import WorkflowTask
+    from .keeping import Keeper
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 ValueT_co = TypeVar("ValueT_co", covariant=True)
 
 log = logging.getLogger("xalora_client.nodes")
+
+CANCEL_SECONDS = 3.0
+"""How long the network may take to confirm the cancel of one task of an interrupted node."""
+
+LOCAL_ONLY = "the fallback policy is local_only"
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,9 @@ class Sink(Protocol[ValueT_co]):
         """Take in one result, several at a time; a picture given back is shown as the node's preview."""
         ...
 
-    def close(self, results: Sequence[RunResult]) -> ValueT_co:
-        """All results are there, in order: the node's value."""
+    def close(self, results: Sequence[RunResult], keeper: Keeper) -> ValueT_co:
+        """All results are there, in order: the node's value. What leans on their files asks ``keeper``."""
         ...
-
-
-@dataclass(frozen=True)
-class Ran(Generic[ValueT]):
-    """All tasks have their results."""
-
-    value: ValueT
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,14 @@ class HandedOver:
         results: What the network did, by index.
         missing: Indexes of what is left, in order.
         reason: Why, in one sentence.
+        by_policy: The policy alone says so: the network was not even asked.
         seconds: How long the network's part took.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
     reason: str
+    by_policy: bool
     seconds: float
 
 
@@ -90,7 +92,7 @@ async def run(
     options: RunOptions,
     sink: Sink[ValueT],
     noun: str = "image",
-) -> Ran[ValueT] | HandedOver:
+) -> ValueT | HandedOver:
     """Do a node's tasks; called in the prompt's loop, which may be blocked meanwhile.
 
     Args:
@@ -105,113 +107,340 @@ async def run(
         XaloraError: Some work could not be done.
     """
     interrupt = Interrupt()
-    return await bridge.run(interrupt.guard(_NodeRun(node_id, tasks, options, sink, noun, interrupt).run()))
+    work = _Running(node_id, len(tasks), options, noun, interrupt, sink, tasks)
+    return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
 
 
-class _NodeRun(Generic[ValueT]):
-    """One execution of one node, on the bridge's loop."""
+async def collect(
+    node_id: str,
+    task_ids: Sequence[str],
+    options: RunOptions,
+    sink: Sink[ValueT],
+    *,
+    cancelable: bool,
+    noun: str = "task",
+) -> ValueT | HandedOver:
+    """Wait for tasks that were submitted before, and decode their results.
+
+    Args:
+        cancelable: Whether an interrupt cancels the remote tasks: those that the same graph has submitted.
+
+    Raises:
+        InterruptProcessingException: The user asked to stop.
+        XaloraError: A task ended without a result.
+    """
+    interrupt = Interrupt()
+    work = _Collecting(node_id, len(task_ids), options, noun, interrupt, sink, task_ids, cancelable)
+    return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
+
+
+async def submit(
+    node_id: str,
+    tasks: Sequence[WorkflowTask],
+    options: RunOptions,
+    on_submitted: Callable[[int, str], None],
+    noun: str = "task",
+) -> list[str] | HandedOver:
+    """Submit a node's tasks and give back their ids, in order.
+
+    Args:
+        on_submitted: Told each index and task id at once, on the bridge's loop.
+
+    Raises:
+        InterruptProcessingException: The user asked to stop.
+        XaloraError: A task was not accepted.
+    """
+    interrupt = Interrupt()
+    work = _Submitting(node_id, len(tasks), options, noun, interrupt, tasks, on_submitted)
+    return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
+
+
+class _Work(Generic[ItemT, ValueT]):
+    """One execution of one node, on the bridge's loop: several items, each by :meth:`_do`."""
+
+    may_fall_back = False
+    resends = 0
+    done_word = "finished"
 
     def __init__(
-        self,
-        node_id: str,
-        tasks: Sequence[WorkflowTask],
-        options: RunOptions,
-        sink: Sink[ValueT],
-        noun: str,
-        interrupt: Interrupt,
+        self, node_id: str, total: int, options: RunOptions, noun: str, interrupt: Interrupt
     ) -> None:
-        self._node_id = node_id
-        self._tasks = tasks
-        self._options = options
-        self._sink = sink
+        self.node_id = node_id
+        self.options = options
+        self.interrupt = interrupt
+        self._total = total
         self._noun = noun
-        self._interrupt = interrupt
         self._began = monotonic()
-        self._progress = NodeProgress(len(tasks), self._began)
+        self._progress = NodeProgress(total, self._began)
         self._reporter = Reporter(node_id, self._progress)
-        self._results: dict[int, RunResult] = {}
+        self._items: dict[int, ItemT] = {}
         self._open_ids: dict[int, str] = {}
 
-    async def run(self) -> Ran[ValueT] | HandedOver:
+    async def _do(self, client: AsyncXalora, index: int) -> ItemT:
+        raise NotImplementedError
+
+    async def _take(self, index: int, item: ItemT) -> Image.Image | None:
+        raise NotImplementedError
+
+    async def _value(self, client: AsyncXalora, items: Sequence[ItemT]) -> ValueT:
+        raise NotImplementedError
+
+    def _hand_over(self, plan: BatchPlan) -> HandedOver:
+        raise NotImplementedError
+
+    def _id_of(self, item: ItemT) -> str | None:
+        raise NotImplementedError
+
+    def _summary(self, items: Sequence[ItemT], seconds: float) -> str:
+        raise NotImplementedError
+
+    def stop_showing(self) -> None:
+        """What is still winding down shows nothing any more: the browser may be at another prompt by then."""
+        if self.interrupt.requested:
+            self._reporter.say("canceling")
+        self._reporter.close()
+
+    async def execute(self) -> ValueT | HandedOver:
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
         try:
             async with clients.client() as client:
-                return await self._run(client)
+                return await self._execute(client)
         finally:
             showing.cancel()
             self._reporter.close()
 
-    async def _run(self, client: AsyncXalora) -> Ran[ValueT] | HandedOver:
-        plan = BatchPlan(len(self._tasks), self._options.fallback or client.settings.fallback, self._noun)
-        in_flight = self._options.max_in_flight or client.settings.max_in_flight
+    async def _execute(self, client: AsyncXalora) -> ValueT | HandedOver:
+        plan = BatchPlan(
+            self._total,
+            self._policy(client.settings),
+            self._noun,
+            max_resends=self.resends,
+            done_word=self.done_word,
+        )
+        in_flight = self.options.max_in_flight or client.settings.max_in_flight
         try:
-            await together(self._worker(client, plan) for _ in range(min(in_flight, len(self._tasks))))
+            await together(self._worker(client, plan) for _ in range(min(in_flight, self._total)))
         except asyncio.CancelledError:
-            self._reporter.close()
             self._log_what_is_left()
             raise
         plan.check()
         if plan.missing:
-            reason = plan.reason.what if plan.reason else "the fallback policy is local_only"
-            return HandedOver(self._results, plan.missing, reason, monotonic() - self._began)
-        results = [self._results[index] for index in range(len(self._tasks))]
-        value = await asyncio.to_thread(self._sink.close, results)
-        self._tell(results)
-        return Ran(value)
+            return self._hand_over(plan)
+        items = [self._items[index] for index in range(self._total)]
+        value = await self._value(client, items)
+        line = self._summary(items, monotonic() - self._began)
+        self._reporter.say(line)
+        log.info("node %s: %s (%s)", self.node_id, line, _named_tasks(self._id_of(item) for item in items))
+        return value
+
+    def _policy(self, settings: Settings) -> FallbackPolicy:
+        return (self.options.fallback or settings.fallback) if self.may_fall_back else "never"
 
     async def _worker(self, client: AsyncXalora, plan: BatchPlan) -> None:
-        """Do one task after another until none is left to begin."""
+        """Do one item after another until none is left to begin."""
         while (index := plan.next()) is not None:
             try:
-                result = await client.run(
-                    self._tasks[index],
-                    on_event=lambda event, index=index: self._note(index, event),  # type: ignore[misc]
-                    timeout=self._options.wait_timeout,
-                    reuse=self._options.reuse and client.settings.reuse,
-                    if_unknown=self._options.if_unknown,
-                    fallback=self._options.fallback,
-                    queue_limit=self._options.queue_limit,
-                    cancel_remote=lambda: self._interrupt.requested,
-                    hand_over=True,
-                )
-                preview = await asyncio.to_thread(self._sink.add, index, result)
+                item = await self._do(client, index)
+                preview = await self._take(index, item)
             except XaloraError as error:
                 self._open_ids.pop(index, None)
                 if plan.failed(index, error):
-                    log.warning(
-                        "node %s, %s %d is sent again: %s", self._node_id, self._noun, index + 1, error
-                    )
+                    place = f"{self._noun} {index + 1}"
+                    log.warning("node %s: %s is sent again: %s", self.node_id, place, error)
                     self._progress.again(index, monotonic())
                 continue
             self._open_ids.pop(index, None)
-            self._results[index] = result
-            plan.succeeded(index, result.task_id)
+            self._items[index] = item
+            plan.succeeded(index, self._id_of(item))
             self._progress.finished(index)
             self._reporter.show(preview)
 
-    def _note(self, index: int, event: TaskEvent) -> None:
-        if isinstance(event, Submitted) and event.task_id:
-            self._open_ids[index] = event.task_id
-        self._progress.note(index, event, monotonic())
+    def listener(self, index: int) -> Callable[[TaskEvent], None]:
+        """Takes in what happens to one task."""
 
-    def _tell(self, results: Sequence[RunResult]) -> None:
-        made = [Made(result.engine, result.miner, result.reused) for result in results]
-        line = summary(made, monotonic() - self._began)
-        self._reporter.say(line)
-        log.info("node %s: %s (tasks %s)", self._node_id, line, ", ".join(r.task_id or "-" for r in results))
+        def note(event: TaskEvent) -> None:
+            if isinstance(event, Submitted) and event.task_id:
+                self._open_ids[index] = event.task_id
+            self._progress.note(index, event, monotonic())
+
+        return note
 
     def _log_what_is_left(self) -> None:
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
-        if self._open_ids and not self._interrupt.requested:
+        if self._open_ids and not self.interrupt.requested:
             log.warning(
-                "node %s: its prompt ended for another reason; these tasks are paid for and left running: %s",
-                self._node_id,
-                ", ".join(self._open_ids.values()),
+                "node %s: its prompt ended for another reason, so it waits no longer; paid for and left "
+                "running are %s",
+                self.node_id,
+                _named_tasks(self._open_ids.values()),
             )
 
 
-async def together(works: Sequence[Coroutine[Any, Any, T]] | Any) -> list[T]:
-    """Do several things at once; should one fail, or the caller be cancelled, the others have ended too."""
+class _Running(_Work["RunResult", ValueT]):
+    """Tasks from their create to their results."""
+
+    may_fall_back = True
+    resends = MAX_RESENDS
+
+    def __init__(
+        self,
+        node_id: str,
+        total: int,
+        options: RunOptions,
+        noun: str,
+        interrupt: Interrupt,
+        sink: Sink[ValueT],
+        tasks: Sequence[WorkflowTask],
+    ) -> None:
+        super().__init__(node_id, total, options, noun, interrupt)
+        self._sink = sink
+        self._tasks = tasks
+
+    async def _do(self, client: AsyncXalora, index: int) -> RunResult:
+        return await client.run(
+            self._tasks[index],
+            on_event=self.listener(index),
+            timeout=self.options.wait_timeout,
+            reuse=self.options.reuse and client.settings.reuse,
+            if_unknown=self.options.if_unknown,
+            fallback=self.options.fallback,
+            queue_limit=self.options.queue_limit,
+            cancel_remote=lambda: self.interrupt.requested,
+            hand_over=True,
+        )
+
+    async def _take(self, index: int, item: RunResult) -> Image.Image | None:
+        return await asyncio.to_thread(self._sink.add, index, item)
+
+    async def _value(self, client: AsyncXalora, items: Sequence[RunResult]) -> ValueT:
+        return await _closed(self._sink, items, client)
+
+    def _hand_over(self, plan: BatchPlan) -> HandedOver:
+        reason = plan.reason
+        return HandedOver(
+            results=self._items,
+            missing=plan.missing,
+            reason=reason.what.rstrip(".") if reason else LOCAL_ONLY,
+            by_policy=reason is None,
+            seconds=monotonic() - self._began,
+        )
+
+    def _id_of(self, item: RunResult) -> str | None:
+        return item.task_id
+
+    def _summary(self, items: Sequence[RunResult], seconds: float) -> str:
+        return summary([made_of(item) for item in items], seconds)
+
+
+class _Collecting(_Work["RunResult", ValueT]):
+    """Tasks that are known by their ids."""
+
+    def __init__(
+        self,
+        node_id: str,
+        total: int,
+        options: RunOptions,
+        noun: str,
+        interrupt: Interrupt,
+        sink: Sink[ValueT],
+        task_ids: Sequence[str],
+        cancelable: bool,
+    ) -> None:
+        super().__init__(node_id, total, options, noun, interrupt)
+        self._sink = sink
+        self._task_ids = task_ids
+        self._cancelable = cancelable
+
+    async def _do(self, client: AsyncXalora, index: int) -> RunResult:
+        task_id = self._task_ids[index]
+        self._open_ids[index] = task_id
+        timeout = self.options.wait_timeout or client.settings.wait_timeout
+        try:
+            return await client.task(task_id).result(timeout=timeout, on_event=self.listener(index))
+        except asyncio.CancelledError:
+            if self._cancelable and self.interrupt.requested:
+                await cancel_task(client, task_id)
+            raise
+
+    async def _take(self, index: int, item: RunResult) -> Image.Image | None:
+        return await asyncio.to_thread(self._sink.add, index, item)
+
+    async def _value(self, client: AsyncXalora, items: Sequence[RunResult]) -> ValueT:
+        return await _closed(self._sink, items, client)
+
+    def _id_of(self, item: RunResult) -> str | None:
+        return item.task_id
+
+    def _summary(self, items: Sequence[RunResult], seconds: float) -> str:
+        return summary([made_of(item) for item in items], seconds)
+
+
+class _Submitting(_Work[str, "list[str]"]):
+    """Tasks up to their ids."""
+
+    done_word = "submitted"
+
+    def __init__(
+        self,
+        node_id: str,
+        total: int,
+        options: RunOptions,
+        noun: str,
+        interrupt: Interrupt,
+        tasks: Sequence[WorkflowTask],
+        on_submitted: Callable[[int, str], None],
+    ) -> None:
+        super().__init__(node_id, total, options, noun, interrupt)
+        self._tasks = tasks
+        self._on_submitted = on_submitted
+
+    async def _do(self, client: AsyncXalora, index: int) -> str:
+        handle = await client.submit(
+            self._tasks[index],
+            on_event=self.listener(index),
+            reuse=self.options.reuse and client.settings.reuse,
+            if_unknown=self.options.if_unknown,
+            cancel_remote=lambda: self.interrupt.requested,
+        )
+        return handle.task_id
+
+    async def _take(self, index: int, item: str) -> None:
+        self._on_submitted(index, item)
+
+    async def _value(self, client: AsyncXalora, items: Sequence[str]) -> list[str]:
+        return list(items)
+
+    def _id_of(self, item: str) -> str:
+        return item
+
+    def _summary(self, items: Sequence[str], seconds: float) -> str:
+        return f"submitted: task {items[0]}" if len(items) == 1 else f"{len(items)} tasks submitted"
+
+
+def made_of(result: RunResult) -> Made:
+    """What made a result, for the line on the node."""
+    return Made(result.engine, result.miner, result.reused)
+
+
+async def cancel_task(client: AsyncXalora, task_id: str) -> None:
+    """Cancel a task that has not ended, within :data:`CANCEL_SECONDS`; a failure is logged, never raised."""
+    from ..xalora_client.rules import is_terminal
+
+    async def cancel() -> None:
+        handle = client.task(task_id)
+        if not is_terminal(await handle.status()):
+            await handle.cancel()
+
+    try:
+        await asyncio.wait_for(cancel(), CANCEL_SECONDS)
+    except asyncio.TimeoutError:  # the built-in one only from Python 3.11 on
+        log.warning("The cancel of task %s is not confirmed yet.", task_id)
+    except XaloraError as error:
+        log.warning("The cancel of task %s is not confirmed: %s", task_id, error)
+
+
+async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once; should one fail, or the caller be cancelled, all end before it raises."""
     tasks = [asyncio.get_running_loop().create_task(work) for work in works]
     try:
         return list(await asyncio.gather(*tasks))
@@ -219,3 +448,14 @@ async def together(works: Sequence[Coroutine[Any, Any, T]] | Any) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _closed(sink: Sink[ValueT], items: Sequence[RunResult], client: AsyncXalora) -> ValueT:
+    from .keeping import Keeper
+
+    return await asyncio.to_thread(sink.close, items, Keeper(client.journal))
+
+
+def _named_tasks(task_ids: Iterable[str | None]) -> str:
+    ids = [task_id for task_id in task_ids if task_id]
+    return f"task{'s' if len(ids) > 1 else ''} {', '.join(ids)}" if ids else "no task"

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
 from . import options, runner
+from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import io, schema
 from .images import ImageBatch, split_batch
 
 if TYPE_CHECKING:
     import torch
 
-CATEGORY = "Xalora"
 
-
-class XaloraUpscaleImage(io.ComfyNode):
+class XaloraUpscaleImage(XaloraNode):
     """Upscales each image of a batch as a task of its own."""
+
+    NODE_ID = "XaloraUpscaleImage"
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
-            node_id="XaloraUpscaleImage",
+            node_id=cls.NODE_ID,
             display_name="Xalora Upscale Image",
             category=CATEGORY,
             description="Upscales images on the Xalora network, each image of a batch as a task of its own, "
             "while the rest of the graph goes on.",
             search_aliases=["upscale", "super resolution", "enlarge", "esrgan", "xalora"],
-            hidden=[io.Hidden.unique_id],
+            hidden=list(HIDDEN),
             inputs=[
                 io.Image.Input(
                     "image",
@@ -49,12 +51,17 @@ class XaloraUpscaleImage(io.ComfyNode):
     @classmethod
     async def execute(cls, image: torch.Tensor, **widgets: Any) -> io.NodeOutput:
         colour, alpha = split_batch(image)
-        base = options.task_options(widgets)
-        ran = await runner.run(
-            cls.hidden.unique_id,
-            [UpscalerTask(one, **base) for one in colour],
+        made = await runner.run(
+            cls.node_id(),
+            upscale_tasks(colour, widgets),
             options.run_options(widgets),
             ImageBatch(len(colour), alpha, keep_alpha=False),
         )
-        assert isinstance(ran, runner.Ran)
-        return io.NodeOutput(ran.value)
+        assert not isinstance(made, runner.HandedOver)
+        return io.NodeOutput(made)
+
+
+def upscale_tasks(images: Sequence[torch.Tensor], widgets: Mapping[str, Any]) -> list[UpscalerTask]:
+    """One task for each image ``[H, W, 3]``."""
+    base = options.task_options(widgets)
+    return [UpscalerTask(image, **base) for image in images]

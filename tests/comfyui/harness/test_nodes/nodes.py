@@ -45,6 +45,12 @@ class XaloraTestBlock(io.ComfyNode):
                 io.Boolean.Input(
                     "busy", default=False, tooltip="Compute on one core instead of sleeping.", optional=True
                 ),
+                io.Boolean.Input(
+                    "bar",
+                    default=False,
+                    tooltip="Step a bar a hundred times a second, which takes a request to stop at once.",
+                    optional=True,
+                ),
                 *_passing(),
                 _nonce(),
             ],
@@ -52,7 +58,7 @@ class XaloraTestBlock(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, seconds=1.0, busy=False, value=None, nonce=""):
+    def execute(cls, *, seconds=1.0, busy=False, bar=False, value=None, nonce=""):
         began = time.time()
         until = time.monotonic() + seconds
         if busy:
@@ -60,6 +66,11 @@ class XaloraTestBlock(io.ComfyNode):
             while time.monotonic() < until:
                 matrix = matrix @ matrix.T
                 matrix /= np.abs(matrix).max()
+        elif bar:
+            steps = comfy.utils.ProgressBar(100)
+            while (left := until - time.monotonic()) > 0:
+                steps.update_absolute(100 * (1 - left / seconds))
+                time.sleep(0.01)
         else:
             time.sleep(seconds)
         return io.NodeOutput(value, ui={"began": [began], "ended": [time.time()]})

@@ -1,0 +1,40 @@
+"""What all of the pack's nodes have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from . import compat
+from .compat import io
+from .freshness import freshness, key_of
+
+CATEGORY = "Xalora"
+
+
+class XaloraNode(io.ComfyNode):  # type: ignore[misc]
+    """A node whose cached outputs go stale as :mod:`.freshness` says.
+
+    A subclass asks for :data:`HIDDEN` in its schema.
+    """
+
+    NODE_ID: ClassVar[str]
+
+    @classmethod
+    def fingerprint_inputs(cls, **constants: Any) -> list[Any]:
+        """Asked by ComfyUI before each prompt, with the linked inputs as None."""
+        return freshness.fingerprint(key_of(cls.NODE_ID, constants))
+
+    @classmethod
+    def node_id(cls) -> str:
+        """The id of the node that executes."""
+        return str(cls.hidden.unique_id)
+
+    @classmethod
+    def cache_key(cls) -> str:
+        """The key of the executing node in :data:`.freshness.freshness`."""
+        inputs = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
+        constants = {name: None if compat.is_link(value) else value for name, value in inputs.items()}
+        return key_of(cls.NODE_ID, constants)
+
+
+HIDDEN = (io.Hidden.unique_id, io.Hidden.dynprompt)

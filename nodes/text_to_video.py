@@ -1,0 +1,114 @@
+"""Text to video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..xalora_client.tasks import Text2VideoTask
+from . import options, runner
+from .base import CATEGORY, HIDDEN, XaloraNode
+from .compat import ExecutionBlocker, io, schema
+from .seeds import seed_input
+from .videos import VideoSink
+
+FRAMES_OFF = (
+    "decode_frames is off on Xalora Text to Video, so its IMAGE output has no frames. Switch it on, or use "
+    "the VIDEO output."
+)
+
+
+def prompt_input() -> io.Input:
+    """The prompt of a text-to-anything node."""
+    return io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What it shows, in words.")
+
+
+def video_inputs() -> list[io.Input]:
+    """A video's own parameters. 0 everywhere: what the workflow makes by itself."""
+    return [
+        _number("width", 8192, "Width in pixels.", step=8),
+        _number("height", 8192, "Height in pixels.", step=8),
+        _number("length", 10_000, "Number of frames."),
+        _number("fps", 120, "Frames per second."),
+        options.advanced(_number("steps", 100, "Denoising steps.")),
+        options.advanced(_number("quality", 100, "Quality of the encoder.")),
+    ]
+
+
+def video_task(prompt: str, seed: int, widgets: Mapping[str, Any]) -> Text2VideoTask:
+    """The task that a node's widgets ask for.
+
+    Raises:
+        InvalidTaskError: They do not fit the workflow.
+    """
+    names = ("width", "height", "length", "fps", "steps", "quality")
+    given = {name: widgets[name] for name in names if widgets.get(name)}
+    return Text2VideoTask(
+        prompt=options.checked_prompt(prompt), seed=seed, **given, **options.task_options(widgets)
+    )
+
+
+class XaloraTextToVideo(XaloraNode):
+    """Makes a video from a prompt."""
+
+    NODE_ID = "XaloraTextToVideo"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id=cls.NODE_ID,
+            display_name="Xalora Text to Video",
+            category=CATEGORY,
+            description="Makes a video from a prompt on the Xalora network, while the rest of the graph goes "
+            "on.",
+            search_aliases=["txt2vid", "t2v", "video generation", "hunyuan", "mochi", "xalora"],
+            hidden=list(HIDDEN),
+            inputs=[
+                prompt_input(),
+                seed_input(),
+                io.Boolean.Input(
+                    "decode_frames",
+                    default=True,
+                    optional=True,
+                    tooltip="Decode the frames for the IMAGE output. Off: no memory is spent on them, and "
+                    "the VIDEO output is all there is.",
+                ),
+                *video_inputs(),
+                *options.task_inputs(),
+                *options.wait_inputs(),
+                *options.money_inputs(),
+                *options.fallback_inputs(),
+            ],
+            outputs=[
+                io.Video.Output("video", display_name="VIDEO", tooltip="The video, still on disk."),
+                io.Image.Output("frames", display_name="IMAGE", tooltip="Its frames, with decode_frames on."),
+                io.Float.Output("frame_rate", display_name="fps", tooltip="Frames per second."),
+            ],
+        )
+
+    @classmethod
+    async def execute(
+        cls, prompt: str, seed: int, decode_frames: bool = True, **widgets: Any
+    ) -> io.NodeOutput:
+        made = await runner.run(
+            cls.node_id(),
+            [video_task(prompt, seed, widgets)],
+            options.run_options(widgets),
+            VideoSink(decode_frames=decode_frames),
+            noun="video",
+        )
+        assert not isinstance(made, runner.HandedOver)
+        frames = ExecutionBlocker(FRAMES_OFF) if made.frames is None else made.frames
+        return io.NodeOutput(made.video, frames, made.fps)
+
+
+def _number(name: str, maximum: int, tooltip: str, step: int = 1) -> io.Input:
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=maximum,
+        step=step,
+        optional=True,
+        tooltip=f"{tooltip} 0: as the workflow makes it by itself.",
+    )

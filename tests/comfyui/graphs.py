@@ -1,0 +1,50 @@
+"""Small graphs in API format, as the tests of the nodes write them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Node = dict[str, Any]
+
+
+def node(class_type: str, **inputs: Any) -> Node:
+    """A node; a link is ``["id", output index]``."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def fresh() -> str:
+    """A text that no other test has used."""
+    return uuid.uuid4().hex
+
+
+def fresh_seed() -> int:
+    """A seed that no other test has used, so that neither a cache nor the journal knows the work."""
+    return uuid.uuid4().int % 2**48
+
+
+def image(seed: int, **options: Any) -> Node:
+    """An XaloraTestImage of 40x30 noise."""
+    return node("XaloraTestImage", **{"width": 40, "height": 30, "seed": seed, **options})
+
+
+def dump(source: list[Any]) -> Node:
+    return node("XaloraTestDump", image=source, name=fresh())
+
+
+def noise(seed: int, batch: int = 1, channels: int = 3, width: int = 40, height: int = 30) -> np.ndarray:
+    """The pixels of :func:`image`."""
+    pixels = np.random.default_rng(seed).random((batch, height, width, channels), dtype=np.float32)
+    if channels == 4:
+        pixels[..., 3] = np.linspace(0, 1, width, dtype=np.float32)
+    return pixels
+
+
+def doubled(pixels: np.ndarray) -> np.ndarray:
+    """What a devnet miner makes of ``[H, W, 3]``: LANCZOS of the 8-bit picture, in 0..1."""
+    picture = Image.fromarray((pixels * 255 + 0.5).astype(np.uint8))
+    size = (picture.width * 2, picture.height * 2)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)) / 255
