@@ -496,6 +496,12 @@ class Journal:
         with self._change(settled=True) as change:
             return change.tickets(entry_id)
 
+    def attended_entries(self) -> frozenset[int]:
+        """Ids of all entries with a live ticket."""
+        with self._change(settled=True) as change:
+            rows = change.connection.execute("SELECT DISTINCT entry FROM tickets").fetchall()
+            return frozenset(row["entry"] for row in rows)
+
     def durations(self, kind: str, limit: int = 20) -> list[float]:
         """Seconds from submission to end of the last watched runs of a kind, the latest first."""
         with self._database.read() as connection:

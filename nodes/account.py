@@ -1,0 +1,138 @@
+"""The user's key and network, as the dialogs see them: whether a key is there and works, never the key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import SecretStr
+
+from ..xalora_client import __version__
+from ..xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LoadedSettings, Settings
+from ..xalora_client.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    NoMinerError,
+    XaloraConnectionError,
+    XaloraError,
+)
+from . import endpoint
+from .settings import KEY_FILE, defaults, in_force, read_settings
+
+TEST_SECONDS = 15.0
+TEST_TASK_TYPE = "upscaler"
+
+
+async def status() -> dict[str, Any]:
+    """What the sidebar's head shows, as JSON: ``key`` (``present``, ``source``, ``editable``), ``endpoint``
+    (``url``, ``source``, ``hosted``), ``fallback``, ``version``, and a ``problem`` with the settings."""
+    try:
+        loaded = await asyncio.to_thread(read_settings)
+        if loaded.settings.api_key is not None:
+            loaded.settings.credentials()
+    except ConfigurationError as error:
+        return {"version": __version__, "problem": str(error), "key": None, "endpoint": None}
+    return {
+        "version": __version__,
+        "problem": None,
+        "key": {
+            "present": loaded.settings.api_key is not None,
+            "source": loaded.sources["api_key"] if loaded.settings.api_key is not None else None,
+            "variable": f"{ENV_PREFIX}API_KEY",
+            # What is entered in the dialog counts only where nothing stronger is set.
+            "editable": loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE,
+        },
+        "endpoint": {
+            "url": loaded.settings.workflow_url,
+            "source": loaded.sources["workflow_url"],
+            "variable": f"{ENV_PREFIX}WORKFLOW_URL",
+            "default": DEFAULT_WORKFLOW_URL,
+            "editable": loaded.sources["workflow_url"] in (KEY_FILE, "default"),
+        },
+        "fallback": loaded.settings.fallback,
+    }
+
+
+async def settings() -> dict[str, Any]:
+    """The dialog's settings in force, and their defaults."""
+    return {"settings": in_force(await asyncio.to_thread(read_settings)), "defaults": defaults()}
+
+
+async def enter_key(key: str, url: str | None) -> dict[str, Any]:
+    """Try a key at its network and store the pair, unless the network refuses it; gives the verdict.
+
+    Where the network can't be reached the pair is stored all the same, and the verdict says so.
+
+    Raises:
+        ConfigurationError: It has a wrong form, or a stronger source makes it useless, or it can't be stored.
+        AuthenticationError: The network refuses the key.
+    """
+    await asyncio.to_thread(_check_that_it_counts)
+    pair = endpoint.checked(key, url)
+    verdict = await _try(pair)
+    if verdict["outcome"] == "refused":
+        raise AuthenticationError(
+            "The network refuses this key", next_step="Copy the whole key, both halves, from your account."
+        )
+    await asyncio.to_thread(endpoint.store_account, key, url)
+    return verdict
+
+
+def _check_that_it_counts() -> None:
+    loaded = _loaded_or_none()
+    if loaded is None or loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE:
+        return
+    raise ConfigurationError(
+        f"{ENV_PREFIX}API_KEY is set (by {loaded.sources['api_key']}) and wins over a key entered here",
+        next_step="Change it there, or remove it there first.",
+    )
+
+
+def _loaded_or_none() -> LoadedSettings | None:
+    # Settings that are broken elsewhere must not keep the user from entering a key.
+    try:
+        return read_settings()
+    except ConfigurationError:
+        return None
+
+
+async def remove_key() -> dict[str, Any]:
+    """Delete the stored key and its endpoint; the status afterwards."""
+    await asyncio.to_thread(endpoint.forget_account)
+    return await status()
+
+
+async def test_key() -> dict[str, Any]:
+    """Ask the network for a miner with the key in force, which is free; gives the verdict.
+
+    Raises:
+        MissingKeyError: There is no key.
+    """
+    loaded = await asyncio.to_thread(read_settings)
+    loaded.settings.credentials()
+    return await _try(loaded.settings)
+
+
+async def _try(pair: Settings) -> dict[str, Any]:
+    """``outcome``: ``accepted``, ``no_miner`` (accepted, nobody serves now), ``refused``, ``unreachable`` or
+    ``failed``; ``message`` has the words."""
+    from ..xalora_client.client import AsyncXalora
+
+    key = pair.api_key or SecretStr("")
+    once = pair.model_copy(update={"api_key": key, "max_retries": 0, "request_timeout": TEST_SECONDS})
+    try:
+        async with AsyncXalora(settings=once) as client:
+            await client.resource_request(task_type=TEST_TASK_TYPE)
+    except NoMinerError as error:
+        outcome, message = "no_miner", error.what
+    except AuthenticationError as error:
+        outcome, message = "refused", error.what
+    except XaloraConnectionError as error:
+        outcome, message = "unreachable", error.what
+    except ConfigurationError:
+        raise
+    except XaloraError as error:
+        outcome, message = "failed", error.what
+    else:
+        outcome, message = "accepted", ""
+    return {"outcome": outcome, "message": message, "endpoint": pair.workflow_url}

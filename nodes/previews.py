@@ -1,0 +1,88 @@
+"""Small pictures of inputs and results for the sidebar, in ComfyUI's temp folder: gone when it restarts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import compat
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PREVIEW_PIXELS = 256
+"""The longest side. The sidebar shows 64, viewers up to four times that."""
+
+_QUALITY = 82
+_VIDEO_SUFFIXES = (".mp4", ".webm")
+
+# Large results take a good part of a second to decode; scrolling past many must not take all cores.
+_turns = threading.BoundedSemaphore(2)
+
+
+def keep_input(job_id: str, picture: Image.Image) -> None:
+    """Keep a small copy of a job's input picture."""
+    _write(_place("input", job_id), lambda: picture)
+
+
+def input_preview(job_id: str) -> Path | None:
+    """The kept copy of a job's input; None where there is none."""
+    path = _place("input", job_id)
+    return path if path.is_file() else None
+
+
+def result_preview(job_id: str, file: Path) -> Path:
+    """A small picture of a result, made at its first use: the image, or a video's first frame. Blocking.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is not an image or video.
+    """
+    path = _place("result", job_id)
+    if not path.is_file():
+        with _turns:
+            if not path.is_file():
+                _write(path, lambda: _picture_of(file))
+    return path
+
+
+def _picture_of(file: Path) -> Image.Image:
+    from PIL import Image
+
+    from ..xalora_client.errors import XaloraError
+    from ..xalora_client.media.images import open_image
+    from ..xalora_client.media.video import open_video
+
+    if file.suffix.lower() in _VIDEO_SUFFIXES:
+        try:
+            frame = open_video(file).frames(0, 1)[0]
+        except XaloraError as error:
+            raise ValueError(str(error)) from error
+        return Image.fromarray((frame * 255 + 0.5).astype("uint8"), "RGB")
+    _, picture = open_image(file.read_bytes())
+    # JPEG is decoded at a fraction of its size, which is all that is needed.
+    picture.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
+    return picture
+
+
+def _write(path: Path, picture: Callable[[], Image.Image]) -> None:
+    from PIL import ImageOps
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = ImageOps.exif_transpose(picture())
+    small.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS), reducing_gap=2.0)
+    if small.mode not in ("RGB", "RGBA"):
+        small = small.convert("RGBA" if "transparency" in small.info or small.mode == "LA" else "RGB")
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    small.save(draft, "WEBP", quality=_QUALITY, method=2)
+    draft.replace(path)
+
+
+def _place(kind: str, job_id: str) -> Path:
+    # A job id may begin with what a user chose, so it is no file name.
+    name = hashlib.sha256(job_id.encode()).hexdigest()[:32]
+    return compat.temp_directory() / "xalora" / f"{kind}-{name}.webp"
