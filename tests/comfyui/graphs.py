@@ -6,7 +6,11 @@ import uuid
 from typing import Any
 
 import numpy as np
+import requests
+from harness import ComfyUI, SessionDevnet
 from PIL import Image
+
+from xalora_client.journal import Journal
 
 Node = dict[str, Any]
 
@@ -48,3 +52,27 @@ def doubled(pixels: np.ndarray) -> np.ndarray:
     picture = Image.fromarray((pixels * 255 + 0.5).astype(np.uint8))
     size = (picture.width * 2, picture.height * 2)
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)) / 255
+
+
+def sent_parameters(comfyui: ComfyUI, devnet: SessionDevnet) -> list[dict[str, Any]]:
+    """The parameters of the tasks created in this test, images left out, as ComfyUI's journal has them."""
+    state = comfyui.root / "xalora-state"
+    with Journal.open(state / "journal.sqlite3", state / "results") as journal:
+        entries = [journal.by_task_id(task_id) for task_id in devnet.new_task_ids()]
+    return [dict(entry.work.details) for entry in entries if entry is not None]
+
+
+def create_elsewhere(devnet: SessionDevnet, task_type: str, parameters: dict[str, Any]) -> str:
+    """A task that ComfyUI knows nothing of; returns its id."""
+    consumer_id, _, api_key = devnet.api_key.partition("#")
+    body = {
+        "consumer_id": consumer_id,
+        "api_key": api_key,
+        "job_id": f"elsewhere-{fresh()}",
+        "task_type": task_type,
+        "task_details": {"parameters": parameters},
+    }
+    answer = requests.post(f"{devnet.url}/task_create", json=body, timeout=10)
+    answer.raise_for_status()
+    task_id: str = answer.json()["task_id"]
+    return task_id

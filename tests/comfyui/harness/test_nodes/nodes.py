@@ -213,6 +213,23 @@ class XaloraTestClock(io.ComfyNode):
         return io.NodeOutput(value, ui={"at": [time.time()]})
 
 
+class XaloraTestText(io.ComfyNode):
+    """Tells what its input is as text; what is not a text itself, as JSON."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestText",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[io.AnyType.Input("value"), _nonce()],
+        )
+
+    @classmethod
+    def execute(cls, value, nonce=""):
+        return io.NodeOutput(ui={"text": [value if isinstance(value, str) else json.dumps(value)]})
+
+
 class XaloraTestProgress(io.ComfyNode):
     """Reports as core's own nodes do: a bar, a preview picture and one line of text a step."""
 
@@ -326,6 +343,7 @@ NODES = [
     XaloraTestImage,
     XaloraTestDump,
     XaloraTestClock,
+    XaloraTestText,
     XaloraTestProgress,
     XaloraTestRemote,
     XaloraTestCompat,

@@ -1,0 +1,170 @@
+"""What is sent again and what is not: ComfyUI's cache, the journal, and nodes that want the same."""
+
+from __future__ import annotations
+
+import numpy as np
+from graphs import doubled, dump, fresh, fresh_seed, image, node, noise
+from harness import ComfyUI, SessionDevnet
+
+
+def upscale(source: str = "1", **options: object) -> dict[str, object]:
+    return node("XaloraUpscaleImage", image=[source, 0], **options)
+
+
+def test_unchanged_inputs_are_not_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    prompt = {"1": image(fresh_seed()), "2": upscale(), "3": dump(["2", 0])}
+    assert comfyui.run(prompt).status == "success"
+    again = comfyui.run(prompt)
+    assert again.status == "success"
+    assert again.cached >= {"1", "2"}
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_a_kept_result_answers_where_comfyui_has_forgotten(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    prompt = {"1": image(seed), "2": upscale(), "3": dump(["2", 0])}
+    assert comfyui.run(prompt).status == "success"
+    comfyui.clear_cache()
+    again = comfyui.run(prompt)
+    assert again.cached == set()
+    np.testing.assert_allclose(again.array("3")[0], doubled(noise(seed)[0]), atol=1e-6)
+    assert again.texts_of("2")[-1].text.endswith("by xalora (kept result, nothing sent)")
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_with_reuse_off_a_run_is_a_new_task(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    prompt = {"1": image(fresh_seed()), "2": upscale(reuse=False), "3": dump(["2", 0])}
+    assert comfyui.run(prompt).status == "success"
+    comfyui.clear_cache()
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_two_nodes_with_equal_inputs_share_one_task(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 0.5
+    seed = fresh_seed()
+    record = comfyui.run(
+        {
+            "1": image(seed),
+            "2": upscale(),
+            "3": dump(["2", 0]),
+            # The same pixels from another node: ComfyUI sees another input, the client sees the same work.
+            "4": image(seed, batch=2),
+            "5": node("ImageFromBatch", image=["4", 0], batch_index=0, length=1),
+            "6": upscale(),
+            "7": dump(["6", 0]),
+        }
+    )
+    assert record.status == "success"
+    np.testing.assert_array_equal(record.array("3"), record.array("7"))
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_with_reuse_off_they_are_separate(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 0.5
+    record = comfyui.run(
+        {
+            "1": image(fresh_seed()),
+            "2": upscale(reuse=False),
+            "3": dump(["2", 0]),
+            "6": upscale(reuse=False),
+            "7": dump(["6", 0]),
+        }
+    )
+    assert record.status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_a_batch_with_equal_images_sends_each_once(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 0.3
+    record = comfyui.run(
+        {
+            "1": image(fresh_seed()),
+            "4": node("RepeatImageBatch", image=["1", 0], amount=3),
+            "2": upscale("4"),
+            "3": dump(["2", 0]),
+        }
+    )
+    assert record.status == "success"
+    assert record.array("3").shape[0] == 3
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_a_failure_is_not_cached(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed:n=1,2,3")
+    prompt = {"1": image(fresh_seed()), "2": upscale(fallback="never"), "3": dump(["2", 0])}
+    assert comfyui.run(prompt).status == "error"
+    again = comfyui.run(prompt)
+    assert again.status == "success"
+    assert again.cached == {"1"}
+    assert devnet.new_stats()["tasks"] == {"failed": 3, "finished": 1}
+
+
+def test_a_submitted_task_that_failed_is_submitted_anew(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed:n=1")
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraCollect", task=["2", 0]),
+        "4": dump(["3", 0]),
+    }
+    first = comfyui.run(prompt)
+    assert (first.status, first.error["node_id"]) == ("error", "3")
+    again = comfyui.run(prompt)
+    assert again.status == "success"
+    assert "2" not in again.cached
+    assert devnet.new_stats()["tasks"] == {"failed": 1, "finished": 1}
+    # From then on it is as good as any other.
+    third = comfyui.run({**prompt, "4": dump(["3", 0])})
+    assert third.cached >= {"1", "2", "3"}
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_a_submitted_task_that_was_canceled_is_submitted_anew(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraCollect", task=["2", 0]),
+        "4": dump(["3", 0]),
+    }
+    record = comfyui.start(prompt)
+    record.wait_for_text("running", node="3")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    devnet.wait_for_status(devnet.new_task_ids()[0], "canceled")
+    devnet.task_seconds = None
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["tasks"] == {"canceled": 1, "finished": 1}
+
+
+def test_a_submitted_task_that_is_under_way_is_not_submitted_again(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraCollect", task=["2", 0], wait_timeout=1),
+        "4": dump(["3", 0]),
+    }
+    first = comfyui.run(prompt)
+    assert (first.status, first.error["node_id"]) == ("error", "3")
+    second = comfyui.run(prompt)
+    assert (second.status, second.cached) == ("error", {"1", "2"})
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_seeds_are_part_of_the_work(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    prompt = fresh()
+    for seed in (1, 2, 1):
+        record = comfyui.run(
+            {
+                "1": node("XaloraTextToImage", prompt=prompt, lora_name="any", seed=seed),
+                "2": dump(["1", 0]),
+            }
+        )
+        assert record.status == "success"
+    assert devnet.new_stats()["creates"] == 2

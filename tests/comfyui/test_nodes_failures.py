@@ -1,0 +1,162 @@
+"""What a user reads when something goes wrong, and what is sent again."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from graphs import doubled, dump, fresh_seed, image, node, noise
+from harness import ComfyUI, RunRecord, SessionDevnet
+
+
+def run_upscale(comfyui: ComfyUI, seed: int, batch: int = 1, **options: object) -> RunRecord:
+    return comfyui.run(
+        {
+            "1": image(seed, batch=batch),
+            "2": node("XaloraUpscaleImage", image=["1", 0], **{"fallback": "never", **options}),
+            "3": dump(["2", 0]),
+        }
+    )
+
+
+def message_of(record: RunRecord, node: str = "2") -> str:
+    """What stands on the failed node: ComfyUI's own form of an exception is the bare text."""
+    assert record.status == "error"
+    assert record.error["node_id"] == node
+    message: str = record.error["exception_message"].strip()
+    assert "Traceback" not in message and 'File "' not in message
+    assert "\n" not in message
+    return message
+
+
+def test_only_the_failed_image_of_a_batch_is_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed:n=2")
+    seed = fresh_seed()
+    record = run_upscale(comfyui, seed, batch=4)
+    assert record.status == "success"
+    expected = np.stack([doubled(one) for one in noise(seed, batch=4)])
+    np.testing.assert_allclose(record.array("3"), expected, atol=1e-6)
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["tasks"]) == (5, {"failed": 1, "finished": 4})
+
+
+def test_a_result_that_arrives_broken_is_asked_for_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("upload:truncate_stored:n=1")
+    record = run_upscale(comfyui, fresh_seed())
+    assert record.status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_what_keeps_failing_is_told_with_the_finished_ones(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """One at a time, so that the first task fails three times, and the other two finish between."""
+    devnet.add_fault("miner:failed:n=1,4,5")
+    record = run_upscale(comfyui, fresh_seed(), batch=3, max_in_flight=1)
+    message = message_of(record)
+    ids = devnet.new_task_ids()
+    states = {task_id: devnet.task(task_id).status for task_id in ids}
+    assert [states[task_id] for task_id in ids] == ["failed", "finished", "finished", "failed", "failed"]
+    assert message.startswith("1 of 3 images came to nothing: image 1: ")
+    assert ids[-1] in message
+    assert f"image 2 is task {ids[1]}" in message and f"image 3 is task {ids[2]}" in message
+    assert "2 finished and paid for" in message
+
+
+def test_the_finished_ones_are_not_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed:n=1,4,5")
+    seed = fresh_seed()
+    message_of(run_upscale(comfyui, seed, batch=3, max_in_flight=1))
+    record = run_upscale(comfyui, seed, batch=3, max_in_flight=1)
+    assert record.status == "success"
+    assert devnet.new_stats()["creates"] == 6
+    assert record.texts_of("2")[-1].text.startswith("3 in ")
+    assert "2 by xalora (kept result, nothing sent)" in record.texts_of("2")[-1].text
+
+
+def test_a_single_failure_is_told_as_it_is(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed")
+    message = message_of(run_upscale(comfyui, fresh_seed()))
+    ids = devnet.new_task_ids()
+    # Sent three times in all: each costs, and what fails three times fails for a reason.
+    assert [devnet.task(task_id).status for task_id in ids] == ["failed"] * 3
+    assert message.startswith(f"The network reports task {ids[-1]} as failed")
+
+
+def test_a_create_of_unknown_outcome_is_never_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("task_create:drop_after:n=1")
+    seed = fresh_seed()
+    message = message_of(run_upscale(comfyui, seed))
+    assert devnet.new_stats()["endpoints"]["task_create"] == 1
+    job_id = devnet.task(devnet.new_task_ids()[0]).job_id
+    assert job_id in message
+    # Nor when the graph is queued again: the user has to say what is wanted.
+    again = message_of(run_upscale(comfyui, seed))
+    assert job_id in again
+    assert devnet.new_stats()["endpoints"]["task_create"] == 1
+    # Sent again under the same job id, the network knows it.
+    assert run_upscale(comfyui, seed, if_unknown="resend").status == "success"
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["duplicates"]) == (1, 1)
+
+
+def test_an_image_of_unknown_outcome_stops_only_itself(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("task_create:drop_after:n=2")
+    message = message_of(run_upscale(comfyui, fresh_seed(), batch=4, max_in_flight=1))
+    assert message.startswith("1 of 4 images came to nothing: image 2")
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["duplicates"]) == (4, 0)
+
+
+def test_a_network_that_is_gone_is_not_asked_for_every_image(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.stop_sequencer()
+    record = run_upscale(comfyui, fresh_seed(), batch=40, max_in_flight=2)
+    message = message_of(record)
+    assert re.match(r"2 of 40 images came to nothing: image 1.*: .*; 38 more were not sent", message), message
+    assert record.seconds < 40
+
+
+def test_the_networks_own_timeout_is_no_failure_to_be_sent_again(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    message = message_of(run_upscale(comfyui, fresh_seed(), timeout_seconds=1))
+    (task_id,) = devnet.new_task_ids()
+    assert message.startswith(f"Task {task_id} was canceled")
+
+
+def test_the_clients_own_waiting_time_leaves_the_task_running(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    message = message_of(run_upscale(comfyui, fresh_seed(), wait_timeout=1))
+    (task_id,) = devnet.new_task_ids()
+    assert task_id in message and "1 s" in message
+    assert devnet.task(task_id).status == "running"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("XaloraTextToVideo", {"prompt": " ", "seed": 1}, "The prompt is empty"),
+        ("XaloraTextToImage", {"prompt": "a fox", "lora_name": "", "seed": 1}, "No LoRA is named"),
+        (
+            "XaloraTextToVideo",
+            {"prompt": "a fox", "seed": 1, "workflow_id": "1", "length": 25},
+            "length is 25; workflow 1 allows 73",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_sent(
+    comfyui: ComfyUI, devnet: SessionDevnet, class_type: str, inputs: dict[str, object], words: str
+) -> None:
+    record = comfyui.run({"2": node(class_type, **inputs), "3": node("XaloraTestClock", value=["2", 0])})
+    message = message_of(record)
+    assert words in message
+    assert devnet.new_stats()["endpoints"]["task_create"] == 0
+
+
+def test_ids_of_what_failed_are_in_the_log(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.add_fault("miner:failed:n=1")
+    assert run_upscale(comfyui, fresh_seed()).status == "success"
+    first = devnet.new_task_ids()[0]
+    assert any(first in line and "sent again" in line for line in comfyui.unread_log().splitlines())

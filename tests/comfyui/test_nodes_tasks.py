@@ -1,0 +1,169 @@
+"""Submitting now and collecting later."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from graphs import create_elsewhere, doubled, dump, fresh, fresh_seed, image, node, noise
+from harness import ComfyUI, SessionDevnet
+from PIL import Image
+
+
+def test_submit_returns_at_once_and_collect_waits(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 3.0
+    seed = fresh_seed()
+    record = comfyui.run(
+        {
+            "1": image(seed, batch=2),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraTestClock", value=["2", 0]),
+            "4": node("XaloraCollect", task=["2", 0]),
+            "5": dump(["4", 0]),
+        }
+    )
+    assert record.status == "success"
+    expected = np.stack([doubled(one) for one in noise(seed, batch=2)])
+    np.testing.assert_allclose(record.array("5"), expected, atol=1e-6)
+    assert record.outputs["5"]["at"][0] - record.outputs["3"]["at"][0] > 2.0
+    assert record.texts_of("2")[-1].text == "2 tasks submitted"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_what_goes_over_the_link_is_plain_data_without_a_key(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(
+        {
+            "1": image(fresh_seed(), batch=2),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraTestText", value=["2", 0]),
+        }
+    )
+    (text,) = record.outputs["3"]["text"]
+    ids = devnet.new_task_ids()
+    carried = json.loads(text)
+    assert carried["kind"] == "image"
+    assert sorted(task["task_id"] for task in carried["tasks"]) == sorted(ids)
+    assert [task["index"] for task in carried["tasks"]] == [0, 1]
+    assert devnet.api_key not in text
+
+
+def test_the_graph_goes_on_while_a_video_is_made(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(
+        {
+            "1": node("XaloraSubmitTextToVideo", prompt=fresh(), seed=1),
+            "2": node("XaloraCollect", task=["1", 0]),
+            "3": node("SaveVideo", video=["2", 1], filename_prefix=fresh(), format="auto", codec="auto"),
+            "4": dump(["2", 0]),
+        }
+    )
+    assert record.status == "success"
+    assert len(comfyui.files(record, "3")) == 1
+    (blocked,) = record.blocked
+    assert (blocked["node_id"], "made a video" in blocked["exception_message"]) == ("4", True)
+
+
+def test_images_leave_the_video_output_empty(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(
+        {
+            "1": node("XaloraSubmitTextToImage", prompt=fresh(), lora_name="ink", seed=5, batch_size=2),
+            "2": node("XaloraCollect", task=["1", 0]),
+            "3": node("XaloraTestClock", value=["2", 1]),
+            "4": dump(["2", 0]),
+        }
+    )
+    assert record.status == "success"
+    assert record.array("4").shape[0] == 2
+    (blocked,) = record.blocked
+    assert (blocked["node_id"], "made images" in blocked["exception_message"]) == ("3", True)
+
+
+def test_a_fourth_channel_travels_with_the_link(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    record = comfyui.run(
+        {
+            "1": image(seed, batch=2, channels=4),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraCollect", task=["2", 0]),
+            "4": dump(["3", 0]),
+        }
+    )
+    assert record.status == "success"
+    array = record.array("4")
+    for got, given in zip(array, noise(seed, batch=2, channels=4), strict=True):
+        np.testing.assert_allclose(got[..., :3], doubled(given[..., :3]), atol=1e-6)
+        alpha = np.asarray(Image.fromarray(given[..., 3]).resize((80, 60), Image.Resampling.LANCZOS))
+        np.testing.assert_allclose(got[..., 3], np.clip(alpha, 0, 1), atol=1 / 255)
+
+
+def test_a_task_is_collected_by_its_id_another_day(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    submitted = comfyui.run({"1": image(seed), "2": node("XaloraSubmitUpscale", image=["1", 0])})
+    assert submitted.status == "success"
+    (task_id,) = devnet.new_task_ids()
+    assert submitted.texts_of("2")[-1].text == f"submitted: task {task_id}"
+    record = comfyui.run({"1": node("XaloraCollect", task_id=f" {task_id}\n"), "2": dump(["1", 0])})
+    assert record.status == "success"
+    np.testing.assert_allclose(record.array("2")[0], doubled(noise(seed)[0]), atol=1e-6)
+
+
+def test_a_task_that_this_machine_never_saw_is_collected(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    task_id = create_elsewhere(devnet, "txt2img", {"prompt": fresh(), "lora_name": "ink", "noise_seed": 3})
+    record = comfyui.run({"1": node("XaloraCollect", task_id=task_id), "2": dump(["1", 0])})
+    assert record.status == "success"
+    assert record.array("2").shape[0] == 1
+
+
+def test_collect_with_nothing_to_collect_says_so(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run({"1": node("XaloraCollect", task_id=" "), "2": dump(["1", 0])})
+    assert record.status == "error"
+    assert record.error["exception_message"].startswith("There is nothing to collect.")
+
+
+def test_an_unknown_id_is_told_with_the_id(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run({"1": node("XaloraCollect", task_id="no-such-task"), "2": dump(["1", 0])})
+    assert record.status == "error"
+    assert "no-such-task" in record.error["exception_message"]
+
+
+def test_the_button_cancels_what_was_submitted_and_nobody_waits_for_yet(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed(), batch=2),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraTestBlock", seconds=60, bar=True, value=["2", 0], nonce=fresh()),
+            "4": node("XaloraCollect", task=["3", 0]),
+            "5": dump(["4", 0]),
+        }
+    )
+    record.wait_for("executing", node="3")
+    assert len(devnet.new_task_ids()) == 2
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 0)
+    assert devnet.new_stats()["tasks"] == {"canceled": 2}
+
+
+def test_the_button_leaves_tasks_of_earlier_prompts_alone(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 600
+    submitted = comfyui.run({"1": image(fresh_seed()), "2": node("XaloraSubmitUpscale", image=["1", 0])})
+    assert submitted.status == "success"
+    (task_id,) = devnet.new_task_ids()
+    waiting = comfyui.start({"1": node("XaloraCollect", task_id=task_id), "2": dump(["1", 0])})
+    waiting.wait_for_text("running", node="1")
+    comfyui.interrupt()
+    assert waiting.wait().status == "interrupted"
+    blocked = comfyui.start(
+        {
+            "1": node("XaloraTestBlock", seconds=60, bar=True, nonce=fresh()),
+            "2": node("XaloraTestClock", value=["1", 0]),
+        }
+    )
+    blocked.wait_for("executing", node="1")
+    comfyui.interrupt()
+    assert blocked.wait().status == "interrupted"
+    # The interrupt has done all it does by the end of one more prompt.
+    assert comfyui.run({"1": node("XaloraTestClock", nonce=fresh())}).status == "success"
+    assert devnet.task(task_id).status == "running"
