@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
+import traceback
 from typing import NoReturn
 
 from .exit_codes import ExitCode
@@ -29,6 +31,14 @@ def main() -> NoReturn:
         app(prog_name="xalora")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - a mistake of this package, and the user's screen
+        sys.stderr.write(
+            f"error: {type(error).__name__}: {error}. This is a mistake in xalora itself; please report it "
+            "with the output of the same command after `xalora -vv`.\n"
+        )
+        if logging.getLogger("xalora_client").isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        sys.exit(ExitCode.UNEXPECTED)
     sys.exit(ExitCode.DONE)
 
 

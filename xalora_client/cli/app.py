@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import generate, local_network, settings, tasks
+from . import demo, generate, local_network, settings, tasks
 from .screen import Screen, log_to
 
+START = "First steps"
 WORK = "Work"
 TASKS = "Tasks under way"
 LOCAL = "A network on this machine"
@@ -46,6 +47,7 @@ def start(
 
 
 for panel, commands in {
+    START: (demo.demo,),
     WORK: (generate.upscale, generate.txt2vid, generate.txt2img),
     TASKS: (tasks.tasks, tasks.status, tasks.resume, tasks.cancel, tasks.forget),
     LOCAL: (local_network.devnet, local_network.miner),

@@ -23,9 +23,13 @@ from .outputs import OutputExistsError
 
 
 class ExitCode(IntEnum):
-    """Exit statuses; the higher, the more serious, since the more money may be at stake."""
+    """Exit statuses; the higher, the more serious, since the more money may be at stake.
+
+    ``UNEXPECTED`` is a mistake in this package.
+    """
 
     DONE = 0
+    UNEXPECTED = 1
     USAGE = 2
     CONFIGURATION = 3
     NETWORK = 4

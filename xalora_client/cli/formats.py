@@ -49,6 +49,11 @@ def bytes_text(size: float) -> str:
     return f"{size:.1f} GB"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 task``, ``3 tasks``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def short_path(path: Path) -> str:
     """Relative to the working directory where the file lies below it, else with ``~``, else whole."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links the user chose to name

@@ -13,7 +13,7 @@ from rich.text import Text
 from ..errors import ConfigurationError
 from .command import command
 from .exit_codes import ExitCode
-from .formats import printable
+from .formats import counted, printable
 from .options import AsJson
 from .screen import Screen
 
@@ -111,7 +111,9 @@ def miner(
     what = f"the workflows of {comfyui}" if comfyui else "LANCZOS and test cards"
 
     def ready() -> None:
-        screen.say(("✓ ", "green"), f"{miners} at work for {sequencer}: {what}. Ctrl-C ends it.")
+        screen.say(
+            ("✓ ", "green"), f"{counted(miners, 'miner')} at work for {sequencer}: {what}. Ctrl-C ends it."
+        )
         if as_json:
             screen.document({"sequencer": sequencer, "miners": miners, "comfyui": comfyui})
 
@@ -140,7 +142,7 @@ def _panel(url: str, api_key: str, miners: int) -> Panel:
     lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs: no model runs.", style="dim"))
     return Panel(
         lines,
-        title=f"Xalora devnet, {miners} miner{'' if miners == 1 else 's'}",
+        title=f"Xalora devnet, {counted(miners, 'miner')}",
         subtitle="Ctrl-C ends it",
         border_style="green",
         expand=False,

@@ -26,7 +26,7 @@ from ..errors import (
 from ..journal import Entry, Journal, TaskState
 from .command import command, run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
-from .formats import elapsed_text, printable, seconds_text, shortened
+from .formats import counted, elapsed_text, printable, seconds_text, shortened
 from .options import AsJson, Force, Output, Timeout
 from .outputs import check_destinations, plan_for_names
 from .screen import Screen, error_fields
@@ -79,7 +79,7 @@ def tasks(
         screen.say((f"{total - len(entries)} older ones are not shown; see --limit.", "dim"))
     idle = sum(not busy for busy in attended.values())
     if idle:
-        screen.say(f"{idle} open, nobody at them: xalora resume --all takes them up.")
+        screen.say(f"{counted(idle, 'task')} open with nobody at work: xalora resume --all takes them up.")
     elif not entries:
         screen.say("No tasks." if every else "No open tasks; --all shows those that have ended.")
     return ExitCode.DONE
@@ -252,7 +252,7 @@ def forget(
             else:
                 screen.say(f"{entry.work.label} (job {entry.job_id}) is forgotten")
         if ended:
-            screen.say(f"{journal.forget_ended()} ended tasks are forgotten")
+            screen.say(f"{counted(journal.forget_ended(), 'ended task')} forgotten")
     return most_serious(codes)
 
 
@@ -294,8 +294,8 @@ def _chosen(
     here = [entry for entry in entries if entry.work.sequencer_url == settings.workflow_url]
     if len(here) < len(entries):
         logger.warning(
-            "%d open tasks belong to another network and are left alone; set XALORA_WORKFLOW_URL to reach it",
-            len(entries) - len(here),
+            "%s of another network left alone; set XALORA_WORKFLOW_URL to reach it",
+            counted(len(entries) - len(here), "open task"),
         )
     return [(entry.task_id or entry.job_id, entry) for entry in here if suits(entry)]
 

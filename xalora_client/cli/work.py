@@ -13,7 +13,7 @@ from ..events import EventCallback, TaskEvent
 from ..results import REMOTE_ENGINE, RunResult
 from .command import run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
-from .formats import seconds_text, short_path
+from .formats import counted, seconds_text, short_path
 from .outputs import Destination, write_result
 from .progress import Board
 from .screen import Screen, error_fields
@@ -85,12 +85,16 @@ class Workshop:
         jobs: What to do.
         force: Replace files that are in the way.
         at_once: How many at the same time.
+        quiet: Say nothing of those that went well.
     """
 
-    def __init__(self, screen: Screen, jobs: Sequence[Job], *, force: bool, at_once: int) -> None:
+    def __init__(
+        self, screen: Screen, jobs: Sequence[Job], *, force: bool, at_once: int, quiet: bool = False
+    ) -> None:
         self.reports = [Report(job) for job in jobs]
         self._screen = screen
         self._force = force
+        self._quiet = quiet
         self._places = asyncio.Semaphore(at_once)
 
     @property
@@ -142,6 +146,8 @@ class Workshop:
             self._screen.error(report.error, subject)
             return
         assert report.result is not None
+        if self._quiet:
+            return
         self._screen.say(
             ("✓ ", "green"),
             *((f"{report.job.source} -> ", "") if report.job.source else ("", "")),
@@ -214,8 +220,9 @@ def document_of(reports: Sequence[Report], code: ExitCode) -> dict[str, Any]:
 def _say_what_is_canceled(screen: Screen, reports: Sequence[Report]) -> None:
     under_way = sum(report.task_id is not None and not report.files for report in reports)
     if under_way:
-        tasks = "the task" if under_way == 1 else f"{under_way} tasks"
-        screen.note(f"Canceling {tasks} in the network, for at most 3 s (Ctrl-C again: at once) ...")
+        screen.note(
+            f"Canceling {counted(under_way, 'task')} in the network, at most 3 s (Ctrl-C again: at once) ..."
+        )
 
 
 def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Report]) -> None:

@@ -1,0 +1,99 @@
+"""``xalora demo``: the first thing that a newcomer runs, and so without any setting of his own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CEILING = 120
+
+# What a user may have set, and what the demo must leave alone: it would cost money, or leak pictures.
+OWN_SETTINGS = {
+    "XALORA_API_KEY": "alice#very-secret",
+    "XALORA_WORKFLOW_URL": "http://127.0.0.1:9",
+    "XALORA_STORE_URL": "s3://alices-bucket/inputs",
+    "XALORA_INLINE_LIMIT": "1",
+    "XALORA_FALLBACK": "local_only",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "NO_PROXY": "",
+    "no_proxy": "",
+}
+
+
+def demo(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "xalora_client", "demo", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, **OWN_SETTINGS, "COLUMNS": "120", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=CEILING,
+        check=False,
+    )
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "holiday.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 90, 3), np.uint8)).save(path)
+    return path
+
+
+def test_the_users_own_pictures_come_back_with_test_cards_and_a_sheet(tmp_path: Path, photo: Path) -> None:
+    done = demo(tmp_path, photo)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "demo-output").iterdir()}
+    assert made == {"holiday.xalora.png", "test-card-video.mp4", "test-card-image.jpg", "contact-sheet.png"}
+    with Image.open(tmp_path / "demo-output" / "holiday.xalora.png") as image:
+        assert image.size == (180, 120)
+    for word in ("Task", "Engine", "Miner", "Queued", "Run", "Transfer", "Total"):
+        assert word in done.stdout
+    rows = [line.split() for line in done.stdout.splitlines() if "LANCZOS 2x" in line or "TEST CARD" in line]
+    assert len(rows) == 3
+    assert all(any(cell.startswith("miner") for cell in row) for row in rows)
+    assert "no AI model ran" in done.stdout
+
+
+def test_nothing_of_the_users_own_is_touched(tmp_path: Path, photo: Path) -> None:
+    assert demo(tmp_path, photo).returncode == 0
+    assert not Path(os.environ["XALORA_STATE_DIR"]).exists()
+
+
+def test_again_replaces_its_own_folder_and_no_other(tmp_path: Path, photo: Path) -> None:
+    assert demo(tmp_path, photo).returncode == 0
+    assert demo(tmp_path, photo).returncode == 0
+    guest = tmp_path / "album"
+    guest.mkdir()
+    (guest / "contact-sheet.png").write_bytes(b"mine")
+    refused = demo(tmp_path, photo, "-o", "album")
+    assert refused.returncode == 2
+    assert "would be overwritten" in refused.stderr
+    assert (guest / "contact-sheet.png").read_bytes() == b"mine"
+
+
+def test_a_picture_that_cannot_be_read_costs_itself_only(tmp_path: Path, photo: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    done = demo(tmp_path, photo, "broken.png", "--json")
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert [result["status"] for result in document["results"]] == ["done", "failed", "done", "done"]
+    assert (tmp_path / document["contact_sheet"]).exists()
+
+
+def test_the_shipped_photographs(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    done = demo(tmp_path, "--miners", 2)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "demo-output").iterdir()}
+    assert {"astronaut.xalora.png", "chelsea.xalora.png", "coffee.xalora.png", "rocket.xalora.png"} < made
+    with Image.open(tmp_path / "demo-output" / "coffee.xalora.png") as image:
+        assert image.size == (1200, 800)
