@@ -42,6 +42,10 @@ _BARS = (
 )
 
 
+# From the full range of JPEG to the limited one of video.
+_TO_LUMA = [round(16 + level * 219 / 255) for level in range(256)]
+_TO_CHROMA = [round(128 + (level - 128) * 224 / 255) for level in range(256)]
+
 # Lines of text are so far apart, in font sizes.
 _LEADING = 1.22
 # Pixels from which on a card is drawn at its own size.
@@ -140,9 +144,16 @@ def h264(card: Card) -> bytes:
             stream = container.add_stream("libx264", rate=round(card.fps))
             stream.width, stream.height = card.width, card.height
             stream.pix_fmt = "yuv420p"
-            stream.options = {"preset": "veryfast", "crf": "20", "tune": "animation"}
+            # One thread: the bytes then do not depend on how many cores a machine has.
+            stream.options = {
+                "preset": "veryfast",
+                "crf": "20",
+                "tune": "animation",
+                "threads": "1",
+                "x264-params": "colorprim=smpte170m:transfer=smpte170m:colormatrix=smpte170m:range=tv",
+            }
             for image in frames(card):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")))
+                container.mux(stream.encode(_yuv420(image)))
             container.mux(stream.encode())
         return path.read_bytes()
 
@@ -152,6 +163,14 @@ def frames(card: Card) -> Iterator[Image.Image]:
     painter = _Painter(card)
     for number in range(card.frames):
         yield painter.frame(number)
+
+
+def _yuv420(image: Image.Image) -> av.VideoFrame:
+    """The image in BT.601 limited range, by Pillow, whose arithmetic is the same wherever it runs."""
+    y, cb, cr = image.convert("YCbCr").split()
+    planes = y.point(_TO_LUMA), cb.reduce(2).point(_TO_CHROMA), cr.reduce(2).point(_TO_CHROMA)
+    stacked = np.concatenate([np.asarray(plane).ravel() for plane in planes])
+    return av.VideoFrame.from_ndarray(stacked.reshape(-1, image.width), format="yuv420p")
 
 
 # Reading parameters
