@@ -327,3 +327,10 @@ def test_two_journals_of_one_process_are_two_owners(tmp_path: Path) -> None:
         one.close()
         assert other.take(joined.ticket)
         assert other.attended(claim.entry.id) == 1
+
+
+def test_who_is_attended(journal: Journal) -> None:
+    claims = [journal.claim(replace(WORK, fingerprint=f"{number:064x}"), job_id="job") for number in range(3)]
+    journal.leave(claims[1].ticket)
+    assert journal.attended_entries() == {claims[0].entry.id, claims[2].entry.id}
+    assert [journal.attended(claim.entry.id) for claim in claims] == [1, 0, 1]
