@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,23 +44,23 @@ def chunk(name: bytes, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", zlib.crc32(name + payload))
 
 
-def raw_png(
-    width: int,
-    height: int,
-    depth: int,
-    colour_type: int,
-    rows: bytes,
-    *,
-    before: bytes = b"",
-    keep: float = 1.0,
-) -> bytes:
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def raw_png(pixels: npt.NDArray[Any], *, interlaced: bool = False, keep: float = 1.0) -> bytes:
     """A PNG written by hand; `keep` is how much of its compressed data is there, under correct checksums."""
-    stride = len(rows) // height
-    raw = b"".join(b"\0" + rows[start : start + stride] for start in range(0, len(rows), stride))
+    height, width, channels = pixels.shape
+    depth = 8 * pixels.dtype.itemsize
+    passes = [pixels]
+    if interlaced:
+        passes = [pixels[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+    rows = [row for one_pass in passes if one_pass.size for row in one_pass]
+    raw = b"".join(b"\0" + row.astype(f">u{pixels.dtype.itemsize}").tobytes() for row in rows)
     compressed = zlib.compress(raw)
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, int(interlaced))
     idat = chunk(b"IDAT", compressed[: int(len(compressed) * keep)])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + before + idat + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + idat + chunk(b"IEND", b"")
 
 
 # --- modes ------------------------------------------------------------------------------------------------
@@ -121,19 +122,19 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
         assert np.array_equal(decode_image(data), as_floats(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_sixteen_bits_keep_their_depth(channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 65536, (40, 31, channels), dtype=np.uint16)
-    decoded = decode_image(encode_png(pixels))
-    expected = pixels.astype(np.float32) / np.float32(65535)
-    assert np.array_equal(decoded, np.broadcast_to(expected, decoded.shape))
-
-
-def test_sixteen_bit_gray_with_alpha() -> None:
-    pixels = np.random.default_rng(0).integers(0, 65536, (5, 6, 2), dtype=np.uint16)
-    decoded = decode_image(raw_png(6, 5, 16, 4, pixels.astype(">u2").tobytes()))
-    expected = pixels.astype(np.float32) / np.float32(65535)
-    assert np.array_equal(decoded, expected[..., [0, 0, 0, 1]])
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (40, 31), (31, 40), (3, 200)])
+def test_every_png_keeps_its_depth(
+    shape: tuple[int, int], dtype: type[np.unsignedinteger[Any]], channels: int, interlaced: bool
+) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top, (*shape, channels), dtype=dtype, endpoint=True)
+    expected = pixels.astype(np.float32) / np.float32(top)
+    if channels <= 2:
+        expected = expected[..., [0, 0, 0] if channels == 1 else [0, 0, 0, 1]]
+    assert np.array_equal(decode_image(raw_png(pixels, interlaced=interlaced)), expected)
 
 
 def test_webp_lossy_lossless_and_animated() -> None:
@@ -261,12 +262,27 @@ def test_a_truncated_file_is_never_half_an_image(name: str, tolerant_pillow: boo
         assert caught.value.money == STILL_RETRIEVABLE
 
 
-@pytest.mark.parametrize("depth", [8, 16])
-def test_missing_rows_under_correct_checksums_are_noticed(depth: int, tolerant_pillow: bool) -> None:
-    rows = np.random.default_rng(0).integers(0, 256, 60 * 60 * 3 * depth // 8, dtype=np.uint8).tobytes()
-    assert decode_image(raw_png(60, 60, depth, 2, rows)).shape == (60, 60, 3)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("bottom", ["colourful", "black"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_missing_rows_under_correct_checksums_are_noticed(
+    dtype: type[np.unsignedinteger[Any]], bottom: str, interlaced: bool, tolerant_pillow: bool
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (60, 60, 3), dtype=dtype)
+    if bottom == "black":
+        pixels[40:] = 0
+    assert decode_image(raw_png(pixels, interlaced=interlaced)).shape == (60, 60, 3)
     with pytest.raises(ResultFormatError):
-        decode_image(raw_png(60, 60, depth, 2, rows, keep=0.6))
+        decode_image(raw_png(pixels, interlaced=interlaced, keep=0.6))
+
+
+def test_missing_rows_of_a_palette_png_are_noticed(tolerant_pillow: bool) -> None:
+    data = saved(photo().quantize(256), "PNG")
+    start = data.index(b"IDAT")
+    size = struct.unpack(">I", data[start - 4 : start])[0]
+    idat = chunk(b"IDAT", data[start + 4 : start + 4 + size // 2])
+    with pytest.raises(ResultFormatError):
+        decode_image(data[: start - 4] + idat + chunk(b"IEND", b""))
 
 
 def test_a_flipped_bit_in_a_png_is_noticed() -> None:

@@ -85,7 +85,7 @@ async def download(
     try:
         dest_stem.parent.mkdir(parents=True, exist_ok=True)
         if scheme == "data":
-            part.begin(await asyncio.to_thread(_data_of, target))
+            await asyncio.to_thread(lambda: part.begin(_data_of(target)))
         elif scheme in {"http", "https"}:
             await fetch.run()
         else:

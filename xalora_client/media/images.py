@@ -1,6 +1,6 @@
 """Encoded images to numpy: whole or not at all, straight into the array they are wanted in.
 
-Pillow does the decoding, except for 16-bit colour PNG, which it would cut down to 8 bits and PyAV does not.
+Pillow does the decoding, except for most PNG, where PyAV is faster and keeps 16-bit colours at full depth.
 Files are opened through the format's own class and not ``Image.open``: that skips the process-wide pixel
 limit, which other ComfyUI packs switch off and on, in favour of :data:`MAX_PIXELS`.
 """
@@ -169,11 +169,11 @@ def read_pixels(source: ImageSource) -> Pixels:
         check_gif(data)
     else:
         check_riff(data)
+    orientation = _orientation(image, kind, data)
+    if chunks and _is_plain_png(chunks, image):
+        return _plain_png_pixels(data, chunks, image, orientation)
     if chunks and ImageFile.LOAD_TRUNCATED_IMAGES:
         _check_png_stream(chunks)
-    orientation = _orientation(image, kind, data)
-    if chunks and _is_deep_colour(chunks):
-        return _deep_png_pixels(data, chunks, orientation)
     return pixels_of(_rotated(_loaded(image), orientation))
 
 
@@ -337,37 +337,60 @@ def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     return pixels_of(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _is_deep_colour(chunks: Sequence[PngChunk]) -> bool:
-    header = chunks[0].payload
-    depth, colour_type = header[8], header[9]
-    return depth == 16 and colour_type in {2, 4, 6} and all(chunk.name != b"tRNS" for chunk in chunks)
+_FFMPEG_MAX_PIXELS = 1 << 27
+_STORED_CHANNELS = {
+    "gray": 1, "ya8": 2, "rgb24": 3, "rgba": 4, "gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4,
+}  # fmt: skip
 
 
-def _deep_png_pixels(data: bytes, chunks: Sequence[PngChunk], orientation: int) -> Pixels:
-    """Decode 16-bit RGB, RGBA or gray with alpha at full depth."""
+def _is_plain_png(chunks: Sequence[PngChunk], image: Image.Image) -> bool:
+    """Whether FFmpeg reads this PNG: whole bytes a sample, no palette, no transparent colour."""
+    depth, colour_type = chunks[0].payload[8], chunks[0].payload[9]
+    return (
+        depth >= 8
+        and colour_type != 3
+        and image.width * image.height <= _FFMPEG_MAX_PIXELS
+        and all(chunk.name != b"tRNS" for chunk in chunks)
+    )
+
+
+def _plain_png_pixels(
+    data: bytes, chunks: Sequence[PngChunk], image: Image.Image, orientation: int
+) -> Pixels:
     import av
 
-    _check_png_stream(chunks)
     decoder = av.VideoCodecContext.create("png", "r")
     try:
-        frame = decoder.decode(av.Packet(data))[0]
+        frame = [*decoder.decode(av.Packet(data)), *decoder.decode(None)][0]
     except (av.FFmpegError, IndexError) as error:
         raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-    width, height = frame.width, frame.height
-    stored = {"rgb48be": 3, "rgba64be": 4, "ya16be": 2}[frame.format.name]
+    stored = _STORED_CHANNELS[frame.format.name]
+    dtype = np.dtype(">u2" if frame.format.name.endswith("be") else np.uint8)
     plane = frame.planes[0]
     whole: npt.NDArray[Any] = np.ndarray(
-        (height, width, stored), ">u2", memoryview(plane), strides=(plane.line_size, 2 * stored, 2)
+        (frame.height, frame.width, stored),
+        dtype,
+        memoryview(plane),
+        strides=(plane.line_size, dtype.itemsize * stored, dtype.itemsize),
     )
-    if stored == 2:
-        whole = whole[..., [0, 0, 0, 1]]
+    # FFmpeg gives the rows it got when the compressed data ends early, without a word, and leaves the others
+    # zero as they were allocated. So anything in the last row proves that it is there; else inflating does.
+    is_interlaced = chunks[0].payload[12] != 0
+    if is_interlaced or not whole[-1].any():
+        _check_png_stream(chunks)
     whole = _rotated_array(whole, orientation)
-    height, width, channels = whole.shape
-    return Pixels(width, height, channels, 65535, lambda start, stop: whole[start:stop])
+    height, width, _ = whole.shape
+    channels = 4 if stored == 2 else stored
+
+    def rows(start: int, stop: int) -> npt.NDArray[Any]:
+        block = whole[start:stop]
+        return block[..., [0, 0, 0, 1]] if stored == 2 else block
+
+    maximum = 255 if dtype.itemsize == 1 else 65535
+    return Pixels(width, height, channels, maximum, rows, _icc_profile(image, channels))
 
 
 def _check_png_stream(chunks: Sequence[PngChunk]) -> None:
-    # FFmpeg gives the rows it got when the compressed stream ends early, without a word.
     inflate = zlib.decompressobj()
     try:
         for chunk in chunks:

@@ -40,7 +40,7 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDAr
 _REMOTE_SCHEMES = frozenset({"http", "https", "data"})
 # Formats an input may have beside those a result may have. Pillow's others run external programs or are too
 # loosely recognised to be tried on a stranger's file.
-_OTHER_FORMATS = ("BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF", "QOI", "HEIF", "MPO")
+_OTHER_FORMATS = ("BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI", "HEIF")
 _NO_FLOAT_IMAGE_IS_THIS_BRIGHT = 2.0
 
 
