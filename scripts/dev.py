@@ -5,6 +5,7 @@ This file keeps to syntax that old Pythons read, so that they can say what is wr
 
 import os
 import shutil
+import subprocess
 import sys
 
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -13,7 +14,11 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 def _other_python() -> "str | None":
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         found = shutil.which(f"python3.{minor}")
-        if found:
+        # Found is not enough: version managers leave names about that start nothing.
+        if (
+            found
+            and subprocess.call([found, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+        ):
             return found
     return None
 
