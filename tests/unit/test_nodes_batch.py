@@ -1,0 +1,192 @@
+"""Which tasks of a node are sent, sent again, handed over or given up: decided without a network."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def batch(pack: ModuleType) -> ModuleType:
+    return import_module(".nodes.batch", pack.__name__)
+
+
+@pytest.fixture(scope="module")
+def errors(pack: ModuleType) -> ModuleType:
+    return import_module(".xalora_client.errors", pack.__name__)
+
+
+def drain(plan: Any) -> list[int]:
+    indexes = []
+    while (index := plan.next()) is not None:
+        indexes.append(index)
+    return indexes
+
+
+def test_all_succeed(batch: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "when_unavailable")
+    assert drain(plan) == [0, 1, 2]
+    for index in range(3):
+        plan.succeeded(index, f"t{index}")
+    plan.check()
+    assert plan.missing == ()
+
+
+@pytest.mark.parametrize("name", ["TaskFailedError", "ResultExpiredError", "ResultFormatError"])
+def test_what_another_miner_may_do_is_sent_twice_more(
+    batch: ModuleType, errors: ModuleType, name: str
+) -> None:
+    plan = batch.BatchPlan(2, "never")
+    assert drain(plan) == [0, 1]
+    plan.succeeded(0, "t0")
+    error = getattr(errors, name)("it failed", task_id="t1")
+    assert plan.failed(1, error)
+    assert drain(plan) == [1]
+    assert plan.failed(1, error)
+    assert drain(plan) == [1]
+    assert not plan.failed(1, error)
+    assert drain(plan) == []
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert (set(raised.value.errors), raised.value.finished) == ({1}, {0: "t0"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AmbiguousCreateError",
+        "TaskCanceledError",
+        "TaskTimeoutError",
+        "ResultDownloadError",
+        "ResultLocationError",
+        "RequestRefusedError",
+        "InputImageError",
+    ],
+)
+def test_nothing_else_is_sent_again_and_the_others_go_on(
+    batch: ModuleType, errors: ModuleType, name: str
+) -> None:
+    plan = batch.BatchPlan(3, "never")
+    assert plan.next() == 0
+    assert not plan.failed(0, getattr(errors, name)("no"))
+    assert drain(plan) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MissingKeyError",
+        "AuthenticationError",
+        "XaloraConnectionError",
+        "NoMinerError",
+        "RateLimitError",
+        "ServiceError",
+        "QueueLimitError",
+        "StoreError",
+        "JournalError",
+        "ConfigurationError",
+    ],
+)
+def test_what_the_next_would_meet_too_ends_the_sending(
+    batch: ModuleType, errors: ModuleType, name: str
+) -> None:
+    plan = batch.BatchPlan(5, "never")
+    assert plan.next() == 0
+    assert not plan.failed(0, getattr(errors, name)("no"))
+    assert drain(plan) == []
+    with pytest.raises(batch.BatchError, match=r"^1 of 5 images .*image 1: no; 4 more were not sent"):
+        plan.check()
+
+
+def test_an_unavailable_network_hands_all_of_the_rest_over(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(5, "when_unavailable")
+    assert [plan.next(), plan.next(), plan.next()] == [0, 1, 2]
+    plan.succeeded(0, "t0")
+    plan.failed(2, errors.XaloraConnectionError("nobody there"))
+    plan.succeeded(1, "t1")
+    plan.check()
+    assert plan.missing == (2, 3, 4)
+    assert plan.reason.what == "nobody there"
+
+
+def test_an_unknown_outcome_hands_over_only_itself(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "when_unavailable")
+    assert plan.next() == 0
+    assert not plan.failed(0, errors.AmbiguousCreateError("who knows"))
+    assert drain(plan) == [1, 2]
+    plan.succeeded(1, "t1")
+    plan.succeeded(2, "t2")
+    assert plan.missing == (0,)
+
+
+def test_a_failed_task_is_tried_again_before_it_is_handed_over(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "on_any_failure")
+    error = errors.TaskFailedError("no", task_id="t")
+    answers = []
+    while plan.next() is not None:
+        answers.append(plan.failed(0, error))
+    assert answers == [True, True, False]
+    assert plan.missing == (0,)
+
+
+def test_one_error_for_good_outweighs_what_could_be_handed_over(
+    batch: ModuleType, errors: ModuleType
+) -> None:
+    plan = batch.BatchPlan(2, "when_unavailable")
+    drain(plan)
+    plan.failed(0, errors.XaloraConnectionError("nobody there"))
+    plan.failed(1, errors.InputImageError("not an image"))
+    assert plan.missing == ()
+    with pytest.raises(batch.BatchError, match="image 2: not an image"):
+        plan.check()
+
+
+def test_a_wrong_key_is_never_handed_over(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(2, "on_any_failure")
+    assert plan.next() == 0
+    plan.failed(0, errors.AuthenticationError("wrong key"))
+    assert plan.missing == ()
+
+
+def test_local_only_sends_nothing(batch: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "local_only")
+    assert plan.next() is None
+    assert (plan.missing, plan.reason) == ((0, 1, 2), None)
+
+
+def test_a_single_error_is_raised_as_it_is(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "never")
+    plan.next()
+    error = errors.TaskTimeoutError("too long", task_id="t")
+    plan.failed(0, error)
+    with pytest.raises(errors.TaskTimeoutError) as raised:
+        plan.check()
+    assert raised.value is error
+
+
+def test_the_message_names_which_why_and_the_ids_of_the_rest(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(4, "never")
+    drain(plan)
+    plan.succeeded(3, "t3")
+    plan.succeeded(0, "t0")
+    plan.failed(1, errors.TaskCanceledError("It was canceled.", task_id="t1"))
+    plan.failed(2, errors.TaskTimeoutError("Task t2 took too long", task_id="t2"))
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert str(raised.value) == (
+        "2 of 4 images came to nothing: image 2 (task t1): It was canceled; image 3: Task t2 took too long. "
+        "2 finished and paid for: image 1 is task t0, image 4 is task t3. "
+        "Queue the graph again for the missing ones: those that are there are not sent again. "
+        "Xalora Collect gives a result by its task id."
+    )
+
+
+def test_a_long_list_of_errors_is_cut(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(8, "never")
+    for index in drain(plan):
+        plan.failed(index, errors.TaskTimeoutError("too long", money="Paid.", task_id=f"t{index}"))
+    with pytest.raises(batch.BatchError, match=r"image 5 \(task t4\): too long; and 3 more\. Paid\."):
+        plan.check()
