@@ -138,8 +138,9 @@ class RunResult:
         Raises:
             ResultFormatError: The result is not a video.
         """
+        from .media.animation import animated_webp_to_h264
         from .media.sniff import MediaKind, sniff_file
-        from .media.video import animated_webp_to_h264, open_video
+        from .media.video import open_video
 
         path = self.files[0]
         kind = sniff_file(path)

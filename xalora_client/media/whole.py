@@ -25,7 +25,7 @@ def check_whole(path: Path, kind: MediaKind) -> None:
         for _ in png_chunks(data):
             pass
     elif kind in {MediaKind.ANIMATED_WEBP, MediaKind.GIF}:
-        from .video import check_animation
+        from .animation import check_animation
 
         check_animation(path)
     elif kind.is_video:
