@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from .config import Credentials, IfUnknown, Settings
-from .errors import STILL_RETRIEVABLE, AmbiguousCreateError, ResultLocationError
+from .errors import STILL_RETRIEVABLE, AmbiguousCreateError, ResultFormatError, ResultLocationError
 from .events import Downloading
 from .flight import Flight
 from .ledger import Ledger
@@ -259,28 +259,24 @@ class Dispatcher:
         async with self.ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
             if kept_by_another:
                 return kept_by_another
-            from .media.download import download
-
             stem = await self.ledger.result_stem(flight.entry_id, flight.job_id)
             files = []
             for index, url in enumerate(urls):
-                files.append(
-                    await download(
-                        self._session,
-                        url,
-                        stem if len(urls) == 1 else stem.with_name(f"{stem.name}-{index}"),
-                        task_id=answer.task_id,
-                        on_progress=lambda received, total: flight.emit(
-                            Downloading(
-                                job_id=flight.job_id,
-                                task_id=answer.task_id,
-                                received=received,
-                                total=total,
-                            )
-                        ),
-                    )
-                )
+                dest = stem if len(urls) == 1 else stem.with_name(f"{stem.name}-{index}")
+                files.append(await self._download(flight, answer.task_id, url, dest))
             return tuple(files)
+
+    async def _download(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
+        from .media.download import download
+
+        def tell(received: int, total: int | None) -> None:
+            flight.emit(Downloading(job_id=flight.job_id, task_id=task_id, received=received, total=total))
+
+        try:
+            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
+        except ResultFormatError:
+            # Broken on its way, perhaps: twice the same means that the miner wrote it so.
+            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
 
 
 def _kept_result(entry: Entry) -> RunResult:

@@ -184,7 +184,6 @@ class Flight:
                 delivered = await delivery.deliver(image, lifetime=lifetime + URL_MARGIN_SECONDS)
                 self._delivered.append(delivered)
                 parameters[name] = delivered.reference
-            await self._ledger.sending(self.entry_id)
         except BaseException as error:
             await self._ledger.not_sent(self.entry_id, str(error))
             await self._discard_inputs()
@@ -197,8 +196,10 @@ class Flight:
                 parameters=parameters,
                 workflow_id=prepared.task.workflow_id,
                 timeout_seconds=prepared.task.timeout_seconds,
+                before_attempt=lambda: self._ledger.sending(self.entry_id),
+                after_refusal=lambda error: self._ledger.held_back(self.entry_id, error.what),
             )
-        except (AmbiguousCreateError, asyncio.CancelledError) as error:
+        except AmbiguousCreateError as error:
             await self._ledger.unknown(self.entry_id, self.job_id, str(error))
             raise
         except XaloraError as error:

@@ -52,7 +52,7 @@ class Ledger:
             label=prepared.task.describe(),
             seeded=prepared.task.repeatable,
             own_key=prepared.task.api_key is not None,
-            details={k: v for k, v in prepared.parameters.items() if k not in prepared.images},
+            details=_details(prepared),
         )
         return await self._tolerant(
             lambda: self.journal.claim(work, job_id=prepared.job_id, reuse=reuse, if_unknown=if_unknown),
@@ -83,6 +83,10 @@ class Ledger:
         """
         if entry_id is not None:
             await asyncio.to_thread(self.journal.sending, entry_id)
+
+    async def held_back(self, entry_id: int | None, error: str) -> None:
+        """The create surely made no task and will be sent again: a crash in the pause leaves no doubt."""
+        await self._note(entry_id, lambda i: self.journal.held_back(i, error), "nothing was sent")
 
     async def submitted(self, entry_id: int | None, task_id: str) -> None:
         await self._note(
@@ -210,3 +214,14 @@ class Ledger:
         except JournalError as error:
             logger.warning("journal: %s - %s", error, told_instead)
             return None
+
+
+def _details(prepared: PreparedTask) -> dict[str, Any]:
+    """The parameters worth showing later: no pixels, and no query of an image's URL, which may sign it."""
+    details = {}
+    for name, value in prepared.parameters.items():
+        if name in prepared.remote_images:
+            details[name] = str(value).partition("?")[0]
+        elif name not in prepared.images:
+            details[name] = value
+    return details

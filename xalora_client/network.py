@@ -25,6 +25,7 @@ from .errors import (
     RequestRefusedError,
     ServiceError,
     XaloraConnectionError,
+    XaloraError,
 )
 from .results import WorkflowTaskResult
 from .rules import Verdict, create_is_settled, judge, worth_repeating
@@ -94,10 +95,16 @@ class Network:
         parameters: Mapping[str, Any],
         workflow_id: str | None,
         timeout_seconds: int | None,
+        before_attempt: Callable[[], Awaitable[None]],
+        after_refusal: Callable[[XaloraError], Awaitable[None]],
     ) -> str:
         """``task_create``; gives the task id.
 
         Sent again only where the first attempt surely made no task. Every attempt has the same ``job_id``.
+
+        Args:
+            before_attempt: Awaited before each time the request leaves; what it raises stops the create.
+            after_refusal: Awaited after each attempt that surely made no task and may be repeated.
 
         Raises:
             AmbiguousCreateError: The request went out and its outcome is not known.
@@ -105,6 +112,14 @@ class Network:
         """
 
         async def once() -> str:
+            await before_attempt()
+            try:
+                return await attempt()
+            except _Repeatable as refusal:
+                await after_refusal(refusal.error)
+                raise
+
+        async def attempt() -> str:
             try:
                 answer = await self._transport.task_create(
                     credentials,
