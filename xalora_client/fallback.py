@@ -66,7 +66,9 @@ async def run_locally(
     dest = settings.state_dir / LOCAL_FOLDER / job_id
     for candidate in await asyncio.to_thread(lambda: list(_candidates(task, settings, engine, refusals))):
         name = candidate.engine.name
-        logger.warning("%s: running on this machine with the %s engine", reason, name)
+        # Where the user named the engine, it is what was asked for and nothing to warn of.
+        level = logging.WARNING if engine is None else logging.INFO
+        logger.log(level, "%s: running on this machine with the %s engine", reason, name)
         if on_event is not None:
             on_event(FallingBack(job_id=job_id, engine=name, reason=reason))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -66,6 +67,13 @@ class Cli:
 @pytest.fixture
 def devnet() -> Iterator[DevnetThread]:
     with DevnetThread(miners=2, api_key=KEY) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def idle_devnet() -> Iterator[DevnetThread]:
+    """For commands that must not send anything."""
+    with DevnetThread(miners=0, api_key=KEY) as network:
         yield network
 
 
@@ -180,6 +188,92 @@ def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo:
     assert document["results"][0]["engine"] == "pillow"
 
 
+def test_an_engine_that_was_named_is_used_and_nothing_else(
+    tmp_path: Path, photo: Path, idle_devnet: DevnetThread
+) -> None:
+    done = Cli(tmp_path, idle_devnet)("upscale", photo, "--engine", "pillow")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lacking = Cli(tmp_path, idle_devnet)("upscale", photo, "-o", "2.png", "--engine", "comfyui")
+    assert lacking.returncode == 5
+    assert "XALORA_COMFYUI_URL" in lacking.stderr
+    assert idle_devnet.stats()["creates"] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
+    other = draw(tmp_path / "other.png", 2)
+    master, terminal = os.openpty()
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=1) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xalora_client", "upscale", photo, other, "--json"],
+            cwd=tmp_path,
+            env={**cli.env, "TERM": "xterm"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        shown = b""
+        # Linux tells the end of the other side by an error, others by nothing more to read.
+        with contextlib.suppress(OSError):
+            while piece := os.read(master, 65536):
+                shown += piece
+        os.close(master)
+        out, _ = process.communicate(timeout=CEILING)
+        quiet = cli("upscale", photo, other, "-o", "again", "--json", "--no-reuse")
+    assert process.returncode == 0
+    assert [result["status"] for result in json.loads(out)["results"]] == ["done", "done"]
+    text = shown.decode()
+    for words in ("photo.png", "other.png", "queued", "running", "of 2 done"):
+        assert words in text
+    assert quiet.stderr == ""
+
+
+# --- workflows by name ------------------------------------------------------------------------------------
+
+
+def test_a_workflow_runs_by_its_name(cli: Cli, tmp_path: Path) -> None:
+    document = cli.json("run", "mochi-fp8", "-p", "prompt=A red fox", "-p", "length=16", "-p", "seed=5")
+    assert document["results"][0]["files"] == ["a-red-fox.xalora.webp"]
+    with Image.open(tmp_path / "a-red-fox.xalora.webp") as video:
+        assert (video.size, video.n_frames) == ((848, 480), 16)
+
+
+def test_a_workflow_with_an_image_writes_beside_it(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    done = cli("run", "lanczos-upscale", "-p", f"image={photo}", "--engine", "pillow")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "photo.xalora.png") as image:
+        assert image.size == (80, 48)
+
+
+def test_workflows_are_listed_shown_and_checked(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "index.yaml").write_text("mine: {task_type: img2img, output: image}\n")
+    (own / "mine.json").write_text("not JSON")
+    (own / "mine.yaml").write_text("comfyui_output_node_id: 1\n")
+    cli = Cli(tmp_path)
+    listed = cli.json("workflows", "list")
+    names = [each["name"] for each in listed["workflows"]]
+    assert {"upscale", "lanczos-upscale", "hunyuan-fp8", "mochi-fp8", "flux-lora"} <= set(names)
+    assert listed["problems"] == []
+    for name in names:
+        assert name in cli("workflows").stdout
+    shown = cli.json("workflows", "show", "mochi-fp8")
+    width = next(each for each in shown["parameters"] if each["name"] == "width")
+    assert (width["minimum"], width["maximum"], width["step"]) == (256, 1024, 8)
+    assert "xalora run mochi-fp8 -p prompt=..." in cli("workflows", "show", "mochi-fp8").stdout
+    assert cli("workflows", "check").returncode == 0
+    broken = cli("workflows", "check", XALORA_WORKFLOWS_DIR=str(own))
+    assert broken.returncode == 3
+    assert "mine" in broken.stderr
+    used = cli("run", "mine", XALORA_WORKFLOWS_DIR=str(own))
+    assert used.returncode == 3
+    assert "mine.json" in used.stderr
+
+
 # --- exit statuses ----------------------------------------------------------------------------------------
 
 
@@ -198,18 +292,25 @@ def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo:
         ["cancel", "some-id", "--all"],
         ["forget", "some-id"],
         ["devnet", "--fault", "nonsense"],
+        ["run", "sharpn"],
+        ["run", "sharpen", "-p", "image"],
+        ["run", "sharpen", "-p", "image=photo.png", "-p", "image=photo.png"],
+        ["run", "sharpen", "-p", "image=photo.png", "-p", "amount=3"],
+        ["run", "mochi-fp8", "-p", "prompt=a fox", "-p", "steps=many"],
+        ["run", "mochi-fp8"],
+        ["workflows", "show", "nothing"],
         ["nonsense"],
     ],
 )
 def test_usage_errors_exit_with_2(
-    cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path, arguments: list[str]
+    idle_devnet: DevnetThread, photo: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
     (tmp_path / "text.png").write_text("not a picture")
-    done = cli(*arguments)
+    done = Cli(tmp_path, idle_devnet)(*arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip()
     assert done.stdout == ""
-    assert devnet.stats()["creates"] == 0
+    assert idle_devnet.stats()["creates"] == 0
 
 
 def test_a_missing_or_wrong_key_exits_with_3(cli: Cli, photo: Path) -> None:

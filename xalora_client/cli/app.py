@@ -8,6 +8,7 @@ import typer
 
 from .._version import __version__
 from . import demo, generate, local_network, settings, tasks
+from . import workflows as workflow_commands
 from .screen import Screen, log_to
 
 START = "First steps"
@@ -48,10 +49,12 @@ def start(
 
 for panel, commands in {
     START: (demo.demo,),
-    WORK: (generate.upscale, generate.txt2vid, generate.txt2img),
+    WORK: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
     TASKS: (tasks.tasks, tasks.status, tasks.resume, tasks.cancel, tasks.forget),
     LOCAL: (local_network.devnet, local_network.miner),
     SETUP: (settings.config,),
 }.items():
     for each in commands:
         app.command(rich_help_panel=panel)(each)
+
+app.add_typer(workflow_commands.workflows, name="workflows", rich_help_panel=SETUP)

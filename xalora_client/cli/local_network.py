@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import ConfigurationError
+from ..config import load_settings
+from ..errors import ConfigurationError, EngineError
 from .command import command
 from .exit_codes import ExitCode
 from .formats import counted, printable
@@ -108,7 +109,11 @@ def miner(
     from ..devnet.server import run_miner
 
     screen = Screen(json=as_json)
-    what = f"the workflows of {comfyui}" if comfyui else "LANCZOS and test cards"
+    options: dict[str, Any] = {}
+    what = "LANCZOS and test cards"
+    if comfyui is not None:
+        options = _comfyui_options(comfyui)
+        what = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
 
     def ready() -> None:
         screen.say(
@@ -125,10 +130,31 @@ def miner(
             poll=miner_poll,
             task_seconds=task_seconds,
             faults=fault or (),
+            **options,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     return ExitCode.DONE
+
+
+def _comfyui_options(url: str) -> dict[str, Any]:
+    """The engine of a miner that works with a ComfyUI server, and the workflows that this server can run.
+
+    Raises:
+        EngineError: The server can't be reached, or can run none.
+    """
+    from ..defined import catalog
+    from ..engines.comfyui_miner import ComfyUIMinerEngine
+
+    folder = load_settings().settings.workflows_dir
+    engine = ComfyUIMinerEngine(url, catalog(*([folder] if folder is not None else ())))
+    ids = engine.workflow_ids()
+    if not ids:
+        raise EngineError(
+            f"The ComfyUI at {url} can run none of the workflows known here",
+            next_step=f"See why: xalora workflows check --comfyui {url}",
+        )
+    return {"engine": engine, "workflow_ids": ids}
 
 
 def _panel(url: str, api_key: str, miners: int) -> Panel:
