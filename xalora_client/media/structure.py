@@ -187,8 +187,8 @@ def strip_jpeg(data: bytes) -> bytes:
             if bytes(segment.payload[:12]) == b"ICC_PROFILE\0":
                 parts.append(segment.raw)
         elif segment.marker == _APP14:
-            if bytes(segment.payload[:5]) == b"Adobe":
-                parts.append(segment.raw)
+            if bytes(segment.payload[:5]) == b"Adobe" and len(segment.payload) >= 12:
+                parts.append(b"\xff\xee\x00\x0e" + bytes(segment.payload[:12]))
         elif segment.marker != _COMMENT and not _APP0 < segment.marker <= _APP15:
             parts.append(segment.raw)
     return b"".join(parts)
