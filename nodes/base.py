@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from . import compat
 from .compat import io
+from .fallback import Expansion, Place
 from .freshness import freshness, key_of
+from .runner import HandedOver
 
 CATEGORY = "Xalora"
 
@@ -32,9 +34,31 @@ class XaloraNode(io.ComfyNode):  # type: ignore[misc]
     @classmethod
     def cache_key(cls) -> str:
         """The key of the executing node in :data:`.freshness.freshness`."""
-        inputs = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
+        inputs = cls._inputs()
         constants = {name: None if compat.is_link(value) else value for name, value in inputs.items()}
         return key_of(cls.NODE_ID, constants)
+
+    @classmethod
+    def place(cls) -> Place:
+        """The executing node in its prompt."""
+        return Place(
+            node_id=cls.node_id(),
+            list_index=compat.executing_list_index(),
+            prompt_id=compat.executing_prompt_id(),
+            inputs=cls._inputs(),
+        )
+
+    @classmethod
+    def expanded(cls, expansion: Expansion, handed: HandedOver) -> io.NodeOutput:
+        """A subgraph as the node's output. Queued again, the network is asked again, unless by policy not."""
+        if handed.error is not None:
+            freshness.stale(cls.cache_key())
+        return io.NodeOutput(*expansion.links, expand=expansion.nodes)
+
+    @classmethod
+    def _inputs(cls) -> dict[str, Any]:
+        inputs: dict[str, Any] = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
+        return inputs
 
 
 HIDDEN = (io.Hidden.unique_id, io.Hidden.dynprompt)

@@ -11,7 +11,7 @@ Written against 0.3.48 to 0.3.75. Facts the pack leans on:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +31,8 @@ import folder_paths
 from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
+import nodes
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -42,6 +44,8 @@ __all__ = [
     "InterruptProcessingException",
     "ProgressBar",
     "base_directory",
+    "device_name",
+    "executing_list_index",
     "executing_prompt_id",
     "input_directory",
     "installed_models",
@@ -49,6 +53,7 @@ __all__ = [
     "interrupted",
     "io",
     "is_link",
+    "node_infos",
     "on_interrupt",
     "output_directory",
     "pack_directory",
@@ -121,6 +126,12 @@ def executing_prompt_id() -> str:
     """The prompt whose node is executing here, empty outside of one."""
     context = get_executing_context()
     return context.prompt_id if context is not None else ""
+
+
+def executing_list_index() -> int:
+    """Which element of list inputs the executing node is at; 0 where they are no lists."""
+    context = get_executing_context()
+    return (context.list_index if context is not None else None) or 0
 
 
 def running_prompt_ids() -> set[str]:
@@ -198,6 +209,30 @@ def with_options(socket: InputT, **options: Any) -> InputT:
     """Add options to an input that its constructor does not take in every version: `advanced`, `rawLink`."""
     socket.extra_dict = {**(getattr(socket, "extra_dict", None) or {}), **options}  # type: ignore[attr-defined]
     return socket
+
+
+def node_infos(class_types: Iterable[str]) -> dict[str, Any]:
+    """What `GET /object_info` says of these node classes: `input`, `output`, `output_node`; unknown ones are
+    left out."""
+    infos: dict[str, Any] = {}
+    for class_type in set(class_types):
+        node_class = nodes.NODE_CLASS_MAPPINGS.get(class_type)
+        if node_class is None:
+            continue
+        if hasattr(node_class, "GET_NODE_INFO_V1"):
+            infos[class_type] = node_class.GET_NODE_INFO_V1()
+        else:
+            infos[class_type] = {
+                "input": node_class.INPUT_TYPES(),
+                "output": list(node_class.RETURN_TYPES),
+                "output_node": bool(getattr(node_class, "OUTPUT_NODE", False)),
+            }
+    return infos
+
+
+def device_name() -> str:
+    """What ComfyUI computes on: `cuda:0`, `mps`, `cpu`."""
+    return str(comfy.model_management.get_torch_device())
 
 
 # --- files ----------------------------------------------------------------------------------------------

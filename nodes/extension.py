@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import compat, routes
 from .compat import ComfyExtension, io
+from .local_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
 from .tasks import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo
@@ -18,6 +19,9 @@ NODES: list[type[io.ComfyNode]] = [
     XaloraSubmitTextToVideo,
     XaloraSubmitTextToImage,
     XaloraCollect,
+    XaloraTakeImages,
+    XaloraMergeImages,
+    XaloraLocalVideo,
 ]
 
 

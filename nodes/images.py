@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..xalora_client.errors import InvalidTaskError
-from ..xalora_client.media.images import Pixels, decode_images, read_pixels
+from ..xalora_client.media.images import Pixels, decode_image, decode_images, read_pixels
 
 if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
@@ -37,10 +38,10 @@ def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Ten
     return list(image[..., :COLOUR_CHANNELS]), list(image[..., COLOUR_CHANNELS])
 
 
-def resized_alpha(alpha: torch.Tensor, width: int, height: int) -> np.ndarray[Any, Any]:
-    """An alpha channel ``[H, W]`` at another size: Lanczos, float32, clipped to 0..1."""
-    plane = Image.fromarray(np.ascontiguousarray(alpha.detach().float().cpu().numpy()))
-    return np.clip(np.asarray(plane.resize((width, height), Image.Resampling.LANCZOS)), 0.0, 1.0)
+def resized_plane(plane: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:
+    """One channel ``[H, W]`` at another size: Lanczos, float32, clipped to 0..1."""
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.clip(np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)), 0.0, 1.0)
 
 
 class ImageBatch:
@@ -95,8 +96,31 @@ def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Ten
     joined = torch.empty((count, height, width, COLOUR_CHANNELS + 1), dtype=torch.float32)
     joined[..., :COLOUR_CHANNELS] = images
     for index, plane in enumerate(alpha):
-        joined[index, ..., COLOUR_CHANNELS] = torch.from_numpy(resized_alpha(plane, width, height))
+        alpha_here = plane.detach().float().cpu().numpy()
+        joined[index, ..., COLOUR_CHANNELS] = torch.from_numpy(resized_plane(alpha_here, width, height))
     return joined
+
+
+def merged(files: Mapping[int, Path], made: torch.Tensor, total: int) -> torch.Tensor:
+    """Image files by their place, and images made here for the other places in order, as one batch.
+
+    All are brought to the size of the first; one with transparency gives all an alpha channel.
+    """
+    if not files:
+        return made
+    pictures = {index: decode_image(path) for index, path in files.items()}
+    free = (index for index in range(total) if index not in files)
+    pictures |= dict(zip(free, made.detach().float().cpu().numpy(), strict=True))
+    height, width, _ = pictures[0].shape
+    channels = max(picture.shape[2] for picture in pictures.values())
+    batch = np.ones((total, height, width, channels), np.float32)
+    for index, picture in pictures.items():
+        if picture.shape[:2] == (height, width):
+            batch[index, ..., : picture.shape[2]] = picture
+            continue
+        for channel in range(picture.shape[2]):
+            batch[index, ..., channel] = resized_plane(picture[..., channel], width, height)
+    return torch.from_numpy(batch)
 
 
 def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:

@@ -74,16 +74,19 @@ class HandedOver:
     Attributes:
         results: What the network did, by index.
         missing: Indexes of what is left, in order.
-        reason: Why, in one sentence.
-        by_policy: The policy alone says so: the network was not even asked.
+        error: What the network said; None where the policy alone says so, and it was not even asked.
         seconds: How long the network's part took.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
-    reason: str
-    by_policy: bool
+    error: XaloraError | None
     seconds: float
+
+    @property
+    def reason(self) -> str:
+        """Why, in words without a full stop."""
+        return LOCAL_ONLY if self.error is None else self.error.what.rstrip(".")
 
 
 async def run(
@@ -316,14 +319,7 @@ class _Running(_Work["RunResult", ValueT]):
         return await _closed(self._sink, items, client)
 
     def _hand_over(self, plan: BatchPlan) -> HandedOver:
-        reason = plan.reason
-        return HandedOver(
-            results=self._items,
-            missing=plan.missing,
-            reason=reason.what.rstrip(".") if reason else LOCAL_ONLY,
-            by_policy=reason is None,
-            seconds=monotonic() - self._began,
-        )
+        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began)
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
-from . import options, runner
+from . import fallback, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import io, schema
 from .images import ImageBatch
@@ -111,6 +111,7 @@ class XaloraTextToImage(XaloraNode):
             "of a batch as a task of its own, while the rest of the graph goes on.",
             search_aliases=["txt2img", "t2i", "image generation", "flux", "lora", "xalora"],
             hidden=list(HIDDEN),
+            enable_expand=True,
             inputs=[
                 prompt_input(),
                 lora_input(),
@@ -129,7 +130,8 @@ class XaloraTextToImage(XaloraNode):
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
         made = await runner.run(cls.node_id(), tasks, options.run_options(widgets), ImageBatch(len(tasks)))
-        assert not isinstance(made, runner.HandedOver)
+        if isinstance(made, runner.HandedOver):
+            return cls.expanded(fallback.images_here(cls.place(), made, tasks), made)
         return io.NodeOutput(made)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
-from . import options, runner
+from . import fallback, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import ExecutionBlocker, io, schema
 from .seeds import seed_input
@@ -63,6 +63,7 @@ class XaloraTextToVideo(XaloraNode):
             "on.",
             search_aliases=["txt2vid", "t2v", "video generation", "hunyuan", "mochi", "xalora"],
             hidden=list(HIDDEN),
+            enable_expand=True,
             inputs=[
                 prompt_input(),
                 seed_input(),
@@ -90,14 +91,17 @@ class XaloraTextToVideo(XaloraNode):
     async def execute(
         cls, prompt: str, seed: int, decode_frames: bool = True, **widgets: Any
     ) -> io.NodeOutput:
+        task = video_task(prompt, seed, widgets)
         made = await runner.run(
             cls.node_id(),
-            [video_task(prompt, seed, widgets)],
+            [task],
             options.run_options(widgets),
             VideoSink(decode_frames=decode_frames),
             noun="video",
         )
-        assert not isinstance(made, runner.HandedOver)
+        if isinstance(made, runner.HandedOver):
+            here = fallback.video_here(cls.place(), made, task, decode_frames=decode_frames)
+            return cls.expanded(here, made)
         frames = ExecutionBlocker(FRAMES_OFF) if made.frames is None else made.frames
         return io.NodeOutput(made.video, frames, made.fps)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
-from . import options, runner
+from . import fallback, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import io, schema
 from .images import ImageBatch, split_batch
@@ -30,10 +30,19 @@ class XaloraUpscaleImage(XaloraNode):
             "while the rest of the graph goes on.",
             search_aliases=["upscale", "super resolution", "enlarge", "esrgan", "xalora"],
             hidden=list(HIDDEN),
+            enable_expand=True,
             inputs=[
                 io.Image.Input(
                     "image",
                     tooltip="One image or a batch. A fourth channel is resized here and rejoined.",
+                ),
+                io.Combo.Input(
+                    "local_model",
+                    options=fallback.upscale_models(),
+                    default=fallback.AUTO,
+                    optional=True,
+                    tooltip="Upscale model that this machine uses when it takes over from the network, from "
+                    "models/upscale_models. auto: one that is installed, else LANCZOS.",
                 ),
                 *options.batch_inputs(),
                 *options.task_inputs(),
@@ -49,7 +58,9 @@ class XaloraUpscaleImage(XaloraNode):
         )
 
     @classmethod
-    async def execute(cls, image: torch.Tensor, **widgets: Any) -> io.NodeOutput:
+    async def execute(
+        cls, image: torch.Tensor, local_model: str = fallback.AUTO, **widgets: Any
+    ) -> io.NodeOutput:
         colour, alpha = split_batch(image)
         made = await runner.run(
             cls.node_id(),
@@ -57,7 +68,9 @@ class XaloraUpscaleImage(XaloraNode):
             options.run_options(widgets),
             ImageBatch(len(colour), alpha, keep_alpha=False),
         )
-        assert not isinstance(made, runner.HandedOver)
+        if isinstance(made, runner.HandedOver):
+            here = fallback.upscale_here(cls.place(), made, len(colour), local_model)
+            return cls.expanded(here, made)
         return io.NodeOutput(made)
 
 

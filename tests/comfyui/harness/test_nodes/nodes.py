@@ -164,6 +164,45 @@ class XaloraTestImage(io.ComfyNode):
         return io.NodeOutput(torch.from_numpy(image))
 
 
+class XaloraTestList(io.ComfyNode):
+    """A list of single images of 40x30 noise, which makes ComfyUI run what follows once for each."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestList",
+            category=CATEGORY,
+            inputs=[
+                io.Int.Input("count", default=2, min=1, max=64, optional=True),
+                io.Int.Input("seed", default=0, min=0, optional=True),
+            ],
+            outputs=[io.Image.Output("images", is_output_list=True)],
+        )
+
+    @classmethod
+    def execute(cls, count=2, seed=0):
+        noise = np.random.default_rng(seed).random((count, 1, 30, 40, 3), dtype=np.float32)
+        return io.NodeOutput([torch.from_numpy(one) for one in noise])
+
+
+class XaloraTestJoin(io.ComfyNode):
+    """A list of batches to one batch."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestJoin",
+            category=CATEGORY,
+            is_input_list=True,
+            inputs=[io.Image.Input("images")],
+            outputs=[io.Image.Output("image")],
+        )
+
+    @classmethod
+    def execute(cls, images):
+        return io.NodeOutput(torch.cat(images))
+
+
 class XaloraTestDump(io.ComfyNode):
     """Writes a tensor to `<output folder>/<name>.npy`, so that a test sees the very numbers."""
 
@@ -341,6 +380,8 @@ NODES = [
     XaloraTestAsyncWait,
     XaloraTestFail,
     XaloraTestImage,
+    XaloraTestList,
+    XaloraTestJoin,
     XaloraTestDump,
     XaloraTestClock,
     XaloraTestText,

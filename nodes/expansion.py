@@ -1,0 +1,154 @@
+"""A bound workflow as a subgraph of the prompt that is running. No ComfyUI, no I/O.
+
+The graph of a definition loads its images from files and saves its result. Inside a prompt both ends are
+links instead: loaders give way to the images that are there, and what fed the saving node is the result.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..xalora_client.errors import WorkflowDefinitionError
+from ..xalora_client.workflows import BoundWorkflow
+
+Graph = dict[str, dict[str, Any]]
+"""Node id -> ``{"class_type": str, "inputs": {...}}``, as ComfyUI takes an expansion."""
+
+Link = list[Any]
+"""``[node id, output index]``."""
+
+IMAGE_LOADER = "LoadImage"
+
+
+@dataclass(frozen=True)
+class ImageLinks:
+    """What stands for a loaded image: an IMAGE, and the MASK that its loader gives beside it."""
+
+    image: Link
+    mask: Link
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A bound workflow under ids of its own.
+
+    Attributes:
+        nodes: To be added to the prompt.
+        results: What the saving node was fed with, by input: ``{"images": [...]}``, ``{"video": [...]}``.
+        saving: The saving node's other inputs, such as ``fps``.
+    """
+
+    nodes: Graph
+    results: dict[str, Link]
+    saving: dict[str, Any]
+
+
+def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]) -> Subgraph:
+    """Turn a bound workflow into a subgraph.
+
+    Args:
+        bound: With every "auto" chosen.
+        prefix: Of all ids; unique in the prompt.
+        images: For each image parameter that was given, what stands for it.
+
+    Raises:
+        WorkflowDefinitionError: An image parameter feeds another node than a LoadImage.
+    """
+    loaders: dict[str, ImageLinks] = {}
+    for slot in bound.image_inputs:
+        class_type = bound.prompt[slot.node_id]["class_type"]
+        if class_type != IMAGE_LOADER:
+            raise WorkflowDefinitionError(
+                f"Workflow {bound.name} reads its image {slot.parameter} with a {class_type} node, so it "
+                "can't run as part of a graph",
+                next_step=f"Let the parameter set a {IMAGE_LOADER} node instead.",
+            )
+        loaders[slot.node_id] = images[slot.parameter]
+
+    def placed(value: Any) -> Any:
+        if not _is_link(value):
+            return copy.deepcopy(value)
+        origin, index = value
+        if origin in loaders:
+            return list(loaders[origin].image if index == 0 else loaders[origin].mask)
+        return [prefix + origin, index]
+
+    nodes: Graph = {}
+    for node_id, node in bound.prompt.items():
+        if node_id not in loaders and node_id != bound.output_node_id:
+            inputs = {name: placed(value) for name, value in node["inputs"].items()}
+            nodes[prefix + node_id] = {"class_type": node["class_type"], "inputs": inputs}
+    saving = bound.prompt[bound.output_node_id]["inputs"]
+    return Subgraph(
+        nodes=nodes,
+        results={name: placed(value) for name, value in saving.items() if _is_link(value)},
+        saving={name: value for name, value in saving.items() if not _is_link(value)},
+    )
+
+
+def image_result(graph: Subgraph, name: str) -> Link:
+    """The IMAGE that a subgraph gives.
+
+    Raises:
+        WorkflowDefinitionError: Its saving node takes none.
+    """
+    if "images" in graph.results:
+        return graph.results["images"]
+    raise _no_result(name, "images")
+
+
+def video_result(graph: Subgraph, prefix: str, name: str) -> Link:
+    """The VIDEO that a subgraph gives; where it saves frames, a CreateVideo node is added for them.
+
+    Raises:
+        WorkflowDefinitionError: Its saving node takes neither.
+    """
+    if "video" in graph.results:
+        return graph.results["video"]
+    if "images" not in graph.results:
+        raise _no_result(name, "a video")
+    fps = graph.results.get("fps") or graph.saving.get("fps") or graph.saving.get("frame_rate") or 24.0
+    graph.nodes[f"{prefix}video"] = {
+        "class_type": "CreateVideo",
+        "inputs": {"images": graph.results["images"], "fps": fps if _is_link(fps) else float(fps)},
+    }
+    return [f"{prefix}video", 0]
+
+
+def batched(links: Sequence[Link], nodes: Graph, prefix: str) -> Link:
+    """One IMAGE of several, joined pairwise: a chain would copy the first ones again and again."""
+    level = list(links)
+    step = 0
+    while len(level) > 1:
+        joined: list[Link] = []
+        for first in range(0, len(level) - 1, 2):
+            node_id = f"{prefix}batch{step}"
+            step += 1
+            nodes[node_id] = {
+                "class_type": "ImageBatch",
+                "inputs": {"image1": level[first], "image2": level[first + 1]},
+            }
+            joined.append([node_id, 0])
+        level = joined + level[len(level) - len(level) % 2 :]
+    return level[0]
+
+
+def _is_link(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
+
+
+def _no_result(name: str, what: str) -> WorkflowDefinitionError:
+    return WorkflowDefinitionError(
+        f"Workflow {name} saves its result with a node that takes no {what}, so it can't run as part of a "
+        "graph",
+        next_step="Let it end in SaveImage or SaveVideo.",
+    )

@@ -1,0 +1,169 @@
+"""Nodes that stand in the subgraphs of :mod:`.fallback`, category "Xalora/internal"; nobody places them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..xalora_client.errors import STILL_RETRIEVABLE, ResultExpiredError
+from . import compat
+from .base import CATEGORY
+from .compat import ExecutionBlocker, io, schema
+from .images import COLOUR_CHANNELS, merged, with_alpha
+from .progress import Made, summary
+from .text_to_video import FRAMES_OFF
+
+log = logging.getLogger("xalora_client.nodes")
+
+INTERNAL = f"{CATEGORY}/internal"
+PURPOSE = "Part of what a Xalora node becomes when this machine takes over from the network."
+
+
+def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
+    """What the parent was given of a list input: ComfyUI repeats the last element of a shorter list."""
+    index = list_index[0]
+    return values[index] if len(values) > index else values[-1]
+
+
+class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
+    """Some images of a batch, with the mask that LoadImage would give for them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="XaloraTakeImages",
+            display_name="Xalora Take Images",
+            category=INTERNAL,
+            description=PURPOSE,
+            # A list has to be seen whole: a link can't name one of its elements.
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("image", tooltip="A batch."),
+                io.String.Input("indexes", tooltip="Which images, from 0, separated by commas."),
+                io.Int.Input(
+                    "list_index", default=0, min=0, optional=True, tooltip="Which element of a list."
+                ),
+                io.Boolean.Input(
+                    "keep_alpha", default=False, optional=True, tooltip="Keep a fourth channel."
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="IMAGE", tooltip="The images named."),
+                io.Mask.Output("mask", display_name="MASK", tooltip="Where they are transparent."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        image: list[torch.Tensor],
+        indexes: list[str],
+        list_index: Sequence[int] = (0,),
+        keep_alpha: Sequence[bool] = (False,),
+    ) -> io.NodeOutput:
+        batch = _element(image, list_index)
+        taken = batch[[int(index) for index in indexes[0].split(",")]]
+        if taken.shape[3] > COLOUR_CHANNELS:
+            mask = 1.0 - taken[..., COLOUR_CHANNELS]
+        else:
+            mask = torch.zeros(taken.shape[:3])
+        return io.NodeOutput(taken if keep_alpha[0] else taken[..., :COLOUR_CHANNELS], mask)
+
+
+class XaloraMergeImages(io.ComfyNode):  # type: ignore[misc]
+    """Images made here and images of the network, in order and at one size, alpha rejoined."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="XaloraMergeImages",
+            display_name="Xalora Merge Images",
+            category=INTERNAL,
+            description=PURPOSE,
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("made", tooltip="The images made on this machine, in order."),
+                io.Int.Input("total", default=1, min=1, tooltip="How many images there are in all."),
+                io.String.Input(
+                    "kept", default="{}", optional=True, tooltip="The network's, by place: files as JSON."
+                ),
+                io.Image.Input("whole", optional=True, tooltip="The batch whose alpha is rejoined."),
+                io.Int.Input(
+                    "list_index", default=0, min=0, optional=True, tooltip="Which element of a list."
+                ),
+                io.String.Input("told", default="", optional=True, tooltip="How they were made, as JSON."),
+            ],
+            outputs=[io.Image.Output("images", display_name="IMAGE", tooltip="All images, in order.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        made: list[torch.Tensor],
+        total: list[int],
+        kept: Sequence[str] = ("{}",),
+        whole: list[torch.Tensor] | None = None,
+        list_index: Sequence[int] = (0,),
+        told: Sequence[str] = ("",),
+    ) -> io.NodeOutput:
+        files = {int(index): Path(path) for index, path in json.loads(kept[0]).items()}
+        for path in files.values():
+            if not path.is_file():
+                raise ResultExpiredError(
+                    f"The kept result {path.name} is gone: the folder of kept results is full",
+                    money=STILL_RETRIEVABLE,
+                    next_step="Queue the graph again, with a larger results_limit.",
+                )
+        images = merged(files, made[0], total[0])
+        if whole is not None:
+            batch = _element(whole, list_index)
+            if batch.shape[3] > COLOUR_CHANNELS:
+                images = with_alpha(images[..., :COLOUR_CHANNELS], list(batch[..., COLOUR_CHANNELS]))
+        say_how(told[0])
+        return io.NodeOutput(images)
+
+
+class XaloraLocalVideo(io.ComfyNode):  # type: ignore[misc]
+    """A video made here, in the three outputs of a Xalora video node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="XaloraLocalVideo",
+            display_name="Xalora Local Video",
+            category=INTERNAL,
+            description=PURPOSE,
+            inputs=[
+                io.Video.Input("video", tooltip="The video made on this machine."),
+                io.Boolean.Input("decode_frames", default=True, optional=True, tooltip="Give its frames."),
+                io.String.Input("told", default="", optional=True, tooltip="How it was made, as JSON."),
+            ],
+            outputs=[
+                io.Video.Output("same", display_name="VIDEO", tooltip="The video."),
+                io.Image.Output("frames", display_name="IMAGE", tooltip="Its frames."),
+                io.Float.Output("frame_rate", display_name="fps", tooltip="Frames per second."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video: Any, decode_frames: bool = True, told: str = "") -> io.NodeOutput:
+        components = video.get_components()
+        say_how(told)
+        frames = components.images if decode_frames else ExecutionBlocker(FRAMES_OFF)
+        return io.NodeOutput(video, frames, float(components.frame_rate))
+
+
+def say_how(told: str) -> None:
+    """Leave the last line on the node that became the subgraph: what made what, and how long it took."""
+    if not told:
+        return
+    story = json.loads(told)
+    line = summary([Made(**made) for made in story["made"]], time.time() - story["began"])
+    compat.send_progress_text(line, story["node_id"])
+    log.info("node %s: %s", story["node_id"], line)
