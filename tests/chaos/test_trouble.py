@@ -1,0 +1,200 @@
+"""(d) Disk full, journal locked, clock set back, result expired: named errors, nothing lost."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xalora_client import (
+    AsyncXalora,
+    JournalError,
+    ResultDownloadError,
+    ResultExpiredError,
+    UpscalerTask,
+)
+from xalora_client.devnet import Devnet
+from xalora_client.journal import Journal, TaskState
+
+Note = Callable[[str, str], None]
+
+
+def task(index: int) -> UpscalerTask:
+    return UpscalerTask(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+
+
+async def test_a_locked_journal_is_named_and_the_work_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, note: Note
+) -> None:
+    path = tmp_path / "journal.sqlite3"
+    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            blocker = sqlite3.connect(path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            with caplog.at_level(logging.WARNING, logger="xalora_client"):
+                result = await client.run(task(1), reuse=True, fallback="never")
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            assert result.images.shape == (1, 16, 16, 3)
+            assert result.job_id in caplog.text
+            assert "locked" in caplog.text
+            # With the lock gone, the journal is used again.
+            await client.run(task(2), reuse=True, fallback="never")
+            assert journal.count(states=[TaskState.KEPT]) == 1
+    note("(d) journal locked", "result delivered, job id in the log, journal used again after it")
+
+
+async def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path, note: Note) -> None:
+    path = tmp_path / "journal.sqlite3"
+    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # The row stands, and the disk fails before "sending" is written: after a crash now, the journal
+            # would take the work for unsent and send it again.
+            unsubscribe = journal.subscribe(lambda _: blocker.execute("BEGIN EXCLUSIVE"))
+            with pytest.raises(JournalError, match=r"locked.*[Nn]othing"):
+                await client.run(task(1), reuse=True, fallback="never")
+            unsubscribe()
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            assert devnet.stats()["creates"] == 0
+            result = await client.run(task(1), reuse=True, fallback="never")
+            assert result.images.shape == (1, 16, 16, 3)
+            assert devnet.stats()["creates"] == 1
+    note("(d) journal lost between its row and the create", "JournalError, nothing sent; sent once later")
+
+
+async def test_a_full_journal_is_named_and_the_work_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, note: Note
+) -> None:
+    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results") as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            await client.run(task(0), reuse=True, fallback="never")
+            journal._database.connection.execute("PRAGMA max_page_count = 1")
+            with caplog.at_level(logging.WARNING, logger="xalora_client"):
+                outcomes = await client.run_many(
+                    [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
+                )
+            assert "full" in caplog.text
+            results = [outcome.result for outcome in outcomes if outcome.result is not None]
+            errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+            # A row that could still be made, and then not be marked as being sent, stops its create.
+            assert all(isinstance(error, JournalError) for error in errors)
+            assert devnet.stats()["creates"] == 1 + len(results)
+            assert all(result.images.shape == (1, 16, 16, 3) for result in results)
+            lost = [result for result in results if journal.by_job_id(result.job_id) is None]
+            assert lost, "the journal was never full"
+            assert all(result.job_id in caplog.text for result in lost)
+            journal._database.connection.execute("PRAGMA max_page_count = 1000000")
+            assert (await client.run(task(0), reuse=True, fallback="never")).reused
+    note(
+        "(d) journal's disk full, 39 tasks",
+        f"{len(lost)} went on unjournaled with their ids in the log, {len(errors)} were stopped unsent",
+    )
+
+
+async def test_a_clock_set_back_changes_no_outcome_and_makes_no_negative_time(
+    tmp_path: Path, note: Note
+) -> None:
+    steps = count()
+    # An hour back at every reading: worse than any real clock.
+    with Journal.open(
+        tmp_path / "journal.sqlite3", tmp_path / "results", wall_clock=lambda: 2e9 - 3600.0 * next(steps)
+    ) as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            first = await client.run(task(1), reuse=True, fallback="never")
+            again = await client.run(task(1), reuse=True, fallback="never")
+            assert (first.reused, again.reused) == (False, True)
+            assert devnet.stats()["creates"] == 1
+            (entry,) = journal.entries()
+            spans = (entry.queued_seconds, entry.running_seconds, entry.total_seconds)
+            assert all(span is None or span >= 0 for span in spans)
+            assert all(seconds >= 0 for seconds in journal.durations(entry.work.kind))
+    note("(d) clock set back an hour at every reading", "same outcome, no negative time")
+
+
+async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(note: Note) -> None:
+    async with (
+        Devnet(miners=1, faults=["result:500"]) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, reuse=True) as client,
+    ):
+        handle = await client.submit(task(1), reuse=True)
+        await devnet.wait_for_status(handle.task_id, "finished")
+        devnet.clear_faults()
+        devnet.expire_results()
+        with pytest.raises(ResultExpiredError) as caught:
+            await handle.result()
+        assert handle.task_id in str(caught.value)
+        entry = client.journal.by_task_id(handle.task_id)
+        assert entry is not None
+        assert entry.state is TaskState.FAILED
+        result = await client.run(task(1), reuse=True, fallback="never")
+        assert result.images.shape == (1, 16, 16, 3)
+        assert devnet.stats()["creates"] == 2
+    note("(d) result expired", "ResultExpiredError with the task id; asked anew, one new create")
+
+
+async def test_a_result_whose_download_fails_is_fetched_later_at_no_cost(note: Note) -> None:
+    async with (
+        Devnet(miners=1, faults=["result:drop_before"]) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url) as client,
+    ):
+        with pytest.raises(ResultDownloadError, match="paid for"):
+            await client.run(task(1), reuse=True, fallback="never")
+        devnet.clear_faults()
+        result = await client.run(task(1), reuse=True, fallback="never")
+        assert result.images.shape == (1, 16, 16, 3)
+        assert devnet.stats()["creates"] == 1
+    note("(d) download broken, asked again later", "fetched by id, no second create")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_full_disk_under_results_is_named_and_the_result_fetched_once_there_is_room(
+    tiny_disk: Path, note: Note
+) -> None:
+    big = UpscalerTask(np.random.default_rng(1).integers(0, 256, (160, 160, 3), dtype=np.uint8))
+    async with (
+        Devnet(miners=1) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, state_dir=tiny_disk) as client,
+    ):
+        with pytest.raises(ResultDownloadError, match="No space left") as caught:
+            await client.run(big, reuse=True, fallback="never")
+        assert caught.value.task_id == devnet.task_ids()[0]
+        subprocess.run(["mount", "-o", "remount,size=20m", str(tiny_disk)], check=True)
+        result = await client.run(big, reuse=True, fallback="never")
+        assert result.images.shape == (1, 320, 320, 3)
+        assert devnet.stats()["creates"] == 1
+    note(
+        "(d) disk full under the results", "ResultDownloadError with the task id; fetched once there was room"
+    )
