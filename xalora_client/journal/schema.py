@@ -67,6 +67,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         "INSERT INTO counters VALUES ('version', 0), ('used', 0)",
     ),
+    (
+        # What every change asks must not take longer with every task in flight or result kept.
+        "CREATE INDEX tickets_owner ON tickets (owner)",
+        "INSERT INTO counters SELECT 'kept', coalesce(sum(size), 0) FROM entries",
+        """
+        CREATE TRIGGER kept_changed AFTER UPDATE OF size ON entries WHEN new.size <> old.size BEGIN
+            UPDATE counters SET value = value + new.size - old.size WHERE name = 'kept';
+        END
+        """,
+        """
+        CREATE TRIGGER kept_removed AFTER DELETE ON entries WHEN old.size > 0 BEGIN
+            UPDATE counters SET value = value - old.size WHERE name = 'kept';
+        END
+        """,
+    ),
 )
 
 

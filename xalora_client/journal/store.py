@@ -521,8 +521,7 @@ class Journal:
 
     def version(self) -> int:
         """A number that grows with every change by any process; microseconds, made for polling."""
-        with self._database.read() as connection:
-            return int(connection.execute("SELECT value FROM counters WHERE name = 'version'").fetchone()[0])
+        return self._counter("version")
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Calls `listener` with the id of every entry this process changes or removes; returns the way out.
@@ -582,8 +581,7 @@ class Journal:
         return evicted
 
     def _kept_size(self) -> int:
-        with self._database.read() as connection:
-            return int(connection.execute("SELECT total(size) FROM entries WHERE size > 0").fetchone()[0])
+        return self._counter("kept")
 
     # Inside ----------------------------------------------------------------------------------------------
 
@@ -640,6 +638,11 @@ class Journal:
         with self._database.read() as connection:
             rows = connection.execute(f"SELECT * FROM entries {clause}", values).fetchall()
         return [entry_from_row(row, self._results.root) for row in rows]
+
+    def _counter(self, name: str) -> int:
+        with self._database.read() as connection:
+            row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+            return int(row[0])
 
     def _is_alive(self, owner_id: str) -> bool:
         if self._owner is not None and owner_id == self._owner.id:

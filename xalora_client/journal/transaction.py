@@ -229,16 +229,30 @@ class Transaction:
 
     def bury(self, is_alive: Callable[[str], bool]) -> None:
         """Removes the tickets of the dead; afterwards nothing is SENDING without a living sender."""
-        for (owner,) in self.connection.execute("SELECT DISTINCT owner FROM tickets").fetchall():
-            if not is_alive(owner):
-                self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
-        for row in self.connection.execute(
-            "SELECT id, state FROM entries WHERE worker IS NOT NULL"
-            " AND NOT EXISTS (SELECT 1 FROM tickets WHERE ticket = entries.worker)"
-        ).fetchall():
-            if row["state"] == TaskState.SENDING.value:
-                self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_DIED)
-            self.update(row["id"], worker=None)
+        for owner in self._owners():
+            if is_alive(owner):
+                continue
+            for row in self.connection.execute(
+                "SELECT entries.id, entries.state FROM tickets JOIN entries ON entries.worker = ticket"
+                " WHERE owner = ?",
+                (owner,),
+            ).fetchall():
+                if row["state"] == TaskState.SENDING.value:
+                    self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_DIED)
+                self.update(row["id"], worker=None)
+            self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
+
+    def _owners(self) -> list[str]:
+        # From one to the next by the index: SELECT DISTINCT would read every ticket, at every change.
+        rows = self.connection.execute(
+            "WITH RECURSIVE found(owner) AS ("
+            " SELECT min(owner) FROM tickets"
+            " UNION ALL"
+            " SELECT (SELECT min(owner) FROM tickets WHERE owner > found.owner) FROM found"
+            " WHERE found.owner IS NOT NULL"
+            ") SELECT owner FROM found WHERE owner IS NOT NULL"
+        )
+        return [row["owner"] for row in rows.fetchall()]
 
     def _counter(self, name: str) -> int:
         row = self.connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
