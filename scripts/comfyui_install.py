@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import Cached, cache_folder, fingerprint
+from cache import Cached, cache_folder, fingerprint, locked
 from commands import REPOSITORY, CommandError, pip_install, run, say
 from virtual import make_venv, venv_python
 
@@ -50,14 +50,8 @@ def source() -> Cached:
 
 
 def environment() -> Cached:
-    """The virtual environment that runs it: another one for other requirements or another Python."""
-    key = fingerprint(
-        WHEEL,
-        platform.machine(),
-        *requirements_for_tests(),
-        *_torch(),
-        (REPOSITORY / "requirements.txt").read_text(encoding="utf-8"),
-    )
+    """The virtual environment that runs it: another one for another ComfyUI, torch or Python."""
+    key = fingerprint(WHEEL, platform.machine(), *requirements_for_tests(), *_torch())
     major, minor = sys.version_info[:2]
     return Cached(cache_folder() / f"comfyui-venv-py{major}{minor}-{key}")
 
@@ -65,7 +59,8 @@ def environment() -> Cached:
 def find() -> Install | None:
     """The installed ComfyUI, if it is complete and its Python still runs."""
     install = Install(source().folder, venv_python(environment().folder))
-    if source().complete and environment().complete and _runs(install.python):
+    parts = source().complete, environment().complete, _pack_stamp().is_file()
+    if all(parts) and _runs(install.python):
         return install
     return None
 
@@ -83,6 +78,7 @@ def install() -> Install:
         if folder:
             say(f"Installing ComfyUI's requirements and torch into {folder}; some minutes the first time")
             _make_environment(folder)
+    _install_pack_requirements()
     return Install(source().folder, venv_python(environment_cached.folder))
 
 
@@ -133,9 +129,21 @@ def _make_environment(folder: Path) -> None:
         *requirements_for_tests(),
         "-r",
         str(requirements),
-        "-r",
-        str(REPOSITORY / "requirements.txt"),
     )
+
+
+def _pack_stamp() -> Path:
+    requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    return environment().folder / f".pack-requirements-{fingerprint(requirements)}"
+
+
+def _install_pack_requirements() -> None:
+    # Apart from the environment's key: a change of these few must not cost another torch. Clones that differ
+    # in them share the environment; their ranges are loose.
+    with locked(environment().folder.with_name(environment().folder.name + ".lock"), "ComfyUI's environment"):
+        if not _pack_stamp().is_file():
+            pip_install(venv_python(environment().folder), "-r", str(REPOSITORY / "requirements.txt"))
+            _pack_stamp().touch()
 
 
 def main() -> int:
