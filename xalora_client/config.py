@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
     max_in_flight: int = Field(8, ge=1, le=256, description="Tasks of one batch in flight at the same time.")
     inline_limit: ByteSize = Field(
-        ByteSize(4 * 1024**2), description="Largest input image sent inside the request, in bytes."
+        ByteSize(20 * 1024**2), description="Largest input image sent inside the request, in bytes."
     )
     store_url: str | None = Field(
         None, pattern=r"^s3://", description="Your S3-compatible store for input images: s3://bucket/prefix."

@@ -240,6 +240,8 @@ class Network:
         job_id: str | None = None,
     ) -> NetworkError | _Repeatable:
         kind, what, next_step = _REFUSALS[verdict]
+        if answer.status == 413:
+            next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
         error_type: ErrorType = "server_error" if answer.status >= 500 else "client_error"
         error = kind(
             f"{what} while {doing} (HTTP {answer.status}: {reason or 'no reason given'})",

@@ -168,6 +168,15 @@ async def test_a_refusal_is_one_typed_error_without_the_key(answer: Any, kind: A
     assert sequencer.count("task_create") == 1
 
 
+async def test_a_body_too_large_for_the_network_names_the_way_out() -> None:
+    async with (
+        ScriptedSequencer([Answer(413, "too large")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(RequestRefusedError, match="XALORA_STORE_URL"):
+            await client.execute_workflow(PICTURE)
+
+
 async def test_free_requests_are_repeated() -> None:
     answers = [Answer(500, "x"), Answer(drop="after"), Answer(200, "garbage"), status("running")]
     async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
