@@ -24,10 +24,11 @@ def fresh() -> str:
 
 
 def test_the_pack_loads_without_a_complaint(comfyui: ComfyUI) -> None:
-    """ComfyUI names the folder once, with the time it took; a complaint or traceback would name it again."""
+    """ComfyUI names the folder with the time it took; a complaint or a traceback would name it too."""
     naming = [line for line in comfyui.logs().splitlines() if str(comfyui.pack_dir) in line]
-    assert len(naming) == 1, naming
-    assert re.fullmatch(rf"\s*\d+\.\d seconds: {re.escape(str(comfyui.pack_dir))}", naming[0])
+    assert naming
+    loaded = re.compile(rf"\s*\d+\.\d seconds: {re.escape(str(comfyui.pack_dir))}")
+    assert [line for line in naming if not loaded.fullmatch(line)] == []
 
 
 def test_an_image_comes_back_number_for_number(comfyui: ComfyUI) -> None:
