@@ -9,6 +9,7 @@ from .tasks import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVid
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage
+from .workflow import workflow_nodes
 
 # Ids and sockets of a published node never change: saved graphs name them.
 NODES: list[type[io.ComfyNode]] = [
@@ -30,4 +31,4 @@ class XaloraExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         routes.register(compat.running_server())
-        return list(NODES)
+        return [*NODES, *workflow_nodes()]

@@ -63,10 +63,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a node returns instead of a result: ``links`` stand for its outputs."""
+    """What a node returns instead of a result: ``links`` stand for its outputs, and so may values."""
 
     nodes: Graph
-    links: list[Link]
+    links: list[Any]
 
 
 # --- upscaling --------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _placed(
     takes: Graph = {}
     for slot in bound.image_inputs:
         node_id = f"{prefix}take.{slot.parameter}"
-        takes[node_id] = _take(place, sockets[slot.parameter], [index], keep_alpha=True)
+        takes[node_id] = _take(place, sockets[slot.parameter], [index])
         links[slot.parameter] = ImageLinks([node_id, 0], [node_id, 1])
     graph = subgraph(bound, prefix, links)
     graph.nodes.update(takes)
@@ -248,14 +248,13 @@ def _cannot(handed: HandedOver, lacks: str) -> XaloraError:
 # --- the pack's own nodes in a subgraph -------------------------------------------------------------------
 
 
-def _take(place: Place, socket: str, indexes: Sequence[int], *, keep_alpha: bool = False) -> dict[str, Any]:
+def _take(place: Place, socket: str, indexes: Sequence[int]) -> dict[str, Any]:
     return {
         "class_type": TAKE_IMAGES,
         "inputs": {
             "image": place.inputs[socket],
             "list_index": place.list_index,
             "indexes": ",".join(str(index) for index in indexes),
-            "keep_alpha": keep_alpha,
         },
     }
 

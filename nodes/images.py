@@ -22,17 +22,27 @@ COLOUR_CHANNELS = 3
 PREVIEW_PIXELS = 512
 
 
-def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The images of an IMAGE ``[B, H, W, C]``, colour and alpha apart; without alpha the second is empty.
+def checked_batch(image: torch.Tensor) -> torch.Tensor:
+    """An IMAGE ``[B, H, W, C]`` as it is, if it holds any image.
 
     Raises:
-        InvalidTaskError: It holds no image.
+        InvalidTaskError: It holds none.
     """
     if image.ndim != 4 or image.shape[0] == 0:
         raise InvalidTaskError(
             f"The image input holds no images (its shape is {list(image.shape)})",
             next_step="Check what feeds it.",
         )
+    return image
+
+
+def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The images of an IMAGE ``[B, H, W, C]``, colour and alpha apart; without alpha the second is empty.
+
+    Raises:
+        InvalidTaskError: It holds no image.
+    """
+    image = checked_batch(image)
     if image.shape[3] <= COLOUR_CHANNELS:
         return list(image), []
     return list(image[..., :COLOUR_CHANNELS]), list(image[..., COLOUR_CHANNELS])

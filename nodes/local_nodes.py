@@ -32,7 +32,10 @@ def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
 
 
 class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
-    """Some images of a batch, with the mask that LoadImage would give for them."""
+    """Some images of a batch, as LoadImage would give them: colour, and a mask of what is transparent.
+
+    Past its end, a batch goes on with its last image.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -49,9 +52,6 @@ class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
                 io.Int.Input(
                     "list_index", default=0, min=0, optional=True, tooltip="Which element of a list."
                 ),
-                io.Boolean.Input(
-                    "keep_alpha", default=False, optional=True, tooltip="Keep a fourth channel."
-                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="IMAGE", tooltip="The images named."),
@@ -65,15 +65,15 @@ class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
         image: list[torch.Tensor],
         indexes: list[str],
         list_index: Sequence[int] = (0,),
-        keep_alpha: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
         batch = _element(image, list_index)
-        taken = batch[[int(index) for index in indexes[0].split(",")]]
+        last = len(batch) - 1
+        taken = batch[[min(int(index), last) for index in indexes[0].split(",")]]
         if taken.shape[3] > COLOUR_CHANNELS:
             mask = 1.0 - taken[..., COLOUR_CHANNELS]
         else:
             mask = torch.zeros(taken.shape[:3])
-        return io.NodeOutput(taken if keep_alpha[0] else taken[..., :COLOUR_CHANNELS], mask)
+        return io.NodeOutput(taken[..., :COLOUR_CHANNELS], mask)
 
 
 class XaloraMergeImages(io.ComfyNode):  # type: ignore[misc]

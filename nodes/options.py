@@ -166,6 +166,17 @@ def run_options(widgets: Mapping[str, Any]) -> RunOptions:
     )
 
 
+def decode_frames_input() -> io.Input:
+    """Whether a video's frames are wanted."""
+    return io.Boolean.Input(
+        "decode_frames",
+        default=True,
+        optional=True,
+        tooltip="Decode the frames for the IMAGE output. Off: no memory is spent on them, and the VIDEO "
+        "output is all there is.",
+    )
+
+
 def checked_prompt(prompt: str) -> str:
     """The prompt, if there is one.
 

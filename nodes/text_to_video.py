@@ -13,8 +13,7 @@ from .seeds import seed_input
 from .videos import VideoSink
 
 FRAMES_OFF = (
-    "decode_frames is off on Xalora Text to Video, so its IMAGE output has no frames. Switch it on, or use "
-    "the VIDEO output."
+    "decode_frames is off, so the IMAGE output has no frames. Switch it on, or use the VIDEO output instead."
 )
 
 
@@ -67,13 +66,7 @@ class XaloraTextToVideo(XaloraNode):
             inputs=[
                 prompt_input(),
                 seed_input(),
-                io.Boolean.Input(
-                    "decode_frames",
-                    default=True,
-                    optional=True,
-                    tooltip="Decode the frames for the IMAGE output. Off: no memory is spent on them, and "
-                    "the VIDEO output is all there is.",
-                ),
+                options.decode_frames_input(),
                 *video_inputs(),
                 *options.task_inputs(),
                 *options.wait_inputs(),

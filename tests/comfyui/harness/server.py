@@ -253,7 +253,10 @@ class ComfyUI(Client):
 
 
 class ComfyUIFactory:
-    """`comfyui_factory(env={...}, arguments=(...))` boots one more ComfyUI; it ends with the test."""
+    """`comfyui_factory(env={...}, arguments=(...))` boots one more ComfyUI; it ends with the test.
+
+    `.prepared(...)` does not boot it yet, so that a test can put files into its folders first.
+    """
 
     def __init__(self, install: Install, root: Path) -> None:
         self._install = install
@@ -261,9 +264,13 @@ class ComfyUIFactory:
         self.started: list[ComfyUI] = []
 
     def __call__(self, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> ComfyUI:
+        extra = self.prepared(env, arguments)
+        extra.boot()
+        return extra
+
+    def prepared(self, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> ComfyUI:
         extra = ComfyUI(self._install, self._root / f"comfyui-{len(self.started)}", env, arguments)
         self.started.append(extra)
-        extra.boot()
         return extra
 
 
