@@ -398,6 +398,45 @@ def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path) -> None:
     assert document["exit_code"] == 130
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_a_cancel_that_was_not_confirmed_is_said_and_settled_later(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        devnet.add_fault("task_cancel:503:n=1")
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", photo)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+        (task_id,) = devnet.task_ids()
+        assert process.returncode == 130
+        assert f"xalora cancel {task_id}" in err
+        assert devnet.task(task_id).status in ("waiting", "running")
+        assert [task["state"] for task in cli.json("tasks")["tasks"]] == ["cancel_pending"]
+        resumed = cli("resume", "--all")
+        assert resumed.returncode == 0
+        assert f"task {task_id} is canceled, as was asked before" in resumed.stdout
+        assert devnet.task(task_id).status == "canceled"
+        assert cli.json("tasks")["tasks"] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_while_a_create_is_unanswered_says_that_its_outcome_is_unknown(
+    tmp_path: Path, photo: Path
+) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        devnet.add_fault("task_create:delay:seconds=60")
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", photo)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_create"] == 1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+        assert process.returncode == 130
+        (task,) = cli.json("tasks")["tasks"]
+        assert task["state"] == "unknown"
+        assert task["job_id"] in err
+        assert cli("upscale", photo, "--fallback", "never").returncode == 6
+
+
 # --- tasks begun before -----------------------------------------------------------------------------------
 
 
@@ -538,7 +577,7 @@ def test_devnet_shows_a_person_what_to_export(started: Start) -> None:
     network = started("devnet", "--miners", 0)
     assert network.stdout is not None
     lines = []
-    while not (lines and "╰" in lines[-1]):
+    while not (lines and "Ctrl-C" in lines[-1]):
         lines.append(network.stdout.readline())
         assert lines[-1], "it ended without its panel"
     text = "".join(lines)

@@ -77,7 +77,7 @@ class Exhibit:
 def demo(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IMAGES]...", help="Your own pictures; else some photographs."),
+        typer.Argument(metavar="IMAGES", help="Your own pictures; else some photographs."),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")

@@ -124,7 +124,7 @@ def existing_inputs(files: Sequence[str]) -> list[str]:
 
 @command
 def upscale(
-    files: Annotated[list[str], typer.Argument(metavar="FILES...", help="Images: paths or http(s) URLs.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILES", help="Images: paths or http(s) URLs.")],
     output: Output = None,
     force: Force = False,
     as_json: AsJson = False,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -158,19 +160,22 @@ def _comfyui_options(url: str) -> dict[str, Any]:
 
 
 def _panel(url: str, api_key: str, miners: int) -> Panel:
-    lines = Table.grid(padding=(0, 1))
+    lines = Table.grid()
     lines.add_row(Text("In another terminal:", style="bold"))
     for variable, value in (("XALORA_WORKFLOW_URL", url), ("XALORA_API_KEY", api_key)):
-        lines.add_row(Text(f"export {variable}='{printable(value)}'", style="cyan", no_wrap=True))
+        line = f"$env:{variable} = '{value}'" if os.name == "nt" else f"export {variable}='{value}'"
+        lines.add_row(Text(printable(line), style="cyan", no_wrap=True))
     lines.add_row(Text("xalora upscale photo.jpg", style="cyan"))
     lines.add_row("")
     lines.add_row(Text(f"Counts: {url}/devnet/stats", style="dim", no_wrap=True))
     lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs: no model runs.", style="dim"))
     return Panel(
         lines,
+        # No lines at the sides: these would be copied along.
+        box=box.HORIZONTALS,
         title=f"Xalora devnet, {counted(miners, 'miner')}",
         subtitle="Ctrl-C ends it",
         border_style="green",
         expand=False,
-        padding=(1, 2),
+        padding=(1, 0),
     )

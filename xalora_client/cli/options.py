@@ -58,7 +58,7 @@ EngineChoice = Annotated[
 ]
 FallbackChoice = Annotated[
     Fallback | None,
-    typer.Option("--fallback", help="When this machine takes over. [default: as `xalora config` shows]"),
+    typer.Option("--fallback", help="When this machine takes over; default: see xalora config."),
 ]
 IfUnknownChoice = Annotated[
     IfUnknown,
@@ -77,7 +77,7 @@ Timeout = Annotated[
         "--timeout",
         metavar="SECONDS",
         min=0.001,
-        help="How long to wait; the task runs on after it. [default: as `xalora config` shows]",
+        help="How long to wait, the task runs on after it; default: see xalora config.",
     ),
 ]
 MaxInFlight = Annotated[

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("xalora_client.cli")
 
 Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Task ids or job ids.", show_default=False)
+    list[str] | None, typer.Argument(metavar="ID", help="Task ids or job ids.", show_default=False)
 ]
 
 AT_NETWORK = (TaskState.SUBMITTED, TaskState.CANCEL_PENDING)
@@ -77,10 +77,16 @@ def tasks(
         screen.show(_table(entries, attended))
     if every and total > len(entries):
         screen.say((f"{total - len(entries)} older ones are not shown; see --limit.", "dim"))
-    idle = sum(not busy for busy in attended.values())
-    if idle:
-        screen.say(f"{counted(idle, 'task')} open with nobody at work: xalora resume --all takes them up.")
-    elif not entries:
+    idle = [entry for entry in still_open if not attended[entry.id]]
+    undecided = sum(entry.state is TaskState.UNKNOWN for entry in idle)
+    if len(idle) > undecided:
+        screen.say(f"{counted(len(idle) - undecided, 'task')} with nobody at work: xalora resume --all")
+    if undecided:
+        screen.say(
+            f"{counted(undecided, 'outcome')} unknown: look for the job in your account, then run the same "
+            "command with --if-unknown resend or forget, or: xalora forget JOB"
+        )
+    if not entries:
         screen.say("No tasks." if every else "No open tasks; --all shows those that have ended.")
     return ExitCode.DONE
 

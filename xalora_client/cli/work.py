@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import XaloraError
+from ..errors import JournalError, XaloraError
 from ..events import EventCallback, TaskEvent
+from ..journal import TaskState
 from ..results import REMOTE_ENGINE, RunResult
 from .command import run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
@@ -45,6 +48,7 @@ class Report:
     """How a job stands; in the end exactly one of ``result``, ``error`` and neither (interrupted) is so."""
 
     job: Job
+    begun: bool = False
     task_id: str | None = None
     result: RunResult | None = None
     error: XaloraError | None = None
@@ -113,6 +117,7 @@ class Workshop:
             board.event(key, event)
 
         async with self._places:
+            report.begun = True
             board.begin(key, report.job.label)
             try:
                 report.result = await report.job.do(hear)
@@ -191,6 +196,7 @@ def do_jobs(
     """Do jobs with a client of their own, and report them. Ctrl-C cancels them in the network, too."""
     from ..client import AsyncXalora
 
+    began = time()
     client = AsyncXalora(settings=settings)
     workshop = Workshop(screen, make_jobs(client), force=force, at_once=at_once or settings.max_in_flight)
 
@@ -199,7 +205,9 @@ def do_jobs(
             try:
                 await workshop.run()
             except asyncio.CancelledError:
-                _say_what_runs_on(screen, client, workshop.reports)
+                # A journal that can't be read has said so before, and must not hide the interrupt.
+                with suppress(JournalError):
+                    _say_what_runs_on(screen, client, workshop.reports, began)
                 raise
 
     try:
@@ -218,19 +226,25 @@ def document_of(reports: Sequence[Report], code: ExitCode) -> dict[str, Any]:
 
 
 def _say_what_is_canceled(screen: Screen, reports: Sequence[Report]) -> None:
-    under_way = sum(report.task_id is not None and not report.files for report in reports)
-    if under_way:
-        screen.note(
-            f"Canceling {counted(under_way, 'task')} in the network, at most 3 s (Ctrl-C again: at once) ..."
-        )
+    """On an interrupt: what keeps the command from ending at once."""
+    begun = [report for report in reports if report.begun and report.code is ExitCode.INTERRUPTED]
+    known = sum(report.task_id is not None for report in begun)
+    parts = []
+    if known:
+        parts.append(f"canceling {counted(known, 'task')} in the network")
+    if len(begun) > known:
+        parts.append(f"finding out what became of {counted(len(begun) - known, 'create')}")
+    if parts:
+        screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again: at once).")
 
 
-def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Report]) -> None:
+def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Report], began: float) -> None:
     """After an interrupt: which tasks were canceled, and which may run on."""
+    journal = client.journal
     for report in reports:
-        if report.task_id is None or report.files:
+        if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
-        entry = client.journal.by_task_id(report.task_id, client.settings.workflow_url)
+        entry = journal.by_task_id(report.task_id, client.settings.workflow_url)
         if entry is not None and entry.is_open:
             screen.warn(
                 f"{report.job.label}: task {report.task_id} may run on and be charged; "
@@ -238,3 +252,9 @@ def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Rep
             )
         elif entry is not None:
             screen.note(f"{report.job.label}: task {report.task_id} is {entry.state.value}")
+    for entry in journal.entries(states=[TaskState.UNKNOWN], limit=len(reports)):
+        if entry.created_at >= began:
+            screen.warn(
+                f"{entry.work.label}: job {entry.job_id} was sent and not answered; it may exist and be "
+                "charged (see: xalora tasks)"
+            )

@@ -166,13 +166,13 @@ def show(name: Name, as_json: AsJson = False) -> ExitCode:
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Default: all.", autocompletion=_complete_name),
+        typer.Argument(metavar="NAME", help="Default: all.", autocompletion=_complete_name),
     ] = None,
     comfyui: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="A ComfyUI server: can it run them? [default: XALORA_COMFYUI_URL]",
+            help="A ComfyUI server: can it run them? Default: XALORA_COMFYUI_URL.",
             show_default=False,
         ),
     ] = None,
