@@ -161,8 +161,8 @@ class _Routes:
         return web.json_response(await bridge.run(account.remove_key()))
 
     async def test_key(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        return web.json_response(await bridge.run(account.test_key()))
+        body = await _body(request)
+        return web.json_response(await bridge.run(account.test_key(recent=body.get("recent") is True)))
 
 
 def _guarded(handler: Handler) -> Handler:

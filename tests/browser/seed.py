@@ -1,0 +1,204 @@
+"""Fills a journal, as another process on the same machine would, with tasks in every state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from xalora_client.journal import Entry, Journal, Work
+
+HOUR = 3600.0
+
+
+class Clock:
+    """A wall clock that is set by hand, so that tasks can have been long ago."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Seeder:
+    """Makes entries in `journal`, the network's address being `url`."""
+
+    journal: Journal
+    clock: Clock
+    url: str
+    made: int = 0
+
+    def entry(
+        self,
+        task_type: str,
+        label: str,
+        *,
+        ago: float,
+        took: float = 3.0,
+        then: Callable[[Seeder, Entry, str], None] = lambda *_: None,
+        **details: Any,
+    ) -> Entry:
+        """An entry begun `ago` seconds before now; `then` takes it from there, given its ticket."""
+        now = self.clock.now
+        self.made += 1
+        self.clock.now = now - ago
+        work = Work(
+            fingerprint=f"{self.made:064x}",
+            sequencer_url=self.url,
+            consumer_id="devnet",
+            task_type=task_type,
+            workflow_id=details.pop("workflow_id", None),
+            kind=details.pop("kind", task_type),
+            label=label,
+            details=details,
+        )
+        claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}")
+        try:
+            then(self, claim.entry, claim.ticket)
+        finally:
+            self.clock.now = now
+            self.journal.leave(claim.ticket)
+        return self.journal.entry(claim.entry.id)
+
+    def submitted(self, entry: Entry, task_id: str | None = None) -> str:
+        """The network has accepted the entry."""
+        self.journal.sending(entry.id)
+        task_id = task_id or f"task-{entry.id:04d}-{entry.job_id[-6:]}"
+        self.journal.submitted(entry.id, task_id)
+        return task_id
+
+
+def kept(
+    data: bytes, suffix: str, *, queued: float = 0.8, took: float = 4.2, miner: str | None = None
+) -> Any:
+    """For `then`: the result came and is on disk."""
+
+    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
+        seeder.submitted(entry)
+        seeder.clock.now += queued
+        seeder.journal.status(entry.id, "running")
+        seeder.clock.now += took
+        seeder.journal.finished(entry.id, "result")
+        file = seeder.journal.result_stem(entry).with_suffix(suffix)
+        file.write_bytes(data)
+        seeder.journal.kept(entry.id, [file], miner=miner)
+        seeder.journal.delivered(entry.id)
+
+    return finish
+
+
+def failed(reason: str) -> Any:
+    """For `then`: a miner gave up."""
+
+    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
+        seeder.submitted(entry)
+        seeder.clock.now += 6
+        seeder.journal.failed(entry.id, reason)
+
+    return finish
+
+
+def canceled(seeder: Seeder, entry: Entry, _: str) -> None:
+    """For `then`: its owner did not want it any more."""
+    seeder.submitted(entry)
+    seeder.journal.cancel_pending(entry.id)
+    seeder.journal.canceled(entry.id)
+
+
+def unknown(seeder: Seeder, entry: Entry, _: str) -> None:
+    """For `then`: the answer to the create never came."""
+    seeder.journal.sending(entry.id)
+    seeder.journal.unknown(entry.id, "The answer to the create never came.")
+
+
+def not_sent(reason: str, engine: str | None = None) -> Any:
+    """For `then`: it never left; with an engine, that did it in the network's stead."""
+
+    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
+        seeder.journal.not_sent(entry.id, reason)
+        if engine:
+            seeder.journal.fell_back(entry.id, engine=engine)
+
+    return finish
+
+
+def left_running(seeder: Seeder, entry: Entry, _: str) -> None:
+    """For `then`: it runs in the network and nobody waits for it."""
+    seeder.submitted(entry)
+    seeder.journal.status(entry.id, "running")
+
+
+@contextmanager
+def seeder(state_dir: Path, url: str, now: float) -> Iterator[Seeder]:
+    """The journal in a state folder, opened beside whoever else has it open."""
+    clock = Clock(now)
+    with Journal.open(
+        state_dir / "journal.sqlite3", state_dir / "results", busy_seconds=30, wall_clock=clock
+    ) as journal:
+        yield Seeder(journal, clock, url)
+
+
+def picture(seed: int, width: int = 640, height: int = 480) -> bytes:
+    """A JPEG with soft shapes, another one for each seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    sky = rng.uniform(0.1, 0.9, (2, 3)).astype(np.float32)
+    mix = (y / height)[..., None]
+    pixels = sky[0] * (1 - mix) + sky[1] * mix
+    for _ in range(4):
+        centre = rng.uniform(0.1, 0.9, 2) * (width, height)
+        radius = rng.uniform(0.08, 0.3) * width
+        edge = np.clip((radius - np.hypot(x - centre[0], y - centre[1])) / 3, 0, 1)[..., None]
+        pixels = pixels * (1 - edge * 0.75) + rng.uniform(0, 1, 3).astype(np.float32) * edge * 0.75
+    out = io.BytesIO()
+    Image.fromarray((pixels * 255).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=88)
+    return out.getvalue()
+
+
+def every_state(seeder: Seeder, video: bytes) -> None:
+    """A day in the life of a sidebar."""
+    seeder.entry("upscaler", "upscale an image", ago=26 * HOUR, then=kept(picture(1), ".jpg", took=5.1))
+    seeder.entry(
+        "txt2img",
+        "a lighthouse on a cliff at dawn, oil on canvas",
+        ago=9 * HOUR,
+        workflow_id="3",
+        then=kept(picture(2), ".jpg", took=11.4),
+    )
+    seeder.entry("upscaler", "upscale portrait.png", ago=8 * HOUR, then=canceled)
+    seeder.entry(
+        "txt2vid",
+        "waves roll over black sand, slow pan, golden hour",
+        ago=5 * HOUR,
+        workflow_id="1",
+        then=kept(video, ".mp4", queued=14, took=212, miner="0x4a…e1"),
+    )
+    seeder.entry(
+        "txt2vid",
+        "a paper boat drifts down a rainy street",
+        ago=4 * HOUR,
+        workflow_id="1",
+        then=failed("CUDA out of memory on the miner while decoding frame 41"),
+    )
+    seeder.entry("upscaler", "upscale scan-0031.tif", ago=3 * HOUR, then=unknown)
+    seeder.entry(
+        "upscaler",
+        "upscale an image",
+        ago=2 * HOUR,
+        then=not_sent("The network can't be reached", engine="4x-UltraSharp"),
+    )
+    for index in range(3):
+        seeder.entry(
+            "upscaler",
+            "upscale an image",
+            ago=1800 - index * 20,
+            then=kept(picture(10 + index), ".jpg", took=3.4 + index * 0.7),
+        )

@@ -1,0 +1,47 @@
+/** A dialog over the page: the browser's own, which keeps the focus inside and closes on Escape. */
+
+import { iconButton, make } from './dom.js'
+
+let serial = 0
+
+/**
+ * Open a dialog and give it back; `close` events end it and remove it.
+ *
+ * @param {string} title
+ * @param {object} options
+ * @param {Function} options.t Looks up texts.
+ * @param {string} [options.kind] Added to the class.
+ * @param {Node[]} options.body
+ * @param {Node[]} [options.footer]
+ * @returns {HTMLDialogElement}
+ */
+export function openDialog(title, { t, kind = '', body, footer = [] }) {
+  const before = document.activeElement
+  const titleId = `xalora-dialog-${(serial += 1)}`
+  const dialog = make(
+    'dialog',
+    { class: `xalora xalora-dialog ${kind}`.trim(), 'aria-labelledby': titleId },
+    make(
+      'header',
+      { class: 'xalora-dialog-head' },
+      make('h2', { id: titleId, class: 'xalora-dialog-title', text: title }),
+      iconButton('times', t('action.close'), () => dialog.close())
+    ),
+    make('div', { class: 'xalora-dialog-body' }, ...body),
+    footer.length ? make('footer', { class: 'xalora-dialog-foot' }, ...footer) : null
+  )
+  // ComfyUI's shortcuts must not act on the canvas behind.
+  for (const event of ['keydown', 'keyup', 'keypress', 'paste', 'copy']) {
+    dialog.addEventListener(event, (raised) => raised.stopPropagation())
+  }
+  dialog.addEventListener('pointerdown', (pressed) => {
+    if (pressed.target === dialog) dialog.close()
+  })
+  dialog.addEventListener('close', () => {
+    dialog.remove()
+    if (before?.isConnected) before.focus({ preventScroll: true })
+  })
+  document.body.append(dialog)
+  dialog.showModal()
+  return dialog
+}

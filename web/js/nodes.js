@@ -1,0 +1,45 @@
+/** The node that a task came from, found on the canvas of either renderer. */
+
+/**
+ * The node of this execution id (`7`, or `3:7` inside of a subgraph) in the open workflow, if it is one of ours:
+ * ids say nothing about which workflow they belong to.
+ */
+export function findNode(app, executionId) {
+  let graph = app.rootGraph ?? app.graph
+  let found = null
+  for (const part of String(executionId ?? '').split(':')) {
+    const node = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part)
+    if (!node) return null
+    found = { node, graph }
+    graph = node.subgraph
+  }
+  const type = found?.node.comfyClass ?? found?.node.type ?? ''
+  return type.startsWith('Xalora') ? found : null
+}
+
+/** Select the node and bring it into sight; false where it is not in the open workflow. */
+export function showNode(app, executionId) {
+  const found = findNode(app, executionId)
+  const canvas = app.canvas
+  if (!found || !canvas) return false
+  if (canvas.graph !== found.graph) canvas.setGraph(found.graph)
+  canvas.deselectAll()
+  canvas.selectNode(found.node)
+  if (canvas.animateToBounds && found.node.boundingRect) canvas.animateToBounds(found.node.boundingRect)
+  else canvas.centerOnNode(found.node)
+  return true
+}
+
+/** Put a new node of this type into the middle of the canvas and select it. */
+export function addNode(app, type) {
+  const node = window.LiteGraph?.createNode(type)
+  const canvas = app.canvas
+  if (!node || !canvas) return false
+  const { offset, scale } = canvas.ds
+  const view = canvas.canvas.getBoundingClientRect()
+  node.pos = [view.width / 2 / scale - offset[0] - node.size[0] / 2, view.height / 2 / scale - offset[1] - node.size[1] / 2]
+  canvas.graph.add(node)
+  canvas.deselectAll()
+  canvas.selectNode(node)
+  return true
+}

@@ -1,0 +1,53 @@
+/** One toast for each prompt that fell back or failed, however many images it has. */
+
+const LIFE = 12000
+const REMEMBERED = 200
+
+/**
+ * @param {object} context
+ * @param {Function} context.t Looks up texts.
+ * @param {(message: object) => void} context.toast Shows one of ComfyUI's toasts.
+ */
+export function createNotices({ t, toast }) {
+  const told = new Set()
+
+  function once(kind, promptId, message) {
+    const key = `${kind} ${promptId}`
+    if (told.has(key)) return
+    told.add(key)
+    if (told.size > REMEMBERED) told.delete(told.values().next().value)
+    toast({ life: LIFE, ...message })
+  }
+
+  return {
+    /** @param {{prompt_id: string, reason: string, count: number, total: number}} event From the pack's server side. */
+    onFallback(event) {
+      const scope = event.total > 1 ? t('notice.fallbackSome', event) : ''
+      once('fallback', event.prompt_id, {
+        severity: 'warn',
+        summary: t('notice.fallback'),
+        detail: [scope, sentence(event.reason), t('notice.fallbackNext')].filter(Boolean).join(' ')
+      })
+    },
+
+    /** @param {object} event ComfyUI's `execution_error`. */
+    onError(event) {
+      if (!String(event.node_type ?? '').startsWith('Xalora')) return
+      once('error', event.prompt_id, {
+        severity: 'error',
+        summary: t('notice.failed', { node: event.node_id }),
+        detail: firstWords(event.exception_message ?? '')
+      })
+    }
+  }
+}
+
+function sentence(text) {
+  const trimmed = (text ?? '').trim()
+  return trimmed && !/[.!?]$/.test(trimmed) ? `${trimmed}.` : trimmed
+}
+
+function firstWords(text) {
+  const line = text.trim().split('\n')[0]
+  return line.length > 280 ? `${line.slice(0, 277)}...` : line
+}

@@ -1,0 +1,419 @@
+/** The sidebar tab: what runs, what has come back, what failed, and what to do about it. */
+
+import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } from './dom.js'
+import { hostOf } from './key_dialog.js'
+import { createTaskView } from './task_view.js'
+import { VirtualList } from './virtual_list.js'
+
+const ROW_HEIGHT = 64
+const HEADER_HEIGHT = 34
+const TICK = 1000
+const FILTERS = ['all', 'active', 'done', 'failed']
+
+export class Panel {
+  /**
+   * @param {object} context
+   * @param {Function} context.t Looks up texts.
+   * @param {import('./service.js').Service} context.service
+   * @param {import('./store.js').TaskStore} context.store
+   * @param {object} context.host What ComfyUI does for us: `canShowNode`, `showNode`, `confirm`, `toast`,
+   *   `openKey`, `openSettings`, `openExamples`, `addNode`, `openViewer`.
+   */
+  constructor(context) {
+    this._context = context
+    this._element = null
+    this._status = null
+    this._network = null
+    this._offline = false
+    this._ticking = 0
+    this._onChange = () => this._show()
+  }
+
+  /** ComfyUI calls this with the same element more than once. */
+  mount(slot) {
+    if (this._element?.parentElement === slot) return
+    this.unmount()
+    slot.classList.add('xalora-slot')
+    this._build()
+    slot.replaceChildren(this._element)
+    this._context.store.addEventListener('change', this._onChange)
+    this._ticking = setInterval(() => {
+      if (!document.hidden) this._list?.update()
+    }, TICK)
+    this._show()
+    void this._context.store.open()
+    void this._lookAround()
+  }
+
+  unmount() {
+    if (!this._element) return
+    clearInterval(this._ticking)
+    this._context.store.removeEventListener('change', this._onChange)
+    this._context.store.close()
+    this._list?.destroy()
+    this._list = null
+    this._element.remove()
+    this._element = null
+  }
+
+  /** @param {object} status The server's account of key, network and settings. */
+  setStatus(status) {
+    const before = this._status
+    this._status = status
+    if (before?.key?.present !== status.key?.present || before?.endpoint?.url !== status.endpoint?.url) this._network = null
+    this._show()
+  }
+
+  /** @param {boolean} offline Whether the connection to ComfyUI is lost. */
+  setOffline(offline) {
+    if (this._offline === offline) return
+    this._offline = offline
+    this._show()
+    if (!offline && this._element) {
+      void this._context.store.refresh()
+      void this._lookAround()
+    }
+  }
+
+  /** Ask for the status, and whether the network answers. */
+  async _lookAround(again = false) {
+    const { service } = this._context
+    try {
+      this.setStatus(await service.status())
+      if (this._status.key?.present) this._network = await service.testKey(!again)
+    } catch (error) {
+      if (!error.isOffline) this._network = { outcome: 'failed', message: error.message }
+    }
+    this._show()
+  }
+
+  _build() {
+    const { t } = this._context
+    this._banner = make('div', { class: 'xalora-banners', 'aria-live': 'polite' })
+    this._search = make('input', {
+      type: 'search',
+      class: 'xalora-input xalora-search',
+      placeholder: t('filter.search'),
+      'aria-label': t('filter.search'),
+      spellcheck: 'false',
+      on: { input: () => this._context.store.setText(this._search.value.trim()) }
+    })
+    this._search.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape' && this._search.value) {
+        event.stopPropagation()
+        this._clearSearch()
+      } else if (event.key === 'ArrowDown') {
+        event.preventDefault()
+        this._scroller.querySelector('.xalora-task-main')?.focus()
+      }
+    })
+    this._filters = new Map(
+      FILTERS.map((name) => {
+        const count = make('span', { class: 'xalora-count' })
+        const button = make(
+          'button',
+          { type: 'button', class: 'xalora-filter', data: { filter: name }, on: { click: () => this._setFilter(name) } },
+          make('span', { text: t(`filter.${name}`) }),
+          count
+        )
+        return [name, { button, count }]
+      })
+    )
+    this._scroller = make('div', { class: 'xalora-list', role: 'list', 'aria-label': t('list.label') })
+    this._scroller.addEventListener('keydown', (event) => this._onListKey(event))
+    this._empty = make('div', { class: 'xalora-empty' })
+    this._foot = make('footer', { class: 'xalora-foot' })
+    this._announcer = make('div', { class: 'xalora-visually-hidden', role: 'status', 'aria-live': 'polite' })
+    this._element = make(
+      'section',
+      { class: 'xalora xalora-panel', 'aria-label': t('title') },
+      make(
+        'header',
+        { class: 'xalora-head' },
+        make('span', { class: 'xalora-mark', 'aria-hidden': 'true' }),
+        make('h2', { class: 'xalora-head-title', text: t('title') }),
+        iconButton('key', t('action.openKey'), () => this._context.host.openKey()),
+        iconButton('cog', t('action.openSettings'), () => this._context.host.openSettings())
+      ),
+      this._banner,
+      make(
+        'div',
+        { class: 'xalora-tools' },
+        make('div', { class: 'xalora-search-field' }, icon('search'), this._search),
+        make('div', { class: 'xalora-filters', role: 'group', 'aria-label': t('filter.label') }, ...[...this._filters.values()].map(({ button }) => button))
+      ),
+      this._scroller,
+      this._empty,
+      this._foot,
+      this._announcer
+    )
+    this._search.value = this._context.store.text
+    this._actions = this._newActions()
+    this._list = new VirtualList(this._scroller, {
+      rowHeight: ROW_HEIGHT,
+      headerHeight: HEADER_HEIGHT,
+      create: (kind, name, key) => this._createItem(kind, name, key),
+      onRange: (name, start, end) => this._context.store.want(name, start, end)
+    })
+  }
+
+  /** What can be done to a task: for its row, and for its viewer. */
+  _newActions() {
+    const { t, service, store, host } = this._context
+    const act = (name, done) => async (row) => {
+      try {
+        const answer = await service.act(row.id, name)
+        done(row, answer)
+      } catch (error) {
+        host.toast({ severity: 'error', summary: error.message, detail: error.detail, life: 10000 })
+        void store.refresh()
+      }
+    }
+    const forget = act('forget', (row) => store.drop(row.id))
+    return {
+      open: (row) => host.openViewer(row, this._actions),
+      showNode: (row) => host.showNode(row),
+      cancel: act('cancel', (_, fresh) => store.put(fresh)),
+      resume: act('resume', (_, fresh) => store.put(fresh)),
+      copy: async (row) => {
+        await copyText(row.task_id)
+        host.toast({ severity: 'success', summary: t('notice.copied'), detail: row.task_id, life: 2500 })
+      },
+      forget: async (row) => {
+        const sure = await host.confirm({
+          title: t('confirm.forgetTitle'),
+          message: t(row.files.length ? 'confirm.forgetKept' : row.group === 'active' || row.state === 'unknown' ? 'confirm.forgetOpen' : 'confirm.forget')
+        })
+        if (sure) await forget(row)
+      }
+    }
+  }
+
+  async cancelAll() {
+    const { t, service, store, host } = this._context
+    const sure = await host.confirm({ title: t('confirm.cancelAllTitle'), message: t('confirm.cancelAll', { count: store.counts.active }) })
+    if (!sure) return
+    try {
+      const { canceled, failed } = await service.cancelAll()
+      host.toast({
+        severity: failed.length ? 'warn' : 'success',
+        summary: t('notice.canceledAll', { count: canceled }),
+        detail: failed[0] ?? '',
+        life: 6000
+      })
+    } catch (error) {
+      host.toast({ severity: 'error', summary: error.message, detail: error.detail, life: 10000 })
+    }
+  }
+
+  _createItem(kind, name, key) {
+    if (kind === 'header') return this._createHeader(name)
+    if (kind === 'gap') {
+      const element = make('div', { class: 'xalora-task xalora-gap', 'aria-hidden': 'true' })
+      return { element, update: () => {} }
+    }
+    const { t, service, store, host } = this._context
+    const view = createTaskView({ t, service, now: () => store.now(), canShowNode: host.canShowNode, actions: this._actions })
+    return {
+      element: view.element,
+      focus: view.focus,
+      update: (_, index) => {
+        const row = store.rows.get(Number(key))
+        if (row) view.update(row, index)
+      }
+    }
+  }
+
+  _createHeader(name) {
+    const { t, store } = this._context
+    const count = make('span', { class: 'xalora-count' })
+    const element = make(
+      'div',
+      { class: 'xalora-section', role: 'presentation' },
+      make('h3', { class: 'xalora-section-title', text: t(`list.${name}`) }),
+      count,
+      make('span', { class: 'xalora-spring' }),
+      name === 'active' ? make('button', { type: 'button', class: 'xalora-link xalora-danger', text: t('action.cancelAll'), on: { click: () => this.cancelAll() } }) : null
+    )
+    return {
+      element,
+      update: () => setText(count, String(store.sections.find((section) => section.name === name)?.total ?? 0))
+    }
+  }
+
+  _onListKey(event) {
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -1e9, End: 1e9 }
+    if (!(event.key in steps) || !event.target.closest('.xalora-task')) return
+    event.preventDefault()
+    event.stopPropagation()
+    this._list.focusNeighbour(event.target, steps[event.key])
+  }
+
+  _setFilter(name) {
+    this._context.store.setFilter(name)
+    this._list.scrollToTop()
+    this._show()
+  }
+
+  _clearSearch() {
+    this._search.value = ''
+    this._context.store.setText('')
+    this._search.focus()
+  }
+
+  _show() {
+    if (!this._element) return
+    const { store } = this._context
+    this._showFilters()
+    fillAs(this._banner, this._situation(), () => this._bannerFor())
+    this._showFoot()
+    const sections = store.sections.filter((section) => section.total > 0)
+    const visible = store.loaded ? sections : []
+    const isEmpty = visible.length === 0
+    this._scroller.hidden = isEmpty
+    this._empty.hidden = !isEmpty
+    const situation = `${isEmpty} ${store.loaded} ${store.filter} ${store.text} ${store.everything > 0} ${this._situation()}`
+    fillAs(this._empty, situation, () => (!isEmpty ? null : store.loaded ? this._emptyState() : this._beforeTasks()))
+    this._list.show(
+      visible.map(({ name, ids, total }) => ({
+        name,
+        count: total,
+        header: true,
+        keyAt: (index) => (ids[index] === undefined ? null : String(ids[index]))
+      }))
+    )
+    this._announce()
+  }
+
+  _showFilters() {
+    const { store } = this._context
+    const counts = { all: store.everything, ...store.counts }
+    for (const [name, { button, count }] of this._filters) {
+      button.setAttribute('aria-pressed', String(store.filter === name))
+      setText(count, counts[name] ? compact(counts[name]) : '')
+    }
+  }
+
+  _announce() {
+    const { t, store } = this._context
+    if (store.loaded) setText(this._announcer, t('list.announcement', store.counts))
+  }
+
+  /** All that banner and empty states depend on. */
+  _situation() {
+    const { error } = this._context.store
+    return JSON.stringify([this._offline, error && [error.status, error.message], this._status, this._network])
+  }
+
+  /** The one thing that most needs to be said, or nothing. */
+  _bannerFor() {
+    const { t, host, store } = this._context
+    const status = this._status
+    if (this._offline || store.error?.isOffline) return banner('bad', 'wifi', t('offline.title'), t('offline.text'))
+    if (status?.problem) {
+      return banner('bad', 'exclamation-triangle', t('problem.title'), status.problem, textButton(t('action.openSettings'), () => host.openSettings()))
+    }
+    if (status?.key && !status.key.present) {
+      return banner(
+        'note',
+        'key',
+        t('noKey.title'),
+        `${t('noKey.text')} ${t(`noKey.policy.${status.fallback}`)}`,
+        textButton(t('noKey.action'), () => host.openKey(), { kind: 'primary' })
+      )
+    }
+    const outcome = this._network?.outcome
+    if (status?.key && (outcome === 'unreachable' || outcome === 'refused' || outcome === 'failed')) {
+      return banner(
+        'bad',
+        outcome === 'refused' ? 'lock' : 'cloud',
+        t(`network.${outcome}`, { host: hostOf(status.endpoint.url) }),
+        [this._network.message, t(`network.policy.${status.fallback}`)].filter(Boolean).join(' '),
+        textButton(t('action.tryAgain'), () => this._lookAround(true), { iconName: 'refresh' }),
+        outcome === 'refused' ? textButton(t('action.openKey'), () => host.openKey()) : null
+      )
+    }
+    return null
+  }
+
+  _showFoot() {
+    const { t } = this._context
+    const status = this._status
+    if (!status?.endpoint) {
+      fill(this._foot)
+      return
+    }
+    const outcome = this._network?.outcome
+    const tone = this._offline ? 'bad' : !status.key.present ? 'note' : { accepted: 'good', no_miner: 'note' }[outcome] ?? (outcome ? 'bad' : 'idle')
+    const host = hostOf(status.endpoint.url)
+    const words = !status.key.present ? t('foot.noKey') : outcome === 'no_miner' ? t('foot.noMiner') : t(`policy.${status.fallback}`)
+    fill(
+      this._foot,
+      make('span', { class: 'xalora-dot', data: { tone } }),
+      make('span', { class: 'xalora-foot-host', text: host, title: status.endpoint.url }),
+      make('span', { class: 'xalora-foot-words', text: words, title: t('foot.policy', { policy: t(`policy.${status.fallback}`) }) })
+    )
+  }
+
+  _beforeTasks() {
+    const { t, store } = this._context
+    if (!store.error) {
+      return make('div', { class: 'xalora-loading', role: 'status', 'aria-label': t('list.loading') }, ...Array.from({ length: 4 }, () => make('div', { class: 'xalora-task xalora-gap' })))
+    }
+    if (store.error.isOffline) return emptyState('wifi', t('offline.title'), t('offline.text'))
+    return emptyState(
+      'exclamation-triangle',
+      store.error.message,
+      store.error.detail ?? '',
+      textButton(t('action.tryAgain'), () => store.refresh(), { iconName: 'refresh' })
+    )
+  }
+
+  _emptyState() {
+    const { t, store, host } = this._context
+    if (store.text) {
+      return emptyState('search', t('empty.search', { text: store.text }), '', textButton(t('action.clearSearch'), () => this._clearSearch()))
+    }
+    if (store.everything > 0) {
+      return emptyState('inbox', t(`empty.${store.filter}`), '', textButton(t('empty.showAll'), () => this._setFilter('all')))
+    }
+    if (this._status?.key && !this._status.key.present) return emptyState('cloud', t('empty.title'), t('empty.noKey'))
+    return emptyState(
+      'cloud',
+      t('empty.title'),
+      t('empty.text'),
+      textButton(t('empty.addNode'), () => host.addNode(), { kind: 'primary', iconName: 'plus' }),
+      textButton(t('empty.examples'), () => host.openExamples(), { iconName: 'folder-open' })
+    )
+  }
+}
+
+function banner(tone, iconName, title, text, ...buttons) {
+  return make(
+    'div',
+    { class: 'xalora-banner', data: { tone }, role: tone === 'bad' ? 'alert' : 'note' },
+    icon(iconName),
+    make(
+      'div',
+      { class: 'xalora-banner-words' },
+      make('div', { class: 'xalora-banner-title', text: title }),
+      text ? make('div', { class: 'xalora-hint', text }) : null,
+      buttons.some(Boolean) ? make('div', { class: 'xalora-buttons' }, ...buttons) : null
+    )
+  )
+}
+
+function emptyState(iconName, title, text, ...buttons) {
+  return make(
+    'div',
+    { class: 'xalora-empty-words' },
+    make('span', { class: 'xalora-empty-icon' }, icon(iconName)),
+    make('div', { class: 'xalora-empty-title', text: title }),
+    text ? make('p', { class: 'xalora-hint', text }) : null,
+    buttons.length ? make('div', { class: 'xalora-buttons xalora-buttons-column' }, ...buttons) : null
+  )
+}
+
+function compact(count) {
+  return count < 1000 ? String(count) : `${(count / 1000).toFixed(count < 10000 ? 1 : 0)}k`
+}

@@ -1,0 +1,106 @@
+/** The pack's routes, as functions. */
+
+const ROOT = '/xalora'
+
+/** What a route answered instead of doing what was asked. `detail` says what about money, and what next. */
+export class ServiceError extends Error {
+  constructor(what, detail = '', status = 0) {
+    super(what)
+    this.name = 'ServiceError'
+    this.detail = detail
+    this.status = status
+  }
+
+  /** Whether ComfyUI itself did not answer. */
+  get isOffline() {
+    return this.status === 0
+  }
+}
+
+export class Service {
+  /**
+   * @param api ComfyUI's `api`.
+   * @param {Function} t Looks up texts.
+   */
+  constructor(api, t) {
+    this._api = api
+    this._t = t
+  }
+
+  status() {
+    return this._get('/status')
+  }
+
+  settings() {
+    return this._get('/settings')
+  }
+
+  /** @param {{groups?: string[], text?: string, offset?: number, limit?: number}} query */
+  tasks({ groups = [], text = '', offset = 0, limit = 100 } = {}) {
+    const values = new URLSearchParams({ groups: groups.join(','), text, offset, limit })
+    return this._get(`/tasks?${values}`)
+  }
+
+  /** @param {'cancel'|'resume'|'forget'} action */
+  act(id, action) {
+    return this._post(`/tasks/${id}/${action}`)
+  }
+
+  cancelAll() {
+    return this._post('/tasks/cancel')
+  }
+
+  setKey(key, endpoint) {
+    return this._post('/key', { key, endpoint })
+  }
+
+  removeKey() {
+    return this._post('/key/remove')
+  }
+
+  /** @param {boolean} recent Be content with an answer of the last minutes. */
+  testKey(recent = false) {
+    return this._post('/key/test', { recent })
+  }
+
+  /** Addresses for `src` and `href`. The job id in them keeps one task's picture from being shown as another's. */
+  previewUrl(row) {
+    return this._api.apiURL(`${ROOT}/tasks/${row.id}/preview?of=${encodeURIComponent(row.job_id)}`)
+  }
+
+  inputUrl(row) {
+    return this._api.apiURL(`${ROOT}/tasks/${row.id}/input?of=${encodeURIComponent(row.job_id)}`)
+  }
+
+  fileUrl(row, index) {
+    return this._api.apiURL(`${ROOT}/tasks/${row.id}/files/${index}?of=${encodeURIComponent(row.job_id)}`)
+  }
+
+  _get(path) {
+    return this._ask(path, { cache: 'no-store' })
+  }
+
+  _post(path, body = {}) {
+    return this._ask(path, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', 'X-Xalora': '1' },
+      body: JSON.stringify(body)
+    })
+  }
+
+  async _ask(path, options) {
+    let response
+    try {
+      response = await this._api.fetchApi(ROOT + path, options)
+    } catch {
+      throw new ServiceError(this._t('offline.title'))
+    }
+    const answer = await response.json().catch(() => null)
+    if (response.ok && answer !== null) return answer
+    const error = answer?.error
+    if (error) throw new ServiceError(error.what, [error.money, error.next_step].filter(Boolean).join(' '), response.status)
+    // A proxy in front of a ComfyUI that is down, or one without this pack.
+    const status = response.status >= 500 ? 0 : response.status
+    throw new ServiceError(this._t('offline.status', { status: response.status }), '', status)
+  }
+}

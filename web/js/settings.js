@@ -1,0 +1,135 @@
+/** The pack's settings in ComfyUI's dialog. Names, tooltips and options are in `locales/`. */
+
+import { make } from './dom.js'
+import { sourceName } from './key_dialog.js'
+
+const POLICIES = ['never', 'when_unavailable', 'on_any_failure', 'local_only']
+
+/** Each setting's place, control and English words; what is in `locales/` goes before the latter. */
+const SETTINGS = [
+  {
+    id: 'Xalora.Fallback',
+    group: 'Fallback',
+    name: 'When this machine takes over',
+    tooltip: 'What happens to a task that the network can not do.',
+    type: 'combo',
+    options: POLICIES
+  },
+  {
+    id: 'Xalora.QueueLimit',
+    group: 'Fallback',
+    name: 'Longest wait in the queue (seconds)',
+    tooltip: 'After this many seconds in the queue the fallback takes over. 0: never.',
+    type: 'number',
+    attrs: { min: 0, max: 86400, step: 10, showButtons: true }
+  },
+  {
+    id: 'Xalora.MaxInFlight',
+    group: 'Tasks',
+    name: 'Images in flight',
+    tooltip: 'Tasks of one batch in the network at the same time.',
+    type: 'slider',
+    attrs: { min: 1, max: 64, step: 1 }
+  },
+  {
+    id: 'Xalora.Reuse',
+    group: 'Tasks',
+    name: 'Reuse kept results',
+    tooltip: 'The same work again is answered from kept results, without paying twice.',
+    type: 'boolean'
+  },
+  {
+    id: 'Xalora.ResultsLimitGiB',
+    group: 'Tasks',
+    name: 'Size of the kept results (GiB)',
+    tooltip: 'The least recently used go first.',
+    type: 'number',
+    attrs: { min: 0.1, max: 1024, step: 1, maxFractionDigits: 1, showButtons: true }
+  },
+  {
+    id: 'Xalora.InlineLimitMiB',
+    group: 'Input images',
+    name: 'Largest image sent inside a request (MiB)',
+    tooltip: 'Larger ones go by way of your own store.',
+    type: 'number',
+    attrs: { min: 0.1, max: 64, step: 1, maxFractionDigits: 1, showButtons: true }
+  },
+  {
+    id: 'Xalora.StoreUrl',
+    group: 'Input images',
+    name: 'Store',
+    tooltip: 'Your S3-compatible store: s3://bucket/prefix. Its keys come from the environment.',
+    type: 'text',
+    attrs: { placeholder: 's3://bucket/prefix' }
+  },
+  {
+    id: 'Xalora.StoreEndpoint',
+    group: 'Input images',
+    name: 'Store endpoint',
+    tooltip: 'Address of a store that is not AWS itself.',
+    type: 'text',
+    attrs: { placeholder: 'https://...' }
+  },
+  {
+    id: 'Xalora.StoreRegion',
+    group: 'Input images',
+    name: 'Store region',
+    tooltip: 'Region of the store.',
+    type: 'text'
+  }
+]
+
+/**
+ * The settings for `registerExtension`.
+ *
+ * @param {object|null} inForce The answer of `Service.settings`: what is in force, and the defaults.
+ * @param {object} context
+ * @param {Function} context.t Looks up texts.
+ * @param {() => void} context.openKey Opens the dialog for the key.
+ */
+export function settingsOf(inForce, { t, openKey }) {
+  const facts = new Map((inForce?.settings ?? []).map((setting) => [setting.id, setting]))
+  const defined = SETTINGS.map(({ group, ...setting }, index) => {
+    const fact = facts.get(setting.id)
+    return {
+      ...setting,
+      category: ['Xalora', group, setting.id.split('.')[1]],
+      sortOrder: SETTINGS.length - index,
+      defaultValue: inForce?.defaults[setting.id] ?? fallbackDefault(setting),
+      ...(setting.options ? { options: setting.options.map((value) => ({ text: value, value })) } : {}),
+      ...(fact?.overridden ? { type: () => overridden(fact, setting, t), options: undefined, attrs: undefined } : {})
+    }
+  })
+  return [keyRow(t, openKey), ...defined]
+}
+
+function keyRow(t, openKey) {
+  return {
+    id: 'Xalora.Key',
+    category: ['Xalora', 'Account', 'Key'],
+    name: 'API key and network',
+    tooltip: 'The key is stored by the server for this user only, and no page can read it again.',
+    sortOrder: 1000,
+    // Nothing is ever saved under this id: the row is a button.
+    defaultValue: '',
+    type: () =>
+      make('span', { class: 'xalora' }, make('button', { type: 'button', class: 'xalora-button xalora-button-secondary', text: t('settings.key'), on: { click: openKey } }))
+  }
+}
+
+/** What stands in the place of a control that would have no effect. */
+function overridden(fact, setting, t) {
+  const value = setting.options ? t(`policy.${fact.value}`) : String(fact.value)
+  return make(
+    'span',
+    { class: 'xalora xalora-overridden' },
+    make('span', { class: 'xalora-mono', text: value }),
+    make('span', { class: 'xalora-hint', text: t('settings.overridden', { source: sourceName(fact, t) }) })
+  )
+}
+
+function fallbackDefault({ type, attrs, options }) {
+  if (type === 'boolean') return true
+  if (type === 'combo') return options[1]
+  return type === 'text' ? '' : (attrs?.min ?? 0)
+}

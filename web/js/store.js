@@ -1,0 +1,287 @@
+/** The tasks as the sidebar knows them: pages fetched where they are looked at, kept true by pushed changes. */
+
+const PAGE = 100
+const SEARCH_PAUSE = 200
+
+/** The sidebar's filters: which groups of tasks the two sections show; null hides a section. */
+const FILTERS = {
+  all: { active: ['active'], history: ['done', 'failed'] },
+  active: { active: ['active'], history: null },
+  done: { active: null, history: ['done'] },
+  failed: { active: null, history: ['failed'] }
+}
+
+/** One section's tasks, the latest first. `ids` has a hole for each task that has not been fetched. */
+class Section {
+  constructor(groups) {
+    this.groups = groups
+    this.ids = []
+    this.asked = new Set()
+    this.wanted = [0, PAGE]
+  }
+
+  get total() {
+    return this.ids.length
+  }
+
+  pages([start, end]) {
+    const pages = []
+    for (let page = Math.floor(Math.max(0, start) / PAGE); page * PAGE < Math.max(end, 1); page += 1) pages.push(page)
+    return pages
+  }
+
+  isWhole(page) {
+    const end = Math.min((page + 1) * PAGE, this.total)
+    for (let index = page * PAGE; index < end; index += 1) if (this.ids[index] === undefined) return false
+    return true
+  }
+
+  put(offset, ids, total) {
+    if (total !== this.total) this.ids.length = total
+    ids.forEach((id, index) => {
+      this.ids[offset + index] = id
+    })
+  }
+
+  remove(id) {
+    const index = this.ids.indexOf(id)
+    if (index >= 0) this.ids.splice(index, 1)
+    return index >= 0
+  }
+
+  insert(id) {
+    // Ids grow, so the newest stand first; among holes the place is unknown, and all after it is asked for anew.
+    let index = 0
+    while (index < this.total && this.ids[index] !== undefined && this.ids[index] > id) index += 1
+    if (index < this.total && this.ids[index] === undefined) {
+      this.ids.length = index
+      this.ids.length = this.total + 1
+      return
+    }
+    this.ids.splice(index, 0, id)
+  }
+}
+
+/**
+ * Sends `change` whenever what it holds has changed, and `failure` with `detail.error` when it can't be read.
+ */
+export class TaskStore extends EventTarget {
+  /** @param {import('./service.js').Service} service */
+  constructor(service) {
+    super()
+    this.rows = new Map()
+    this.counts = { active: 0, done: 0, failed: 0 }
+    this.filter = 'all'
+    this.text = ''
+    this.loaded = false
+    this.error = null
+    this._service = service
+    this._version = -1
+    this._clockOffset = 0
+    this._generation = 0
+    this._open = false
+    this._sections = this._newSections()
+    this._searching = null
+  }
+
+  /** The sections to show: `[{name, section}]`. */
+  get sections() {
+    return Object.entries(this._sections)
+      .filter(([, section]) => section !== null)
+      .map(([name, section]) => ({ name, ids: section.ids, total: section.total }))
+  }
+
+  /** How many tasks there are in all, whatever the filter. */
+  get everything() {
+    return this.counts.active + this.counts.done + this.counts.failed
+  }
+
+  /** Seconds on the server's clock, which all times in rows are of. */
+  now() {
+    return Date.now() / 1000 + this._clockOffset
+  }
+
+  /** Begin to hold tasks: somebody looks. */
+  async open() {
+    this._open = true
+    await this.refresh()
+  }
+
+  /** Hold nothing but the counts. */
+  close() {
+    this._open = false
+    this.loaded = false
+    this.rows.clear()
+    this._sections = this._newSections()
+    this._generation += 1
+  }
+
+  setFilter(filter) {
+    if (this.filter === filter) return
+    this.filter = filter
+    this._restart()
+  }
+
+  setText(text) {
+    if (this.text === text) return
+    this.text = text
+    clearTimeout(this._searching)
+    this._searching = setTimeout(() => this._restart(), SEARCH_PAUSE)
+  }
+
+  /** Tell which rows of a section are in sight, so that they are fetched. */
+  want(name, start, end) {
+    const section = this._sections[name]
+    if (!section) return
+    section.wanted = [start, end]
+    for (const page of section.pages([start, end])) {
+      if (!section.asked.has(page) && !section.isWhole(page)) void this._fetch(name, section, page)
+    }
+  }
+
+  /** Fetch what is in sight once more. */
+  async refresh() {
+    if (!this._open) return
+    const generation = ++this._generation
+    const sections = this._newSections()
+    try {
+      const answers = await Promise.all(
+        Object.entries(sections).flatMap(([name, section]) => {
+          if (section === null) return []
+          section.wanted = this._sections[name]?.wanted ?? section.wanted
+          return section.pages(section.wanted).map(async (page) => [section, page, await this._page(section, page)])
+        })
+      )
+      if (generation !== this._generation) return
+      for (const [section, page, answer] of answers) this._take(section, page, answer)
+      this._sections = sections
+      this.loaded = true
+      this._succeed()
+    } catch (error) {
+      if (generation === this._generation) this._fail(error)
+    }
+  }
+
+  /** Take in a message pushed by the server. */
+  apply(message) {
+    this._clockOffset = message.now - Date.now() / 1000
+    this.counts = message.counts
+    if (!this._open || !this.loaded) {
+      this._changed()
+      return
+    }
+    if (message.reload || message.since > this._version) {
+      void this.refresh()
+      return
+    }
+    this._version = Math.max(this._version, message.version)
+    for (const id of message.removed) this._forget(id)
+    let elsewhere = false
+    for (const row of message.tasks) elsewhere = !this._place(row) || elsewhere
+    if (elsewhere || !this._agrees()) void this.refresh()
+    else this._changed()
+  }
+
+  /** Take in one row, as an action has answered it. */
+  put(row) {
+    if (!this._place(row)) void this.refresh()
+    else this._changed()
+  }
+
+  /** Drop one row: it was forgotten. */
+  drop(id) {
+    this._forget(id)
+    this._changed()
+  }
+
+  _newSections() {
+    const groups = FILTERS[this.filter]
+    return {
+      active: groups.active && new Section(groups.active),
+      history: groups.history && new Section(groups.history)
+    }
+  }
+
+  _restart() {
+    for (const section of Object.values(this._sections)) if (section) section.wanted = [0, PAGE]
+    void this.refresh()
+  }
+
+  async _fetch(name, section, page) {
+    section.asked.add(page)
+    try {
+      const answer = await this._page(section, page)
+      if (this._sections[name] !== section) return
+      if (answer.total !== section.total) {
+        await this.refresh()
+        return
+      }
+      this._take(section, page, answer)
+      this._succeed()
+    } catch (error) {
+      this._fail(error)
+    } finally {
+      section.asked.delete(page)
+    }
+  }
+
+  _page(section, page) {
+    return this._service.tasks({ groups: section.groups, text: this.text, offset: page * PAGE, limit: PAGE })
+  }
+
+  _take(section, page, answer) {
+    this._version = Math.max(this._version, answer.version)
+    this._clockOffset = answer.now - Date.now() / 1000
+    this.counts = answer.counts
+    for (const row of answer.tasks) this.rows.set(row.id, row)
+    section.put(
+      page * PAGE,
+      answer.tasks.map((row) => row.id),
+      answer.total
+    )
+  }
+
+  /** Put a row where it belongs; false where only the server knows whether it matches the search. */
+  _place(row) {
+    const known = this.rows.get(row.id)
+    if (known && known.version > row.version) return true
+    if (this.text && known?.group !== row.group) return false
+    this.rows.set(row.id, row)
+    for (const section of Object.values(this._sections)) {
+      if (section === null) continue
+      const belongs = section.groups.includes(row.group)
+      const stands = section.ids.includes(row.id)
+      if (stands && !belongs) section.remove(row.id)
+      if (!stands && belongs) section.insert(row.id)
+    }
+    return true
+  }
+
+  _forget(id) {
+    this.rows.delete(id)
+    for (const section of Object.values(this._sections)) section?.remove(id)
+  }
+
+  /** Whether the totals are what the server counts; what another process removes is seen by nothing else. */
+  _agrees() {
+    if (this.text) return true
+    return Object.values(this._sections).every(
+      (section) => section === null || section.total === section.groups.reduce((sum, group) => sum + this.counts[group], 0)
+    )
+  }
+
+  _succeed() {
+    this.error = null
+    this._changed()
+  }
+
+  _fail(error) {
+    this.error = error
+    this.dispatchEvent(new CustomEvent('failure', { detail: { error } }))
+    this._changed()
+  }
+
+  _changed() {
+    this.dispatchEvent(new Event('change'))
+  }
+}

@@ -1,0 +1,27 @@
+/** The words of the user interface, from the pack's `locales/`, in the language that ComfyUI is set to. */
+
+/**
+ * Fetch the words and give the function that looks them up: `t('filter.all')`, `t('ago.minutes', {count: 3})`.
+ * A text missing in the user's language is taken from English; one missing there too shows its key.
+ *
+ * @param api ComfyUI's `api`.
+ * @param {string} locale `en`, `zh`, `zh-TW`...
+ */
+export async function loadTexts(api, locale) {
+  let all = {}
+  try {
+    const response = await api.fetchApi('/i18n')
+    if (response.ok) all = await response.json()
+  } catch (error) {
+    console.warn('[Xalora] The texts could not be loaded:', error)
+  }
+  const catalogs = [locale, locale?.split('-')[0], 'en'].map((name) => all[name]?.xalora).filter(Boolean)
+  return (key, values = {}) => {
+    const text = catalogs.map((catalog) => lookUp(catalog, key)).find((found) => typeof found === 'string')
+    return (text ?? key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole))
+  }
+}
+
+function lookUp(catalog, key) {
+  return key.split('.').reduce((branch, part) => branch?.[part], catalog)
+}

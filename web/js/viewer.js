@@ -1,0 +1,158 @@
+/** The dialog that shows one task: its result in full, and all that is known about it. */
+
+import { openDialog } from './dialog.js'
+import { copyText, fill, icon, iconButton, make, setText, textButton } from './dom.js'
+import { pictureUrl } from './task_view.js'
+import { factsOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
+
+/**
+ * @param {object} row
+ * @param {object} context
+ * @param {Function} context.t Looks up texts.
+ * @param {string} context.locale
+ * @param {import('./service.js').Service} context.service
+ * @param {import('./store.js').TaskStore} context.store
+ * @param {(row: object) => boolean} context.canShowNode
+ * @param {object} context.actions As for a row of the list.
+ */
+export function openViewer(row, context) {
+  const { t, service, store, actions } = context
+  const stage = make('div', { class: 'xalora-stage' })
+  const side = make('div', { class: 'xalora-viewer-side' })
+  const position = make('span', { class: 'xalora-hint' })
+  let file = 0
+  let shown = null
+
+  const previous = iconButton('chevron-left', t('action.previous'), () => step(-1))
+  const next = iconButton('chevron-right', t('action.next'), () => step(1))
+  const dialog = openDialog(titleOf(row, t), {
+    t,
+    kind: 'xalora-viewer',
+    body: [make('div', { class: 'xalora-viewer-main' }, stage, make('div', { class: 'xalora-viewer-steps' }, previous, position, next)), side]
+  })
+  dialog.addEventListener('keydown', (event) => {
+    if (event.target.closest('input, textarea, video')) return
+    if (event.key === 'ArrowLeft') step(-1)
+    if (event.key === 'ArrowRight') step(1)
+  })
+
+  /** The tasks before and after this one, among those that the list holds. */
+  function neighbours() {
+    const ids = store.sections.flatMap((section) => section.ids).filter((id) => store.rows.has(id))
+    return { ids, at: ids.indexOf(row.id) }
+  }
+
+  function step(by) {
+    if (file + by >= 0 && file + by < row.files.length) {
+      file += by
+      show()
+      return
+    }
+    const { ids, at } = neighbours()
+    const other = store.rows.get(ids[at + by])
+    if (at < 0 || !other) return
+    row = other
+    file = by > 0 ? 0 : Math.max(0, row.files.length - 1)
+    show()
+  }
+
+  function show() {
+    const { ids, at } = neighbours()
+    previous.disabled = at <= 0 && file === 0
+    next.disabled = at < 0 || (at >= ids.length - 1 && file >= row.files.length - 1)
+    position.textContent = row.files.length > 1 ? t('viewer.fileOf', { index: file + 1, count: row.files.length }) : ''
+    const stamp = `${row.id} ${file} ${row.files.length}`
+    if (stamp !== shown) {
+      shown = stamp
+      fill(stage, mediaOf(row, file, service, t))
+    }
+    setText(dialog.querySelector('.xalora-dialog-title'), titleOf(row, t))
+    fill(side, ...details())
+  }
+
+  function details() {
+    const media = row.files[file]
+    const buttons = [
+      media && link(t('action.open'), 'external-link', service.fileUrl(row, file), { target: '_blank', rel: 'noopener' }),
+      media && link(t('action.download'), 'download', service.fileUrl(row, file), { download: media.name }),
+      context.canShowNode(row) && textButton(t('action.showNode'), leaveTo(actions.showNode), { iconName: 'map-marker' }),
+      row.actions.includes('resume') && textButton(t('action.resume'), () => actions.resume(row), { iconName: 'refresh' }),
+      row.actions.includes('cancel') && textButton(t('action.cancel'), () => actions.cancel(row), { kind: 'danger', iconName: 'times' }),
+      row.actions.includes('forget') && textButton(t('action.forget'), leaveTo(actions.forget), { kind: 'danger', iconName: 'trash' })
+    ].filter(Boolean)
+    return [
+      make('div', { class: 'xalora-state', data: { tone: toneOf(row) } }, make('span', { class: 'xalora-dot' }), make('span', { text: stateOf(row, t) })),
+      row.error ? make('p', { class: 'xalora-reason', text: row.error }) : null,
+      adviceFor(row, t),
+      make('dl', { class: 'xalora-facts' }, ...factsOf(row, t, context.locale).flatMap(([name, value]) => fact(name, value))),
+      make('div', { class: 'xalora-buttons xalora-buttons-wrap' }, ...buttons)
+    ]
+  }
+
+  function fact(name, value) {
+    const copyable = name === 'taskId' || name === 'jobId'
+    return [
+      make('dt', { text: t(`fact.${name}`) }),
+      make(
+        'dd',
+        { class: copyable ? 'xalora-mono' : '' },
+        make('span', { text: value, title: copyable ? value : null }),
+        copyable ? iconButton('copy', t(name === 'taskId' ? 'action.copyId' : 'action.copyJobId'), copier(value)) : null
+      )
+    ]
+  }
+
+  function copier(value) {
+    return async (event) => {
+      const mark = event.currentTarget.firstChild
+      await copyText(value)
+      mark.className = 'pi pi-check'
+      setTimeout(() => (mark.className = 'pi pi-copy'), 1200)
+    }
+  }
+
+  function leaveTo(action) {
+    return () => {
+      dialog.close()
+      action(row)
+    }
+  }
+
+  function onChange() {
+    const fresh = store.rows.get(row.id)
+    // Not while somebody tabs through the buttons: a new set of them would lose the focus.
+    if (!fresh || (fresh.version === row.version && fresh.attended === row.attended)) return
+    row = fresh
+    show()
+  }
+  store.addEventListener('change', onChange)
+  dialog.addEventListener('close', () => store.removeEventListener('change', onChange))
+  show()
+  return dialog
+}
+
+function mediaOf(row, index, service, t) {
+  const media = row.files[index]
+  if (media?.kind === 'video') {
+    const video = make('video', { class: 'xalora-media', src: service.fileUrl(row, index), controls: true, loop: true, autoplay: true, playsinline: true })
+    video.muted = true
+    return video
+  }
+  if (media) return make('img', { class: 'xalora-media', src: service.fileUrl(row, index), alt: titleOf(row, t) })
+  const picture = pictureUrl(row, service)
+  return make(
+    'div',
+    { class: 'xalora-stage-empty' },
+    picture ? make('img', { class: 'xalora-media xalora-media-input', src: picture, alt: t('viewer.input') }) : icon(iconOf(row)),
+    make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : 'viewer.noResult') })
+  )
+}
+
+function adviceFor(row, t) {
+  const key = row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.attended ? 'unattended' : null
+  return key ? make('p', { class: 'xalora-hint', text: t(`advice.${key}`) }) : null
+}
+
+function link(label, iconName, href, attributes) {
+  return make('a', { class: 'xalora-button xalora-button-secondary', href, ...attributes }, icon(iconName), make('span', { text: label }))
+}

@@ -1,0 +1,110 @@
+/** ComfyUI-Xalora in the browser: the sidebar tab, the key's dialog, settings, commands and notices. */
+
+import { api } from '../../scripts/api.js'
+import { app } from '../../scripts/app.js'
+import { openKeyDialog } from './js/key_dialog.js'
+import { addNode, findNode, showNode } from './js/nodes.js'
+import { createNotices } from './js/notices.js'
+import { Panel } from './js/panel.js'
+import { Service } from './js/service.js'
+import { settingsOf } from './js/settings.js'
+import { TaskStore } from './js/store.js'
+import { loadTexts } from './js/texts.js'
+import { openViewer } from './js/viewer.js'
+
+const TAB = 'xalora'
+const REPOSITORY = 'https://github.com/xalora/ComfyUI-Xalora'
+
+document.head.append(
+  Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('./xalora.css', import.meta.url).href })
+)
+
+const manager = () => app.extensionManager
+const locale = manager().setting.get('Comfy.Locale') ?? 'en'
+const t = await loadTexts(api, locale)
+const service = new Service(api, t)
+const store = new TaskStore(service)
+// Names and values of settings are the same whether or not the server answers; only what wins over them is not.
+const inForce = await service.settings().catch(() => null)
+
+const host = {
+  canShowNode: (row) => Boolean(row.node && findNode(app, row.node)),
+  showNode(row) {
+    if (!showNode(app, row.node)) toast({ severity: 'info', summary: t('notice.noNode'), life: 5000 })
+  },
+  async confirm({ title, message }) {
+    return Boolean(await manager().dialog.confirm({ title, message }))
+  },
+  toast,
+  openKey: () => openKeyDialog({ t, service, onStatus: (status) => panel.setStatus(status) }),
+  openSettings: () => manager().command.execute('Comfy.ShowSettingsDialog'),
+  openExamples: () => manager().command.execute('Comfy.BrowseTemplates'),
+  addNode: () => addNode(app, 'XaloraUpscaleImage'),
+  openViewer: (row, actions) => openViewer(row, { t, locale, service, store, actions, canShowNode: host.canShowNode })
+}
+const panel = new Panel({ t, service, store, host })
+const notices = createNotices({ t, toast })
+
+function toast(message) {
+  manager().toast.add(message)
+}
+
+function openTab() {
+  if (manager().sidebarTab?.activeSidebarTabId !== TAB) void manager().command.execute(`Workspace.ToggleSidebarTab.${TAB}`)
+}
+
+/** Show on the tab's icon how many tasks are under way. */
+function showBadge() {
+  const { active } = store.counts
+  const tab = manager()
+    .getSidebarTabs()
+    .find(({ id }) => id === TAB)
+  // Assigned on what the manager hands out, which is what its template watches.
+  if (tab) tab.iconBadge = active > 0 ? String(active) : ''
+}
+
+async function catchUp() {
+  try {
+    const [status, { counts }] = await Promise.all([service.status(), service.tasks({ limit: 0 })])
+    panel.setStatus(status)
+    store.counts = counts
+    showBadge()
+  } catch (error) {
+    console.warn('[Xalora]', error.message)
+  }
+}
+
+app.registerExtension({
+  name: 'Xalora',
+  settings: settingsOf(inForce, { t, openKey: () => host.openKey() }),
+  commands: [
+    { id: 'Xalora.OpenTasks', label: 'Show Xalora tasks', icon: 'pi pi-list', function: openTab },
+    { id: 'Xalora.SetKey', label: 'Set Xalora API key', icon: 'pi pi-key', function: () => void host.openKey() },
+    { id: 'Xalora.CancelAll', label: 'Cancel all Xalora tasks', icon: 'pi pi-times-circle', function: () => panel.cancelAll() }
+  ],
+  menuCommands: [{ path: ['Extensions', 'Xalora'], commands: ['Xalora.OpenTasks', 'Xalora.SetKey', 'Xalora.CancelAll'] }],
+  aboutPageBadges: [{ label: 'ComfyUI-Xalora', url: REPOSITORY, icon: 'pi pi-cloud' }],
+
+  setup() {
+    manager().registerSidebarTab({
+      id: TAB,
+      icon: 'xalora-tab-icon',
+      title: t('title'),
+      label: t('title'),
+      tooltip: t('tooltip'),
+      type: 'custom',
+      render: (element) => panel.mount(element),
+      destroy: () => panel.unmount()
+    })
+    api.addEventListener('xalora.tasks', ({ detail }) => store.apply(detail))
+    api.addEventListener('xalora.fallback', ({ detail }) => notices.onFallback(detail))
+    api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
+    api.addEventListener('reconnecting', () => panel.setOffline(true))
+    api.addEventListener('reconnected', () => {
+      panel.setOffline(false)
+      void catchUp()
+    })
+    store.addEventListener('change', showBadge)
+    void catchUp()
+  }
+})
