@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -23,18 +24,21 @@ except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
-_BLOCK_BYTES = 256 * 1024  # of filtered rows: with its float copy it fits a core's second-level cache
+_BLOCK_BYTES = 512 * 1024  # of filtered rows, deflated at once
+_STRIPE_BYTES = 96 * 1024  # of rows filtered at once: with all scratch they fit a core's second-level cache
 _ADLER_MODULUS = 65521
 _ZLIB_HEADER = b"\x78\x01"
-_SAMPLED_ROWS = 16  # one in so many is looked at to choose a filter
-_FLAT_SHARE = 0.4  # of residuals that are not zero, in drawings and screenshots
+_SAMPLED_ROWS = 16  # one in so many is looked at to tell a drawing from a photograph
+_FLAT_SHARE = 0.4  # of residuals that are not zero, at most, in drawings and screenshots
 _NONE, _SUB, _UP, _AVERAGE = range(4)
 
 Bytes2D = npt.NDArray[np.uint8]
 
 
 class _Block(NamedTuple):
-    deflated: bytes
+    """Rows on their way into the file: their IDAT chunk, and what they add to the checksum of all rows."""
+
+    chunk: list[bytes]
     adler: int
     size: int
 
@@ -67,20 +71,26 @@ def encode_png(
     rows_in_block = max(1, min(height, _BLOCK_BYTES // (width * channels + 1)))
     starts = range(0, height, rows_in_block)
     workers = min(threads or min(os.cpu_count() or 1, 8), len(starts))
-    blocks: list[_Block] = [_Block(b"", 1, 0)] * len(starts)
+    blocks: dict[int, _Block] = {}
+    waiting = deque(starts)
 
-    def work(worker: int) -> None:
-        scratch = _RowFilter(array, rows_in_block)
-        for index in range(worker, len(starts), workers):
-            filtered, is_flat = scratch.filtered(starts[index])
-            deflated = _deflate(filtered, is_flat=is_flat, last=index == len(starts) - 1)
-            blocks[index] = _Block(deflated, _adler32(filtered), filtered.nbytes)
+    def work() -> None:
+        row_filter = _RowFilter(array, rows_in_block)
+        while True:
+            try:
+                start = waiting.popleft()
+            except IndexError:
+                return
+            filtered = row_filter.filtered(start)
+            deflated = _deflate(filtered, last=start == starts[-1])
+            blocks[start] = _Block(_chunk(b"IDAT", deflated), _adler32(filtered), filtered.nbytes)
 
     if workers == 1:
-        work(0)
+        work()
     else:
         with ThreadPoolExecutor(workers, thread_name_prefix="xalora-png") as pool:
-            list(pool.map(work, range(workers)))
+            for done in [pool.submit(work) for _ in range(workers)]:
+                done.result()
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     parts = [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header)]
@@ -88,8 +98,9 @@ def encode_png(
         parts += _chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc_profile))
     parts += _chunk(b"IDAT", _ZLIB_HEADER)
     adler = 1
-    for block in blocks:
-        parts += _chunk(b"IDAT", block.deflated)
+    for start in starts:
+        block = blocks[start]
+        parts += block.chunk
         adler = _adler32_combine(adler, block.adler, block.size)
     parts += _chunk(b"IDAT", struct.pack(">I", adler))
     parts += _chunk(b"IEND", b"")
@@ -113,48 +124,55 @@ def to_uint8(block: npt.NDArray[Any], scratch: npt.NDArray[np.float32], out: npt
 
 
 class _RowFilter:
-    """Rounds and filters blocks of one image's rows, with scratch memory of its own (one for each thread)."""
+    """Rounds and filters blocks of one image's rows, with scratch memory of its own (one for each thread).
+
+    It goes by stripes of a few rows, each with the filter that suits it, so that whatever is touched several
+    times stays in a core's cache.
+    """
 
     def __init__(self, array: npt.NDArray[Any], rows_in_block: int) -> None:
-        _, width, channels = array.shape
+        height, width, channels = array.shape
+        row_bytes = width * channels
         self._array = array
-        self._rows = rows_in_block
+        self._height = height
+        self._rows_in_block = rows_in_block
+        self._stripe = max(1, min(rows_in_block, _STRIPE_BYTES // row_bytes))
         self._step = channels
-        shape = (rows_in_block + 1, width, channels)
-        self._float = np.empty(shape if array.dtype != np.uint8 else (0,), np.float32)
-        self._pixels = np.empty(shape, np.uint8)
-        self._filtered = np.empty((rows_in_block, width * channels + 1), np.uint8)
-        self._mean = np.empty((rows_in_block, (width - 1) * channels), np.uint8)
+        self._float = np.empty((self._stripe, width, channels), np.float32)
+        self._pixels = np.empty((self._stripe + 1, width, channels), np.uint8)  # and the row above
+        self._filtered = np.empty((rows_in_block, row_bytes + 1), np.uint8)
+        self._mean = np.empty((self._stripe, row_bytes - channels), np.uint8)
         self._shared = np.empty_like(self._mean)
 
-    def filtered(self, start: int) -> tuple[Bytes2D, bool]:
-        """The filtered rows from ``start`` on, valid until the next call, and whether they are mostly 0."""
-        rows = min(self._rows, self._array.shape[0] - start)
-        first = max(start - 1, 0)
-        block = self._array[first : start + rows]
-        pixels = self._pixels[1 - (start - first) : 1 + rows]
-        to_uint8(block, self._float[: len(block)], pixels)
+    def filtered(self, start: int) -> Bytes2D:
+        """The filtered rows of the block that begins at ``start``; valid until the next call."""
+        stop = min(start + self._rows_in_block, self._height)
         if start == 0:
             self._pixels[0] = 0
-        flat = self._pixels[: rows + 1].reshape(rows + 1, -1)
-        out = self._filtered[:rows]
-        kind, is_flat = self._choose(flat)
-        out[:, 0] = kind
-        self._apply(kind, flat[1:], flat[:-1], out[:, 1:])
-        return out, is_flat
+        else:
+            to_uint8(self._array[start - 1 : start], self._float[:1], self._pixels[:1])
+        for first in range(start, stop, self._stripe):
+            last = min(first + self._stripe, stop)
+            rows = last - first
+            to_uint8(self._array[first:last], self._float[:rows], self._pixels[1 : rows + 1])
+            flat = self._pixels.reshape(len(self._pixels), -1)
+            current, above = flat[1 : rows + 1], flat[:rows]
+            out = self._filtered[first - start : last - start]
+            kind = self._choose(current[rows // 2 :][:1], above[rows // 2 :][:1])
+            out[:, 0] = kind
+            self._apply(kind, current, above, out[:, 1:])
+            self._pixels[0] = self._pixels[rows]
+        return self._filtered[: stop - start]
 
-    def _choose(self, flat: Bytes2D) -> tuple[int, bool]:
-        """The filter with the smallest residuals on a sample of the rows, as PNG's own heuristic has it."""
-        above, current = flat[:-1:_SAMPLED_ROWS], flat[1::_SAMPLED_ROWS]
-        sample = np.empty_like(current)
+    def _choose(self, current: Bytes2D, above: Bytes2D) -> int:
+        """The filter with the smallest residuals on one row, which is PNG's own heuristic."""
+        residuals = np.empty_like(current)
 
         def cost(kind: int) -> int:
-            self._apply(kind, current, above, sample)
-            return int(np.abs(sample.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
+            self._apply(kind, current, above, residuals)
+            return int(np.abs(residuals.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
 
-        kind = min((_AVERAGE, _SUB, _UP, _NONE), key=cost)
-        self._apply(kind, current, above, sample)
-        return kind, bool(np.count_nonzero(sample) < _FLAT_SHARE * sample.size)
+        return min((_AVERAGE, _SUB, _UP, _NONE), key=cost)
 
     def _apply(self, kind: int, current: Bytes2D, above: Bytes2D, out: Bytes2D) -> None:
         step = self._step
@@ -177,15 +195,17 @@ class _RowFilter:
             np.subtract(current[:, step:], mean, out=out[:, step:])
 
 
-def _deflate_with_zlib(filtered: Bytes2D, *, is_flat: bool, last: bool) -> bytes:
+def _deflate_with_zlib(filtered: Bytes2D, *, last: bool) -> bytes:
     # Filtered photographs hardly repeat: run lengths and Huffman codes give a full search's size, sooner.
     # Screenshots and drawings do repeat, and a search is both smaller and faster there.
+    sample = filtered[::_SAMPLED_ROWS]
+    is_flat = np.count_nonzero(sample) < _FLAT_SHARE * sample.size
     strategy = zlib.Z_DEFAULT_STRATEGY if is_flat else zlib.Z_RLE
     stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
     return stream.compress(filtered.data) + stream.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
 
-def _deflate_with_isal(filtered: Bytes2D, *, is_flat: bool, last: bool) -> bytes:
+def _deflate_with_isal(filtered: Bytes2D, *, last: bool) -> bytes:
     stream = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     head: bytes = stream.compress(filtered.data)
     tail: bytes = stream.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_SYNC_FLUSH)
@@ -194,10 +214,11 @@ def _deflate_with_isal(filtered: Bytes2D, *, is_flat: bool, last: bool) -> bytes
 
 _deflate: Callable[..., bytes]
 _adler32: Callable[[Bytes2D], int]
+_crc32: Callable[..., int]
 if isal_zlib is None:
-    _deflate, _adler32 = _deflate_with_zlib, zlib.adler32
+    _deflate, _adler32, _crc32 = _deflate_with_zlib, zlib.adler32, zlib.crc32
 else:
-    _deflate, _adler32 = _deflate_with_isal, isal_zlib.adler32
+    _deflate, _adler32, _crc32 = _deflate_with_isal, isal_zlib.adler32, isal_zlib.crc32
 
 
 def _adler32_combine(first: int, second: int, second_size: int) -> int:
@@ -208,5 +229,5 @@ def _adler32_combine(first: int, second: int, second_size: int) -> int:
 
 
 def _chunk(name: bytes, payload: bytes) -> list[bytes]:
-    crc = zlib.crc32(payload, zlib.crc32(name))
+    crc = _crc32(payload, _crc32(name))
     return [struct.pack(">I", len(payload)), name, payload, struct.pack(">I", crc)]
