@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import demo, generate, local_network, settings, tasks
+from . import demo, generate, local_network, resume, settings, tasks
 from . import workflows as workflow_commands
 from .screen import Screen, log_to
 
@@ -50,7 +50,7 @@ def start(
 for panel, commands in {
     START: (demo.demo,),
     WORK: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
-    TASKS: (tasks.tasks, tasks.status, tasks.resume, tasks.cancel, tasks.forget),
+    TASKS: (tasks.tasks, tasks.status, resume.resume, tasks.cancel, tasks.forget),
     LOCAL: (local_network.devnet, local_network.miner),
     SETUP: (settings.config,),
 }.items():

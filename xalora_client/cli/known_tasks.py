@@ -1,0 +1,111 @@
+"""What this machine knows of earlier tasks: finding them in the journal, reaching them in the network."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import Settings
+from ..errors import STILL_RETRIEVABLE, MissingKeyError
+from ..journal import Entry, Journal, TaskState
+from .command import run_interruptible
+from .formats import counted
+
+if TYPE_CHECKING:
+    from ..client import AsyncXalora
+    from ..tasks import WorkflowTask
+
+logger = logging.getLogger("xalora_client.cli")
+
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="ID", help="Task ids or job ids.", show_default=False)
+]
+
+AT_NETWORK = (TaskState.SUBMITTED, TaskState.CANCEL_PENDING)
+
+
+@contextmanager
+def opened_journal(settings: Settings) -> Iterator[Journal]:
+    from ..client import JOURNAL_NAME, RESULTS_FOLDER
+    from ..journal import open_or_memory
+
+    journal, warning = open_or_memory(
+        settings.state_dir / JOURNAL_NAME, settings.state_dir / RESULTS_FOLDER, int(settings.results_limit)
+    )
+    if warning:
+        logger.warning("%s", warning)
+    with journal:
+        yield journal
+
+
+def find_entry(journal: Journal, text: str, settings: Settings) -> Entry | None:
+    return journal.by_task_id(text, settings.workflow_url) or journal.by_job_id(text)
+
+
+def chosen_entries(
+    journal: Journal,
+    ids: Sequence[str] | None,
+    every: bool,
+    settings: Settings,
+    suits: Callable[[Entry], bool],
+) -> list[tuple[str, Entry | None]]:
+    """What the user means, each with its entry where the journal has one."""
+    if bool(ids) == every:
+        raise typer.BadParameter("give ids, or --all")
+    if not every:
+        found = [(text, find_entry(journal, text, settings)) for text in dict.fromkeys(ids or ())]
+        return [(entry.task_id or text if entry else text, entry) for text, entry in found]
+    entries = journal.open_entries()
+    here = [entry for entry in entries if entry.work.sequencer_url == settings.workflow_url]
+    if len(here) < len(entries):
+        logger.warning(
+            "%s of another network left alone; set XALORA_WORKFLOW_URL to reach it",
+            counted(len(entries) - len(here), "open task"),
+        )
+    return [(entry.task_id or entry.job_id, entry) for entry in here if suits(entry)]
+
+
+def with_client(
+    settings: Settings,
+    journal: Journal,
+    work: Callable[[AsyncXalora], Awaitable[Any]],
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> Any:
+    from ..client import AsyncXalora
+
+    async def run() -> Any:
+        async with AsyncXalora(settings=settings, journal=journal) as client:
+            return await work(client)
+
+    return run_interruptible(run(), on_interrupt=on_interrupt)
+
+
+def own_key_task(entry: Entry | None, settings: Settings) -> WorkflowTask | None:
+    """A task that carries the key of its own which this entry was paid with, asked for in the terminal.
+
+    Raises:
+        MissingKeyError: There is nobody to ask.
+    """
+    from ..tasks import WorkflowTask
+
+    if entry is None or not entry.work.own_key:
+        return None
+    consumer = entry.work.consumer_id
+    if settings.api_key is not None and settings.credentials().consumer_id == consumer:
+        return None
+    if not sys.stdin.isatty():
+        raise MissingKeyError(
+            f"Task {entry.task_id} has a key of its own (of consumer {consumer}), which is kept nowhere",
+            money=STILL_RETRIEVABLE,
+            next_step="Run this in a terminal to be asked for it, or set XALORA_API_KEY to it.",
+            task_id=entry.task_id,
+        )
+    key = typer.prompt(f"Key of consumer {consumer} for task {entry.task_id}", hide_input=True, err=True)
+    if key.startswith((f"{consumer}#", f"{consumer}-")):
+        return WorkflowTask(api_key=key)
+    return WorkflowTask(consumer_id=consumer, api_key=key)
