@@ -220,8 +220,8 @@ def test_a_killed_comfyui_comes_back_with_its_folders(comfyui_factory: ComfyUIFa
 
 
 def assert_loading_cost_next_to_nothing(cost: LoadCost) -> None:
-    """Under 0.1 s at each start but the first, which compiles the pack; and nothing heavy is imported."""
-    # Of the processor, not of the clock: other work on this machine must not decide.
-    assert cost.cpu_seconds < 0.1, cost
+    """Nothing heavy is imported: about 0.1 s, but for the first start, which compiles the pack."""
+    # The processor's time, and room for a busy machine whose caches are somebody else's.
+    assert cost.cpu_seconds < 0.3, cost
     heavy = {"av", "obstore", "rich", "tenacity", "typer"}
     assert heavy.isdisjoint(name.partition(".")[0] for name in cost.imported), cost
