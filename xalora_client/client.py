@@ -121,12 +121,14 @@ class AsyncXalora:
             from .ledger import Ledger
             from .media.delivery import choose_delivery
             from .network import Network
-            from .sessions import create_session, shared_session
+            from .sessions import create_session, sequencer_session, shared_session
             from .transport import Transport
 
-            shared, creates = shared_session(), create_session()
-            self._sessions += [shared, creates]
-            transport = Transport(shared, creates, self.settings.workflow_url, self.settings.request_timeout)
+            shared, requests, creates = shared_session(), sequencer_session(), create_session()
+            self._sessions += [shared, requests, creates]
+            transport = Transport(
+                requests, creates, self.settings.workflow_url, self.settings.request_timeout
+            )
             self._network = Network(transport, self.settings.workflow_url, self.settings.max_retries)
             self._dispatcher = Dispatcher(
                 self._network,

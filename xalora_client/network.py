@@ -259,17 +259,15 @@ class Network:
         return error
 
     async def _repeat(self, once: Callable[[], Awaitable[T]], *, retries: int | None = None) -> T:
+        attempts = 1 + (self._max_retries if retries is None else retries)
         repeat = AsyncRetrying(
-            stop=stop_any(
-                stop_after_attempt(1 + (self._max_retries if retries is None else retries)),
-                _StopWhenToldToWaitTooLong(),
-            ),
+            stop=stop_any(stop_after_attempt(attempts), _StopWhenToldToWaitTooLong()),
             wait=_WaitAsTold(),
             retry=retry_if_exception_type(_Repeatable),
             reraise=True,
         )
         try:
-            return await repeat(once)
+            return await (once() if attempts == 1 else repeat(once))
         except _Repeatable as last:
             raise last.error from last.__cause__
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -17,17 +19,35 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def shared_session() -> aiohttp.ClientSession:
-    """For requests that cost nothing and for downloads; connections are reused."""
-    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_certificates()))
+    """For downloads from anywhere; connections are reused."""
+    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_certificates()), trust_env=True)
+
+
+def sequencer_session() -> aiohttp.ClientSession:
+    """For requests to the sequencer that cost nothing; connections are reused."""
+    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_certificates()), trust_env=False)
 
 
 def create_session() -> aiohttp.ClientSession:
     """For creates: each gets a connection of its own, see :class:`xalora_client.transport.Transport`."""
-    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True, ssl=_certificates()))
+    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True, ssl=_certificates())
+    return _session(connector, trust_env=False)
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=connector, trust_env=True, headers={"User-Agent": USER_AGENT})
+def environment_proxy(url: str) -> str | None:
+    """The proxy that the environment, or the system, names for this address. Blocking: it may ask DNS.
+
+    With ``trust_env``, aiohttp finds it out anew for each request, on a thread: more work than a poll itself.
+    """
+    parts = urlsplit(url)
+    if parts.hostname and not urllib.request.proxy_bypass(parts.hostname):
+        return urllib.request.getproxies().get(parts.scheme)
+    return None
+
+
+def _session(connector: aiohttp.TCPConnector, *, trust_env: bool) -> aiohttp.ClientSession:
+    headers = {"User-Agent": USER_AGENT}
+    return aiohttp.ClientSession(connector=connector, trust_env=trust_env, headers=headers)
 
 
 def _certificates() -> ssl.SSLContext | bool:

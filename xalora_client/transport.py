@@ -18,11 +18,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from .config import Credentials
+from .sessions import environment_proxy
 
 if TYPE_CHECKING:
     from .media.delivery import InlineImage
 
 CHUNK_BYTES = 256 * 1024
+
+# Random, so that no text of a user can contain it.
+_STAND_IN = f"inline-{secrets.token_hex(16)}-"
 
 
 class Undelivered(Exception):
@@ -81,19 +85,17 @@ class _Body:
 def json_body(payload: Mapping[str, Any]) -> _Body:
     """Serialize ``payload``; values that are :class:`InlineImage` become streamed ``data:`` URIs."""
     images: list[InlineImage] = []
-    # Random, so that no text of a user can contain it.
-    marker = f"inline-{secrets.token_hex(16)}-"
 
     def stand_in(value: Any) -> str:
         if not hasattr(value, "uri_chunks"):
             raise TypeError(f"{type(value).__name__} has no JSON form")
         images.append(value)
-        return f"{marker}{len(images) - 1}."
+        return f"{_STAND_IN}{len(images) - 1}."
 
     text = json.dumps(payload, default=stand_in, allow_nan=False).encode()
     pieces: list[bytes | InlineImage] = []
     for index, image in enumerate(images):
-        head, _, text = text.partition(f"{marker}{index}.".encode())
+        head, _, text = text.partition(f"{_STAND_IN}{index}.".encode())
         pieces += [head, image]
     return _Body([*pieces, text])
 
@@ -120,6 +122,8 @@ class Transport:
         self._create_session = create_session
         self._base_url = base_url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=request_timeout)
+        self._proxy: str | None = None
+        self._proxy_known = False
 
     async def resource_request(
         self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
@@ -166,12 +170,16 @@ class Transport:
     ) -> Answer:
         body = json_body({key: value for key, value in payload.items() if value is not None})
         headers = {"Content-Type": "application/json", "Content-Length": str(body.length)}
+        if not self._proxy_known:
+            self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
+            self._proxy_known = True
         try:
             async with session.post(
                 f"{self._base_url}/{endpoint}",
                 data=body.chunks(),
                 headers=headers,
                 timeout=self._timeout,
+                proxy=self._proxy,
                 # A redirected POST would be sent again, or become a GET: both are wrong here.
                 allow_redirects=False,
             ) as response:
