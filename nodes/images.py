@@ -136,7 +136,9 @@ def merged(files: Mapping[int, Path], made: torch.Tensor, total: int) -> torch.T
 def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
     """A small picture of ``[H, W, C]`` floats: every n-th pixel, which costs next to nothing."""
     step = -(-max(image.shape[:2]) // PREVIEW_PIXELS)
-    small = image[::step, ::step, :COLOUR_CHANNELS]
+    small = np.clip(image[::step, ::step, :COLOUR_CHANNELS], 0.0, 1.0)
+    if small.shape[2] == 1:
+        small = np.repeat(small, COLOUR_CHANNELS, axis=2)
     return Image.fromarray((small * 255 + 0.5).astype(np.uint8))
 
 

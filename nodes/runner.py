@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ..xalora_client.errors import XaloraError
 from ..xalora_client.events import Submitted, TaskEvent
+from . import compat
 from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
 from .clients import clients
 from .interrupts import Interrupt
+from .origins import note_origin
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
 
@@ -178,6 +180,8 @@ class _Work(Generic[ItemT, ValueT]):
         self._reporter = Reporter(node_id, self._progress)
         self._items: dict[int, ItemT] = {}
         self._open_ids: dict[int, str] = {}
+        self._origins: set[asyncio.Task[None]] = set()
+        self._prompt_id = compat.executing_prompt_id()
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
         raise NotImplementedError
@@ -260,13 +264,33 @@ class _Work(Generic[ItemT, ValueT]):
 
     def listener(self, index: int) -> Callable[[TaskEvent], None]:
         """Takes in what happens to one task."""
+        told: set[str] = set()
 
         def note(event: TaskEvent) -> None:
+            if event.job_id not in told:
+                told.add(event.job_id)
+                self._note_origin(index, event.job_id)
             if isinstance(event, Submitted) and event.task_id:
                 self._open_ids[index] = event.task_id
             self._progress.note(index, event, monotonic())
 
         return note
+
+    def _note_origin(self, index: int, job_id: str) -> None:
+        """Let the sidebar find the node behind a task; nobody waits for that."""
+        origin = asyncio.get_running_loop().create_task(asyncio.to_thread(self._keep_origin, index, job_id))
+        self._origins.add(origin)
+        origin.add_done_callback(self._origins.discard)
+
+    def _keep_origin(self, index: int, job_id: str) -> None:
+        try:
+            note_origin(job_id, self.node_id, self._prompt_id, self._picture(index))
+        except (OSError, ValueError) as error:
+            log.debug("no small picture of the input of job %s: %s", job_id, error)
+
+    def _picture(self, index: int) -> Image.Image | None:
+        """A small picture of one task's input, where it has one; called on a worker thread."""
+        return None
 
     def _log_what_is_left(self) -> None:
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
@@ -320,6 +344,9 @@ class _Running(_Work["RunResult", ValueT]):
 
     def _hand_over(self, plan: BatchPlan) -> HandedOver:
         return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began)
+
+    def _picture(self, index: int) -> Image.Image | None:
+        return picture_of(self._tasks[index])
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id
@@ -406,11 +433,22 @@ class _Submitting(_Work[str, "list[str]"]):
     async def _value(self, client: AsyncXalora, items: Sequence[str]) -> list[str]:
         return list(items)
 
+    def _picture(self, index: int) -> Image.Image | None:
+        return picture_of(self._tasks[index])
+
     def _id_of(self, item: str) -> str:
         return item
 
     def _summary(self, items: Sequence[str], seconds: float) -> str:
         return f"submitted: task {items[0]}" if len(items) == 1 else f"{len(items)} tasks submitted"
+
+
+def picture_of(task: WorkflowTask) -> Image.Image | None:
+    """A small picture of a task's input image, None where it has none."""
+    from .images import preview_of
+
+    image = next(iter(task.image_parameters().values()), None)
+    return preview_of(image.detach().float().cpu().numpy()) if hasattr(image, "detach") else None
 
 
 def made_of(result: RunResult) -> Made:

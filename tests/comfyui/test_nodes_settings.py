@@ -1,0 +1,120 @@
+"""Where the nodes look for a key, and what they say without one. Nothing needs a restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from graphs import dump, fresh_seed, image, node
+from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
+
+from xalora_client.devnet import DevnetThread
+
+KEY = "alice#s3cret-w0rd"
+WRONG = "alice#another"
+
+
+@pytest.fixture
+def network(devnet: SessionDevnet) -> SessionDevnet:
+    devnet.reset()
+    return devnet
+
+
+def upscale(comfyui: ComfyUI, **options: Any) -> RunRecord:
+    return comfyui.run(
+        {
+            "1": image(fresh_seed()),
+            "2": node("XaloraUpscaleImage", image=["1", 0], **options),
+            "3": dump(["2", 0]),
+        }
+    )
+
+
+def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> None:
+    """One ComfyUI, never restarted: no key, then the key file, the pack's `.env`, the base folder's."""
+    with DevnetThread(miners=1, api_key=KEY) as network:
+        extra = comfyui_factory(env={"XALORA_WORKFLOW_URL": network.url})
+        assert "XaloraUpscaleImage" in extra.object_info()
+
+        without = upscale(extra, fallback="never")
+        assert without.status == "error"
+        message = without.error["exception_message"].strip()
+        assert message.startswith("No API key is set. Nothing was sent, so nothing was charged.")
+        assert "XALORA_API_KEY" in message
+        assert network.stats()["creates"] == 0
+
+        # By default this machine takes over, and says why.
+        alone = upscale(extra)
+        assert alone.status == "success"
+        assert "No API key is set: made by LANCZOS" in alone.texts_of("2")[-2].text
+
+        key_file = extra.user_dir / "__xalora" / "api-key"
+        key_file.parent.mkdir(exist_ok=True)
+        key_file.write_text(KEY + "\n")
+        assert upscale(extra, fallback="never").status == "success"
+
+        (extra.pack_dir / ".env").write_text(f"XALORA_API_KEY={WRONG}\n")
+        refused = upscale(extra)
+        assert refused.status == "error"
+        assert refused.error["exception_type"].endswith("AuthenticationError")
+
+        (extra.root / ".env").write_text(f'XALORA_API_KEY="{KEY}"\n')
+        assert upscale(extra, fallback="never").status == "success"
+
+        (extra.root / ".env").write_text(
+            "XALORA_API_KEY=no-separator-but-a-dash\nXALORA_MAX_IN_FLIGHT=many\n"
+        )
+        broken = upscale(extra)
+        assert broken.status == "error"
+        message = broken.error["exception_message"]
+        assert "max_in_flight" in message and str(extra.root / ".env") in message
+
+        secrets = (KEY.partition("#")[2], WRONG.partition("#")[2], "separator-but-a-dash")
+        seen = extra.logs() + str([record.events for record in (without, alone, refused, broken)])
+        assert not any(secret in seen for secret in secrets)
+
+
+def test_the_environment_comes_first(comfyui_factory: ComfyUIFactory, network: SessionDevnet) -> None:
+    extra = comfyui_factory.prepared(
+        env={"XALORA_WORKFLOW_URL": network.url, "XALORA_API_KEY": network.api_key}
+    )
+    extra.root.mkdir(parents=True, exist_ok=True)
+    (extra.root / ".env").write_text(f"XALORA_API_KEY={WRONG}\nXALORA_FALLBACK=local_only\n")
+    extra.boot()
+    record = upscale(extra, fallback="never")
+    assert record.status == "success"
+    assert network.new_stats()["creates"] == 1
+    # What the environment does not say is taken from the file.
+    assert upscale(extra).status == "success"
+    assert network.new_stats()["creates"] == 1
+
+
+def test_the_journal_lies_in_comfyuis_user_folder(
+    comfyui_factory: ComfyUIFactory, network: SessionDevnet
+) -> None:
+    extra = comfyui_factory(
+        env={
+            "XALORA_WORKFLOW_URL": network.url,
+            "XALORA_API_KEY": network.api_key,
+            # The harness sets a place of its own; an empty value counts as unset.
+            "XALORA_STATE_DIR": "",
+        }
+    )
+    assert upscale(extra, fallback="never").status == "success"
+    assert (extra.user_dir / "xalora" / "journal.sqlite3").is_file()
+    assert len(list((extra.user_dir / "xalora" / "results").rglob("*.png"))) == 1
+
+
+def test_nothing_is_asked_of_the_network_before_a_node_runs(
+    comfyui_factory: ComfyUIFactory, network: SessionDevnet
+) -> None:
+    before = network.stats()["endpoints"]
+    extra = comfyui_factory(env={"XALORA_WORKFLOW_URL": network.url, "XALORA_API_KEY": network.api_key})
+    extra.object_info()
+    asked = {name: count - before[name] for name, count in network.stats()["endpoints"].items()}
+    assert {name: asked[name] for name in asked if not name.startswith("miner_")} == {
+        "resource_request": 0,
+        "task_create": 0,
+        "task_result_query": 0,
+        "task_cancel": 0,
+    }
