@@ -35,8 +35,13 @@ async def main(key, url, index):
 asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 TASK_SECONDS = 0.2
-# The two short parts of a life are drawn out, so that kills fall into them too.
-FAULTS = ("task_create:delay:seconds=0.4", "result:slow:seconds=0.3")
+# The short parts of a life are drawn out, so that kills fall into them too: before the sequencer acts on a
+# create, between that and its answer, and while the result comes down.
+FAULTS = (
+    "task_create:delay:seconds=0.2",
+    "task_create:delay_after:seconds=0.3",
+    "result:slow:seconds=0.3",
+)
 AT_ONCE = 4
 
 

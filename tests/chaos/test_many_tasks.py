@@ -89,6 +89,8 @@ async def test_every_task_ends_once_and_none_is_paid_twice(
         arrived = [record for record in records if record.job_id in unknown_jobs]
         assert devnet.stats()["creates"] == len(records) == works - len(unknown) + len(arrived)
         assert max(Counter(record.job_id for record in records).values()) == 1
+        # No create was sent again by itself, so that this holds on a network without such a check, too.
+        assert devnet.stats()["duplicates"] == 0
 
         # Nothing is left behind: not in the journal, and not in the network once its miners are done.
         left = client.journal.open_entries()
@@ -103,6 +105,7 @@ async def test_every_task_ends_once_and_none_is_paid_twice(
         fresh = [o.error for o in again if o.error is not None]
         assert all(isinstance(error, ResultFormatError) for error in fresh)
         assert devnet.stats()["creates"] == works
+        assert devnet.stats()["duplicates"] == len(arrived)
         assert not client.journal.open_entries()
 
         # And all that is asked a second time comes from this machine's disk.

@@ -107,6 +107,19 @@ async def test_delay_comes_before_everything() -> None:
         assert devnet.stats()["creates"] == 1
 
 
+async def test_delay_after_acts_first() -> None:
+    async with (
+        Devnet(miners=0, faults=["task_create:delay_after:seconds=0.3:n=1"]) as devnet,
+        aiohttp.ClientSession() as session,
+    ):
+        started = time.monotonic()
+        request = asyncio.create_task(post(session, devnet, "task_create", CREATE))
+        await devnet.wait_for(lambda stats: stats["creates"] == 1)
+        assert not request.done()
+        assert (await request)[0] == 200
+        assert time.monotonic() - started >= 0.3
+
+
 async def test_drop_before_does_nothing() -> None:
     async with (
         Devnet(miners=0, faults=["task_create:drop_before:n=1"]) as devnet,

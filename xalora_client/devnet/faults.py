@@ -22,6 +22,7 @@ from .state import ENDPOINTS
 
 FaultKind = Literal[
     "delay",
+    "delay_after",
     "status",
     "status_after",
     "drop_before",
@@ -49,6 +50,7 @@ _GROUPS: dict[str, frozenset[str]] = {
 _ANSWERS = frozenset(ENDPOINTS)
 _WHERE: dict[str, frozenset[str]] = {
     "delay": _EVERYWHERE,
+    "delay_after": _ANSWERS,
     "status": _EVERYWHERE,
     "status_after": _ANSWERS | {UPLOAD},
     "drop_before": _EVERYWHERE,
@@ -73,6 +75,7 @@ class Fault:
     kind                      endpoints                what happens
     ========================  =======================  ====================================================
     ``delay``                 all but ``miner``        nothing is done for ``seconds`` first
+    ``delay_after``           the six                  acted upon at once, answered after ``seconds``
     ``status``                all but ``miner``        ``status`` is answered, nothing is done
     ``status_after``          the six, ``upload``      the request is acted upon, then ``status`` is answered
     ``drop_before``           all but ``miner``        the connection is closed before the body is taken
@@ -94,7 +97,7 @@ class Fault:
         probability: Chance of each matching request, 0..1. Without it and ``nth``: every one.
         nth: Ordinals (from 1) of the matching requests that are hit. Exact, so tests need no luck.
         times: At most so many hits.
-        seconds: For ``delay`` and ``slow``.
+        seconds: For ``delay``, ``delay_after`` and ``slow``.
         status: HTTP status for ``status`` and ``status_after``.
         retry_after: Seconds for a ``Retry-After`` header, sent with ``status`` and ``status_after``.
 

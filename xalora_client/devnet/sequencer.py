@@ -187,6 +187,8 @@ class Sequencer:
                 result = await answer(body)
             except Refusal as problem:
                 return refusal(problem.status, problem.message)
+            if fault := hits.get("delay_after"):
+                await asyncio.sleep(fault.seconds)
             if "drop_after" in hits:
                 return drop(request)
             if fault := hits.get("status_after"):
