@@ -86,9 +86,13 @@ class LocalProgress(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Done(TaskEvent):
-    """The result's files are on disk. ``reused`` when a kept result answered and nothing was sent."""
+    """The result's files are on disk. ``reused`` when a kept result answered and nothing was sent.
+
+    ``miner`` is the miner's id where the network tells.
+    """
 
     engine: str
+    miner: str | None = None
     seconds: float
     files: tuple[Path, ...] = field(default=())
     reused: bool = False

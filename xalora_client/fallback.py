@@ -215,6 +215,7 @@ def _result(run: EngineRun, job_id: str, on_event: EventCallback | None) -> RunR
         device=run.device,
         job_id=job_id,
         seconds=Timing(running=run.seconds, total=run.seconds),
+        note=run.note,
     )
 
 

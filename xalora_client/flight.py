@@ -32,7 +32,7 @@ from .ledger import Ledger
 from .media.delivery import DeliveredImage, ImageDelivery
 from .network import RUNS_ON, Network
 from .preparation import PreparedTask
-from .results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
+from .results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult, miner_of, result_references
 from .rules import (
     CANCELED,
     FAILED,
@@ -359,10 +359,16 @@ class Flight:
             await self._ledger.expired(self.entry_id, str(error))
             raise
         self._clock.transferred = monotonic()
-        await self._ledger.kept(self.entry_id, files, engine=REMOTE_ENGINE)
+        miner = next((m for r in result_references(answer.result) if (m := miner_of(r, task_id))), None)
+        await self._ledger.kept(self.entry_id, files, engine=REMOTE_ENGINE, miner=miner)
         timing = self._clock.timing()
         result = RunResult(
-            files=files, engine=REMOTE_ENGINE, job_id=self.job_id, task_id=task_id, seconds=timing
+            files=files,
+            engine=REMOTE_ENGINE,
+            job_id=self.job_id,
+            task_id=task_id,
+            miner=miner,
+            seconds=timing,
         )
         logger.info("task %s finished after %.1f s", task_id, timing.total or 0.0)
         self.emit(
@@ -370,6 +376,7 @@ class Flight:
                 job_id=self.job_id,
                 task_id=task_id,
                 engine=REMOTE_ENGINE,
+                miner=miner,
                 seconds=timing.total or 0.0,
                 files=files,
             )

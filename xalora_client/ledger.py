@@ -107,9 +107,13 @@ class Ledger:
     async def finished(self, entry_id: int | None, result: Any) -> None:
         await self._note(entry_id, lambda i: self.journal.finished(i, result), "the task has finished")
 
-    async def kept(self, entry_id: int | None, files: tuple[Path, ...], *, engine: str) -> None:
+    async def kept(
+        self, entry_id: int | None, files: tuple[Path, ...], *, engine: str, miner: str | None
+    ) -> None:
         await self._note(
-            entry_id, lambda i: self.journal.kept(i, files, engine=engine), f"the result is {files}"
+            entry_id,
+            lambda i: self.journal.kept(i, files, engine=engine, miner=miner),
+            f"the result is {files}",
         )
 
     async def delivered(self, entry_id: int | None) -> None:

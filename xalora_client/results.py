@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .errors import STILL_RETRIEVABLE, ResultFormatError, ResultLocationError, XaloraError
 
@@ -61,6 +61,17 @@ def _references(result: Any) -> Iterator[str]:
             yield from _references(entry)
 
 
+def miner_of(reference: str, task_id: str) -> str | None:
+    """The miner that a storage key names, None where it does not follow the public miner's pattern.
+
+    The pattern is ``<folder>/<workflow>-<miner>-<task id>.<suffix>`` (protocol, "result").
+    """
+    stem = PurePosixPath(urlsplit(reference).path if "://" in reference else reference).stem
+    head, found, rest = stem.rpartition(f"-{task_id}")
+    workflow, _, miner = head.rpartition("-")
+    return miner if found and not rest and workflow and miner else None
+
+
 def resolve_reference(reference: str, *, result_base_url: str | None, task_id: str) -> str:
     """The URL behind a reference; a bare storage key is joined to the result base URL.
 
@@ -101,6 +112,7 @@ class RunResult:
         miner: The miner's id, where the network tells.
         task_id: The network's id; None for work done on this machine.
         reused: A kept result answered; nothing was sent and nothing charged.
+        note: A sentence for people where there is something to say (which local model was chosen).
     """
 
     files: tuple[Path, ...]
@@ -111,6 +123,7 @@ class RunResult:
     miner: str | None = None
     seconds: Timing = field(default_factory=Timing)
     reused: bool = False
+    note: str = ""
 
     @cached_property
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:

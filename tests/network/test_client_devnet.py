@@ -63,6 +63,7 @@ async def test_a_photograph_comes_back_with_the_pixels_the_miner_made(devnet: De
     assert np.array_equal(np.rint(result.images[0] * 255).astype(np.uint8), lanczos(PHOTO))
     assert (result.engine, result.reused, result.task_id) == ("xalora", False, devnet.task_ids()[0])
     assert result.seconds.total is not None and result.seconds.total > 0
+    assert result.miner in devnet.miners
     kinds = [type(event).__name__ for event in seen]
     assert kinds[0] == "Submitted"
     assert kinds[-1] == "Done"

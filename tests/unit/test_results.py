@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from xalora_client import ResultLocationError
-from xalora_client.results import resolve_reference, result_references
+from xalora_client.results import miner_of, resolve_reference, result_references
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_a_bare_key_without_a_base_url_names_the_setting_the_key_and_the_task() 
     for part in ("XALORA_RESULT_BASE_URL", "'x.png'", "t1", "paid"):
         assert part in str(caught.value)
     assert caught.value.task_id == "t1"
+
+
+@pytest.mark.parametrize(
+    ("reference", "miner"),
+    [
+        ("test-video/hunyuan-fp8-0xabc-t1.mp4", "0xabc"),
+        ("https://h/results/flux-lora/flux-lora-0xabc-t1.jpg?sig=a-b", "0xabc"),
+        ("upscaled-image.png", None),
+        ("t1.png", None),
+        ("x-0xabc-t1-2.png", None),
+    ],
+)
+def test_a_storage_key_of_the_public_miners_form_names_its_miner(reference: str, miner: str | None) -> None:
+    assert miner_of(reference, "t1") == miner
