@@ -24,15 +24,15 @@ import asyncio, json, sys
 import numpy as np
 from xalora_client import AsyncXalora, UpscalerTask
 
-async def main(key, url, index):
+async def main(key, url, index, if_unknown):
     pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     async with AsyncXalora(key, url) as client:
         print("begun", flush=True)
         task = UpscalerTask(pixels, job_id_prefix=f"killed-{index}")
-        result = await client.run(task, reuse=True, if_unknown="resend", fallback="never")
+        result = await client.run(task, reuse=True, if_unknown=if_unknown, fallback="never")
         print(json.dumps(np.rint(result.images[0] * 255).astype(int).tolist()), flush=True)
 
-asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))
 """
 TASK_SECONDS = 0.2
 # The short parts of a life are drawn out, so that kills fall into them too: before the sequencer acts on a
@@ -52,7 +52,9 @@ def upscaled(index: int) -> list[Any]:
     return result
 
 
-async def start(devnet: Devnet, index: int, state_dir: Path) -> asyncio.subprocess.Process:
+async def start(
+    devnet: Devnet, index: int, state_dir: Path, if_unknown: str = "resend"
+) -> asyncio.subprocess.Process:
     """A worker that has begun, but not asked for anything yet."""
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -61,6 +63,7 @@ async def start(devnet: Devnet, index: int, state_dir: Path) -> asyncio.subproce
         devnet.api_key,
         devnet.url,
         str(index),
+        if_unknown,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "XALORA_STATE_DIR": str(state_dir)},
@@ -75,6 +78,39 @@ async def finish(worker: asyncio.subprocess.Process) -> list[Any]:
     assert worker.returncode == 0, err.decode()
     result: list[Any] = json.loads(out)
     return result
+
+
+async def test_killed_before_the_answer_came_it_is_never_sent_again_unasked(tmp_path: Path) -> None:
+    async with Devnet(miners=1, faults=["task_create:delay_after:seconds=60:n=1"]) as devnet:
+        worker = await start(devnet, 1, tmp_path)
+        await devnet.wait_for(lambda stats: stats["creates"] == 1)
+        worker.kill()
+        await worker.communicate()
+        worker = await start(devnet, 1, tmp_path, if_unknown="stop")
+        _, complaint = await worker.communicate()
+        assert worker.returncode == 1
+        assert b"AmbiguousCreateError" in complaint
+        assert devnet.stats()["endpoints"]["task_create"] == 1
+        assert await finish(await start(devnet, 1, tmp_path, if_unknown="resend")) == upscaled(1)
+        stats = devnet.stats()
+        assert (stats["creates"], stats["duplicates"]) == (1, 1)
+
+
+async def test_killed_between_two_attempts_of_a_refused_create_nothing_is_in_doubt(tmp_path: Path) -> None:
+    async with Devnet(miners=1, faults=["task_create:429:retry_after=60:n=1"]) as devnet:
+        worker = await start(devnet, 1, tmp_path)
+        # "prepared" after the sequencer was asked is the pause; before, it might be the time before sending.
+        while not _asked(devnet) or await asyncio.to_thread(stand_of, tmp_path, 1) != "prepared":
+            assert worker.returncode is None
+        worker.kill()
+        await worker.communicate()
+        assert await finish(await start(devnet, 1, tmp_path, if_unknown="stop")) == upscaled(1)
+        stats = devnet.stats()
+        assert (stats["creates"], stats["duplicates"]) == (1, 0)
+
+
+def _asked(devnet: Devnet) -> bool:
+    return bool(devnet.stats()["endpoints"]["task_create"])
 
 
 @pytest.mark.timeout(1800)
