@@ -19,7 +19,13 @@ FRAMES_OFF = (
 
 def prompt_input() -> io.Input:
     """The prompt of a text-to-anything node."""
-    return io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What it shows, in words.")
+    return io.String.Input(
+        "prompt",
+        default="",
+        multiline=True,
+        dynamic_prompts=True,
+        tooltip="What it shows, in words. {a|b} picks one of the words for each run.",
+    )
 
 
 def video_inputs() -> list[io.Input]:

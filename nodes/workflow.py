@@ -96,7 +96,7 @@ class WorkflowNode(XaloraNode):
         inputs += options.fallback_inputs()
         if cls.DEFINITION.output_kind == "video":
             inputs.insert(0, options.decode_frames_input())
-        if cls.DEFINITION.image_parameters:
+        elif cls.DEFINITION.image_parameters:
             inputs = [*options.batch_inputs(), *inputs]
         own = {parameter.name for parameter in cls.DEFINITION.parameters}
         # The definition says which workflow it is.
