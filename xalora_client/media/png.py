@@ -24,11 +24,13 @@ except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
-_BLOCK_BYTES = 512 * 1024  # of filtered rows, deflated at once
-_STRIPE_BYTES = 96 * 1024  # of rows filtered at once: with all scratch they fit a core's second-level cache
+# Of filtered rows, taken in one go. Smaller blocks fit the caches better, and yet take longer: with more and
+# shorter steps the threads spend their time waiting for the interpreter.
+_BLOCK_BYTES = 512 * 1024
+_MOST_THREADS = 4  # each has 4 MB of scratch, and sending is slower than encoding long before that
 _ADLER_MODULUS = 65521
 _ZLIB_HEADER = b"\x78\x01"
-_SAMPLED_ROWS = 16  # one in so many is looked at to tell a drawing from a photograph
+_SAMPLED_ROWS = 16  # one in so many is looked at to choose a filter, and to tell drawings from photographs
 _FLAT_SHARE = 0.4  # of residuals that are not zero, at most, in drawings and screenshots
 _NONE, _SUB, _UP, _AVERAGE = range(4)
 
@@ -52,7 +54,7 @@ def encode_png(
         array: ``[H, W, C]`` with C of 1 (gray), 3 (RGB) or 4 (RGBA); uint8, uint16 (gives 16 bits a channel),
             or any float type with values in 0..1. Floats are rounded to the nearest of 256 steps, clipped,
             and NaN becomes 0. It may be a view of any strides.
-        threads: How many threads work at it; None for one a core, at most 8.
+        threads: How many threads work at it; None for one a core, at most 4.
         icc_profile: A colour profile to embed.
 
     Raises:
@@ -70,7 +72,7 @@ def encode_png(
     height, width, channels = array.shape
     rows_in_block = max(1, min(height, _BLOCK_BYTES // (width * channels + 1)))
     starts = range(0, height, rows_in_block)
-    workers = min(threads or min(os.cpu_count() or 1, 8), len(starts))
+    workers = min(threads or min(os.cpu_count() or 1, _MOST_THREADS), len(starts))
     blocks: dict[int, _Block] = {}
     waiting = deque(starts)
 
@@ -124,48 +126,38 @@ def to_uint8(block: npt.NDArray[Any], scratch: npt.NDArray[np.float32], out: npt
 
 
 class _RowFilter:
-    """Rounds and filters blocks of one image's rows, with scratch memory of its own (one for each thread).
-
-    It goes by stripes of a few rows, each with the filter that suits it, so that whatever is touched several
-    times stays in a core's cache.
-    """
+    """Rounds and filters blocks of one image's rows, with scratch memory of its own (one for each thread)."""
 
     def __init__(self, array: npt.NDArray[Any], rows_in_block: int) -> None:
-        height, width, channels = array.shape
-        row_bytes = width * channels
+        _, width, channels = array.shape
+        shape = (rows_in_block + 1, width, channels)  # with the row above
         self._array = array
-        self._height = height
         self._rows_in_block = rows_in_block
-        self._stripe = max(1, min(rows_in_block, _STRIPE_BYTES // row_bytes))
         self._step = channels
-        self._float = np.empty((self._stripe, width, channels), np.float32)
-        self._pixels = np.empty((self._stripe + 1, width, channels), np.uint8)  # and the row above
-        self._filtered = np.empty((rows_in_block, row_bytes + 1), np.uint8)
-        self._mean = np.empty((self._stripe, row_bytes - channels), np.uint8)
-        self._shared = np.empty_like(self._mean)
+        self._float = np.empty(shape if array.dtype != np.uint8 else (0,), np.float32)
+        self._pixels = np.empty(shape, np.uint8)
+        self._filtered = np.empty((rows_in_block, width * channels + 1), np.uint8)
+        self._mean = np.empty((rows_in_block, (width - 1) * channels), np.uint8)
 
     def filtered(self, start: int) -> Bytes2D:
         """The filtered rows of the block that begins at ``start``; valid until the next call."""
-        stop = min(start + self._rows_in_block, self._height)
+        block = self._array[max(start - 1, 0) : start + self._rows_in_block]
+        rows = len(block)
         if start == 0:
             self._pixels[0] = 0
+            to_uint8(block, self._float[:rows], self._pixels[1 : rows + 1])
         else:
-            to_uint8(self._array[start - 1 : start], self._float[:1], self._pixels[:1])
-        for first in range(start, stop, self._stripe):
-            last = min(first + self._stripe, stop)
-            rows = last - first
-            to_uint8(self._array[first:last], self._float[:rows], self._pixels[1 : rows + 1])
-            flat = self._pixels.reshape(len(self._pixels), -1)
-            current, above = flat[1 : rows + 1], flat[:rows]
-            out = self._filtered[first - start : last - start]
-            kind = self._choose(current[rows // 2 :][:1], above[rows // 2 :][:1])
-            out[:, 0] = kind
-            self._apply(kind, current, above, out[:, 1:])
-            self._pixels[0] = self._pixels[rows]
-        return self._filtered[: stop - start]
+            rows -= 1
+            to_uint8(block, self._float[: rows + 1], self._pixels[: rows + 1])
+        flat = self._pixels.reshape(len(self._pixels), -1)
+        above, current, out = flat[:rows], flat[1 : rows + 1], self._filtered[:rows]
+        kind = self._choose(current[::_SAMPLED_ROWS], above[::_SAMPLED_ROWS])
+        out[:, 0] = kind
+        self._apply(kind, current, above, out[:, 1:])
+        return out
 
     def _choose(self, current: Bytes2D, above: Bytes2D) -> int:
-        """The filter with the smallest residuals on one row, which is PNG's own heuristic."""
+        """The filter with the smallest residuals on a sample of the rows, which is PNG's own heuristic."""
         residuals = np.empty_like(current)
 
         def cost(kind: int) -> int:
@@ -184,15 +176,14 @@ class _RowFilter:
             out[:, :step] = current[:, :step]
             np.subtract(current[:, step:], current[:, :-step], out=out[:, step:])
         else:
-            mean, shared = self._mean[: len(current)], self._shared[: len(current)]
-            left, up = current[:, :-step], above[:, step:]
+            left, up, mean, rest = current[:, :-step], above[:, step:], self._mean[: len(out)], out[:, step:]
             # floor((a + b) / 2) without leaving 8 bits: the bits both have, and half of those one has.
             np.bitwise_xor(left, up, out=mean)
             np.right_shift(mean, 1, out=mean)
-            np.bitwise_and(left, up, out=shared)
-            np.add(mean, shared, out=mean)
+            np.bitwise_and(left, up, out=rest)
+            np.add(mean, rest, out=mean)
             out[:, :step] = current[:, :step] - (above[:, :step] >> 1)
-            np.subtract(current[:, step:], mean, out=out[:, step:])
+            np.subtract(current[:, step:], mean, out=rest)
 
 
 def _deflate_with_zlib(filtered: Bytes2D, *, last: bool) -> bytes:
