@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         AuthenticationError as AuthenticationError,
     )
     from .errors import (
+        ClientClosedError as ClientClosedError,
+    )
+    from .errors import (
         ConfigurationError as ConfigurationError,
     )
     from .errors import (
@@ -148,6 +151,7 @@ _HOMES = {
     "errors": (
         "AmbiguousCreateError",
         "AuthenticationError",
+        "ClientClosedError",
         "ConfigurationError",
         "EngineError",
         "InputImageError",

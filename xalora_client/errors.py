@@ -13,6 +13,9 @@ ErrorType = Literal["client_error", "server_error"]
 NOTHING_CHARGED = "Nothing was sent, so nothing was charged."
 NOT_ACCEPTED = "The task was not accepted, so nothing was charged."
 STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by its id."
+RUNS_ON = "The task is paid for and runs on in the network."
+MAY_BE_CHARGED = "The task may exist and be charged, so it was not sent again."
+CANCELED_THERE = "The task was canceled; whether a canceled task is charged is the network's decision."
 
 
 class XaloraError(Exception):
@@ -66,6 +69,10 @@ class MissingKeyError(ConfigurationError):
     """No API key was found in any of the places the client looks."""
 
 
+class ClientClosedError(ConfigurationError):
+    """The client was closed before this call, or while it waited. Remote tasks are not touched by that."""
+
+
 class InvalidTaskError(ConfigurationError, ValueError):
     """A task's parameters do not fit (type, range, choice). Raised before anything is sent."""
 
@@ -87,7 +94,12 @@ class StoreError(XaloraError):
 
 
 class NetworkError(XaloraError):
-    """Base of everything that went wrong between this machine and the sequencer."""
+    """Base of everything that went wrong between this machine and the sequencer.
+
+    ``retry_after`` is how many seconds the network asked to wait, None where it did not.
+    """
+
+    retry_after: float | None = None
 
 
 class XaloraConnectionError(NetworkError):
@@ -99,9 +111,7 @@ class AuthenticationError(NetworkError):
 
 
 class RateLimitError(NetworkError):
-    """429 after the last retry. ``retry_after`` is in seconds, None where the network gave none."""
-
-    retry_after: float | None = None
+    """429 after the last retry."""
 
 
 class NoMinerError(NetworkError):

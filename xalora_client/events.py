@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
+
+logger = logging.getLogger("xalora_client")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +102,17 @@ class Done(TaskEvent):
 
 
 EventCallback: TypeAlias = Callable[[TaskEvent], None]
-"""Called on the client's event loop; it must return quickly."""
+"""Called on the client's event loop; it must return quickly.
+
+What it raises is logged and disturbs nothing; it is not called again for the same task then.
+"""
+
+
+def tell(listener: EventCallback, event: TaskEvent) -> bool:
+    """Call a listener; False where it raised: no display may stand between a task and its result."""
+    try:
+        listener(event)
+    except Exception:
+        logger.exception("a callback failed at %s", event)
+        return False
+    return True

@@ -11,6 +11,7 @@ from .config import FallbackPolicy
 from .errors import (
     AmbiguousCreateError,
     AuthenticationError,
+    ClientClosedError,
     EngineError,
     MissingKeyError,
     NoMinerError,
@@ -66,7 +67,7 @@ def judge(status: int, message: str, *, well_formed: bool) -> Verdict:
         return Verdict.NO_MINER
     if status in (404, 410):
         return Verdict.NOT_FOUND
-    return Verdict.SERVICE_FAILURE if status >= 500 else Verdict.REFUSED
+    return Verdict.SERVICE_FAILURE if status >= 500 or status in (408, 425) else Verdict.REFUSED
 
 
 def _speaks_of_missing_miners(message: str) -> bool:
@@ -89,11 +90,8 @@ def create_is_settled(verdict: Verdict, status: int, retry_after: float | None) 
 
 def worth_repeating(verdict: Verdict, status: int) -> bool:
     """Whether the same request may succeed a little later."""
-    return verdict in (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL) or status in (
-        408,
-        425,
-        503,
-    )
+    passing = (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL)
+    return verdict in passing or status == 503
 
 
 # --- When to ask next ---------------------------------------------------------------------------------------
@@ -133,7 +131,7 @@ class PollSchedule:
     prior_weight: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.interval is not None and self.interval < MIN_FIXED_INTERVAL:
+        if self.interval is not None and not self.interval >= MIN_FIXED_INTERVAL:
             raise ValueError(f"interval is {self.interval} s; at least {MIN_FIXED_INTERVAL:g} s is allowed")
 
     def next_delay(self, elapsed: float, random: float = 0.5) -> float:
@@ -256,7 +254,7 @@ def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:
 
     A wrong key never falls back: it would hide a mistake that the user must know of.
     """
-    if isinstance(error, AuthenticationError | EngineError):
+    if isinstance(error, AuthenticationError | ClientClosedError | EngineError):
         return False
     if policy == "when_unavailable":
         return isinstance(error, _UNAVAILABLE)

@@ -64,6 +64,7 @@ CODES = {
     "InputImageError": 2,
     "ConfigurationError": 3,
     "MissingKeyError": 3,
+    "ClientClosedError": 3,
     "InputTooLargeError": 3,
     "WorkflowDefinitionError": 3,
     "AuthenticationError": 3,

@@ -33,6 +33,7 @@ def test_canceled_is_terminal_and_an_unknown_status_is_not() -> None:
         (400, None, True),
         (401, None, True),
         (404, None, True),
+        (408, None, True),
         (429, None, True),
         (307, None, True),
         (503, 2.0, True),
@@ -57,6 +58,9 @@ def test_answers_are_sorted() -> None:
     assert judge(404, "unknown task", well_formed=True) is Verdict.NOT_FOUND
     assert judge(422, "bad width", well_formed=True) is Verdict.REFUSED
     assert judge(502, "", well_formed=False) is Verdict.SERVICE_FAILURE
+    # "Not now" rather than "not so": worth asking again.
+    assert judge(408, "", well_formed=True) is Verdict.SERVICE_FAILURE
+    assert judge(425, "", well_formed=True) is Verdict.SERVICE_FAILURE
 
 
 def test_no_sleep_runs_past_the_deadline_and_a_last_look_fits_before_it() -> None:
@@ -69,8 +73,9 @@ def test_no_sleep_runs_past_the_deadline_and_a_last_look_fits_before_it() -> Non
 
 def test_a_fixed_interval_is_kept_and_has_a_floor() -> None:
     assert PollSchedule(interval=10).next_delay(123.0, 0.9) == 10
-    with pytest.raises(ValueError, match="at least 1 s"):
-        PollSchedule(interval=0.5)
+    for interval in (0.5, float("nan")):
+        with pytest.raises(ValueError, match="at least 1 s"):
+            PollSchedule(interval=interval)
 
 
 def test_delays_stay_within_bounds_whatever_the_history() -> None:
@@ -114,9 +119,10 @@ def test_history_makes_polling_both_quicker_and_cheaper() -> None:
     assert five_requests < one_requests < blind_requests
 
 
-def test_a_wrong_key_never_falls_back() -> None:
+def test_a_wrong_key_or_a_closed_client_never_falls_back() -> None:
     for policy in ("never", "when_unavailable", "on_any_failure"):
         assert not falls_back(policy, errors.AuthenticationError("401"))
+        assert not falls_back(policy, errors.ClientClosedError("closed", task_id="t-1"))
 
 
 def test_fallback_follows_the_policy() -> None:
