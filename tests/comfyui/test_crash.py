@@ -1,0 +1,54 @@
+"""ComfyUI killed in the middle of a batch: queued again, only what was never sent is sent."""
+
+from __future__ import annotations
+
+import numpy as np
+from graphs import doubled, dump, fresh_seed, image, node, noise
+from harness import ComfyUI, ComfyUIFactory, SessionDevnet
+
+from xalora_client.journal import Journal, TaskState
+
+BATCH = 8
+IN_FLIGHT = 3
+
+
+def sent(comfyui: ComfyUI) -> list[TaskState]:
+    """The states of the tasks that the journal has an id for."""
+    state = comfyui.root / "xalora-state"
+    with Journal.open(state / "journal.sqlite3", state / "results") as journal:
+        return [entry.state for entry in journal.entries() if entry.task_id is not None]
+
+
+def test_killed_in_the_middle_of_a_batch_the_graph_is_finished_without_paying_twice(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    devnet.reset()
+    # Long enough that the next ones are not begun between the last answer and the kill.
+    devnet.task_seconds = 3.0
+    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+    comfyui = comfyui_factory(env)
+    seed = fresh_seed()
+    graph = {
+        "1": image(seed, batch=BATCH),
+        "2": node("XaloraUpscaleImage", image=["1", 0], max_in_flight=IN_FLIGHT),
+        "3": dump(["2", 0]),
+    }
+    before = devnet.stats()["creates"]
+    comfyui.start(graph)
+    devnet.wait_for(lambda stats: stats["creates"] - before > IN_FLIGHT, timeout=60)
+    # The second lot is on its way: as long as it runs, nothing more is sent.
+    while len(sent(comfyui)) < 2 * IN_FLIGHT:
+        assert comfyui.alive
+    comfyui.kill()
+    assert 2 * IN_FLIGHT <= len(devnet.new_task_ids()) == len(sent(comfyui)) < BATCH
+    assert TaskState.KEPT in sent(comfyui)
+
+    devnet.task_seconds = None
+    comfyui.restart()
+    record = comfyui.run(graph)
+    assert record.status == "success", record.describe()
+    assert devnet.new_stats()["creates"] == BATCH
+    assert devnet.new_stats()["duplicates"] == 0
+    result = record.array("3")
+    for made, given in zip(result, noise(seed, batch=BATCH), strict=True):
+        assert np.abs(made - doubled(given)).max() <= 1 / 255
