@@ -31,7 +31,8 @@ _MOST_THREADS = 4  # each has 4 MB of scratch, and sending is slower than encodi
 _ADLER_MODULUS = 65521
 _ZLIB_HEADER = b"\x78\x01"
 _SAMPLED_ROWS = 16  # one in so many is looked at to choose a filter, and to tell drawings from photographs
-_FLAT_SHARE = 0.4  # of residuals that are not zero, at most, in drawings and screenshots
+_DRAWING_SHARE = 0.4  # of residuals that are not zero: fewer in drawings and screenshots
+_ROUGH_SHARE = 0.85  # more where every surface has grain
 _NONE, _SUB, _UP, _AVERAGE = range(4)
 
 Bytes2D = npt.NDArray[np.uint8]
@@ -187,11 +188,14 @@ class _RowFilter:
 
 
 def _deflate_with_zlib(filtered: Bytes2D, *, last: bool) -> bytes:
-    # Filtered photographs hardly repeat: run lengths and Huffman codes give a full search's size, sooner.
-    # Screenshots and drawings do repeat, and a search is both smaller and faster there.
+    # The more of the residuals are zero, the more a search for repetitions pays. In photographs run lengths
+    # and Huffman codes give a full search's size sooner, and in rough ones there are not even runs.
     sample = filtered[::_SAMPLED_ROWS]
-    is_flat = np.count_nonzero(sample) < _FLAT_SHARE * sample.size
-    strategy = zlib.Z_DEFAULT_STRATEGY if is_flat else zlib.Z_RLE
+    busy_share = np.count_nonzero(sample) / sample.size
+    if busy_share < _DRAWING_SHARE:
+        strategy = zlib.Z_DEFAULT_STRATEGY
+    else:
+        strategy = zlib.Z_RLE if busy_share < _ROUGH_SHARE else zlib.Z_HUFFMAN_ONLY
     stream = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, 9, strategy)
     return stream.compress(filtered.data) + stream.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
