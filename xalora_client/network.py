@@ -5,6 +5,7 @@ Joins :mod:`.transport` (bytes, no policy) and :mod:`.rules` (policy, no bytes).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -15,7 +16,9 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from .config import DEFAULT_WORKFLOW_URL, Credentials
 from .errors import (
+    MAY_BE_CHARGED,
     NOT_ACCEPTED,
+    RUNS_ON,
     AmbiguousCreateError,
     AuthenticationError,
     ErrorType,
@@ -29,6 +32,7 @@ from .errors import (
 )
 from .results import WorkflowTaskResult
 from .rules import Verdict, create_is_settled, judge, worth_repeating
+from .sessions import MAX_CONNECTIONS
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
 
 logger = logging.getLogger("xalora_client")
@@ -40,8 +44,10 @@ RETRY_CAP_SECONDS = 8.0
 RETRY_AFTER_CAP_SECONDS = 120.0
 MESSAGE_LIMIT = 300
 
+POLLS_AT_ONCE = MAX_CONNECTIONS * 3 // 4
+"""Fewer than there are connections, so that a cancel never waits behind the polls of thousands of tasks."""
+
 FREE = "This request costs nothing."
-RUNS_ON = "The task is paid for and runs on in the network."
 
 
 class Network:
@@ -57,6 +63,10 @@ class Network:
         self._transport = transport
         self._url = workflow_url
         self._max_retries = max_retries
+        # Turns are waited for here and not in the connection pool, where the waiting would count as part of
+        # the request: it would time out, and a create that has not left would pass for one that has.
+        self._creates = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._polls = asyncio.Semaphore(POLLS_AT_ONCE)
 
     async def reserve(
         self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
@@ -96,6 +106,7 @@ class Network:
         workflow_id: str | None,
         timeout_seconds: int | None,
         before_attempt: Callable[[], Awaitable[None]],
+        handed_over: Callable[[], None],
         after_refusal: Callable[[XaloraError], Awaitable[None]],
     ) -> str:
         """``task_create``; gives the task id.
@@ -104,7 +115,9 @@ class Network:
 
         Args:
             before_attempt: Awaited before each time the request leaves; what it raises stops the create.
-            after_refusal: Awaited after each attempt that surely made no task and may be repeated.
+            handed_over: Called when the network may have the whole request, and so may act upon it.
+            after_refusal: Awaited after each attempt that surely made no task and may be repeated; what it
+                raises stops the create.
 
         Raises:
             AmbiguousCreateError: The request went out and its outcome is not known.
@@ -112,12 +125,13 @@ class Network:
         """
 
         async def once() -> str:
-            await before_attempt()
-            try:
-                return await attempt()
-            except _Repeatable as refusal:
-                await after_refusal(refusal.error)
-                raise
+            async with self._creates:
+                await before_attempt()
+                try:
+                    return await attempt()
+                except _Repeatable as refusal:
+                    await after_refusal(refusal.error)
+                    raise
 
         async def attempt() -> str:
             try:
@@ -128,6 +142,7 @@ class Network:
                     parameters=parameters,
                     workflow_id=workflow_id,
                     timeout_seconds=timeout_seconds,
+                    handed_over=handed_over,
                 )
             except Undelivered as error:
                 raise _Repeatable(self._unreachable(error, job_id=job_id)) from error
@@ -154,13 +169,14 @@ class Network:
         """
 
         async def once() -> WorkflowTaskResult:
-            answer = await self._ask(
-                self._transport.task_result_query(credentials, task_id),
-                credentials,
-                "asking for the task's status",
-                task_id=task_id,
-                required="status",
-            )
+            async with self._polls:
+                answer = await self._ask(
+                    self._transport.task_result_query(credentials, task_id),
+                    credentials,
+                    "asking for the task's status",
+                    task_id=task_id,
+                    required="status",
+                )
             payload = answer.payload or {}
             return WorkflowTaskResult(task_id, str(payload["status"]), payload.get("result"))
 
@@ -252,8 +268,7 @@ class Network:
             status_code=answer.status,
             error_type=error_type,
         )
-        if isinstance(error, RateLimitError):
-            error.retry_after = answer.retry_after
+        error.retry_after = answer.retry_after
         if worth_repeating(verdict, answer.status):
             return _Repeatable(error, answer.retry_after)
         return error
@@ -319,7 +334,7 @@ _REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
 def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> AmbiguousCreateError:
     return AmbiguousCreateError(
         f"The create request {job_id} went out, and its outcome is unknown ({cause})",
-        money="The task may exist and be charged, so it was not sent again.",
+        money=MAY_BE_CHARGED,
         next_step="Look for the job in your account; send it again only if you accept paying twice "
         "(`--if-unknown resend` sends it under the same job id).",
         job_id=job_id,
