@@ -76,7 +76,9 @@ async def enter_key(key: str, url: str | None) -> dict[str, Any]:
     verdict = await _try(pair)
     if verdict["outcome"] == "refused":
         raise AuthenticationError(
-            "The network refuses this key", next_step="Copy the whole key, both halves, from your account."
+            "The network refuses this key",
+            money="",
+            next_step="Copy the whole key, both halves, from your account.",
         )
     await asyncio.to_thread(endpoint.store_account, key, url)
     return verdict

@@ -202,3 +202,24 @@ def every_state(seeder: Seeder, video: bytes) -> None:
             ago=1800 - index * 20,
             then=kept(picture(10 + index), ".jpg", took=3.4 + index * 0.7),
         )
+
+
+def clip(seed: int, seconds: float = 2.0) -> bytes:
+    """An MP4 of 848x480 that pans over one of the pictures."""
+    import av
+
+    view = np.asarray(Image.open(io.BytesIO(picture(seed, 1040, 480))))
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 848, 480, "yuv420p"
+        for index in range(round(seconds * 24)):
+            left = index * 4
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(view[:, left : left + 848]), format="rgb24"
+            )
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return out.getvalue()

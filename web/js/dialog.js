@@ -34,11 +34,19 @@ export function openDialog(title, { t, kind = '', body, footer = [] }) {
   for (const event of ['keydown', 'keyup', 'keypress', 'paste', 'copy']) {
     dialog.addEventListener(event, (raised) => raised.stopPropagation())
   }
+  // Nor while the focus is nowhere, as after a focused button was disabled.
+  const strayKey = (event) => {
+    if (dialog.contains(event.target) || [...document.querySelectorAll('dialog[open]')].at(-1) !== dialog) return
+    event.stopImmediatePropagation()
+    if (event.key === 'Escape') dialog.close()
+  }
+  window.addEventListener('keydown', strayKey, { capture: true })
   dialog.addEventListener('pointerdown', (pressed) => {
     if (pressed.target === dialog) dialog.close()
   })
   dialog.addEventListener('close', () => {
     dialog.remove()
+    window.removeEventListener('keydown', strayKey, { capture: true })
     if (before?.isConnected) before.focus({ preventScroll: true })
   })
   document.body.append(dialog)

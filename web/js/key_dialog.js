@@ -29,6 +29,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
   /** Run one of the dialog's actions with its buttons disabled, and show how it ended. */
   async function during(words, work) {
     const controls = [...dialog.querySelectorAll('button, input')].filter((control) => !control.closest('header'))
+    const focused = document.activeElement
     for (const control of controls) control.disabled = true
     say('busy', words)
     try {
@@ -37,6 +38,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
       say('bad', error.message, error instanceof ServiceError ? error.detail : '')
     } finally {
       for (const control of controls) control.disabled = false
+      if (!dialog.contains(document.activeElement)) (focused?.isConnected ? focused : dialog.querySelector('input, button'))?.focus()
     }
   }
 

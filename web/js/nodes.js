@@ -25,8 +25,7 @@ export function showNode(app, executionId) {
   if (canvas.graph !== found.graph) canvas.setGraph(found.graph)
   canvas.deselectAll()
   canvas.selectNode(found.node)
-  if (canvas.animateToBounds && found.node.boundingRect) canvas.animateToBounds(found.node.boundingRect)
-  else canvas.centerOnNode(found.node)
+  canvas.centerOnNode(found.node)
   return true
 }
 

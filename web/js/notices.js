@@ -20,13 +20,15 @@ export function createNotices({ t, toast }) {
   }
 
   return {
-    /** @param {{prompt_id: string, reason: string, count: number, total: number}} event From the pack's server side. */
+    /**
+     * @param {{prompt_id: string, reason: string, engine: string, count: number, total: number}} event
+     *   From the pack's server side.
+     */
     onFallback(event) {
-      const scope = event.total > 1 ? t('notice.fallbackSome', event) : ''
       once('fallback', event.prompt_id, {
         severity: 'warn',
         summary: t('notice.fallback'),
-        detail: [scope, sentence(event.reason), t('notice.fallbackNext')].filter(Boolean).join(' ')
+        detail: `${sentence(event.reason)} ${t(event.total > 1 ? 'notice.fallbackSome' : 'notice.fallbackOne', event)}`
       })
     },
 
@@ -49,5 +51,5 @@ function sentence(text) {
 
 function firstWords(text) {
   const line = text.trim().split('\n')[0]
-  return line.length > 280 ? `${line.slice(0, 277)}...` : line
+  return line.length > 160 ? `${line.slice(0, 157)}…` : line
 }

@@ -37,6 +37,7 @@ export function createTaskView(context) {
     forget: iconButton('trash', t('action.forget'), () => actions.forget(row)),
     cancel: iconButton('times', t('action.cancel'), () => actions.cancel(row), { class: 'xalora-danger' })
   }
+  for (const [name, button] of Object.entries(buttons)) button.dataset.action = name
   const tools = make('span', { class: 'xalora-task-tools' }, ...Object.values(buttons))
   const element = make('div', { class: 'xalora-task', role: 'listitem' }, main, tools, track)
   thumbnail.after(badge)

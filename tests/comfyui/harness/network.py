@@ -17,14 +17,15 @@ class SessionDevnet(DevnetThread):
 
     `task_seconds` may be set at any time: the least that each task begun from then on takes, None for what it
     takes. `stats()` counts from the session's start; `new_task_ids` and `new_stats` from the last `reset`.
+    `options` are the devnet's own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.task_seconds: float | None = None
         self._known: set[str] = set()
         self._before: dict[str, Any] = {}
         self._stopped = False
-        super().__init__(miners=MINERS, task_seconds=lambda _: self.task_seconds or 0.0)
+        super().__init__(miners=MINERS, task_seconds=lambda _: self.task_seconds or 0.0, **options)
 
     def reset(self) -> None:
         """It serves, without faults or set duration, every miner alive and idle; counting starts here."""

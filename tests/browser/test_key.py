@@ -1,0 +1,143 @@
+"""The key: entered in the page, stored on the server, and found nowhere else."""
+
+from __future__ import annotations
+
+import json
+import stat
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from workbench import OTHER_KEY, Workbench
+
+LIBRARY = "() => JSON.stringify([localStorage, sessionStorage]) + document.documentElement.outerHTML"
+VALUES = "() => [...document.querySelectorAll('input, textarea')].map((field) => field.value).join('\\n')"
+
+
+@pytest.fixture
+def without_key(bench: Workbench) -> Workbench:
+    """The page before any key was entered."""
+    bench.post("/xalora/key/remove")
+    return bench
+
+
+def test_a_key_is_entered_and_found_nowhere(without_key: Workbench) -> None:
+    bench, page = without_key, without_key.page
+    bench.devnet.task_seconds = 0
+
+    bench.open_panel()
+    banner = bench.panel.locator(".xalora-banner")
+    expect(banner).to_contain_text("An API key is needed")
+    bench.shot("no-key")
+    banner.get_by_role("button", name="Enter API key").click()
+    dialog = page.get_by_role("dialog", name="Xalora API key")
+    field = dialog.locator("#xalora-key-input")
+    expect(field).to_be_focused()
+    expect(field).to_have_attribute("type", "password")
+    bench.shot("key-dialog")
+
+    dialog.get_by_text("Another network").click()
+    dialog.get_by_label("Endpoint").fill(bench.devnet.url)
+    field.fill("without-a-second-half#")
+    dialog.get_by_role("button", name="Save key").click()
+    expect(dialog.get_by_role("status")).to_contain_text("has not the form")
+    field.fill(bench.devnet.api_key + "-but-not-this-one")
+    dialog.get_by_role("button", name="Save key").click()
+    expect(dialog.get_by_role("status")).to_contain_text("refuses this key")
+    assert bench.comfyui.get("/xalora/status").json()["key"]["present"] is False
+    bench.shot("key-refused", themes=["dark"])
+
+    _, _, secret = OTHER_KEY.partition("#")
+    field.fill(OTHER_KEY)
+    dialog.get_by_role("button", name="Save key").click()
+    expect(dialog.get_by_role("status")).to_contain_text("accepts the key")
+    expect(field).to_have_value("")
+    bench.shot("key-accepted")
+    dialog.get_by_role("button", name="Test the connection").click()
+    expect(dialog.get_by_role("status")).to_contain_text("accepts the key")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    expect(banner).to_be_hidden()
+
+    bench.build(
+        [
+            ("XaloraTestImage", {"width": 64, "height": 48, "seed": 5}),
+            ("XaloraUpscaleImage", {}),
+            ("SaveImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+    bench.run()
+    expect(bench.row("kept")).to_have_count(1)
+    bench.wait_idle()
+    places = {
+        **places_in_the_page(page),
+        **places_on_the_server(bench),
+        **routes_answers(bench),
+    }
+    assert len(places) > 12
+    leaks = [name for name, text in places.items() if secret in text]
+    assert leaks == []
+    assert key_file(bench).read_text() == OTHER_KEY
+    assert stat.S_IMODE(key_file(bench).stat().st_mode) == 0o600
+
+    bench.panel.get_by_role("button", name="API key and network").click()
+    dialog.get_by_role("button", name="Remove").click()
+    expect(dialog.get_by_role("status")).to_contain_text("removed")
+    assert not key_file(bench).exists()
+    page.keyboard.press("Escape")
+    expect(banner).to_contain_text("An API key is needed")
+
+
+def key_file(bench: Workbench) -> Path:
+    return bench.comfyui.user_dir / "__xalora" / "api-key"
+
+
+def places_in_the_page(page: Page) -> dict[str, str]:
+    return {
+        "page and its storage": page.evaluate(LIBRARY),
+        "fields": page.evaluate(VALUES),
+        "the open workflow": json.dumps(page.evaluate("() => app.graph.serialize()")),
+        "the prompt": json.dumps(page.evaluate("async () => await app.graphToPrompt()")),
+        "the frontend's settings": json.dumps(page.evaluate("() => app.extensionManager.setting.settings")),
+    }
+
+
+def places_on_the_server(bench: Workbench) -> dict[str, str]:
+    bench.page.evaluate(
+        "async () => await app.api.storeUserData('workflows/saved.json', app.graph.serialize())"
+    )
+    places = {"log": bench.comfyui.logs()}
+    folders = [bench.comfyui.user_dir, bench.comfyui.output_dir, bench.state_dir, bench.comfyui.root / "temp"]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        if path != key_file(bench):
+            places[str(path)] = path.read_bytes().decode("latin-1")
+    (picture,) = bench.comfyui.output_dir.glob("ComfyUI_*.png")
+    metadata = Image.open(BytesIO(picture.read_bytes())).info
+    assert {"prompt", "workflow"} <= metadata.keys()
+    places["metadata of the saved PNG"] = json.dumps(metadata, default=str)
+    return places
+
+
+def routes_answers(bench: Workbench) -> dict[str, str]:
+    (task,) = bench.tasks()
+    paths = [
+        "/settings",
+        "/userdata?dir=workflows",
+        "/userdata/workflows%2Fsaved.json",
+        "/history",
+        "/queue",
+        "/object_info",
+        "/system_stats",
+        "/internal/logs",
+        "/xalora/status",
+        "/xalora/settings",
+        "/xalora/tasks",
+        f"/xalora/tasks/{task['id']}",
+    ]
+    answers = {path: bench.comfyui.get(path).text for path in paths}
+    answers["POST /xalora/key/test"] = json.dumps(bench.post("/xalora/key/test"))
+    return answers

@@ -1,0 +1,146 @@
+"""Tasks that nodes on the page have asked for: seen while they run, canceled, taken over, taken up again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import seed
+from playwright.sync_api import expect
+from workbench import Workbench
+
+LONG = 600.0
+
+
+def picture(bench: Workbench, number: int, width: int = 480, height: int = 320) -> str:
+    """An input image of ComfyUI; its name."""
+    data = seed.picture(number + int(time.time() * 1000) % 100_000, width, height)
+    return bench.comfyui.upload_image(data, f"picture-{number}-{time.monotonic_ns()}.jpg")
+
+
+def upscale(bench: Workbench, **widgets: Any) -> None:
+    """Load Image -> Xalora Upscale Image -> Preview Image."""
+    bench.build(
+        [
+            ("LoadImage", {"image": picture(bench, 1)}),
+            ("XaloraUpscaleImage", widgets),
+            ("PreviewImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+
+
+def batch(bench: Workbench, count: int, **widgets: Any) -> None:
+    """A generated batch -> Xalora Upscale Image -> Preview Image."""
+    bench.build(
+        [
+            (
+                "XaloraTestImage",
+                {"width": 96, "height": 64, "batch": count, "seed": time.monotonic_ns() % 2**31},
+            ),
+            ("XaloraUpscaleImage", widgets),
+            ("PreviewImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+
+
+def test_a_task_is_followed_from_the_queue_to_its_result(bench: Workbench) -> None:
+    bench.devnet.task_seconds = 6
+    upscale(bench)
+    bench.open_panel()
+    bench.run()
+    row = bench.row("submitted")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("Running")
+    expect(row.locator(".xalora-thumbnail img")).to_be_visible()
+    expect(bench.page.locator("[aria-label='Xalora tasks']").first).to_contain_text("1")
+    before = row.locator(".xalora-task-line").inner_text()
+    expect(row.locator(".xalora-task-line")).not_to_have_text(before)
+
+    row.hover()
+    row.get_by_role("button", name="Show the node").click()
+    assert bench.page.evaluate("Object.values(app.canvas.selected_nodes).map((node) => node.comfyClass)") == [
+        "XaloraUpscaleImage"
+    ]
+    bench.shot("running")
+
+    done = bench.row("kept")
+    expect(done).to_have_count(1)
+    expect(done.locator(".xalora-thumbnail img")).to_be_visible()
+    expect(bench.row("submitted")).to_have_count(0)
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+
+
+def test_one_task_is_canceled_from_the_sidebar(bench: Workbench) -> None:
+    bench.devnet.task_seconds = LONG
+    upscale(bench, fallback="never")
+    bench.open_panel()
+    bench.run()
+    row = bench.row("submitted")
+    expect(row).to_contain_text("Running")
+    row.hover()
+    row.get_by_role("button", name="Cancel the task").click()
+    expect(bench.row("canceled")).to_have_count(1)
+    (task_id,) = bench.devnet.new_task_ids()
+    assert bench.devnet.wait_for_status(task_id, "canceled").status == "canceled"
+    bench.wait_idle()
+    assert bench.last_status() == "error"
+
+
+def test_all_tasks_are_canceled_from_the_sidebar(bench: Workbench) -> None:
+    bench.devnet.task_seconds = LONG
+    batch(bench, 3, fallback="never")
+    bench.open_panel()
+    bench.run()
+    expect(bench.row("submitted")).to_have_count(3)
+    bench.panel.get_by_role("button", name="Cancel all").click()
+    bench.page.get_by_role("button", name="Confirm").click()
+    expect(bench.row("canceled")).to_have_count(3)
+    statuses = {bench.devnet.task(task_id).status for task_id in bench.devnet.new_task_ids()}
+    assert statuses == {"canceled"}
+    bench.wait_idle()
+
+
+def test_a_fallback_is_told_once(bench: Workbench) -> None:
+    bench.devnet.stop_sequencer()
+    batch(bench, 3)
+    bench.run()
+    toast = bench.toasts.filter(has_text="This machine took over")
+    expect(toast).to_have_count(1)
+    expect(toast).to_contain_text("3 of 3 are made by LANCZOS")
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+    expect(toast).to_have_count(1)
+    bench.shot("fallback", themes=["dark"])
+
+
+def test_a_failure_is_told_once(bench: Workbench) -> None:
+    bench.devnet.stop_sequencer()
+    batch(bench, 3, fallback="never")
+    bench.run()
+    toast = bench.toasts.filter(has_text="Xalora: node")
+    expect(toast).to_have_count(1)
+    bench.wait_idle()
+    assert bench.last_status() == "error"
+    expect(toast).to_have_count(1)
+    bench.shot("failure", themes=["dark"])
+
+
+def test_a_task_that_was_left_running_is_taken_up_again(bench: Workbench) -> None:
+    """As after a crash: it is in the network and in the journal, and nobody waits for it."""
+    bench.devnet.task_seconds = 0
+    upscale(bench)
+    bench.open_panel()
+    bench.run()
+    expect(bench.row("kept")).to_have_count(1)
+    bench.wait_idle()
+    bench.unkeep()
+    row = bench.row("submitted")
+    expect(row).to_contain_text("nobody is waiting for it")
+    bench.shot("left-running", themes=["dark"])
+    row.hover()
+    row.get_by_role("button", name="Resume").click()
+    expect(bench.row("kept")).to_have_count(1)
+    assert bench.devnet.new_stats()["creates"] == 1

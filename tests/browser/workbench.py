@@ -1,0 +1,242 @@
+"""One page of ComfyUI with what surrounds it, and what a user does there."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness import ComfyUI, SessionDevnet
+from playwright.sync_api import ConsoleMessage, Locator, Page, expect
+
+# The devnet's usual key may stand anywhere by chance, in a name or an address; this one may not.
+OTHER_KEY = "browser#k3y-of-the-browser-tests-7c1f"
+
+MARKED = {"X-Xalora": "1"}
+
+# Both generations of toasts.
+TOASTS = ".p-toast-message, [data-toast-dock] [data-state='open'], ol li[role='status'], [data-sonner-toast]"
+
+READY = """() => window.app?.extensionManager && window.app?.graph && window.app?.canvas
+    && window.app.extensionManager.getSidebarTabs().some((tab) => tab.id === 'xalora')"""
+
+IN_THEME = """(theme) => {
+    const probe = document.body.appendChild(document.createElement('i'))
+    probe.style.color = 'var(--fg-color)'
+    const [red] = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number)
+    probe.remove()
+    return red > 127 === (theme === 'dark')
+}"""
+
+AT_REST = """async () => {
+    for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close()
+    const manager = app.extensionManager
+    if (manager.sidebarTab.activeSidebarTabId) manager.sidebarTab.activeSidebarTabId = null
+    manager.toast.removeAll?.()
+    await manager.command.execute('Comfy.ClearWorkflow')
+}"""
+
+SET_SETTINGS = """async (values) => {
+    for (const [id, value] of Object.entries(values)) await app.extensionManager.setting.set(id, value)
+}"""
+
+BUILD = """([nodes, links]) => {
+    const made = nodes.map(([type, values], index) => {
+        const node = LiteGraph.createNode(type)
+        node.pos = [80 + (index % 3) * 420, 120 + Math.floor(index / 3) * 420]
+        app.graph.add(node)
+        for (const [name, value] of Object.entries(values)) {
+            const widget = node.widgets.find((widget) => widget.name === name)
+            if (!widget) throw new Error(`${type} has no widget ${name}`)
+            widget.value = value
+            widget.callback?.(value)
+        }
+        return node
+    })
+    for (const [from, output, to, input] of links) {
+        const slots = [made[from].findOutputSlot(output), made[to].findInputSlot(input)]
+        if (slots.includes(-1)) throw new Error(`no link from ${output} to ${input}`)
+        made[from].connect(slots[0], made[to], slots[1])
+    }
+}"""
+
+
+class Workbench:
+    """What tests act on. `errors` holds uncaught errors of the page and complaints that name this pack."""
+
+    def __init__(self, page: Page, comfyui: ComfyUI, devnet: SessionDevnet, shots: Path) -> None:
+        self.page = page
+        self.comfyui = comfyui
+        self.devnet = devnet
+        self.shots = shots
+        self.console: list[str] = []
+        self.errors: list[str] = []
+        shots.mkdir(parents=True, exist_ok=True)
+        page.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        text = f"{message.type}: {message.text}"
+        self.console.append(text)
+        if message.type == "error" and ("xalora" in text.lower() and "Failed to load resource" not in text):
+            self.errors.append(text)
+
+    # --- the state of things ---
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the server keeps journal and results."""
+        return self.comfyui.root / "xalora-state"
+
+    def load(self, timeout: float = 60_000) -> None:
+        """Open the page and wait until the pack has set itself up."""
+        self.page.goto(self.comfyui.url)
+        self.page.wait_for_function(READY, timeout=timeout)
+
+    def reset(self) -> None:
+        """Bring page, server and network to rest, with a key and without tasks."""
+        self.comfyui.settle()
+        self.devnet.reset()
+        self.comfyui.mark_log_read()
+        self.enter_key()
+        self.forget_all()
+        self.comfyui.clear_cache()
+        self.page.evaluate(AT_REST)
+        self.page.keyboard.press("Escape")
+        self.set_settings(
+            {
+                "Comfy.ColorPalette": "dark",
+                "Comfy.VueNodes.Enabled": False,
+                "Xalora.Fallback": "when_unavailable",
+            }
+        )
+        self.console.clear()
+        self.errors.clear()
+
+    def enter_key(self) -> None:
+        """Give the server the devnet's key, unless it has it."""
+        status = self.comfyui.get("/xalora/status").json()
+        if not status["key"]["present"] or status["endpoint"]["url"] != self.devnet.url:
+            self.post("/xalora/key", {"key": self.devnet.api_key, "endpoint": self.devnet.url})
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """One of our routes, as the page asks it."""
+        return self.comfyui.post(path, body or {}, headers=MARKED).json()
+
+    def tasks(self, **query: Any) -> list[dict[str, Any]]:
+        """What the list route says."""
+        tasks: list[dict[str, Any]] = self.comfyui.get("/xalora/tasks", **query).json()["tasks"]
+        return tasks
+
+    def forget_all(self) -> None:
+        """Empty the journal."""
+        with self._journal() as connection:
+            for table in ("entries", "tickets", "durations"):
+                connection.execute(f"DELETE FROM {table}")
+            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
+
+    @contextmanager
+    def _journal(self) -> Iterator[sqlite3.Connection]:
+        """The journal's own file, for what no interface is there to do."""
+        # The server makes the file when it is first asked for tasks.
+        self.tasks(limit=0)
+        with (
+            closing(sqlite3.connect(self.state_dir / "journal.sqlite3", timeout=30)) as connection,
+            connection,
+        ):
+            yield connection
+
+    def unkeep(self) -> None:
+        """Have every kept task as its process would have left it by dying before the result came."""
+        with self._journal() as connection:
+            connection.execute(
+                "UPDATE entries SET state = 'submitted', status = 'running', files = '[]', size = 0,"
+                " engine = NULL, ended_at = NULL, delivered = 0,"
+                " version = (SELECT value + 1 FROM counters WHERE name = 'version') WHERE state = 'kept'"
+            )
+            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
+
+    def set_settings(self, values: dict[str, Any]) -> None:
+        """Set ComfyUI's settings from the page, as its dialog does."""
+        self.page.evaluate(SET_SETTINGS, values)
+
+    # --- the sidebar ---
+
+    @property
+    def panel(self) -> Locator:
+        return self.page.locator(".xalora-panel")
+
+    @property
+    def rows(self) -> Locator:
+        return self.panel.locator(".xalora-task[data-id]")
+
+    def row(self, state: str) -> Locator:
+        """Rows whose journal state is this one."""
+        return self.panel.locator(f".xalora-task[data-state='{state}']")
+
+    def open_panel(self) -> Locator:
+        """Open the tab by its icon."""
+        if not self.panel.is_visible():
+            self.page.get_by_role("button", name="Xalora tasks").first.click()
+        expect(self.panel).to_be_visible()
+        return self.panel
+
+    def close_panel(self) -> None:
+        if self.panel.is_visible():
+            self.page.get_by_role("button", name="Xalora tasks").first.click()
+        expect(self.panel).to_be_hidden()
+
+    @property
+    def toasts(self) -> Locator:
+        return self.page.locator(TOASTS)
+
+    # --- graphs ---
+
+    def build(
+        self, nodes: Iterable[tuple[str, dict[str, Any]]], links: Iterable[tuple[int, str, int, str]]
+    ) -> None:
+        """Put nodes on the canvas, side by side: types with widget values; links by index and socket name."""
+        self.page.evaluate(BUILD, [list(nodes), list(links)])
+
+    def load_workflow(self, path: Path) -> None:
+        """Open a workflow file, as dropping it onto the page does."""
+        self.page.evaluate(
+            "(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8"))
+        )
+
+    def run(self) -> None:
+        """Press the Run button."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def wait_idle(self, timeout: float = 60) -> None:
+        """Until ComfyUI has nothing to do."""
+        until = time.monotonic() + timeout
+        while any(self.comfyui.queue_state()):
+            assert time.monotonic() < until, "ComfyUI is still at work"
+            self.page.wait_for_timeout(100)
+
+    def last_status(self) -> str:
+        """How the prompt that ended last has ended: `success`, `error`."""
+        history = self.comfyui.get("/history").json()
+        return str(list(history.values())[-1]["status"]["status_str"])
+
+    # --- pictures ---
+
+    def shot(self, name: str, *, themes: Iterable[str] = ("dark", "light")) -> None:
+        """A screenshot of the page in each theme."""
+        for theme in themes:
+            self.set_settings({"Comfy.ColorPalette": theme})
+            self.page.wait_for_function(IN_THEME, arg=theme)
+            self.page.screenshot(path=self.shots / f"{name}-{theme}.png", animations="disabled")
+        self.set_settings({"Comfy.ColorPalette": "dark"})
+
+
+def digits(text: str) -> str:
+    """The digits of a text."""
+    return re.sub(r"\D", "", text)
