@@ -13,7 +13,7 @@ from .runner import HandedOver
 CATEGORY = "Xalora"
 
 
-class XaloraNode(io.ComfyNode):  # type: ignore[misc]
+class XaloraNode(io.ComfyNode):
     """A node whose cached outputs go stale as :mod:`.freshness` says.
 
     A subclass asks for :data:`HIDDEN` in its schema.

@@ -110,7 +110,7 @@ def video_result(graph: Subgraph, prefix: str, name: str) -> Link:
         return graph.results["video"]
     if "images" not in graph.results:
         raise _no_result(name, "a video")
-    fps = graph.results.get("fps") or graph.saving.get("fps") or graph.saving.get("frame_rate") or 24.0
+    fps: Any = graph.results.get("fps") or graph.saving.get("fps") or graph.saving.get("frame_rate") or 24.0
     graph.nodes[f"{prefix}video"] = {
         "class_type": "CreateVideo",
         "inputs": {"images": graph.results["images"], "fps": fps if _is_link(fps) else float(fps)},

@@ -23,6 +23,7 @@ from ..xalora_client.workflows.model_files import pick_installed
 from . import compat
 from .catalogs import catalog
 from .expansion import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
+from .keeping import handed_on
 from .progress import Made
 from .runner import HandedOver, made_of
 
@@ -94,6 +95,7 @@ def upscale_here(
     nodes |= graph.nodes
     result = image_result(graph, bound.name)
     nodes[f"{prefix}merge"] = _merge(place, handed, result, total, words, whole=socket)
+    handed_on.put(prefix, handed.keeper)
     _tell(place, handed, total, words)
     return Expansion(nodes, [[f"{prefix}merge", 0]])
 
@@ -144,6 +146,7 @@ def images_here(
     result = batched(made, nodes, place.prefix)
     merge = f"{place.prefix}merge"
     nodes[merge] = _merge(place, handed, result, len(tasks), words)
+    handed_on.put(place.prefix, handed.keeper)
     _tell(place, handed, len(tasks), words)
     return Expansion(nodes, [[merge, 0]])
 
@@ -174,6 +177,7 @@ def video_here(
             "told": _told(place, handed, words),
         },
     }
+    handed.keeper.release()
     _tell(place, handed, 1, words)
     return Expansion(nodes, [[f"{prefix}local", output] for output in range(3)])
 
@@ -279,7 +283,14 @@ def _told(place: Place, handed: HandedOver, words: str) -> str:
     made = [made_of(result) for _, result in sorted(handed.results.items())]
     made += [Made(words)] * len(handed.missing)
     began = time.time() - handed.seconds
-    return json.dumps({"node_id": place.node_id, "began": began, "made": [asdict(one) for one in made]})
+    return json.dumps(
+        {
+            "node_id": place.node_id,
+            "prefix": place.prefix,
+            "began": began,
+            "made": [asdict(one) for one in made],
+        }
+    )
 
 
 def _tell(place: Place, handed: HandedOver, total: int, words: str) -> None:
@@ -287,7 +298,8 @@ def _tell(place: Place, handed: HandedOver, total: int, words: str) -> None:
     count = len(handed.missing)
     share = f"{count} of {total} are made by {words}" if total > 1 else f"made by {words}"
     compat.send_progress_text(f"{handed.reason}: {share}", place.node_id)
-    log.warning("node %s: %s: %s", place.node_id, handed.reason, share)
+    numbers = ", ".join(str(index + 1) for index in handed.missing)
+    log.warning("node %s: %s: %s (number %s)", place.node_id, handed.reason, share, numbers)
     if handed.error is None:
         return
     server = compat.prompt_server()

@@ -51,7 +51,8 @@ def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Ten
 def resized_plane(plane: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:
     """One channel ``[H, W]`` at another size: Lanczos, float32, clipped to 0..1."""
     picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.clip(np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS)), 0.0, 1.0)
+    resized: np.ndarray[Any, Any] = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return resized.clip(0.0, 1.0)
 
 
 class ImageBatch:

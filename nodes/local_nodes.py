@@ -16,6 +16,7 @@ from . import compat
 from .base import CATEGORY
 from .compat import ExecutionBlocker, io, schema
 from .images import COLOUR_CHANNELS, merged, with_alpha
+from .keeping import handed_on
 from .progress import Made, summary
 from .text_to_video import FRAMES_OFF
 
@@ -31,7 +32,7 @@ def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
     return values[index] if len(values) > index else values[-1]
 
 
-class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
+class XaloraTakeImages(io.ComfyNode):
     """Some images of a batch, as LoadImage would give them: colour, and a mask of what is transparent.
 
     Past its end, a batch goes on with its last image.
@@ -76,7 +77,7 @@ class XaloraTakeImages(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(taken[..., :COLOUR_CHANNELS], mask)
 
 
-class XaloraMergeImages(io.ComfyNode):  # type: ignore[misc]
+class XaloraMergeImages(io.ComfyNode):
     """Images made here and images of the network, in order and at one size, alpha rejoined."""
 
     @classmethod
@@ -129,7 +130,7 @@ class XaloraMergeImages(io.ComfyNode):  # type: ignore[misc]
         return io.NodeOutput(images)
 
 
-class XaloraLocalVideo(io.ComfyNode):  # type: ignore[misc]
+class XaloraLocalVideo(io.ComfyNode):
     """A video made here, in the three outputs of a Xalora video node."""
 
     @classmethod
@@ -160,10 +161,11 @@ class XaloraLocalVideo(io.ComfyNode):  # type: ignore[misc]
 
 
 def say_how(told: str) -> None:
-    """Leave the last line on the node that became the subgraph: what made what, and how long it took."""
+    """The subgraph has ended: leave a line on the node that became it, what made what, in how long."""
     if not told:
         return
     story = json.loads(told)
+    handed_on.done(story["prefix"])
     line = summary([Made(**made) for made in story["made"]], time.time() - story["began"])
     compat.send_progress_text(line, story["node_id"])
     log.info("node %s: %s", story["node_id"], line)

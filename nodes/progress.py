@@ -177,17 +177,25 @@ class Made:
 def summary(made: Sequence[Made], seconds: float) -> str:
     """The line that stays on the node: ``3.2 s by xalora, miner X``; of several results, how many by what."""
     if len(made) == 1:
-        return f"{duration(seconds)} by {_maker(made[0])}"
-    makers = [_maker(one) for one in made]
-    by = [(makers.count(maker), maker) for maker in dict.fromkeys(makers)]
-    if len(by) == 1:
-        return f"{len(made)} in {duration(seconds)} by {by[0][1]}"
-    return f"{len(made)} in {duration(seconds)}: " + ", ".join(f"{count} by {maker}" for count, maker in by)
+        return f"{duration(seconds)} by {_makers(made)}"
+    groups: dict[tuple[str, bool], list[Made]] = {}
+    for one in made:
+        groups.setdefault((one.engine, one.reused), []).append(one)
+    if len(groups) == 1:
+        return f"{len(made)} in {duration(seconds)} by {_makers(made)}"
+    parts = [f"{len(group)} by {_makers(group)}" for group in groups.values()]
+    return f"{len(made)} in {duration(seconds)}: " + ", ".join(parts)
 
 
-def _maker(made: Made) -> str:
-    words = made.engine + (f", miner {made.miner}" if made.miner else "")
-    return f"{words} (kept result, nothing sent)" if made.reused else words
+def _makers(made: Sequence[Made]) -> str:
+    """Results of one engine, all kept or none."""
+    words = made[0].engine
+    miners = list(dict.fromkeys(one.miner for one in made if one.miner))
+    if miners:
+        words += f", miner {miners[0]}" if len(miners) == 1 else f", {len(miners)} miners"
+    if made[0].reused:
+        words += " (kept result, nothing sent)" if len(made) == 1 else " (kept results, nothing sent)"
+    return words
 
 
 def duration(seconds: float) -> str:

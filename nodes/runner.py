@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ..xalora_client.errors import XaloraError
-from ..xalora_client.events import Submitted, TaskEvent
+from ..xalora_client.events import Done, Submitted, TaskEvent
 from . import compat
 from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
 from .clients import clients
 from .interrupts import Interrupt
+from .keeping import Keeper
 from .origins import note_origin
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ..xalora_client.client import AsyncXalora
     from ..xalora_client.results import RunResult
     from ..xalora_client.tasks import WorkflowTask
-    from .keeping import Keeper
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -78,12 +78,14 @@ class HandedOver:
         missing: Indexes of what is left, in order.
         error: What the network said; None where the policy alone says so, and it was not even asked.
         seconds: How long the network's part took.
+        keeper: Holds the files of ``results``, and is to be released.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
     error: XaloraError | None
     seconds: float
+    keeper: Keeper
 
     @property
     def reason(self) -> str:
@@ -145,7 +147,7 @@ async def submit(
     options: RunOptions,
     on_submitted: Callable[[int, str], None],
     noun: str = "task",
-) -> list[str] | HandedOver:
+) -> list[str]:
     """Submit a node's tasks and give back their ids, in order.
 
     Args:
@@ -157,7 +159,9 @@ async def submit(
     """
     interrupt = Interrupt()
     work = _Submitting(node_id, len(tasks), options, noun, interrupt, tasks, on_submitted)
-    return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
+    task_ids = await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
+    assert not isinstance(task_ids, HandedOver), "only work that waits for results may fall back"
+    return task_ids
 
 
 class _Work(Generic[ItemT, ValueT]):
@@ -182,6 +186,7 @@ class _Work(Generic[ItemT, ValueT]):
         self._open_ids: dict[int, str] = {}
         self._origins: set[asyncio.Task[None]] = set()
         self._prompt_id = compat.executing_prompt_id()
+        self._keeper: Keeper | None = None
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
         raise NotImplementedError
@@ -189,10 +194,10 @@ class _Work(Generic[ItemT, ValueT]):
     async def _take(self, index: int, item: ItemT) -> Image.Image | None:
         raise NotImplementedError
 
-    async def _value(self, client: AsyncXalora, items: Sequence[ItemT]) -> ValueT:
+    async def _value(self, items: Sequence[ItemT], keeper: Keeper) -> ValueT:
         raise NotImplementedError
 
-    def _hand_over(self, plan: BatchPlan) -> HandedOver:
+    def _hand_over(self, plan: BatchPlan, keeper: Keeper) -> HandedOver:
         raise NotImplementedError
 
     def _id_of(self, item: ItemT) -> str | None:
@@ -211,12 +216,15 @@ class _Work(Generic[ItemT, ValueT]):
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
         try:
             async with clients.client() as client:
-                return await self._execute(client)
+                self._keeper = keeper = Keeper(client.journal)
+                return await self._execute(client, keeper)
         finally:
             showing.cancel()
             self._reporter.close()
+            if self._keeper is not None:
+                await asyncio.to_thread(self._keeper.release)
 
-    async def _execute(self, client: AsyncXalora) -> ValueT | HandedOver:
+    async def _execute(self, client: AsyncXalora, keeper: Keeper) -> ValueT | HandedOver:
         plan = BatchPlan(
             self._total,
             self._policy(client.settings),
@@ -232,9 +240,11 @@ class _Work(Generic[ItemT, ValueT]):
             raise
         plan.check()
         if plan.missing:
-            return self._hand_over(plan)
+            # Its files are read by what takes over, which releases them.
+            self._keeper = None
+            return self._hand_over(plan, keeper)
         items = [self._items[index] for index in range(self._total)]
-        value = await self._value(client, items)
+        value = await self._value(items, keeper)
         line = self._summary(items, monotonic() - self._began)
         self._reporter.say(line)
         log.info("node %s: %s (%s)", self.node_id, line, _named_tasks(self._id_of(item) for item in items))
@@ -272,6 +282,9 @@ class _Work(Generic[ItemT, ValueT]):
                 self._note_origin(index, event.job_id)
             if isinstance(event, Submitted) and event.task_id:
                 self._open_ids[index] = event.task_id
+            elif isinstance(event, Done) and self._keeper is not None:
+                # At once: nobody else holds the files from the next step on.
+                self._keeper.hold(event.job_id)
             self._progress.note(index, event, monotonic())
 
         return note
@@ -339,11 +352,11 @@ class _Running(_Work["RunResult", ValueT]):
     async def _take(self, index: int, item: RunResult) -> Image.Image | None:
         return await asyncio.to_thread(self._sink.add, index, item)
 
-    async def _value(self, client: AsyncXalora, items: Sequence[RunResult]) -> ValueT:
-        return await _closed(self._sink, items, client)
+    async def _value(self, items: Sequence[RunResult], keeper: Keeper) -> ValueT:
+        return await asyncio.to_thread(self._sink.close, items, keeper)
 
-    def _hand_over(self, plan: BatchPlan) -> HandedOver:
-        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began)
+    def _hand_over(self, plan: BatchPlan, keeper: Keeper) -> HandedOver:
+        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began, keeper)
 
     def _picture(self, index: int) -> Image.Image | None:
         return picture_of(self._tasks[index])
@@ -388,8 +401,8 @@ class _Collecting(_Work["RunResult", ValueT]):
     async def _take(self, index: int, item: RunResult) -> Image.Image | None:
         return await asyncio.to_thread(self._sink.add, index, item)
 
-    async def _value(self, client: AsyncXalora, items: Sequence[RunResult]) -> ValueT:
-        return await _closed(self._sink, items, client)
+    async def _value(self, items: Sequence[RunResult], keeper: Keeper) -> ValueT:
+        return await asyncio.to_thread(self._sink.close, items, keeper)
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id
@@ -430,7 +443,7 @@ class _Submitting(_Work[str, "list[str]"]):
     async def _take(self, index: int, item: str) -> None:
         self._on_submitted(index, item)
 
-    async def _value(self, client: AsyncXalora, items: Sequence[str]) -> list[str]:
+    async def _value(self, items: Sequence[str], keeper: Keeper) -> list[str]:
         return list(items)
 
     def _picture(self, index: int) -> Image.Image | None:
@@ -448,7 +461,9 @@ def picture_of(task: WorkflowTask) -> Image.Image | None:
     from .images import preview_of
 
     image = next(iter(task.image_parameters().values()), None)
-    return preview_of(image.detach().float().cpu().numpy()) if hasattr(image, "detach") else None
+    if image is None or not hasattr(image, "detach"):
+        return None
+    return preview_of(image.detach().float().cpu().numpy())
 
 
 def made_of(result: RunResult) -> Made:
@@ -482,12 +497,6 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _closed(sink: Sink[ValueT], items: Sequence[RunResult], client: AsyncXalora) -> ValueT:
-    from .keeping import Keeper
-
-    return await asyncio.to_thread(sink.close, items, Keeper(client.journal))
 
 
 def _named_tasks(task_ids: Iterable[str | None]) -> str:

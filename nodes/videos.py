@@ -53,6 +53,6 @@ class VideoSink:
         (result,) = results
         file = result.video
         video = InputImpl.VideoFromFile(str(file.path))
-        keeper.keep(result, video)
+        keeper.keep(result.job_id, video)
         frames = torch.from_numpy(file.frames()) if self._decode_frames else None
         return VideoValue(video, frames, float(file.fps))

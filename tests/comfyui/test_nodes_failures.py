@@ -70,7 +70,7 @@ def test_the_finished_ones_are_not_sent_again(comfyui: ComfyUI, devnet: SessionD
     assert record.status == "success"
     assert devnet.new_stats()["creates"] == 6
     assert record.texts_of("2")[-1].text.startswith("3 in ")
-    assert "2 by xalora (kept result, nothing sent)" in record.texts_of("2")[-1].text
+    assert "(kept results, nothing sent)" in record.texts_of("2")[-1].text
 
 
 def test_a_single_failure_is_told_as_it_is(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -97,6 +97,13 @@ def test_a_create_of_unknown_outcome_is_never_sent_again(comfyui: ComfyUI, devne
     assert run_upscale(comfyui, seed, if_unknown="resend").status == "success"
     stats = devnet.new_stats()
     assert (stats["creates"], stats["duplicates"]) == (1, 1)
+
+
+def test_nor_is_it_with_reuse_off(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """Here nothing but the node's own decision keeps it from being paid for twice."""
+    devnet.add_fault("task_create:drop_after:n=1")
+    message_of(run_upscale(comfyui, fresh_seed(), reuse=False))
+    assert devnet.new_stats()["endpoints"]["task_create"] == 1
 
 
 def test_an_image_of_unknown_outcome_stops_only_itself(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

@@ -56,7 +56,7 @@ def test_the_bar_and_the_line_count_the_batch(comfyui: ComfyUI, devnet: SessionD
     assert [step for step in steps if step[1] == 4] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     lines = [text.text for text in record.texts_of("2")]
     assert any(line.startswith("3/4, 1 running") for line in lines), lines
-    assert lines[-1].startswith("4 in ") and lines[-1].endswith(" s by xalora"), lines
+    assert lines[-1].startswith("4 in ") and "by xalora" in lines[-1], lines
 
 
 def test_no_more_tasks_at_a_time_than_the_cap(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -115,7 +115,7 @@ def test_each_step_is_told_and_the_result_previewed(comfyui: ComfyUI, devnet: Se
     record.wait()
     assert record.status == "success"
     last = record.texts_of("2")[-1].text
-    assert last.endswith(" s by xalora"), last
+    assert " s by xalora" in last, last
     (preview,) = [preview for preview in record.previews if preview.node == "2"]
     picture = Image.open(BytesIO(preview.data))
     assert (preview.media_type, picture.size) == ("image/jpeg", (80, 60))

@@ -117,5 +117,10 @@ def test_the_last_line_says_what_made_it(progress: ModuleType) -> None:
         "0.0 s by xalora (kept result, nothing sent)"
     )
     assert progress.summary([made("xalora")] * 10, 34.4) == "10 in 34 s by xalora"
+    assert progress.summary([made("xalora", "a"), made("xalora", "b")], 1) == "2 in 1.0 s by xalora, 2 miners"
+    again = [made("xalora", "a"), *[made("xalora", "a", reused=True)] * 2]
+    assert progress.summary(again, 1) == (
+        "3 in 1.0 s: 1 by xalora, miner a, 2 by xalora, miner a (kept results, nothing sent)"
+    )
     mixed = [made("xalora"), made("LANCZOS on this machine"), made("xalora")]
     assert progress.summary(mixed, 125) == "3 in 2 min 5 s: 2 by xalora, 1 by LANCZOS on this machine"
