@@ -7,13 +7,23 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .config import Credentials, FallbackPolicy, IfUnknown, Settings, TimeoutAction, load_settings
-from .errors import ConfigurationError, InvalidTaskError, QueueLimitError, TaskTimeoutError, XaloraError
-from .events import Done, EventCallback
-from .rules import CANCELED, PollSchedule, falls_back
+from .errors import (
+    CANCELED_THERE,
+    ClientClosedError,
+    ConfigurationError,
+    InvalidTaskError,
+    QueueLimitError,
+    RequestRefusedError,
+    TaskTimeoutError,
+    XaloraError,
+)
+from .events import Done, EventCallback, tell
+from .rules import CANCELED, PollSchedule, falls_back, is_terminal
 
 if TYPE_CHECKING:
     import aiohttp
@@ -84,6 +94,7 @@ class AsyncXalora:
         self._sessions: list[aiohttp.ClientSession] = []
         self._network: Network | None = None
         self._dispatcher: Dispatcher | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -102,20 +113,36 @@ class AsyncXalora:
         await self.close()
 
     async def close(self) -> None:
-        """Close connections and the journal. Remote tasks are not touched; twice is harmless."""
+        """Close connections and the journal; twice is harmless.
+
+        Remote tasks are not touched. Calls that still wait for one get a :class:`ClientClosedError`.
+        """
         self._closed = True
-        if self._dispatcher is not None:
-            await self._dispatcher.close()
-        for session in self._sessions:
+        try:
+            if self._dispatcher is not None and self._loop is asyncio.get_running_loop():
+                await self._dispatcher.close()
+        finally:
+            await self._close_connections()
+
+    async def _close_connections(self) -> None:
+        sessions, self._sessions = self._sessions, []
+        for session in sessions:
             await session.close()
-        self._sessions.clear()
         if self._owned_journal is not None:
             await asyncio.to_thread(self._owned_journal.close)
             self._owned_journal = None
 
     def _open(self) -> tuple[Network, Dispatcher]:
         if self._closed:
-            raise ConfigurationError("This client is closed", next_step="Make a new one.")
+            raise ClientClosedError("This client is closed", next_step="Make a new one.")
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise ConfigurationError(
+                "This client belongs to another event loop, the one in which it was first used",
+                next_step="Make one in each loop (every asyncio.run begins a new one), or use Xalora, which "
+                "has a loop of its own.",
+            )
+        self._loop = loop
         if self._network is None or self._dispatcher is None:
             from .dispatch import Dispatcher
             from .ledger import Ledger
@@ -124,6 +151,7 @@ class AsyncXalora:
             from .sessions import create_session, sequencer_session, shared_session
             from .transport import Transport
 
+            delivery = self._given_delivery or choose_delivery(self.settings)
             shared, requests, creates = shared_session(), sequencer_session(), create_session()
             self._sessions += [shared, requests, creates]
             transport = Transport(
@@ -134,7 +162,7 @@ class AsyncXalora:
                 self._network,
                 Ledger(self.journal),
                 shared,
-                self._given_delivery or choose_delivery(self.settings),
+                delivery,
                 self.settings,
                 self._credentials,
             )
@@ -215,7 +243,7 @@ class AsyncXalora:
         try:
             return await booking.flight.wait_for_answer(timeout=timeout)
         except asyncio.CancelledError:
-            await self._abandon(dispatcher, booking)
+            await self._abandon(booking)
             raise
         finally:
             await dispatcher.leave(booking)
@@ -227,14 +255,24 @@ class AsyncXalora:
             NetworkError: The cancel is not confirmed; the task may run on.
         """
         network, dispatcher = self._open()
+        credentials = dispatcher.credentials_for(task_id, task)
         entry = await dispatcher.ledger.entry_of_task(task_id, self.settings.workflow_url)
         entry_id = entry.id if entry is not None else None
         await dispatcher.ledger.cancel_pending(entry_id)
-        answer = await network.cancel(dispatcher.credentials_for(task_id, task), task_id)
+        refusal: RequestRefusedError | None = None
+        answer: dict[str, Any] = {}
+        try:
+            answer = await network.cancel(credentials, task_id)
+        except RequestRefusedError as error:
+            refusal = error
         dispatcher.poke(task_id)
         with suppress(XaloraError):
-            status = await network.query(dispatcher.credentials_for(task_id, task), task_id)
+            status = await network.query(credentials, task_id)
             await dispatcher.ledger.settle(entry_id, status)
+            if refusal is not None and not is_terminal(status.status):
+                await dispatcher.ledger.cancel_withdrawn(entry_id)
+        if refusal is not None:
+            raise refusal
         return answer
 
     # --- what people want to write --------------------------------------------------------------------------
@@ -259,15 +297,24 @@ class AsyncXalora:
         Raises:
             XaloraError: As :meth:`execute_workflow`.
         """
+        from .flight import OwnerGone
+
         _, dispatcher = self._open()
-        booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
-        if booking.kept is not None:
-            await dispatcher.leave(booking)
-            return TaskHandle(self, booking.kept.task_id or "", task)
-        assert booking.flight is not None
-        if on_event is not None:
-            booking.flight.subscribe(on_event)
-        return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
+        while True:
+            booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
+            if booking.kept is not None:
+                await dispatcher.leave(booking)
+                return TaskHandle(self, booking.kept.task_id or "", task)
+            assert booking.flight is not None
+            if on_event is not None:
+                booking.flight.subscribe(on_event)
+            try:
+                return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
+            except OwnerGone:
+                continue
+            finally:
+                if on_event is not None:
+                    booking.flight.unsubscribe(on_event)
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""
@@ -318,7 +365,7 @@ class AsyncXalora:
                     timeout=self.settings.wait_timeout if timeout is None else timeout,
                     reuse=reuse,
                     if_unknown=if_unknown,
-                    queue_limit=queue_limit or self.settings.queue_limit,
+                    queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
                     on_timeout=on_timeout or self.settings.on_timeout,
                     policy=policy,
                     cancel_remote=cancel_remote,
@@ -349,35 +396,36 @@ class AsyncXalora:
         from .flight import WITHDRAW_SECONDS, OwnerGone
 
         _, dispatcher = self._open()
+        deadline: float | None = None
         while True:
             booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
             if booking.kept is not None:
                 return await self._kept(dispatcher, booking, on_event)
             flight = booking.flight
             assert flight is not None
+            deadline = deadline or monotonic() + timeout
             if on_event is not None:
                 flight.subscribe(on_event)
             try:
-                await dispatcher.submitted(booking)
-                result = await flight.wait(timeout=timeout, queue_limit=queue_limit)
+                time_left = max(0.0, deadline - monotonic())
+                result = await flight.wait(timeout=time_left, queue_limit=queue_limit)
                 await dispatcher.ledger.delivered(booking.entry_id)
                 return result
             except OwnerGone:
                 continue
             except asyncio.CancelledError:
                 if _holds(cancel_remote):
-                    await self._abandon(dispatcher, booking)
+                    await self._abandon(booking)
                 raise
             except XaloraError as error:
                 timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
-                gives_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
-                if gives_up and flight.is_out_there and await dispatcher.is_last(booking):
+                if timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error):
                     late = await flight.withdraw(WITHDRAW_SECONDS)
                     if late is not None:
                         await dispatcher.ledger.delivered(booking.entry_id)
                         return late
-                    if isinstance(error, QueueLimitError):
-                        error.cancel_confirmed = flight.status == CANCELED
+                    if flight.status == CANCELED:
+                        _tell_canceled(error)
                 raise
             finally:
                 if on_event is not None:
@@ -400,12 +448,18 @@ class AsyncXalora:
         Args:
             max_in_flight: How many at the same time; default: the setting.
             on_event: Told each step with the task's index.
-            on_done: Told each outcome as it comes.
+            on_done: Told each outcome as it comes; what it raises is logged and disturbs nothing.
             **options: As for :meth:`run`.
+
+        Raises:
+            InvalidTaskError: ``max_in_flight`` is less than 1.
         """
         from .results import Outcome
 
-        places = asyncio.Semaphore(max_in_flight or self.settings.max_in_flight)
+        most = self.settings.max_in_flight if max_in_flight is None else max_in_flight
+        if most < 1:
+            raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
+        places = asyncio.Semaphore(most)
 
         async def one(index: int, task: WorkflowTask) -> Outcome:
             listener = None if on_event is None else lambda event: on_event(index, event)
@@ -416,10 +470,20 @@ class AsyncXalora:
                 except XaloraError as error:
                     outcome = Outcome(index, task, error=error)
             if on_done is not None:
-                on_done(outcome)
+                try:
+                    on_done(outcome)
+                except Exception:
+                    logger.exception("the on_done callback failed for task %d of the batch", index)
             return outcome
 
-        return list(await asyncio.gather(*(one(i, task) for i, task in enumerate(tasks))))
+        works = [asyncio.ensure_future(one(index, task)) for index, task in enumerate(tasks)]
+        try:
+            return list(await asyncio.gather(*works))
+        finally:
+            # Should anything unforeseen end the batch, none of it goes on (and goes on costing) unattended.
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
 
     # --- inner parts ----------------------------------------------------------------------------------------
 
@@ -427,30 +491,32 @@ class AsyncXalora:
         self, dispatcher: Dispatcher, booking: Booking, cancel_remote: bool | Callable[[], bool] = True
     ) -> str:
         """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
+        assert booking.flight is not None
         try:
-            return await dispatcher.submitted(booking)
+            return await booking.flight.submitted()
         except asyncio.CancelledError:
             if _holds(cancel_remote):
-                await self._abandon(dispatcher, booking)
+                await self._abandon(booking)
             raise
         finally:
             await dispatcher.leave(booking)
 
-    async def _abandon(self, dispatcher: Dispatcher, booking: Booking) -> None:
+    async def _abandon(self, booking: Booking) -> None:
         from .flight import CANCEL_ON_EXIT_SECONDS
 
-        if booking.flight is not None and await dispatcher.is_last(booking):
+        if booking.flight is not None:
             await booking.flight.abandon(CANCEL_ON_EXIT_SECONDS)
 
     async def _kept(
         self, dispatcher: Dispatcher, booking: Booking, on_event: EventCallback | None
     ) -> RunResult:
-        assert booking.kept is not None
+        kept = booking.kept
+        assert kept is not None
+        dispatcher.ledger.hold_while(kept, booking.kept_ticket)
         await dispatcher.ledger.delivered(booking.entry_id)
-        await dispatcher.leave(booking)
         if on_event is not None:
-            kept = booking.kept
-            on_event(
+            tell(
+                on_event,
                 Done(
                     job_id=kept.job_id,
                     task_id=kept.task_id,
@@ -458,9 +524,9 @@ class AsyncXalora:
                     seconds=0.0,
                     files=kept.files,
                     reused=True,
-                )
+                ),
             )
-        return booking.kept
+        return kept
 
 
 class TaskHandle:
@@ -509,6 +575,8 @@ class TaskHandle:
                 booking.flight.subscribe(on_event)
             return await booking.flight.wait_for_answer(timeout=timeout)
         finally:
+            if on_event is not None and booking.flight is not None:
+                booking.flight.unsubscribe(on_event)
             await dispatcher.leave(booking)
 
     async def result(
@@ -544,6 +612,15 @@ class TaskHandle:
 
 def _holds(condition: bool | Callable[[], bool]) -> bool:
     return condition() if callable(condition) else condition
+
+
+def _tell_canceled(error: XaloraError) -> None:
+    """Let an error that ended the wait say that the task was canceled then, rather than that it runs on."""
+    if isinstance(error, QueueLimitError):
+        error.cancel_confirmed = True
+    if isinstance(error, QueueLimitError | TaskTimeoutError):
+        error.money = CANCELED_THERE
+        error.next_step = "Run it again with a longer limit, or when the network is less busy."
 
 
 def _schedule(interval: float | None) -> PollSchedule | None:

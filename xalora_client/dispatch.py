@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
@@ -12,9 +13,15 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from .config import Credentials, IfUnknown, Settings
-from .errors import STILL_RETRIEVABLE, AmbiguousCreateError, ResultFormatError, ResultLocationError
+from .errors import (
+    STILL_RETRIEVABLE,
+    AmbiguousCreateError,
+    ClientClosedError,
+    ResultFormatError,
+    ResultLocationError,
+)
 from .events import Downloading
-from .flight import Flight
+from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
 from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
@@ -76,6 +83,10 @@ class Dispatcher:
         self._flights: dict[int, Flight] = {}
         self._loose: set[Flight] = set()
         self._task_credentials: dict[str, Credentials] = {}
+        self._landings: set[asyncio.Task[None]] = set()
+        self._seats = 0
+        self._all_left = asyncio.Event()
+        self._closed = False
 
     # --- finding the flight -------------------------------------------------------------------------------
 
@@ -91,31 +102,42 @@ class Dispatcher:
 
         Raises:
             AmbiguousCreateError: An earlier create of the same work has an unknown outcome.
+            ClientClosedError: The client was closed meanwhile.
             XaloraError: The task can't be prepared.
         """
         prepared = await prepare(task, self._credentials, self._settings.workflow_url)
-        claim = await self.ledger.claim(prepared, self._settings.workflow_url, reuse, if_unknown)
-        if claim is None:
-            flight = await self._new_flight(prepared, None, "", schedule)
-            self._loose.add(flight)
-            self._send(flight, prepared)
-            return self._seat(flight)
-        entry = claim.entry
-        if claim.action == "unknown":
-            raise _outcome_unknown(entry)
-        if claim.action == "kept":
-            return Booking(entry.id, kept=_kept_result(entry), kept_ticket=claim.ticket)
-        under_way = self._flights.get(entry.id)
-        if under_way is not None and not under_way.ended:
-            # The flight has a ticket of its own; one a process is enough.
-            await self.ledger.leave(claim.ticket)
-            return self._seat(under_way)
-        flight = self._flights[entry.id] = await self._new_flight(prepared, entry, claim.ticket, schedule)
-        if claim.action == "send":
-            self._send(flight, prepared)
-        elif entry.task_id is None:
-            flight.begin_waiting_for_owner()
-        return self._seat(flight)
+        schedule = schedule or await self._schedule(prepared.kind)
+        usual = await self.ledger.usual_seconds(prepared.kind)
+        while True:
+            claim = await self.ledger.claim(prepared, self._settings.workflow_url, reuse, if_unknown)
+            # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
+            # it along, and nobody could ever send this work again.
+            if self._closed:
+                raise ClientClosedError("The client was closed before the task was sent")
+            if claim is None:
+                flight = self._new_flight(prepared, None, "", schedule, usual)
+                self._loose.add(flight)
+                self._send(flight, prepared)
+                return self._seat(flight)
+            entry = claim.entry
+            if claim.action == "unknown":
+                raise _outcome_unknown(entry)
+            if claim.action == "kept":
+                return Booking(entry.id, kept=_kept_result(entry), kept_ticket=claim.ticket)
+            under_way = self._flights.get(entry.id)
+            if under_way is None or under_way.ended:
+                flight = self._new_flight(prepared, entry, claim.ticket, schedule, usual)
+                self._flights[entry.id] = flight
+                if claim.action == "send":
+                    self._send(flight, prepared)
+                elif entry.task_id is None:
+                    flight.begin_waiting_for_owner()
+                return self._seat(flight)
+            under_way.give_back(claim.ticket)
+            if not under_way.withdrawn:
+                return self._seat(under_way)
+            # Somebody has just given this work up. Once that is through, the journal says what is left of it.
+            reuse = reuse and await under_way.landed(WITHDRAW_SECONDS)
 
     async def take_up(
         self,
@@ -129,21 +151,27 @@ class Dispatcher:
             MissingKeyError: No key is known to ask with.
         """
         entry = await self.ledger.entry_of_task(task_id, self._settings.workflow_url)
-        flight = self._flights.get(entry.id) if entry is not None else self._loose_flight(task_id)
-        if flight is not None and not flight.ended:
+        flight = self._flight_of(entry, task_id)
+        if flight is not None:
             return self._seat(flight)
+        credentials = credentials or self.credentials_for(task_id)
+        schedule = schedule or await self._schedule(entry.work.kind if entry is not None else "")
         ticket = await self.ledger.hold(entry.id) if entry is not None else ""
         if entry is not None and entry.files and all(file.exists() for file in entry.files):
             return Booking(entry.id, kept=_kept_result(entry), kept_ticket=ticket)
+        flight = self._flight_of(entry, task_id)
+        if flight is not None:
+            flight.give_back(ticket)
+            return self._seat(flight)
         flight = Flight(
             self._network,
             self.ledger,
             self.fetch,
-            credentials=credentials or self.credentials_for(task_id),
+            credentials=credentials,
             job_id=entry.job_id if entry is not None else task_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule or await self._schedule(entry.work.kind if entry is not None else ""),
+            schedule=schedule,
             outage_limit=self._settings.outage_limit,
             task_id=task_id,
             submitted_ago=_seconds_since_submission(entry),
@@ -156,13 +184,26 @@ class Dispatcher:
 
     def _seat(self, flight: Flight) -> Booking:
         flight.waiters += 1
+        self._seats += 1
+        self._all_left.clear()
         return Booking(flight.entry_id, flight)
 
-    def _loose_flight(self, task_id: str) -> Flight | None:
-        return next((flight for flight in self._loose if flight.task_id == task_id), None)
+    def _flight_of(self, entry: Entry | None, task_id: str) -> Flight | None:
+        """The flight that follows a task, unless it has ended."""
+        flight = self._flights.get(entry.id) if entry is not None else self._with_task_id(task_id)
+        return None if flight is None or flight.ended else flight
 
-    async def _new_flight(
-        self, prepared: PreparedTask, entry: Entry | None, ticket: str, schedule: PollSchedule | None
+    def _with_task_id(self, task_id: str) -> Flight | None:
+        flights = (*self._flights.values(), *self._loose)
+        return next((flight for flight in flights if flight.task_id == task_id), None)
+
+    def _new_flight(
+        self,
+        prepared: PreparedTask,
+        entry: Entry | None,
+        ticket: str,
+        schedule: PollSchedule,
+        usual_seconds: tuple[float, float] | None,
     ) -> Flight:
         return Flight(
             self._network,
@@ -172,9 +213,9 @@ class Dispatcher:
             job_id=entry.job_id if entry is not None else prepared.job_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule or await self._schedule(prepared.kind),
+            schedule=schedule,
             outage_limit=self._settings.outage_limit,
-            usual_seconds=await self.ledger.usual_seconds(prepared.kind),
+            usual_seconds=usual_seconds,
             task_id=entry.task_id if entry is not None else None,
             submitted_ago=_seconds_since_submission(entry),
         )
@@ -186,43 +227,55 @@ class Dispatcher:
         lifetime = prepared.task.timeout_seconds or self._settings.wait_timeout
         flight.begin_create(prepared, self._delivery, float(lifetime))
 
-    async def submitted(self, booking: Booking) -> str:
-        """The task id of a booking, remembering whose key it needs."""
-        assert booking.flight is not None
-        task_id = await booking.flight.submitted()
-        if booking.flight.credentials != self._credentials:
-            self._task_credentials[task_id] = booking.flight.credentials
-        return task_id
-
     def credentials_for(self, task_id: str, task: WorkflowTask | None = None) -> Credentials:
-        """Whose key polls and cancels this task."""
+        """Whose key polls and cancels this task.
+
+        Raises:
+            MissingKeyError: No key is known.
+        """
         if task is not None:
             return credentials_of(task, self._credentials)
+        flight = self._with_task_id(task_id)
+        if flight is not None:
+            return flight.credentials
         return self._task_credentials.get(task_id) or self._settings.credentials()
 
     # --- leaving ------------------------------------------------------------------------------------------
 
-    async def is_last(self, booking: Booking) -> bool:
-        """Whether nobody else, in this process or another, waits for the work of this booking."""
-        flight = booking.flight
-        if flight is None or flight.waiters > 1:
-            return False
-        return not flight.ticket or await self.ledger.others(flight.ticket) == 0
-
     async def leave(self, booking: Booking) -> None:
-        """Give a place back. The last to leave takes the flight down; the remote task is not touched."""
-        await self.ledger.leave(booking.kept_ticket)
+        """Give a place back. The last to leave takes the flight down; the remote task is not touched.
+
+        A create or a cancel that is out goes on without the caller until its answer is noted.
+        """
         flight = booking.flight
         if flight is None:
+            await self.ledger.leave(booking.kept_ticket)
             return
         flight.waiters -= 1
-        if flight.waiters > 0:
+        self._seats -= 1
+        if not self._seats:
+            self._all_left.set()
+        if flight.task_id is not None and flight.credentials != self._credentials:
+            self._task_credentials[flight.task_id] = flight.credentials
+        if flight.waiters == 0:
+            landing = asyncio.get_running_loop().create_task(self._land(flight))
+            self._landings.add(landing)
+            landing.add_done_callback(self._landings.discard)
+            if not flight.is_busy:
+                await asyncio.shield(landing)
+
+    async def _land(self, flight: Flight) -> None:
+        await flight.landed()
+        if flight.waiters:
             return
-        await flight.close()
         self._loose.discard(flight)
         if flight.entry_id is not None and self._flights.get(flight.entry_id) is flight:
             del self._flights[flight.entry_id]
-        await self.ledger.leave(flight.ticket)
+        await flight.close()
+        if flight.result is not None:
+            self.ledger.hold_while(flight.result, flight.ticket)
+        else:
+            await self.ledger.leave(flight.ticket)
 
     def poke(self, task_id: str) -> None:
         """Ask for a task's status now, wherever it is waited for."""
@@ -231,8 +284,14 @@ class Dispatcher:
                 flight.poke()
 
     async def close(self) -> None:
+        """Take all flights down; those who wait are told so by a ClientClosedError."""
+        self._closed = True
         flights = [*self._flights.values(), *self._loose]
         await asyncio.gather(*(flight.close() for flight in flights))
+        if self._seats:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_left.wait(), CANCEL_ON_EXIT_SECONDS)
+        await asyncio.gather(*self._landings, return_exceptions=True)
 
     # --- results ------------------------------------------------------------------------------------------
 

@@ -116,3 +116,15 @@ def tell(listener: EventCallback, event: TaskEvent) -> bool:
         logger.exception("a callback failed at %s", event)
         return False
     return True
+
+
+def guarded(listener: EventCallback | None) -> EventCallback:
+    """``listener`` as one that never raises: it is not called again after it did, nor where it is None."""
+    listening = listener is not None
+
+    def hear(event: TaskEvent) -> None:
+        nonlocal listening
+        if listening and listener is not None:
+            listening = tell(listener, event)
+
+    return hear

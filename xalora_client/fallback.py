@@ -13,8 +13,8 @@ from typing import Literal
 from .config import Settings
 from .defined import DefinedWorkflowTask, catalog
 from .engines.base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
-from .errors import ConfigurationError, EngineError, XaloraError
-from .events import Done, EventCallback, FallingBack, LocalProgress
+from .errors import ConfigurationError, EngineError, InputImageError, ResultError, XaloraError
+from .events import Done, EventCallback, FallingBack, LocalProgress, guarded
 from .media.inputs import is_remote, prepare_image
 from .results import RunResult, Timing
 from .tasks import WorkflowTask
@@ -60,6 +60,7 @@ async def run_locally(
             network it is that failure's own class.
         InputImageError: An image can't be read.
     """
+    tell = guarded(on_event)
     images = await _image_bytes(task)
     refusals: list[str] = []
     job_id = task.new_job_id()
@@ -69,16 +70,15 @@ async def run_locally(
         # Where the user named the engine, it is what was asked for and nothing to warn of.
         level = logging.WARNING if engine is None else logging.INFO
         logger.log(level, "%s: running on this machine with the %s engine", reason, name)
-        if on_event is not None:
-            on_event(FallingBack(job_id=job_id, engine=name, reason=reason))
+        tell(FallingBack(job_id=job_id, engine=name, reason=reason))
         try:
-            run = await _in_thread(candidate, images, dest, job_id, on_event)
+            run = await _in_thread(candidate, images, dest, job_id, tell)
         except EngineCanceledError:
             raise
         except (EngineError, ConfigurationError) as error:
             refusals.append(f"{name}: {error.what}")
             continue
-        return _result(run, job_id, on_event)
+        return _result(run, job_id, tell)
     raise _nothing_can(task, refusals, remote_error) from remote_error
 
 
@@ -163,8 +163,15 @@ async def _remote_image(url: str) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         async with shared_session() as session:
-            path = await download(session, url, Path(folder) / "input", task_id=None)
-        return path.read_bytes()
+            try:
+                path = await download(session, url, Path(folder) / "input", task_id=None)
+            except ResultError as error:
+                # Said of a result, which is paid for; this one is only an input.
+                raise InputImageError(
+                    error.what.replace("The result at", "The input image at"),
+                    next_step="Check the URL, or give the image as a file.",
+                ) from error
+        return await asyncio.to_thread(path.read_bytes)
 
 
 async def _in_thread(
@@ -172,27 +179,26 @@ async def _in_thread(
     images: Mapping[str, bytes],
     dest: Path,
     job_id: str,
-    on_event: EventCallback | None,
+    tell: EventCallback,
 ) -> EngineRun:
     """Run the engine off the loop; a cancelled caller stops it and waits until it has stopped."""
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
-    def tell(progress: EngineProgress) -> None:
-        if on_event is not None:
-            event = LocalProgress(
-                job_id=job_id,
-                engine=candidate.engine.name,
-                done=round(progress.done),
-                total=round(progress.total),
-                label=progress.label,
-                preview=progress.preview,
-            )
-            loop.call_soon_threadsafe(on_event, event)
+    def note(progress: EngineProgress) -> None:
+        event = LocalProgress(
+            job_id=job_id,
+            engine=candidate.engine.name,
+            done=round(progress.done),
+            total=round(progress.total),
+            label=progress.label,
+            preview=progress.preview,
+        )
+        loop.call_soon_threadsafe(tell, event)
 
     working = loop.create_task(
         asyncio.to_thread(
-            candidate.engine.run, candidate.workflow, images, dest, on_progress=tell, cancel=stop
+            candidate.engine.run, candidate.workflow, images, dest, on_progress=note, cancel=stop
         )
     )
     try:
@@ -205,10 +211,9 @@ async def _in_thread(
         raise
 
 
-def _result(run: EngineRun, job_id: str, on_event: EventCallback | None) -> RunResult:
+def _result(run: EngineRun, job_id: str, tell: EventCallback) -> RunResult:
     logger.info("done on this machine in %.1f s by %s (%s) %s", run.seconds, run.engine, run.device, run.note)
-    if on_event is not None:
-        on_event(Done(job_id=job_id, engine=run.engine, seconds=run.seconds, files=run.files))
+    tell(Done(job_id=job_id, engine=run.engine, seconds=run.seconds, files=run.files))
     return RunResult(
         files=run.files,
         engine=run.engine,

@@ -13,29 +13,35 @@ from typing import Any, TypeVar
 
 from .config import Credentials
 from .errors import (
+    MAY_BE_CHARGED,
+    NOTHING_CHARGED,
+    RUNS_ON,
     AmbiguousCreateError,
+    AuthenticationError,
+    ClientClosedError,
     NetworkError,
     QueueLimitError,
     RateLimitError,
+    RequestRefusedError,
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
-    ServiceError,
     TaskCanceledError,
     TaskFailedError,
     TaskTimeoutError,
-    XaloraConnectionError,
     XaloraError,
 )
-from .events import Done, EventCallback, Running, Submitted, TaskEvent, UnknownStatus, Waiting
+from .events import Done, EventCallback, Running, Submitted, TaskEvent, UnknownStatus, Waiting, tell
 from .ledger import Ledger
 from .media.delivery import DeliveredImage, ImageDelivery
-from .network import RUNS_ON, Network
+from .network import Network
 from .preparation import PreparedTask
 from .results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult, miner_of, result_references
 from .rules import (
     CANCELED,
     FAILED,
+    FINISHED,
+    MIN_POLL_DELAY,
     RUNNING,
     WAITING,
     PollSchedule,
@@ -100,6 +106,10 @@ class Flight:
         outage_limit: Seconds the sequencer may stay unreachable.
         task_id: Known from the start for a task taken up again.
         submitted_ago: Seconds since such a task was submitted.
+
+    Attributes:
+        waiters: How many callers wait.
+        withdrawn: The last of them gave the task up; whoever wants the same work needs a new one.
     """
 
     def __init__(
@@ -126,6 +136,7 @@ class Flight:
         self.task_id = task_id
         self.status = WAITING
         self.waiters = 0
+        self.withdrawn = False
         self._network = network
         self._ledger = ledger
         self._fetch = fetch
@@ -137,6 +148,13 @@ class Flight:
         self._creating: asyncio.Task[str] | None = None
         self._polling: asyncio.Task[WorkflowTaskResult] | None = None
         self._following: asyncio.Task[RunResult] | None = None
+        self._withdrawal: asyncio.Task[None] | None = None
+        self._returning: set[asyncio.Task[None]] = set()
+        self._is_sender = False
+        self._create_is_out = False
+        self._closed = False
+        self._grace_ends: float | None = None
+        self._poked = False
         self._sleeper: asyncio.Future[None] | None = None
         self._deadlines: list[float] = []
         self._delivered: list[DeliveredImage] = []
@@ -149,7 +167,7 @@ class Flight:
         """Tell ``listener`` what happens from now on, beginning with the latest that has."""
         self._listeners.append(listener)
         if self._last_event is not None:
-            listener(self._last_event)
+            self._tell(listener, self._last_event)
 
     def unsubscribe(self, listener: EventCallback) -> None:
         if listener in self._listeners:
@@ -158,12 +176,17 @@ class Flight:
     def emit(self, event: TaskEvent) -> None:
         self._last_event = event
         for listener in tuple(self._listeners):
-            listener(event)
+            self._tell(listener, event)
+
+    def _tell(self, listener: EventCallback, event: TaskEvent) -> None:
+        if not tell(listener, event):
+            self.unsubscribe(listener)
 
     # --- the create -------------------------------------------------------------------------------------
 
     def begin_create(self, prepared: PreparedTask, delivery: ImageDelivery, lifetime: float) -> None:
         """Start sending. The create is never torn by a cancelled caller: its answer decides about money."""
+        self._is_sender = True
         self._creating = _background(self._create(prepared, delivery, lifetime))
 
     def begin_waiting_for_owner(self) -> None:
@@ -171,9 +194,17 @@ class Flight:
         self._creating = _background(self._task_id_from_owner())
 
     async def submitted(self) -> str:
-        """Wait for the task id."""
+        """Wait for the task id.
+
+        Raises:
+            OwnerGone: The process that would have learned it has ended.
+            XaloraError: The task was not created, or that is not known.
+        """
         if self._creating is not None:
-            return await asyncio.shield(self._creating)
+            await asyncio.wait({self._creating})
+            if self._creating.cancelled():
+                raise self._left_behind()
+            return self._creating.result()
         assert self.task_id is not None
         return self.task_id
 
@@ -184,11 +215,6 @@ class Flight:
                 delivered = await delivery.deliver(image, lifetime=lifetime + URL_MARGIN_SECONDS)
                 self._delivered.append(delivered)
                 parameters[name] = delivered.reference
-        except BaseException as error:
-            await self._ledger.not_sent(self.entry_id, str(error))
-            await self._discard_inputs()
-            raise
-        try:
             self.task_id = await self._network.create(
                 self.credentials,
                 job_id=self.job_id,
@@ -197,20 +223,37 @@ class Flight:
                 workflow_id=prepared.task.workflow_id,
                 timeout_seconds=prepared.task.timeout_seconds,
                 before_attempt=lambda: self._ledger.sending(self.entry_id),
-                after_refusal=lambda error: self._ledger.held_back(self.entry_id, error.what),
+                handed_over=self._note_handed_over,
+                after_refusal=self._hold_back,
             )
-        except AmbiguousCreateError as error:
-            await self._ledger.unknown(self.entry_id, self.job_id, str(error))
-            raise
-        except XaloraError as error:
-            await self._ledger.not_sent(self.entry_id, str(error))
-            await self._discard_inputs()
+        except BaseException as error:
+            await self._note_not_created(error)
             raise
         self._clock.submitted = monotonic()
         await self._ledger.submitted(self.entry_id, self.task_id)
         logger.info("task %s (job %s) submitted", self.task_id, self.job_id)
         self.emit(Submitted(job_id=self.job_id, task_id=self.task_id, usual_seconds=self._usual_seconds))
         return self.task_id
+
+    def _note_handed_over(self) -> None:
+        self._create_is_out = True
+
+    async def _hold_back(self, refusal: XaloraError) -> None:
+        self._create_is_out = False
+        await self._ledger.held_back(self.entry_id, refusal.what)
+        if self._closed or not self.waiters:
+            raise refusal
+
+    async def _note_not_created(self, error: BaseException) -> None:
+        is_settled = isinstance(error, XaloraError) and not isinstance(error, AmbiguousCreateError)
+        if is_settled or not self._create_is_out:
+            await self._ledger.not_sent(self.entry_id, str(error) or "It was given up before it was sent.")
+            await self._discard_inputs()
+            return
+        if not isinstance(error, XaloraError):
+            logger.warning("job %s was sent, and its answer is not waited for any more", self.job_id)
+        reason = str(error) or "It was given up before the network's answer came."
+        await self._ledger.unknown(self.entry_id, self.job_id, reason)
 
     async def _task_id_from_owner(self) -> str:
         assert self.entry_id is not None
@@ -222,12 +265,12 @@ class Flight:
         return task_id
 
     async def _discard_inputs(self) -> None:
-        for delivered in self._delivered:
+        while self._delivered:
             try:
-                await delivered.discard()
-            except XaloraError as error:
-                logger.warning("an uploaded input could not be deleted: %s", error)
-        self._delivered.clear()
+                await self._delivered.pop().discard()
+            except Exception:
+                # The task is what matters, and the way of delivery may be the user's own.
+                logger.warning("job %s: an uploaded input is not deleted", self.job_id, exc_info=True)
 
     # --- waiting ----------------------------------------------------------------------------------------
 
@@ -236,22 +279,25 @@ class Flight:
 
         Args:
             timeout: Seconds from now; the wait never runs past it. None waits for ever.
-            queue_limit: Seconds the task may stay in the network's queue.
+            queue_limit: Seconds the task may stay in the network's queue, from when it was accepted.
 
         Raises:
             TaskTimeoutError: The time ended first. The task runs on.
             QueueLimitError: It was still queued when the limit ended. The task is still queued.
+            OwnerGone: See :meth:`submitted`.
             XaloraError: The task ended without a result.
         """
-        now = monotonic()
-        deadline = None if timeout is None else now + timeout
-        queue_deadline = None if queue_limit is None else now + queue_limit
+        deadline = None if timeout is None else monotonic() + timeout
         following = self._follow_once()
         if deadline is not None:
             self._deadlines.append(deadline)
         try:
+            if self._creating is not None:
+                await _wait_until(self._creating, deadline)
+            queue_deadline = None if queue_limit is None else monotonic() + queue_limit
             await _wait_until(following, _earliest(deadline, queue_deadline))
-            if not following.done() and self.status == WAITING and _has_passed(queue_deadline):
+            is_queued = self.task_id is not None and self.status == WAITING
+            if not following.done() and is_queued and _has_passed(queue_deadline):
                 raise QueueLimitError(
                     f"The task has waited in the network's queue for {queue_limit:g} s, the limit set",
                     money=RUNS_ON,
@@ -260,9 +306,7 @@ class Flight:
                     job_id=self.job_id,
                 )
             await _wait_until(following, deadline)
-            if not following.done():
-                raise self._time_is_up(timeout)
-            return following.result()
+            return self._outcome(following, timeout)
         finally:
             if deadline is not None:
                 self._deadlines.remove(deadline)
@@ -279,23 +323,60 @@ class Flight:
             self._deadlines.append(deadline)
         try:
             await _wait_until(polling, deadline)
-            if not polling.done():
-                raise self._time_is_up(timeout)
-            return polling.result()
+            return self._outcome(polling, timeout)
         finally:
             if deadline is not None:
                 self._deadlines.remove(deadline)
 
-    def _time_is_up(self, timeout: float | None) -> TaskTimeoutError:
-        task_id = self.task_id or "not yet known"
+    def _outcome(self, work: asyncio.Task[T], timeout: float | None) -> T:
+        if not work.done():
+            raise self._time_is_up(timeout or 0.0)
+        if work.cancelled():
+            raise self._left_behind()
+        return work.result()
+
+    def _time_is_up(self, timeout: float) -> TaskTimeoutError:
+        if self.task_id is not None:
+            what = f"Task {self.task_id} did not end within the {timeout:g} s of waiting (last status: "
+            what += f"{self.status})"
+            money = RUNS_ON
+            next_step = f"Take it up again by its id: client.task({self.task_id!r}).result(), or `xalora "
+            next_step += f"resume {self.task_id}`."
+        elif self._may_be_created:
+            what = f"The network did not answer the create of job {self.job_id} within the {timeout:g} s of "
+            what += "waiting"
+            money = MAY_BE_CHARGED
+            next_step = "See what became of it with `xalora tasks`."
+        else:
+            what = f"Job {self.job_id} could not be sent within the {timeout:g} s of waiting"
+            money = NOTHING_CHARGED
+            next_step = "Try again later, or wait longer."
         return TaskTimeoutError(
-            f"Task {task_id} did not end within the {timeout:g} s of waiting (last status: {self.status})",
-            money=RUNS_ON,
-            next_step=f"Take it up again by its id: client.task({task_id!r}).result(), or `xalora resume "
-            f"{task_id}`.",
-            task_id=self.task_id,
-            job_id=self.job_id,
+            what, money=money, next_step=next_step, task_id=self.task_id, job_id=self.job_id
         )
+
+    def _left_behind(self) -> ClientClosedError:
+        """What a caller is told whose flight was taken down under it."""
+        what = "The client was closed while it waited for "
+        if self.task_id is not None:
+            what += f"task {self.task_id}"
+            money = RUNS_ON
+            next_step = f"Take it up again by its id: `xalora resume {self.task_id}`."
+        elif self._may_be_created:
+            what += f"the network's answer to the create of job {self.job_id}"
+            money = MAY_BE_CHARGED
+            next_step = "See what became of it with `xalora tasks`."
+        else:
+            what += f"job {self.job_id} to be sent"
+            money = NOTHING_CHARGED
+            next_step = "Run it again, and close the client after that."
+        return ClientClosedError(
+            what, money=money, next_step=next_step, task_id=self.task_id, job_id=self.job_id
+        )
+
+    @property
+    def _may_be_created(self) -> bool:
+        return self._create_is_out or not self._is_sender
 
     def _poll_once(self) -> asyncio.Task[WorkflowTaskResult]:
         if self._polling is None or _ended_by_outage(self._polling):
@@ -310,20 +391,28 @@ class Flight:
     @property
     def ended(self) -> bool:
         """Whether the flight has ended, one way or another; the same work asked again is looked up anew."""
-        creating, following = self._creating, self._following
-        if creating is not None and creating.done() and (creating.cancelled() or creating.exception()):
-            return True
-        return following is not None and following.done()
+        return self._closed or self._create_failed or _is_done(self._following)
 
     @property
-    def is_out_there(self) -> bool:
-        """Whether the network has accepted the task and is not known to have ended it."""
-        return self.task_id is not None and not is_terminal(self.status)
+    def result(self) -> RunResult | None:
+        """The result, once its files are on disk."""
+        following = self._following
+        if following is None or not following.done() or following.cancelled() or following.exception():
+            return None
+        return following.result()
+
+    @property
+    def _create_failed(self) -> bool:
+        creating = self._creating
+        return (
+            creating is not None and creating.done() and (creating.cancelled() or bool(creating.exception()))
+        )
 
     def poke(self) -> None:
-        """Ask for the status now rather than when the schedule says."""
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        """Ask for the status now rather than when the schedule says; once more if that is just being done."""
+        self._poked = True
+        if self._sleeper is not None:
+            _wake(self._sleeper)
 
     async def _poll(self) -> WorkflowTaskResult:
         """Ask until the task has ended, and write down how."""
@@ -388,25 +477,31 @@ class Flight:
         failures = 0
         if self._creating is not None:
             # Just sent; a task taken up again is asked about at once, since it may have ended long ago.
-            await self._sleep(self.schedule.next_delay(self._elapsed(), random()))
+            await self._sleep(self._next_delay())
         while True:
             try:
                 answer = await self._network.query(self.credentials, task_id, retries=0)
-            except (XaloraConnectionError, ServiceError, RateLimitError) as error:
+            except NetworkError as error:
+                if isinstance(error, AuthenticationError | RequestRefusedError):
+                    raise
                 # One failed poll says nothing about the task, so the wait goes on.
                 now = monotonic()
-                unreachable_since = unreachable_since or now
                 failures += 1
-                if now - unreachable_since > self._outage_limit:
+                # A network that asks to slow down has not gone.
+                unreachable_since = None if isinstance(error, RateLimitError) else unreachable_since or now
+                if unreachable_since is not None and now - unreachable_since > self._outage_limit:
                     raise _lost_sight(error, task_id, self.job_id, now - unreachable_since) from error
-                told = error.retry_after if isinstance(error, RateLimitError) else None
-                await self._sleep(told or min(0.5 * 2 ** min(failures, 4), 8.0) * (0.5 + random() / 2))
+                back_off = min(0.5 * 2 ** min(failures, 4), 8.0) * (0.5 + random() / 2)
+                await self._sleep(error.retry_after or back_off)
                 continue
             unreachable_since, failures = None, 0
             await self._note_status(answer)
             if is_terminal(answer.status):
                 return answer
-            await self._sleep(self.schedule.next_delay(self._elapsed(), random()))
+            await self._sleep(self._next_delay())
+
+    def _next_delay(self) -> float:
+        return MIN_POLL_DELAY if self.withdrawn else self.schedule.next_delay(self._elapsed(), random())
 
     async def _note_status(self, answer: WorkflowTaskResult) -> None:
         changed = answer.status != self.status
@@ -436,68 +531,118 @@ class Flight:
         self._sleeper = sleeper = loop.create_future()
         timer = loop.call_later(delay_before_deadline(delay, now, nearest), _wake, sleeper)
         try:
-            await sleeper
+            if not self._poked:
+                await sleeper
         finally:
             timer.cancel()
+            self._poked = False
 
     # --- leaving ----------------------------------------------------------------------------------------
 
     async def withdraw(self, within: float) -> RunResult | None:
-        """Ask the network to cancel the task, and give it ``within`` seconds to confirm.
+        """Give the task up for a caller: cancel it, and give the network ``within`` seconds to confirm.
+
+        Nothing happens to a task that somebody else waits for, here or in another process, or that has ended.
+        A create that has not left yet does not leave any more.
 
         Returns:
             The result, should the task have finished meanwhile; else None. Whether the cancel was confirmed
             is told by :attr:`status`: ``canceled`` if so.
         """
-        cancelling = _background(self._cancel())
-        following = self._follow_once()
+        if not self._begin_withdrawal():
+            return None
+        assert self._withdrawal is not None
         deadline = monotonic() + within
-        await _wait_until(cancelling, deadline)
-        self.poke()
-        await _wait_until(following, deadline)
-        if not cancelling.done():
-            cancelling.cancel()
-        if following.done():
-            if following.exception() is None:
-                return following.result()
-            if self.status in (CANCELED, FAILED):
-                return None
-        if self.task_id is not None:
-            logger.warning("the cancel of task %s is not confirmed yet", self.task_id)
-        self.stop()
-        return None
-
-    async def _cancel(self) -> None:
-        try:
-            task_id = await self.submitted()
-            await self._ledger.cancel_pending(self.entry_id)
-            await self._network.cancel(self.credentials, task_id)
-        except (XaloraError, OwnerGone) as error:
-            logger.warning("cancel of task %s: %s", self.task_id or self.job_id, error)
+        await _wait_until(self._withdrawal, deadline)
+        if self.status == FINISHED:
+            await _wait_until(self._follow_once(), deadline)
+        return self.result
 
     async def abandon(self, within: float) -> None:
-        """Cancel for a caller that is itself being cancelled: bounded, and nothing is raised."""
-        withdrawing = _background(self.withdraw(within))
-        await asyncio.wait({withdrawing}, timeout=within + 0.5)
+        """Withdraw for a caller that is itself being cancelled: bounded, and nothing is raised."""
+        if self._begin_withdrawal():
+            assert self._withdrawal is not None
+            self._grace_ends = monotonic() + within
+            await _wait_until(self._withdrawal, self._grace_ends)
 
-    def stop(self) -> None:
-        """Stop following. The remote task is not touched."""
-        for task in (self._polling, self._following):
-            if task is not None:
-                task.cancel()
+    def _begin_withdrawal(self) -> bool:
+        # Decided without waiting: of two callers that give up at once, the second is the last.
+        if self.waiters > 1 or self._create_failed or is_terminal(self.status):
+            return False
+        self.withdrawn = True
+        if self._withdrawal is None:
+            self._withdrawal = _background(self._withdraw())
+        return True
+
+    async def _withdraw(self) -> None:
+        creating = self._creating
+        if creating is not None and not creating.done() and not self._create_is_out:
+            creating.cancel()
+            await asyncio.wait({creating})
+            if self._is_sender:
+                return
+            # Another process sends it, and may have left it to this one to cancel.
+            self._creating = self._polling = self._following = None
+        try:
+            if self._is_sender:
+                await self.submitted()
+            await asyncio.gather(*self._returning)
+            task_id = await self._ledger.cancel(self.entry_id, self.ticket, self.task_id)
+            if task_id is None:
+                return
+            self.task_id = task_id
+            await self._network.cancel(self.credentials, task_id)
+        except XaloraError as error:
+            logger.warning("cancel of task %s: %s", self.task_id or self.job_id, error)
+            if self.task_id is None:
+                return
+        self.poke()
+        await asyncio.wait({self._poll_once()}, timeout=WITHDRAW_SECONDS)
+        if not is_terminal(self.status):
+            logger.warning("the cancel of task %s is not confirmed yet", self.task_id)
+
+    def give_back(self, ticket: str) -> None:
+        """Return the ticket of a further caller: the flight has one, and one a process is enough."""
+        returning = _background(self._ledger.leave(ticket))
+        self._returning.add(returning)
+        returning.add_done_callback(self._returning.discard)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is out in the network whose answer is still to be noted: a create or a cancel."""
+        return bool(self._out_there())
+
+    def _out_there(self) -> list[asyncio.Task[Any]]:
+        creating = self._creating if self._create_is_out else None
+        return [task for task in (creating, self._withdrawal) if task is not None and not task.done()]
+
+    async def landed(self, timeout: float | None = None) -> bool:
+        """Wait until the flight is not busy any more; False where ``timeout`` seconds were not enough."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while (out_there := self._out_there()) and not _has_passed(deadline):
+            await _wait_until(out_there[0], deadline)
+        return not out_there
 
     async def close(self) -> None:
-        """End this flight's own coroutines; a create that is not answered yet gets a short grace."""
-        if self._creating is not None and not self._creating.done():
-            await asyncio.wait({self._creating}, timeout=CANCEL_ON_EXIT_SECONDS)
-            self._creating.cancel()
-        self.stop()
-        running = [t for t in (self._creating, self._polling, self._following) if t is not None]
-        await asyncio.gather(*running, return_exceptions=True)
+        """End this flight's own coroutines. What is out in the network gets a short grace to be answered."""
+        self._closed = True
+        grace = CANCEL_ON_EXIT_SECONDS if self._grace_ends is None else self._grace_ends - monotonic()
+        await self.landed(max(0.0, grace))
+        tasks = (self._creating, self._withdrawal, self._polling, self._following)
+        running = [task for task in tasks if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, *self._returning, return_exceptions=True)
+
+
+_at_work: set[asyncio.Task[Any]] = set()
+"""The loop itself holds its tasks weakly, and nobody else may hold those whose caller has gone."""
 
 
 def _background(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.get_running_loop().create_task(coroutine)
+    _at_work.add(task)
+    task.add_done_callback(_at_work.discard)
     # An error is told to whoever waits; if nobody does any more, it has been logged and journaled already.
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
@@ -512,6 +657,10 @@ async def _wait_until(task: asyncio.Task[Any], deadline: float | None) -> None:
 def _wake(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+def _is_done(task: asyncio.Task[Any] | None) -> bool:
+    return task is not None and task.done()
 
 
 def _earliest(*moments: float | None) -> float | None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ class Ledger:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self._strays: set[asyncio.Task[None]] = set()
 
     # --- claiming -----------------------------------------------------------------------------------------
 
@@ -54,20 +56,23 @@ class Ledger:
             own_key=prepared.task.api_key is not None,
             details=_details(prepared),
         )
-        return await self._tolerant(
+        return await self._with_ticket(
             lambda: self.journal.claim(work, job_id=prepared.job_id, reuse=reuse, if_unknown=if_unknown),
+            lambda claim: claim.ticket,
             f"job {prepared.job_id} goes on unjournaled",
         )
 
     async def hold(self, entry_id: int) -> str:
         """A ticket that keeps an entry's files, and its task from being canceled by others."""
-        return (
-            await self._tolerant(lambda: self.journal.hold(entry_id), f"entry {entry_id} is not held") or ""
-        )
+        hold = lambda: self.journal.hold(entry_id)  # noqa: E731
+        return await self._with_ticket(hold, str, f"entry {entry_id} is not held") or ""
 
-    async def others(self, ticket: str) -> int:
-        """How many others, in this process or another, wait for the same entry."""
-        return await self._tolerant(lambda: self.journal.others(ticket), "others may wait") or 0
+    def hold_while(self, alive: object, ticket: str) -> None:
+        """Give a ticket back when ``alive`` is gone: a result in hand keeps its files, whatever the limit."""
+        if ticket:
+            release = weakref.finalize(alive, self.journal.leave_later, ticket)
+            # The journal gives back its tickets itself when the process ends.
+            release.atexit = False
 
     async def leave(self, ticket: str) -> None:
         if ticket:
@@ -128,8 +133,28 @@ class Ledger:
     async def canceled(self, entry_id: int | None) -> None:
         await self._note(entry_id, self.journal.canceled, "the task was canceled")
 
+    async def cancel(self, entry_id: int | None, ticket: str, task_id: str | None) -> str | None:
+        """The id of the task to cancel for a ticket's holder, noted as to be canceled.
+
+        None where others wait for it, in this process or another, or where there is nothing to cancel.
+        """
+        if entry_id is None or not ticket:
+            return task_id
+        try:
+            entry = await asyncio.to_thread(self.journal.cancel, ticket)
+        except JournalError as error:
+            logger.warning("journal: %s - task %s is canceled all the same", error, task_id)
+            return task_id
+        return None if entry is None else entry.task_id
+
     async def cancel_pending(self, entry_id: int | None) -> None:
         await self._note(entry_id, self.journal.cancel_pending, "a cancel is not confirmed")
+
+    async def cancel_withdrawn(self, entry_id: int | None) -> None:
+        """The network refused a cancel, so the task counts as running."""
+        entry = await self.entry(entry_id) if entry_id is not None else None
+        if entry is not None and entry.state is TaskState.CANCEL_PENDING:
+            await self._note(entry_id, self.journal.cancel_withdrawn, "the cancel was refused")
 
     async def settle(self, entry_id: int | None, answer: WorkflowTaskResult) -> None:
         """Write down how a task ended, if it has."""
@@ -177,7 +202,7 @@ class Ledger:
                 return None
             if entry.state is TaskState.SENDING:
                 # Settles the entry should its sender have died, which no row change would tell.
-                await self.others(ticket)
+                await self._take(ticket)
             await asyncio.sleep(WATCH_SECONDS)
 
     @contextlib.asynccontextmanager
@@ -193,7 +218,8 @@ class Ledger:
                 break
             await asyncio.sleep(WATCH_SECONDS)
         entry = await self.entry(entry_id) if entry_id is not None else None
-        yield entry.files if entry is not None else ()
+        files = entry.files if entry is not None else ()
+        yield files if all(file.exists() for file in files) else ()
 
     async def _take(self, ticket: str) -> bool:
         return bool(await self._tolerant(lambda: self.journal.take(ticket), "a task can't be taken over"))
@@ -203,7 +229,6 @@ class Ledger:
         entry = await self.entry(entry_id) if entry_id is not None else None
         if entry is not None:
             return await asyncio.to_thread(self.journal.result_stem, entry)
-        self.journal.results_dir.mkdir(parents=True, exist_ok=True)
         return self.journal.results_dir / re.sub(r"[^A-Za-z0-9._-]+", "_", job_id)
 
     # --- failing gently -----------------------------------------------------------------------------------
@@ -212,9 +237,28 @@ class Ledger:
         if entry_id is not None:
             await self._tolerant(lambda: step(entry_id), told_instead)
 
+    async def _with_ticket(
+        self, step: Callable[[], T], ticket_of: Callable[[T], str], told_instead: str
+    ) -> T | None:
+        """A step that gives a ticket: a caller cancelled meanwhile does not take it along."""
+        taking = asyncio.ensure_future(self._tolerant(step, told_instead))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            stray = asyncio.ensure_future(self._leave_stray(taking, ticket_of))
+            self._strays.add(stray)
+            stray.add_done_callback(self._strays.discard)
+            raise
+
+    async def _leave_stray(self, taking: asyncio.Future[T | None], ticket_of: Callable[[T], str]) -> None:
+        taken = await taking
+        if taken is not None:
+            await self.leave(ticket_of(taken))
+
     async def _tolerant(self, step: Callable[[], T], told_instead: str) -> T | None:
         try:
-            return await asyncio.to_thread(step)
+            # Shielded: a step whose caller is cancelled while all threads are busy would never be written.
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, step))
         except JournalError as error:
             logger.warning("journal: %s - %s", error, told_instead)
             return None

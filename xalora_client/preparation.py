@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .config import DEFAULT_WORKFLOW_URL, Credentials
-from .errors import MissingKeyError, NoMinerError
+from .errors import InvalidTaskError, MissingKeyError, NoMinerError
 from .fingerprint import duration_kind, fingerprint
 from .media.inputs import PreparedImage, is_remote, prepare_image
 from .tasks import WorkflowTask
@@ -55,6 +56,7 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
     Raises:
         MissingKeyError: There is no key to pay with.
         NoMinerError: The workflow has no id on the hosted network.
+        InvalidTaskError: A parameter has no JSON form.
         InputImageError: An image can't be read.
     """
     if sequencer_url == DEFAULT_WORKFLOW_URL and not task.is_hosted:
@@ -64,9 +66,11 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
         )
     credentials = credentials_of(task, default)
     parameters = task.parameters()
+    given_images = task.image_parameters()
+    _check_json({name: value for name, value in parameters.items() if name not in given_images})
     images: dict[str, PreparedImage] = {}
     digests: dict[str, str] = {}
-    for name, image in task.image_parameters().items():
+    for name, image in given_images.items():
         if is_remote(image):
             digests[name] = str(image)
         else:
@@ -94,3 +98,14 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             pixels=sum(image.width * image.height for image in images.values()) or None,
         ),
     )
+
+
+def _check_json(parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidTaskError(
+                f"Parameter {name} can't be sent, since JSON has no form for it ({error})",
+                next_step="Give it as a text, a finite number, true or false, or a list or dict of these.",
+            ) from None

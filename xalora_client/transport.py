@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from .config import Credentials
+from .errors import ClientClosedError
 from .sessions import environment_proxy
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class _Body:
     """A JSON body of known length, sent in pieces, so that an inlined image is never held as one string."""
 
     pieces: list[bytes | InlineImage]
+    on_handed_over: Callable[[], None] = lambda: None
     handed_over: bool = False
     length: int = field(init=False)
 
@@ -71,6 +73,7 @@ class _Body:
         # Set before the last chunk is given away: from then on the sequencer may have the whole body, and
         # only an incomplete body is sure not to have been acted upon.
         self.handed_over = True
+        self.on_handed_over()
         if held_back is not None:
             yield held_back
 
@@ -145,6 +148,7 @@ class Transport:
         parameters: Mapping[str, Any],
         workflow_id: str | None,
         timeout_seconds: int | None,
+        handed_over: Callable[[], None],
     ) -> Answer:
         payload = {
             "consumer_id": credentials.consumer_id,
@@ -155,7 +159,7 @@ class Transport:
             "workflow_id": workflow_id,
             "timeout_seconds": timeout_seconds,
         }
-        return await self._post(self._create_session, "task_create", payload)
+        return await self._post(self._create_session, "task_create", payload, handed_over)
 
     async def task_result_query(self, credentials: Credentials, task_id: str) -> Answer:
         payload = {"task_id": task_id, "api_key": credentials.api_key}
@@ -166,13 +170,20 @@ class Transport:
         return await self._post(self._session, "task_cancel", payload)
 
     async def _post(
-        self, session: aiohttp.ClientSession, endpoint: str, payload: Mapping[str, Any]
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: str,
+        payload: Mapping[str, Any],
+        handed_over: Callable[[], None] = lambda: None,
     ) -> Answer:
         body = json_body({key: value for key, value in payload.items() if value is not None})
+        body.on_handed_over = handed_over
         headers = {"Content-Type": "application/json", "Content-Length": str(body.length)}
         if not self._proxy_known:
             self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
             self._proxy_known = True
+        if session.closed:
+            raise ClientClosedError("This client was closed before the request left")
         try:
             async with session.post(
                 f"{self._base_url}/{endpoint}",

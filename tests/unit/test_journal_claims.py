@@ -334,3 +334,11 @@ def test_who_is_attended(journal: Journal) -> None:
     journal.leave(claims[1].ticket)
     assert journal.attended_entries() == {claims[0].entry.id, claims[2].entry.id}
     assert [journal.attended(claim.entry.id) for claim in claims] == [1, 0, 1]
+
+
+def test_a_ticket_left_for_later_goes_with_the_next_change(journal: Journal) -> None:
+    entry = keep(journal, send(journal, journal.claim(WORK, job_id="job-1")))
+    before = journal.attended(entry.id)
+    journal.leave_later(journal.hold(entry.id))
+    journal.delivered(entry.id)
+    assert journal.attended(entry.id) == before

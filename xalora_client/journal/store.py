@@ -239,6 +239,10 @@ class Journal:
             logger.warning("%s", error)
             return 0
 
+    def leave_later(self, ticket: str) -> None:
+        """Gives a ticket back with the next change. Made for finalizers: no lock, no disk."""
+        self._owed_tickets.add(ticket)
+
     def cancel(self, ticket: str) -> Entry | None:
         """Cancels for this ticket's holder, leaving the task alone while others want it.
 

@@ -1,0 +1,611 @@
+"""Cancelled, crowded and impatient callers: what reaches the network, the journal, and the other callers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import gc
+import importlib.util
+import io
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xalora_client import (
+    AsyncXalora,
+    InvalidTaskError,
+    QueueLimitError,
+    RequestRefusedError,
+    TaskTimeoutError,
+    UpscalerTask,
+    WorkflowTask,
+    events,
+)
+from xalora_client.devnet import Devnet
+from xalora_client.journal import Journal, TaskState
+from xalora_client.media.delivery import DeliveredImage
+from xalora_client.media.inputs import PreparedImage
+
+_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
+assert _spec is not None and _spec.loader is not None
+scripted = importlib.util.module_from_spec(_spec)
+sys.modules["scripted"] = scripted
+_spec.loader.exec_module(scripted)
+Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
+
+KEY = "alice#s3cret"
+PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+ACCEPTED = Answer(200, {"task_id": "t-1"})
+PATIENCE = 20.0
+
+
+def png() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def status(word: str, **more: Any) -> Any:
+    return Answer(200, {"task_id": "t-1", "status": word, **more})
+
+
+def small_images(count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(5).random((count, 24, 32, 3), dtype=np.float32)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition of the journal or the sequencer holds."""
+
+    async def look() -> None:
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), PATIENCE)
+
+
+class Gate:
+    """Holds a journal's method up until it is opened; `reached` once somebody stands before it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+
+def gated_journal(folder: Path, method: str) -> tuple[Journal, Gate]:
+    gate = Gate()
+    original = getattr(Journal, method)
+
+    @functools.wraps(original)
+    def held_up(self: Journal, *arguments: Any, **options: Any) -> Any:
+        gate.reached.set()
+        assert gate.open.wait(PATIENCE)
+        return original(self, *arguments, **options)
+
+    kind = type("GatedJournal", (Journal,), {method: held_up})
+    return kind.open(folder / "journal.sqlite3", folder / "results"), gate  # type: ignore[attr-defined]
+
+
+class ScriptedNetwork:
+    """Tasks t-1, t-2, ...: those canceled say so, the others are as `status_of` says."""
+
+    def __init__(self, status_of: Callable[[str], Any]) -> None:
+        self.created = 0
+        self.canceled: set[str] = set()
+        self.cancel_hold: asyncio.Event | None = None
+        self.cancel_asked = asyncio.Event()
+        self.polled = asyncio.Event()
+        self._status_of = status_of
+
+    def __call__(self, endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            self.created += 1
+            return Answer(200, {"task_id": f"t-{self.created}"})
+        task_id = body["task_id"]
+        if endpoint == "task_cancel":
+            self.canceled.add(task_id)
+            self.cancel_asked.set()
+            return Answer(200, {"task_id": task_id, "msg": "canceled"}, hold=self.cancel_hold)
+        self.polled.set()
+        return status("canceled") if task_id in self.canceled else self._status_of(task_id)
+
+
+# --- a cancelled caller -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method", ["usual", "claim", "sending", "submitted", "finished", "kept", "delivered"]
+)
+async def test_a_call_cancelled_at_any_journal_step_blocks_nobody_afterwards(
+    tmp_path: Path, method: str
+) -> None:
+    network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
+    journal, gate = gated_journal(tmp_path, method)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, journal=journal) as client,
+    ):
+        running = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        assert await asyncio.to_thread(gate.reached.wait, PATIENCE)
+        running.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        del running
+        gc.collect()
+        await asyncio.to_thread(journal.open_entries)
+        await until(lambda: not journal.attended_entries())
+        again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
+        assert again.images.shape == (1, 4, 4, 3)
+    journal.close()
+
+
+async def test_a_call_cancelled_while_its_image_is_uploaded_sends_nothing() -> None:
+    uploading, arrived = asyncio.Event(), asyncio.Event()
+    discarded = []
+
+    class SlowStore:
+        async def deliver(self, image: PreparedImage, *, lifetime: float) -> DeliveredImage:
+            uploading.set()
+            await arrived.wait()
+
+            async def delete() -> None:
+                discarded.append(image)
+
+            return DeliveredImage("https://store.example/in.png", delete)
+
+    loop = asyncio.get_running_loop()
+    async with (
+        ScriptedSequencer([ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url, delivery=SlowStore()) as client,
+    ):
+        running = asyncio.create_task(client.run(UpscalerTask(small_images(1)[0]), fallback="never"))
+        await asyncio.wait_for(uploading.wait(), PATIENCE)
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert loop.time() - began < 1.0
+        (entry,) = client.journal.entries()
+        assert entry.state is TaskState.NOT_SENT
+    assert sequencer.asked == []
+
+
+async def test_a_call_cancelled_between_two_attempts_of_its_create_sends_no_second_one() -> None:
+    async with (
+        ScriptedSequencer([Answer(429, {"message": "later"}, {"Retry-After": "1"}), ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        running = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await until(lambda: any(e.error for e in client.journal.entries(states=[TaskState.PREPARED])))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        (entry,) = client.journal.entries()
+        assert entry.state is TaskState.NOT_SENT
+        await asyncio.sleep(1.2)
+    assert sequencer.count("task_create") == 1
+
+
+async def test_a_create_answered_long_after_its_call_was_cancelled_is_canceled_all_the_same() -> None:
+    hold, created = asyncio.Event(), asyncio.Event()
+    network = ScriptedNetwork(lambda task_id: status("running"))
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        said = network(endpoint, body)
+        if endpoint == "task_create":
+            created.set()
+            said.hold = hold
+        return said
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(created.wait(), PATIENCE)
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert loop.time() - began < 4.0
+        hold.set()
+        await until(lambda: network.canceled == {"t-1"})
+        await until(lambda: client.journal.entries()[0].state is TaskState.CANCELED)
+
+
+async def test_leaving_after_an_unanswered_cancel_is_held_up_once_not_twice() -> None:
+    hold, created = asyncio.Event(), asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        created.set()
+        return Answer(200, {"task_id": "t-1"}, hold=hold)
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        running = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(created.wait(), PATIENCE)
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await client.close()
+        assert loop.time() - began < 4.0
+        hold.set()
+    async with AsyncXalora(KEY, sequencer.url) as client:
+        (entry,) = client.journal.entries()
+        assert entry.state is TaskState.UNKNOWN
+
+
+async def test_the_same_work_asked_again_while_it_is_being_canceled_becomes_a_new_task() -> None:
+    network = ScriptedNetwork(
+        lambda task_id: status("running") if task_id == "t-1" else status("finished", result=png())
+    )
+    network.cancel_hold = asyncio.Event()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        first.cancel()
+        await asyncio.wait_for(network.cancel_asked.wait(), PATIENCE)
+        second = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await asyncio.sleep(0.2)
+        network.cancel_hold.set()
+        assert (await second).task_id == "t-2"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert network.canceled == {"t-1"}
+
+
+async def test_of_two_processes_cancelled_at_once_one_cancels_the_shared_task() -> None:
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as here,
+        AsyncXalora(KEY, sequencer.url) as there,
+    ):
+        runs = [asyncio.create_task(c.run(PICTURE, reuse=True, fallback="never")) for c in (here, there)]
+        await until(lambda: here.journal.entries() and here.journal.entries()[0].task_id)
+        await until(lambda: here.journal.attended(here.journal.entries()[0].id) == 2)
+        for run in runs:
+            run.cancel()
+        await asyncio.wait(runs)
+        (entry,) = here.journal.entries()
+        assert entry.state is TaskState.CANCELED
+    assert (network.created, network.canceled) == (1, {"t-1"})
+
+
+async def test_a_task_that_somebody_else_waits_for_survives_one_caller_giving_up() -> None:
+    done = asyncio.Event()
+    network = ScriptedNetwork(
+        lambda _: status("finished", result=png()) if done.is_set() else status("running")
+    )
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as here,
+        AsyncXalora(KEY, sequencer.url) as there,
+    ):
+        first, second, third = (
+            asyncio.create_task(c.run(PICTURE, reuse=True, fallback="never")) for c in (here, here, there)
+        )
+        await until(lambda: here.journal.entries() and here.journal.entries()[0].task_id)
+        await until(lambda: here.journal.attended(here.journal.entries()[0].id) == 2)
+        first.cancel()
+        await asyncio.wait({first})
+        second.cancel()
+        await asyncio.wait({second})
+        done.set()
+        assert (await third).task_id == "t-1"
+    assert (network.created, network.canceled) == (1, set())
+
+
+async def test_a_cancel_is_noticed_though_a_poll_was_under_way() -> None:
+    hold, polled = asyncio.Event(), asyncio.Event()
+    network = ScriptedNetwork(lambda task_id: Answer(200, {"task_id": "t-1", "status": "running"}, hold=hold))
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_result_query":
+            polled.set()
+        return network(endpoint, body)
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        waiting = asyncio.create_task(client.task("t-1").wait(interval=10))
+        await asyncio.wait_for(polled.wait(), PATIENCE)
+        began = loop.time()
+        await client.cancel_task("t-1")
+        hold.set()
+        assert (await waiting).status == "canceled"
+        assert loop.time() - began < 3.0
+
+
+async def test_a_refused_cancel_leaves_no_cancel_pending() -> None:
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        if endpoint == "task_cancel":
+            return Answer(409, {"message": "too late"})
+        return status("running")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        task_id = await client.execute_workflow(PICTURE)
+        with pytest.raises(RequestRefusedError, match="too late"):
+            await client.cancel_task(task_id)
+        assert client.journal.entries()[0].state is TaskState.SUBMITTED
+
+
+# --- deadlines ----------------------------------------------------------------------------------------------
+
+
+async def test_a_deadline_ends_a_create_that_is_told_to_wait_longer() -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        ScriptedSequencer([Answer(429, {"message": "later"}, {"Retry-After": "60"}), ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        for wait in (client.run, client.execute_workflow_and_wait_for_result):
+            sequencer.answers[:0] = [] if wait == client.run else [sequencer.answers[0]]
+            began = loop.time()
+            with pytest.raises(TaskTimeoutError, match="nothing was charged") as caught:
+                await wait(PICTURE, timeout=0.6, **({"fallback": "never"} if wait == client.run else {}))
+            assert 0.6 <= loop.time() - began < 1.2
+            assert caught.value.task_id is None
+            assert "None" not in str(caught.value)
+            assert client.journal.entries()[0].state is TaskState.NOT_SENT
+            sequencer.answers[:] = [Answer(429, {"message": "later"}, {"Retry-After": "60"}), ACCEPTED]
+    assert sequencer.count("task_create") == 2
+
+
+async def test_a_deadline_does_not_wait_for_a_create_and_its_answer_is_noted_later() -> None:
+    hold = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        return Answer(200, {"task_id": "t-1"}, hold=hold)
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        began = loop.time()
+        with pytest.raises(TaskTimeoutError, match="may exist and be charged") as caught:
+            await client.run(PICTURE, timeout=0.5, fallback="never")
+        assert 0.5 <= loop.time() - began < 1.0
+        assert caught.value.job_id is not None and caught.value.job_id in str(caught.value)
+        hold.set()
+        await until(lambda: client.journal.entries()[0].task_id == "t-1")
+        await until(lambda: not client.journal.attended_entries())
+        assert client.journal.entries()[0].state is TaskState.SUBMITTED
+
+
+async def test_the_queue_limit_counts_from_when_the_network_accepted_the_task() -> None:
+    hold = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return Answer(200, {"task_id": "t-1"}, hold=hold)
+        return status("finished", result=png())
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE, queue_limit=1.0, fallback="never"))
+        asyncio.get_running_loop().call_later(1.3, hold.set)
+        assert (await running).task_id == "t-1"
+
+
+async def test_a_queue_limit_of_zero_is_a_limit() -> None:
+    network = ScriptedNetwork(lambda task_id: status("waiting"))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(QueueLimitError):
+            await client.run(PICTURE, queue_limit=0, fallback="never", timeout=5)
+
+
+async def test_a_canceled_task_is_not_said_to_run_on() -> None:
+    network = ScriptedNetwork(lambda task_id: status("waiting"))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskTimeoutError) as timed_out:
+            await client.run(PICTURE, timeout=0.6, on_timeout="cancel", fallback="never")
+        with pytest.raises(QueueLimitError) as queued:
+            await client.run(PICTURE, queue_limit=0.2, fallback="never")
+    for caught in (timed_out, queued):
+        assert "runs on" not in str(caught.value)
+        assert "canceled" in str(caught.value)
+    assert network.canceled == {"t-1", "t-2"}
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        Answer(503, {"message": "No miner available right now"}),
+        Answer(408, {"message": "took too long"}),
+        Answer(503, {"message": "busy"}, {"Retry-After": "0"}),
+    ],
+)
+async def test_a_poll_that_fails_in_passing_does_not_end_the_wait(passing: Any) -> None:
+    answers = [ACCEPTED, passing, passing, status("finished", result=png())]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
+
+
+async def test_a_network_that_asks_to_slow_down_is_not_out_of_sight() -> None:
+    slower = Answer(429, {"message": "slow down"}, {"Retry-After": "1"})
+    answers = [ACCEPTED, slower, slower, slower, status("finished", result=png())]
+    async with (
+        ScriptedSequencer(answers) as sequencer,
+        AsyncXalora(KEY, sequencer.url, outage_limit=0.5) as client,
+    ):
+        assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
+
+
+# --- sharing ------------------------------------------------------------------------------------------------
+
+
+async def test_a_submit_that_waits_for_another_process_sends_itself_when_that_one_gives_up() -> None:
+    uploading = asyncio.Event()
+
+    class NeverArrives:
+        async def deliver(self, image: PreparedImage, *, lifetime: float) -> DeliveredImage:
+            uploading.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    task = UpscalerTask(small_images(1)[0])
+    async with (
+        ScriptedSequencer([ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url, delivery=NeverArrives()) as there,
+        AsyncXalora(KEY, sequencer.url) as here,
+    ):
+        sending = asyncio.create_task(there.submit(task, reuse=True))
+        await asyncio.wait_for(uploading.wait(), PATIENCE)
+        joining = asyncio.create_task(here.submit(task, reuse=True))
+        (entry,) = there.journal.entries()
+        await until(lambda: there.journal.attended(entry.id) == 2)
+        sending.cancel()
+        assert (await joining).task_id == "t-1"
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+    assert sequencer.count("task_create") == 1
+
+
+async def test_many_callers_of_the_same_work_are_one_flight_with_one_ticket() -> None:
+    done = asyncio.Event()
+    network = ScriptedNetwork(
+        lambda _: status("finished", result=png()) if done.is_set() else status("running")
+    )
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        runs = [asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never")) for _ in range(8)]
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        handles = [asyncio.create_task(client.task("t-1").result()) for _ in range(4)]
+        await until(lambda: client.journal.attended(client.journal.entries()[0].id) == 1)
+        polls = sequencer.count("task_result_query")
+        done.set()
+        await client.task("t-1").wait()
+        results = await asyncio.gather(*runs, *handles)
+        assert len({result.files for result in results}) == 1
+        assert sequencer.count("task_result_query") - polls <= 6
+    assert network.created == 1
+
+
+async def test_a_listener_of_a_finished_wait_is_told_nothing_more() -> None:
+    seen: list[events.TaskEvent] = []
+    async with Devnet(miners=1, task_seconds=1) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        task = UpscalerTask(small_images(1)[0])
+        running = asyncio.create_task(client.run(task, reuse=True, fallback="never"))
+        handle = await client.submit(task, reuse=True, on_event=seen.append)
+        count = len(seen)
+        with pytest.raises(TaskTimeoutError):
+            await handle.wait(timeout=0.1, on_event=seen.append)
+        count = len(seen)
+        await running
+        assert len(seen) == count
+
+
+async def test_a_kept_file_that_was_deleted_by_hand_is_fetched_again(tmp_path: Path) -> None:
+    async with Devnet(miners=1) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        first = await client.run(UpscalerTask(small_images(1)[0]), fallback="never")
+        first.files[0].unlink()
+        again = await client.task(first.task_id or "").result()
+        assert again.images.shape == (1, 48, 64, 3)
+        assert devnet.stats()["creates"] == 1
+
+
+async def test_results_in_hand_keep_their_files_whatever_the_limit() -> None:
+    async with (
+        Devnet(miners=3) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, results_limit=1) as client,
+    ):
+        tasks = UpscalerTask.for_batch(small_images(5))
+        outcomes = await client.run_many(tasks[:4], fallback="never")
+        reused = await client.run(tasks[0], reuse=True)
+        assert reused.reused
+        files = [file for outcome in outcomes for file in outcome.unwrap().files]
+        assert all(file.exists() for file in files)
+        del outcomes
+        gc.collect()
+        await client.run(tasks[4], fallback="never")
+        assert [file.exists() for file in files] == [True, False, False, False]
+
+
+# --- callbacks and batches ----------------------------------------------------------------------------------
+
+
+async def test_a_callback_that_raises_is_logged_and_harms_neither_task_nor_batch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("no such bar")
+
+    image = small_images(1)[0]
+    async with Devnet(miners=1) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        result = await client.run(UpscalerTask(image), on_event=broken, fallback="never")
+        assert result.task_id is not None
+        assert caplog.text.count("a callback failed") == 1
+        await client.submit(UpscalerTask(image), on_event=broken)
+        assert (await client.run(UpscalerTask(image), on_event=broken, reuse=True)).reused
+        assert (await client.run(UpscalerTask(image), on_event=broken, fallback="local_only")).files
+        outcomes = await client.run_many([UpscalerTask(image)] * 2, on_event=broken, on_done=broken)
+        assert [outcome.error for outcome in outcomes] == [None, None]
+
+
+async def test_an_accident_in_a_batch_ends_all_of_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        tasks: list[Any] = [PICTURE, *([UpscalerTask(image_url="http://x.example/2.png")] * 3), "not a task"]
+        with pytest.raises(AttributeError):
+            await client.run_many(tasks, max_in_flight=5, fallback="never")
+        assert len(network.canceled) == network.created
+        assert not client.journal.open_entries()
+
+
+async def test_a_thousand_tasks_that_fail_at_once_keep_their_order() -> None:
+    class Nothing(WorkflowTask):
+        task_type = "nothing"
+        number: int
+
+    async with ScriptedSequencer([]) as gone:
+        url = gone.url
+    async with AsyncXalora(KEY, url, max_retries=0) as client:
+        outcomes = await client.run_many([Nothing(number=i) for i in range(1000)], fallback="never")
+        assert not client.journal.attended_entries()
+    assert [outcome.index for outcome in outcomes] == list(range(1000))
+    assert all("nothing was charged" in str(outcome.error) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("places", [-1, 0])
+async def test_a_batch_needs_room_for_a_task(places: int) -> None:
+    async with AsyncXalora(KEY, "http://127.0.0.1:9") as client:
+        with pytest.raises(InvalidTaskError, match="max_in_flight"):
+            await client.run_many([PICTURE], max_in_flight=places)
+
+
+# --- what is refused before it costs anything -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), Path("x"), {1, 2}])
+async def test_a_parameter_without_a_json_form_is_named_and_nothing_is_sent(value: Any) -> None:
+    class Sketch(WorkflowTask):
+        task_type = "sketch"
+        strength: Any
+
+    async with ScriptedSequencer([]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(InvalidTaskError, match="strength"):
+            await client.run(Sketch(strength=value), fallback="never")
+        assert client.journal.entries() == []
+    assert sequencer.asked == []
+
+
+async def test_a_timed_out_tasks_own_key_is_remembered_for_its_cancel() -> None:
+    class OtherTask(WorkflowTask):
+        task_type = "other"
+
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskTimeoutError):
+            await client.execute_workflow_and_wait_for_result(OtherTask(api_key="bob#0ther"), timeout=0.6)
+        await client.cancel_task("t-1")
+    assert {body["api_key"] for _, body in sequencer.asked} == {"0ther"}
