@@ -221,7 +221,9 @@ class AsyncXalora:
             task: The task itself, where it has a key of its own and was submitted by another client.
         """
         network, dispatcher = self._open()
-        return await network.query(dispatcher.credentials_for(task_id, task), task_id)
+        answer = await network.query(dispatcher.credentials_for(task_id, task), task_id)
+        await dispatcher.note_end(answer)
+        return answer
 
     async def execute_workflow_and_wait_for_result(
         self, task: WorkflowTask, timeout: float | None = DEFAULT_SDK_TIMEOUT, interval: float | None = None
@@ -268,7 +270,7 @@ class AsyncXalora:
         dispatcher.poke(task_id)
         with suppress(XaloraError):
             status = await network.query(credentials, task_id)
-            await dispatcher.ledger.settle(entry_id, status)
+            await dispatcher.note_end(status)
             if refusal is not None and not is_terminal(status.status):
                 await dispatcher.ledger.cancel_withdrawn(entry_id)
         if refusal is not None:

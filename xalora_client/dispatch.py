@@ -34,7 +34,8 @@ from .results import (
     resolve_reference,
     result_references,
 )
-from .rules import PollSchedule
+from .rules import PollSchedule, is_terminal
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from .journal import Entry
@@ -75,6 +76,7 @@ class Dispatcher:
         credentials: Credentials | None,
     ) -> None:
         self.ledger = ledger
+        self.uploads = Uploads()
         self._network = network
         self._session = session
         self._delivery = delivery
@@ -167,6 +169,7 @@ class Dispatcher:
             self._network,
             self.ledger,
             self.fetch,
+            self.uploads,
             credentials=credentials,
             job_id=entry.job_id if entry is not None else task_id,
             entry_id=entry.id if entry is not None else None,
@@ -209,6 +212,7 @@ class Dispatcher:
             self._network,
             self.ledger,
             self.fetch,
+            self.uploads,
             credentials=prepared.credentials,
             job_id=entry.job_id if entry is not None else prepared.job_id,
             entry_id=entry.id if entry is not None else None,
@@ -276,6 +280,15 @@ class Dispatcher:
             self.ledger.hold_while(flight.result, flight.ticket)
         else:
             await self.ledger.leave(flight.ticket)
+
+    async def note_end(self, answer: WorkflowTaskResult) -> None:
+        """Write down what an answer says of a task's end, if it has ended, and clean up after it."""
+        if not is_terminal(answer.status):
+            return
+        entry = await self.ledger.entry_of_task(answer.task_id, self._settings.workflow_url)
+        if entry is not None:
+            await self.ledger.settle(entry.id, answer)
+            await self.uploads.discard(entry.job_id)
 
     def poke(self, task_id: str) -> None:
         """Ask for a task's status now, wherever it is waited for."""

@@ -33,7 +33,7 @@ from .errors import (
 )
 from .events import Done, EventCallback, Running, Submitted, TaskEvent, UnknownStatus, Waiting, tell
 from .ledger import Ledger
-from .media.delivery import DeliveredImage, ImageDelivery
+from .media.delivery import ImageDelivery
 from .network import Network
 from .preparation import PreparedTask
 from .results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult, miner_of, result_references
@@ -48,6 +48,7 @@ from .rules import (
     delay_before_deadline,
     is_terminal,
 )
+from .uploads import Uploads
 
 logger = logging.getLogger("xalora_client")
 
@@ -98,6 +99,7 @@ class Flight:
         network: Where the task is.
         ledger: Where its steps are written down.
         fetch: Brings the result's files to disk.
+        uploads: Knows which inputs lie in the user's store.
         credentials: The task's own, used for all its requests.
         job_id: The client's id of the work.
         entry_id: The journal's row, None where there is none.
@@ -117,6 +119,7 @@ class Flight:
         network: Network,
         ledger: Ledger,
         fetch: Fetch,
+        uploads: Uploads,
         *,
         credentials: Credentials,
         job_id: str,
@@ -140,6 +143,7 @@ class Flight:
         self._network = network
         self._ledger = ledger
         self._fetch = fetch
+        self._uploads = uploads
         self._outage_limit = outage_limit
         self._usual_seconds = usual_seconds
         self._listeners: list[EventCallback] = []
@@ -157,7 +161,6 @@ class Flight:
         self._poked = False
         self._sleeper: asyncio.Future[None] | None = None
         self._deadlines: list[float] = []
-        self._delivered: list[DeliveredImage] = []
         if task_id is not None:
             self._clock.submitted = monotonic() - submitted_ago
 
@@ -213,7 +216,7 @@ class Flight:
         try:
             for name, image in prepared.images.items():
                 delivered = await delivery.deliver(image, lifetime=lifetime + URL_MARGIN_SECONDS)
-                self._delivered.append(delivered)
+                self._uploads.keep(self.job_id, delivered)
                 parameters[name] = delivered.reference
             self.task_id = await self._network.create(
                 self.credentials,
@@ -248,7 +251,7 @@ class Flight:
         is_settled = isinstance(error, XaloraError) and not isinstance(error, AmbiguousCreateError)
         if is_settled or not self._create_is_out:
             await self._ledger.not_sent(self.entry_id, str(error) or "It was given up before it was sent.")
-            await self._discard_inputs()
+            await self._uploads.discard(self.job_id)
             return
         if not isinstance(error, XaloraError):
             logger.warning("job %s was sent, and its answer is not waited for any more", self.job_id)
@@ -263,14 +266,6 @@ class Flight:
         self.task_id = task_id
         self._clock.submitted = monotonic()
         return task_id
-
-    async def _discard_inputs(self) -> None:
-        while self._delivered:
-            try:
-                await self._delivered.pop().discard()
-            except Exception:
-                # The task is what matters, and the way of delivery may be the user's own.
-                logger.warning("job %s: an uploaded input is not deleted", self.job_id, exc_info=True)
 
     # --- waiting ----------------------------------------------------------------------------------------
 
@@ -419,7 +414,7 @@ class Flight:
         answer = await self._until_terminal(await self.submitted())
         self._clock.ended = monotonic()
         await self._ledger.settle(self.entry_id, answer)
-        await self._discard_inputs()
+        await self._uploads.discard(self.job_id)
         return answer
 
     async def _follow(self) -> RunResult:
