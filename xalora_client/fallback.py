@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,8 +78,24 @@ async def run_locally(
         except (EngineError, ConfigurationError) as error:
             refusals.append(f"{name}: {error.what}")
             continue
+        await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), run.files)
         return _result(run, job_id, tell)
     raise _nothing_can(task, refusals, remote_error) from remote_error
+
+
+def make_room(folder: Path, limit: int, newest: Collection[Path]) -> None:
+    """Remove the oldest local results until the folder is within ``limit`` bytes; never the ``newest``.
+
+    They cost nothing and can be made again, so nothing but their age decides.
+    """
+    files = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    total = sum(stat.st_size for stat, _ in files)
+    for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
+        if total <= limit:
+            return
+        if path not in newest:
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
 
 
 def _candidates(
