@@ -486,6 +486,12 @@ def test_nonsense_is_refused_and_leaves_no_thread(options: Any, error: type[Exce
     assert not any(thread.name == "xalora-devnet" for thread in threading.enumerate())
 
 
+def test_a_condition_may_ask_the_blocking_devnet_itself() -> None:
+    """Conditions run on the devnet's own thread, which must not wait for itself."""
+    with DevnetThread(miners=1) as devnet:
+        devnet.wait_for(lambda stats: devnet.stats() == stats and list(devnet.miners.values()) == [None])
+
+
 def test_a_taken_port_is_told() -> None:
     with DevnetThread(miners=0) as devnet:
         port = int(devnet.url.rpartition(":")[2])

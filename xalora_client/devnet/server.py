@@ -410,6 +410,10 @@ class DevnetThread:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
 
     def _call(self, function: Callable[[], T]) -> T:
+        if threading.current_thread() is self._thread:
+            # Asked from within a `wait_for` condition, which runs there: waiting for oneself would never end.
+            return function()
+
         async def run() -> T:
             return function()
 
