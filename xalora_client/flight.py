@@ -332,7 +332,7 @@ class Flight:
 
     def _time_is_up(self, timeout: float) -> TaskTimeoutError:
         if self.task_id is not None:
-            what = f"Task {self.task_id} did not end within the {timeout:g} s of waiting (last status: "
+            what = f"Task {self.task_id} did not end within the {round(timeout or 0, 2):g} s of waiting (last status: "
             what += f"{self.status})"
             money = RUNS_ON
             next_step = f"Take it up again by its id: client.task({self.task_id!r}).result(), or `xalora "
@@ -343,7 +343,7 @@ class Flight:
             money = MAY_BE_CHARGED
             next_step = "See what became of it with `xalora tasks`."
         else:
-            what = f"Job {self.job_id} could not be sent within the {timeout:g} s of waiting"
+            what = f"Job {self.job_id} could not be sent within the {round(timeout or 0, 2):g} s of waiting"
             money = NOTHING_CHARGED
             next_step = "Try again later, or wait longer."
         return TaskTimeoutError(
