@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle
+from .errors import ClientClosedError, ConfigurationError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,7 @@ class Xalora:
             print(result.files, result.images.shape)
 
     It takes the arguments of :class:`~xalora_client.AsyncXalora`, and its functions take and raise the same.
-    Callbacks are called on the client's own thread.
+    Callbacks are called on the client's own thread, which the client's functions must not be called from.
     """
 
     def __init__(self, api_key: str | None = None, workflow_url: str | None = None, **options: Any) -> None:
@@ -67,14 +68,30 @@ class Xalora:
         self.close()
 
     def close(self) -> None:
-        """Close connections and the journal. Remote tasks are not touched; twice is harmless."""
+        """Close connections and the journal; twice is harmless.
+
+        Remote tasks are not touched. Other threads' calls that still wait get a :class:`ClientClosedError`.
+        """
         if self._closed:
             return
-        self._closed = True
-        self._call(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._call(self._client.close())
+            self._call(self._end_all())
+        finally:
+            self._closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _end_all(self) -> None:
+        """End what is left on the loop: once that stops, nobody waiting for it would ever be answered."""
+        me = asyncio.current_task()
+        left = [task for task in asyncio.all_tasks() if task is not me]
+        if left:
+            await asyncio.wait(left, timeout=INTERRUPT_GRACE_SECONDS)
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=INTERRUPT_GRACE_SECONDS)
 
     @property
     def settings(self) -> Settings:
@@ -147,12 +164,19 @@ class Xalora:
         )
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        refusal = self._refusal()
+        if refusal is not None:
+            coroutine.close()
+            raise refusal
         future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
             while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
-                pass
+                if not self._thread.is_alive():
+                    future.cancel()
             return future.result()
+        except CancelledError:
+            raise ClientClosedError("This client was closed while the call was under way") from None
         except KeyboardInterrupt:
             # The coroutine is told, cancels its remote task, and ends; only then does the program.
             future.cancel()
@@ -162,6 +186,22 @@ class Xalora:
             with suppress(CancelledError, Exception):
                 future.exception(timeout=0)
             raise
+
+    def _refusal(self) -> ConfigurationError | None:
+        """Why nothing can be asked of the loop from here: it would be waited for in vain."""
+        if self._closed:
+            return ClientClosedError("This client is closed", next_step="Make a new one.")
+        if not self._thread.is_alive():
+            return ClientClosedError(
+                "This client's thread has ended, as in a process that was made by a fork",
+                next_step="Make a new client in the new process.",
+            )
+        if threading.current_thread() is self._thread:
+            return ConfigurationError(
+                "A callback can't call the client's functions: they would wait for the callback to end",
+                next_step="Do it on another thread, or after the call.",
+            )
+        return None
 
     async def _all_quiet(self, ended: threading.Event) -> None:
         """Set ``ended`` once the coroutines that are being cancelled have ended."""

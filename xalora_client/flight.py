@@ -331,19 +331,18 @@ class Flight:
         return work.result()
 
     def _time_is_up(self, timeout: float) -> TaskTimeoutError:
+        waited = f"the {round(timeout, 2):g} s of waiting"
         if self.task_id is not None:
-            what = f"Task {self.task_id} did not end within the {round(timeout or 0, 2):g} s of waiting (last status: "
-            what += f"{self.status})"
+            what = f"Task {self.task_id} did not end within {waited} (last status: {self.status})"
             money = RUNS_ON
             next_step = f"Take it up again by its id: client.task({self.task_id!r}).result(), or `xalora "
             next_step += f"resume {self.task_id}`."
         elif self._may_be_created:
-            what = f"The network did not answer the create of job {self.job_id} within the {timeout:g} s of "
-            what += "waiting"
+            what = f"The network did not answer the create of job {self.job_id} within {waited}"
             money = MAY_BE_CHARGED
             next_step = "See what became of it with `xalora tasks`."
         else:
-            what = f"Job {self.job_id} could not be sent within the {round(timeout or 0, 2):g} s of waiting"
+            what = f"Job {self.job_id} could not be sent within {waited}"
             money = NOTHING_CHARGED
             next_step = "Try again later, or wait longer."
         return TaskTimeoutError(

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from ._version import __version__
+from .errors import ConfigurationError
 
 MAX_CONNECTIONS = 64
 USER_AGENT = f"xalora-python/{__version__}"
@@ -51,9 +52,19 @@ def _session(connector: aiohttp.TCPConnector, *, trust_env: bool) -> aiohttp.Cli
 
 
 def _certificates() -> ssl.SSLContext | bool:
-    """The CA bundle that the environment names, in the variables Python users know."""
+    """The CA bundle that the environment names, in the variables Python users know.
+
+    Raises:
+        ConfigurationError: It can't be read, or holds no certificates.
+    """
     for variable in CA_VARIABLES:
         bundle = os.environ.get(variable)
         if bundle and Path(bundle).is_file():
-            return ssl.create_default_context(cafile=bundle)
+            try:
+                return ssl.create_default_context(cafile=bundle)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{variable} names {bundle}, which can't be used as a CA bundle: {error}",
+                    next_step=f"Correct or unset {variable}.",
+                ) from error
     return True

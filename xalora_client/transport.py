@@ -201,8 +201,15 @@ class Transport:
         except aiohttp.ClientConnectorError as error:
             raise Undelivered(str(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            cause = str(error) or type(error).__name__
+            cause = _cause(error)
             raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from error
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Its own text holds a URL: that of a proxy, with the password in it.
+        return f"HTTP {error.status} {error.message}"
+    return str(error) or type(error).__name__
 
 
 def _parse(text: str) -> Mapping[str, Any] | None:

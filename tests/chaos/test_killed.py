@@ -100,8 +100,9 @@ async def test_killed_between_two_attempts_of_a_refused_create_nothing_is_in_dou
     async with Devnet(miners=1, faults=["task_create:429:retry_after=60:n=1"]) as devnet:
         worker = await start(devnet, 1, tmp_path)
         # "prepared" after the sequencer was asked is the pause; before, it might be the time before sending.
-        while not _asked(devnet) or await asyncio.to_thread(stand_of, tmp_path, 1) != "prepared":
+        while not (_asked(devnet) and await asyncio.to_thread(stand_of, tmp_path, 1) == "prepared"):
             assert worker.returncode is None
+            await asyncio.sleep(0.01)
         worker.kill()
         await worker.communicate()
         assert await finish(await start(devnet, 1, tmp_path, if_unknown="stop")) == upscaled(1)

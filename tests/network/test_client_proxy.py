@@ -74,8 +74,23 @@ async def test_hosts_that_are_excepted_are_asked_directly(monkeypatch: pytest.Mo
         monkeypatch.setenv("http_proxy", running.url)
         monkeypatch.setenv("no_proxy", ".invalid")
         async with AsyncXalora(KEY, SEQUENCER, max_retries=0) as client:
-            with pytest.raises(
-                XaloraConnectionError, match=r"host sequencer\.invalid:8080"
-            ):
+            with pytest.raises(XaloraConnectionError, match=r"host sequencer\.invalid:8080"):
                 await client.query_task_result("t-1")
     assert running.asked == []
+
+
+async def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://bob:pass%40word@127.0.0.1:{port}")
+        async with AsyncXalora(KEY, "https://sequencer.invalid", max_retries=0) as client:
+            with pytest.raises(XaloraConnectionError, match="407") as caught:
+                await client.execute_workflow(UpscalerTask(image_url="https://example.org/a.png"))
+    assert "nothing was charged" in str(caught.value)
+    assert "word" not in str(caught.value)
