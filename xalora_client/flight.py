@@ -331,7 +331,6 @@ class Flight:
         return work.result()
 
     def _time_is_up(self, timeout: float) -> TaskTimeoutError:
-        waited = f"{round(timeout, 2):g}"
         waited = f"the {round(timeout, 2):g} s of waiting"
         if self.task_id is not None:
             what = f"Task {self.task_id} did not end within {waited} (last status: {self.status})"
