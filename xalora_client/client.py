@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -91,6 +92,7 @@ class AsyncXalora:
         self._given_journal = journal
         self._given_delivery = delivery
         self._owned_journal: Journal | None = None
+        self._journal_lock = threading.Lock()
         self._sessions: list[aiohttp.ClientSession] = []
         self._network: Network | None = None
         self._dispatcher: Dispatcher | None = None
@@ -173,17 +175,18 @@ class AsyncXalora:
         """The journal this client writes."""
         if self._given_journal is not None:
             return self._given_journal
-        if self._owned_journal is None:
-            from .journal import open_or_memory
+        with self._journal_lock:
+            if self._owned_journal is None:
+                from .journal import open_or_memory
 
-            self._owned_journal, warning = open_or_memory(
-                self.settings.state_dir / JOURNAL_NAME,
-                self.settings.state_dir / RESULTS_FOLDER,
-                int(self.settings.results_limit),
-            )
-            if warning:
-                logger.warning("%s", warning)
-        return self._owned_journal
+                self._owned_journal, warning = open_or_memory(
+                    self.settings.state_dir / JOURNAL_NAME,
+                    self.settings.state_dir / RESULTS_FOLDER,
+                    int(self.settings.results_limit),
+                )
+                if warning:
+                    logger.warning("%s", warning)
+            return self._owned_journal
 
     # --- the SDK's functions --------------------------------------------------------------------------------
 

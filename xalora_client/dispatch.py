@@ -192,9 +192,9 @@ class Dispatcher:
         return Booking(flight.entry_id, flight)
 
     def _flight_of(self, entry: Entry | None, task_id: str) -> Flight | None:
-        """The flight that follows a task, unless it has ended."""
+        """The flight that follows a task, unless it has ended or been given up."""
         flight = self._flights.get(entry.id) if entry is not None else self._with_task_id(task_id)
-        return None if flight is None or flight.ended else flight
+        return None if flight is None or flight.ended or flight.withdrawn else flight
 
     def _with_task_id(self, task_id: str) -> Flight | None:
         flights = (*self._flights.values(), *self._loose)

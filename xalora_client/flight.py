@@ -543,30 +543,30 @@ class Flight:
             The result, should the task have finished meanwhile; else None. Whether the cancel was confirmed
             is told by :attr:`status`: ``canceled`` if so.
         """
-        if not self._begin_withdrawal():
+        withdrawal = self._begin_withdrawal()
+        if withdrawal is None:
             return None
-        assert self._withdrawal is not None
         deadline = monotonic() + within
-        await _wait_until(self._withdrawal, deadline)
+        await _wait_until(withdrawal, deadline)
         if self.status == FINISHED:
             await _wait_until(self._follow_once(), deadline)
         return self.result
 
     async def abandon(self, within: float) -> None:
         """Withdraw for a caller that is itself being cancelled: bounded, and nothing is raised."""
-        if self._begin_withdrawal():
-            assert self._withdrawal is not None
+        withdrawal = self._begin_withdrawal()
+        if withdrawal is not None:
             self._grace_ends = monotonic() + within
-            await _wait_until(self._withdrawal, self._grace_ends)
+            await _wait_until(withdrawal, self._grace_ends)
 
-    def _begin_withdrawal(self) -> bool:
+    def _begin_withdrawal(self) -> asyncio.Task[None] | None:
         # Decided without waiting: of two callers that give up at once, the second is the last.
         if self.waiters > 1 or self._create_failed or is_terminal(self.status):
-            return False
+            return None
         self.withdrawn = True
         if self._withdrawal is None:
             self._withdrawal = _background(self._withdraw())
-        return True
+        return self._withdrawal
 
     async def _withdraw(self) -> None:
         creating = self._creating
@@ -592,8 +592,11 @@ class Flight:
                 return
         self.poke()
         await asyncio.wait({self._poll_once()}, timeout=WITHDRAW_SECONDS)
+        # A task that goes on after all is there for whoever wants the same work.
+        self.withdrawn = self.status in (CANCELED, FAILED)
         if not is_terminal(self.status):
             logger.warning("the cancel of task %s is not confirmed yet", self.task_id)
+            self._withdrawal = None
 
     def give_back(self, ticket: str) -> None:
         """Return the ticket of a further caller: the flight has one, and one a process is enough."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -265,11 +265,15 @@ class Ledger:
 
 
 def _details(prepared: PreparedTask) -> dict[str, Any]:
-    """The parameters worth showing later: no pixels, and no query of an image's URL, which may sign it."""
-    details = {}
-    for name, value in prepared.parameters.items():
-        if name in prepared.remote_images:
-            details[name] = str(value).partition("?")[0]
-        elif name not in prepared.images:
-            details[name] = value
-    return details
+    """The parameters worth showing later: no pixels, and no query of a URL, which may sign it."""
+    return {
+        name: _unsigned(value) for name, value in prepared.parameters.items() if name not in prepared.images
+    }
+
+
+def _unsigned(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.partition("?")[0] if value.lower().startswith(("http://", "https://")) else value
+    if isinstance(value, Mapping):
+        return {name: _unsigned(item) for name, item in value.items()}
+    return [_unsigned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -22,7 +22,6 @@ class PreparedTask:
     Attributes:
         parameters: All parameters; those in ``images`` still stand for what the user gave.
         images: The local images among the parameters, encoded.
-        remote_images: The names of those parameters that hold an image by URL.
     """
 
     task: WorkflowTask
@@ -30,7 +29,6 @@ class PreparedTask:
     job_id: str
     parameters: Mapping[str, Any]
     images: Mapping[str, PreparedImage]
-    remote_images: frozenset[str]
     fingerprint: str
     kind: str
 
@@ -82,7 +80,6 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
         job_id=task.new_job_id(),
         parameters=parameters,
         images=images,
-        remote_images=frozenset(digests) - frozenset(images),
         fingerprint=fingerprint(
             sequencer_url=sequencer_url,
             consumer_id=credentials.consumer_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -200,16 +201,13 @@ class Transport:
             raise Undelivered(f"{self._base_url} is not a URL") from error
         except aiohttp.ClientConnectorError as error:
             raise Undelivered(str(error)) from error
+        except aiohttp.ClientResponseError as error:
+            # Its own text holds a URL: that of a proxy, with the password in it.
+            cause = f"HTTP {error.status} {error.message}"
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            cause = _cause(error)
+            cause = str(error) or type(error).__name__
             raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from error
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        # Its own text holds a URL: that of a proxy, with the password in it.
-        return f"HTTP {error.status} {error.message}"
-    return str(error) or type(error).__name__
 
 
 def _parse(text: str) -> Mapping[str, Any] | None:
@@ -226,7 +224,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

@@ -265,6 +265,45 @@ async def test_the_same_work_asked_again_while_it_is_being_canceled_becomes_a_ne
     assert network.canceled == {"t-1"}
 
 
+async def test_work_whose_cancel_hangs_can_be_asked_again() -> None:
+    network = ScriptedNetwork(
+        lambda task_id: status("running") if task_id == "t-1" else status("finished", result=png())
+    )
+    network.cancel_hold = asyncio.Event()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        first.cancel()
+        await asyncio.wait({first})
+        again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
+        assert again.task_id == "t-2"
+        assert not network.cancel_hold.is_set()
+        network.cancel_hold.set()
+
+
+async def test_a_task_that_goes_on_after_a_failed_cancel_answers_the_same_work() -> None:
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    done = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_cancel":
+            return Answer(409, {"message": "can't be stopped"})
+        if endpoint == "task_result_query" and done.is_set():
+            return status("finished", result=png())
+        return network(endpoint, body)
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        first.cancel()
+        await asyncio.wait({first})
+        second = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await until(lambda: client.journal.attended(1) > 0)
+        done.set()
+        assert (await second).task_id == "t-1"
+    assert network.created == 1
+
+
 async def test_of_two_processes_cancelled_at_once_one_cancels_the_shared_task() -> None:
     network = ScriptedNetwork(lambda task_id: status("running"))
     async with (
@@ -597,6 +636,32 @@ async def test_a_parameter_without_a_json_form_is_named_and_nothing_is_sent(valu
             await client.run(Sketch(strength=value), fallback="never")
         assert client.journal.entries() == []
     assert sequencer.asked == []
+
+
+@pytest.mark.parametrize("asked", ["inf", "nan", "soon"])
+async def test_nonsense_in_retry_after_counts_as_none(asked: str) -> None:
+    refusal = Answer(429, {"message": "later"}, {"Retry-After": asked})
+    async with ScriptedSequencer([refusal, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.execute_workflow(PICTURE) == "t-1"
+
+
+async def test_no_signature_of_a_url_is_stored() -> None:
+    class Masked(WorkflowTask):
+        task_type = "masked"
+        mask_url: str
+        more: list[str]
+
+    url = "https://store.example/mask.png?X-Amz-Signature=s1gned"
+    async with ScriptedSequencer([ACCEPTED, ACCEPTED]) as sequencer:
+        async with AsyncXalora(KEY, sequencer.url) as client:
+            await client.execute_workflow(Masked(mask_url=url, more=[url]))
+            await client.execute_workflow(UpscalerTask(image_url=url))
+            details = [entry.work.details for entry in client.journal.entries()]
+            folder = client.settings.state_dir
+        assert details[0] == {"image": "https://store.example/mask.png"}
+        assert details[1]["more"] == ["https://store.example/mask.png"]
+        assert not any(b"s1gned" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert all(b"s1gned" in raw for raw in sequencer.raw)
 
 
 async def test_a_timed_out_tasks_own_key_is_remembered_for_its_cancel() -> None:

@@ -338,3 +338,23 @@ def test_the_money_steps_are_flushed_to_the_disk(journal: Journal) -> None:
     levels["cancel"] = level()
     assert levels == {"claim": 1, "sending": 2, "submitted": 2, "status": 1, "cancel": 2}
     assert journal._database.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_a_ticket_returned_amid_a_change_of_the_same_thread_does_not_undo_it(
+    path: Path, results: Path
+) -> None:
+    """As the garbage collector does, which runs finalizers wherever it likes."""
+    collected: list[str] = []
+
+    def clock() -> float:
+        # Read within the transaction.
+        while collected:
+            journal.leave(collected.pop())
+        return 1e9
+
+    with Journal.open(path, results, wall_clock=clock) as journal:
+        claim = journal.claim(WORK, job_id="job-1")
+        collected.append(journal.hold(claim.entry.id))
+        assert journal.sending(claim.entry.id).state is TaskState.SENDING
+        assert journal.submitted(claim.entry.id, "task-1").state is TaskState.SUBMITTED
+        assert journal.attended(claim.entry.id) == 1

@@ -88,6 +88,9 @@ class Database:
         """
         with self.lock, self.explained(money):
             connection = self.connection
+            if connection.in_transaction:
+                # A finalizer that the garbage collector runs amid this thread's own change must not end it.
+                raise JournalError("The journal is in the midst of a change", money=money)
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             try:
                 connection.execute("BEGIN IMMEDIATE")
