@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_any
@@ -31,7 +32,7 @@ from .errors import (
     XaloraError,
 )
 from .results import WorkflowTaskResult
-from .rules import Verdict, create_is_settled, judge, worth_repeating
+from .rules import MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
 from .sessions import MAX_CONNECTIONS
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
 
@@ -67,6 +68,7 @@ class Network:
         # the request: it would time out, and a create that has not left would pass for one that has.
         self._creates = asyncio.Semaphore(MAX_CONNECTIONS)
         self._polls = asyncio.Semaphore(POLLS_AT_ONCE)
+        self._poll_pace = Pace(MAX_POLLS_PER_SECOND)
 
     async def reserve(
         self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
@@ -169,6 +171,8 @@ class Network:
         """
 
         async def once() -> WorkflowTaskResult:
+            if (delay := self._poll_pace.delay(monotonic())) > 0:
+                await asyncio.sleep(delay)
             async with self._polls:
                 answer = await self._ask(
                     self._transport.task_result_query(credentials, task_id),

@@ -216,6 +216,23 @@ def _phi(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
+MAX_POLLS_PER_SECOND = 250
+"""What thousands of tasks in flight share, so that asking leaves room for everything else, at both ends."""
+
+
+class Pace:
+    """Spreads events out to so many a second, in the order they come; a second's worth may come at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._gap = 1 / per_second
+        self._reserved_until = -math.inf
+
+    def delay(self, now: float) -> float:
+        """Reserve the next place; how many seconds after ``now`` it is."""
+        self._reserved_until = max(self._reserved_until, now - 1) + self._gap
+        return max(0.0, self._reserved_until - now)
+
+
 LAST_LOOK_SECONDS = 0.5
 """How long before a deadline the last poll goes out, so that its answer can still count."""
 

@@ -12,6 +12,7 @@ from xalora_client import errors
 from xalora_client.rules import (
     MAX_POLL_DELAY,
     MIN_POLL_DELAY,
+    Pace,
     PollSchedule,
     Verdict,
     create_is_settled,
@@ -117,6 +118,23 @@ def test_history_makes_polling_both_quicker_and_cheaper() -> None:
     five_delay, five_requests = simulate(5)
     assert five_delay < one_delay < blind_delay
     assert five_requests < one_requests < blind_requests
+
+
+def test_a_burst_passes_at_once_and_what_follows_keeps_the_pace() -> None:
+    pace = Pace(10)
+    delays = [pace.delay(100.0) for _ in range(14)]
+    assert delays[:10] == pytest.approx([0.0] * 10, abs=1e-6)
+    assert delays[10:] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+def test_a_pace_makes_up_for_a_pause_but_saves_no_more_than_a_second() -> None:
+    pace = Pace(10)
+    for _ in range(14):
+        pace.delay(100.0)
+    assert pace.delay(100.2) == pytest.approx(0.3)
+    later = [pace.delay(5000.0) for _ in range(11)]
+    assert later[:10] == pytest.approx([0.0] * 10, abs=1e-6)
+    assert later[10] == pytest.approx(0.1)
 
 
 def test_a_wrong_key_or_a_closed_client_never_falls_back() -> None:
