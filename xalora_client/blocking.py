@@ -51,6 +51,7 @@ class Xalora:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="xalora-client", daemon=True)
         self._thread.start()
+        self._closing = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -72,16 +73,17 @@ class Xalora:
 
         Remote tasks are not touched. Other threads' calls that still wait get a :class:`ClientClosedError`.
         """
-        if self._closed:
-            return
-        try:
-            self._call(self._client.close())
-            self._call(self._end_all())
-        finally:
-            self._closed = True
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        with self._closing:
+            if self._closed:
+                return
+            try:
+                self._call(self._client.close())
+                self._call(self._end_all())
+            finally:
+                self._closed = True
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
 
     async def _end_all(self) -> None:
         """End what is left on the loop: once that stops, nobody waiting for it would ever be answered."""
@@ -168,7 +170,15 @@ class Xalora:
         if refusal is not None:
             coroutine.close()
             raise refusal
-        future: Future[T] = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        ended = threading.Event()
+
+        async def carried() -> T:
+            try:
+                return await coroutine
+            finally:
+                ended.set()
+
+        future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), self._loop)
         try:
             # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
             while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
@@ -180,8 +190,6 @@ class Xalora:
         except KeyboardInterrupt:
             # The coroutine is told, cancels its remote task, and ends; only then does the program.
             future.cancel()
-            ended = threading.Event()
-            self._loop.call_soon_threadsafe(self._loop.create_task, self._all_quiet(ended))
             ended.wait(INTERRUPT_GRACE_SECONDS)
             with suppress(CancelledError, Exception):
                 future.exception(timeout=0)
@@ -202,19 +210,6 @@ class Xalora:
                 next_step="Do it on another thread, or after the call.",
             )
         return None
-
-    async def _all_quiet(self, ended: threading.Event) -> None:
-        """Set ``ended`` once the coroutines that are being cancelled have ended."""
-        me = asyncio.current_task()
-        leaving = [task for task in asyncio.all_tasks() if task is not me and _is_cancelling(task)]
-        if leaving:
-            await asyncio.wait(leaving)
-        ended.set()
-
-
-def _is_cancelling(task: asyncio.Task[Any]) -> bool:
-    # Python 3.10 can't say; there, every task counts.
-    return bool(task.cancelling()) if hasattr(task, "cancelling") else True
 
 
 class BlockingTaskHandle:

@@ -196,8 +196,11 @@ def test_closing_a_blocking_client_sets_the_other_threads_free() -> None:
         thread = threading.Thread(target=work)
         thread.start()
         assert seen.wait(PATIENCE)
-        client.close()
-        thread.join(PATIENCE)
+        closing = [threading.Thread(target=client.close) for _ in range(3)]
+        for closer in closing:
+            closer.start()
+        for closer in (*closing, thread):
+            closer.join(PATIENCE)
         assert not thread.is_alive()
         (error,) = caught
         assert isinstance(error, ClientClosedError)
