@@ -76,6 +76,10 @@ class Xalora:
         with self._closing:
             if self._closed:
                 return
+            if not self._thread.is_alive():
+                # A child made by a fork: the loop's inner parts are its parent's, who goes on with them.
+                self._closed = True
+                return
             try:
                 self._call(self._client.close())
                 self._call(self._end_all())

@@ -291,9 +291,11 @@ with Xalora(sys.argv[1], sys.argv[2]) as client:
         try:
             client.resource_request(task_type="upscaler")
         except ClientClosedError as error:
+            client.close()
             os._exit(7 if "fork" in str(error) else 1)
         os._exit(2)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    client.resource_request(task_type="upscaler")
 """
 
 
