@@ -95,7 +95,7 @@ def upscale_here(
     nodes |= graph.nodes
     result = image_result(graph, bound.name)
     nodes[f"{prefix}merge"] = _merge(place, handed, result, total, words, whole=socket)
-    handed_on.put(prefix, handed.keeper)
+    handed_on.put(prefix, handed.results.values())
     _tell(place, handed, total, words)
     return Expansion(nodes, [[f"{prefix}merge", 0]])
 
@@ -146,7 +146,7 @@ def images_here(
     result = batched(made, nodes, place.prefix)
     merge = f"{place.prefix}merge"
     nodes[merge] = _merge(place, handed, result, len(tasks), words)
-    handed_on.put(place.prefix, handed.keeper)
+    handed_on.put(place.prefix, handed.results.values())
     _tell(place, handed, len(tasks), words)
     return Expansion(nodes, [[merge, 0]])
 
@@ -177,7 +177,6 @@ def video_here(
             "told": _told(place, handed, words),
         },
     }
-    handed.keeper.release()
     _tell(place, handed, 1, words)
     return Expansion(nodes, [[f"{prefix}local", output] for output in range(3)])
 

@@ -16,7 +16,6 @@ from ..xalora_client.media.images import Pixels, decode_image, decode_images, re
 
 if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
-    from .keeping import Keeper
 
 COLOUR_CHANNELS = 3
 PREVIEW_PIXELS = 512
@@ -90,7 +89,7 @@ class ImageBatch:
         _write(pixels, self._array[index])
         return preview_of(self._array[index])
 
-    def close(self, results: Sequence[RunResult], keeper: Keeper) -> torch.Tensor:
+    def close(self, results: Sequence[RunResult]) -> torch.Tensor:
         """The whole batch."""
         if self._uneven or self._array is None:
             self._array = decode_images([result.files[0] for result in results])

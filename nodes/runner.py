@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ..xalora_client.errors import XaloraError
-from ..xalora_client.events import Done, Submitted, TaskEvent
+from ..xalora_client.events import Submitted, TaskEvent
 from . import compat
 from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
 from .clients import clients
 from .interrupts import Interrupt
-from .keeping import Keeper
 from .origins import note_origin
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
@@ -64,8 +63,8 @@ class Sink(Protocol[ValueT_co]):
         """Take in one result, several at a time; a picture given back is shown as the node's preview."""
         ...
 
-    def close(self, results: Sequence[RunResult], keeper: Keeper) -> ValueT_co:
-        """All results are there, in order: the node's value. What leans on their files asks ``keeper``."""
+    def close(self, results: Sequence[RunResult]) -> ValueT_co:
+        """All results are there, in order: the node's value."""
         ...
 
 
@@ -78,14 +77,12 @@ class HandedOver:
         missing: Indexes of what is left, in order.
         error: What the network said; None where the policy alone says so, and it was not even asked.
         seconds: How long the network's part took.
-        keeper: Holds the files of ``results``, and is to be released.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
     error: XaloraError | None
     seconds: float
-    keeper: Keeper
 
     @property
     def reason(self) -> str:
@@ -186,7 +183,6 @@ class _Work(Generic[ItemT, ValueT]):
         self._open_ids: dict[int, str] = {}
         self._origins: set[asyncio.Task[None]] = set()
         self._prompt_id = compat.executing_prompt_id()
-        self._keeper: Keeper | None = None
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
         raise NotImplementedError
@@ -194,10 +190,10 @@ class _Work(Generic[ItemT, ValueT]):
     async def _take(self, index: int, item: ItemT) -> Image.Image | None:
         raise NotImplementedError
 
-    async def _value(self, items: Sequence[ItemT], keeper: Keeper) -> ValueT:
+    async def _value(self, items: Sequence[ItemT]) -> ValueT:
         raise NotImplementedError
 
-    def _hand_over(self, plan: BatchPlan, keeper: Keeper) -> HandedOver:
+    def _hand_over(self, plan: BatchPlan) -> HandedOver:
         raise NotImplementedError
 
     def _id_of(self, item: ItemT) -> str | None:
@@ -216,15 +212,12 @@ class _Work(Generic[ItemT, ValueT]):
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
         try:
             async with clients.client() as client:
-                self._keeper = keeper = Keeper(client.journal)
-                return await self._execute(client, keeper)
+                return await self._execute(client)
         finally:
             showing.cancel()
             self._reporter.close()
-            if self._keeper is not None:
-                await asyncio.to_thread(self._keeper.release)
 
-    async def _execute(self, client: AsyncXalora, keeper: Keeper) -> ValueT | HandedOver:
+    async def _execute(self, client: AsyncXalora) -> ValueT | HandedOver:
         plan = BatchPlan(
             self._total,
             self._policy(client.settings),
@@ -240,11 +233,9 @@ class _Work(Generic[ItemT, ValueT]):
             raise
         plan.check()
         if plan.missing:
-            # Its files are read by what takes over, which releases them.
-            self._keeper = None
-            return self._hand_over(plan, keeper)
+            return self._hand_over(plan)
         items = [self._items[index] for index in range(self._total)]
-        value = await self._value(items, keeper)
+        value = await self._value(items)
         line = self._summary(items, monotonic() - self._began)
         self._reporter.say(line)
         log.info("node %s: %s (%s)", self.node_id, line, _named_tasks(self._id_of(item) for item in items))
@@ -282,9 +273,6 @@ class _Work(Generic[ItemT, ValueT]):
                 self._note_origin(index, event.job_id)
             if isinstance(event, Submitted) and event.task_id:
                 self._open_ids[index] = event.task_id
-            elif isinstance(event, Done) and self._keeper is not None:
-                # At once: nobody else holds the files from the next step on.
-                self._keeper.hold(event.job_id)
             self._progress.note(index, event, monotonic())
 
         return note
@@ -352,11 +340,11 @@ class _Running(_Work["RunResult", ValueT]):
     async def _take(self, index: int, item: RunResult) -> Image.Image | None:
         return await asyncio.to_thread(self._sink.add, index, item)
 
-    async def _value(self, items: Sequence[RunResult], keeper: Keeper) -> ValueT:
-        return await asyncio.to_thread(self._sink.close, items, keeper)
+    async def _value(self, items: Sequence[RunResult]) -> ValueT:
+        return await asyncio.to_thread(self._sink.close, items)
 
-    def _hand_over(self, plan: BatchPlan, keeper: Keeper) -> HandedOver:
-        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began, keeper)
+    def _hand_over(self, plan: BatchPlan) -> HandedOver:
+        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began)
 
     def _picture(self, index: int) -> Image.Image | None:
         return picture_of(self._tasks[index])
@@ -401,8 +389,8 @@ class _Collecting(_Work["RunResult", ValueT]):
     async def _take(self, index: int, item: RunResult) -> Image.Image | None:
         return await asyncio.to_thread(self._sink.add, index, item)
 
-    async def _value(self, items: Sequence[RunResult], keeper: Keeper) -> ValueT:
-        return await asyncio.to_thread(self._sink.close, items, keeper)
+    async def _value(self, items: Sequence[RunResult]) -> ValueT:
+        return await asyncio.to_thread(self._sink.close, items)
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id
@@ -443,7 +431,7 @@ class _Submitting(_Work[str, "list[str]"]):
     async def _take(self, index: int, item: str) -> None:
         self._on_submitted(index, item)
 
-    async def _value(self, items: Sequence[str], keeper: Keeper) -> list[str]:
+    async def _value(self, items: Sequence[str]) -> list[str]:
         return list(items)
 
     def _picture(self, index: int) -> Image.Image | None:

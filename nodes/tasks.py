@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from ..xalora_client.results import RunResult
     from ..xalora_client.tasks import WorkflowTask
-    from .keeping import Keeper
 
 Kind = Literal["image", "video"]
 
@@ -215,10 +214,10 @@ class _CollectSink:
     def add(self, index: int, result: RunResult) -> Image.Image | None:
         return (self._video if _is_video(result) else self._images).add(index, result)
 
-    def close(self, results: Sequence[RunResult], keeper: Keeper) -> torch.Tensor | VideoValue:
+    def close(self, results: Sequence[RunResult]) -> torch.Tensor | VideoValue:
         videos = [result for result in results if _is_video(result)]
         if not videos:
-            return self._images.close(results, keeper)
+            return self._images.close(results)
         if len(results) > 1:
             raise ResultFormatError(
                 f"{len(videos)} of the {len(results)} tasks made videos",
@@ -226,7 +225,7 @@ class _CollectSink:
                 next_step="Collect each video with an Xalora Collect of its own.",
                 task_id=videos[0].task_id,
             )
-        return self._video.close(results, keeper)
+        return self._video.close(results)
 
 
 def _is_video(result: RunResult) -> bool:

@@ -10,12 +10,12 @@ import torch
 
 from .compat import InputImpl
 from .images import preview_of
+from .keeping import keep_while
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ..xalora_client.results import RunResult
-    from .keeping import Keeper
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class VideoSink:
         first = result.video.frames(0, 1)
         return preview_of(first[0]) if len(first) else None
 
-    def close(self, results: Sequence[RunResult], keeper: Keeper) -> VideoValue:
+    def close(self, results: Sequence[RunResult]) -> VideoValue:
         """The video, and its frames where they are wanted."""
         (result,) = results
         file = result.video
         video = InputImpl.VideoFromFile(str(file.path))
-        keeper.keep(result.job_id, video)
+        keep_while(video, result)
         frames = torch.from_numpy(file.frames()) if self._decode_frames else None
         return VideoValue(video, frames, float(file.fps))
