@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -100,7 +101,7 @@ async def test_killed_between_two_attempts_of_a_refused_create_nothing_is_in_dou
     async with Devnet(miners=1, faults=["task_create:429:retry_after=60:n=1"]) as devnet:
         worker = await start(devnet, 1, tmp_path)
         # "prepared" after the sequencer was asked is the pause; before, it might be the time before sending.
-        while not (_asked(devnet) and await asyncio.to_thread(stand_of, tmp_path, 1) == "prepared"):
+        while not (_asked(devnet) and _written(tmp_path) == ["prepared"]):
             assert worker.returncode is None
             await asyncio.sleep(0.01)
         worker.kill()
@@ -108,6 +109,15 @@ async def test_killed_between_two_attempts_of_a_refused_create_nothing_is_in_dou
         assert await finish(await start(devnet, 1, tmp_path, if_unknown="stop")) == upscaled(1)
         stats = devnet.stats()
         assert (stats["creates"], stats["duplicates"]) == (1, 0)
+
+
+def _written(state_dir: Path) -> list[str]:
+    """The states of all entries, read without a lock that could keep the worker from writing."""
+    connection = sqlite3.connect(f"file:{state_dir / 'journal.sqlite3'}?mode=ro", uri=True)
+    try:
+        return [state for (state,) in connection.execute("SELECT state FROM entries")]
+    finally:
+        connection.close()
 
 
 def _asked(devnet: Devnet) -> bool:
