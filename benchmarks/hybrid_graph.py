@@ -1,7 +1,7 @@
 """How much of a remote node's time a graph can use: wall time over max(remote, local), in a real ComfyUI.
 
 The same graph twice: a remote node beside a synchronous local one. Once the remote node is Xalora's, which
-works on the bridge; once it is an async node that lives in the prompt's own loop and waits as long.
+works on the bridge; once the same client lives in the prompt's own loop, as in most packs with async nodes.
 
     python benchmarks/hybrid_graph.py
 """
@@ -54,12 +54,7 @@ def main() -> None:
                 devnet.task_seconds = remote
                 kinds = {
                     "Xalora, on the bridge": lambda: node("XaloraUpscaleImage", image=["image", 0]),
-                    "async, in the prompt's loop": lambda seconds=remote: node(
-                        "XaloraTestAsyncWait",
-                        seconds=seconds,
-                        value=["image", 0],
-                        nonce=uuid.uuid4().hex,
-                    ),
+                    "client in the prompt's loop": lambda: node("XaloraTestLoopUpscale", image=["image", 0]),
                 }
                 for name, build in kinds.items():
                     wall = median(wall_seconds(comfyui, build(), local) for _ in range(ROUNDS))

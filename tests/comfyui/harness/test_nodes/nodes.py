@@ -341,6 +341,29 @@ class XaloraTestRemote(io.ComfyNode):
         return io.NodeOutput(value)
 
 
+class XaloraTestLoopUpscale(io.ComfyNode):
+    """What XaloraUpscaleImage would be with its client in the prompt's own loop: for comparison only."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestLoopUpscale",
+            category=CATEGORY,
+            inputs=[io.Image.Input("image")],
+            outputs=[io.Image.Output("upscaled")],
+        )
+
+    @classmethod
+    async def execute(cls, image):
+        settings = _of_the_pack("settings").read_settings().settings
+        pack = _of_the_pack("settings").__package__.rpartition(".")[0]
+        client_module = importlib.import_module(f"{pack}.xalora_client.client")
+        tasks = importlib.import_module(f"{pack}.xalora_client.tasks")
+        async with client_module.AsyncXalora(settings=settings) as client:
+            result = await client.run(tasks.UpscalerTask(image))
+        return io.NodeOutput(torch.from_numpy(await asyncio.to_thread(lambda: result.images)))
+
+
 class XaloraTestCompat(io.ComfyNode):
     """Tells what `nodes.compat` answers here."""
 
@@ -387,5 +410,6 @@ NODES = [
     XaloraTestText,
     XaloraTestProgress,
     XaloraTestRemote,
+    XaloraTestLoopUpscale,
     XaloraTestCompat,
 ]
