@@ -121,7 +121,11 @@ def load_yaml(text: str, source: str) -> dict[str, Any]:
     return document
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+# libyaml's parser is several times quicker, and PyYAML's wheels bring it; both read the same.
+_Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeyLoader(_Loader):  # type: ignore[valid-type, misc]  # chosen at import
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -132,7 +136,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                         None, None, f"the key {key!r} stands there twice", key_node.start_mark
                     )
                 seen.add(key)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _parse_model(model: type[_Model], value: Any, source: str) -> _Model:
