@@ -23,7 +23,7 @@ from . import endpoint
 from .settings import KEY_FILE, defaults, in_force, read_settings
 
 TEST_SECONDS = 15.0
-RECENT_SECONDS = 300.0
+RECENT_SECONDS = 60.0
 TEST_TASK_TYPE = "upscaler"
 
 
@@ -122,7 +122,7 @@ async def test_key(recent: bool = False) -> dict[str, Any]:
     """Ask the network for a miner with the key in force, which is free; gives the verdict.
 
     Args:
-        recent: Be content with a good answer of the last minutes: asking reserves a miner for a moment.
+        recent: Be content with a good answer of the last minute: asking reserves a miner for a moment.
 
     Raises:
         MissingKeyError: There is no key.

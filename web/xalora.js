@@ -74,9 +74,17 @@ async function catchUp() {
   }
 }
 
+let asking = 0
+
+/** ComfyUI saves a setting after it has told of it, so what the server makes of it is asked a little later. */
+function onSetting() {
+  clearTimeout(asking)
+  asking = setTimeout(async () => panel.setStatus(await service.status().catch(() => null)), 500)
+}
+
 app.registerExtension({
   name: 'Xalora',
-  settings: settingsOf(inForce, { t, openKey: () => host.openKey() }),
+  settings: settingsOf(inForce, { t, openKey: () => host.openKey(), onChange: onSetting }),
   commands: [
     { id: 'Xalora.OpenTasks', label: 'Show Xalora tasks', icon: 'pi pi-list', function: openTab },
     { id: 'Xalora.SetKey', label: 'Set Xalora API key', icon: 'pi pi-key', function: () => void host.openKey() },
@@ -96,7 +104,10 @@ app.registerExtension({
       render: (element) => panel.mount(element),
       destroy: () => panel.unmount()
     })
-    api.addEventListener('xalora.tasks', ({ detail }) => store.apply(detail))
+    api.addEventListener('xalora.tasks', ({ detail }) => {
+      store.apply(detail)
+      panel.noticeTasks(detail.tasks)
+    })
     api.addEventListener('xalora.fallback', ({ detail }) => notices.onFallback(detail))
     api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
     api.addEventListener('reconnecting', () => panel.setOffline(true))

@@ -61,7 +61,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     bench = getattr(item, "funcargs", {}).get("bench")
     if report.failed and bench is not None:
-        name = item.name.replace("/", "-")
+        name = item.name.translate({ord("["): "-", ord("]"): None, ord("/"): "-"})
         bench.page.screenshot(path=SHOTS / "failures" / f"{name}.png")
         report.sections.append(("log of ComfyUI", bench.comfyui.unread_log()[-4000:]))
         report.sections.append(("browser console", "\n".join(bench.console[-40:])))

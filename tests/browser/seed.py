@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import skimage
 from PIL import Image
 
 from xalora_client.journal import Entry, Journal, Work
 
 HOUR = 3600.0
+
+PHOTOS = Path(skimage.__file__).parent / "data"
+PHOTO_NAMES = ("chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "motorcycle_left.png")
 
 
 class Clock:
@@ -147,36 +152,42 @@ def seeder(state_dir: Path, url: str, now: float) -> Iterator[Seeder]:
 
 
 def picture(seed: int, width: int = 640, height: int = 480) -> bytes:
-    """A JPEG with soft shapes, another one for each seed."""
+    """A photograph as JPEG: another crop, a little lighter or darker, for each seed."""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    sky = rng.uniform(0.1, 0.9, (2, 3)).astype(np.float32)
-    mix = (y / height)[..., None]
-    pixels = sky[0] * (1 - mix) + sky[1] * mix
-    for _ in range(4):
-        centre = rng.uniform(0.1, 0.9, 2) * (width, height)
-        radius = rng.uniform(0.08, 0.3) * width
-        edge = np.clip((radius - np.hypot(x - centre[0], y - centre[1])) / 3, 0, 1)[..., None]
-        pixels = pixels * (1 - edge * 0.75) + rng.uniform(0, 1, 3).astype(np.float32) * edge * 0.75
+    with Image.open(PHOTOS / PHOTO_NAMES[seed % len(PHOTO_NAMES)]) as photo:
+        whole = photo.convert("RGB")
+    share = rng.uniform(0.7, 1.0)
+    box_width = min(whole.width, whole.height * width / height) * share
+    box_height = box_width * height / width
+    left = rng.uniform(0, whole.width - box_width)
+    top = rng.uniform(0, whole.height - box_height)
+    view = whole.resize(
+        (width, height), Image.Resampling.LANCZOS, (left, top, left + box_width, top + box_height)
+    )
     out = io.BytesIO()
-    Image.fromarray((pixels * 255).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=88)
+    view.point(lambda value: round(value * rng_factor(seed))).save(out, "JPEG", quality=90)
     return out.getvalue()
+
+
+def rng_factor(seed: int) -> float:
+    """How much lighter or darker a seed's picture is."""
+    return 0.92 + 0.16 * ((seed * 2654435761) % 1000) / 1000
 
 
 def every_state(seeder: Seeder, video: bytes) -> None:
     """A day in the life of a sidebar."""
-    seeder.entry("upscaler", "upscale an image", ago=26 * HOUR, then=kept(picture(1), ".jpg", took=5.1))
+    seeder.entry("upscaler", "upscale an image", ago=26 * HOUR, then=kept(picture(2), ".jpg", took=5.1))
     seeder.entry(
         "txt2img",
-        "a lighthouse on a cliff at dawn, oil on canvas",
+        "a steaming cup on an oak table, morning light",
         ago=9 * HOUR,
         workflow_id="3",
-        then=kept(picture(2), ".jpg", took=11.4),
+        then=kept(picture(1), ".jpg", took=11.4),
     )
     seeder.entry("upscaler", "upscale portrait.png", ago=8 * HOUR, then=canceled)
     seeder.entry(
         "txt2vid",
-        "waves roll over black sand, slow pan, golden hour",
+        "a rocket waits at dusk, slow pan, golden hour",
         ago=5 * HOUR,
         workflow_id="1",
         then=kept(video, ".mp4", queued=14, took=212, miner="0x4a…e1"),
@@ -200,7 +211,7 @@ def every_state(seeder: Seeder, video: bytes) -> None:
             "upscaler",
             "upscale an image",
             ago=1800 - index * 20,
-            then=kept(picture(10 + index), ".jpg", took=3.4 + index * 0.7),
+            then=kept(picture(index), ".jpg", took=3.4 + index * 0.7, miner="0x71…0c"),
         )
 
 
@@ -209,6 +220,7 @@ def clip(seed: int, seconds: float = 2.0) -> bytes:
     import av
 
     view = np.asarray(Image.open(io.BytesIO(picture(seed, 1040, 480))))
+    assert seconds <= 2, "the pan is as wide as that"
     out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=24)
@@ -223,3 +235,34 @@ def clip(seed: int, seconds: float = 2.0) -> bytes:
         for packet in stream.encode():
             container.mux(packet)
     return out.getvalue()
+
+
+def many(state_dir: Path, url: str, count: int, now: float) -> None:
+    """Puts `count` ended tasks into an existing journal, one a minute, the oldest first, by its table."""
+    kinds = ("upscaler", "txt2img", "txt2vid")
+    rows = [
+        (
+            f"{index:064x}",
+            url,
+            "devnet",
+            kinds[index % 3],
+            kinds[index % 3],
+            f"number {index}",
+            f"sdk-workflow-{index:010x}",
+            f"task-{index:05d}",
+            "failed" if index % 7 == 0 else "canceled",
+            now - (count - index) * 60,
+            now - (count - index) * 60 + 5,
+            "the miner ran out of memory" if index % 7 == 0 else None,
+        )
+        for index in range(1, count + 1)
+    ]
+    with closing(sqlite3.connect(state_dir / "journal.sqlite3", timeout=30)) as connection, connection:
+        connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
+        connection.executemany(
+            "INSERT INTO entries (fingerprint, sequencer_url, consumer_id, task_type, kind, label, job_id,"
+            " task_id, state, created_at, ended_at, error, seeded, own_key, details, version) VALUES"
+            " (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, '{}',"
+            " (SELECT value FROM counters WHERE name = 'version'))",
+            rows,
+        )

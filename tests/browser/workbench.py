@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,14 @@ from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 OTHER_KEY = "browser#k3y-of-the-browser-tests-7c1f"
 
 MARKED = {"X-Xalora": "1"}
+
+FIRST_SETTINGS = {
+    "Comfy.ColorPalette": "dark",
+    "Comfy.VueNodes.Enabled": False,
+    "Xalora.Fallback": "when_unavailable",
+    "Xalora.Reuse": True,
+    "Xalora.StoreUrl": "",
+}
 
 # Both generations of toasts.
 TOASTS = ".p-toast-message, [data-toast-dock] [data-state='open'], ol li[role='status'], [data-sonner-toast]"
@@ -104,18 +111,16 @@ class Workbench:
         self.comfyui.settle()
         self.devnet.reset()
         self.comfyui.mark_log_read()
+        self.comfyui.post("/settings", FIRST_SETTINGS)
         self.enter_key()
         self.forget_all()
         self.comfyui.clear_cache()
         self.page.evaluate(AT_REST)
         self.page.keyboard.press("Escape")
-        self.set_settings(
-            {
-                "Comfy.ColorPalette": "dark",
-                "Comfy.VueNodes.Enabled": False,
-                "Xalora.Fallback": "when_unavailable",
-            }
-        )
+        if self.page.locator("[role='dialog']:visible").count():
+            # What a failed test has left open.
+            self.load()
+        self.set_settings(FIRST_SETTINGS)
         self.console.clear()
         self.errors.clear()
 
@@ -228,15 +233,17 @@ class Workbench:
 
     # --- pictures ---
 
+    @contextmanager
+    def theme(self, name: str) -> Iterator[None]:
+        """The page in the dark or the light theme; dark again afterwards."""
+        self.set_settings({"Comfy.ColorPalette": name})
+        self.page.wait_for_function(IN_THEME, arg=name)
+        yield
+        self.set_settings({"Comfy.ColorPalette": "dark"})
+        self.page.wait_for_function(IN_THEME, arg="dark")
+
     def shot(self, name: str, *, themes: Iterable[str] = ("dark", "light")) -> None:
         """A screenshot of the page in each theme."""
         for theme in themes:
-            self.set_settings({"Comfy.ColorPalette": theme})
-            self.page.wait_for_function(IN_THEME, arg=theme)
-            self.page.screenshot(path=self.shots / f"{name}-{theme}.png", animations="disabled")
-        self.set_settings({"Comfy.ColorPalette": "dark"})
-
-
-def digits(text: str) -> str:
-    """The digits of a text."""
-    return re.sub(r"\D", "", text)
+            with self.theme(theme):
+                self.page.screenshot(path=self.shots / f"{name}-{theme}.png", animations="disabled")

@@ -8,6 +8,8 @@ import { VirtualList } from './virtual_list.js'
 const ROW_HEIGHT = 64
 const HEADER_HEIGHT = 34
 const TICK = 1000
+const FRESH = 15
+const ANSWERS = ['accepted', 'no_miner']
 const FILTERS = ['all', 'active', 'done', 'failed']
 
 export class Panel {
@@ -26,6 +28,7 @@ export class Panel {
     this._network = null
     this._offline = false
     this._ticking = 0
+    this._looked = 0
     this._onChange = () => this._show()
   }
 
@@ -56,8 +59,9 @@ export class Panel {
     this._element = null
   }
 
-  /** @param {object} status The server's account of key, network and settings. */
+  /** @param {object|null} status The server's account of key, network and settings; null leaves it as it was. */
   setStatus(status) {
+    if (status === null) return
     const before = this._status
     this._status = status
     if (before?.key?.present !== status.key?.present || before?.endpoint?.url !== status.endpoint?.url) this._network = null
@@ -73,6 +77,19 @@ export class Panel {
       void this._context.store.refresh()
       void this._lookAround()
     }
+  }
+
+  /** Take in pushed tasks: what becomes of them says whether the network answers. */
+  noticeTasks(tasks) {
+    if (!this._element || !this._status?.key?.present) return
+    const now = this._context.store.now()
+    const fresh = tasks.filter((row) => now - Math.max(row.ended_at ?? 0, row.submitted_at ?? 0) < FRESH)
+    const isDown = this._network !== null && !ANSWERS.includes(this._network.outcome)
+    const refused = fresh.some((row) => row.state === 'not_sent')
+    const accepted = fresh.some((row) => row.state === 'submitted' || row.state === 'kept')
+    if (!(isDown ? accepted : refused) || Date.now() - this._looked < FRESH * 1000) return
+    this._looked = Date.now()
+    void this._lookAround(true)
   }
 
   /** Ask for the status, and whether the network answers. */

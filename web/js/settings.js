@@ -86,8 +86,9 @@ const SETTINGS = [
  * @param {object} context
  * @param {Function} context.t Looks up texts.
  * @param {() => void} context.openKey Opens the dialog for the key.
+ * @param {() => void} context.onChange Told of each change.
  */
-export function settingsOf(inForce, { t, openKey }) {
+export function settingsOf(inForce, { t, openKey, onChange }) {
   const facts = new Map((inForce?.settings ?? []).map((setting) => [setting.id, setting]))
   const defined = SETTINGS.map(({ group, ...setting }, index) => {
     const fact = facts.get(setting.id)
@@ -95,6 +96,7 @@ export function settingsOf(inForce, { t, openKey }) {
       ...setting,
       category: ['Xalora', group, setting.id.split('.')[1]],
       sortOrder: SETTINGS.length - index,
+      onChange,
       defaultValue: inForce?.defaults[setting.id] ?? fallbackDefault(setting),
       ...(setting.options ? { options: setting.options.map((value) => ({ text: value, value })) } : {}),
       ...(fact?.overridden ? { type: () => overridden(fact, setting, t), options: undefined, attrs: undefined } : {})

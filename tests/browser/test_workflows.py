@@ -1,0 +1,77 @@
+"""Workflows loaded, built and run on the page, as users do."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import seed
+from conftest import example_workflows
+from playwright.sync_api import expect
+from workbench import Workbench
+
+EXAMPLES = example_workflows()
+
+# One in each renderer of nodes is enough to see both at work.
+CASES = [(path, False) for path in EXAMPLES] + [(path, True) for path in EXAMPLES if path.stem == "hybrid"]
+
+
+@pytest.mark.parametrize(("path", "vue_nodes"), CASES, ids=[f"{path.stem}-{vue}" for path, vue in CASES])
+def test_an_example_is_loaded_and_run(bench: Workbench, path: Path, vue_nodes: bool) -> None:
+    number = time.monotonic_ns() % 1_000_000
+    bench.comfyui.post(
+        "/upload/image",
+        files={"image": ("example.png", seed.picture(number, 720, 480)), "overwrite": (None, "true")},
+    )
+    bench.set_settings({"Comfy.VueNodes.Enabled": vue_nodes})
+    bench.open_panel()
+    bench.load_workflow(path)
+    bench.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    bench.run()
+    expect(bench.row("kept").first).to_be_visible()
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+    expect(bench.row("submitted")).to_have_count(0)
+    row = bench.row("kept").first
+    expect(row.locator("img")).to_be_visible()
+    row.hover()
+    row.get_by_role("button", name="Show the node").click()
+    (selected,) = bench.page.evaluate(
+        "() => Object.values(app.canvas.selected_nodes).map((node) => node.comfyClass)"
+    )
+    assert selected.startswith("Xalora")
+    bench.page.evaluate("() => app.canvas.deselectAll()")
+    bench.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    bench.page.mouse.move(900, 850)
+    bench.shot(f"example-{path.stem}-{'vue' if vue_nodes else 'classic'}", themes=["dark"])
+
+
+def test_a_node_is_found_by_search_added_and_run(bench: Workbench) -> None:
+    page = bench.page
+    page.mouse.dblclick(900, 450)
+    page.keyboard.type("xalora text to image")
+    expect(page.get_by_text("Xalora Text to Image").first).to_be_visible()
+    bench.shot("search", themes=["dark"])
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => app.graph.nodes.length === 1")
+    assert page.evaluate("() => app.graph.nodes[0].type") == "XaloraTextToImage"
+    page.evaluate(
+        """() => {
+            const [node] = app.graph.nodes
+            const set = (name, value) => (node.widgets.find((widget) => widget.name === name).value = value)
+            set('prompt', 'a lighthouse in the fog')
+            set('lora_name', 'ink-wash.safetensors')
+            const preview = LiteGraph.createNode('PreviewImage')
+            preview.pos = [node.pos[0] + 460, node.pos[1]]
+            app.graph.add(preview)
+            node.connect(0, preview, 0)
+        }"""
+    )
+    bench.open_panel()
+    bench.run()
+    row = bench.row("kept")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("A lighthouse in the fog")
+    bench.wait_idle()
+    assert bench.last_status() == "success"
