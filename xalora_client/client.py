@@ -246,7 +246,9 @@ class AsyncXalora:
         booking = await dispatcher.book(task, reuse=False, if_unknown="stop", schedule=schedule)
         assert booking.flight is not None
         try:
-            return await booking.flight.wait_for_answer(timeout=timeout)
+            answer = await booking.flight.wait_for_answer(timeout=timeout)
+            await dispatcher.ledger.delivered(booking.entry_id)
+            return answer
         except asyncio.CancelledError:
             await self._abandon(booking)
             raise

@@ -115,6 +115,7 @@ class Dispatcher:
             # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
             # it along, and nobody could ever send this work again.
             if self._closed:
+                await self.ledger.leave(claim.ticket if claim is not None else "")
                 raise ClientClosedError("The client was closed before the task was sent")
             if claim is None:
                 flight = self._new_flight(prepared, None, "", schedule, usual)

@@ -561,7 +561,7 @@ class Flight:
 
     def _begin_withdrawal(self) -> asyncio.Task[None] | None:
         # Decided without waiting: of two callers that give up at once, the second is the last.
-        if self.waiters > 1 or self._create_failed or is_terminal(self.status):
+        if self.waiters > 1 or self._create_failed or is_terminal(self.status) or self._closed:
             return None
         self.withdrawn = True
         if self._withdrawal is None:

@@ -134,6 +134,48 @@ async def test_a_client_closed_while_a_create_is_out_waits_for_its_answer() -> N
             assert other.journal.entries()[0].task_id == "t-1"
 
 
+async def test_a_client_closed_while_it_claims_leaves_no_ticket(tmp_path: Path) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        def claim(self, *arguments: Any, **options: Any) -> Any:
+            reached.set()
+            assert gate.wait(PATIENCE)
+            return super().claim(*arguments, **options)
+
+    async with ScriptedSequencer([]) as sequencer:
+        with Slow.open(tmp_path / "j.sqlite3", tmp_path / "results") as journal:
+            client = AsyncXalora(KEY, sequencer.url, journal=journal)
+            run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+            assert await asyncio.to_thread(reached.wait, PATIENCE)
+            await client.close()
+            gate.set()
+            with pytest.raises(ClientClosedError, match="nothing was charged"):
+                await run
+            assert not journal.attended_entries()
+    assert sequencer.asked == []
+
+
+async def test_a_call_cancelled_while_its_client_is_closed_asks_the_network_nothing() -> None:
+    polled = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        polled.set()
+        return Answer(200, {"task_id": "t-1", "status": "running"})
+
+    async with ScriptedSequencer(answer) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(polled.wait(), PATIENCE)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.wait({run, closing})
+        assert sequencer.count("task_cancel") == 0
+
+
 async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> None:
     async with ScriptedSequencer([ACCEPTED]) as sequencer:
         client = AsyncXalora(KEY, sequencer.url)

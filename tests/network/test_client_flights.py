@@ -21,6 +21,8 @@ from PIL import Image
 
 from xalora_client import (
     AsyncXalora,
+    ClientClosedError,
+    FluxLoraTask,
     InvalidTaskError,
     QueueLimitError,
     RequestRefusedError,
@@ -508,6 +510,44 @@ async def test_a_submit_that_waits_for_another_process_sends_itself_when_that_on
         with pytest.raises(asyncio.CancelledError):
             await sending
     assert sequencer.count("task_create") == 1
+
+
+async def test_a_download_that_another_process_gave_up_is_taken_over() -> None:
+    downloading: asyncio.Queue[str] = asyncio.Queue()
+
+    def listener(name: str) -> Callable[[events.TaskEvent], None]:
+        def listen(event: events.TaskEvent) -> None:
+            if isinstance(event, events.Downloading):
+                downloading.put_nowait(name)
+
+        return listen
+
+    task = UpscalerTask(small_images(1)[0])
+    async with Devnet(miners=1, faults=["result:slow:seconds=2"]) as devnet:
+        clients = {name: AsyncXalora(devnet.api_key, devnet.url) for name in ("here", "there")}
+        runs = {
+            name: asyncio.create_task(client.run(task, reuse=True, fallback="never", on_event=listener(name)))
+            for name, client in clients.items()
+        }
+        first = await asyncio.wait_for(downloading.get(), PATIENCE)
+        await clients.pop(first).close()
+        with pytest.raises(ClientClosedError):
+            await runs.pop(first)
+        (other,) = runs
+        result = await asyncio.wait_for(runs[other], PATIENCE)
+        assert result.images.shape == (1, 48, 64, 3)
+        await clients[other].close()
+        assert devnet.stats()["creates"] == 1
+
+
+async def test_what_the_sdks_functions_gave_out_answers_no_other_work_without_a_seed() -> None:
+    async with Devnet(miners=1) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        task = FluxLoraTask(prompt="a fox", lora_name="x", workflow_id="3")
+        answer = await client.execute_workflow_and_wait_for_result(task)
+        assert answer.status == "finished"
+        result = await client.run(task, reuse=True, fallback="never")
+        assert result.task_id != answer.task_id
+        assert devnet.stats()["creates"] == 2
 
 
 async def test_many_callers_of_the_same_work_are_one_flight_with_one_ticket() -> None:
