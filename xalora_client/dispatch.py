@@ -375,7 +375,7 @@ def _outcome_unknown(entry: Entry) -> AmbiguousCreateError:
     return AmbiguousCreateError(
         f"An earlier create of the same work (job {entry.job_id}) went out and its outcome was never learned",
         money="That task may exist and be charged, so nothing was sent now.",
-        next_step="Look for the job in your account. Then choose: resend it under the same job id, or forget "
-        "it and pay for a new one (`--if-unknown resend|forget`).",
+        next_step='Look for the job in your account. Then choose: if_unknown="resend" sends it again under '
+        'the same job id, "forget" pays for a new one (`--if-unknown resend|forget`).',
         job_id=entry.job_id,
     )

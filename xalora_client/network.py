@@ -19,7 +19,6 @@ from .config import DEFAULT_WORKFLOW_URL, Credentials
 from .errors import (
     MAY_BE_CHARGED,
     NOT_ACCEPTED,
-    RUNS_ON,
     AmbiguousCreateError,
     AuthenticationError,
     ErrorType,
@@ -49,6 +48,8 @@ POLLS_AT_ONCE = MAX_CONNECTIONS * 3 // 4
 """Fewer than there are connections, so that a cancel never waits behind the polls of thousands of tasks."""
 
 FREE = "This request costs nothing."
+UNAFFECTED = "This request costs nothing, and the task itself is not affected."
+NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be charged."
 
 
 class Network:
@@ -180,6 +181,7 @@ class Network:
                     "asking for the task's status",
                     task_id=task_id,
                     required="status",
+                    money=UNAFFECTED,
                 )
             payload = answer.payload or {}
             return WorkflowTaskResult(task_id, str(payload["status"]), payload.get("result"))
@@ -201,6 +203,7 @@ class Network:
                 credentials,
                 "canceling the task",
                 task_id=task_id,
+                money=NOT_CONFIRMED,
             )
             payload = answer.payload or {}
             return {"task_id": str(payload.get("task_id", task_id)), "msg": str(payload.get("msg", ""))}
@@ -215,9 +218,9 @@ class Network:
         *,
         task_id: str | None = None,
         required: str | None = None,
+        money: str = FREE,
     ) -> Answer:
         """One request that costs nothing, its failures turned into typed errors."""
-        money = RUNS_ON if task_id else FREE
         try:
             answer = await request
         except (Undelivered, OutcomeUnknown) as error:
@@ -264,7 +267,7 @@ class Network:
             next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
         error_type: ErrorType = "server_error" if answer.status >= 500 else "client_error"
         error = kind(
-            f"{what} while {doing} (HTTP {answer.status}: {reason or 'no reason given'})",
+            f"{what} ({doing}; HTTP {answer.status}: {reason or 'no reason given'})",
             money=money,
             next_step=next_step,
             task_id=task_id,
@@ -318,7 +321,7 @@ _REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
     ),
     Verdict.NOT_FOUND: (
         RequestRefusedError,
-        "The network does not know this task or address",
+        "The network does not know this task, or this address",
         "Check the id, XALORA_WORKFLOW_URL, and that the key is the one that made the task.",
     ),
     Verdict.REFUSED: (
@@ -339,8 +342,8 @@ def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> Am
     return AmbiguousCreateError(
         f"The create request {job_id} went out, and its outcome is unknown ({cause})",
         money=MAY_BE_CHARGED,
-        next_step="Look for the job in your account; send it again only if you accept paying twice "
-        "(`--if-unknown resend` sends it under the same job id).",
+        next_step="Look for the job in your account. To send it again under the same job id, which may be "
+        'charged again: run(task, reuse=True, if_unknown="resend"), or `--if-unknown resend`.',
         job_id=job_id,
         status_code=status_code,
         error_type=None if status_code is None else "server_error" if status_code >= 500 else "client_error",

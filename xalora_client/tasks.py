@@ -213,7 +213,7 @@ class UpscalerTask(WorkflowTask):
     ) -> None:
         if (image is None) == (image_url is None):
             raise InvalidTaskError(
-                "UpscalerTask takes one image: image=... or image_url=...",
+                "UpscalerTask takes one image, either as image or as image_url",
                 next_step="Give exactly one of the two.",
             )
         super().__init__(image=image_url if image is None else image, **options)
