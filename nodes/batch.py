@@ -103,6 +103,7 @@ class BatchPlan:
         self._errors: dict[int, XaloraError] = {}
         self._missing: dict[int, XaloraError | None] = {}
         self._unsent: list[int] = []
+        self._stopped_by: XaloraError | None = None
         if policy == "local_only":
             self._missing.update(dict.fromkeys(self._queue))
             self._queue.clear()
@@ -130,6 +131,7 @@ class BatchPlan:
         else:
             self._errors[index] = error
         if isinstance(error, _CONCERNS_ALL) and not isinstance(error, _CONCERNS_ONE):
+            self._stopped_by = error
             self._stop_sending(index)
         return False
 
@@ -165,11 +167,18 @@ class BatchPlan:
         raise BatchError(
             self._what(),
             money=self._money(finished),
-            next_step="Queue the graph again for the missing ones: those that are there are not sent again. "
-            "Xalora Collect gives a result by its task id.",
+            next_step=self._next_step(),
             errors=self._errors,
             finished=finished,
         ) from next(iter(self._errors.values()))
+
+    def _next_step(self) -> str:
+        if self._stopped_by is not None and self._stopped_by.next_step:
+            return self._stopped_by.next_step
+        return (
+            "Queue the graph again for the missing ones: those that are there are not sent again. "
+            "Xalora Collect gives a result by its task id."
+        )
 
     def _what(self) -> str:
         listed = [

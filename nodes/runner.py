@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
-from ..xalora_client.errors import XaloraError
+from ..xalora_client.errors import MissingKeyError, XaloraError
 from ..xalora_client.events import Submitted, TaskEvent
 from . import compat
 from .batch import MAX_RESENDS, BatchPlan
@@ -37,6 +37,11 @@ log = logging.getLogger("xalora_client.nodes")
 
 CANCEL_SECONDS = 3.0
 """How long the network may take to confirm the cancel of one task of an interrupted node."""
+
+SET_KEY = (
+    "Enter it in the Xalora tab of the sidebar, or set XALORA_API_KEY in the environment, or in a .env file "
+    "in ComfyUI's folder."
+)
 
 LOCAL_ONLY = "the fallback policy is local_only"
 
@@ -228,7 +233,7 @@ class _Work(Generic[ItemT, ValueT]):
         in_flight = self.options.max_in_flight or client.settings.max_in_flight
         try:
             await together(self._worker(client, plan) for _ in range(min(in_flight, self._total)))
-        except asyncio.CancelledError:
+        except BaseException:
             self._log_what_is_left()
             raise
         plan.check()
@@ -251,6 +256,8 @@ class _Work(Generic[ItemT, ValueT]):
                 item = await self._do(client, index)
                 preview = await self._take(index, item)
             except XaloraError as error:
+                if isinstance(error, MissingKeyError):
+                    error.next_step = SET_KEY
                 self._open_ids.pop(index, None)
                 if plan.failed(index, error):
                     place = f"{self._noun} {index + 1}"
@@ -297,8 +304,8 @@ class _Work(Generic[ItemT, ValueT]):
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
         if self._open_ids and not self.interrupt.requested:
             log.warning(
-                "node %s: its prompt ended for another reason, so it waits no longer; paid for and left "
-                "running are %s",
+                "node %s: its prompt ended for another reason; it waits no longer for what is paid for and "
+                "left running: %s",
                 self.node_id,
                 _named_tasks(self._open_ids.values()),
             )

@@ -40,7 +40,7 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
         assert without.status == "error"
         message = without.error["exception_message"].strip()
         assert message.startswith("No API key is set. Nothing was sent, so nothing was charged.")
-        assert "XALORA_API_KEY" in message
+        assert "Xalora tab of the sidebar" in message and "XALORA_API_KEY" in message
         assert network.stats()["creates"] == 0
 
         # By default this machine takes over, and says why.

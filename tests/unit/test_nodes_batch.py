@@ -101,6 +101,18 @@ def test_what_the_next_would_meet_too_ends_the_sending(
         plan.check()
 
 
+def test_what_to_do_next_is_said_by_what_ended_the_sending(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "never")
+    plan.next()
+    plan.failed(0, errors.MissingKeyError("No API key is set", next_step="Enter one."))
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert str(raised.value) == (
+        "1 of 3 images came to nothing: image 1: No API key is set; 2 more were not sent for that reason. "
+        "Nothing was sent, so nothing was charged. Enter one."
+    )
+
+
 def test_an_unavailable_network_hands_all_of_the_rest_over(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(5, "when_unavailable")
     assert [plan.next(), plan.next(), plan.next()] == [0, 1, 2]
