@@ -6,9 +6,11 @@ import asyncio
 import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from .config import Settings
 from .defined import DefinedWorkflowTask, catalog
@@ -72,30 +74,51 @@ async def run_locally(
         logger.log(level, "%s: running on this machine with the %s engine", reason, name)
         tell(FallingBack(job_id=job_id, engine=name, reason=reason))
         try:
+            _being_made.add(job_id)
             run = await _in_thread(candidate, images, dest, job_id, tell)
+            result = _in_hand[job_id] = _result(run, job_id, tell)
         except EngineCanceledError:
             raise
         except (EngineError, ConfigurationError) as error:
             refusals.append(f"{name}: {error.what}")
             continue
-        await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), run.files)
-        return _result(run, job_id, tell)
+        except OSError as error:
+            refusals.append(f"{name}: {error}")
+            continue
+        finally:
+            _being_made.discard(job_id)
+        wanted = (*_being_made, *_in_hand)
+        await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), wanted)
+        return result
     raise _nothing_can(task, refusals, remote_error) from remote_error
 
 
-def make_room(folder: Path, limit: int, newest: Collection[Path]) -> None:
-    """Remove the oldest local results until the folder is within ``limit`` bytes; never the ``newest``.
+def make_room(folder: Path, limit: int, wanted: Collection[str]) -> None:
+    """Remove the oldest local results until the folder is within ``limit`` bytes, but none of ``wanted`` jobs.
 
-    They cost nothing and can be made again, so nothing but their age decides.
+    They cost nothing and can be made again, so nothing else than their age decides.
     """
-    files = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    files = []
+    for path in folder.iterdir():
+        # Another process may be making room, too.
+        with suppress(OSError):
+            if path.is_file():
+                files.append((path.stat(), path))
     total = sum(stat.st_size for stat, _ in files)
+    prefixes = tuple(wanted)
     for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
         if total <= limit:
             return
-        if path not in newest:
-            path.unlink(missing_ok=True)
-            total -= stat.st_size
+        if not path.name.startswith(prefixes):
+            # On Windows, a file that somebody reads stays for now.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+
+
+_being_made: set[str] = set()
+_in_hand: WeakValueDictionary[str, RunResult] = WeakValueDictionary()
+"""Results by job id that somebody holds, and whose files may yet be read."""
 
 
 def _candidates(
