@@ -94,7 +94,7 @@ async def run_locally(
 
 
 def make_room(folder: Path, limit: int, wanted: Collection[str]) -> None:
-    """Remove the oldest local results until the folder is within ``limit`` bytes, but none of ``wanted`` jobs.
+    """Remove the oldest local results until the folder is within ``limit`` bytes; none of ``wanted`` jobs.
 
     They cost nothing and can be made again, so nothing else than their age decides.
     """
