@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 from .errors import STILL_RETRIEVABLE, ResultFormatError, ResultLocationError, XaloraError
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
     from .media.video import VideoFile
     from .tasks import WorkflowTask
+
+T = TypeVar("T")
 
 REMOTE_ENGINE = "xalora"
 
@@ -101,6 +102,21 @@ class Timing:
     total: float | None = None
 
 
+class _DecodedOnce(Generic[T]):
+    """``functools.cached_property`` as it is from Python 3.12 on: before, one result decodes at a time."""
+
+    def __init__(self, decode: Callable[[RunResult], T]) -> None:
+        self._decode = decode
+        self.__doc__ = decode.__doc__
+
+    def __get__(self, result: RunResult | None, owner: type[RunResult]) -> T:
+        if result is None:
+            return self  # type: ignore[return-value]
+        # Found before this descriptor from now on.
+        value = result.__dict__[self._decode.__name__] = self._decode(result)
+        return value
+
+
 @dataclass(frozen=True)
 class RunResult:
     """A finished piece of work, its files on disk.
@@ -125,7 +141,7 @@ class RunResult:
     reused: bool = False
     note: str = ""
 
-    @cached_property
+    @_DecodedOnce
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The result as images, ``[N,H,W,C]`` float32 in 0..1 (C is 3, or 4 with alpha).
 
@@ -142,7 +158,7 @@ class RunResult:
             return self.video.frames()
         return decode_images(self.files)
 
-    @cached_property
+    @_DecodedOnce
     def video(self) -> VideoFile:
         """The result as a video file: its path, size, fps, and frames on demand.
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from xalora_client import ResultLocationError
+from xalora_client import ResultFormatError, ResultLocationError, RunResult
 from xalora_client.results import miner_of, resolve_reference, result_references
 
 
@@ -62,3 +66,34 @@ def test_a_bare_key_without_a_base_url_names_the_setting_the_key_and_the_task() 
 )
 def test_a_storage_key_of_the_public_miners_form_names_its_miner(reference: str, miner: str | None) -> None:
     assert miner_of(reference, "t1") == miner
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that can be held back")
+def test_a_result_is_decoded_while_another_one_still_is(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "quick.png")
+    os.mkfifo(tmp_path / "slow.png")
+    slow, quick = (RunResult((tmp_path / f"{name}.png",), "xalora", "job-1") for name in ("slow", "quick"))
+    refused: list[ResultFormatError] = []
+
+    def decode_slowly() -> None:
+        try:
+            _ = slow.images
+        except ResultFormatError as error:
+            refused.append(error)
+
+    decoding = threading.Thread(target=decode_slowly)
+    decoding.start()
+    # Opens once the other end is being read: from here on the decoder waits in the middle of its work.
+    with (tmp_path / "slow.png").open("wb", buffering=0) as held_back:
+        images: list[Any] = []
+        other = threading.Thread(target=lambda: images.append(quick.images), daemon=True)
+        other.start()
+        other.join(30)
+        assert images and images[0].shape == (1, 3, 4, 3)
+        # Every look at the file is answered with nothing from now on.
+        (tmp_path / "slow.png").unlink()
+        (tmp_path / "slow.png").write_bytes(b"no image")
+        held_back.write(b"no image")
+    decoding.join(30)
+    assert len(refused) == 1
+    assert quick.images is images[0]
