@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ def _forget_own_settings() -> None:
 
 
 _forget_own_settings()
+
+# A run in the background may have been told to ignore Ctrl-C, which the programs that the tests start, and
+# interrupt, would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
