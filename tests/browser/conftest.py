@@ -15,8 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import seed
-from harness import ComfyUI, SessionDevnet, find_install
+from harness import ComfyUI, SessionDevnet, find_install, seed
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from workbench import OTHER_KEY, Workbench
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import seed
+from harness import seed
 from playwright.sync_api import expect
 from workbench import Workbench
 

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-import seed
+from harness import seed
 from playwright.sync_api import Page, expect
 from workbench import Workbench
 
@@ -98,8 +98,18 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     expect(seeded.rows).to_have_count(1)
     search.fill("100%_\\")
     expect(panel).to_contain_text("Nothing matches “100%_\\”")
+    # What changes meanwhile is not shown for having changed.
+    with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
+        for entry in seeder.journal.entries(limit=3):
+            seeder.journal.fell_back(entry.id, engine="another")
+        seeder.made = 100
+        seeder.entry("upscaler", "upscale 100%_\\.png", ago=0, then=seed.canceled)
+    expect(seeded.rows).to_have_count(1)
+    expect(seeded.rows).to_contain_text("100%_\\")
+    search.fill("no such thing")
+    expect(panel).to_contain_text("Nothing matches")
     panel.get_by_role("button", name="Clear search").click()
-    expect(seeded.rows).to_have_count(10)
+    expect(seeded.rows).to_have_count(11)
     expect(search).to_be_focused()
 
 
@@ -176,7 +186,10 @@ def test_a_task_is_forgotten(seeded: Workbench) -> None:
     row.get_by_role("button", name="Forget").click()
     seeded.page.get_by_role("button", name="Confirm").click()
     expect(row).to_have_count(0)
+    expect(seeded.rows).to_have_count(9)
     assert len(seeded.tasks()) == 9
+    # The focus is where the row was, not lost.
+    expect(seeded.rows.nth(5).locator(".xalora-task-main")).to_be_focused()
 
 
 def test_an_empty_list_says_what_to_do(bench: Workbench) -> None:

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-import seed
 from conftest import example_workflows
+from harness import seed
 from playwright.sync_api import expect
 from workbench import Workbench
 

@@ -27,7 +27,7 @@ FIRST_SETTINGS = {
 }
 
 # Both generations of toasts.
-TOASTS = ".p-toast-message, [data-toast-dock] [data-state='open'], ol li[role='status'], [data-sonner-toast]"
+TOASTS = ".p-toast-message, [data-testid='toast']"
 
 READY = """() => window.app?.extensionManager && window.app?.graph && window.app?.canvas
     && window.app.extensionManager.getSidebarTabs().some((tab) => tab.id === 'xalora')"""

@@ -170,7 +170,8 @@ export class Panel {
       rowHeight: ROW_HEIGHT,
       headerHeight: HEADER_HEIGHT,
       create: (kind, name, key) => this._createItem(kind, name, key),
-      onRange: (name, start, end) => this._context.store.want(name, start, end)
+      onRange: (name, start, end) => this._context.store.want(name, start, end),
+      exists: (key) => this._context.store.has(Number(key))
     })
   }
 
@@ -201,7 +202,11 @@ export class Panel {
           title: t('confirm.forgetTitle'),
           message: t(row.files.length ? 'confirm.forgetKept' : row.group === 'active' || row.state === 'unknown' ? 'confirm.forgetOpen' : 'confirm.forget')
         })
-        if (sure) await forget(row)
+        if (!sure) return
+        const top = this._list?.topOf(row.id) ?? null
+        await forget(row)
+        // The question has taken the focus with it, or the row has.
+        if (top !== null && !store.has(row.id) && document.activeElement === document.body) this._list?.focusNear(top)
       }
     }
   }

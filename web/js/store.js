@@ -91,6 +91,11 @@ export class TaskStore extends EventTarget {
       .map(([name, section]) => ({ name, ids: section.ids, total: section.total }))
   }
 
+  /** Whether one of the sections has this task. */
+  has(id) {
+    return this.sections.some(({ ids }) => ids.includes(id))
+  }
+
   /** How many tasks there are in all, whatever the filter. */
   get everything() {
     return this.counts.active + this.counts.done + this.counts.failed
@@ -107,10 +112,13 @@ export class TaskStore extends EventTarget {
     await this.refresh()
   }
 
-  /** Hold nothing but the counts. */
+  /** Hold nothing but the counts, and forget filter and search. */
   close() {
     this._open = false
     this.loaded = false
+    this.filter = 'all'
+    this.text = ''
+    clearTimeout(this._searching)
     this.rows.clear()
     this._sections = this._newSections()
     this._generation += 1
@@ -245,7 +253,7 @@ export class TaskStore extends EventTarget {
   _place(row) {
     const known = this.rows.get(row.id)
     if (known && known.version > row.version) return true
-    if (this.text && known?.group !== row.group) return false
+    if (this.text && !this._shows(row)) return false
     this.rows.set(row.id, row)
     for (const section of Object.values(this._sections)) {
       if (section === null) continue
@@ -255,6 +263,11 @@ export class TaskStore extends EventTarget {
       if (!stands && belongs) section.insert(row.id)
     }
     return true
+  }
+
+  /** Whether the row stands where it belongs, and so has only to be shown anew. */
+  _shows(row) {
+    return Object.values(this._sections).some((section) => section?.groups.includes(row.group) && section.ids.includes(row.id))
   }
 
   _forget(id) {

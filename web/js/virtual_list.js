@@ -21,13 +21,15 @@ export class VirtualList {
    * @param {(kind: 'row'|'header'|'gap', name: string, key: string|null) => {element: HTMLElement, update: Function}}
    *   options.create Makes what stands at a place; a gap is a row that is not known yet.
    * @param {(name: string, start: number, end: number) => void} options.onRange Told which rows are in sight.
+   * @param {(key: string) => boolean} options.exists Whether the list still has this row, in sight or not.
    */
-  constructor(scroller, { rowHeight, headerHeight, create, onRange }) {
+  constructor(scroller, { rowHeight, headerHeight, create, onRange, exists }) {
     this._scroller = scroller
     this._rowHeight = rowHeight
     this._headerHeight = headerHeight
     this._create = create
     this._onRange = onRange
+    this._exists = exists
     this._sections = []
     this._views = new Map()
     this._frame = 0
@@ -119,12 +121,15 @@ export class VirtualList {
 
   _place(places) {
     const wanted = new Set(places.map((place) => place.id))
+    let orphaned = null
     for (const [id, view] of this._views) {
+      if (wanted.has(id)) continue
+      const focused = view.kind === 'row' && view.element.contains(document.activeElement)
       // What has the focus keeps it, however far it is scrolled away.
-      if (!wanted.has(id) && !(view.kind === 'row' && view.element.contains(document.activeElement))) {
-        view.element.remove()
-        this._views.delete(id)
-      }
+      if (focused && this._exists(view.key)) continue
+      if (focused) orphaned = view.top
+      view.element.remove()
+      this._views.delete(id)
     }
     let before = null
     for (const { id, kind, section, key, index, top } of places) {
@@ -145,6 +150,19 @@ export class VirtualList {
       if (view.element !== expected) this._canvas.insertBefore(view.element, expected)
       before = view.element
     }
+    if (orphaned !== null) this.focusNear(orphaned)
+  }
+
+  /** Where a row stands, in pixels from the top of the list; null where it is not in sight. */
+  topOf(key) {
+    return this._views.get(`row ${key}`)?.top ?? null
+  }
+
+  /** Focus the row that stands there by now. */
+  focusNear(top) {
+    const rows = [...this._views.values()].filter((view) => view.kind === 'row')
+    rows.sort((a, b) => Math.abs(a.top - top) - Math.abs(b.top - top))
+    rows[0]?.focus()
   }
 
   /** The first row in sight, so that what comes in above it does not push it away. */

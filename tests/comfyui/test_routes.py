@@ -1,0 +1,419 @@
+"""The routes that the sidebar uses, asked as a browser does, and as an attacker would."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import socket
+import stat
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import websocket
+from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet, seed
+from PIL import Image
+
+MARKED = {"X-Xalora": "1"}
+LONG = 600.0
+SECRET = "k3y-of-the-route-tests-90ab"
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def upscale(batch: int = 1, **inputs: Any) -> dict[str, Any]:
+    """A prompt that upscales images nobody has upscaled before."""
+    number = uuid.uuid4().int % 2**31
+    return {
+        "1": node("XaloraTestImage", width=48, height=32, batch=batch, seed=number),
+        "2": node("XaloraUpscaleImage", image=["1", 0], **inputs),
+        "3": node("PreviewImage", images=["2", 0]),
+    }
+
+
+def post(comfyui: ComfyUI, path: str, body: Any = None, **headers: str) -> requests.Response:
+    """A state change as our own page asks for it; whatever the answer."""
+    data = json.dumps({} if body is None else body)
+    marked = {"Content-Type": "application/json", **MARKED, **headers}
+    return requests.post(comfyui.url + path, data, headers=marked, timeout=30)
+
+
+def get(comfyui: ComfyUI, path: str, **headers: str) -> requests.Response:
+    return requests.get(comfyui.url + path, headers=headers, timeout=30)
+
+
+def tasks(comfyui: ComfyUI, **query: Any) -> dict[str, Any]:
+    listing: dict[str, Any] = comfyui.get("/xalora/tasks", **query).json()
+    return listing
+
+
+def of_prompt(comfyui: ComfyUI, record: RunRecord) -> list[dict[str, Any]]:
+    return [task for task in tasks(comfyui)["tasks"] if task["prompt"] == record.prompt_id]
+
+
+def wait_for_tasks(comfyui: ComfyUI, record: RunRecord, count: int, status: str) -> list[dict[str, Any]]:
+    """The prompt's tasks, once so many have this status."""
+    until = time.monotonic() + 30
+    while True:
+        found = of_prompt(comfyui, record)
+        if sum(task["status"] == status for task in found) == count:
+            return found
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+
+
+def wait_for_state(comfyui: ComfyUI, task_id: int, state: str) -> dict[str, Any]:
+    until = time.monotonic() + 30
+    while True:
+        task: dict[str, Any] = comfyui.get(f"/xalora/tasks/{task_id}").json()
+        if task["state"] == state:
+            return task
+        assert time.monotonic() < until, task
+        time.sleep(0.05)
+
+
+@contextmanager
+def seeded(comfyui: ComfyUI, url: str) -> Iterator[seed.Seeder]:
+    """The server's journal, for another process to write; its entries are forgotten afterwards."""
+    comfyui.get("/xalora/tasks", limit=0)
+    before = {task["id"] for task in tasks(comfyui)["tasks"]}
+    with seed.seeder(comfyui.root / "xalora-state", url, time.time()) as seeder:
+        seeder.made = uuid.uuid4().int % 2**32
+        yield seeder
+        for entry in seeder.journal.entries():
+            if entry.id not in before:
+                seeder.journal.forget(entry.id)
+
+
+# --- looking ----------------------------------------------------------------------------------------------
+
+
+def test_a_task_of_a_node_is_listed_with_all_that_is_shown(comfyui: ComfyUI) -> None:
+    record = comfyui.run(upscale())
+    (task,) = of_prompt(comfyui, record)
+    assert (task["state"], task["group"], task["type"], task["node"]) == ("kept", "done", "upscaler", "2")
+    assert task["engine"] == "xalora"
+    assert task["size"] > 0 and task["seconds"] >= 0
+    assert task["actions"] == ["forget"]
+    assert [file["kind"] for file in task["files"]] == ["image"]
+    assert comfyui.get(f"/xalora/tasks/{task['id']}").json() == task
+
+    result = get(comfyui, f"/xalora/tasks/{task['id']}/files/0")
+    assert Image.open(BytesIO(result.content)).size == (96, 64)
+    assert result.headers["Content-Type"] == task["files"][0]["media_type"]
+    assert result.headers["X-Content-Type-Options"] == "nosniff"
+    assert result.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    for small in ("preview", "input"):
+        picture = get(comfyui, f"/xalora/tasks/{task['id']}/{small}")
+        assert picture.headers["Content-Type"] == "image/webp"
+        assert max(Image.open(BytesIO(picture.content)).size) <= 256
+
+
+def test_the_list_comes_in_pages_and_is_narrowed(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    with seeded(comfyui, devnet.url) as seeder:
+        version = tasks(comfyui)["version"]
+        for index in range(5):
+            then = seed.failed("a worn-out miner") if index % 2 else seed.canceled
+            seeder.entry("upscaler", f"upscale page-{index}.png", ago=50 - index, then=then)
+        ours = tasks(comfyui, text="page-")
+        assert [task["label"][-5] for task in ours["tasks"]] == ["4", "3", "2", "1", "0"]
+        page = tasks(comfyui, text="page-", offset=1, limit=2)
+        assert [task["label"][-5] for task in page["tasks"]] == ["3", "2"]
+        assert page["total"] == 5
+        assert tasks(comfyui, text="worn-out")["total"] == 2
+        assert tasks(comfyui, text="page-", groups="done,active")["total"] == 0
+        assert tasks(comfyui, since=version)["total"] == 5
+        assert tasks(comfyui, since=ours["version"])["total"] == 0
+        counts = tasks(comfyui, limit=0)["counts"]
+        assert sum(counts.values()) == tasks(comfyui)["total"]
+
+
+@pytest.mark.parametrize("query", ["groups=everything", "offset=x", "since=yesterday", "limit=-"])
+def test_a_query_that_makes_no_sense_is_refused(comfyui: ComfyUI, query: str) -> None:
+    response = get(comfyui, f"/xalora/tasks?{query}")
+    assert response.status_code == 400
+    assert response.json()["error"]["what"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/xalora/tasks/999999",
+        "/xalora/tasks/99999999999999999999999999",
+        "/xalora/tasks/999999/files/0",
+        "/xalora/tasks/1/files/..%2f..%2fjournal.sqlite3",
+        "/xalora/tasks/..%2f..%2fuser",
+        "/xalora/tasks/1/files/0/../../../../xalora-state/journal.sqlite3",
+    ],
+)
+def test_nothing_is_reached_but_by_an_entrys_number(comfyui: ComfyUI, path: str) -> None:
+    request = requests.Request("GET", comfyui.url).prepare()
+    request.url = comfyui.url + path
+    with requests.Session() as session:
+        session.trust_env = False
+        assert session.send(request, timeout=30).status_code == 404
+
+
+def test_a_video_can_be_sought_in(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    clip = seed.clip(3, 0.5)
+    with seeded(comfyui, devnet.url) as seeder:
+        entry = seeder.entry("txt2vid", "a short film", ago=5, then=seed.kept(clip, ".mp4"))
+        part = get(comfyui, f"/xalora/tasks/{entry.id}/files/0", Range="bytes=100-199")
+        assert (part.status_code, part.content) == (206, clip[100:200])
+        assert part.headers["Content-Type"] == "video/mp4"
+        still = get(comfyui, f"/xalora/tasks/{entry.id}/preview")
+        assert Image.open(BytesIO(still.content)).size == (256, 145)
+
+
+# --- the guard --------------------------------------------------------------------------------------------
+
+CHANGES = [
+    "/xalora/tasks/cancel",
+    "/xalora/tasks/1/cancel",
+    "/xalora/tasks/1/resume",
+    "/xalora/tasks/1/forget",
+    "/xalora/key",
+    "/xalora/key/remove",
+    "/xalora/key/test",
+]
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_state_change_needs_more_than_a_link_or_a_form(comfyui: ComfyUI, prefix: str, path: str) -> None:
+    url = prefix + path
+    assert get(comfyui, url).status_code in (404, 405)
+    assert post(comfyui, url, **{"X-Xalora": ""}).status_code == 403
+    assert post(comfyui, url, **{"Content-Type": "text/plain"}).status_code == 415
+    assert post(comfyui, url, Origin="null").status_code == 403
+    assert post(comfyui, url, Origin="http://evil.example").status_code == 403
+    assert post(comfyui, url, Host="evil.example", Origin="http://evil.example").status_code == 403
+    assert post(comfyui, url, **{"Sec-Fetch-Site": "same-site"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/xalora/status", "/xalora/settings", "/xalora/tasks"])
+def test_other_websites_read_nothing(comfyui: ComfyUI, path: str) -> None:
+    assert get(comfyui, path).status_code == 200
+    assert get(comfyui, path, Origin="null").status_code == 403
+    assert get(comfyui, path, Host="evil.example:8188").status_code == 403
+    assert get(comfyui, path, **{"Sec-Fetch-Site": "cross-site"}).status_code == 403
+
+
+def test_a_body_that_is_no_object_is_refused_without_quoting_it(comfyui: ComfyUI) -> None:
+    for body in (f'"{SECRET}"', f'{{"key": {SECRET}', f"[{json.dumps(SECRET)}]", "x" * 100_000 + SECRET):
+        headers = {"Content-Type": "application/json", **MARKED}
+        response = requests.post(f"{comfyui.url}/xalora/key", body, headers=headers, timeout=30)
+        assert response.status_code == 400
+        assert SECRET not in response.text
+    assert SECRET not in comfyui.unread_log()
+
+
+# --- steering ---------------------------------------------------------------------------------------------
+
+
+def test_one_task_and_all_tasks_are_canceled(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = LONG
+    record = comfyui.start(upscale(batch=3, fallback="never"))
+    running = wait_for_tasks(comfyui, record, 3, "running")
+    assert all(task["actions"] == ["cancel"] and task["attended"] for task in running)
+    canceled = post(comfyui, f"/xalora/tasks/{running[0]['id']}/cancel").json()
+    assert canceled["state"] in ("canceled", "cancel_pending")
+    devnet.wait_for_status(running[0]["task_id"], "canceled")
+    assert devnet.task(running[1]["task_id"]).status == "running"
+
+    answer = post(comfyui, "/xalora/tasks/cancel").json()
+    assert answer == {"canceled": 2, "failed": []}
+    assert {devnet.task(task["task_id"]).status for task in running} == {"canceled"}
+    assert record.wait().status == "error"
+    again = post(comfyui, f"/xalora/tasks/{running[0]['id']}/cancel")
+    assert again.status_code == 409
+    assert "it is canceled" in again.json()["error"]["what"]
+
+
+def test_a_task_in_use_is_not_forgotten(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = LONG
+    record = comfyui.start(upscale(fallback="never"))
+    (task,) = wait_for_tasks(comfyui, record, 1, "running")
+    assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 409
+    assert post(comfyui, f"/xalora/tasks/{task['id']}/resume").status_code == 409
+    post(comfyui, f"/xalora/tasks/{task['id']}/cancel").raise_for_status()
+    record.wait()
+    assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 200
+    assert get(comfyui, f"/xalora/tasks/{task['id']}").status_code == 404
+    assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 404
+
+
+def test_a_task_that_nobody_waits_for_is_taken_up_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(upscale())
+    (done,) = of_prompt(comfyui, record)
+    with seeded(comfyui, devnet.url) as seeder:
+        seeder.entry(
+            "upscaler",
+            "left running",
+            ago=20,
+            then=lambda s, entry, _: (s.journal.forget(done["id"]), s.submitted(entry, done["task_id"])),
+        )
+        (left,) = tasks(comfyui, text="left running")["tasks"]
+        assert left["actions"] == ["cancel", "resume", "forget"]
+        assert left["attended"] is False
+        answer = post(comfyui, f"/xalora/tasks/{left['id']}/resume").json()
+        assert answer["attended"] is True
+        kept = wait_for_state(comfyui, left["id"], "kept")
+        assert get(comfyui, f"/xalora/tasks/{kept['id']}/files/0").status_code == 200
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_a_resume_that_fails_says_why(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    with seeded(comfyui, devnet.url) as seeder:
+        entry = seeder.entry("upscaler", "of another time", ago=20, then=seed.left_running)
+        post(comfyui, f"/xalora/tasks/{entry.id}/resume").raise_for_status()
+        until = time.monotonic() + 30
+        while "No such task" not in (comfyui.get(f"/xalora/tasks/{entry.id}").json()["error"] or ""):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def test_a_task_of_another_network_is_out_of_reach(comfyui: ComfyUI) -> None:
+    """Our key is for our network: it is not sent where another key once was."""
+    with seeded(comfyui, "https://elsewhere.example") as seeder:
+        entry = seeder.entry("upscaler", "elsewhere", ago=20, then=seed.left_running)
+        task = comfyui.get(f"/xalora/tasks/{entry.id}").json()
+        assert task["actions"] == ["forget"]
+        assert post(comfyui, f"/xalora/tasks/{entry.id}/cancel").status_code == 409
+        assert post(comfyui, f"/xalora/tasks/{entry.id}/resume").status_code == 409
+
+
+# --- what is pushed ---------------------------------------------------------------------------------------
+
+
+class Window:
+    """An open browser window: the pushed messages of one kind, with the times they came at."""
+
+    def __init__(self, comfyui: ComfyUI, kind: str) -> None:
+        address = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId={uuid.uuid4().hex}"
+        self._socket = websocket.create_connection(address, timeout=30, http_no_proxy=["*"])
+        self._kind = kind
+        self.messages: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._socket.recv()
+            except (websocket.WebSocketException, OSError):
+                return
+            if isinstance(message, str) and message:
+                event = json.loads(message)
+                if event["type"] == self._kind:
+                    self.messages.put((time.monotonic(), event["data"]))
+
+    def close(self) -> None:
+        self._socket.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._socket.shutdown()
+
+
+@pytest.fixture
+def window(comfyui: ComfyUI) -> Iterator[Window]:
+    window = Window(comfyui, "xalora.tasks")
+    comfyui.get("/xalora/tasks", limit=0)
+    yield window
+    window.close()
+
+
+def test_changes_are_pushed_and_at_most_five_a_second(comfyui: ComfyUI, window: Window) -> None:
+    record = comfyui.run(upscale(batch=12))
+    expected = {task["id"] for task in of_prompt(comfyui, record)}
+    assert len(expected) == 12
+    times, done = [], set()
+    while done < expected:
+        at, message = window.messages.get(timeout=20)
+        times.append(at)
+        assert message["since"] <= message["version"]
+        assert set(message["counts"]) == {"active", "done", "failed"}
+        done |= {task["id"] for task in message["tasks"] if task["state"] == "kept"}
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(gap > 0.15 for gap in gaps), gaps
+
+
+def test_what_another_process_does_is_pushed_too(
+    comfyui: ComfyUI, devnet: SessionDevnet, window: Window
+) -> None:
+    with seeded(comfyui, devnet.url) as seeder:
+        entry = seeder.entry("upscaler", "from a shell", ago=1, then=seed.canceled)
+        while True:
+            _, message = window.messages.get(timeout=20)
+            if entry.id in {task["id"] for task in message["tasks"]}:
+                break
+
+
+# --- the key ----------------------------------------------------------------------------------------------
+
+
+def test_a_key_of_the_environment_stays_there(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    status = comfyui.get("/xalora/status").json()
+    assert status["key"] == {
+        "present": True,
+        "source": "environment",
+        "variable": "XALORA_API_KEY",
+        "editable": False,
+    }
+    assert status["endpoint"]["url"] == devnet.url
+    assert devnet.api_key.partition("#")[2] + '"' not in json.dumps(status).replace(devnet.url, "")
+    refused = post(comfyui, "/xalora/key", {"key": f"someone#{SECRET}"})
+    assert refused.status_code == 400
+    assert "XALORA_API_KEY" in refused.json()["error"]["what"]
+    assert not (comfyui.user_dir / "__xalora" / "api-key").exists()
+    assert post(comfyui, "/xalora/key/test").json()["outcome"] == "accepted"
+
+
+def test_a_key_is_for_the_network_it_was_entered_with(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    comfyui = comfyui_factory()
+    folder = comfyui.user_dir / "__xalora"
+    assert comfyui.get("/xalora/status").json()["key"]["present"] is False
+    assert post(comfyui, "/xalora/key/test").status_code == 400
+    for key, endpoint, told in (
+        ("", "", "No key was entered"),
+        (SECRET.replace("-", ""), "", "has not the form"),
+        (f"devnet#{SECRET}", "ftp://example.com", "workflow_url"),
+        (f"devnet#{SECRET}", devnet.url, "refuses this key"),
+    ):
+        refused = post(comfyui, "/xalora/key", {"key": key, "endpoint": endpoint})
+        assert refused.status_code in (400, 502)
+        assert told in refused.json()["error"]["what"]
+        assert SECRET not in refused.text
+    assert not folder.exists() or not list(folder.iterdir())
+
+    stored = post(comfyui, "/xalora/key", {"key": devnet.api_key, "endpoint": devnet.url})
+    assert stored.json()["outcome"] == "accepted"
+    assert mode_of(folder / "api-key") == 0o600
+    status = comfyui.get("/xalora/status").json()
+    assert status["key"]["source"] == status["endpoint"]["source"] == "the key file"
+    assert status["endpoint"]["url"] == devnet.url
+    assert comfyui.run(upscale()).status == "success"
+
+    # Another key, of the environment, is not sent to the network that was entered with the stored one.
+    comfyui.restart({"XALORA_API_KEY": f"someone#{SECRET}"})
+    status = comfyui.get("/xalora/status").json()
+    assert status["key"]["source"] == "environment"
+    assert status["endpoint"]["url"] == status["endpoint"]["default"]
+    post(comfyui, "/xalora/key/remove").raise_for_status()
+    assert list(folder.iterdir()) == []
+    assert SECRET not in comfyui.logs()
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
