@@ -1,0 +1,124 @@
+"""A devnet in a process of its own, so that its work is not counted as the client's.
+
+with DevnetProcess(miners=16, task_seconds=2.0) as net:
+    ...  # net.url, net.api_key, net.stats(), net.add_miners(8)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class DevnetProcess:
+    """A context manager; the arguments are those of `Devnet`. `engine="dot"` costs next to nothing."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self.url = self.api_key = ""
+
+    def __enter__(self) -> DevnetProcess:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve()), json.dumps(self._options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.url, self.api_key = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def stats(self) -> dict[str, Any]:
+        """What the devnet counts; in seconds `cpu`, its processor time so far, and `busy`, the span from the
+        first create since the last call to the last result submitted.
+        """
+        return self._ask("stats")
+
+    def add_miners(self, count: int) -> dict[str, Any]:
+        """Start more miners; gives `stats`."""
+        return self._ask(f"miners {count}")
+
+    def _ask(self, what: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(what, file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = self._read()
+        return answer
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The devnet ended")
+        return json.loads(line)
+
+
+class DotEngine:
+    """Gives the same tiny PNG for every task."""
+
+    def __init__(self) -> None:
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (90, 60, 30)).save(file, "PNG")
+        self._dot = file.getvalue()
+
+    def run(self, task: object) -> tuple[bytes, str]:
+        return self._dot, ".png"
+
+
+class Span:
+    """From the first create to the last end of a task, in seconds."""
+
+    def __init__(self) -> None:
+        self._known: tuple[int, int] | None = None
+        self.first: float | None = None
+        self.last = 0.0
+
+    def note(self, stats: dict[str, Any]) -> bool:
+        ended = sum(stats["tasks"][status] for status in ("finished", "failed", "canceled"))
+        now = time.monotonic()
+        if self._known is not None and stats["creates"] > self._known[0] and self.first is None:
+            self.first = now
+        if self._known is not None and ended > self._known[1]:
+            self.last = now
+        self._known = stats["creates"], ended
+        return False
+
+    def taken(self) -> float:
+        span = 0.0 if self.first is None else max(0.0, self.last - self.first)
+        self.first = None
+        return span
+
+
+async def serve(options: dict[str, Any]) -> None:
+    from xalora_client.devnet import Devnet
+
+    if options.get("engine") == "dot":
+        options["engine"] = DotEngine()
+    async with Devnet(**options) as devnet:
+        span = Span()
+        # Never true, so it is looked at after every change for as long as the devnet lives.
+        watching = asyncio.create_task(devnet.wait_for(span.note, timeout=1e6))
+        print(json.dumps([devnet.url, devnet.api_key]), flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            what, _, count = line.strip().partition(" ")
+            if what == "miners":
+                for _ in range(int(count)):
+                    devnet.add_miner()
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            figures = {"cpu": used.ru_utime + used.ru_stime, "busy": span.taken()}
+            print(json.dumps({**devnet.stats(), **figures}), flush=True)
+        watching.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(json.loads(sys.argv[1])))

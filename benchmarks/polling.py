@@ -1,0 +1,212 @@
+"""When to ask: lateness against requests, simulated, beside what other clients of such networks do.
+
+Durations are log-uniform on 2-300 s over kinds of task and log-normal (sigma 0.15) within a kind; a request
+takes 0.1 s. Peers run their own waiting loops, in virtual time: comfy-sdk's `Job.wait`, and the Node SDK's
+`executeWorkflowAndWaitForResult` in Node.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from statistics import mean, quantiles
+from typing import Any
+
+from _peers import NODE_SDK, node_sdk
+from _report import OURS, PEER, Report
+
+from xalora_client.rules import PollSchedule
+
+KINDS = 4000
+REQUEST_SECONDS = 0.1
+SPREAD = 0.15
+
+Outcome = tuple[float, int]
+"""How late the end was noticed, in seconds, and how many requests it took."""
+
+
+def draw_durations() -> list[list[float]]:
+    """For each kind the duration to be waited for, and those of five past runs."""
+    draw = random.Random(7)
+    typical = [math.exp(draw.uniform(math.log(2), math.log(300))) for _ in range(KINDS)]
+    return [[one * math.exp(draw.gauss(0, SPREAD)) for _ in range(6)] for one in typical]
+
+
+def ours(durations: Sequence[Sequence[float]]) -> list[Outcome]:
+    """The client's own rule. Like the client, it first waits: a task just accepted has not ended."""
+    draw = random.Random(1)
+    outcomes = []
+    for duration, *past in durations:
+        schedule, now, requests = PollSchedule(tuple(past)), 0.0, 0
+        while True:
+            now += schedule.next_delay(now, draw.random())
+            asked, now, requests = now, now + REQUEST_SECONDS, requests + 1
+            if asked >= duration:
+                break
+        outcomes.append((now - duration, requests))
+    return outcomes
+
+
+def fixed(interval: float) -> Callable[[Sequence[Sequence[float]]], list[Outcome]]:
+    """A fixed interval, the first request at once: for where the Node SDK can't be run."""
+
+    def run(durations: Sequence[Sequence[float]]) -> list[Outcome]:
+        outcomes = []
+        for duration, *_ in durations:
+            requests = max(0, math.ceil(duration / (interval + REQUEST_SECONDS))) + 1
+            asked = (requests - 1) * (interval + REQUEST_SECONDS)
+            outcomes.append((asked + REQUEST_SECONDS - duration, requests))
+        return outcomes
+
+    return run
+
+
+def comfy_sdk(durations: Sequence[Sequence[float]]) -> list[Outcome]:
+    """comfy-sdk's `Job.wait`, its clock and its one request replaced."""
+    from comfy_sdk import jobs
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock = Clock()
+
+    class VirtualJob(jobs.Job):
+        def __init__(self, duration: float) -> None:
+            self.duration, self.requests, self.ended = duration, 0, False
+
+        def refresh(self) -> Any:
+            self.ended = clock.now >= self.duration
+            self.requests += 1
+            clock.now += REQUEST_SECONDS
+            return self
+
+        @property
+        def status(self) -> str:
+            return "succeeded" if self.ended else "running"
+
+    assert jobs._core.is_terminal("succeeded") and not jobs._core.is_terminal("running")
+    real, jobs.time = jobs.time, clock
+    try:
+        outcomes = []
+        for duration, *_ in durations:
+            clock.now = 0.0
+            job = VirtualJob(duration)
+            job.wait()
+            outcomes.append((clock.now - duration, job.requests))
+        return outcomes
+    finally:
+        jobs.time = real
+
+
+NODE_SCRIPT = """
+const { Workflow, Text2VideoTask } = require("heurist/workflow");
+let now = 0, duration = 0, requests = 0;
+Date.now = () => now * 1000;
+AbortSignal.timeout = () => undefined;
+global.setTimeout = (then, ms) => { now += ms / 1000; queueMicrotask(then); };
+global.fetch = async (url) => {
+  if (url.endsWith("task_create")) return { ok: true, json: async () => ({ task_id: "t" }) };
+  const status = now >= duration ? "finished" : "running";
+  requests += 1; now += REQUEST_SECONDS;
+  return { ok: true, json: async () => ({ task_id: "t", status }) };
+};
+(async () => {
+  const { durations, interval } = JSON.parse(require("fs").readFileSync(0, "utf8"));
+  const workflow = new Workflow({ apiKey: "a#b", workflowURL: "http://virtual" });
+  const outcomes = [];
+  for (duration of durations) {
+    now = 0; requests = 0;
+    const waiting = interval === null ? [1e9] : [1e9, interval];
+    await workflow.executeWorkflowAndWaitForResult(new Text2VideoTask({ prompt: "x" }), ...waiting);
+    outcomes.push([now - duration, requests]);
+  }
+  process.stdout.write(JSON.stringify(outcomes));
+})();
+"""
+
+
+def node(interval_ms: int | None) -> Callable[[Sequence[Sequence[float]]], list[Outcome]]:
+    """The Node SDK's own waiting; None leaves the interval to its default."""
+
+    def run(durations: Sequence[Sequence[float]]) -> list[Outcome]:
+        folder, program = node_sdk(), shutil.which("node")
+        assert folder is not None and program is not None
+        script = NODE_SCRIPT.replace("REQUEST_SECONDS", str(REQUEST_SECONDS))
+        asked = json.dumps({"durations": [duration for duration, *_ in durations], "interval": interval_ms})
+        ended = subprocess.run(
+            [program, "-e", script], input=asked, capture_output=True, text=True, cwd=folder, check=True
+        )
+        return [(late, requests) for late, requests in json.loads(ended.stdout)]
+
+    return run
+
+
+def main() -> None:
+    report = Report(
+        "polling",
+        "Noticing that a remote task has ended",
+        " ".join((__doc__ or "").split("\n\n")[1].split()) + f" {KINDS} tasks a scheme, the same for all.",
+    )
+    has_node = node_sdk() is not None
+    schemes: dict[str, tuple[Callable[[Sequence[Sequence[float]]], list[Outcome]], int]] = {
+        "ours, 5 past runs": (ours, 5),
+        "ours, 1 past run": (ours, 1),
+        "ours, no history": (ours, 0),
+        "Node SDK, default (10 s)" if has_node else "fixed 10 s": (node(None) if has_node else fixed(10), 0),
+        "Node SDK, 1 s, its least" if has_node else "fixed 1 s": (node(1000) if has_node else fixed(1), 0),
+    }
+    try:
+        import comfy_sdk as _  # noqa: F401
+
+        schemes["comfy-sdk (x1.5 to 5 s)"] = (comfy_sdk, 0)
+    except ImportError:
+        report.note("comfy-sdk is not installed: pip install -r benchmarks/requirements.txt")
+    report.note(f"The Node SDK is npm {NODE_SDK}." if has_node else "Without Node its interval is computed.")
+
+    durations = draw_durations()
+    figures: dict[str, tuple[float, float, float]] = {}
+    for name, (scheme, past_runs) in schemes.items():
+        outcomes = scheme([known[: 1 + past_runs] for known in durations])
+        delays = [late for late, _ in outcomes]
+        figures[name] = (mean(delays), quantiles(delays, n=20)[-1], mean(count for _, count in outcomes))
+    report.table(
+        ["scheme", "mean delay, s", "p95, s", "requests a task"],
+        [
+            [name, f"{late:.2f}", f"{worst:.1f}", f"{count:.1f}"]
+            for name, (late, worst, count) in figures.items()
+        ],
+    )
+    learned, blind = figures["ours, 5 past runs"], figures["ours, no history"]
+    report.target("mean delay with 5 past runs", learned[0], 1.0, unit=" s")
+    report.target("requests with 5 past runs", learned[2], 14)
+    if back_off := figures.get("comfy-sdk (x1.5 to 5 s)"):
+        report.target("mean delay without history, against comfy-sdk's", blind[0], back_off[0], unit=" s")
+        report.target("requests without history, against comfy-sdk's", blind[2], back_off[2])
+    report.raw(figures=figures)
+
+    def draw(axes: Any) -> None:
+        for name, (late, _, count) in figures.items():
+            axes.scatter(count, late, color=OURS if name.startswith("ours") else PEER)
+            axes.annotate(name, (count, late), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.margins(x=0.45, y=0.15)
+        axes.set_xlabel("requests a task", fontsize=8)
+        axes.set_ylabel("mean delay, s", fontsize=8)
+
+    report.panel(draw)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
