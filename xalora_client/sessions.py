@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import urllib.request
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,10 +62,16 @@ def _certificates() -> ssl.SSLContext | bool:
         bundle = os.environ.get(variable)
         if bundle and Path(bundle).is_file():
             try:
-                return ssl.create_default_context(cafile=bundle)
+                return _context(bundle, Path(bundle).stat().st_mtime_ns)
             except OSError as error:
                 raise ConfigurationError(
                     f"{variable} names {bundle}, which can't be used as a CA bundle: {error}",
                     next_step=f"Correct or unset {variable}.",
                 ) from error
     return True
+
+
+@lru_cache(maxsize=1)
+def _context(bundle: str, _changed_ns: int) -> ssl.SSLContext:
+    # Reading a system's certificates takes 30 ms, and each client has three sessions.
+    return ssl.create_default_context(cafile=bundle)

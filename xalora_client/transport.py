@@ -70,6 +70,8 @@ class _Body:
         for chunk in self._iterate():
             if held_back is not None:
                 yield held_back
+                # A network that takes everything at once would never give the event loop another turn.
+                await asyncio.sleep(0)
             held_back = chunk
         # Set before the last chunk is given away: from then on the sequencer may have the whole body, and
         # only an incomplete body is sure not to have been acted upon.
