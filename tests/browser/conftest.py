@@ -42,6 +42,7 @@ QUIET = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
     "Comfy.ConfirmClear": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
     "Comfy.Notification.ShowVersionUpdates": False,
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Minimap.Visible": False,
@@ -156,7 +157,7 @@ def bench(session_bench: Workbench) -> Iterator[Workbench]:
 @pytest.fixture(scope="session")
 def video() -> bytes:
     """Two seconds of MP4."""
-    return seed.clip(7)
+    return seed.clip(6)
 
 
 @pytest.fixture

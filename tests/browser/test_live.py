@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-from harness import seed
 from playwright.sync_api import expect
 from workbench import Workbench
 
 LONG = 600.0
 
 
-def picture(bench: Workbench, number: int, width: int = 480, height: int = 320) -> str:
-    """An input image of ComfyUI; its name."""
-    data = seed.picture(number + int(time.time() * 1000) % 100_000, width, height)
-    return bench.comfyui.upload_image(data, f"picture-{number}-{time.monotonic_ns()}.jpg")
-
-
 def upscale(bench: Workbench, **widgets: Any) -> None:
     """Load Image -> Xalora Upscale Image -> Preview Image."""
+    name = f"picture-{time.monotonic_ns()}.jpg"
+    bench.input_image(name, time.monotonic_ns() % 1_000_000 * 4, 480, 320)
     bench.build(
         [
-            ("LoadImage", {"image": picture(bench, 1)}),
+            ("LoadImage", {"image": name}),
             ("XaloraUpscaleImage", widgets),
             ("PreviewImage", {}),
         ],
@@ -71,6 +67,28 @@ def test_a_task_is_followed_from_the_queue_to_its_result(bench: Workbench) -> No
     expect(bench.row("submitted")).to_have_count(0)
     bench.wait_idle()
     assert bench.last_status() == "success"
+
+
+def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path) -> None:
+    """The picture of the README: the second batch knows from the first how long it will take."""
+    seeded.open_panel()
+    seeded.input_image("example.png", 4)
+    seeded.load_workflow(repository / "example_workflows" / "batch_upscale.json")
+    seeded.fit(left=350)
+    seeded.devnet.task_seconds = 4
+    seeded.run()
+    expect(seeded.row("submitted").filter(has_text="Running")).to_have_count(3)
+    seeded.wait_idle()
+
+    seeded.input_image("example.png", 7)
+    seeded.devnet.task_seconds = 3
+    seeded.run()
+    expect(seeded.row("submitted").filter(has_text="of usually")).to_have_count(3)
+    seeded.page.mouse.move(900, 800)
+    seeded.fit(left=350)
+    seeded.shot("sidebar")
+    seeded.wait_idle()
+    assert len(seeded.tasks(groups="done")) == 12
 
 
 def test_one_task_is_canceled_from_the_sidebar(bench: Workbench) -> None:

@@ -6,28 +6,29 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import example_workflows
-from harness import seed
+from conftest import CURRENT, example_workflows
 from playwright.sync_api import expect
 from workbench import Workbench
 
 EXAMPLES = example_workflows()
 
-# One in each renderer of nodes is enough to see both at work.
-CASES = [(path, False) for path in EXAMPLES] + [(path, True) for path in EXAMPLES if path.stem == "hybrid"]
+# Each example in the renderer of nodes that is usual for the frontend, and one in the other one.
+CASES = [(path, True) for path in EXAMPLES] + [(path, False) for path in EXAMPLES if path.stem == "hybrid"]
 
 
-@pytest.mark.parametrize(("path", "vue_nodes"), CASES, ids=[f"{path.stem}-{vue}" for path, vue in CASES])
-def test_an_example_is_loaded_and_run(bench: Workbench, path: Path, vue_nodes: bool) -> None:
-    number = time.monotonic_ns() % 1_000_000
-    bench.comfyui.post(
-        "/upload/image",
-        files={"image": ("example.png", seed.picture(number, 720, 480)), "overwrite": (None, "true")},
-    )
+@pytest.mark.parametrize(
+    ("path", "usual"),
+    CASES,
+    ids=[f"{path.stem}-{'usual' if usual else 'other'}-renderer" for path, usual in CASES],
+)
+def test_an_example_is_loaded_and_run(bench: Workbench, path: Path, usual: bool) -> None:
+    vue_nodes = (bench.frontend == CURRENT) == usual
+    number = time.monotonic_ns() % 1_000_000 * 4
     bench.set_settings({"Comfy.VueNodes.Enabled": vue_nodes})
+    bench.input_image("example.png", number)
     bench.open_panel()
     bench.load_workflow(path)
-    bench.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    bench.fit()
     bench.run()
     expect(bench.row("kept").first).to_be_visible()
     bench.wait_idle()
@@ -42,9 +43,9 @@ def test_an_example_is_loaded_and_run(bench: Workbench, path: Path, vue_nodes: b
     )
     assert selected.startswith("Xalora")
     bench.page.evaluate("() => app.canvas.deselectAll()")
-    bench.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    bench.page.mouse.move(900, 850)
-    bench.shot(f"example-{path.stem}-{'vue' if vue_nodes else 'classic'}", themes=["dark"])
+    bench.close_panel()
+    bench.fit()
+    bench.picture_of_graph(f"example-{path.stem}-{'vue' if vue_nodes else 'classic'}")
 
 
 def test_a_node_is_found_by_search_added_and_run(bench: Workbench) -> None:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness import ComfyUI, SessionDevnet
+from harness import ComfyUI, SessionDevnet, seed
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 
 # The devnet's usual key may stand anywhere by chance, in a name or an address; this one may not.
@@ -44,13 +44,46 @@ AT_REST = """async () => {
     for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close()
     const manager = app.extensionManager
     if (manager.sidebarTab.activeSidebarTabId) manager.sidebarTab.activeSidebarTabId = null
-    manager.toast.removeAll?.()
+    manager.toast.dismissAll?.() ?? manager.toast.removeAll?.()
     await manager.command.execute('Comfy.ClearWorkflow')
 }"""
 
 SET_SETTINGS = """async (values) => {
     for (const [id, value] of Object.entries(values)) await app.extensionManager.setting.set(id, value)
 }"""
+
+BOUNDS = """
+    const nodes = app.graph.nodes.filter((node) => node.type !== 'MarkdownNote')
+    const boxes = nodes.map((node) => node.getBounding())
+    const left = Math.min(...boxes.map((box) => box[0])) - 24
+    const top = Math.min(...boxes.map((box) => box[1])) - 24
+    const right = Math.max(...boxes.map((box) => box[0] + box[2])) + 24
+    const bottom = Math.max(...boxes.map((box) => box[1] + box[3])) + 24
+    const { ds } = app.canvas
+    const view = app.canvas.canvas.getBoundingClientRect()
+"""
+
+FIT = (
+    "(covered) => {"
+    + BOUNDS
+    + """
+    const [width, height] = [view.width - covered - 40, view.height - 150]
+    ds.scale = Math.min(1, width / (right - left), height / (bottom - top))
+    ds.offset[0] = (covered + 20 + width / 2) / ds.scale - (left + right) / 2
+    ds.offset[1] = (90 + height / 2) / ds.scale - (top + bottom) / 2
+    app.canvas.setDirty(true, true)
+}"""
+)
+
+GRAPH_BOX = (
+    "() => {"
+    + BOUNDS
+    + """
+    const x = view.left + (left + ds.offset[0]) * ds.scale
+    const y = view.top + (top + ds.offset[1]) * ds.scale
+    return { x, y, width: (right - left) * ds.scale, height: (bottom - top) * ds.scale }
+}"""
+)
 
 BUILD = """([nodes, links]) => {
     const made = nodes.map(([type, values], index) => {
@@ -74,9 +107,14 @@ BUILD = """([nodes, links]) => {
 
 
 class Workbench:
-    """What tests act on. `errors` holds uncaught errors of the page and complaints that name this pack."""
+    """What tests act on.
+
+    `frontend` names the frontend under test, and its screenshots' folder; `errors` holds uncaught errors of
+    the page and complaints that name this pack.
+    """
 
     def __init__(self, page: Page, comfyui: ComfyUI, devnet: SessionDevnet, shots: Path) -> None:
+        self.frontend = shots.name
         self.page = page
         self.comfyui = comfyui
         self.devnet = devnet
@@ -209,11 +247,26 @@ class Workbench:
         """Put nodes on the canvas, side by side: types with widget values; links by index and socket name."""
         self.page.evaluate(BUILD, [list(nodes), list(links)])
 
+    def input_image(self, name: str, number: int, width: int = 720, height: int = 480) -> None:
+        """Put an image into ComfyUI's input folder, where the page then offers it."""
+        files = {"image": (name, seed.picture(number, width, height)), "overwrite": (None, "true")}
+        self.comfyui.post("/upload/image", files=files)
+        self.page.evaluate("() => app.refreshComboInNodes()")
+
     def load_workflow(self, path: Path) -> None:
         """Open a workflow file, as dropping it onto the page does."""
         self.page.evaluate(
             "(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8"))
         )
+
+    def fit(self, left: float = 0) -> None:
+        """Show the whole graph, beside what covers so many pixels at the left."""
+        self.page.evaluate(FIT, left)
+
+    def picture_of_graph(self, name: str) -> None:
+        """A screenshot of the graph alone."""
+        box = self.page.evaluate(GRAPH_BOX)
+        self._screenshot(name, clip=box)
 
     def run(self) -> None:
         """Press the Run button."""
@@ -246,4 +299,10 @@ class Workbench:
         """A screenshot of the page in each theme."""
         for theme in themes:
             with self.theme(theme):
-                self.page.screenshot(path=self.shots / f"{name}-{theme}.png", animations="disabled")
+                self._screenshot(f"{name}-{theme}")
+
+    def _screenshot(self, name: str, **options: Any) -> None:
+        # What ComfyUI says in passing about its queue comes and goes.
+        passing = "[data-testid='queue-notification-banner'] { visibility: hidden }"
+        path = self.shots / f"{name}.png"
+        self.page.screenshot(path=path, animations="disabled", style=passing, **options)

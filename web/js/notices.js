@@ -28,7 +28,7 @@ export function createNotices({ t, toast }) {
       once('fallback', event.prompt_id, {
         severity: 'warn',
         summary: t('notice.fallback'),
-        detail: `${sentence(event.reason)} ${t(event.total > 1 ? 'notice.fallbackSome' : 'notice.fallbackOne', event)}`
+        detail: `${sentence(firstWords(event.reason))} ${t(event.total > 1 ? 'notice.fallbackSome' : 'notice.fallbackOne', event)}`
       })
     },
 
@@ -46,7 +46,7 @@ export function createNotices({ t, toast }) {
 
 function sentence(text) {
   const trimmed = (text ?? '').trim()
-  return trimmed && !/[.!?]$/.test(trimmed) ? `${trimmed}.` : trimmed
+  return trimmed && !/[.!?…]$/.test(trimmed) ? `${trimmed}.` : trimmed
 }
 
 function firstWords(text) {

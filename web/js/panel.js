@@ -350,7 +350,7 @@ export class Panel {
         'bad',
         outcome === 'refused' ? 'lock' : 'cloud',
         t(`network.${outcome}`, { host: hostOf(status.endpoint.url) }),
-        [this._network.message, t(`network.policy.${status.fallback}`)].filter(Boolean).join(' '),
+        [outcome === 'unreachable' ? '' : this._network.message, t(`network.policy.${status.fallback}`)].filter(Boolean).join(' '),
         textButton(t('action.tryAgain'), () => this._lookAround(true), { iconName: 'refresh' }),
         outcome === 'refused' ? textButton(t('action.openKey'), () => host.openKey()) : null
       )
@@ -382,7 +382,8 @@ export class Panel {
     if (!store.error) {
       return make('div', { class: 'xalora-loading', role: 'status', 'aria-label': t('list.loading') }, ...Array.from({ length: 4 }, () => make('div', { class: 'xalora-task xalora-gap' })))
     }
-    if (store.error.isOffline) return emptyState('wifi', t('offline.title'), t('offline.text'))
+    // The banner says it already.
+    if (store.error.isOffline || this._status?.problem) return null
     return emptyState(
       'exclamation-triangle',
       store.error.message,

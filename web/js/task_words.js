@@ -87,7 +87,8 @@ function activeLine(row, now, t) {
   if (!row.attended && row.state !== 'cancel_pending') {
     return row.error ? `${stateOf(row, t)} · ${row.error}` : `${stateOf(row, t)} · ${t('state.unattended')}`
   }
-  const began = row.status === 'running' ? row.started_at : row.submitted_at
+  // What is usual is counted from the submission on, and so is what is told beside it.
+  const began = row.status === 'running' && !row.usual ? row.started_at : row.submitted_at
   const parts = [stateOf(row, t)]
   if (row.state === 'submitted' && began) {
     const since = elapsed(now - began, t)
