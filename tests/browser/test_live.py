@@ -81,10 +81,12 @@ def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path
     seeded.wait_idle()
 
     seeded.input_image("example.png", 7)
-    seeded.devnet.task_seconds = 3
+    seeded.devnet.task_seconds = 5
     seeded.run()
     expect(seeded.row("submitted").filter(has_text="of usually")).to_have_count(3)
+    expect(seeded.row("submitted").filter(has_text="Running")).to_have_count(3)
     seeded.page.mouse.move(900, 800)
+    seeded.dismiss_toasts()
     seeded.fit(left=350)
     seeded.shot("sidebar")
     seeded.wait_idle()

@@ -95,3 +95,19 @@ def wait_for(bench: Workbench, setting: str, value: Any) -> None:
 def close(bench: Workbench, dialog: Locator) -> None:
     dialog.locator("button[aria-label^='Close']").first.click()
     expect(dialog).to_be_hidden()
+
+
+def test_modules_do_nothing_by_themselves(bench: Workbench) -> None:
+    """ComfyUI loads every script of the pack's folder, in any order."""
+    scripts = [path for path in bench.comfyui.get("/extensions").json() if "ComfyUI-Xalora/js/" in path]
+    assert len(scripts) > 10
+    page = bench.page.context.new_page()
+    page.goto(f"{bench.comfyui.url}/system_stats")
+    before = page.content()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for script in scripts:
+        assert page.evaluate("async (path) => Object.keys(await import(path)).length", script) > 0
+    assert page.content() == before
+    assert all("/ComfyUI-Xalora/js/" in url for url in asked)
+    page.close()

@@ -40,11 +40,15 @@ IN_THEME = """(theme) => {
     return red > 127 === (theme === 'dark')
 }"""
 
+DISMISS = """() => {
+    const { toast } = app.extensionManager
+    toast.dismissAll?.() ?? toast.removeAll?.()
+}"""
+
 AT_REST = """async () => {
     for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close()
     const manager = app.extensionManager
     if (manager.sidebarTab.activeSidebarTabId) manager.sidebarTab.activeSidebarTabId = null
-    manager.toast.dismissAll?.() ?? manager.toast.removeAll?.()
     await manager.command.execute('Comfy.ClearWorkflow')
 }"""
 
@@ -154,6 +158,7 @@ class Workbench:
         self.forget_all()
         self.comfyui.clear_cache()
         self.page.evaluate(AT_REST)
+        self.dismiss_toasts()
         self.page.keyboard.press("Escape")
         if self.page.locator("[role='dialog']:visible").count():
             # What a failed test has left open.
@@ -238,6 +243,11 @@ class Workbench:
     @property
     def toasts(self) -> Locator:
         return self.page.locator(TOASTS)
+
+    def dismiss_toasts(self) -> None:
+        """Have none of ComfyUI's toasts on the page."""
+        self.page.evaluate(DISMISS)
+        expect(self.toasts).to_have_count(0)
 
     # --- graphs ---
 

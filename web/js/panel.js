@@ -241,7 +241,7 @@ export class Panel {
       focus: view.focus,
       update: (_, index) => {
         const row = store.rows.get(Number(key))
-        if (row) view.update(row, index)
+        if (row) view.update(row, index, store.sections.find((section) => section.name === name)?.total)
       }
     }
   }

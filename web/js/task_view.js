@@ -80,7 +80,7 @@ export function createTaskView(context) {
   return {
     element,
     focus: () => main.focus(),
-    update(shown, index) {
+    update(shown, index, total) {
       row = shown
       const stamp = `${row.version} ${row.attended} ${row.error ?? ''} ${row.actions}`
       if (stamp !== shownVersion) {
@@ -94,6 +94,7 @@ export function createTaskView(context) {
       setText(age, row.group === 'active' ? '' : ageOf(row, now, t))
       setAttribute(main, 'aria-label', [titleOf(row, t), kindOf(row, t), stateOf(row, t), words].join(', '))
       setAttribute(element, 'aria-posinset', index + 1)
+      setAttribute(element, 'aria-setsize', total)
       buttons.node.hidden = !context.canShowNode(row)
       const progress = progressOf(row, now)
       track.classList.toggle('xalora-bar-unknown', progress === null && toneOf(row) === 'busy')
