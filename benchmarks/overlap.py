@@ -1,0 +1,84 @@
+"""Remote work beside local work in one graph: wall time over the longer of the two, in a real ComfyUI.
+
+A remote node of T seconds beside a synchronous local one of L seconds (asleep, as one that waits for a GPU).
+Once the remote node is `XaloraUpscaleImage`, whose client lives on a thread of its own; once the same client
+lives in the prompt's loop, as in most packs with async nodes; rounds in turn, medians. 1.00 is a graph that
+takes no longer than the slower of the two, which would leave no time to submit, notice, fetch and decode.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from _peers import comfyui
+from _report import Report
+
+ROUNDS = 3
+CASES = ((3.0, 4.0), (4.0, 4.0), (8.0, 8.0))
+KINDS = {"ours, on its thread": "XaloraUpscaleImage", "client in the prompt's loop": "XaloraTestLoopUpscale"}
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def graph(remote: str, local: float) -> dict[str, Any]:
+    return {
+        "image": node(
+            "XaloraTestImage", width=512, height=512, kind="gradient", seed=uuid.uuid4().int % 2**48
+        ),
+        "remote": node(remote, image=["image", 0]),
+        "remote-seen": node("XaloraTestClock", value=["remote", 0]),
+        "local": node("XaloraTestBlock", seconds=local, value=["image", 0], nonce=uuid.uuid4().hex),
+        "local-seen": node("XaloraTestClock", value=["local", 0]),
+    }
+
+
+def wall_seconds(host: Any, remote: str, local: float) -> float:
+    record = host.run(graph(remote, local), timeout=120)
+    assert record.status == "success", record.describe()
+    started, ended = record.of("execution_start")[0].at, record.of("execution_success")[0].at
+    return float(ended - started)
+
+
+def main() -> None:
+    method = " ".join((__doc__ or "").split("\n\n")[1].split())
+    report = Report("overlap", "Remote work beside local work in ComfyUI", method)
+    install = comfyui()
+    from harness import ComfyUI, SessionDevnet
+
+    walls: dict[tuple[float, float], dict[str, list[float]]] = {}
+    with SessionDevnet() as net, tempfile.TemporaryDirectory() as root:
+        env = {"XALORA_WORKFLOW_URL": net.url, "XALORA_API_KEY": net.api_key}
+        with ComfyUI(install, Path(root), env) as host:
+            for remote, local in CASES:
+                net.task_seconds = remote
+                taken: dict[str, list[float]] = {name: [] for name in KINDS}
+                for _ in range(ROUNDS):
+                    for name, class_type in KINDS.items():
+                        taken[name].append(wall_seconds(host, class_type, local))
+                print(f"T {remote:g}, L {local:g}: {taken}", file=sys.stderr, flush=True)
+                walls[remote, local] = taken
+
+    rows, shares = [], {}
+    for (remote, local), taken in walls.items():
+        for name, seconds in taken.items():
+            share = median(seconds) / max(remote, local)
+            shares[f"{name}, {remote:g} beside {local:g} s"] = share
+            rows.append([f"{remote:g} s", f"{local:g} s", name, f"{median(seconds):.2f}", f"{share:.3f}"])
+            if name.startswith("ours"):
+                report.target(f"{remote:g} s beside {local:g} s", share, 1.05, unit="x")
+    report.table(["remote", "local", "remote node", "wall, s", "wall / max(remote, local)"], rows)
+    report.note(f"ComfyUI {'.'.join(map(str, install.version))}. Serial would be 1.75, 2 and 2.")
+    report.bars("wall / max(remote, local)", shares, "", limit=1.05)
+    report.raw(walls={f"{remote:g}/{local:g}": taken for (remote, local), taken in walls.items()})
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
