@@ -124,12 +124,21 @@ def test_all_tasks_are_canceled_from_the_sidebar(bench: Workbench) -> None:
 
 
 def test_a_fallback_is_told_once(bench: Workbench) -> None:
+    """Two nodes of a prompt fall back, one of them with a batch."""
     bench.devnet.stop_sequencer()
     batch(bench, 3)
+    bench.build(
+        [
+            ("XaloraTestImage", {"width": 64, "height": 64, "seed": 1}),
+            ("XaloraUpscaleImage", {}),
+            ("PreviewImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
     bench.run()
     toast = bench.toasts.filter(has_text="This machine took over")
     expect(toast).to_have_count(1)
-    expect(toast).to_contain_text("3 of 3 are made by LANCZOS")
+    expect(toast).to_contain_text("by LANCZOS on this machine")
     bench.wait_idle()
     assert bench.last_status() == "success"
     expect(toast).to_have_count(1)
