@@ -31,7 +31,7 @@ test-quick: ## The same without ComfyUI, torch and browser; in a few minutes
 chaos: ## The fault tests at full length
 	@$(DEV) chaos
 
-bench: ## Run every benchmark and print its table
+bench: ## Run every benchmark, print its table and keep it in benchmarks/results
 	@$(DEV) bench
 
 lint: ## Style and types only

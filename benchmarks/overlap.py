@@ -2,8 +2,9 @@
 
 A remote node of T seconds beside a synchronous local one of L seconds (asleep, as one that waits for a GPU).
 Once the remote node is `XaloraUpscaleImage`, whose client lives on a thread of its own; once the same client
-lives in the prompt's loop, as in most packs with async nodes; rounds in turn, medians. 1.00 is a graph that
-takes no longer than the slower of the two, which would leave no time to submit, notice, fetch and decode.
+lives in the prompt's loop, as in most packs with async nodes. Rounds in turn, medians, after one that teaches
+the client how long such tasks take. 1.00 is a graph that takes no longer than the slower of the two: no time
+to submit, to notice the end (by polls that cost requests), to fetch and to decode.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from _peers import comfyui
 from _report import Report
 
 ROUNDS = 3
-CASES = ((3.0, 4.0), (4.0, 4.0), (8.0, 8.0))
+# Remote and local seconds, and the image's side: tasks of another size have a history of their own.
+CASES = ((3.0, 4.0, 256), (4.0, 4.0, 512), (10.0, 10.0, 1024))
 KINDS = {"ours, on its thread": "XaloraUpscaleImage", "client in the prompt's loop": "XaloraTestLoopUpscale"}
 
 
@@ -27,10 +29,10 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def graph(remote: str, local: float) -> dict[str, Any]:
+def graph(remote: str, local: float, side: int) -> dict[str, Any]:
     return {
         "image": node(
-            "XaloraTestImage", width=512, height=512, kind="gradient", seed=uuid.uuid4().int % 2**48
+            "XaloraTestImage", width=side, height=side, kind="gradient", seed=uuid.uuid4().int % 2**48
         ),
         "remote": node(remote, image=["image", 0]),
         "remote-seen": node("XaloraTestClock", value=["remote", 0]),
@@ -39,8 +41,8 @@ def graph(remote: str, local: float) -> dict[str, Any]:
     }
 
 
-def wall_seconds(host: Any, remote: str, local: float) -> float:
-    record = host.run(graph(remote, local), timeout=120)
+def wall_seconds(host: Any, remote: str, local: float, side: int) -> float:
+    record = host.run(graph(remote, local, side), timeout=120)
     assert record.status == "success", record.describe()
     started, ended = record.of("execution_start")[0].at, record.of("execution_success")[0].at
     return float(ended - started)
@@ -56,12 +58,13 @@ def main() -> None:
     with SessionDevnet() as net, tempfile.TemporaryDirectory() as root:
         env = {"XALORA_WORKFLOW_URL": net.url, "XALORA_API_KEY": net.api_key}
         with ComfyUI(install, Path(root), env) as host:
-            for remote, local in CASES:
+            for remote, local, side in CASES:
                 net.task_seconds = remote
+                wall_seconds(host, KINDS["ours, on its thread"], 0.0, side)
                 taken: dict[str, list[float]] = {name: [] for name in KINDS}
                 for _ in range(ROUNDS):
                     for name, class_type in KINDS.items():
-                        taken[name].append(wall_seconds(host, class_type, local))
+                        taken[name].append(wall_seconds(host, class_type, local, side))
                 print(f"T {remote:g}, L {local:g}: {taken}", file=sys.stderr, flush=True)
                 walls[remote, local] = taken
 

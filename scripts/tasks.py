@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clone_environment import clone_python
-from commands import REPOSITORY, CommandError, run
+from commands import REPOSITORY, CommandError, pip_install, run
 from suite import lint_steps, quick_stages, report, run_steps, slow_stages
 
 LEFT_BY_TOOLS = (
@@ -69,6 +69,9 @@ def chaos(_: list[str]) -> int:
 
 def bench(names: list[str]) -> int:
     """Every script in benchmarks/, or those named."""
+    python = clone_python()
+    pip_install(python, "-r", str(REPOSITORY / "benchmarks" / "requirements.txt"))
+    run([str(python), str(REPOSITORY / "scripts" / "comfyui_install.py")])
     scripts = sorted((REPOSITORY / "benchmarks").glob("[!_]*.py"))
     wanted = [script for script in scripts if not names or script.stem in names]
     return max((_in_clone(str(script)) for script in wanted), default=0)
