@@ -40,6 +40,14 @@ IN_THEME = """(theme) => {
     return red > 127 === (theme === 'dark')
 }"""
 
+WATCH_END = """() => {
+    window.xaloraTestEnded = new Promise((resolve) => {
+        for (const end of ['execution_success', 'execution_error', 'execution_interrupted']) {
+            app.api.addEventListener(end, () => resolve(end), { once: true })
+        }
+    })
+}"""
+
 DISMISS = """() => {
     const { toast } = app.extensionManager
     toast.dismissAll?.() ?? toast.removeAll?.()
@@ -280,7 +288,12 @@ class Workbench:
 
     def run(self) -> None:
         """Press the Run button."""
+        self.page.evaluate(WATCH_END)
         self.page.get_by_test_id("queue-button").click()
+
+    def wait_ended(self) -> None:
+        """Until the page has heard of the run's end, and so of all that came before it."""
+        self.page.evaluate("() => window.xaloraTestEnded")
 
     def wait_idle(self, timeout: float = 60) -> None:
         """Until ComfyUI has nothing to do."""
