@@ -66,7 +66,9 @@ class Report:
             labels = list(values)
             colours = [OURS if label.startswith("ours") else PEER for label in labels]
             drawn = axes.barh(labels, [values[label] for label in labels], color=colours)
-            axes.bar_label(drawn, [f"{values[label]:.3g}" for label in labels], padding=3, fontsize=8)
+            axes.bar_label(
+                drawn, [f"{values[label]:#.3g}".rstrip(".") for label in labels], padding=3, fontsize=8
+            )
             axes.margins(x=0.12)
             axes.invert_yaxis()
             axes.set_title(title, fontsize=10)
@@ -184,4 +186,4 @@ def _target_row(target: tuple[str, float, float, bool, str]) -> list[str]:
     what, value, limit, at_least, unit = target
     met = value >= limit if at_least else value <= limit
     sign = ">=" if at_least else "<="
-    return [what, f"{sign} {limit:g}{unit}", f"{value:.3g}{unit}", "met" if met else "MISSED"]
+    return [what, f"{sign} {limit:g}{unit}", f"{value:#.3g}".rstrip(".") + unit, "met" if met else "MISSED"]

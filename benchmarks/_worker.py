@@ -117,14 +117,15 @@ def started(workers: Mapping[str, Worker]) -> Iterator[Mapping[str, Worker]]:
 def in_turn(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[Round]]:
     """Rounds of all contestants one after another, so that what disturbs the machine disturbs all alike.
 
-    One round of each goes before and does not count: memory that a virtual machine has never touched is slow.
+    One round of each goes before, of which only the peak counts: memory that a virtual machine has never
+    touched is slow, and memory that an earlier round has left behind is no longer seen to be taken.
     """
     taken: dict[str, list[Round]] = {name: [] for name in workers}
-    for worker in workers.values():
-        worker.round()
+    peaks = {name: worker.round()["peak_mb"] for name, worker in workers.items()}
     for _ in range(rounds):
         for name, worker in workers.items():
-            taken[name].append(worker.round())
+            figures = worker.round()
+            taken[name].append({**figures, "peak_mb": max(figures["peak_mb"], peaks[name])})
     return taken
 
 

@@ -153,7 +153,7 @@ def main() -> None:
             axes.plot(SIZES, [measured[size][name] for size in SIZES], "o-", color=OURS)
             axes.axhline(few[name], color=PEER, linestyle="--", linewidth=1)
             axes.set_xscale("log")
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * max(measured[size][name] for size in SIZES))
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("tasks in flight", fontsize=8)
 
