@@ -57,7 +57,7 @@ class Meter:
 
 
 async def measure(size: int) -> Figures:
-    from xalora_client import AsyncXalora, events
+    from xalora_client import AsyncXalora, RunResult, events
 
     with DevnetProcess(miners=1, engine="dot") as net, tempfile.TemporaryDirectory() as folder:
         async with AsyncXalora(net.api_key, net.url, state_dir=folder, env_files=()) as client:
@@ -86,13 +86,12 @@ async def measure(size: int) -> Figures:
             flight = meter.lap()
             memory = resident() - before
             net.add_miners(MINERS)
-            results = await asyncio.gather(*running)
+            results = await asyncio.gather(*running, return_exceptions=True)
             finish = meter.lap()
             stats = net.stats()
 
-    assert len({result.task_id for result in results}) == size
-    assert all(len(result.files) == 1 for result in results)
-    assert stats["tasks"]["finished"] == size == stats["creates"], stats
+    done = {result.task_id for result in results if isinstance(result, RunResult) and result.files}
+    assert stats["creates"] == size, stats
     a_poll = flight[1] / flight[2]
     polls = submit[2] + flight[2] + finish[2]
     busy = submit[1] + flight[1] + finish[1]
@@ -107,6 +106,7 @@ async def measure(size: int) -> Figures:
         "total_ms": 1000 * busy / size,
         "task_ms": 1000 * (busy - polls * a_poll) / size,
         "kb": memory / size / 1000,
+        "lost": size - len(done),
         "requests_a_second": (size + submit[2]) / submit[0],
     }
 
@@ -146,7 +146,7 @@ def main() -> None:
     for what, name in (("processor time a task", "total_ms"), ("the same without polls", "task_ms")):
         report.target(f"{what}, 10,000 against 100", many[name] / few[name], 1.1, unit="x")
     report.target("memory a task, 10,000 against 100", many["kb"] / few["kb"], 1.1, unit="x")
-    report.target("tasks lost of 11,100", 0, 0)
+    report.target(f"tasks lost of {sum(SIZES):,}", sum(figures["lost"] for figures in measured.values()), 0)
 
     def draw(name: str, title: str) -> Any:
         def on(axes: Any) -> None:
