@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ class Dispatcher:
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
+        # One a core: were a whole batch prepared at once, its first task would be sent with its last.
+        self._preparing = asyncio.Semaphore(os.cpu_count() or 1)
         self._flights: dict[int, Flight] = {}
         self._loose: set[Flight] = set()
         self._task_credentials: dict[str, Credentials] = {}
@@ -107,7 +110,8 @@ class Dispatcher:
             ClientClosedError: The client was closed meanwhile.
             XaloraError: The task can't be prepared.
         """
-        prepared = await prepare(task, self._credentials, self._settings.workflow_url)
+        async with self._preparing:
+            prepared = await prepare(task, self._credentials, self._settings.workflow_url)
         schedule = schedule or await self._schedule(prepared.kind)
         usual = await self.ledger.usual_seconds(prepared.kind)
         while True:

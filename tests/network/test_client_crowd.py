@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xalora_client import AsyncXalora, UpscalerTask
+import numpy as np
+import pytest
+
+from xalora_client import AsyncXalora, InputImageError, UpscalerTask
 from xalora_client.journal import TaskState
 from xalora_client.network import POLLS_AT_ONCE
 from xalora_client.sessions import MAX_CONNECTIONS
@@ -69,3 +73,32 @@ async def test_a_cancel_does_not_wait_behind_the_polls() -> None:
         answers.released.set()
         assert await handle == {"task_id": "t-3", "msg": "canceled"}
         assert {answer.status for answer in await asyncio.gather(*polling)} == {"waiting"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs files that can be held back")
+async def test_the_first_of_a_batch_leaves_while_the_others_are_still_being_prepared(tmp_path: Path) -> None:
+    slow = [tmp_path / f"slow-{number}.png" for number in range(40)]
+    for path in slow:
+        os.mkfifo(path)
+    answers = Crowded("task_create", 1)
+    answers.released.set()
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        quick = UpscalerTask(image=np.zeros((4, 4, 3), np.uint8))
+        sending = [
+            asyncio.create_task(client.execute_workflow(task))
+            for task in (quick, *(UpscalerTask(image=path) for path in slow))
+        ]
+        try:
+            await asyncio.wait_for(answers.full.wait(), 30)
+        finally:
+            # Opened for both, which waits for nobody: whoever reads it, now or later, finds its end.
+            writers = [os.open(path, os.O_RDWR) for path in slow]
+            for path in slow:
+                path.unlink()
+                path.write_bytes(b"no image")
+            for writer in writers:
+                os.write(writer, b"no image")
+                os.close(writer)
+            outcomes = await asyncio.gather(*sending, return_exceptions=True)
+    assert isinstance(outcomes[0], str)
+    assert all(isinstance(outcome, InputImageError) for outcome in outcomes[1:])
