@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from .causes import in_words
 from .config import Credentials
 from .errors import ClientClosedError
 from .sessions import environment_proxy
@@ -202,14 +203,12 @@ class Transport:
         except aiohttp.InvalidURL as error:
             raise Undelivered(f"{self._base_url} is not a URL") from error
         except aiohttp.ClientConnectorError as error:
-            raise Undelivered(str(error)) from error
+            raise Undelivered(in_words(error)) from error
         except aiohttp.ClientResponseError as error:
-            # Its own text holds a URL: that of a proxy, with the password in it.
-            cause = f"HTTP {error.status} {error.message}"
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from None
+            # Not chained: its own text holds a URL, that of a proxy with the password in it.
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            cause = str(error) or type(error).__name__
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(cause) from error
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from error
 
 
 def _parse(text: str) -> Mapping[str, Any] | None:

@@ -74,7 +74,7 @@ async def test_hosts_that_are_excepted_are_asked_directly(monkeypatch: pytest.Mo
         monkeypatch.setenv("http_proxy", running.url)
         monkeypatch.setenv("no_proxy", ".invalid")
         async with AsyncXalora(KEY, SEQUENCER, max_retries=0) as client:
-            with pytest.raises(XaloraConnectionError, match=r"host sequencer\.invalid:8080"):
+            with pytest.raises(XaloraConnectionError, match=r"the name sequencer\.invalid"):
                 await client.query_task_result("t-1")
     assert running.asked == []
 
@@ -90,7 +90,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: p
         port = server.sockets[0].getsockname()[1]
         monkeypatch.setenv("https_proxy", f"http://bob:pass%40word@127.0.0.1:{port}")
         async with AsyncXalora(KEY, "https://sequencer.invalid", max_retries=0) as client:
-            with pytest.raises(XaloraConnectionError, match="407") as caught:
+            with pytest.raises(XaloraConnectionError, match="the proxy refused with HTTP 407") as caught:
                 await client.execute_workflow(UpscalerTask(image_url="https://example.org/a.png"))
     assert "nothing was charged" in str(caught.value)
     assert "word" not in str(caught.value)

@@ -22,6 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from ..causes import in_words
 from ..errors import (
     STILL_RETRIEVABLE,
     ErrorType,
@@ -268,7 +269,7 @@ class _Fetch:
             # Their own texts hold the whole URL, signature included.
             raise self._target.failed(f"{self._target.shown_url} leads nowhere") from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise self._target.failed(str(error)) from error
+            raise self._target.failed(in_words(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
             if self._part.size >= have + _WORTH_CONTINUING:
                 return False
@@ -332,7 +333,7 @@ def _pause(state: RetryCallState) -> float:
 def _reason(error: Exception) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "the connection stalled"
-    return str(error) or type(error).__name__
+    return in_words(error)
 
 
 def _error_type(status_code: int) -> ErrorType:
