@@ -148,9 +148,9 @@ class BatchPlan:
         return () if self._errors else tuple(sorted(self._missing))
 
     @property
-    def reason(self) -> XaloraError | None:
-        """The first error for which this machine takes over; None where the policy alone says so."""
-        return next((error for error in self._missing.values() if error is not None), None)
+    def reasons(self) -> tuple[XaloraError, ...]:
+        """The errors for which this machine takes over, as they came; none where the policy alone says so."""
+        return tuple(error for error in self._missing.values() if error is not None)
 
     def check(self) -> None:
         """Raise what has to be told to the user, if anything.

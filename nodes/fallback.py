@@ -288,6 +288,7 @@ def _told(place: Place, handed: HandedOver, words: str) -> str:
             "prefix": place.prefix,
             "began": began,
             "made": [asdict(one) for one in made],
+            "instead_of": [error.job_id for error in handed.errors if error.job_id is not None],
         }
     )
 

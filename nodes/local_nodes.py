@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from ..xalora_client.errors import STILL_RETRIEVABLE, ResultExpiredError
+from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
 from . import compat
 from .base import CATEGORY
+from .clients import clients
 from .compat import ExecutionBlocker, io, schema
 from .images import COLOUR_CHANNELS, merged, with_alpha
 from .keeping import handed_on
@@ -166,6 +167,21 @@ def say_how(told: str) -> None:
         return
     story = json.loads(told)
     handed_on.done(story["prefix"])
+    _note_who_did_it(story["instead_of"])
     line = summary([Made(**made) for made in story["made"]], time.time() - story["began"])
     compat.send_progress_text(line, story["node_id"])
     log.info("node %s: %s", story["node_id"], line)
+
+
+def _note_who_did_it(job_ids: Sequence[str]) -> None:
+    """Have the sidebar say of each task that came to nothing that this machine did its work."""
+    journal = clients.journal
+    if journal is None:
+        return
+    try:
+        for job_id in job_ids:
+            entry = journal.by_job_id(job_id)
+            if entry is not None:
+                journal.fell_back(entry.id, engine="comfyui", device=compat.device_name())
+    except JournalError as error:
+        log.warning("journal: %s - the tasks' work was done on this machine", error)

@@ -80,14 +80,19 @@ class HandedOver:
     Attributes:
         results: What the network did, by index.
         missing: Indexes of what is left, in order.
-        error: What the network said; None where the policy alone says so, and it was not even asked.
+        errors: What the network said; empty where the policy alone says so, and it was not even asked.
         seconds: How long the network's part took.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
-    error: XaloraError | None
+    errors: tuple[XaloraError, ...]
     seconds: float
+
+    @property
+    def error(self) -> XaloraError | None:
+        """The first thing that the network said."""
+        return self.errors[0] if self.errors else None
 
     @property
     def reason(self) -> str:
@@ -351,7 +356,7 @@ class _Running(_Work["RunResult", ValueT]):
         return await asyncio.to_thread(self._sink.close, items)
 
     def _hand_over(self, plan: BatchPlan) -> HandedOver:
-        return HandedOver(self._items, plan.missing, plan.reason, monotonic() - self._began)
+        return HandedOver(self._items, plan.missing, plan.reasons, monotonic() - self._began)
 
     def _picture(self, index: int) -> Image.Image | None:
         return picture_of(self._tasks[index])

@@ -20,6 +20,7 @@ from .errors import (
     InvalidTaskError,
     QueueLimitError,
     RequestRefusedError,
+    TaskCanceledError,
     TaskTimeoutError,
     XaloraError,
 )
@@ -383,9 +384,12 @@ class AsyncXalora:
             remote_error, reason = error, error.what
         from .fallback import run_locally
 
-        return await run_locally(
+        result = await run_locally(
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
         )
+        if remote_error is not None and self._dispatcher is not None:
+            await self._dispatcher.ledger.fell_back(remote_error.job_id, result.engine, result.device)
+        return result
 
     async def _run_remotely(
         self,
@@ -425,15 +429,18 @@ class AsyncXalora:
                     await self._abandon(booking)
                 raise
             except XaloraError as error:
+                if isinstance(error, TaskCanceledError) and booking.cancel_was_asked:
+                    # That cancel was meant for whoever asked before. What is asked for again is new work.
+                    continue
                 timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
-                if timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error):
-                    late = await flight.withdraw(WITHDRAW_SECONDS)
-                    if late is not None:
-                        await dispatcher.ledger.delivered(booking.entry_id)
-                        return late
-                    if flight.status == CANCELED:
+                given_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
+                late = await flight.withdraw(WITHDRAW_SECONDS) if given_up else None
+                if late is None:
+                    if given_up and flight.status == CANCELED:
                         _tell_canceled(error)
-                raise
+                    raise
+                await dispatcher.ledger.delivered(booking.entry_id)
+                return late
             finally:
                 if on_event is not None:
                     flight.unsubscribe(on_event)

@@ -23,6 +23,7 @@ from .errors import (
 )
 from .events import Downloading
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
+from .journal import TaskState
 from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
@@ -47,10 +48,15 @@ logger = logging.getLogger("xalora_client")
 
 @dataclass(frozen=True)
 class Booking:
-    """A caller's place on a flight, or the kept result that makes one needless."""
+    """A caller's place on a flight, or the kept result that makes one needless.
+
+    ``cancel_was_asked`` tells that the flight's task was to be canceled before this caller came, and that the
+    network has not confirmed it.
+    """
 
     entry_id: int | None
     flight: Flight | None = None
+    cancel_was_asked: bool = False
     kept: RunResult | None = None
     kept_ticket: str = ""
 
@@ -139,10 +145,10 @@ class Dispatcher:
                     self._send(flight, prepared)
                 elif entry.task_id is None:
                     flight.begin_waiting_for_owner()
-                return self._seat(flight)
+                return self._seat(flight, entry)
             under_way.give_back(claim.ticket)
             if not under_way.withdrawn:
-                return self._seat(under_way)
+                return self._seat(under_way, entry)
             # Somebody has just given this work up. Once that is through, the journal says what is left of it.
             reuse = reuse and await under_way.landed(WITHDRAW_SECONDS)
 
@@ -190,11 +196,12 @@ class Dispatcher:
             self._loose.add(flight)
         return self._seat(flight)
 
-    def _seat(self, flight: Flight) -> Booking:
+    def _seat(self, flight: Flight, entry: Entry | None = None) -> Booking:
         flight.waiters += 1
         self._seats += 1
         self._all_left.clear()
-        return Booking(flight.entry_id, flight)
+        was_asked = entry is not None and entry.state is TaskState.CANCEL_PENDING
+        return Booking(flight.entry_id, flight, cancel_was_asked=was_asked)
 
     def _flight_of(self, entry: Entry | None, task_id: str) -> Flight | None:
         """The flight that follows a task, unless it has ended or been given up."""

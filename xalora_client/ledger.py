@@ -165,10 +165,15 @@ class Ledger:
         elif answer.status == CANCELED:
             await self.canceled(entry_id)
 
-    async def fell_back(self, entry_id: int | None, engine: str, device: str | None) -> None:
-        await self._note(
-            entry_id, lambda i: self.journal.fell_back(i, engine=engine, device=device), f"{engine} took over"
-        )
+    async def fell_back(self, job_id: str | None, engine: str, device: str | None) -> None:
+        """An engine of this machine did the work of a create or task that came to nothing."""
+
+        def note() -> None:
+            entry = self.journal.by_job_id(job_id) if job_id is not None else None
+            if entry is not None:
+                self.journal.fell_back(entry.id, engine=engine, device=device)
+
+        await self._tolerant(note, f"{engine} took over from job {job_id}")
 
     # --- reading ------------------------------------------------------------------------------------------
 

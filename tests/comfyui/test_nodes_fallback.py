@@ -39,6 +39,12 @@ def creates(devnet: SessionDevnet) -> int:
     return devnet.new_stats()["endpoints"]["task_create"]
 
 
+def made_here(comfyui: ComfyUI, record: RunRecord) -> list[str]:
+    """The states of the prompt's tasks of which the sidebar says that this machine did their work."""
+    rows = comfyui.get("/xalora/tasks", limit=50).json()["tasks"]
+    return [row["state"] for row in rows if row["prompt"] == record.prompt_id and row["engine"] == "comfyui"]
+
+
 def lines(record: RunRecord, node: str = "2") -> list[str]:
     return [text.text for text in record.texts_of(node)]
 
@@ -60,6 +66,7 @@ def test_without_network_and_model_lanczos_does_it(comfyui: ComfyUI, devnet: Ses
     assert f": 2 of 2 are made by {LANCZOS}" in first and "sequencer" in first.lower(), first
     assert last.startswith("2 in ") and last.endswith(f"by {LANCZOS}"), last
     assert LANCZOS in comfyui.unread_log()
+    assert made_here(comfyui, record) == ["not_sent", "not_sent"]
 
 
 def test_an_installed_model_does_it(comfyui: ComfyUI, devnet: SessionDevnet, upscale_model: str) -> None:
@@ -161,6 +168,7 @@ def test_a_create_of_unknown_outcome_is_made_here_and_not_created_again(
     assert record.status == "success"
     assert LANCZOS in lines(record)[-1]
     assert creates(devnet) == 1
+    assert made_here(comfyui, record) == ["unknown"]
 
 
 def test_too_long_in_the_queue_is_canceled_and_made_here(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -171,6 +179,7 @@ def test_too_long_in_the_queue_is_canceled_and_made_here(comfyui: ComfyUI, devne
     assert "waited in the network's queue for 1 s" in lines(record)[-2]
     (task_id,) = devnet.new_task_ids()
     assert devnet.task(task_id).status == "canceled"
+    assert made_here(comfyui, record) == ["canceled"]
 
 
 @pytest.mark.parametrize("policy", ["never", "when_unavailable"])

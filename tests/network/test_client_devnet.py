@@ -35,6 +35,7 @@ from xalora_client import (
     events,
 )
 from xalora_client.devnet import Devnet, DevnetThread
+from xalora_client.journal import TaskState
 
 PHOTO = Path(skimage.__file__).parent / "data" / "astronaut.png"
 
@@ -260,6 +261,15 @@ async def test_waiting_in_the_queue_beyond_the_limit_withdraws_the_task() -> Non
             await client.run(UpscalerTask(small_images(1)[0]), queue_limit=0.3, fallback="never")
         assert caught.value.cancel_confirmed
         assert devnet.task(devnet.task_ids()[0]).status == "canceled"
+
+
+async def test_work_that_this_machine_took_over_is_journaled_as_such() -> None:
+    async with Devnet(miners=0) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        result = await client.run(UpscalerTask(PHOTO), queue_limit=0.3, fallback="when_unavailable")
+        entry = client.journal.by_task_id(devnet.task_ids()[0])
+    assert entry is not None
+    assert (entry.state, entry.engine, entry.device) == (TaskState.CANCELED, result.engine, result.device)
+    assert result.engine == "pillow"
 
 
 async def test_waiting_beyond_the_time_detaches_or_cancels_as_asked() -> None:

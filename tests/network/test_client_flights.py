@@ -383,6 +383,37 @@ async def test_a_refused_cancel_leaves_no_cancel_pending() -> None:
         assert client.journal.entries()[0].state is TaskState.SUBMITTED
 
 
+async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None:
+    """The network did not confirm the cancel, the user asks again, and only then the task is canceled."""
+    state = "running"
+    created: list[str] = []
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            created.append(f"t-{len(created) + 1}")
+            return Answer(200, {"task_id": created[-1]})
+        if endpoint == "task_cancel":
+            return Answer(500, {"message": "not now"})
+        if body["task_id"] == "t-1":
+            return Answer(200, {"task_id": "t-1", "status": state})
+        return Answer(200, {"task_id": body["task_id"], "status": "finished", "result": png()})
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await until(lambda: [e.status for e in client.journal.entries()] == ["running"])
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert [entry.state for entry in client.journal.entries()] == [TaskState.CANCEL_PENDING]
+        polls = sequencer.count("task_result_query")
+        again = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await until(lambda: sequencer.count("task_result_query") > polls)
+        assert created == ["t-1"]  # it may finish after all, and is paid for
+        state = "canceled"
+        assert (await again).task_id == "t-2"
+        assert created == ["t-1", "t-2"]
+
+
 # --- deadlines ----------------------------------------------------------------------------------------------
 
 

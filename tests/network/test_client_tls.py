@@ -88,5 +88,7 @@ async def test_an_authority_nobody_vouches_for_is_refused(
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     async with AsyncXalora("alice#s3cret", server[0], max_retries=0) as client:
-        with pytest.raises(XaloraConnectionError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self.signed"):
+        with pytest.raises(
+            XaloraConnectionError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self.signed"
+        ):
             await client.query_task_result("t-1")

@@ -121,7 +121,7 @@ def test_an_unavailable_network_hands_all_of_the_rest_over(batch: ModuleType, er
     plan.succeeded(1, "t1")
     plan.check()
     assert plan.missing == (2, 3, 4)
-    assert plan.reason.what == "nobody there"
+    assert [error.what for error in plan.reasons] == ["nobody there"]
 
 
 def test_an_unknown_outcome_hands_over_only_itself(batch: ModuleType, errors: ModuleType) -> None:
@@ -166,7 +166,7 @@ def test_a_wrong_key_is_never_handed_over(batch: ModuleType, errors: ModuleType)
 def test_local_only_sends_nothing(batch: ModuleType) -> None:
     plan = batch.BatchPlan(3, "local_only")
     assert plan.next() is None
-    assert (plan.missing, plan.reason) == ((0, 1, 2), None)
+    assert (plan.missing, plan.reasons) == ((0, 1, 2), ())
 
 
 def test_a_single_error_is_raised_as_it_is(batch: ModuleType, errors: ModuleType) -> None:

@@ -34,7 +34,7 @@ export function stateOf(row, t) {
     case 'kept':
       return row.evicted ? t('state.evicted') : t('state.kept')
     default:
-      if (madeHere(row)) return t('state.madeHere')
+      if (settledHere(row)) return t('state.madeHere')
       return t(`state.${row.state}`)
   }
 }
@@ -42,6 +42,11 @@ export function stateOf(row, t) {
 /** Whether an engine of this machine did the work in the network's stead. */
 export function madeHere(row) {
   return row.group === 'failed' && Boolean(row.engine) && row.engine !== REMOTE
+}
+
+/** Whether that settles it: a task that may be charged stays a matter to look into. */
+function settledHere(row) {
+  return madeHere(row) && row.state !== 'unknown'
 }
 
 /** Who made the result. */
@@ -55,7 +60,7 @@ export function makerOf(row, t) {
 export function toneOf(row) {
   if (row.group === 'done') return 'good'
   if (row.group === 'active') return row.attended || row.state === 'cancel_pending' ? 'busy' : 'idle'
-  return row.state === 'canceled' || row.state === 'not_sent' || madeHere(row) ? 'note' : 'bad'
+  return row.state === 'canceled' || row.state === 'not_sent' || settledHere(row) ? 'note' : 'bad'
 }
 
 /** How far it is, 0 to 1; null where nobody can tell. */
@@ -77,8 +82,11 @@ export function lineOf(row, now, t) {
     parts.push(row.evicted ? t('state.evicted') : maker)
     return parts.filter(Boolean).join(' · ')
   }
-  if (madeHere(row)) return t('state.madeHereBy', { engine: row.engine })
   const reason = (row.error ?? '').trim()
+  if (madeHere(row)) {
+    const state = settledHere(row) ? '' : stateOf(row, t)
+    return [state, t('state.madeHereBy', { engine: row.engine }), reason].filter(Boolean).join(' · ')
+  }
   if (!reason) return stateOf(row, t)
   return row.state === 'failed' || row.state === 'not_sent' ? reason : `${stateOf(row, t)} · ${reason}`
 }
