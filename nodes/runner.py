@@ -192,6 +192,7 @@ class _Work(Generic[ItemT, ValueT]):
         self._items: dict[int, ItemT] = {}
         self._open_ids: dict[int, str] = {}
         self._origins: set[asyncio.Task[None]] = set()
+        self._with_origin: set[str] = set()
         self._prompt_id = compat.executing_prompt_id()
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
@@ -264,6 +265,8 @@ class _Work(Generic[ItemT, ValueT]):
                 if isinstance(error, MissingKeyError):
                     error.next_step = SET_KEY
                 self._open_ids.pop(index, None)
+                if error.job_id is not None:
+                    self._note_origin(index, error.job_id)
                 if plan.failed(index, error):
                     place = f"{self._noun} {index + 1}"
                     log.warning("node %s: %s is sent again: %s", self.node_id, place, error)
@@ -277,12 +280,9 @@ class _Work(Generic[ItemT, ValueT]):
 
     def listener(self, index: int) -> Callable[[TaskEvent], None]:
         """Takes in what happens to one task."""
-        told: set[str] = set()
 
         def note(event: TaskEvent) -> None:
-            if event.job_id not in told:
-                told.add(event.job_id)
-                self._note_origin(index, event.job_id)
+            self._note_origin(index, event.job_id)
             if isinstance(event, Submitted) and event.task_id:
                 self._open_ids[index] = event.task_id
             self._progress.note(index, event, monotonic())
@@ -291,6 +291,9 @@ class _Work(Generic[ItemT, ValueT]):
 
     def _note_origin(self, index: int, job_id: str) -> None:
         """Let the sidebar find the node behind a task; nobody waits for that."""
+        if job_id in self._with_origin:
+            return
+        self._with_origin.add(job_id)
         origin = asyncio.get_running_loop().create_task(asyncio.to_thread(self._keep_origin, index, job_id))
         self._origins.add(origin)
         origin.add_done_callback(self._origins.discard)
