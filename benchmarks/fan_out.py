@@ -14,7 +14,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,7 +29,7 @@ from _report import Report
 from _worker import touch_memory
 from PIL import Image
 
-from xalora_client import AsyncXalora, Outcome, UpscalerTask
+from xalora_client import AsyncXalora, ImageBatch, UpscalerTask
 
 IMAGES, SIZE, MINERS, TASK_SECONDS = 64, 512, 16, 2.0
 BEST = IMAGES / MINERS * TASK_SECONDS
@@ -57,23 +57,21 @@ def draw_batch(round_number: int) -> Batch:
 # --- the library ---
 
 
-async def upscaled(client: AsyncXalora, batch: Batch) -> Batch:
+async def upscaled(client: AsyncXalora, images: Batch) -> Batch:
     """The batch at twice the size, each result decoded while the others are still on their way."""
-    out: Batch = np.empty((IMAGES, 2 * SIZE, 2 * SIZE, 3), np.float32)
-
-    def decode(outcome: Outcome) -> None:
-        out[outcome.index] = outcome.unwrap().images[0]
-
+    batch = ImageBatch(IMAGES)
     with ThreadPoolExecutor(2) as decoders:
-        decoding: list[Any] = []
-        await client.run_many(
-            UpscalerTask.for_batch(batch),
+        decoding: list[Future[Any]] = []
+        outcomes = await client.run_many(
+            UpscalerTask.for_batch(images),
             max_in_flight=IMAGES,
-            on_done=lambda outcome: decoding.append(decoders.submit(decode, outcome)),
+            on_done=lambda outcome: decoding.append(
+                decoders.submit(batch.add, outcome.index, outcome.unwrap())
+            ),
         )
         for one in decoding:
             await asyncio.wrap_future(one)
-    return out
+    return batch.finish([outcome.unwrap() for outcome in outcomes])
 
 
 async def through_the_library(net: DevnetProcess) -> tuple[list[Round], float]:

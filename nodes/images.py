@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..xalora_client.batch import ImageBatch
 from ..xalora_client.errors import InvalidTaskError
-from ..xalora_client.media.images import Pixels, decode_image, decode_images, read_pixels
+from ..xalora_client.media.images import decode_image
 
 if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
@@ -54,48 +54,28 @@ def resized_plane(plane: np.ndarray[Any, Any], width: int, height: int) -> np.nd
     return resized.clip(0.0, 1.0)
 
 
-class ImageBatch:
-    """Collects results in one array ``[N, H, W, C]``, each decoded as it comes.
-
-    The array is made for the first result; one that does not fit it (another factor, alpha) has all of them
-    decoded again in the end, to the size of the first in order.
+class TensorBatch:
+    """Collects results as an IMAGE, each decoded as it comes.
 
     Args:
-        total: N.
+        total: How many.
         alpha: The input's own alpha channels, rejoined at the results' size; whatever alpha the network sends
             is dropped then.
         keep_alpha: Whether the network's alpha is kept where there is no own one.
     """
 
     def __init__(self, total: int, alpha: Sequence[torch.Tensor] = (), *, keep_alpha: bool = True) -> None:
-        self._total = total
         self._alpha = alpha
-        self._keep_alpha = keep_alpha and not alpha
-        self._array: np.ndarray[Any, Any] | None = None
-        self._uneven = False
-        self._lock = threading.Lock()
+        self._batch = ImageBatch(total, keep_alpha=keep_alpha and not alpha)
 
     def add(self, index: int, result: RunResult) -> Image.Image | None:
         """Decode one result to its place; the picture is a preview of it."""
-        pixels = read_pixels(result.files[0])
-        channels = pixels.channels if self._keep_alpha else COLOUR_CHANNELS
-        shape = (pixels.height, pixels.width, max(channels, COLOUR_CHANNELS))
-        with self._lock:
-            if self._array is None:
-                self._array = np.empty((self._total, *shape), np.float32)
-        if self._array.shape[1:] != shape:
-            self._uneven = True
-            return None
-        _write(pixels, self._array[index])
-        return preview_of(self._array[index])
+        image = self._batch.add(index, result)
+        return None if image is None else preview_of(image)
 
     def close(self, results: Sequence[RunResult]) -> torch.Tensor:
         """The whole batch."""
-        if self._uneven or self._array is None:
-            self._array = decode_images([result.files[0] for result in results])
-            if not self._keep_alpha:
-                self._array = self._array[..., :COLOUR_CHANNELS]
-        return with_alpha(torch.from_numpy(self._array), self._alpha)
+        return with_alpha(torch.from_numpy(self._batch.finish(results)), self._alpha)
 
 
 def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -140,12 +120,3 @@ def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
     if small.shape[2] == 1:
         small = np.repeat(small, COLOUR_CHANNELS, axis=2)
     return Image.fromarray((small * 255 + 0.5).astype(np.uint8))
-
-
-def _write(pixels: Pixels, target: np.ndarray[Any, Any]) -> None:
-    if pixels.channels <= target.shape[2]:
-        pixels.write_to(target)
-        return
-    whole = np.empty((pixels.height, pixels.width, pixels.channels), np.float32)
-    pixels.write_to(whole)
-    target[...] = whole[..., : target.shape[2]]

@@ -18,7 +18,7 @@ from . import compat, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import ExecutionBlocker, io, schema
 from .freshness import freshness
-from .images import ImageBatch, split_batch
+from .images import TensorBatch, split_batch
 from .seeds import seed_input
 from .submissions import submissions
 from .text_to_image import image_inputs, image_tasks, lora_input
@@ -208,7 +208,7 @@ class _CollectSink:
 
     def __init__(self, submitted: Sequence[SubmittedTask]) -> None:
         alpha = [_unpacked(task["alpha"]) for task in submitted if "alpha" in task]
-        self._images = ImageBatch(len(submitted), alpha)
+        self._images = TensorBatch(len(submitted), alpha)
         self._video = VideoSink(decode_frames=False)
 
     def add(self, index: int, result: RunResult) -> Image.Image | None:

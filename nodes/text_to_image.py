@@ -10,7 +10,7 @@ from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
 from . import fallback, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import io, schema
-from .images import ImageBatch
+from .images import TensorBatch
 from .seeds import seed_input, seeds_from
 from .text_to_video import prompt_input
 
@@ -129,7 +129,7 @@ class XaloraTextToImage(XaloraNode):
     @classmethod
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
-        made = await runner.run(cls.node_id(), tasks, options.run_options(widgets), ImageBatch(len(tasks)))
+        made = await runner.run(cls.node_id(), tasks, options.run_options(widgets), TensorBatch(len(tasks)))
         if isinstance(made, runner.HandedOver):
             return cls.expanded(fallback.images_here(cls.place(), made, tasks), made)
         return io.NodeOutput(made)

@@ -9,7 +9,7 @@ from ..xalora_client.tasks import UpscalerTask
 from . import fallback, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .compat import io, schema
-from .images import ImageBatch, split_batch
+from .images import TensorBatch, split_batch
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,7 @@ class XaloraUpscaleImage(XaloraNode):
             cls.node_id(),
             upscale_tasks(colour, widgets),
             options.run_options(widgets),
-            ImageBatch(len(colour), alpha, keep_alpha=False),
+            TensorBatch(len(colour), alpha, keep_alpha=False),
         )
         if isinstance(made, runner.HandedOver):
             here = fallback.upscale_here(cls.place(), made, len(colour), local_model)

@@ -18,7 +18,7 @@ from .base import CATEGORY, HIDDEN, XaloraNode
 from .catalogs import catalog
 from .compat import ExecutionBlocker, io, schema
 from .fallback import Expansion
-from .images import ImageBatch, checked_batch
+from .images import TensorBatch, checked_batch
 from .text_to_video import FRAMES_OFF
 from .videos import VideoSink, VideoValue
 
@@ -111,7 +111,7 @@ class WorkflowNode(XaloraNode):
         run_options = options.run_options(other)
         sockets = {parameter.name: parameter.name for parameter in definition.image_parameters}
         if definition.output_kind == "image":
-            images = await runner.run(cls.node_id(), tasks, run_options, ImageBatch(len(tasks)))
+            images = await runner.run(cls.node_id(), tasks, run_options, TensorBatch(len(tasks)))
             if isinstance(images, runner.HandedOver):
                 here = fallback.images_here(cls.place(), images, tasks, sockets=sockets)
                 return cls.expanded(Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)]), images)

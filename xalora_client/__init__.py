@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .batch import ImageBatch as ImageBatch
     from .blocking import BlockingTaskHandle as BlockingTaskHandle
     from .blocking import Xalora as Xalora
     from .client import AsyncXalora as AsyncXalora
@@ -144,6 +145,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
+    "batch": ("ImageBatch",),
     "blocking": ("BlockingTaskHandle", "Xalora"),
     "client": ("AsyncXalora", "TaskHandle"),
     "config": ("Credentials", "Settings", "load_settings", "parse_api_key"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -23,7 +24,7 @@ from .errors import (
 )
 from .events import Downloading
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
-from .journal import TaskState
+from .journal import TaskState, usual_span
 from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
@@ -37,6 +38,7 @@ from .results import (
     result_references,
 )
 from .rules import PollSchedule, is_terminal
+from .siblings import Siblings
 from .uploads import Uploads
 
 if TYPE_CHECKING:
@@ -89,10 +91,12 @@ class Dispatcher:
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
-        # One a core: were a whole batch prepared at once, its first task would be sent with its last.
-        self._preparing = asyncio.Semaphore(os.cpu_count() or 1)
+        # Half the cores, the rest is for sending: were a batch prepared at once, its first task would be
+        # sent with its last.
+        self._preparing = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         self._flights: dict[int, Flight] = {}
         self._loose: set[Flight] = set()
+        self._kinds: WeakValueDictionary[str, Siblings] = WeakValueDictionary()
         self._task_credentials: dict[str, Credentials] = {}
         self._landings: set[asyncio.Task[None]] = set()
         self._seats = 0
@@ -118,8 +122,8 @@ class Dispatcher:
         """
         async with self._preparing:
             prepared = await prepare(task, self._credentials, self._settings.workflow_url)
-        schedule = schedule or await self._schedule(prepared.kind)
-        usual = await self.ledger.usual_seconds(prepared.kind)
+        siblings = await self._siblings(prepared.kind)
+        usual = usual_span(siblings.past_seconds)
         while True:
             claim = await self.ledger.claim(prepared, self._settings.workflow_url, reuse, if_unknown)
             # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
@@ -128,7 +132,7 @@ class Dispatcher:
                 await self.ledger.leave(claim.ticket if claim is not None else "")
                 raise ClientClosedError("The client was closed before the task was sent")
             if claim is None:
-                flight = self._new_flight(prepared, None, "", schedule, usual)
+                flight = self._new_flight(prepared, None, "", schedule, siblings, usual)
                 self._loose.add(flight)
                 self._send(flight, prepared)
                 return self._seat(flight)
@@ -139,7 +143,7 @@ class Dispatcher:
                 return Booking(entry.id, kept=_kept_result(entry), kept_ticket=claim.ticket)
             under_way = self._flights.get(entry.id)
             if under_way is None or under_way.ended:
-                flight = self._new_flight(prepared, entry, claim.ticket, schedule, usual)
+                flight = self._new_flight(prepared, entry, claim.ticket, schedule, siblings, usual)
                 self._flights[entry.id] = flight
                 if claim.action == "send":
                     self._send(flight, prepared)
@@ -168,7 +172,7 @@ class Dispatcher:
         if flight is not None:
             return self._seat(flight)
         credentials = credentials or self.credentials_for(task_id)
-        schedule = schedule or await self._schedule(entry.work.kind if entry is not None else "")
+        siblings = await self._siblings(entry.work.kind) if entry is not None else Siblings()
         ticket = await self.ledger.hold(entry.id) if entry is not None else ""
         if entry is not None and entry.files and all(file.exists() for file in entry.files):
             return Booking(entry.id, kept=_kept_result(entry), kept_ticket=ticket)
@@ -185,7 +189,8 @@ class Dispatcher:
             job_id=entry.job_id if entry is not None else task_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule,
+            schedule=schedule or PollSchedule(siblings.past_seconds),
+            siblings=siblings,
             outage_limit=self._settings.outage_limit,
             task_id=task_id,
             submitted_ago=_seconds_since_submission(entry),
@@ -217,7 +222,8 @@ class Dispatcher:
         prepared: PreparedTask,
         entry: Entry | None,
         ticket: str,
-        schedule: PollSchedule,
+        schedule: PollSchedule | None,
+        siblings: Siblings,
         usual_seconds: tuple[float, float] | None,
     ) -> Flight:
         return Flight(
@@ -229,15 +235,20 @@ class Dispatcher:
             job_id=entry.job_id if entry is not None else prepared.job_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule,
+            schedule=schedule or PollSchedule(siblings.past_seconds),
+            siblings=siblings,
             outage_limit=self._settings.outage_limit,
             usual_seconds=usual_seconds,
             task_id=entry.task_id if entry is not None else None,
             submitted_ago=_seconds_since_submission(entry),
         )
 
-    async def _schedule(self, kind: str) -> PollSchedule:
-        return PollSchedule(past_seconds=tuple(await self.ledger.durations(kind)))
+    async def _siblings(self, kind: str) -> Siblings:
+        siblings = self._kinds.get(kind)
+        if siblings is None:
+            siblings = self._kinds[kind] = Siblings()
+            siblings.learn(await self.ledger.durations(kind))
+        return siblings
 
     def _send(self, flight: Flight, prepared: PreparedTask) -> None:
         lifetime = prepared.task.timeout_seconds or self._settings.wait_timeout

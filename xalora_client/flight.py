@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import random
@@ -48,6 +49,7 @@ from .rules import (
     delay_before_deadline,
     is_terminal,
 )
+from .siblings import Siblings
 from .uploads import Uploads
 
 logger = logging.getLogger("xalora_client")
@@ -59,6 +61,9 @@ CANCEL_ON_EXIT_SECONDS = 3.0
 
 WITHDRAW_SECONDS = 5.0
 """How long the network may take to confirm a cancel before this machine takes over."""
+
+LEAST_POLL_GAP = 0.1
+"""Seconds between two questions about the same task, whatever the reason for the second."""
 
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
@@ -105,6 +110,7 @@ class Flight:
         entry_id: The journal's row, None where there is none.
         ticket: This process's interest in that row, given back when the flight is dropped.
         schedule: When to ask for the status.
+        siblings: The tasks of its kind.
         outage_limit: Seconds the sequencer may stay unreachable.
         task_id: Known from the start for a task taken up again.
         submitted_ago: Seconds since such a task was submitted.
@@ -126,6 +132,7 @@ class Flight:
         entry_id: int | None,
         ticket: str,
         schedule: PollSchedule,
+        siblings: Siblings,
         outage_limit: float,
         usual_seconds: tuple[float, float] | None = None,
         task_id: str | None = None,
@@ -146,6 +153,9 @@ class Flight:
         self._uploads = uploads
         self._outage_limit = outage_limit
         self._usual_seconds = usual_seconds
+        self._siblings = siblings
+        self._asked = -math.inf
+        self._next_delays: list[float] = []
         self._listeners: list[EventCallback] = []
         self._last_event: TaskEvent | None = None
         self._clock = _Clock()
@@ -159,10 +169,12 @@ class Flight:
         self._closed = False
         self._grace_ends: float | None = None
         self._poked = False
+        self._backs_off = False
         self._sleeper: asyncio.Future[None] | None = None
         self._deadlines: list[float] = []
         if task_id is not None:
             self._clock.submitted = monotonic() - submitted_ago
+        siblings.joined(self)
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -408,10 +420,21 @@ class Flight:
         if self._sleeper is not None:
             _wake(self._sleeper)
 
+    def ask_now(self, again_after: Sequence[float]) -> bool:
+        """See :class:`siblings.UnderWay`; never where the caller or the network set the pace."""
+        if self._sleeper is None or self._backs_off or self.schedule.interval is not None:
+            return False
+        self._next_delays[:] = again_after
+        too_soon = self._asked + LEAST_POLL_GAP - monotonic()
+        asyncio.get_running_loop().call_later(max(0.0, too_soon), _wake, self._sleeper)
+        return True
+
     async def _poll(self) -> WorkflowTaskResult:
         """Ask until the task has ended, and write down how."""
         answer = await self._until_terminal(await self.submitted())
         self._clock.ended = monotonic()
+        is_measure = answer.status == FINISHED and self._is_sender
+        self._siblings.ended(self, self._elapsed() if is_measure else None, monotonic())
         await self._ledger.settle(self.entry_id, answer)
         await self._uploads.discard(self.job_id)
         return answer
@@ -473,6 +496,7 @@ class Flight:
             # Just sent; a task taken up again is asked about at once, since it may have ended long ago.
             await self._sleep(self._next_delay())
         while True:
+            self._asked = monotonic()
             try:
                 answer = await self._network.query(self.credentials, task_id, retries=0)
             except NetworkError as error:
@@ -486,7 +510,9 @@ class Flight:
                 if unreachable_since is not None and now - unreachable_since > self._outage_limit:
                     raise _lost_sight(error, task_id, self.job_id, now - unreachable_since) from error
                 back_off = min(0.5 * 2 ** min(failures, 4), 8.0) * (0.5 + random() / 2)
+                self._backs_off = True
                 await self._sleep(error.retry_after or back_off)
+                self._backs_off = False
                 continue
             unreachable_since, failures = None, 0
             await self._note_status(answer)
@@ -495,7 +521,10 @@ class Flight:
             await self._sleep(self._next_delay())
 
     def _next_delay(self) -> float:
-        return MIN_POLL_DELAY if self.withdrawn else self.schedule.next_delay(self._elapsed(), random())
+        if self.withdrawn:
+            return MIN_POLL_DELAY
+        scheduled = self.schedule.next_delay(self._elapsed(), random())
+        return min(scheduled, self._next_delays.pop(0)) if self._next_delays else scheduled
 
     async def _note_status(self, answer: WorkflowTaskResult) -> None:
         changed = answer.status != self.status
@@ -530,6 +559,7 @@ class Flight:
         finally:
             timer.cancel()
             self._poked = False
+            self._sleeper = None
 
     # --- leaving ----------------------------------------------------------------------------------------
 
@@ -623,6 +653,7 @@ class Flight:
     async def close(self) -> None:
         """End this flight's own coroutines. What is out in the network gets a short grace to be answered."""
         self._closed = True
+        self._siblings.left(self)
         grace = CANCEL_ON_EXIT_SECONDS if self._grace_ends is None else self._grace_ends - monotonic()
         await self.landed(max(0.0, grace))
         tasks = (self._creating, self._withdrawal, self._polling, self._following)

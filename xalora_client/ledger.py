@@ -188,9 +188,6 @@ class Ledger:
     async def durations(self, kind: str) -> list[float]:
         return await self._tolerant(lambda: self.journal.durations(kind), "no history") or []
 
-    async def usual_seconds(self, kind: str) -> tuple[float, float] | None:
-        return await self._tolerant(lambda: self.journal.usual(kind), "no history")
-
     # --- sharing with other processes ---------------------------------------------------------------------
 
     async def task_id_from_owner(self, entry_id: int, ticket: str) -> str | None:

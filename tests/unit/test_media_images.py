@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
+from xalora_client.media import png_decode
 from xalora_client.media.images import MAX_PIXELS, decode_image, decode_images, image_size
 from xalora_client.media.png import encode_png
 
@@ -61,6 +62,16 @@ def raw_png(pixels: npt.NDArray[Any], *, interlaced: bool = False, keep: float =
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, int(interlaced))
     idat = chunk(b"IDAT", compressed[: int(len(compressed) * keep)])
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + idat + chunk(b"IEND", b"")
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of inflating a PNG: with ISA-L ahead of FFmpeg, and by FFmpeg."""
+    if request.param == "zlib":
+        monkeypatch.setattr(png_decode, "isal_zlib", None)
+    else:
+        assert png_decode.isal_zlib is not None, "the extra `fast` is needed here"
+    return str(request.param)
 
 
 # --- modes ------------------------------------------------------------------------------------------------
@@ -125,9 +136,13 @@ def test_cmyk_jpeg_becomes_rgb() -> None:
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("shape", [(1, 1), (40, 31), (31, 40), (3, 200)])
+@pytest.mark.parametrize("shape", [(1, 1), (40, 31), (31, 40), (3, 200), (300, 260)])
 def test_every_png_keeps_its_depth(
-    shape: tuple[int, int], dtype: type[np.unsignedinteger[Any]], channels: int, interlaced: bool
+    shape: tuple[int, int],
+    dtype: type[np.unsignedinteger[Any]],
+    channels: int,
+    interlaced: bool,
+    inflater: str,
 ) -> None:
     top = np.iinfo(dtype).max
     pixels = np.random.default_rng(0).integers(0, top, (*shape, channels), dtype=dtype, endpoint=True)
@@ -266,7 +281,7 @@ def test_a_truncated_file_is_never_half_an_image(name: str, tolerant_pillow: boo
 @pytest.mark.parametrize("bottom", ["colourful", "black"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_missing_rows_under_correct_checksums_are_noticed(
-    dtype: type[np.unsignedinteger[Any]], bottom: str, interlaced: bool, tolerant_pillow: bool
+    dtype: type[np.unsignedinteger[Any]], bottom: str, interlaced: bool, tolerant_pillow: bool, inflater: str
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (60, 60, 3), dtype=dtype)
     if bottom == "black":
@@ -274,6 +289,25 @@ def test_missing_rows_under_correct_checksums_are_noticed(
     assert decode_image(raw_png(pixels, interlaced=interlaced)).shape == (60, 60, 3)
     with pytest.raises(ResultFormatError):
         decode_image(raw_png(pixels, interlaced=interlaced, keep=0.6))
+
+
+@pytest.mark.parametrize("place", [2, 1000, 30_000])
+def test_damaged_data_under_correct_checksums_is_noticed(place: int, inflater: str) -> None:
+    data = raw_png(np.asarray(photo()))
+    start = data.index(b"IDAT")
+    size = struct.unpack(">I", data[start - 4 : start])[0]
+    damaged = bytearray(data[start + 4 : start + 4 + size])
+    damaged[place] ^= 0xFF
+    with pytest.raises(ResultFormatError):
+        decode_image(data[: start - 4] + chunk(b"IDAT", bytes(damaged)) + chunk(b"IEND", b""))
+
+
+def test_data_after_the_last_row_is_left_alone(inflater: str) -> None:
+    pixels = np.asarray(photo())
+    data = raw_png(np.concatenate([pixels, pixels[:5]]))
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 8, 2, 0, 0, 0)
+    data = data[:8] + chunk(b"IHDR", header) + data[33:]
+    assert np.array_equal(decode_image(data), as_floats(photo()))
 
 
 def test_missing_rows_of_a_palette_png_are_noticed(tolerant_pillow: bool) -> None:

@@ -52,7 +52,7 @@ def collect(batch: Any, made: list[Any], arrival: list[int]) -> Any:
 
 def test_results_are_placed_by_their_order_however_they_arrive(images: ModuleType, result: Any) -> None:
     pictures = [picture(seed, (8, 6)) for seed in range(3)]
-    tensor = collect(images.ImageBatch(3), [result(one) for one in pictures], [2, 0, 1])
+    tensor = collect(images.TensorBatch(3), [result(one) for one in pictures], [2, 0, 1])
     np.testing.assert_allclose(tensor.numpy(), np.stack(pictures) / 255, atol=1e-7)
     assert tensor.dtype == torch.float32
 
@@ -62,7 +62,7 @@ def test_another_factor_is_brought_to_the_size_of_the_first_in_order(
     images: ModuleType, result: Any, arrival: list[int]
 ) -> None:
     pictures = [picture(0, (8, 6)), picture(1, (16, 12))]
-    tensor = collect(images.ImageBatch(2), [result(one) for one in pictures], arrival)
+    tensor = collect(images.TensorBatch(2), [result(one) for one in pictures], arrival)
     assert tuple(tensor.shape) == (2, 6, 8, 3)
     np.testing.assert_allclose(tensor[0].numpy(), pictures[0] / 255, atol=1e-7)
     resized = Image.fromarray(pictures[1]).resize((8, 6), Image.Resampling.LANCZOS)
@@ -74,7 +74,7 @@ def test_alpha_of_one_result_gives_all_a_fourth_channel(
     images: ModuleType, result: Any, arrival: list[int]
 ) -> None:
     pictures = [picture(0, (8, 6)), picture(1, (8, 6), channels=4)]
-    tensor = collect(images.ImageBatch(2), [result(one) for one in pictures], arrival).numpy()
+    tensor = collect(images.TensorBatch(2), [result(one) for one in pictures], arrival).numpy()
     assert tensor.shape == (2, 6, 8, 4)
     assert (tensor[0, ..., 3] == 1).all()
     np.testing.assert_allclose(tensor[1], pictures[1] / 255, atol=1e-7)
@@ -83,7 +83,7 @@ def test_alpha_of_one_result_gives_all_a_fourth_channel(
 def test_the_inputs_own_alpha_stands_for_the_networks(images: ModuleType, result: Any) -> None:
     alpha = [torch.linspace(0, 1, 4).repeat(3, 1), torch.ones(3, 4)]
     pictures = [picture(0, (8, 6), channels=4), picture(1, (8, 6))]
-    tensor = collect(images.ImageBatch(2, alpha), [result(one) for one in pictures], [0, 1]).numpy()
+    tensor = collect(images.TensorBatch(2, alpha), [result(one) for one in pictures], [0, 1]).numpy()
     np.testing.assert_allclose(tensor[0, ..., :3], pictures[0][..., :3] / 255, atol=1e-7)
     ramp = Image.fromarray(alpha[0].numpy()).resize((8, 6), Image.Resampling.LANCZOS)
     np.testing.assert_allclose(tensor[0, ..., 3], np.asarray(ramp).clip(0, 1), atol=1e-6)

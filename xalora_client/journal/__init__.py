@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .database import CorruptJournalError
+from .history import usual_span
 from .recovery import open_or_memory
 from .rows import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
@@ -20,4 +21,5 @@ __all__ = [
     "TaskState",
     "Work",
     "open_or_memory",
+    "usual_span",
 ]

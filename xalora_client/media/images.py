@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +23,8 @@ import numpy.typing as npt
 from PIL import GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
+from .memory import touched
+from .png_decode import check_png_stream, decode_plain_png, is_plain_png
 from .sniff import SNIFF_BYTES, MediaKind, sniff
 from .structure import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
 
@@ -35,6 +38,7 @@ ROWS_AT_ONCE = 32
 """Rows converted in one step: few enough to stay in a core's cache, enough to keep Python out of it."""
 
 _EXIF_ORIENTATION = 0x0112
+_EXIF_KEYWORDS = (b"Raw profile type", b"XML:com.adobe.xmp")
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -54,14 +58,18 @@ class Pixels:
     icc_profile: bytes | None = None
 
     def write_to(self, out: FloatImages) -> None:
-        """Fill ``out``, float32 ``[height, width, 3 or 4]``, with values in 0..1, with no other full copy."""
+        """Fill ``out``, float32 ``[height, width, 3 or 4]``, with values in 0..1, with no other full copy.
+
+        Alpha that is not in the image is 1, and alpha that has no place in ``out`` is left out.
+        """
         target = out
         if out.shape[2] == 4 and self.channels != 4:
             out[..., 3] = 1.0
             target = out[..., :3]
         for start in range(0, self.height, ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, self.height)
-            np.divide(self.rows(start, stop), self.maximum, out=target[start:stop], dtype=np.float32)
+            rows = self.rows(start, stop)[..., : target.shape[2]]
+            np.divide(rows, self.maximum, out=target[start:stop], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,9 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
     headers = [_for_result(read_header, source, place, sources) for place, source in enumerate(sources)]
     height, width = headers[0].height, headers[0].width
     channels = 4 if any(header.has_alpha for header in headers) else 3
-    batch = np.empty((len(sources), height, width, channels), np.float32)
+    workers = min(len(sources), os.cpu_count() or 1)
+    shape = (len(sources), height, width, channels)
+    batch = touched(shape) if workers > 1 else np.empty(shape, np.float32)
 
     def decode_into(place: int) -> None:
         pixels = _for_result(read_pixels, sources[place], place, sources)
@@ -119,7 +129,6 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
             pixels = _resized(pixels, width, height)
         pixels.write_to(batch[place])
 
-    workers = min(len(sources), os.cpu_count() or 1)
     if workers == 1:
         for place in range(len(sources)):
             decode_into(place)
@@ -170,10 +179,10 @@ def read_pixels(source: ImageSource) -> Pixels:
     else:
         check_riff(data)
     orientation = _orientation(image, kind, data)
-    if chunks and _is_plain_png(chunks, image):
+    if chunks and is_plain_png(chunks):
         return _plain_png_pixels(data, chunks, image, orientation)
     if chunks and ImageFile.LOAD_TRUNCATED_IMAGES:
-        _check_png_stream(chunks)
+        check_png_stream(chunks)
     return pixels_of(_rotated(_loaded(image), orientation))
 
 
@@ -326,7 +335,12 @@ def exif_orientation(image: Image.Image) -> int:
 
 def _may_hold_exif(data: bytes) -> bool:
     # Pillow decodes a whole PNG to find EXIF behind the pixels, so it is asked only where there is a sign.
-    return b"eXIf" in data or b"Raw profile type" in data or b"XML:com.adobe.xmp" in data
+    with suppress(BrokenMediaError):
+        for chunk in png_chunks(data, verify=False):
+            is_text = chunk.name in {b"tEXt", b"zTXt", b"iTXt"}
+            if chunk.name == b"eXIf" or (is_text and bytes(chunk.payload[:24]).startswith(_EXIF_KEYWORDS)):
+                return True
+    return False
 
 
 def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -337,73 +351,19 @@ def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     return pixels_of(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
-_FFMPEG_MAX_PIXELS = 1 << 27
-_STORED_CHANNELS = {
-    "gray": 1, "ya8": 2, "rgb24": 3, "rgba": 4, "gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4,
-}  # fmt: skip
-
-
-def _is_plain_png(chunks: Sequence[PngChunk], image: Image.Image) -> bool:
-    """Whether FFmpeg reads this PNG: whole bytes a sample, no palette, no transparent colour."""
-    depth, colour_type = chunks[0].payload[8], chunks[0].payload[9]
-    return (
-        depth >= 8
-        and colour_type != 3
-        and image.width * image.height <= _FFMPEG_MAX_PIXELS
-        and all(chunk.name != b"tRNS" for chunk in chunks)
-    )
-
-
 def _plain_png_pixels(
     data: bytes, chunks: Sequence[PngChunk], image: Image.Image, orientation: int
 ) -> Pixels:
-    import av
-
-    decoder = av.VideoCodecContext.create("png", "r")
-    try:
-        frame = [*decoder.decode(av.Packet(data)), *decoder.decode(None)][0]
-    except (av.FFmpegError, IndexError) as error:
-        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-    stored = _STORED_CHANNELS[frame.format.name]
-    dtype = np.dtype(">u2" if frame.format.name.endswith("be") else np.uint8)
-    plane = frame.planes[0]
-    whole: npt.NDArray[Any] = np.ndarray(
-        (frame.height, frame.width, stored),
-        dtype,
-        memoryview(plane),
-        strides=(plane.line_size, dtype.itemsize * stored, dtype.itemsize),
-    )
-    # FFmpeg gives the rows it got when the compressed data ends early, without a word, and leaves the others
-    # zero as they were allocated. So anything in the last row proves that it is there; else inflating does.
-    is_interlaced = chunks[0].payload[12] != 0
-    if is_interlaced or not whole[-1].any():
-        _check_png_stream(chunks)
-    whole = _rotated_array(whole, orientation)
-    height, width, _ = whole.shape
+    whole = _rotated_array(decode_plain_png(data, chunks), orientation)
+    height, width, stored = whole.shape
     channels = 4 if stored == 2 else stored
 
     def rows(start: int, stop: int) -> npt.NDArray[Any]:
         block = whole[start:stop]
         return block[..., [0, 0, 0, 1]] if stored == 2 else block
 
-    maximum = 255 if dtype.itemsize == 1 else 65535
+    maximum = 255 if whole.dtype.itemsize == 1 else 65535
     return Pixels(width, height, channels, maximum, rows, _icc_profile(image, channels))
-
-
-def _check_png_stream(chunks: Sequence[PngChunk]) -> None:
-    inflate = zlib.decompressobj()
-    try:
-        for chunk in chunks:
-            if chunk.name == b"IDAT":
-                rest: bytes | memoryview = chunk.payload
-                while rest and not inflate.eof:
-                    inflate.decompress(rest, 1 << 20)
-                    rest = inflate.unconsumed_tail
-        complete = inflate.eof
-    except zlib.error as error:
-        raise BrokenMediaError(f"its compressed data is damaged ({error})") from error
-    if not complete:
-        raise BrokenMediaError("its compressed data ends early")
 
 
 def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:

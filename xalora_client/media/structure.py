@@ -39,8 +39,8 @@ class JpegSegment(NamedTuple):
     raw: memoryview
 
 
-def png_chunks(data: bytes) -> Iterator[PngChunk]:
-    """Walk the chunks of a PNG file up to and including IEND, checking each chunk's CRC.
+def png_chunks(data: bytes, *, verify: bool = True) -> Iterator[PngChunk]:
+    """Walk the chunks of a PNG file up to and including IEND, checking each chunk's CRC if ``verify``.
 
     Raises:
         BrokenMediaError: A chunk is cut off or damaged, or IEND never comes.
@@ -57,7 +57,7 @@ def png_chunks(data: bytes) -> Iterator[PngChunk]:
         if end > len(data):
             raise BrokenMediaError(f"the PNG file is truncated in its {name.decode('latin-1')} chunk")
         payload = view[position + 8 : end - 4]
-        if zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        if verify and zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             raise BrokenMediaError(f"the PNG file's {name.decode('latin-1')} chunk fails its checksum")
         yield PngChunk(name, payload, view[position:end])
         if name == b"IEND":

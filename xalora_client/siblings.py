@@ -1,0 +1,72 @@
+"""Tasks of one kind that are under way together: one that ends tells the others when to look. No I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+HISTORY_LENGTH = 20
+"""How many past runs count: enough to know their spread, few enough to follow a network that changes."""
+
+TOGETHER_SECONDS = 0.3
+"""Tasks whose ends are noticed within so many seconds of each other are taken to end together."""
+
+AGAIN_AFTER = (0.1, 0.2)
+"""Seconds after which a task is asked about again that is still under way where others end together."""
+
+
+class UnderWay(Protocol):
+    """A task that is asked about from time to time."""
+
+    def ask_now(self, again_after: Sequence[float]) -> bool:
+        """Have its status asked for now, and again after so many seconds each, before its schedule goes on.
+
+        False, and nothing done, where something speaks against it.
+        """
+
+
+class Siblings:
+    """Tasks of one kind, and how long such tasks have taken so far.
+
+    A network works on a batch in the order it came, so where one task has ended, the oldest one is the next
+    to be looked at: if it has ended as well, it has the next one looked at, and a whole row of tasks that
+    ended together is found together. Where tasks end one by one, that is one question more for each of them.
+
+    Attributes:
+        past_seconds: From submission to end, the latest first; a schedule that holds it learns on.
+    """
+
+    def __init__(self) -> None:
+        self.past_seconds: list[float] = []
+        self._under_way: dict[UnderWay, None] = {}
+        self._last_end = -math.inf
+
+    def learn(self, seconds: Iterable[float]) -> None:
+        """Take over what is known of earlier tasks; what has ended meanwhile is later than those."""
+        self.past_seconds[:] = [*self.past_seconds, *seconds][:HISTORY_LENGTH]
+
+    def joined(self, task: UnderWay) -> None:
+        """A task is followed from now on."""
+        self._under_way[task] = None
+
+    def left(self, task: UnderWay) -> None:
+        """A task is not followed any more; twice is harmless."""
+        self._under_way.pop(task, None)
+
+    def ended(self, task: UnderWay, seconds: float | None, now: float) -> None:
+        """A task's end was noticed.
+
+        Args:
+            task: Which.
+            seconds: Since it was submitted; None where that is no measure for others.
+            now: On a monotonic clock.
+        """
+        self.left(task)
+        if seconds is not None:
+            self.past_seconds[:] = [seconds, *self.past_seconds][:HISTORY_LENGTH]
+        again_after = AGAIN_AFTER if now - self._last_end < TOGETHER_SECONDS else ()
+        self._last_end = now
+        for sibling in self._under_way:
+            if sibling.ask_now(again_after):
+                return
