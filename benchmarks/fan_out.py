@@ -34,7 +34,6 @@ from xalora_client import AsyncXalora, ImageBatch, UpscalerTask
 IMAGES, SIZE, MINERS, TASK_SECONDS = 64, 512, 16, 2.0
 BEST = IMAGES / MINERS * TASK_SECONDS
 ROUNDS = 3
-TOUCHED_GIGABYTES = 2
 
 Batch = npt.NDArray[np.float32]
 
@@ -81,7 +80,7 @@ async def through_the_library(net: DevnetProcess) -> tuple[list[Round], float]:
             before = net.stats()["endpoints"]["task_result_query"]
             for number in range(1 + ROUNDS):
                 batch = draw_batch(number)
-                touch_memory(TOUCHED_GIGABYTES)
+                touch_memory()
                 began = time.perf_counter()
                 out = await upscaled(client, batch)
                 wall = time.perf_counter() - began
@@ -111,7 +110,7 @@ def through_comfyui(net: DevnetProcess) -> tuple[list[Round], str]:
         for number in range(1 + ROUNDS):
             # LoadImage makes a batch of an animation's frames.
             name = host.upload_image(_animation(draw_batch(100 + number)), f"batch-{number}.png")
-            touch_memory(TOUCHED_GIGABYTES)
+            touch_memory()
             graph = {
                 "image": {"class_type": "LoadImage", "inputs": {"image": name}},
                 "upscale": {

@@ -18,7 +18,6 @@ from _report import Report
 from _worker import Round, Worker, in_turn, middle, ratio, serve, started, touch_memory
 
 VIDEO_ROUNDS = 9
-TOUCHED_GIGABYTES = 6
 IMAGE_ROUNDS = 9
 FRAMES, HEIGHT, WIDTH = 121, 720, 1280
 RANGE = (60, 76)
@@ -108,7 +107,7 @@ def main() -> None:
             "ComfyUI core": Worker(script, "comfyui video", clip, short, python=install.python, env=env),
         }
         with started(video) as ready:
-            touch_memory(TOUCHED_GIGABYTES)
+            touch_memory()
             taken["video, 121 frames"] = in_turn(ready, VIDEO_ROUNDS)
         part = {"ours": Worker(script, "our video", clip, *map(str, RANGE))}
         with started(part) as ready:

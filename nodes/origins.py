@@ -5,8 +5,11 @@ The journal knows neither: node ids belong to graphs, and pixels never go into i
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,8 @@ from .previews import keep_input
 
 if TYPE_CHECKING:
     from PIL import Image
+
+log = logging.getLogger("xalora_client.nodes")
 
 REMEMBERED = 20_000
 
@@ -52,7 +57,48 @@ class Origins:
 origins = Origins()
 
 
-def note_origin(job_id: str, node_id: str, prompt_id: str, picture: Image.Image | None = None) -> None:
-    """Remember the node that asked for a job, and a small copy of its input picture; blocking if new."""
-    if origins.note(job_id, Origin(node_id, prompt_id)) and picture is not None:
-        keep_input(job_id, picture)
+class OriginNotes:
+    """Tells the sidebar of a node's tasks: where they come from at once, and what goes in with them later.
+
+    Pictures are made one at a time, and only while nothing of the work is being sent: sending comes first.
+    All methods belong to one event loop, and nobody waits for any of it.
+
+    Args:
+        node_id: The node that asks.
+        prompt_id: The prompt it belongs to.
+        picture: Makes the small picture of one task's input, None where it has none; called on a thread.
+    """
+
+    def __init__(self, node_id: str, prompt_id: str, picture: Callable[[int], Image.Image | None]) -> None:
+        self._origin = Origin(node_id, prompt_id)
+        self._picture = picture
+        self._being_sent: set[int] = set()
+        self._due: deque[tuple[int, str]] = deque()
+        self._drawing: asyncio.Task[None] | None = None
+
+    def sending(self, index: int) -> None:
+        """One of the work's tasks is prepared and sent from now on."""
+        self._being_sent.add(index)
+
+    def sent(self, index: int) -> None:
+        """It is no longer, one way or the other; twice is harmless."""
+        self._being_sent.discard(index)
+        if self._due and not self._being_sent and (self._drawing is None or self._drawing.done()):
+            self._drawing = asyncio.get_running_loop().create_task(self._draw())
+
+    def note(self, index: int, job_id: str) -> None:
+        """The job is that of one of the work's tasks; twice is harmless."""
+        if origins.note(job_id, self._origin):
+            self._due.append((index, job_id))
+
+    async def _draw(self) -> None:
+        while self._due and not self._being_sent:
+            await asyncio.to_thread(self._keep, *self._due.popleft())
+
+    def _keep(self, index: int, job_id: str) -> None:
+        try:
+            picture = self._picture(index)
+            if picture is not None:
+                keep_input(job_id, picture)
+        except (OSError, ValueError) as error:
+            log.debug("no small picture of the input of job %s: %s", job_id, error)

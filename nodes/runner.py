@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -17,7 +18,7 @@ from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
 from .clients import clients
 from .interrupts import Interrupt
-from .origins import note_origin
+from .origins import OriginNotes
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
 
@@ -191,9 +192,9 @@ class _Work(Generic[ItemT, ValueT]):
         self._reporter = Reporter(node_id, self._progress)
         self._items: dict[int, ItemT] = {}
         self._open_ids: dict[int, str] = {}
-        self._origins: set[asyncio.Task[None]] = set()
-        self._with_origin: set[str] = set()
-        self._prompt_id = compat.executing_prompt_id()
+        # One a core: more would only keep the journal and the downloads waiting for a thread.
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
+        self._origins = OriginNotes(node_id, compat.executing_prompt_id(), self._picture)
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
         raise NotImplementedError
@@ -258,20 +259,24 @@ class _Work(Generic[ItemT, ValueT]):
     async def _worker(self, client: AsyncXalora, plan: BatchPlan) -> None:
         """Do one item after another until none is left to begin."""
         while (index := plan.next()) is not None:
+            self._origins.sending(index)
             try:
                 item = await self._do(client, index)
-                preview = await self._take(index, item)
+                async with self._decoding:
+                    preview = await self._take(index, item)
             except XaloraError as error:
                 if isinstance(error, MissingKeyError):
                     error.next_step = SET_KEY
                 self._open_ids.pop(index, None)
                 if error.job_id is not None:
-                    self._note_origin(index, error.job_id)
+                    self._origins.note(index, error.job_id)
                 if plan.failed(index, error):
                     place = f"{self._noun} {index + 1}"
                     log.warning("node %s: %s is sent again: %s", self.node_id, place, error)
                     self._progress.again(index, monotonic())
                 continue
+            finally:
+                self._origins.sent(index)
             self._open_ids.pop(index, None)
             self._items[index] = item
             plan.succeeded(index, self._id_of(item))
@@ -282,27 +287,13 @@ class _Work(Generic[ItemT, ValueT]):
         """Takes in what happens to one task."""
 
         def note(event: TaskEvent) -> None:
-            self._note_origin(index, event.job_id)
+            self._origins.note(index, event.job_id)
             if isinstance(event, Submitted) and event.task_id:
                 self._open_ids[index] = event.task_id
+                self._origins.sent(index)
             self._progress.note(index, event, monotonic())
 
         return note
-
-    def _note_origin(self, index: int, job_id: str) -> None:
-        """Let the sidebar find the node behind a task; nobody waits for that."""
-        if job_id in self._with_origin:
-            return
-        self._with_origin.add(job_id)
-        origin = asyncio.get_running_loop().create_task(asyncio.to_thread(self._keep_origin, index, job_id))
-        self._origins.add(origin)
-        origin.add_done_callback(self._origins.discard)
-
-    def _keep_origin(self, index: int, job_id: str) -> None:
-        try:
-            note_origin(job_id, self.node_id, self._prompt_id, self._picture(index))
-        except (OSError, ValueError) as error:
-            log.debug("no small picture of the input of job %s: %s", job_id, error)
 
     def _picture(self, index: int) -> Image.Image | None:
         """A small picture of one task's input, where it has one; called on a worker thread."""
