@@ -40,8 +40,10 @@ def deflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "isal":
         pytest.importorskip("isal")
         monkeypatch.setattr(png, "_deflate", png._deflate_with_isal)
+        monkeypatch.setattr(png, "_cost", png._deflated_size_of)
     else:
         monkeypatch.setattr(png, "_deflate", png._deflate_with_zlib)
+        monkeypatch.setattr(png, "_cost", png._sum_of)
     return str(request.param)
 
 

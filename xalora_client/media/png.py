@@ -26,13 +26,16 @@ except ImportError:
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 # Of filtered rows, taken in one go. Smaller blocks fit the caches better, and yet take longer: with more and
 # shorter steps the threads spend their time waiting for the interpreter.
-_BLOCK_BYTES = 512 * 1024
-_MOST_THREADS = 4  # each has 4 MB of scratch, and sending is slower than encoding long before that
+_BLOCK_BYTES = 1536 * 1024
+_ROUNDED_AT_ONCE = 128 * 1024  # floats, on their way through the cache
+_MOST_THREADS = 4  # each has 5 MB of scratch, and sending is slower than encoding long before that
 _ADLER_MODULUS = 65521
 _ZLIB_HEADER = b"\x78\x01"
-_SAMPLED_ROWS = 16  # one in so many is looked at to choose a filter, and to tell drawings from photographs
+_SAMPLED_ROWS = 16  # one in so many is looked at to tell drawings from photographs
+_TRIED_ROWS = 128  # one in so many is filtered in each way to choose one
 _DRAWING_SHARE = 0.4  # of residuals that are not zero: fewer in drawings and screenshots
 _ROUGH_SHARE = 0.85  # more where every surface has grain
+_ZERO, _HALF, _FULL = np.float32(0), np.float32(0.5), np.float32(255)
 _NONE, _SUB, _UP, _AVERAGE = range(4)
 
 Bytes2D = npt.NDArray[np.uint8]
@@ -91,8 +94,11 @@ def encode_png(
     if workers == 1:
         work()
     else:
-        with ThreadPoolExecutor(workers, thread_name_prefix="xalora-png") as pool:
-            for done in [pool.submit(work) for _ in range(workers)]:
+        with ThreadPoolExecutor(workers - 1, thread_name_prefix="xalora-png") as pool:
+            # This thread takes its share: two new ones are often put on one core, and stay there too long.
+            others = [pool.submit(work) for _ in range(workers - 1)]
+            work()
+            for done in others:
                 done.result()
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
@@ -111,19 +117,25 @@ def encode_png(
 
 
 def to_uint8(block: npt.NDArray[Any], scratch: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
-    """Round pixels in 0..1 to 0..255 (uint8 is copied as it is); NaN becomes 0. All three have one shape."""
+    """Round pixels in 0..1 to 0..255 (uint8 is copied as it is); NaN becomes 0.
+
+    ``scratch`` holds as many rows of the same shape as are to be rounded at once.
+    """
     if block.dtype == np.uint8:
         out[...] = block
         return
-    np.multiply(block, 255, out=scratch, dtype=np.float32, casting="same_kind")
-    scratch += np.float32(0.5)
-    np.clip(scratch, 0, 255, out=scratch)
-    try:
-        with np.errstate(invalid="raise"):
-            out[...] = scratch
-    except FloatingPointError:
-        np.nan_to_num(scratch, copy=False, nan=0.0)
-        out[...] = scratch
+    with np.errstate(invalid="raise"):
+        for start in range(0, len(block), len(scratch)):
+            rows = block[start : start + len(scratch)]
+            rounded = scratch[: len(rows)]
+            np.multiply(rows, _FULL, out=rounded, dtype=np.float32, casting="same_kind")
+            np.add(rounded, _HALF, out=rounded)
+            np.clip(rounded, _ZERO, _FULL, out=rounded)
+            try:
+                out[start : start + len(rows)] = rounded
+            except FloatingPointError:
+                np.nan_to_num(rounded, copy=False, nan=0.0)
+                out[start : start + len(rows)] = rounded
 
 
 class _RowFilter:
@@ -135,7 +147,8 @@ class _RowFilter:
         self._array = array
         self._rows_in_block = rows_in_block
         self._step = channels
-        self._float = np.empty(shape if array.dtype != np.uint8 else (0,), np.float32)
+        at_once = max(1, min(rows_in_block + 1, _ROUNDED_AT_ONCE // (width * channels)))
+        self._float = np.empty((at_once, width, channels) if array.dtype != np.uint8 else (0,), np.float32)
         self._pixels = np.empty(shape, np.uint8)
         self._filtered = np.empty((rows_in_block, width * channels + 1), np.uint8)
         self._mean = np.empty((rows_in_block, (width - 1) * channels), np.uint8)
@@ -146,24 +159,24 @@ class _RowFilter:
         rows = len(block)
         if start == 0:
             self._pixels[0] = 0
-            to_uint8(block, self._float[:rows], self._pixels[1 : rows + 1])
+            to_uint8(block, self._float, self._pixels[1 : rows + 1])
         else:
             rows -= 1
-            to_uint8(block, self._float[: rows + 1], self._pixels[: rows + 1])
+            to_uint8(block, self._float, self._pixels[: rows + 1])
         flat = self._pixels.reshape(len(self._pixels), -1)
         above, current, out = flat[:rows], flat[1 : rows + 1], self._filtered[:rows]
-        kind = self._choose(current[::_SAMPLED_ROWS], above[::_SAMPLED_ROWS])
+        kind = self._choose(current[::_TRIED_ROWS], above[::_TRIED_ROWS])
         out[:, 0] = kind
         self._apply(kind, current, above, out[:, 1:])
         return out
 
     def _choose(self, current: Bytes2D, above: Bytes2D) -> int:
-        """The filter with the smallest residuals on a sample of the rows, which is PNG's own heuristic."""
+        """The filter that makes a sample of the rows smallest."""
         residuals = np.empty_like(current)
 
         def cost(kind: int) -> int:
             self._apply(kind, current, above, residuals)
-            return int(np.abs(residuals.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
+            return _cost(residuals)
 
         return min((_AVERAGE, _SUB, _UP, _NONE), key=cost)
 
@@ -207,13 +220,24 @@ def _deflate_with_isal(filtered: Bytes2D, *, last: bool) -> bytes:
     return head + tail
 
 
+def _sum_of(residuals: Bytes2D) -> int:
+    """PNG's own heuristic: cheap, but blind to what repeats."""
+    return int(np.abs(residuals.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
+
+
+def _deflated_size_of(residuals: Bytes2D) -> int:
+    return len(_deflate_with_isal(residuals, last=True))
+
+
 _deflate: Callable[..., bytes]
+_cost: Callable[[Bytes2D], int]
 _adler32: Callable[[Bytes2D], int]
 _crc32: Callable[..., int]
 if isal_zlib is None:
-    _deflate, _adler32, _crc32 = _deflate_with_zlib, zlib.adler32, zlib.crc32
+    _deflate, _cost, _adler32, _crc32 = _deflate_with_zlib, _sum_of, zlib.adler32, zlib.crc32
 else:
-    _deflate, _adler32, _crc32 = _deflate_with_isal, isal_zlib.adler32, isal_zlib.crc32
+    _deflate, _cost = _deflate_with_isal, _deflated_size_of
+    _adler32, _crc32 = isal_zlib.adler32, isal_zlib.crc32
 
 
 def _adler32_combine(first: int, second: int, second_size: int) -> int:
