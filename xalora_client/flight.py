@@ -48,6 +48,7 @@ from .rules import (
     PollSchedule,
     delay_before_deadline,
     is_terminal,
+    likely_lateness,
 )
 from .siblings import Siblings
 from .uploads import Uploads
@@ -155,6 +156,7 @@ class Flight:
         self._usual_seconds = usual_seconds
         self._siblings = siblings
         self._asked = -math.inf
+        self._seen_under_way = 0.0  # seconds after the submission
         self._next_delays: list[float] = []
         self._listeners: list[EventCallback] = []
         self._last_event: TaskEvent | None = None
@@ -434,8 +436,9 @@ class Flight:
         answer = await self._until_terminal(await self.submitted())
         self._clock.ended = monotonic()
         is_measure = answer.status == FINISHED and self._is_sender
-        self._siblings.ended(self, self._elapsed() if is_measure else None, monotonic())
-        await self._ledger.settle(self.entry_id, answer)
+        late = likely_lateness(self._elapsed(), self._elapsed() - self._seen_under_way)
+        self._siblings.ended(self, self._elapsed() - late if is_measure else None, monotonic())
+        await self._ledger.settle(self.entry_id, answer, late=late)
         await self._uploads.discard(self.job_id)
         return answer
 
@@ -518,6 +521,7 @@ class Flight:
             await self._note_status(answer)
             if is_terminal(answer.status):
                 return answer
+            self._seen_under_way = self._elapsed()
             await self._sleep(self._next_delay())
 
     def _next_delay(self) -> float:

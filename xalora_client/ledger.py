@@ -109,8 +109,10 @@ class Ledger:
     async def status(self, entry_id: int | None, status: str) -> None:
         await self._note(entry_id, lambda i: self.journal.status(i, status), f"status {status}")
 
-    async def finished(self, entry_id: int | None, result: Any) -> None:
-        await self._note(entry_id, lambda i: self.journal.finished(i, result), "the task has finished")
+    async def finished(self, entry_id: int | None, result: Any, *, late: float = 0.0) -> None:
+        await self._note(
+            entry_id, lambda i: self.journal.finished(i, result, late=late), "the task has finished"
+        )
 
     async def kept(
         self, entry_id: int | None, files: tuple[Path, ...], *, engine: str, miner: str | None
@@ -156,10 +158,10 @@ class Ledger:
         if entry is not None and entry.state is TaskState.CANCEL_PENDING:
             await self._note(entry_id, self.journal.cancel_withdrawn, "the cancel was refused")
 
-    async def settle(self, entry_id: int | None, answer: WorkflowTaskResult) -> None:
-        """Write down how a task ended, if it has."""
+    async def settle(self, entry_id: int | None, answer: WorkflowTaskResult, *, late: float = 0.0) -> None:
+        """Write down how a task ended, if it has; ``late`` is for how many seconds nobody noticed."""
         if answer.status == FINISHED:
-            await self.finished(entry_id, answer.result)
+            await self.finished(entry_id, answer.result, late=late)
         elif answer.status == FAILED:
             await self.failed(entry_id, str(answer.result or "the network gives no reason"))
         elif answer.status == CANCELED:

@@ -96,7 +96,8 @@ def worth_repeating(verdict: Verdict, status: int) -> bool:
 
 # --- When to ask next ---------------------------------------------------------------------------------------
 
-MIN_POLL_DELAY = 0.5
+MIN_POLL_DELAY = 0.2
+BLIND_FIRST_DELAY = 0.5
 MAX_POLL_DELAY = 10.0
 # Without history most early polls are wasted, so they are spaced wider, and the later ones closer, than the
 # balance alone would have it; the first one stays early for work that is done at once.
@@ -127,8 +128,8 @@ class PollSchedule:
     blind_poll_price: float = 0.45
     surprise_share: float = 0.1
     surprise_range: tuple[float, float] = (1.0, 3600.0)
-    prior_sigma: float = 0.25
-    prior_weight: float = 3.0
+    prior_sigma: float = 0.2
+    prior_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.interval is not None and not self.interval >= MIN_FIXED_INTERVAL:
@@ -149,8 +150,8 @@ class PollSchedule:
         if known:
             delay = self._balanced(elapsed, known)
             return min(max(delay * jitter, MIN_POLL_DELAY), MAX_POLL_DELAY)
-        if elapsed < MIN_POLL_DELAY:
-            return MIN_POLL_DELAY
+        if elapsed < BLIND_FIRST_DELAY:
+            return BLIND_FIRST_DELAY
         delay = math.sqrt(2 * self.blind_poll_price * elapsed)
         return min(max(delay * jitter, BLIND_MIN_DELAY), BLIND_MAX_DELAY)
 
@@ -195,6 +196,17 @@ class PollSchedule:
             # Later than anything expected: the hazard of the square-root rule.
             return (poll_at - now) ** 2 / (2 * max(now, 1.0))
         return late / survive
+
+
+def likely_lateness(elapsed: float, since_last_look: float) -> float:
+    """By how many seconds a task's end was probably noticed late.
+
+    Args:
+        elapsed: Seconds from the submission to when it was noticed.
+        since_last_look: Seconds since the task was last seen under way.
+    """
+    # The first look comes after a long while, at whose end the task was expected: it ended late in it.
+    return min(since_last_look / 2, 0.05 * elapsed)
 
 
 def _log_normal(x: float, mu: float, sigma: float) -> tuple[float, float]:

@@ -167,6 +167,12 @@ class TestHistory:
         assert journal.usual(WORK.kind) == (42, 48)
         assert journal.usual("another kind") is None
 
+    def test_is_told_less_what_nobody_noticed(self, journal: Journal, clocks: Clocks) -> None:
+        entry = submit(journal)
+        clocks.pass_by(40)
+        journal.finished(entry.id, "https://result", late=1.5)
+        assert journal.durations(WORK.kind) == [38.5]
+
     def test_outlives_the_entries(self, journal: Journal, clocks: Clocks) -> None:
         entry = self.run(journal, clocks, 1, 40)
         keep(journal, entry)

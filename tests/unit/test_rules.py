@@ -20,6 +20,7 @@ from xalora_client.rules import (
     falls_back,
     is_terminal,
     judge,
+    likely_lateness,
 )
 
 
@@ -110,6 +111,11 @@ def simulate(past_runs: int, *, seed: int = 7, tasks: int = 1500) -> tuple[float
         delays.append(now - duration + 0.1)
         requests.append(count)
     return statistics.mean(delays), statistics.mean(requests)
+
+
+def test_an_end_is_taken_to_lie_between_two_looks() -> None:
+    assert likely_lateness(20.0, 0.8) == 0.4
+    assert likely_lateness(20.0, 20.0) == 1.0  # the first look
 
 
 def test_history_makes_polling_both_quicker_and_cheaper() -> None:

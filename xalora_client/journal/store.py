@@ -330,11 +330,12 @@ class Journal:
                     change.update(entry_id, started_at=change.now)
             return change.entry(entry_id)
 
-    def finished(self, entry_id: int, result: Any) -> Entry:
+    def finished(self, entry_id: int, result: Any, *, late: float = 0.0) -> Entry:
         """The network has the result; `result` is its raw answer (inlined media are left out of the row).
 
-        A task that this process watched from its submission on counts for `durations`. Said again, e.g. with
-        a fresh URL, it replaces the result as long as that is not kept.
+        A task that this process watched from its submission on counts for `durations`, less the `late`
+        seconds after which its end was noticed. Said again, e.g. with a fresh URL, it replaces the result as
+        long as that is not kept.
         """
         with self._change(money=STILL_RETRIEVABLE) as change:
             row = change.row(entry_id)
@@ -343,7 +344,7 @@ class Journal:
                 change.update(entry_id, result=to_json(result), status="finished", error=None)
                 if before is not TaskState.FINISHED:
                     change.update(entry_id, ended_at=change.now, worker=None)
-                    self._note_duration(change, row)
+                    self._note_duration(change, row, late)
             return change.entry(entry_id)
 
     def kept(
@@ -708,14 +709,14 @@ class Journal:
             change.step(entry_id, Event.WITHDRAW_CANCEL)
         return _claim(change, "join", entry_id)
 
-    def _note_duration(self, change: Transaction, row: sqlite3.Row) -> None:
+    def _note_duration(self, change: Transaction, row: sqlite3.Row, late: float) -> None:
         watched = self._watched.pop(row["id"], None)
         if watched is None:
             return
         wall, monotonic = watched
         seconds = watched_duration(self._wall() - wall, self._monotonic() - monotonic)
         if seconds is not None:
-            change.note_duration(row["kind"], seconds)
+            change.note_duration(row["kind"], max(0.0, seconds - late))
 
     def _remove(self, change: Transaction, row: sqlite3.Row) -> bool:
         if change.tickets(row["id"]):
