@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 HISTORY_LENGTH = 20
@@ -14,6 +15,9 @@ TOGETHER_SECONDS = 0.3
 
 AGAIN_AFTER = (0.1, 0.2)
 """Seconds after which a task is asked about again that is still under way where others end together."""
+
+OLDEST = 8
+"""How many are tried, the oldest first; who can't be asked is just being asked, or has a pace of its own."""
 
 
 class UnderWay(Protocol):
@@ -67,6 +71,6 @@ class Siblings:
             self.past_seconds[:] = [seconds, *self.past_seconds][:HISTORY_LENGTH]
         again_after = AGAIN_AFTER if now - self._last_end < TOGETHER_SECONDS else ()
         self._last_end = now
-        for sibling in self._under_way:
+        for sibling in islice(self._under_way, OLDEST):
             if sibling.ask_now(again_after):
                 return

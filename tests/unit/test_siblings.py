@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xalora_client.siblings import AGAIN_AFTER, HISTORY_LENGTH, TOGETHER_SECONDS, Siblings
+from xalora_client.siblings import AGAIN_AFTER, HISTORY_LENGTH, OLDEST, TOGETHER_SECONDS, Siblings
 
 
 class Task:
@@ -37,6 +37,13 @@ def test_one_that_keeps_its_own_pace_is_passed_over() -> None:
     fixed, free, ended = Task(willing=False), Task(), Task()
     siblings_of(fixed, free, ended).ended(ended, 5.0, 100.0)
     assert free.asked == [()]
+
+
+def test_a_crowd_of_thousands_is_not_searched_at_every_end() -> None:
+    crowd = [Task(willing=False) for _ in range(OLDEST)]
+    beyond, ended = Task(), Task()
+    siblings_of(*crowd, beyond, ended).ended(ended, 5.0, 100.0)
+    assert beyond.asked == []
 
 
 def test_where_tasks_end_together_the_next_is_looked_at_again() -> None:
