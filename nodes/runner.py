@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -180,7 +181,13 @@ class _Work(Generic[ItemT, ValueT]):
     done_word = "finished"
 
     def __init__(
-        self, node_id: str, total: int, options: RunOptions, noun: str, interrupt: Interrupt
+        self,
+        node_id: str,
+        total: int,
+        options: RunOptions,
+        noun: str,
+        interrupt: Interrupt,
+        tasks: Sequence[WorkflowTask] = (),
     ) -> None:
         self.node_id = node_id
         self.options = options
@@ -194,7 +201,9 @@ class _Work(Generic[ItemT, ValueT]):
         self._open_ids: dict[int, str] = {}
         # One a core: more would only keep the journal and the downloads waiting for a thread.
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
-        self._origins = OriginNotes(node_id, compat.executing_prompt_id(), self._picture)
+        # Not a method of this object: in a cycle, its results would hold their kept files until a collection.
+        picture = partial(_picture_at, tasks)
+        self._origins = OriginNotes(node_id, compat.executing_prompt_id(), picture)
 
     async def _do(self, client: AsyncXalora, index: int) -> ItemT:
         raise NotImplementedError
@@ -295,10 +304,6 @@ class _Work(Generic[ItemT, ValueT]):
 
         return note
 
-    def _picture(self, index: int) -> Image.Image | None:
-        """A small picture of one task's input, where it has one; called on a worker thread."""
-        return None
-
     def _log_what_is_left(self) -> None:
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
         if self._open_ids and not self.interrupt.requested:
@@ -326,7 +331,7 @@ class _Running(_Work["RunResult", ValueT]):
         sink: Sink[ValueT],
         tasks: Sequence[WorkflowTask],
     ) -> None:
-        super().__init__(node_id, total, options, noun, interrupt)
+        super().__init__(node_id, total, options, noun, interrupt, tasks)
         self._sink = sink
         self._tasks = tasks
 
@@ -351,9 +356,6 @@ class _Running(_Work["RunResult", ValueT]):
 
     def _hand_over(self, plan: BatchPlan) -> HandedOver:
         return HandedOver(self._items, plan.missing, plan.reasons, monotonic() - self._began)
-
-    def _picture(self, index: int) -> Image.Image | None:
-        return picture_of(self._tasks[index])
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id
@@ -420,7 +422,7 @@ class _Submitting(_Work[str, "list[str]"]):
         tasks: Sequence[WorkflowTask],
         on_submitted: Callable[[int, str], None],
     ) -> None:
-        super().__init__(node_id, total, options, noun, interrupt)
+        super().__init__(node_id, total, options, noun, interrupt, tasks)
         self._tasks = tasks
         self._on_submitted = on_submitted
 
@@ -440,9 +442,6 @@ class _Submitting(_Work[str, "list[str]"]):
     async def _value(self, items: Sequence[str]) -> list[str]:
         return list(items)
 
-    def _picture(self, index: int) -> Image.Image | None:
-        return picture_of(self._tasks[index])
-
     def _id_of(self, item: str) -> str:
         return item
 
@@ -450,10 +449,13 @@ class _Submitting(_Work[str, "list[str]"]):
         return f"submitted: task {items[0]}" if len(items) == 1 else f"{len(items)} tasks submitted"
 
 
-def picture_of(task: WorkflowTask) -> Image.Image | None:
-    """A small picture of a task's input image, None where it has none."""
+def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None:
+    """A small picture of a task's input image, None where it has none; called on a worker thread."""
+    if not tasks:
+        return None
     from .images import preview_of
 
+    task = tasks[index]
     image = next(iter(task.image_parameters().values()), None)
     if image is None or not hasattr(image, "detach"):
         return None
