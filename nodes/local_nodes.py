@@ -180,8 +180,6 @@ def _note_who_did_it(job_ids: Sequence[str]) -> None:
         return
     try:
         for job_id in job_ids:
-            entry = journal.by_job_id(job_id)
-            if entry is not None:
-                journal.fell_back(entry.id, engine="comfyui", device=compat.device_name())
+            journal.fell_back(job_id, engine="comfyui", device=compat.device_name())
     except JournalError as error:
         log.warning("journal: %s - the tasks' work was done on this machine", error)

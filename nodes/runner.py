@@ -194,6 +194,7 @@ class _Work(Generic[ItemT, ValueT]):
         self.interrupt = interrupt
         self._total = total
         self._noun = noun
+        self._tasks = tasks
         self._began = monotonic()
         self._progress = NodeProgress(total, self._began)
         self._reporter = Reporter(node_id, self._progress)
@@ -333,7 +334,6 @@ class _Running(_Work["RunResult", ValueT]):
     ) -> None:
         super().__init__(node_id, total, options, noun, interrupt, tasks)
         self._sink = sink
-        self._tasks = tasks
 
     async def _do(self, client: AsyncXalora, index: int) -> RunResult:
         return await client.run(
@@ -423,7 +423,6 @@ class _Submitting(_Work[str, "list[str]"]):
         on_submitted: Callable[[int, str], None],
     ) -> None:
         super().__init__(node_id, total, options, noun, interrupt, tasks)
-        self._tasks = tasks
         self._on_submitted = on_submitted
 
     async def _do(self, client: AsyncXalora, index: int) -> str:

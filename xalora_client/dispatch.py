@@ -246,8 +246,8 @@ class Dispatcher:
     async def _siblings(self, kind: str) -> Siblings:
         siblings = self._kinds.get(kind)
         if siblings is None:
-            siblings = self._kinds[kind] = Siblings()
-            siblings.learn(await self.ledger.durations(kind))
+            # Of several that ask at once, all wait for what is known, and the first one's are everybody's.
+            siblings = self._kinds.setdefault(kind, Siblings(await self.ledger.durations(kind)))
         return siblings
 
     def _send(self, flight: Flight, prepared: PreparedTask) -> None:

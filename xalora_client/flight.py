@@ -434,10 +434,11 @@ class Flight:
     async def _poll(self) -> WorkflowTaskResult:
         """Ask until the task has ended, and write down how."""
         answer = await self._until_terminal(await self.submitted())
-        self._clock.ended = monotonic()
+        self._clock.ended = now = monotonic()
+        elapsed = self._elapsed()
+        late = likely_lateness(elapsed, elapsed - self._seen_under_way)
         is_measure = answer.status == FINISHED and self._is_sender
-        late = likely_lateness(self._elapsed(), self._elapsed() - self._seen_under_way)
-        self._siblings.ended(self, self._elapsed() - late if is_measure else None, monotonic())
+        self._siblings.ended(self, elapsed - late if is_measure else None, now)
         await self._ledger.settle(self.entry_id, answer, late=late)
         await self._uploads.discard(self.job_id)
         return answer

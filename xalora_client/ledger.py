@@ -169,13 +169,11 @@ class Ledger:
 
     async def fell_back(self, job_id: str | None, engine: str, device: str | None) -> None:
         """An engine of this machine did the work of a create or task that came to nothing."""
-
-        def note() -> None:
-            entry = self.journal.by_job_id(job_id) if job_id is not None else None
-            if entry is not None:
-                self.journal.fell_back(entry.id, engine=engine, device=device)
-
-        await self._tolerant(note, f"{engine} took over from job {job_id}")
+        if job_id is not None:
+            await self._tolerant(
+                lambda: self.journal.fell_back(job_id, engine=engine, device=device),
+                f"{engine} took over from job {job_id}",
+            )
 
     # --- reading ------------------------------------------------------------------------------------------
 

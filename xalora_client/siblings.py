@@ -37,18 +37,17 @@ class Siblings:
     to be looked at: if it has ended as well, it has the next one looked at, and a whole row of tasks that
     ended together is found together. Where tasks end one by one, that is one question more for each of them.
 
+    Args:
+        past_seconds: How long earlier ones took, from submission to end, the latest first.
+
     Attributes:
-        past_seconds: From submission to end, the latest first; a schedule that holds it learns on.
+        past_seconds: The same, with those that have ended since; a schedule that holds it learns on.
     """
 
-    def __init__(self) -> None:
-        self.past_seconds: list[float] = []
+    def __init__(self, past_seconds: Iterable[float] = ()) -> None:
+        self.past_seconds = list(past_seconds)
         self._under_way: dict[UnderWay, None] = {}
         self._last_end = -math.inf
-
-    def learn(self, seconds: Iterable[float]) -> None:
-        """Take over what is known of earlier tasks; what has ended meanwhile is later than those."""
-        self.past_seconds[:] = [*self.past_seconds, *seconds][:HISTORY_LENGTH]
 
     def joined(self, task: UnderWay) -> None:
         """A task is followed from now on."""

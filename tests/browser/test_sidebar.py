@@ -101,7 +101,7 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     # What changes meanwhile is not shown for having changed.
     with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
         for entry in seeder.journal.entries(limit=3):
-            seeder.journal.fell_back(entry.id, engine="another")
+            seeder.journal.fell_back(entry.job_id, engine="another")
         seeder.made = 100
         seeder.entry("upscaler", "upscale 100%_\\.png", ago=0, then=seed.canceled)
     expect(seeded.rows).to_have_count(1)

@@ -13,30 +13,25 @@ from xalora_client import AsyncXalora, XaloraConnectionError
 KEY = "alice#s3cret"
 INTERNALS = ("ssl:default", "Errno", "[", "None", "\n", "s3cret")
 
+BROKEN_OFF = b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"task_id"'
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.close()
+def saying(reply: bytes) -> Handler:
+    """Reads a request's head, says this, and hangs up."""
 
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply)
+        await writer.drain()
+        writer.close()
 
-async def talk_nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"220 mail.example.org\r\n\r\n")
-    await writer.drain()
-    writer.close()
+    return answer
 
 
 async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()  # until the client has had enough
-    writer.close()
-
-
-async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"task_id"')
-    await writer.drain()
     writer.close()
 
 
@@ -67,9 +62,13 @@ async def message(url: str, *, request_timeout: float = 10) -> str:
 @pytest.mark.parametrize(
     ("handler", "scheme", "cause"),
     [
-        (hang_up, "http", "can't be reached: the connection was closed before an answer came"),
-        (talk_nonsense, "http", "can't be reached: what came back is not an HTTP answer (Bad status line"),
-        (break_off, "http", "can't be reached: the answer broke off"),
+        (saying(b""), "http", "can't be reached: the connection was closed before an answer came"),
+        (
+            saying(b"220 mail.example.org\r\n\r\n"),
+            "http",
+            "can't be reached: what came back is not an HTTP answer (Bad status line",
+        ),
+        (saying(BROKEN_OFF), "http", "can't be reached: the answer broke off"),
         (speak_plainly, "https", " does not speak TLS as https:// needs it (wrong version number)"),
     ],
 )

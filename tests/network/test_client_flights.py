@@ -417,22 +417,18 @@ async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None
 async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -> None:
     loop = asyncio.get_running_loop()
     polls: dict[str, list[float]] = {"t-1": [], "t-2": []}
-    created: list[str] = []
 
-    def answer(endpoint: str, body: dict[str, Any]) -> Any:
-        if endpoint == "task_create":
-            created.append(f"t-{len(created) + 1}")
-            return Answer(200, {"task_id": created[-1]})
+    def status_of(task_id: str) -> Any:
         is_done = len(polls["t-2"]) >= 1
-        polls[body["task_id"]].append(loop.time())
-        more = {"status": "finished", "result": png()} if is_done else {"status": "running"}
-        return Answer(200, {"task_id": body["task_id"], **more})
+        polls[task_id].append(loop.time())
+        return status("finished", result=png()) if is_done else status("running")
 
-    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+    network = ScriptedNetwork(status_of)
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         every_second = asyncio.create_task(
             client.execute_workflow_and_wait_for_result(PICTURE, interval=1.0, timeout=PATIENCE)
         )
-        await until(lambda: created)
+        await until(lambda: network.created)
         await client.run(PICTURE, fallback="never")
         await every_second
     first, second = polls["t-2"]
@@ -444,18 +440,16 @@ async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -
 async def test_a_fixed_interval_is_kept_whatever_ends_meanwhile() -> None:
     loop = asyncio.get_running_loop()
     polls: dict[str, list[float]] = {"t-1": [], "t-2": []}
-    created: list[str] = []
 
-    def answer(endpoint: str, body: dict[str, Any]) -> Any:
-        if endpoint == "task_create":
-            created.append(f"t-{len(created) + 1}")
-            return Answer(200, {"task_id": created[-1]})
-        polls[body["task_id"]].append(loop.time())
-        is_done = body["task_id"] == "t-2" or len(polls["t-1"]) == 2
-        status = {"status": "finished", "result": png()} if is_done else {"status": "running"}
-        return Answer(200, {"task_id": body["task_id"], **status})
+    def status_of(task_id: str) -> Any:
+        polls[task_id].append(loop.time())
+        is_done = task_id == "t-2" or len(polls["t-1"]) == 2
+        return status("finished", result=png()) if is_done else status("running")
 
-    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+    async with (
+        ScriptedSequencer(ScriptedNetwork(status_of)) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
         fixed = asyncio.create_task(client.execute_workflow_and_wait_for_result(PICTURE, interval=1.0))
         await until(lambda: polls["t-1"])
         await client.run(PICTURE, fallback="never")

@@ -122,7 +122,7 @@ def test_a_local_engine_is_noted_without_moving_the_task(journal: Journal) -> No
     claim = journal.claim(WORK, job_id="job-1")
     journal.sending(claim.entry.id)
     journal.not_sent(claim.entry.id, "no miner")
-    entry = journal.fell_back(claim.entry.id, engine="torch", device="cuda:0")
+    entry = journal.fell_back(claim.entry.job_id, engine="torch", device="cuda:0")
     assert (entry.state, entry.engine, entry.device) == (TaskState.NOT_SENT, "torch", "cuda:0")
 
 

@@ -66,10 +66,9 @@ def test_who_has_left_is_not_asked() -> None:
 
 
 def test_durations_are_learned_latest_first_and_no_longer_than_useful() -> None:
-    siblings = Siblings()
+    siblings = Siblings([5.0, 6.0])
     known = siblings.past_seconds
     siblings.ended(Task(), 7.0, 100.0)
-    siblings.learn([5.0, 6.0])
     siblings.ended(Task(), None, 101.0)
     assert known == [7.0, 5.0, 6.0]
     for _ in range(2 * HISTORY_LENGTH):

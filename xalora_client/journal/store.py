@@ -418,12 +418,15 @@ class Journal:
         """The kept files are gone or broken; the result is to be downloaded again: KEPT -> FINISHED."""
         return self._step(entry_id, Event.REFETCH, files="[]", size=0, worker=None)
 
-    def fell_back(self, entry_id: int, *, engine: str, device: str | None = None) -> Entry:
-        """A local engine did the work in the network's stead; for the history only."""
+    def fell_back(self, job_id: str, *, engine: str, device: str | None = None) -> Entry | None:
+        """A local engine did a job's work in the network's stead; for the history only. None: no such job."""
+        entry = self.by_job_id(job_id)
+        if entry is None:
+            return None
         with self._change() as change:
-            change.row(entry_id)
-            change.update(entry_id, engine=engine, device=device)
-            return change.entry(entry_id)
+            change.row(entry.id)
+            change.update(entry.id, engine=engine, device=device)
+            return change.entry(entry.id)
 
     # Reading ---------------------------------------------------------------------------------------------
 

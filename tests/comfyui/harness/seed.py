@@ -130,7 +130,7 @@ def not_sent(reason: str, engine: str | None = None) -> Any:
     def finish(seeder: Seeder, entry: Entry, _: str) -> None:
         seeder.journal.not_sent(entry.id, reason)
         if engine:
-            seeder.journal.fell_back(entry.id, engine=engine)
+            seeder.journal.fell_back(entry.job_id, engine=engine)
 
     return finish
 
