@@ -52,12 +52,14 @@ LOCAL_ONLY = "the fallback policy is local_only"
 class RunOptions:
     """How a node's tasks are run; None leaves a choice to the settings.
 
-    ``wait_timeout`` and ``queue_limit`` are seconds.
+    ``wait_timeout`` and ``queue_limit`` are seconds. Where nothing is to be reused, the tasks whose ids are
+    in ``reuse_among`` answer all the same, unless they came to nothing.
     """
 
     wait_timeout: float | None = None
     max_in_flight: int | None = None
     reuse: bool = True
+    reuse_among: frozenset[str] = frozenset()
     if_unknown: IfUnknown = "stop"
     fallback: FallbackPolicy | None = None
     queue_limit: float | None = None
@@ -341,6 +343,7 @@ class _Running(_Work["RunResult", ValueT]):
             on_event=self.listener(index),
             timeout=self.options.wait_timeout,
             reuse=self.options.reuse and client.settings.reuse,
+            reuse_among=self.options.reuse_among,
             if_unknown=self.options.if_unknown,
             fallback=self.options.fallback,
             queue_limit=self.options.queue_limit,
@@ -430,6 +433,7 @@ class _Submitting(_Work[str, "list[str]"]):
             self._tasks[index],
             on_event=self.listener(index),
             reuse=self.options.reuse and client.settings.reuse,
+            reuse_among=self.options.reuse_among,
             if_unknown=self.options.if_unknown,
             cancel_remote=lambda: self.interrupt.requested,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from types import TracebackType
@@ -139,10 +140,15 @@ class Xalora:
         *,
         on_event: EventCallback | None = None,
         reuse: bool = False,
+        reuse_among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
     ) -> BlockingTaskHandle:
         """See :meth:`AsyncXalora.submit`."""
-        handle = self._call(self._client.submit(task, on_event=on_event, reuse=reuse, if_unknown=if_unknown))
+        handle = self._call(
+            self._client.submit(
+                task, on_event=on_event, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown
+            )
+        )
         return BlockingTaskHandle(self._call, handle)
 
     def task(self, task_id: str) -> BlockingTaskHandle:

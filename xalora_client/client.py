@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -291,6 +292,7 @@ class AsyncXalora:
         *,
         on_event: EventCallback | None = None,
         reuse: bool = False,
+        reuse_among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
         cancel_remote: bool | Callable[[], bool] = True,
     ) -> TaskHandle:
@@ -299,6 +301,8 @@ class AsyncXalora:
         Args:
             on_event: Told what happens until the task is accepted.
             reuse: Let a task already in flight, or a kept result of the same work, answer.
+            reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
+                that did this work, or are at it, are not paid for again; one that came to nothing is.
             if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
             cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
 
@@ -309,7 +313,7 @@ class AsyncXalora:
 
         _, dispatcher = self._open()
         while True:
-            booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
+            booking = await dispatcher.book(task, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown)
             if booking.kept is not None:
                 await dispatcher.leave(booking)
                 return TaskHandle(self, booking.kept.task_id or "", task)
@@ -335,6 +339,7 @@ class AsyncXalora:
         on_event: EventCallback | None = None,
         timeout: float | None = None,
         reuse: bool = False,
+        reuse_among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
         fallback: FallbackPolicy | None = None,
         queue_limit: float | None = None,
@@ -350,6 +355,8 @@ class AsyncXalora:
             on_event: Told each step, see :mod:`xalora_client.events`.
             timeout: Seconds to wait; default: the setting ``wait_timeout``.
             reuse: Let a kept result, or a task already in flight, answer the same work.
+            reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
+                that did this work, or are at it, are not paid for again; one that came to nothing is.
             if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
             fallback: When this machine takes over; default: the setting.
             queue_limit: Seconds in the network's queue; default: the setting.
@@ -372,6 +379,7 @@ class AsyncXalora:
                     on_event=on_event,
                     timeout=self.settings.wait_timeout if timeout is None else timeout,
                     reuse=reuse,
+                    reuse_among=reuse_among,
                     if_unknown=if_unknown,
                     queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
                     on_timeout=on_timeout or self.settings.on_timeout,
@@ -398,6 +406,7 @@ class AsyncXalora:
         on_event: EventCallback | None,
         timeout: float,
         reuse: bool,
+        reuse_among: AbstractSet[str],
         if_unknown: IfUnknown,
         queue_limit: float | None,
         on_timeout: TimeoutAction,
@@ -409,7 +418,7 @@ class AsyncXalora:
         _, dispatcher = self._open()
         deadline: float | None = None
         while True:
-            booking = await dispatcher.book(task, reuse=reuse, if_unknown=if_unknown)
+            booking = await dispatcher.book(task, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown)
             if booking.kept is not None:
                 return await self._kept(dispatcher, booking, on_event)
             flight = booking.flight

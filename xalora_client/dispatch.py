@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ class Dispatcher:
         *,
         reuse: bool,
         if_unknown: IfUnknown,
+        reuse_among: AbstractSet[str] = frozenset(),
         schedule: PollSchedule | None = None,
     ) -> Booking:
         """A place on the flight that does this work, or the kept result of it.
@@ -125,7 +127,9 @@ class Dispatcher:
         siblings = await self._siblings(prepared.kind)
         usual = usual_span(siblings.past_seconds)
         while True:
-            claim = await self.ledger.claim(prepared, self._settings.workflow_url, reuse, if_unknown)
+            claim = await self.ledger.claim(
+                prepared, self._settings.workflow_url, reuse, reuse_among, if_unknown
+            )
             # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
             # it along, and nobody could ever send this work again.
             if self._closed:
@@ -154,7 +158,8 @@ class Dispatcher:
             if not under_way.withdrawn:
                 return self._seat(under_way, entry)
             # Somebody has just given this work up. Once that is through, the journal says what is left of it.
-            reuse = reuse and await under_way.landed(WITHDRAW_SECONDS)
+            if not await under_way.landed(WITHDRAW_SECONDS):
+                reuse, reuse_among = False, frozenset()
 
     async def take_up(
         self,

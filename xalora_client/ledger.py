@@ -13,6 +13,7 @@ import logging
 import re
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +42,12 @@ class Ledger:
     # --- claiming -----------------------------------------------------------------------------------------
 
     async def claim(
-        self, prepared: PreparedTask, sequencer_url: str, reuse: bool, if_unknown: IfUnknown
+        self,
+        prepared: PreparedTask,
+        sequencer_url: str,
+        reuse: bool,
+        reuse_among: AbstractSet[str],
+        if_unknown: IfUnknown,
     ) -> Claim | None:
         """What to do about the work; None where the journal can't say, and the work goes on without it."""
         work = Work(
@@ -57,7 +63,9 @@ class Ledger:
             details=_details(prepared),
         )
         return await self._with_ticket(
-            lambda: self.journal.claim(work, job_id=prepared.job_id, reuse=reuse, if_unknown=if_unknown),
+            lambda: self.journal.claim(
+                work, job_id=prepared.job_id, reuse=reuse, among=reuse_among, if_unknown=if_unknown
+            ),
             lambda claim: claim.ticket,
             f"job {prepared.job_id} goes on unjournaled",
         )

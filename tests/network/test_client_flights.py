@@ -414,6 +414,35 @@ async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None
         assert created == ["t-1", "t-2"]
 
 
+async def test_of_tasks_submitted_before_only_those_that_came_to_nothing_are_sent_again() -> None:
+    network = ScriptedNetwork(lambda task_id: status("failed" if task_id == "t-2" else "running"))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first, second = [(await client.submit(PICTURE)).task_id for _ in range(2)]
+        assert await client.task(second).status() == "failed"
+        assert (await client.submit(PICTURE, reuse_among={first, second})).task_id == first
+        assert (await client.submit(PICTURE, reuse_among={second})).task_id == "t-3"
+        with pytest.raises(TaskTimeoutError) as waited:
+            await client.run(PICTURE, reuse_among={first}, timeout=0.1, fallback="never")
+        assert waited.value.task_id == first
+    assert sequencer.count("task_create") == 3
+
+
+async def test_work_named_for_reuse_whose_cancel_hangs_becomes_a_new_task() -> None:
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    network.cancel_hold = asyncio.Event()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await until(network.polled.is_set)
+        running.cancel()
+        await until(network.cancel_asked.is_set)
+        again = asyncio.create_task(client.submit(PICTURE, reuse_among={"t-1"}))
+        try:
+            assert (await asyncio.wait_for(again, PATIENCE)).task_id == "t-2"
+        finally:
+            network.cancel_hold.set()
+        await asyncio.wait({running})
+
+
 async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -> None:
     loop = asyncio.get_running_loop()
     polls: dict[str, list[float]] = {"t-1": [], "t-2": []}

@@ -124,6 +124,58 @@ def test_after_a_failure_the_work_is_sent_anew(journal: Journal, ending: str) ->
     assert (second.action, second.entry.job_id) == ("send", "job-2")
 
 
+class TestAmong:
+    """Without reuse, only the tasks that are named answer: what of them did not finish is sent again."""
+
+    @pytest.fixture
+    def two(self, journal: Journal) -> tuple[Entry, Entry]:
+        first = journal.claim(WORK, job_id="job-1")
+        kept = keep(journal, send(journal, first))
+        journal.leave(first.ticket)
+        second = journal.claim(WORK, job_id="job-2", reuse=False)
+        return kept, send(journal, second, "task-2")
+
+    def among(self, journal: Journal, *ids: str, work: Work = WORK) -> Claim:
+        return journal.claim(work, job_id="job-9", reuse=False, among=set(ids))
+
+    def test_only_the_named_answer(self, journal: Journal, two: tuple[Entry, Entry]) -> None:
+        kept, under_way = two
+        assert (self.among(journal, "task-1").action, self.among(journal, "task-1").entry.id) == (
+            "kept",
+            kept.id,
+        )
+        joined = self.among(journal, "task-2")
+        assert (joined.action, joined.entry.id) == ("join", under_way.id)
+        assert self.among(journal, "task-1", "task-2").entry.id == kept.id
+
+    def test_others_do_not(self, journal: Journal, two: tuple[Entry, Entry]) -> None:
+        assert self.among(journal, "task-3").action == "send"
+        assert self.among(journal).action == "send"
+
+    @pytest.mark.parametrize("ending", ["failed", "canceled"])
+    def test_one_that_came_to_nothing_is_sent_anew(
+        self, journal: Journal, two: tuple[Entry, Entry], ending: str
+    ) -> None:
+        _, under_way = two
+        journal.failed(under_way.id, "oom") if ending == "failed" else journal.canceled(under_way.id)
+        claim = self.among(journal, "task-2")
+        assert (claim.action, claim.entry.job_id) == ("send", "job-9")
+
+    def test_work_of_another_fingerprint_does_not_answer_though_named(
+        self, journal: Journal, two: tuple[Entry, Entry]
+    ) -> None:
+        assert self.among(journal, "task-1", work=replace(WORK, fingerprint="e" * 64)).action == "send"
+
+    def test_work_without_a_seed_is_answered_though_it_was_delivered(self, journal: Journal) -> None:
+        first = journal.claim(UNSEEDED, job_id="job-1")
+        journal.delivered(keep(journal, send(journal, first)).id)
+        journal.leave(first.ticket)
+        assert self.among(journal, "task-1", work=UNSEEDED).entry.id == first.entry.id
+
+    def test_with_reuse_they_make_no_difference(self, journal: Journal, two: tuple[Entry, Entry]) -> None:
+        assert journal.claim(WORK, job_id="job-9", among={"task-2"}).entry.id == two[0].id
+
+
 class TestUnknown:
     @pytest.fixture
     def unknown(self, journal: Journal) -> Entry:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +153,27 @@ class Journal:
 
     # Claiming work ---------------------------------------------------------------------------------------
 
-    def claim(self, work: Work, *, job_id: str, reuse: bool = True, if_unknown: IfUnknown = "stop") -> Claim:
+    def claim(
+        self,
+        work: Work,
+        *,
+        job_id: str,
+        reuse: bool = True,
+        among: AbstractSet[str] = frozenset(),
+        if_unknown: IfUnknown = "stop",
+    ) -> Claim:
         """Decides in one transaction what to do about `work`; see `Claim` for the outcomes.
 
         Args:
             job_id: The job id to use if a new entry is made; an older entry keeps its own.
-            reuse: False always makes a new entry.
+            reuse: Whether an entry of the same work may answer; False makes a new one.
+            among: Without `reuse`, the ids of the tasks that may answer all the same. Work without a seed
+                takes them too, whoever has or had them: naming a task asks for it.
             if_unknown: What to do about an earlier create whose outcome was never learned: send it again
                 under the same job id, give it up and begin anew, or stop with the action ``unknown``.
         """
         with self._change(settled=True) as change:
-            row = self._answering(change, work) if reuse else None
+            row = self._answering(change, work, None if reuse else among)
             if row is not None and row["state"] == TaskState.UNKNOWN.value and if_unknown == "forget":
                 change.update(row["id"], forgotten=1)
                 row = None
@@ -672,12 +683,15 @@ class Journal:
             self._watched.pop(row["id"], None)
         return left
 
-    def _answering(self, change: Transaction, work: Work) -> sqlite3.Row | None:
+    def _answering(
+        self, change: Transaction, work: Work, among: AbstractSet[str] | None
+    ) -> sqlite3.Row | None:
         rows = {
             row["id"]: row
             for row in change.connection.execute(
                 "SELECT * FROM entries WHERE fingerprint = ? AND forgotten = 0", (work.fingerprint,)
             ).fetchall()
+            if among is None or row["task_id"] in among
         }
         chosen = best(
             (
@@ -690,7 +704,7 @@ class Journal:
                 )
                 for row in rows.values()
             ),
-            seeded=work.seeded,
+            seeded=work.seeded or among is not None,
         )
         return None if chosen is None else rows[chosen.id]
 
