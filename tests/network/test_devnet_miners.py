@@ -329,6 +329,33 @@ class Done:
         return task.task_id.encode(), ".png"
 
 
+async def test_a_question_for_work_is_held_until_there_is_some() -> None:
+    async with Devnet(miners=0, lease=60) as devnet, aiohttp.ClientSession() as session:
+        consumer = Consumer(session, devnet)
+        ask = consumer.post("miner_request", {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]})
+        question = asyncio.create_task(ask)
+        await devnet.wait_for(lambda stats: stats["endpoints"]["miner_request"] == 1)
+        task_id = await consumer.upscale()
+        assert (await question)["task_id"] == task_id
+        assert devnet.stats()["endpoints"]["miner_request"] == 1
+
+
+async def test_who_hung_up_while_its_question_was_held_gets_no_work() -> None:
+    async with Devnet(miners=0, lease=60) as devnet, aiohttp.ClientSession() as session:
+        consumer = Consumer(session, devnet)
+        async with aiohttp.ClientSession() as leaving:
+            gone = Consumer(leaving, devnet)
+            ask = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
+            question = asyncio.create_task(gone.post("miner_request", ask))
+            await devnet.wait_for(lambda stats: stats["endpoints"]["miner_request"] == 1)
+            question.cancel()
+        task_id = await consumer.upscale()
+        assert devnet.task(task_id).status == "waiting"
+        answer = await consumer.post("miner_request", ask | {"erc20_address": "0xB"})
+        assert answer["task_id"] == task_id
+        assert devnet.task(task_id).assignments == 1
+
+
 async def test_a_killed_miners_task_goes_to_another() -> None:
     engine = Blocking()
     async with Devnet(miners=1, lease=0.5, engine=engine) as devnet, aiohttp.ClientSession() as session:

@@ -21,7 +21,10 @@ from .options import AsJson
 from .screen import Screen
 
 MinerPoll = Annotated[
-    float, typer.Option("--miner-poll", metavar="SECONDS", min=0.001, help="Between two asks of a miner.")
+    float,
+    typer.Option(
+        "--miner-poll", metavar="SECONDS", min=0.001, help="From an answer without work to the next question."
+    ),
 ]
 TaskSeconds = Annotated[
     float | None,

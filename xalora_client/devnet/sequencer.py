@@ -12,6 +12,7 @@ Where the protocol leaves a choice, this sequencer chooses:
 * A busy miner shows that it lives by asking for work with no ``workflow_ids``. The answer holds its
   ``task_id`` while the task is still its own; an answer without one means that nothing is left to do (the
   task was canceled, say).
+* A question for work is held while there is none, for a second at most: work starts when it comes.
 * A miner's name is its ``erc20_address``, and one name holds one task at a time.
 """
 
@@ -25,6 +26,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 from urllib.parse import quote
@@ -46,6 +48,7 @@ USUAL_WORKFLOWS = {"upscaler": "lanczos-upscale", "txt2img": "3", "txt2vid": "1"
 
 MAX_BODY_BYTES = 256 << 20
 _TICK = 0.25
+_LONGEST_HOLD = 1.0
 
 _FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "resource_request": (frozenset({"consumer_id", "api_key"}), frozenset({"workflow_id", "task_type"})),
@@ -78,6 +81,20 @@ _KNOWN_WORKFLOWS = {"1": "txt2vid", "2": "txt2vid", "3": "txt2img", "lanczos-ups
 
 Body = dict[str, Any]
 Answer = dict[str, Any] | bytes
+
+
+@dataclass(frozen=True, eq=False)
+class _HeldQuestion:
+    """A miner's question for work that is still to be answered."""
+
+    body: Body
+    request: web.Request
+    answer: asyncio.Future[Answer]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody still waits for the answer."""
+        return not self.answer.done() and self.request.transport is not None
 
 
 class Refusal(Exception):
@@ -118,6 +135,7 @@ class Sequencer:
         self.url = ""
         self._keys = dict(keys)
         self._faults = faults
+        self._held: list[_HeldQuestion] = []
         self._runner: web.AppRunner | None = None
         self._clockwork: asyncio.Task[None] | None = None
         self._answers: dict[str, Callable[[Body], Coroutine[Any, Any, Answer]]] = {
@@ -159,6 +177,8 @@ class Sequencer:
             self._clockwork.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._clockwork
+        for held in self._held:
+            held.answer.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self.state.save_counts()
@@ -170,6 +190,7 @@ class Sequencer:
             # Never longer than a tick: a lease granted meanwhile may end before what was due next.
             await asyncio.sleep(_TICK if due is None else min(_TICK, max(0.01, due - time.time())))
             self.state.expire()
+            await self._hand_out()
             self.state.save_counts()
 
     # HTTP
@@ -185,6 +206,8 @@ class Sequencer:
             try:
                 body = _checked(name, await request.read())
                 result = await answer(body)
+                if name == "miner_request" and body["workflow_ids"] and not result:
+                    result = await self._hold(body, request)
             except Refusal as problem:
                 return refusal(problem.status, problem.message)
             if fault := hits.get("delay_after"):
@@ -229,6 +252,7 @@ class Sequencer:
                 timeout_seconds=body.get("timeout_seconds"),
             )
         )
+        await self._hand_out()
         return {"task_id": task_id}
 
     async def _task_result_query(self, body: Body) -> Answer:
@@ -291,6 +315,26 @@ class Sequencer:
             return {"task_id": held} if held else {}
         task = self.state.assign(miner_id, workflow_ids)
         return self._assignment(task) if task else {}
+
+    async def _hold(self, body: Body, request: web.Request) -> Answer:
+        """Hold a miner's question until there is work for it, or for a while."""
+        held = _HeldQuestion(body, request, asyncio.get_running_loop().create_future())
+        self._held.append(held)
+        try:
+            # A miner that waits must not be taken for one that has gone silent.
+            return await asyncio.wait_for(held.answer, min(_LONGEST_HOLD, self.state.lease_seconds / 4))
+        except asyncio.TimeoutError:
+            return {}
+        finally:
+            self._held.remove(held)
+
+    async def _hand_out(self) -> None:
+        """Give what waits to the miners whose questions are held, first come, first served."""
+        for held in tuple(self._held):
+            if not self.state.has_waiting():
+                return
+            if held.is_open and (answer := await self._miner_request(held.body)):
+                held.answer.set_result(answer)
 
     def _assignment(self, task: Assignment) -> bytes:
         head = json.dumps(

@@ -55,7 +55,7 @@ class Devnet:
         more_api_keys: Combined keys of further consumers.
         task_seconds: The least each task takes, as a number or a function of the task. ``None``: what it
             takes.
-        miner_poll: Seconds between two questions of an idle miner.
+        miner_poll: Seconds from an answer without work to a miner's next question.
         faults: :class:`~.faults.Fault` objects or their text form.
         seed: Of all chances in the faults.
         db: SQLite file of the sequencer; results lie beside it in ``<db>.results``. ``None``: in memory and

@@ -236,6 +236,10 @@ class State:
         self.on_change()
         return Assignment(task_id, task_type, workflow_id, details)
 
+    def has_waiting(self) -> bool:
+        """Whether any task waits for a miner."""
+        return bool(self._tasks["waiting"])
+
     def renew(self, miner_id: str) -> str | None:
         """A busy miner shows that it lives; returns the task it still holds, if it holds one."""
         self.expire()
