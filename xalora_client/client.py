@@ -19,6 +19,7 @@ from .errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidTaskError,
+    NetworkError,
     QueueLimitError,
     RequestRefusedError,
     TaskCanceledError,
@@ -26,13 +27,14 @@ from .errors import (
     XaloraError,
 )
 from .events import Done, EventCallback, tell
-from .rules import CANCELED, PollSchedule, falls_back, is_terminal
+from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_terminal
 
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self
 
     from .dispatch import Booking, Dispatcher
+    from .flight import Flight
     from .journal import Journal
     from .media.delivery import ImageDelivery
     from .network import Network
@@ -309,7 +311,7 @@ class AsyncXalora:
         Raises:
             XaloraError: As :meth:`execute_workflow`.
         """
-        from .flight import OwnerGone
+        from .flight import AskJournalAgain
 
         _, dispatcher = self._open()
         while True:
@@ -322,7 +324,7 @@ class AsyncXalora:
                 booking.flight.subscribe(on_event)
             try:
                 return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
-            except OwnerGone:
+            except AskJournalAgain:
                 continue
             finally:
                 if on_event is not None:
@@ -413,7 +415,7 @@ class AsyncXalora:
         policy: FallbackPolicy,
         cancel_remote: bool | Callable[[], bool],
     ) -> RunResult:
-        from .flight import WITHDRAW_SECONDS, OwnerGone
+        from .flight import WITHDRAW_SECONDS, AskJournalAgain
 
         _, dispatcher = self._open()
         deadline: float | None = None
@@ -431,7 +433,7 @@ class AsyncXalora:
                 result = await flight.wait(timeout=time_left, queue_limit=queue_limit)
                 await dispatcher.ledger.delivered(booking.entry_id)
                 return result
-            except OwnerGone:
+            except AskJournalAgain:
                 continue
             except asyncio.CancelledError:
                 if _holds(cancel_remote):
@@ -514,15 +516,34 @@ class AsyncXalora:
         self, dispatcher: Dispatcher, booking: Booking, cancel_remote: bool | Callable[[], bool] = True
     ) -> str:
         """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
-        assert booking.flight is not None
+        flight = booking.flight
+        assert flight is not None
         try:
-            return await booking.flight.submitted()
+            if booking.cancel_was_asked:
+                await self._see_whether_it_goes_on(flight)
+            return await flight.submitted()
         except asyncio.CancelledError:
             if _holds(cancel_remote):
                 await self._abandon(booking)
             raise
         finally:
             await dispatcher.leave(booking)
+
+    async def _see_whether_it_goes_on(self, flight: Flight) -> None:
+        """Give the network a moment to say what became of an earlier cancel of the task.
+
+        Raises:
+            AskJournalAgain: The task came to nothing. That cancel was meant for whoever asked before; what is
+                asked for again is new work.
+        """
+        from .flight import WITHDRAW_SECONDS, AskJournalAgain
+
+        try:
+            answer = await flight.wait_for_answer(timeout=WITHDRAW_SECONDS)
+        except (TaskTimeoutError, NetworkError):
+            return
+        if answer.status in (CANCELED, FAILED):
+            raise AskJournalAgain
 
     async def _abandon(self, booking: Booking) -> None:
         from .flight import CANCEL_ON_EXIT_SECONDS

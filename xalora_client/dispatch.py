@@ -25,7 +25,7 @@ from .errors import (
 )
 from .events import Downloading
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
-from .journal import TaskState, usual_span
+from .journal import usual_span
 from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
@@ -153,10 +153,12 @@ class Dispatcher:
                     self._send(flight, prepared)
                 elif entry.task_id is None:
                     flight.begin_waiting_for_owner()
-                return self._seat(flight, entry)
+                flight.cancel_was_asked = claim.cancel_was_asked
+                return self._seat(flight)
             under_way.give_back(claim.ticket)
             if not under_way.withdrawn:
-                return self._seat(under_way, entry)
+                under_way.cancel_was_asked |= claim.cancel_was_asked
+                return self._seat(under_way)
             # Somebody has just given this work up. Once that is through, the journal says what is left of it.
             if not await under_way.landed(WITHDRAW_SECONDS):
                 reuse, reuse_among = False, frozenset()
@@ -206,12 +208,11 @@ class Dispatcher:
             self._loose.add(flight)
         return self._seat(flight)
 
-    def _seat(self, flight: Flight, entry: Entry | None = None) -> Booking:
+    def _seat(self, flight: Flight) -> Booking:
         flight.waiters += 1
         self._seats += 1
         self._all_left.clear()
-        was_asked = entry is not None and entry.state is TaskState.CANCEL_PENDING
-        return Booking(flight.entry_id, flight, cancel_was_asked=was_asked)
+        return Booking(flight.entry_id, flight, cancel_was_asked=flight.cancel_was_asked)
 
     def _flight_of(self, entry: Entry | None, task_id: str) -> Flight | None:
         """The flight that follows a task, unless it has ended or been given up."""

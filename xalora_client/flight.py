@@ -72,8 +72,8 @@ URL_MARGIN_SECONDS = 3600.0
 Fetch = Callable[["Flight", WorkflowTaskResult], Coroutine[Any, Any, tuple[Path, ...]]]
 
 
-class OwnerGone(Exception):
-    """The process that was sending this work ended before the network answered: ask the journal again."""
+class AskJournalAgain(Exception):
+    """The work has no task after all: its sender ended unanswered, or an older cancel took the task."""
 
 
 @dataclass
@@ -119,6 +119,7 @@ class Flight:
     Attributes:
         waiters: How many callers wait.
         withdrawn: The last of them gave the task up; whoever wants the same work needs a new one.
+        cancel_was_asked: It was to be canceled before any of them came, and the network had not confirmed it.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class Flight:
         self.status = WAITING
         self.waiters = 0
         self.withdrawn = False
+        self.cancel_was_asked = False
         self._network = network
         self._ledger = ledger
         self._fetch = fetch
@@ -214,7 +216,7 @@ class Flight:
         """Wait for the task id.
 
         Raises:
-            OwnerGone: The process that would have learned it has ended.
+            AskJournalAgain: The process that would have learned it has ended.
             XaloraError: The task was not created, or that is not known.
         """
         if self._creating is not None:
@@ -276,7 +278,7 @@ class Flight:
         assert self.entry_id is not None
         task_id = await self._ledger.task_id_from_owner(self.entry_id, self.ticket)
         if task_id is None:
-            raise OwnerGone
+            raise AskJournalAgain
         self.task_id = task_id
         self._clock.submitted = monotonic()
         return task_id
@@ -293,7 +295,7 @@ class Flight:
         Raises:
             TaskTimeoutError: The time ended first. The task runs on.
             QueueLimitError: It was still queued when the limit ended. The task is still queued.
-            OwnerGone: See :meth:`submitted`.
+            AskJournalAgain: See :meth:`submitted`.
             XaloraError: The task ended without a result.
         """
         deadline = None if timeout is None else monotonic() + timeout

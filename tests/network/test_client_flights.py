@@ -414,6 +414,91 @@ async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None
         assert created == ["t-1", "t-2"]
 
 
+class CancelUnconfirmed:
+    """A network that does not confirm the cancel of t-1, which stays as `first` says; others finish."""
+
+    def __init__(self) -> None:
+        self.first = "running"
+        self.created = 0
+
+    def __call__(self, endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            self.created += 1
+            return Answer(200, {"task_id": f"t-{self.created}"})
+        if endpoint == "task_cancel":
+            return Answer(500, {"message": "not now"})
+        if body["task_id"] == "t-1":
+            return status(self.first)
+        return Answer(200, {"task_id": body["task_id"], "status": "finished", "result": png()})
+
+
+@pytest.fixture
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xalora_client.flight.WITHDRAW_SECONDS", 0.3)
+
+
+async def give_up(client: AsyncXalora) -> None:
+    """Begin the work, cancel it, and wait until nobody holds on to it, its cancel still unconfirmed."""
+    running = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+    await until(lambda: [e.status for e in client.journal.entries()] == ["running"])
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: client.journal.attended(1) == 0)
+    assert client.journal.entry(1).state is TaskState.CANCEL_PENDING
+
+
+@pytest.mark.parametrize("ending", ["canceled", "failed"])
+async def test_a_submit_does_not_hand_out_a_task_that_its_late_cancel_takes(
+    no_patience: None, ending: str
+) -> None:
+    network = CancelUnconfirmed()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        await give_up(client)
+        network.first = ending
+        assert (await client.submit(PICTURE, reuse=True)).task_id == "t-2"
+    assert network.created == 2
+
+
+@pytest.mark.parametrize("goes_on", ["running", "finished"])
+async def test_a_submit_hands_out_a_task_that_goes_on_in_spite_of_its_cancel(
+    no_patience: None, goes_on: str
+) -> None:
+    network = CancelUnconfirmed()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        await give_up(client)
+        network.first = goes_on
+        assert (await client.submit(PICTURE, reuse=True)).task_id == "t-1"
+    assert network.created == 1
+
+
+async def test_everybody_who_asks_again_learns_that_a_cancel_was_asked(no_patience: None) -> None:
+    """The first to ask again takes the cancel back, so the journal itself can't tell the second one."""
+    network = CancelUnconfirmed()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        await give_up(client)
+        told: set[int] = set()
+
+        def again(number: int) -> asyncio.Task[Any]:
+            tell = lambda event: told.add(number)  # noqa: E731
+            return asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never", on_event=tell))
+
+        first, second = again(1), again(2)
+        await until(lambda: told == {1, 2})
+        network.first = "canceled"
+        assert [(await first).task_id, (await second).task_id] == ["t-2", "t-2"]
+    assert network.created == 2
+
+
 async def test_of_tasks_submitted_before_only_those_that_came_to_nothing_are_sent_again() -> None:
     network = ScriptedNetwork(lambda task_id: status("failed" if task_id == "t-2" else "running"))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:

@@ -330,6 +330,7 @@ class TestCancel:
         journal.cancel(claim.ticket)
         meanwhile = journal.claim(WORK, job_id="job-2")
         assert (meanwhile.action, meanwhile.entry.state) == ("join", TaskState.CANCEL_PENDING)
+        assert meanwhile.cancel_was_asked
         journal.leave(meanwhile.ticket)
         journal.leave(claim.ticket)
         later = journal.claim(WORK, job_id="job-3")
@@ -338,6 +339,8 @@ class TestCancel:
             TaskState.SUBMITTED,
             "task-1",
         )
+        assert later.cancel_was_asked
+        assert not journal.claim(WORK, job_id="job-4").cancel_was_asked
 
 
 def test_a_task_known_by_id_alone_is_adopted_once(journal: Journal) -> None:

@@ -113,12 +113,14 @@ class Claim:
     entry until it ends. ``kept``: ``entry.files`` answer. ``unknown``: an earlier create's outcome was never
     learned; nothing is sent. ``ticket`` stands for the caller's interest (empty for ``unknown``): as long as
     it lives, the files are not evicted and a cancel by others does not reach the task. Give it back with
-    `Journal.leave`; it lapses when the process dies.
+    `Journal.leave`; it lapses when the process dies. ``cancel_was_asked``: the task was to be canceled before
+    this caller came, and the network had not confirmed it.
     """
 
     action: Action
     entry: Entry
     ticket: str
+    cancel_was_asked: bool = False
 
 
 _DATA_URI = re.compile(r"(?P<head>\bdata:[\w.+-]+/[\w.+-]+[^,\s]{0,200}),\S*", re.IGNORECASE)

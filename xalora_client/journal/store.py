@@ -722,9 +722,10 @@ class Journal:
                 change.touch(entry_id)
                 return _claim(change, "kept", entry_id)
             change.step(entry_id, Event.REFETCH, files="[]", size=0, worker=None)
-        if state is TaskState.CANCEL_PENDING and not change.tickets(entry_id):
+        cancel_was_asked = state is TaskState.CANCEL_PENDING
+        if cancel_was_asked and not change.tickets(entry_id):
             change.step(entry_id, Event.WITHDRAW_CANCEL)
-        return _claim(change, "join", entry_id)
+        return _claim(change, "join", entry_id, cancel_was_asked=cancel_was_asked)
 
     def _note_duration(self, change: Transaction, row: sqlite3.Row, late: float) -> None:
         watched = self._watched.pop(row["id"], None)
@@ -768,8 +769,10 @@ class Journal:
         self._database.after_fork_in_child()
 
 
-def _claim(change: Transaction, action: Action, entry_id: int) -> Claim:
+def _claim(change: Transaction, action: Action, entry_id: int, *, cancel_was_asked: bool = False) -> Claim:
     ticket = change.new_ticket(entry_id)
     if action == "send":
         change.update(entry_id, worker=ticket)
-    return Claim(action=action, entry=change.entry(entry_id), ticket=ticket)
+    return Claim(
+        action=action, entry=change.entry(entry_id), ticket=ticket, cancel_was_asked=cancel_was_asked
+    )
