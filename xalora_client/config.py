@@ -73,7 +73,9 @@ class Settings(BaseSettings):
     result_base_url: HttpUrl | None = Field(
         None, description="Base URL for results that arrive as a bare storage key."
     )
-    request_timeout: float = Field(60.0, gt=0, description="Seconds one request to the sequencer may take.")
+    request_timeout: float = Field(
+        60.0, gt=0, description="Seconds for the sequencer to answer a request, once it has been sent."
+    )
     max_retries: int = Field(
         4, ge=0, le=20, description="How often a request that costs nothing is sent again."
     )

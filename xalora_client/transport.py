@@ -10,10 +10,10 @@ import asyncio
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024
 
+_NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would count the sending, too
+
 # Random, so that no text of a user can contain it.
 _STAND_IN = f"inline-{secrets.token_hex(16)}-"
 
@@ -38,6 +40,10 @@ class Undelivered(Exception):
 
 class OutcomeUnknown(Exception):
     """The request went out and no answer came back."""
+
+
+class _Stalled(Exception):
+    """Nothing moved for too long; the text says what was waited for."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,15 @@ class Answer:
 
 @dataclass
 class _Body:
-    """A JSON body of known length, sent in pieces, so that an inlined image is never held as one string."""
+    """A JSON body of known length, sent in pieces, so that an inlined image is never held as one string.
 
-    pieces: list[bytes | InlineImage]
+    ``moved`` is when the connection last took a part of it.
+    """
+
+    pieces: list[bytes | InlineImage] = field(repr=False)  # the key is in there
     on_handed_over: Callable[[], None] = lambda: None
     handed_over: bool = False
+    moved: float | None = None
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +79,7 @@ class _Body:
     async def chunks(self) -> AsyncIterator[bytes]:
         held_back: bytes | None = None
         for chunk in self._iterate():
+            self.moved = monotonic()
             if held_back is not None:
                 yield held_back
                 # A network that takes everything at once would never give the event loop another turn.
@@ -77,6 +88,7 @@ class _Body:
         # Set before the last chunk is given away: from then on the sequencer may have the whole body, and
         # only an incomplete body is sure not to have been acted upon.
         self.handed_over = True
+        self.moved = monotonic()
         self.on_handed_over()
         if held_back is not None:
             yield held_back
@@ -115,7 +127,8 @@ class Transport:
         create_session: For creates. It must not reuse connections: one that the server closed a moment ago
             would make the outcome of a create unknown for no good reason.
         base_url: The sequencer's URL.
-        request_timeout: Seconds for one whole request.
+        request_timeout: Seconds for connecting, for the answer once the body is handed over, and for a body
+            that stands still on its way: how long a large one may take depends on the user's line alone.
     """
 
     def __init__(
@@ -128,7 +141,7 @@ class Transport:
         self._session = session
         self._create_session = create_session
         self._base_url = base_url.rstrip("/")
-        self._timeout = aiohttp.ClientTimeout(total=request_timeout)
+        self._timeout = request_timeout
         self._proxy: str | None = None
         self._proxy_known = False
 
@@ -182,24 +195,14 @@ class Transport:
     ) -> Answer:
         body = json_body({key: value for key, value in payload.items() if value is not None})
         body.on_handed_over = handed_over
-        headers = {"Content-Type": "application/json", "Content-Length": str(body.length)}
         if not self._proxy_known:
             self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
             self._proxy_known = True
         if session.closed:
             raise ClientClosedError("This client was closed before the request left")
+        request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
         try:
-            async with session.post(
-                f"{self._base_url}/{endpoint}",
-                data=body.chunks(),
-                headers=headers,
-                timeout=self._timeout,
-                proxy=self._proxy,
-                # A redirected POST would be sent again, or become a GET: both are wrong here.
-                allow_redirects=False,
-            ) as response:
-                text = await response.text(errors="replace")
-                return Answer(response.status, _parse(text), text, _retry_after(response.headers))
+            return await self._unless_stalled(request, body)
         except aiohttp.InvalidURL as error:
             raise Undelivered(f"{self._base_url} is not a URL") from error
         except aiohttp.ClientConnectorError as error:
@@ -207,8 +210,45 @@ class Transport:
         except aiohttp.ClientResponseError as error:
             # Not chained: its own text holds a URL, that of a proxy with the password in it.
             raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from None
+        except _Stalled as stall:
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(str(stall)) from None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from error
+
+    async def _exchange(self, session: aiohttp.ClientSession, url: str, body: _Body) -> Answer:
+        async with session.post(
+            url,
+            data=body.chunks(),
+            headers={"Content-Type": "application/json", "Content-Length": str(body.length)},
+            timeout=_NO_TIMEOUT,
+            proxy=self._proxy,
+            # A redirected POST would be sent again, or become a GET: both are wrong here.
+            allow_redirects=False,
+        ) as response:
+            text = await response.text(errors="replace")
+            return Answer(response.status, _parse(text), text, _retry_after(response.headers))
+
+    async def _unless_stalled(self, request: Coroutine[Any, Any, Answer], body: _Body) -> Answer:
+        """The answer, or :class:`_Stalled`; either way the request has ended, and its body moves no more."""
+        began = monotonic()
+        exchange = asyncio.ensure_future(request)
+        try:
+            while not exchange.done():
+                left = (body.moved or began) + self._timeout - monotonic()
+                if left <= 0:
+                    break
+                await asyncio.wait({exchange}, timeout=left)
+        finally:
+            if not exchange.done():
+                exchange.cancel()
+                await asyncio.wait({exchange})
+        if not exchange.cancelled():
+            return exchange.result()
+        if body.handed_over:
+            raise _Stalled("no answer came in time")
+        if body.moved is None:
+            raise _Stalled("no connection came about in time")
+        raise _Stalled("the connection stood still while the request was being sent")
 
 
 def _parse(text: str) -> Mapping[str, Any] | None:

@@ -40,3 +40,7 @@ async def test_everybody_else_gets_a_turn_between_two_pieces() -> None:
     other.cancel()
     assert len(pieces) > 10
     assert turns - before >= len(pieces) - 1
+
+
+def test_a_body_does_not_show_the_key_in_it() -> None:
+    assert "s3cret" not in repr(json_body({"api_key": "s3cret"}))
