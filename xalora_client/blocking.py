@@ -156,7 +156,10 @@ class Xalora:
         return BlockingTaskHandle(self._call, self._client.task(task_id))
 
     def run(self, task: WorkflowTask, **options: Any) -> RunResult:
-        """See :meth:`AsyncXalora.run`, whose options it takes. Ctrl-C cancels the remote task."""
+        """See :meth:`AsyncXalora.run`, whose options it takes.
+
+        Ctrl-C, or whatever else a signal raises here, cancels the remote task.
+        """
         return self._call(self._client.run(task, **options))
 
     def run_many(
@@ -168,7 +171,7 @@ class Xalora:
         on_done: Callable[[Outcome], None] | None = None,
         **options: Any,
     ) -> list[Outcome]:
-        """See :meth:`AsyncXalora.run_many`. Ctrl-C cancels all remote tasks."""
+        """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
         return self._call(
             self._client.run_many(
                 tasks, max_in_flight=max_in_flight, on_event=on_event, on_done=on_done, **options
@@ -194,16 +197,18 @@ class Xalora:
             while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
                 if not self._thread.is_alive():
                     future.cancel()
-            return future.result()
-        except CancelledError:
-            raise ClientClosedError("This client was closed while the call was under way") from None
-        except KeyboardInterrupt:
-            # The coroutine is told, cancels its remote task, and ends; only then does the program.
+        except BaseException:
+            # Raised into this wait from outside: Ctrl-C, SIGTERM's SystemExit, a host's time limit. The
+            # coroutine is told, cancels its remote task, and ends; only then does the program.
             future.cancel()
             ended.wait(INTERRUPT_GRACE_SECONDS)
             with suppress(CancelledError, Exception):
                 future.exception(timeout=0)
             raise
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClientClosedError("This client was closed while the call was under way") from None
 
     def _refusal(self) -> ConfigurationError | None:
         """Why nothing can be asked of the loop from here: it would be waited for in vain."""

@@ -271,9 +271,19 @@ def test_a_blocking_call_from_a_callback_is_refused_not_awaited_for_ever() -> No
 
 
 INTERRUPTED_AMONG_OTHERS = """
-import sys, threading, _thread
+import signal, sys, threading, _thread
 from xalora_client import UpscalerTask, Xalora, events
 import numpy as np
+
+class TimeLimit(Exception):
+    pass
+
+kind = {"TimeLimit": TimeLimit, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[sys.argv[3]]
+
+def end(*_):
+    raise kind
+
+signal.signal(signal.SIGTERM, end)
 
 running = {}
 both = threading.Event()
@@ -284,7 +294,7 @@ def listener(name):
             running[name] = event.task_id
             if len(running) == 2 and not both.is_set():
                 both.set()
-                _thread.interrupt_main()
+                _thread.interrupt_main(signal.SIGTERM)
     return listen
 
 def image(seed):
@@ -298,16 +308,17 @@ with Xalora(sys.argv[1], sys.argv[2]) as client:
     thread.start()
     try:
         client.run(UpscalerTask(image(2)), on_event=listener("main"), fallback="never")
-    except KeyboardInterrupt:
+    except kind:
         print("interrupted", client.task(running["main"]).status(), flush=True)
     thread.join()
 """
 
 
-def test_ctrl_c_cancels_the_main_threads_call_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "SystemExit", "TimeLimit"])
+def test_what_a_signal_raises_cancels_the_main_threads_call_and_no_other(tmp_path: Path, kind: str) -> None:
     with DevnetThread(miners=2, task_seconds=3) as devnet:
         ended = subprocess.run(
-            [sys.executable, "-c", INTERRUPTED_AMONG_OTHERS, devnet.api_key, devnet.url],
+            [sys.executable, "-c", INTERRUPTED_AMONG_OTHERS, devnet.api_key, devnet.url, kind],
             capture_output=True,
             text=True,
             timeout=60,
