@@ -8,7 +8,6 @@ import os
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -16,14 +15,8 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from .config import Credentials, IfUnknown, Settings
-from .errors import (
-    STILL_RETRIEVABLE,
-    AmbiguousCreateError,
-    ClientClosedError,
-    ResultFormatError,
-    ResultLocationError,
-)
-from .events import Downloading
+from .errors import AmbiguousCreateError, ClientClosedError
+from .fetching import Fetcher
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
 from .journal import usual_span
 from .ledger import Ledger
@@ -35,8 +28,6 @@ from .results import (
     RunResult,
     Timing,
     WorkflowTaskResult,
-    resolve_reference,
-    result_references,
 )
 from .rules import PollSchedule, is_terminal
 from .siblings import Siblings
@@ -88,7 +79,7 @@ class Dispatcher:
         self.ledger = ledger
         self.uploads = Uploads()
         self._network = network
-        self._session = session
+        self._fetcher = Fetcher(network, ledger, session, settings.result_base_url)
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
@@ -190,7 +181,7 @@ class Dispatcher:
         flight = Flight(
             self._network,
             self.ledger,
-            self.fetch,
+            self._fetcher.fetch,
             self.uploads,
             credentials=credentials,
             job_id=entry.job_id if entry is not None else task_id,
@@ -235,7 +226,7 @@ class Dispatcher:
         return Flight(
             self._network,
             self.ledger,
-            self.fetch,
+            self._fetcher.fetch,
             self.uploads,
             credentials=prepared.credentials,
             job_id=entry.job_id if entry is not None else prepared.job_id,
@@ -334,50 +325,6 @@ class Dispatcher:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_left.wait(), CANCEL_ON_EXIT_SECONDS)
         await asyncio.gather(*self._landings, return_exceptions=True)
-
-    # --- results ------------------------------------------------------------------------------------------
-
-    async def fetch(self, flight: Flight, answer: WorkflowTaskResult) -> tuple[Path, ...]:
-        """Bring a finished task's files to disk.
-
-        Raises:
-            ResultError: The result has no known form, or can't be had, or is broken.
-        """
-        references = result_references(answer.result)
-        if not references:
-            raise ResultLocationError(
-                f"Task {answer.task_id} finished with a result of an unknown form: {answer.result!r:.200}",
-                money=STILL_RETRIEVABLE,
-                next_step="Report this form, and take the result up by the task id meanwhile.",
-                task_id=answer.task_id,
-            )
-        urls = [
-            resolve_reference(
-                reference, result_base_url=self._settings.result_base_url, task_id=answer.task_id
-            )
-            for reference in references
-        ]
-        async with self.ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
-            if kept_by_another:
-                return kept_by_another
-            stem = await self.ledger.result_stem(flight.entry_id, flight.job_id)
-            files = []
-            for index, url in enumerate(urls):
-                dest = stem if len(urls) == 1 else stem.with_name(f"{stem.name}-{index}")
-                files.append(await self._download(flight, answer.task_id, url, dest))
-            return tuple(files)
-
-    async def _download(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
-        from .media.download import download
-
-        def tell(received: int, total: int | None) -> None:
-            flight.emit(Downloading(job_id=flight.job_id, task_id=task_id, received=received, total=total))
-
-        try:
-            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
-        except ResultFormatError:
-            # Broken on its way, perhaps: twice the same means that the miner wrote it so.
-            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
 
 
 def _kept_result(entry: Entry) -> RunResult:

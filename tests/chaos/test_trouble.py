@@ -131,7 +131,10 @@ async def test_a_clock_set_back_changes_no_outcome_and_makes_no_negative_time(
     note("(d) clock set back an hour at every reading", "same outcome, no negative time")
 
 
-async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(note: Note) -> None:
+async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(
+    note: Note, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xalora_client.fetching.NOT_FOUND_PAUSES", (0.1, 0.1))
     async with (
         Devnet(miners=1, faults=["result:500"]) as devnet,
         AsyncXalora(devnet.api_key, devnet.url, reuse=True) as client,

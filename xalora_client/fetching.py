@@ -1,0 +1,185 @@
+"""A finished task's files from where the network says they are to this disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from .errors import (
+    STILL_RETRIEVABLE,
+    NetworkError,
+    ResultDownloadError,
+    ResultError,
+    ResultExpiredError,
+    ResultFormatError,
+    ResultLocationError,
+)
+from .events import Downloading
+from .ledger import Ledger
+from .network import Network
+from .results import WorkflowTaskResult, resolve_reference, result_references
+from .rules import FINISHED
+
+if TYPE_CHECKING:
+    from .flight import Flight
+
+logger = logging.getLogger("xalora_client")
+
+NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
+"""Seconds before each further try at a result that is not there: stores lag behind what miners say."""
+
+GONE_FOR_GOOD = 410
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a file is: as the network says, and the URL made of that."""
+
+    reference: str
+    url: str
+
+    @property
+    def rests_on_setting(self) -> bool:
+        return self.url != self.reference
+
+
+class Fetcher:
+    """Brings results to disk, and takes none for expired before the network was asked about it again.
+
+    Args:
+        network: Asked for fresh addresses.
+        ledger: Where the files go, and whose turn it is.
+        session: For downloads; it never carries a key.
+        result_base_url: Where bare storage keys are found, None where that is not set.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        ledger: Ledger,
+        session: aiohttp.ClientSession,
+        result_base_url: str | None,
+    ) -> None:
+        self._network = network
+        self._ledger = ledger
+        self._session = session
+        self._result_base_url = result_base_url
+
+    async def fetch(self, flight: Flight, answer: WorkflowTaskResult) -> tuple[Path, ...]:
+        """Bring a finished task's files to disk.
+
+        Raises:
+            ResultExpiredError: The network no longer has them, and gives no other address.
+            ResultLocationError: They have no known form, or are not under the configured base URL.
+            ResultError: They can't be had, or are broken.
+        """
+        places = self._places(answer)
+        async with self._ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
+            if kept_by_another:
+                return kept_by_another
+            stem = await self._ledger.result_stem(flight.entry_id, flight.job_id)
+            files: list[Path] = []
+            pauses = iter(NOT_FOUND_PAUSES)
+            while len(files) < len(places):
+                index = len(files)
+                dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
+                try:
+                    files.append(await self._download(flight, answer.task_id, places[index].url, dest))
+                except ResultExpiredError as gone:
+                    pause = next(pauses, None)
+                    fresh = None if pause is None else await self._asked_again(flight, answer, gone, pause)
+                    if not _is_worth_a_try(fresh, places, index, gone):
+                        raise _explained(gone, places[index], flight, answer) from gone
+                    assert fresh is not None
+                    places = fresh
+            return tuple(files)
+
+    def _places(self, answer: WorkflowTaskResult) -> list[_Place]:
+        references = result_references(answer.result)
+        if not references:
+            raise ResultLocationError(
+                f"Task {answer.task_id} finished with a result of an unknown form: {answer.result!r:.200}",
+                money=STILL_RETRIEVABLE,
+                next_step="Report this form, and take the result up by the task id meanwhile.",
+                task_id=answer.task_id,
+            )
+        base_url = self._result_base_url
+        return [
+            _Place(
+                reference,
+                resolve_reference(reference, result_base_url=base_url, task_id=answer.task_id),
+            )
+            for reference in references
+        ]
+
+    async def _asked_again(
+        self, flight: Flight, answer: WorkflowTaskResult, gone: ResultExpiredError, pause: float
+    ) -> list[_Place] | None:
+        """Where the network says now that a result is that was not found; None if it has none any more.
+
+        Raises:
+            ResultDownloadError: The network can't be asked.
+        """
+        if gone.status_code != GONE_FOR_GOOD:
+            logger.info("%s; trying again in %g s", gone.what, pause)
+            await asyncio.sleep(pause)
+        try:
+            fresh = await self._network.query(flight.credentials, answer.task_id)
+        except NetworkError as error:
+            raise ResultDownloadError(
+                f"{gone.what}, and the network could not be asked for another address: {error.what}",
+                money=STILL_RETRIEVABLE,
+                next_step=f"Fetch it again by the task's id: `xalora resume {answer.task_id}`.",
+                task_id=answer.task_id,
+                job_id=flight.job_id,
+                status_code=gone.status_code,
+                error_type=gone.error_type,
+            ) from error
+        if fresh.status != FINISHED:
+            return None
+        await self._ledger.finished(flight.entry_id, fresh.result)
+        return self._places(fresh)
+
+    async def _download(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
+        from .media.download import download
+
+        def tell(received: int, total: int | None) -> None:
+            flight.emit(Downloading(job_id=flight.job_id, task_id=task_id, received=received, total=total))
+
+        try:
+            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
+        except ResultFormatError:
+            # Broken on its way, perhaps: twice the same means that the miner wrote it so.
+            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
+
+
+def _is_worth_a_try(
+    fresh: list[_Place] | None, places: list[_Place], index: int, gone: ResultExpiredError
+) -> bool:
+    if fresh is None or len(fresh) != len(places):
+        return False
+    return gone.status_code != GONE_FOR_GOOD or fresh[index] != places[index]
+
+
+def _explained(
+    gone: ResultExpiredError, place: _Place, flight: Flight, answer: WorkflowTaskResult
+) -> ResultError:
+    if not place.rests_on_setting:
+        return gone
+    # The setting is as likely to be wrong as the file to be gone, and only one of them loses a paid result.
+    return ResultLocationError(
+        f"The result of task {answer.task_id} has the storage key {place.reference!r}, and nothing is there "
+        f"under the base URL of the setting XALORA_RESULT_BASE_URL (HTTP {gone.status_code})",
+        money=STILL_RETRIEVABLE,
+        next_step="Correct XALORA_RESULT_BASE_URL and take the task up again by its id: "
+        f"`xalora resume {answer.task_id}`.",
+        task_id=answer.task_id,
+        job_id=flight.job_id,
+        status_code=gone.status_code,
+        error_type=gone.error_type,
+    )
