@@ -50,8 +50,10 @@ class Interrupt:
                     await asyncio.wait({task}, timeout=WIND_DOWN_SECONDS)
                     raise compat.InterruptProcessingException
         except asyncio.CancelledError:
-            on_cancel()
-            _cancel(task)
+            # Work that winds down already is not torn: another node has ended the prompt in the meantime.
+            if task not in _winding_down:
+                on_cancel()
+                _cancel(task)
             raise
         if self.requested and task.exception() is not None:
             # An interrupt makes work fail in several ways; the user knows of one.

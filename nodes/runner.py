@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ..xalora_client.errors import MissingKeyError, XaloraError
-from ..xalora_client.events import Submitted, TaskEvent
+from ..xalora_client.events import TaskEvent
 from . import compat
 from .batch import MAX_RESENDS, BatchPlan
 from .bridge import bridge
@@ -22,6 +22,7 @@ from .interrupts import Interrupt
 from .origins import OriginNotes
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
+from .together import together
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,15 +31,11 @@ if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
     from ..xalora_client.tasks import WorkflowTask
 
-T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
 ValueT_co = TypeVar("ValueT_co", covariant=True)
 
 log = logging.getLogger("xalora_client.nodes")
-
-CANCEL_SECONDS = 3.0
-"""How long the network may take to confirm the cancel of one task of an interrupted node."""
 
 SET_KEY = (
     "Enter it in the Xalora tab of the sidebar, or set XALORA_API_KEY in the environment, or in a .env file "
@@ -134,21 +131,20 @@ async def collect(
     task_ids: Sequence[str],
     options: RunOptions,
     sink: Sink[ValueT],
-    *,
-    cancelable: bool,
+    on_collected: Callable[[str], None],
     noun: str = "task",
 ) -> ValueT | HandedOver:
-    """Wait for tasks that were submitted before, and decode their results.
+    """Wait for tasks that were submitted before, and decode their results. An interrupt leaves them running.
 
     Args:
-        cancelable: Whether an interrupt cancels the remote tasks: those that the same graph has submitted.
+        on_collected: Told each task id whose result is on this machine, on the bridge's loop.
 
     Raises:
         InterruptProcessingException: The user asked to stop.
         XaloraError: A task ended without a result.
     """
     interrupt = Interrupt()
-    work = _Collecting(node_id, len(task_ids), options, noun, interrupt, sink, task_ids, cancelable)
+    work = _Collecting(node_id, len(task_ids), options, noun, interrupt, sink, task_ids, on_collected)
     return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
 
 
@@ -156,13 +152,14 @@ async def submit(
     node_id: str,
     tasks: Sequence[WorkflowTask],
     options: RunOptions,
-    on_submitted: Callable[[int, str], None],
+    on_submitted: Callable[[str], None],
     noun: str = "task",
 ) -> list[str]:
     """Submit a node's tasks and give back their ids, in order.
 
     Args:
-        on_submitted: Told each index and task id at once, on the bridge's loop.
+        on_submitted: Told each task id as soon as it is known, perhaps more than once, on the bridge's loop;
+            also while an interrupted node winds down.
 
     Raises:
         InterruptProcessingException: The user asked to stop.
@@ -300,12 +297,16 @@ class _Work(Generic[ItemT, ValueT]):
 
         def note(event: TaskEvent) -> None:
             self._origins.note(index, event.job_id)
-            if isinstance(event, Submitted) and event.task_id:
-                self._open_ids[index] = event.task_id
-                self._origins.sent(index)
+            if event.task_id:
+                self._learned(index, event.task_id)
             self._progress.note(index, event, monotonic())
 
         return note
+
+    def _learned(self, index: int, task_id: str) -> None:
+        """The network has accepted this task, just now or some time ago."""
+        self._open_ids[index] = task_id
+        self._origins.sent(index)
 
     def _log_what_is_left(self) -> None:
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
@@ -379,23 +380,20 @@ class _Collecting(_Work["RunResult", ValueT]):
         interrupt: Interrupt,
         sink: Sink[ValueT],
         task_ids: Sequence[str],
-        cancelable: bool,
+        on_collected: Callable[[str], None],
     ) -> None:
         super().__init__(node_id, total, options, noun, interrupt)
         self._sink = sink
         self._task_ids = task_ids
-        self._cancelable = cancelable
+        self._on_collected = on_collected
 
     async def _do(self, client: AsyncXalora, index: int) -> RunResult:
         task_id = self._task_ids[index]
         self._open_ids[index] = task_id
         timeout = self.options.wait_timeout or client.settings.wait_timeout
-        try:
-            return await client.task(task_id).result(timeout=timeout, on_event=self.listener(index))
-        except asyncio.CancelledError:
-            if self._cancelable and self.interrupt.requested:
-                await cancel_task(client, task_id)
-            raise
+        result = await client.task(task_id).result(timeout=timeout, on_event=self.listener(index))
+        self._on_collected(task_id)
+        return result
 
     async def _take(self, index: int, item: RunResult) -> Image.Image | None:
         return await asyncio.to_thread(self._sink.add, index, item)
@@ -423,7 +421,7 @@ class _Submitting(_Work[str, "list[str]"]):
         noun: str,
         interrupt: Interrupt,
         tasks: Sequence[WorkflowTask],
-        on_submitted: Callable[[int, str], None],
+        on_submitted: Callable[[str], None],
     ) -> None:
         super().__init__(node_id, total, options, noun, interrupt, tasks)
         self._on_submitted = on_submitted
@@ -439,8 +437,14 @@ class _Submitting(_Work[str, "list[str]"]):
         )
         return handle.task_id
 
+    def _learned(self, index: int, task_id: str) -> None:
+        super()._learned(index, task_id)
+        # Not only with the call's end: an interrupted one has none, and its task is accepted all the same.
+        self._on_submitted(task_id)
+
     async def _take(self, index: int, item: str) -> None:
-        self._on_submitted(index, item)
+        # A kept result answers without an event.
+        self._on_submitted(item)
 
     async def _value(self, items: Sequence[str]) -> list[str]:
         return list(items)
@@ -468,34 +472,6 @@ def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None
 def made_of(result: RunResult) -> Made:
     """What made a result, for the line on the node."""
     return Made(result.engine, result.miner, result.reused)
-
-
-async def cancel_task(client: AsyncXalora, task_id: str) -> None:
-    """Cancel a task that has not ended, within :data:`CANCEL_SECONDS`; a failure is logged, never raised."""
-    from ..xalora_client.rules import is_terminal
-
-    async def cancel() -> None:
-        handle = client.task(task_id)
-        if not is_terminal(await handle.status()):
-            await handle.cancel()
-
-    try:
-        await asyncio.wait_for(cancel(), CANCEL_SECONDS)
-    except asyncio.TimeoutError:  # the built-in one only from Python 3.11 on
-        log.warning("The cancel of task %s is not confirmed yet.", task_id)
-    except XaloraError as error:
-        log.warning("The cancel of task %s is not confirmed: %s", task_id, error)
-
-
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do several things at once; should one fail, or the caller be cancelled, all end before it raises."""
-    tasks = [asyncio.get_running_loop().create_task(work) for work in works]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _named_tasks(task_ids: Iterable[str | None]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
@@ -16,9 +17,11 @@ from ..xalora_client.media.png import encode_png
 from ..xalora_client.media.sniff import sniff_file
 from . import compat, options, runner
 from .base import CATEGORY, HIDDEN, XaloraNode
+from .bridge import bridge
 from .compat import ExecutionBlocker, io, schema
 from .freshness import freshness
 from .images import TensorBatch, split_batch
+from .interrupts import Interrupt
 from .seeds import seed_input
 from .submissions import submissions
 from .text_to_image import image_inputs, image_tasks, lora_input
@@ -79,13 +82,14 @@ class _SubmitNode(XaloraNode):
     async def _submit(
         cls, kind: Kind, tasks: Sequence[WorkflowTask], widgets: Mapping[str, Any], alpha: Sequence[str] = ()
     ) -> io.NodeOutput:
-        key, prompt_id = cls.cache_key(), compat.executing_prompt_id()
+        key, prompt_id, interrupt = cls.cache_key(), compat.executing_prompt_id(), Interrupt()
 
-        def note(index: int, task_id: str) -> None:
-            submissions.submitted(prompt_id, task_id)
+        def note(task_id: str) -> None:
+            submissions.submitted(prompt_id, task_id, interrupt)
             freshness.submitted(key, task_id)
 
-        task_ids = await runner.submit(cls.node_id(), tasks, options.run_options(widgets), note)
+        async with _canceled_if_interrupted():
+            task_ids = await runner.submit(cls.node_id(), tasks, options.run_options(widgets), note)
         submitted = Submitted(kind=kind, tasks=[])
         for index, task_id in enumerate(task_ids):
             task = SubmittedTask(index=index, task_id=task_id)
@@ -188,19 +192,33 @@ class XaloraCollect(XaloraNode):
     async def execute(cls, task: Submitted | None = None, task_id: str = "", **widgets: Any) -> io.NodeOutput:
         submitted = _of_socket(task) if task is not None else _of_text(task_id)
         task_ids = [one["task_id"] for one in submitted]
-        submissions.taken_over(task_ids)
-        value = await runner.collect(
-            cls.node_id(),
-            task_ids,
-            options.run_options(widgets),
-            _CollectSink(submitted),
+        if task is not None:
             # A task named by its id was not submitted by this prompt, which so has no business to cancel it.
-            cancelable=task is not None,
-        )
+            prompt_id, interrupt = compat.executing_prompt_id(), Interrupt()
+            for one in task_ids:
+                submissions.submitted(prompt_id, one, interrupt)
+        async with _canceled_if_interrupted():
+            value = await runner.collect(
+                cls.node_id(),
+                task_ids,
+                options.run_options(widgets),
+                _CollectSink(submitted),
+                submissions.collected,
+            )
         assert not isinstance(value, runner.HandedOver)
         if isinstance(value, VideoValue):
             return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
         return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))
+
+
+@asynccontextmanager
+async def _canceled_if_interrupted() -> AsyncIterator[None]:
+    """An interrupted node ends when its tasks are canceled, unless that takes too long."""
+    try:
+        yield
+    except compat.InterruptProcessingException:
+        await bridge.run(submissions.confirmed())
+        raise
 
 
 class _CollectSink:

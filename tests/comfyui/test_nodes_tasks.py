@@ -178,3 +178,89 @@ def test_the_button_leaves_a_task_that_is_known_by_its_id_only(
     comfyui.interrupt()
     assert waiting.wait().status == "interrupted"
     assert devnet.task(task_id).status == "running"
+
+
+def wait_until_nothing_runs(devnet: SessionDevnet) -> dict[str, int]:
+    """How many of the test's tasks ended in which way, once none of them waits or runs."""
+    devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 0)
+    counts: dict[str, int] = devnet.new_stats()["tasks"]
+    return counts
+
+
+def test_the_button_cancels_also_what_collect_has_not_come_to(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    seed = fresh_seed()
+    first = {"1": image(seed), "2": node("XaloraUpscaleImage", image=["1", 0]), "3": dump(["2", 0])}
+    assert comfyui.run(first).status == "success"
+    devnet.task_seconds = 600
+    record = comfyui.start(
+        {
+            "1": image(seed, batch=20),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraCollect", task=["2", 0], max_in_flight=3),
+            "4": dump(["3", 0]),
+        }
+    )
+    record.wait_for_text("1/20", node="3")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    assert wait_until_nothing_runs(devnet) == {"canceled": 19, "finished": 1}
+
+
+def test_the_button_cancels_though_the_network_answers_no_questions(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed(), batch=2),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraCollect", task=["2", 0]),
+            "4": dump(["3", 0]),
+        }
+    )
+    record.wait_for_text("running", node="3")
+    devnet.add_fault("task_result_query:503")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    assert wait_until_nothing_runs(devnet) == {"canceled": 2}
+
+
+def test_cancels_that_take_long_outlive_their_prompt(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """Another node ends the prompt at once, and ComfyUI then cancels what still winds down."""
+    devnet.task_seconds = 600
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed(), batch=2),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraCollect", task=["2", 0]),
+            "4": dump(["3", 0]),
+            "5": node("XaloraTestRemote", seconds=600, value=["2", 0], nonce=fresh()),
+            "6": node("XaloraTestClock", value=["5", 0]),
+        }
+    )
+    record.wait_for("executing", node="5")
+    record.wait_for_text("running", node="3")
+    # Neither the first request nor the second is acted upon, so the cancel needs a third one.
+    devnet.add_fault("task_cancel:503:n=1,2,3,4")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    assert wait_until_nothing_runs(devnet) == {"canceled": 2}
+
+
+def test_the_button_reaches_what_is_just_being_submitted(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 600
+    devnet.add_fault("task_create:delay:seconds=0.03")
+    before = devnet.stats()["creates"]
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed(), batch=60),
+            "2": node("XaloraSubmitUpscale", image=["1", 0], max_in_flight=2),
+        }
+    )
+    devnet.wait_for(lambda stats: stats["creates"] - before >= 5)
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    ended = wait_until_nothing_runs(devnet)
+    assert set(ended) == {"canceled"} and ended["canceled"] < 60
