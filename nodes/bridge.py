@@ -20,6 +20,8 @@ T = TypeVar("T")
 log = logging.getLogger("xalora_client.bridge")
 
 CLOSE_TIMEOUT = 5.0
+LAST_WORDS_SECONDS = 0.5
+SHUTTING_DOWN = "ComfyUI is shutting down; nothing more is sent."
 CANCELLED = "The work was cancelled before it had ended."
 
 
@@ -114,7 +116,7 @@ class Bridge:
             self._closers.append(closer)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Cancel what runs, close what was registered, end the thread; final, within about `timeout` s."""
+        """Close what was registered, cancel what is left, end the thread; final, in about `timeout` s."""
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
@@ -132,7 +134,7 @@ class Bridge:
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._closed:
-            raise BridgeError("ComfyUI is shutting down; nothing more is sent.")
+            raise BridgeError(SHUTTING_DOWN)
         # The thread is also found dead after a fork, in the child.
         if self._loop is None or self._thread is None or not self._thread.is_alive():
             loop = asyncio.new_event_loop()
@@ -151,23 +153,24 @@ class Bridge:
 
     @staticmethod
     async def _wind_down(closers: list[Callable[[], Awaitable[None]]], timeout: float) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-
         async def close_all() -> None:
-            await asyncio.gather(*tasks, return_exceptions=True)
             for closer in closers:
                 try:
                     await closer()
                 except Exception as error:  # noqa: BLE001 - one failure must not keep the others open
                     log.warning("Closing a connection failed: %s", error)
-            await asyncio.get_running_loop().shutdown_asyncgens()
 
         try:
             await asyncio.wait_for(close_all(), timeout)
         except asyncio.TimeoutError:  # the built-in one only from Python 3.11 on
             log.warning("Closing the connections took over %g s; they are left to the system.", timeout)
+        # Only now: cancelled before, a request that is out would never learn the id of what it has paid for.
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=LAST_WORDS_SECONDS)
+        await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 bridge = Bridge()

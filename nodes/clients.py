@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..xalora_client.config import Settings
-from .bridge import bridge
+from ..xalora_client.threads import off_loop
+from .bridge import SHUTTING_DOWN, BridgeError, bridge
 from .settings import read_settings
 
 if TYPE_CHECKING:
@@ -19,13 +21,16 @@ if TYPE_CHECKING:
 class Clients:
     """Hands out the client; every method belongs to the bridge's loop.
 
-    A changed setting makes a new client. The old one is closed when the last piece of work on it has ended.
+    A changed setting makes a new client. The old one is closed when the last piece of work on it has ended;
+    the journal is not: results in ComfyUI's cache hold their files through it for as long as they live.
     """
 
     def __init__(self) -> None:
         self._current: AsyncXalora | None = None
         self._users: dict[AsyncXalora, int] = {}
+        self._journals: dict[Path, Journal] = {}
         self._registered = False
+        self._closed = False
 
     @asynccontextmanager
     async def client(self, settings: Settings | None = None) -> AsyncIterator[AsyncXalora]:
@@ -33,6 +38,7 @@ class Clients:
 
         Raises:
             ConfigurationError: The settings do not fit.
+            BridgeError: ComfyUI is shutting down.
         """
         client = await self._for(settings or (await asyncio.to_thread(read_settings)).settings)
         self._users[client] += 1
@@ -49,16 +55,27 @@ class Clients:
         return current.journal if current is not None else None
 
     async def _for(self, settings: Settings) -> AsyncXalora:
+        if self._closed:
+            raise BridgeError(SHUTTING_DOWN)
         if self._current is None or self._current.settings != settings:
             from ..xalora_client.client import AsyncXalora
 
-            self._current = AsyncXalora(settings=settings)
+            self._current = AsyncXalora(settings=settings, journal=self._journal_for(settings))
             self._users[self._current] = 0
             await self._close_unused()
             if not self._registered:
                 bridge.on_close(self.close)
                 self._registered = True
         return self._current
+
+    def _journal_for(self, settings: Settings) -> Journal:
+        journal = self._journals.get(settings.state_dir)
+        if journal is None:
+            from ..xalora_client.client import open_journal
+
+            journal = self._journals[settings.state_dir] = open_journal(settings)
+        journal.results_limit_bytes = int(settings.results_limit)
+        return journal
 
     async def _close_unused(self) -> None:
         unused = [
@@ -69,11 +86,14 @@ class Clients:
             await client.close()
 
     async def close(self) -> None:
-        """Close all clients; remote tasks are not touched."""
+        """Close all clients and journals, for good; remote tasks are not touched."""
+        self._closed = True
         self._current = None
-        for client in list(self._users):
-            await client.close()
-        self._users.clear()
+        try:
+            await asyncio.gather(*(client.close() for client in self._users))
+        finally:
+            for journal in self._journals.values():
+                await off_loop(journal.close)
 
 
 clients = Clients()

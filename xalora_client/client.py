@@ -28,6 +28,7 @@ from .errors import (
 )
 from .events import Done, EventCallback, tell
 from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_terminal
+from .threads import off_loop
 
 if TYPE_CHECKING:
     import aiohttp
@@ -135,7 +136,7 @@ class AsyncXalora:
         for session in sessions:
             await session.close()
         if self._owned_journal is not None:
-            await asyncio.to_thread(self._owned_journal.close)
+            await off_loop(self._owned_journal.close)
             self._owned_journal = None
 
     def _open(self) -> tuple[Network, Dispatcher]:
@@ -181,15 +182,7 @@ class AsyncXalora:
             return self._given_journal
         with self._journal_lock:
             if self._owned_journal is None:
-                from .journal import open_or_memory
-
-                self._owned_journal, warning = open_or_memory(
-                    self.settings.state_dir / JOURNAL_NAME,
-                    self.settings.state_dir / RESULTS_FOLDER,
-                    int(self.settings.results_limit),
-                )
-                if warning:
-                    logger.warning("%s", warning)
+                self._owned_journal = open_journal(self.settings)
             return self._owned_journal
 
     # --- the SDK's functions --------------------------------------------------------------------------------
@@ -652,6 +645,21 @@ class TaskHandle:
     async def cancel(self) -> dict[str, Any]:
         """Ask the network to cancel the task."""
         return await self._client.cancel_task(self.task_id, task=self._task)
+
+
+def open_journal(settings: Settings) -> Journal:
+    """The journal in the ``state_dir`` of these settings.
+
+    Where it can't be used, the log says so and one in memory stands in.
+    """
+    from .journal import open_or_memory
+
+    journal, warning = open_or_memory(
+        settings.state_dir / JOURNAL_NAME, settings.state_dir / RESULTS_FOLDER, int(settings.results_limit)
+    )
+    if warning:
+        logger.warning("%s", warning)
+    return journal
 
 
 def _holds(condition: bool | Callable[[], bool]) -> bool:

@@ -23,6 +23,7 @@ from .journal import Claim, Entry, Journal, TaskState, Work
 from .preparation import PreparedTask
 from .results import WorkflowTaskResult
 from .rules import CANCELED, FAILED, FINISHED
+from .threads import off_loop
 
 logger = logging.getLogger("xalora_client")
 
@@ -151,7 +152,7 @@ class Ledger:
         if entry_id is None or not ticket:
             return task_id
         try:
-            entry = await asyncio.to_thread(self.journal.cancel, ticket)
+            entry = await off_loop(lambda: self.journal.cancel(ticket))
         except JournalError as error:
             logger.warning("journal: %s - task %s is canceled all the same", error, task_id)
             return task_id
@@ -267,8 +268,7 @@ class Ledger:
 
     async def _tolerant(self, step: Callable[[], T], told_instead: str) -> T | None:
         try:
-            # Shielded: a step whose caller is cancelled while all threads are busy would never be written.
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, step))
+            return await off_loop(step)
         except JournalError as error:
             logger.warning("journal: %s - %s", error, told_instead)
             return None

@@ -1,4 +1,4 @@
-"""ComfyUI killed in the middle of a batch: queued again, only what was never sent is sent."""
+"""ComfyUI killed amid a batch, or quit while a create is out: nothing is lost, nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ def sent(comfyui: ComfyUI) -> list[TaskState]:
     state = comfyui.root / "xalora-state"
     with Journal.open(state / "journal.sqlite3", state / "results") as journal:
         return [entry.state for entry in journal.entries() if entry.task_id is not None]
+
+
+def test_quit_while_a_create_is_out_the_task_id_is_kept(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    devnet.reset()
+    comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
+    graph = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraUpscaleImage", image=["1", 0]),
+        "3": dump(["2", 0]),
+    }
+    before = devnet.stats()["creates"]
+    devnet.add_fault("task_create:delay_after:seconds=1.5")
+    comfyui.start(graph)
+    devnet.wait_for(lambda stats: stats["creates"] > before, timeout=60)
+    comfyui.stop()
+    assert sent(comfyui) == [TaskState.SUBMITTED]
 
 
 def test_killed_in_the_middle_of_a_batch_the_graph_is_finished_without_paying_twice(

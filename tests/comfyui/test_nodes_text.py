@@ -80,17 +80,16 @@ def test_an_animated_webp_becomes_a_video(comfyui: ComfyUI, devnet: SessionDevne
 def test_a_video_in_use_outlives_the_limit_of_kept_results(
     comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
 ) -> None:
-    """ComfyUI's cache holds a VIDEO that reads its file whenever it is saved."""
+    """ComfyUI's cache holds a VIDEO that reads its file whenever it is saved, whatever settings change."""
     devnet.reset()
     extra = comfyui_factory(
-        env={
-            "XALORA_WORKFLOW_URL": devnet.url,
-            "XALORA_API_KEY": devnet.api_key,
-            "XALORA_RESULTS_LIMIT": "1",
-        }
+        env={"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key},
     )
     prompt, seed = fresh(), fresh_seed()
     for run in range(3):
+        # From the second run on no file but one would fit.
+        if run:
+            extra.post("/settings", {"Xalora.ResultsLimitGiB": 1e-9, "Xalora.MaxInFlight": run})
         record = extra.run(
             {
                 "1": node("XaloraTextToVideo", prompt=prompt, seed=seed, decode_frames=False),

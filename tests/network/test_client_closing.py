@@ -364,3 +364,45 @@ def test_a_blocking_client_taken_through_a_fork_is_refused_not_awaited_for_ever(
             check=False,
         )
     assert (ended.stdout.strip(), ended.returncode, ended.stderr) == ("7", 0, "")
+
+
+QUIT_WITH_A_CREATE_OUT = """
+import importlib.util, sys
+from xalora_client import AsyncXalora, UpscalerTask
+
+spec = importlib.util.spec_from_file_location("bridge_alone", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+async def begin():
+    client = AsyncXalora(sys.argv[2], sys.argv[3])
+    module.bridge.on_close(client.close)
+    module.bridge.submit(client.run(UpscalerTask(image_url="https://example.org/cat.png"), fallback="never"))
+
+module.bridge.call(begin())
+sys.stdin.read()
+"""
+
+
+def test_a_program_that_ends_while_a_create_is_out_keeps_the_task_id(
+    repository: Path, tmp_path: Path
+) -> None:
+    """As ComfyUI ends: Python has taken back its threads before anything of ours is told."""
+    state = tmp_path / "state"
+    with DevnetThread(miners=0, faults=["task_create:delay_after:seconds=1"]) as devnet:
+        program = [sys.executable, "-c", QUIT_WITH_A_CREATE_OUT, str(repository / "nodes" / "bridge.py")]
+        with subprocess.Popen(
+            [*program, devnet.api_key, devnet.url],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XALORA_STATE_DIR": str(state)},
+        ) as quitting:
+            devnet.wait_for(lambda stats: stats["creates"] == 1, timeout=PATIENCE)
+            _, told = quitting.communicate(timeout=PATIENCE)
+        (task_id,) = devnet.task_ids()
+    with Journal.open(state / "journal.sqlite3", state / "results") as journal:
+        (entry,) = journal.entries()
+    assert (entry.state, entry.task_id) == (TaskState.SUBMITTED, task_id), told
+    assert quitting.returncode == 0
+    assert "RuntimeError" not in told

@@ -243,7 +243,8 @@ async def test_context_variables_follow_the_work(bridge: Any) -> None:
     assert await bridge.run(read()) == "12"
 
 
-def test_close_cancels_work_then_closes_in_reverse_order(bridge: Any, module: ModuleType) -> None:
+def test_close_closes_in_reverse_order_then_cancels_what_is_left(bridge: Any, module: ModuleType) -> None:
+    """Work cancelled first could not hear any more what the closers wait for."""
     order: list[str] = []
     started = threading.Event()
 
@@ -264,7 +265,7 @@ def test_close_cancels_work_then_closes_in_reverse_order(bridge: Any, module: Mo
     future = bridge.submit(work())
     assert started.wait(CEILING)
     bridge.close()
-    assert order == ["work", "third", "second", "first"]
+    assert order == ["third", "second", "first", "work"]
     assert future.cancelled()
     with pytest.raises(module.BridgeError, match="shutting down"):
         bridge.call(_thread_name())

@@ -71,6 +71,14 @@ def test_at_the_limit_nothing_goes(journal: Journal) -> None:
     assert with_files(journal) == {1, 2, 3}
 
 
+def test_a_limit_lowered_holds_from_the_next_result_on(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        keep(journal, number)
+    journal.results_limit_bytes = 100
+    keep(journal, 4)
+    assert with_files(journal) == {4}
+
+
 def test_files_in_use_never_go(journal: Journal) -> None:
     for number in (1, 2, 3):
         keep(journal, number)

@@ -45,6 +45,9 @@ class Journal:
 
     Interest in an entry is a *ticket* (see `Claim`). Of the ticket holders, at most one is the *worker*, who
     alone sends the task, or downloads its result.
+
+    Attributes:
+        results_limit_bytes: Size limit of the kept results, None for no limit; may be set at any time.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Journal:
         monotonic_clock: Callable[[], float],
     ) -> None:
         self._results = KeptResults(results_dir)
-        self._limit = results_limit_bytes
+        self.results_limit_bytes = results_limit_bytes
         self._wall, self._monotonic = wall_clock, monotonic_clock
         self._owners_dir = None if path is None else path.with_name(f"{path.name}.owners")
         self._owner: owners.Owner | None = None
@@ -580,7 +583,7 @@ class Journal:
         The least recently used go first. Never those in somebody's hands, and never one that was paid for
         and not yet delivered: it may be the only copy.
         """
-        if self._limit is None or self._kept_size() <= self._limit:
+        if self.results_limit_bytes is None or self._kept_size() <= self.results_limit_bytes:
             return []
         evicted: list[int] = []
         with self._change(settled=True) as change:
@@ -591,7 +594,7 @@ class Journal:
                 (TaskState.KEPT.value,),
             ).fetchall()
             for row in rows:
-                if total <= self._limit:
+                if total <= self.results_limit_bytes:
                     break
                 if self._results.remove(kept_files(row)):
                     change.update(row["id"], files="[]", size=0)
