@@ -47,7 +47,7 @@ async def status() -> dict[str, Any]:
             "editable": loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE,
         },
         "endpoint": {
-            "url": loaded.settings.workflow_url,
+            "url": loaded.settings.sequencer_url,
             "source": loaded.sources["workflow_url"],
             "variable": f"{ENV_PREFIX}WORKFLOW_URL",
             "default": DEFAULT_WORKFLOW_URL,
@@ -163,7 +163,7 @@ async def _try(pair: Settings) -> dict[str, Any]:
         outcome, message = "failed", error.what
     else:
         outcome, message = "accepted", ""
-    verdict = {"outcome": outcome, "message": message, "endpoint": pair.workflow_url}
+    verdict = {"outcome": outcome, "message": message, "endpoint": pair.sequencer_url}
     # What is bad is asked again each time: the user may just have mended it.
     _last = _Tried(_pair(pair), verdict, monotonic()) if outcome == "accepted" else None
     return verdict

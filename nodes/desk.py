@@ -77,7 +77,7 @@ class Desk:
     async def page(self, query: Query) -> Listing:
         """A page of tasks."""
         async with clients.client() as client:
-            journal, url = client.journal, client.settings.workflow_url
+            journal, url = client.journal, client.settings.sequencer_url
             return await asyncio.to_thread(self._page, journal, url, query)
 
     def _page(self, journal: Journal, url: str, query: Query) -> Listing:
@@ -124,7 +124,7 @@ class Desk:
 
     async def _row(self, client: AsyncXalora, entry_id: int) -> dict[str, Any]:
         entry = await self._entry(client, entry_id)
-        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings.workflow_url, [entry])
+        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings.sequencer_url, [entry])
         return row
 
     async def _entry(self, client: AsyncXalora, entry_id: int) -> Entry:
@@ -193,7 +193,7 @@ class Desk:
                 return True
 
         async with clients.client() as client:
-            url = client.settings.workflow_url
+            url = client.settings.sequencer_url
             entries = await asyncio.to_thread(client.journal.entries, states=GROUPS["active"])
             rows = await asyncio.to_thread(self.rows, client.journal, url, entries)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))

@@ -85,7 +85,7 @@ class Feed:
             since = version if watch.version is None else watch.version
             touched, watch.version = watch.touched(), version
             message = await asyncio.to_thread(
-                self._message, journal, client.settings.workflow_url, since, version, touched
+                self._message, journal, client.settings.sequencer_url, since, version, touched
             )
             self._server.send_sync(EVENT, message)
 

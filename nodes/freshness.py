@@ -39,7 +39,7 @@ class Freshness:
     def fingerprint(self, key: str) -> list[Any]:
         """What the node's outputs depend on beside its inputs; a list of plain values."""
         try:
-            url = read_settings().settings.workflow_url
+            url = read_settings().settings.sequencer_url
         except ConfigurationError:
             # The node says so when it runs.
             url = ""

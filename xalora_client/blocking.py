@@ -56,7 +56,7 @@ class Xalora:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.settings.workflow_url}>"
+        return f"<{type(self).__name__} {self.settings.sequencer_url}>"
 
     def __enter__(self) -> Self:
         return self

@@ -105,7 +105,7 @@ class AsyncXalora:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.settings.workflow_url}>"
+        return f"<{type(self).__name__} {self.settings.sequencer_url}>"
 
     async def __aenter__(self) -> Self:
         self._open()
@@ -164,7 +164,7 @@ class AsyncXalora:
             transport = Transport(
                 requests, creates, self.settings.workflow_url, self.settings.request_timeout
             )
-            self._network = Network(transport, self.settings.workflow_url, self.settings.max_retries)
+            self._network = Network(transport, self.settings.sequencer_url, self.settings.max_retries)
             self._dispatcher = Dispatcher(
                 self._network,
                 Ledger(self.journal),
@@ -260,7 +260,7 @@ class AsyncXalora:
         """
         network, dispatcher = self._open()
         credentials = dispatcher.credentials_for(task_id, task)
-        entry = await dispatcher.ledger.entry_of_task(task_id, self.settings.workflow_url)
+        entry = await dispatcher.ledger.entry_of_task(task_id, self.settings.sequencer_url)
         entry_id = entry.id if entry is not None else None
         await dispatcher.ledger.cancel_pending(entry_id)
         refusal: RequestRefusedError | None = None

@@ -6,18 +6,25 @@ values stored by a host application (ComfyUI's key file and settings), the defau
 
 from __future__ import annotations
 
+import codecs
+import io
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from platformdirs import user_state_path
-from pydantic import ByteSize, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from .addresses import is_loopback, without_login
 from .errors import ConfigurationError, MissingKeyError
+
+logger = logging.getLogger("xalora_client")
 
 ENV_PREFIX = "XALORA_"
 DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
@@ -26,7 +33,33 @@ FallbackPolicy: TypeAlias = Literal["never", "when_unavailable", "on_any_failure
 TimeoutAction: TypeAlias = Literal["detach", "cancel"]
 IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
 
-HttpUrl: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://\S+$")]
+
+def _base_url(url: str) -> str:
+    """With one spelling for one place, since addresses are compared."""
+    url = url.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError("there is no host, or no proper port, in this address")
+    return url
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # resolve() would follow links
+    except RuntimeError:
+        raise ValueError("the home folder that ~ stands for is not known") from None
+
+
+HttpUrl: TypeAlias = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=r"^https?://\S+$"),
+    AfterValidator(_base_url),
+]
+AbsolutePath: TypeAlias = Annotated[Path, AfterValidator(_absolute)]
 
 
 @dataclass(frozen=True)
@@ -101,7 +134,7 @@ class Settings(BaseSettings):
     store_secret_access_key: SecretStr | None = Field(
         None, description="Secret key of the store (else AWS_*)."
     )
-    state_dir: Path = Field(
+    state_dir: AbsolutePath = Field(
         default_factory=lambda: user_state_path("xalora", appauthor=False),
         description="Folder of the journal and of kept results.",
     )
@@ -116,9 +149,11 @@ class Settings(BaseSettings):
     queue_limit: float | None = Field(
         None, gt=0, description="Seconds in the network's queue before the fallback takes over; unset: never."
     )
-    workflows_dir: Path | None = Field(None, description="Folder with workflow definitions of your own.")
+    workflows_dir: AbsolutePath | None = Field(
+        None, description="Folder with workflow definitions of your own."
+    )
     comfyui_url: HttpUrl | None = Field(None, description="ComfyUI server that runs workflows locally.")
-    upscale_model: Path | None = Field(None, description="Model file for local upscaling with torch.")
+    upscale_model: AbsolutePath | None = Field(None, description="Model file for local upscaling with torch.")
 
     @classmethod
     def settings_customise_sources(
@@ -131,6 +166,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # `load_settings` layers the sources itself, so that it can tell where each value came from.
         return (init_settings,)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, without_login(value) if isinstance(value, str) else value
+
+    @property
+    def sequencer_url(self) -> str:
+        """``workflow_url`` without the login that may be in it: how the network is shown and remembered."""
+        return without_login(self.workflow_url)
 
     def credentials(self) -> Credentials:
         """The parsed key.
@@ -168,16 +212,23 @@ def load_settings(
         stored: Values of a host application by the name of their place, the first wins.
         **arguments: Explicit values; None means "not given".
 
+    Relative paths among the values count from the working directory of this call.
+
     Raises:
         ConfigurationError: A value does not fit; the message names the setting and its source, never a key.
+            Or a ``.env`` file is there and can't be read.
     """
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("argument", {name: value for name, value in arguments.items() if value is not None}),
         ("environment", _variables(os.environ)),
     ]
+    found_here: set[str] = set()
     for path in env_files:
-        if Path(path).is_file():
-            layers.append((str(path), _variables(dotenv_values(path))))
+        text = _env_text(Path(path))
+        if text is not None:
+            layers.append((str(path), _variables(dotenv_values(stream=io.StringIO(text)))))
+            if not Path(path).is_absolute():
+                found_here.add(str(path))
     layers += list((stored or {}).items())
 
     values: dict[str, Any] = {}
@@ -198,7 +249,50 @@ def load_settings(
             "; ".join(_explain(problem, sources) for problem in error.errors(include_input=False)),
             next_step="Correct the setting or leave it out to get its default.",
         ) from None
+    if sources["workflow_url"] in found_here and sources["api_key"] not in (
+        sources["workflow_url"],
+        "default",
+    ):
+        _warn_of_redirection(settings, sources)
     return LoadedSettings(settings, sources)
+
+
+def _env_text(path: Path) -> str | None:
+    """What a ``.env`` file says, None where there is none; Windows PowerShell writes UTF-16."""
+    try:
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+        is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(
+            f"The settings file {path.absolute()} can't be read: {reason}",
+            next_step="Save it as UTF-8, make it readable, or move it away.",
+        ) from None
+
+
+_warned: set[tuple[Path, str]] = set()
+
+
+def _warn_of_redirection(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Once for each: a key goes where a file says that lies in the working directory, whoever put it there.
+
+    Both may stand in a ``.env``, and the key may come from elsewhere; a folder that was downloaded, with such
+    a file in it, must not go unnoticed.
+    """
+    file, url = Path(sources["workflow_url"]).absolute(), settings.sequencer_url
+    if url == DEFAULT_WORKFLOW_URL or is_loopback(url) or (file, url) in _warned:
+        return
+    _warned.add((file, url))
+    logger.warning(
+        "%s says that the sequencer is %s, and your key (from %s) is sent there. If this file is not yours, "
+        "remove it; if all is well, keep address and key in one place, and this is not said again.",
+        file,
+        url,
+        sources["api_key"],
+    )
 
 
 def _variables(environment: Mapping[str, str | None]) -> dict[str, str]:
@@ -212,6 +306,5 @@ def _variables(environment: Mapping[str, str | None]) -> dict[str, str]:
 
 def _explain(problem: Any, sources: Mapping[str, str]) -> str:
     name = str(problem["loc"][0])
-    return (
-        f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {sources.get(name, 'argument')}): {problem['msg']}"
-    )
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {sources.get(name, 'argument')}): {message}"

@@ -114,12 +114,12 @@ class Dispatcher:
             XaloraError: The task can't be prepared.
         """
         async with self._preparing:
-            prepared = await prepare(task, self._credentials, self._settings.workflow_url)
+            prepared = await prepare(task, self._credentials, self._settings.sequencer_url)
         siblings = await self._siblings(prepared.kind)
         usual = usual_span(siblings.past_seconds)
         while True:
             claim = await self.ledger.claim(
-                prepared, self._settings.workflow_url, reuse, reuse_among, if_unknown
+                prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
             )
             # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
             # it along, and nobody could ever send this work again.
@@ -165,7 +165,7 @@ class Dispatcher:
         Raises:
             MissingKeyError: No key is known to ask with.
         """
-        entry = await self.ledger.entry_of_task(task_id, self._settings.workflow_url)
+        entry = await self.ledger.entry_of_task(task_id, self._settings.sequencer_url)
         flight = self._flight_of(entry, task_id)
         if flight is not None:
             return self._seat(flight)
@@ -305,7 +305,7 @@ class Dispatcher:
         """Write down what an answer says of a task's end, if it has ended, and clean up after it."""
         if not is_terminal(answer.status):
             return
-        entry = await self.ledger.entry_of_task(answer.task_id, self._settings.workflow_url)
+        entry = await self.ledger.entry_of_task(answer.task_id, self._settings.sequencer_url)
         if entry is not None:
             await self.ledger.settle(entry.id, answer)
             await self.uploads.discard(entry.job_id)

@@ -31,7 +31,7 @@ from .errors import (
     XaloraError,
 )
 from .results import WorkflowTaskResult
-from .rules import MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
+from .rules import FINISHED, MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
 from .sessions import MAX_CONNECTIONS
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
 
@@ -57,13 +57,13 @@ class Network:
 
     Args:
         transport: Sends single requests.
-        workflow_url: For messages.
+        sequencer_url: For messages, without a login.
         max_retries: How often a request is sent again.
     """
 
-    def __init__(self, transport: Transport, workflow_url: str, max_retries: int) -> None:
+    def __init__(self, transport: Transport, sequencer_url: str, max_retries: int) -> None:
         self._transport = transport
-        self._url = workflow_url
+        self._url = sequencer_url
         self._max_retries = max_retries
         # Turns are waited for here and not in the connection pool, where the waiting would count as part of
         # the request: it would time out, and a create that has not left would pass for one that has.
@@ -184,7 +184,11 @@ class Network:
                     money=UNAFFECTED,
                 )
             payload = answer.payload or {}
-            return WorkflowTaskResult(task_id, str(payload["status"]), payload.get("result"))
+            status, result = str(payload["status"]), payload.get("result")
+            # The address of a result must stay what it is; whatever else stands there is only read.
+            return WorkflowTaskResult(
+                task_id, status, result if status == FINISHED else _without_key(result, credentials)
+            )
 
         return await self._repeat(once, retries=retries)
 
@@ -206,7 +210,8 @@ class Network:
                 money=NOT_CONFIRMED,
             )
             payload = answer.payload or {}
-            return {"task_id": str(payload.get("task_id", task_id)), "msg": str(payload.get("msg", ""))}
+            msg = _without_key(str(payload.get("msg", "")), credentials)
+            return {"task_id": str(payload.get("task_id", task_id)), "msg": msg}
 
         return await self._repeat(once, retries=retries)
 
@@ -354,10 +359,23 @@ def _message(answer: Answer, credentials: Credentials) -> str:
     """What the answer says, short, on one line, and without the key should the server repeat it."""
     payload = answer.payload or {}
     text = str(payload.get("message") or payload.get("error") or payload.get("msg") or answer.text)
-    for secret in (f"{credentials.consumer_id}#{credentials.api_key}", credentials.api_key):
-        text = text.replace(secret, "[key]")
-    text = " ".join(text.split())
+    text = " ".join(str(_without_key(text, credentials)).split())
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 3] + "..."
+
+
+def _without_key(value: Any, credentials: Credentials) -> Any:
+    """A part of an answer, of any JSON form, without the key should it be repeated there."""
+    if isinstance(value, str):
+        for secret in (f"{credentials.consumer_id}#{credentials.api_key}", credentials.api_key):
+            value = value.replace(secret, "[key]")
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _without_key(name, credentials): _without_key(each, credentials) for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_key(each, credentials) for each in value]
+    return value
 
 
 def _told_to_wait(state: RetryCallState) -> float | None:

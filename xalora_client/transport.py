@@ -203,8 +203,8 @@ class Transport:
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
         try:
             return await self._unless_stalled(request, body)
-        except aiohttp.InvalidURL as error:
-            raise Undelivered(f"{self._base_url} is not a URL") from error
+        except aiohttp.InvalidURL:
+            raise Undelivered("this is not a URL") from None
         except aiohttp.ClientConnectorError as error:
             raise Undelivered(in_words(error)) from error
         except aiohttp.ClientResponseError as error:

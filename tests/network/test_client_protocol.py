@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import io
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from xalora_client import (
@@ -29,7 +32,9 @@ from xalora_client import (
     UpscalerTask,
     WorkflowTask,
     WorkflowTaskResult,
+    Xalora,
     XaloraConnectionError,
+    XaloraError,
 )
 
 _spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
@@ -326,3 +331,57 @@ async def test_a_cancelled_call_is_held_up_for_three_seconds_at_most() -> None:
         never.set()
         (entry,) = client.journal.open_entries()
         assert entry.state.value == "cancel_pending"
+
+
+async def test_a_login_in_the_address_goes_to_the_sequencer_and_is_seen_nowhere_else() -> None:
+    logins: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        logins.append(request.headers.get("Authorization", ""))
+        return web.json_response({"task_id": "t-1"}, status=200 if len(logins) == 1 else 500)
+
+    app = web.Application()
+    app.router.add_post("/{endpoint}", answer)
+    async with TestServer(app) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with AsyncXalora(KEY, url.replace("//", "//bob:pass%40word@") + "/", max_retries=0) as client:
+            assert await client.execute_workflow(PICTURE) == "t-1"
+            with pytest.raises(XaloraError) as refused:
+                await client.query_task_result("t-1")
+            entry = client.journal.by_task_id("t-1", url)
+            assert entry is not None
+            shown = f"{client!r} {client.settings!r} {entry!r} {refused.value}"
+        blocking = Xalora(KEY, url.replace("//", "//bob:pass%40word@"))
+        blocking.close()
+        assert repr(blocking) == f"<Xalora {url}>"
+    async with AsyncXalora(KEY, url.replace("//", "//bob:pass%40word@"), max_retries=0) as client:
+        with pytest.raises(XaloraConnectionError) as gone:
+            await client.query_task_result("t-1")
+    assert logins == ["Basic " + base64.b64encode(b"bob:pass@word").decode()] * 2
+    assert "word" not in shown
+    assert f"The sequencer at {url} can't be reached" in str(gone.value)
+    assert "word" not in str(gone.value)
+
+
+@pytest.mark.parametrize("result", ["no alice#s3cret here", {"message": ["s3cret is", {"s3cret": 1}]}])
+async def test_a_failure_that_repeats_the_key_is_told_and_remembered_without_it(result: Any) -> None:
+    async with (
+        ScriptedSequencer([ACCEPTED, status("failed", result=result)]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(TaskFailedError, match=r"\[key\]") as caught:
+            await client.run(PICTURE, fallback="never")
+        entry = client.journal.by_task_id("t-1")
+    assert "s3cret" not in str(caught.value)
+    assert entry is not None
+    assert "[key]" in f"{entry.result} {entry.error}"
+    assert "s3cret" not in repr(entry)
+
+
+async def test_a_result_is_handed_out_as_it_came_even_with_the_key_in_its_address() -> None:
+    url = "https://store.example/a.png?token=s3cret"
+    async with (
+        ScriptedSequencer([status("finished", result=url)]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        assert (await client.query_task_result("t-1")).result == url

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from xalora_client import ConfigurationError, MissingKeyError, load_settings, parse_api_key
+from xalora_client.config import DEFAULT_WORKFLOW_URL
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,126 @@ def test_sizes_are_read_in_words() -> None:
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="max_retrys"):
         load_settings(max_retrys=1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://seq.example", "https://seq.example/", " https://seq.example// ", "https://a:b@seq.example/"],
+)
+def test_a_network_has_one_spelling(url: str) -> None:
+    assert load_settings(workflow_url=url).settings.sequencer_url == "https://seq.example"
+
+
+def test_the_default_network_is_known_with_a_slash_at_its_end() -> None:
+    assert (
+        load_settings(workflow_url=f"{DEFAULT_WORKFLOW_URL}/").settings.workflow_url == DEFAULT_WORKFLOW_URL
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http:///", "http://host:70000", "http://bob:s3/cret@host", "http://[::1"]
+)
+def test_an_address_without_a_proper_host_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="XALORA_WORKFLOW_URL") as caught:
+        load_settings(workflow_url=url)
+    assert "s3" not in str(caught.value)
+
+
+def test_a_login_in_an_address_is_used_and_not_shown() -> None:
+    settings = load_settings(workflow_url="https://bob:s3cret@seq.example:8/base").settings
+    assert settings.workflow_url == "https://bob:s3cret@seq.example:8/base"
+    assert settings.sequencer_url == "https://seq.example:8/base"
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings)
+
+
+@pytest.mark.parametrize("name", ["state_dir", "workflows_dir", "upscale_model"])
+def test_paths_are_absolute_and_know_the_home_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.delenv("XALORA_STATE_DIR", raising=False)
+    for text, expected in (("~/x", tmp_path / "home" / "x"), ("a/../b", tmp_path / "b")):
+        Path(".env").write_text(f"XALORA_{name.upper()}={text}\n")
+        settings = load_settings().settings
+        monkeypatch.chdir(tmp_path.parent)
+        assert getattr(settings, name) == expected
+        monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom"])
+def test_an_env_file_may_be_as_windows_writes_it(encoding: str) -> None:
+    text = "XALORA_API_KEY=bob#fromfile\r\nXALORA_STORE_REGION=zürich\r\n"
+    is_big_endian = encoding == "utf-16-be-bom"
+    data = b"\xfe\xff" + text.encode("utf-16-be") if is_big_endian else text.encode(encoding)
+    Path(".env").write_bytes(data)
+    settings = load_settings().settings
+    assert settings.credentials().consumer_id == "bob"
+    assert settings.store_region == "zürich"
+
+
+def test_an_env_file_that_is_no_text_is_named_and_not_repeated(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"XALORA_API_KEY=bob#s3cr\xe9t\n")
+    with pytest.raises(ConfigurationError, match="can't be read: it is not UTF-8") as caught:
+        load_settings()
+    assert str(tmp_path / ".env") in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that nobody can read")
+def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigurationError, match="can't be read") as caught:
+        load_settings()
+    assert str(tmp_path / ".env") in str(caught.value)
+
+
+def redirections(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return found
+
+
+def test_a_key_that_a_found_file_redirects_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("XALORA_WORKFLOW_URL=https://bob:pass@elsewhere.example/\n")
+    load_settings()
+    assert redirections(caplog) == []
+    monkeypatch.setenv("XALORA_API_KEY", "alice#s3cret")
+    load_settings()
+    load_settings()
+    (message,) = redirections(caplog)
+    assert f"{tmp_path / '.env'} says that the sequencer is https://elsewhere.example, " in message
+    assert "(from environment)" in message
+    assert "s3cret" not in message
+    assert "pass" not in message
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "XALORA_WORKFLOW_URL=http://127.0.0.1:8080",
+        "XALORA_WORKFLOW_URL=http://localhost:8080",
+        f"XALORA_WORKFLOW_URL={DEFAULT_WORKFLOW_URL}",
+        "XALORA_WORKFLOW_URL=https://seq.example\nXALORA_API_KEY=bob#own",
+        "XALORA_MAX_RETRIES=1",
+    ],
+)
+def test_ordinary_files_are_no_redirection(
+    lines: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "API_KEY" not in lines:
+        monkeypatch.setenv("XALORA_API_KEY", "alice#s3cret")
+    Path(".env").write_text(lines)
+    load_settings()
+    assert redirections(caplog) == []
+
+
+def test_a_file_that_a_program_names_is_no_redirection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "my.env").write_text("XALORA_WORKFLOW_URL=https://seq.example\n")
+    load_settings(env_files=[tmp_path / "my.env"], api_key="alice#s3cret")
+    assert redirections(caplog) == []

@@ -44,7 +44,7 @@ def opened_journal(settings: Settings) -> Iterator[Journal]:
 
 
 def find_entry(journal: Journal, text: str, settings: Settings) -> Entry | None:
-    return journal.by_task_id(text, settings.workflow_url) or journal.by_job_id(text)
+    return journal.by_task_id(text, settings.sequencer_url) or journal.by_job_id(text)
 
 
 def chosen_entries(
@@ -61,7 +61,7 @@ def chosen_entries(
         found = [(text, find_entry(journal, text, settings)) for text in dict.fromkeys(ids or ())]
         return [(entry.task_id or text if entry else text, entry) for text, entry in found]
     entries = journal.open_entries()
-    here = [entry for entry in entries if entry.work.sequencer_url == settings.workflow_url]
+    here = [entry for entry in entries if entry.work.sequencer_url == settings.sequencer_url]
     if len(here) < len(entries):
         logger.warning(
             "%s of another network left alone; set XALORA_WORKFLOW_URL to reach it",

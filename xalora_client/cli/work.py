@@ -244,7 +244,7 @@ def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Rep
     for report in reports:
         if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
-        entry = journal.by_task_id(report.task_id, client.settings.workflow_url)
+        entry = journal.by_task_id(report.task_id, client.settings.sequencer_url)
         if entry is not None and entry.is_open:
             screen.warn(
                 f"{report.job.label}: task {report.task_id} may run on and be charged; "
