@@ -116,13 +116,18 @@ class BatchPlan:
         """The task's result is there."""
         self._finished[index] = task_id
 
-    def failed(self, index: int, error: XaloraError) -> bool:
+    def failed(self, index: int, error: XaloraError, *, is_kept: bool = False) -> bool:
         """The task ended with this error.
+
+        Args:
+            is_kept: Its result is whole and kept, and no use to the node: asked again it would answer again,
+                and where kept results are not to answer, a new task would most likely make the same.
 
         Returns:
             Whether it is to be sent again: :meth:`next` gives it once more.
         """
-        if isinstance(error, _WORTH_ANOTHER_TASK) and self._resends[index] < self._max_resends:
+        is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not is_kept
+        if is_worth_another and self._resends[index] < self._max_resends:
             self._resends[index] += 1
             self._queue.append(index)
             return True

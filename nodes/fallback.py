@@ -11,6 +11,7 @@ from typing import Any
 
 from ..xalora_client.defined import DefinedWorkflowTask
 from ..xalora_client.errors import NOTHING_CHARGED, EngineError, InvalidTaskError, XaloraError
+from ..xalora_client.media.files import image_files
 from ..xalora_client.tasks import WorkflowTask
 from ..xalora_client.workflows import (
     BoundWorkflow,
@@ -268,7 +269,12 @@ def _merge(
     inputs: dict[str, Any] = {
         "made": made,
         "total": total,
-        "kept": json.dumps({str(i): str(result.files[0]) for i, result in sorted(handed.results.items())}),
+        "kept": json.dumps(
+            {
+                str(index): [str(file) for file in image_files(result.files)]
+                for index, result in sorted(handed.results.items())
+            }
+        ),
         "list_index": place.list_index,
         "told": _told(place, handed, words),
     }

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..xalora_client.batch import ImageBatch
+from ..xalora_client.batch import ImageBatch, images_in
 from ..xalora_client.errors import InvalidTaskError
-from ..xalora_client.media.images import decode_image
+from ..xalora_client.media.images import decode_images
 
 if TYPE_CHECKING:
     from ..xalora_client.results import RunResult
@@ -75,7 +75,15 @@ class TensorBatch:
 
     def close(self, results: Sequence[RunResult]) -> torch.Tensor:
         """The whole batch."""
-        return with_alpha(torch.from_numpy(self._batch.finish(results)), self._alpha)
+        images = torch.from_numpy(self._batch.finish(results))
+        if not self._alpha:
+            return images
+        return with_alpha(images, repeated(self._alpha, [images_in(result) for result in results]))
+
+
+def repeated(alpha: Sequence[torch.Tensor], counts: Sequence[int]) -> list[torch.Tensor]:
+    """Alpha channels of inputs, once for each image that was made of its input."""
+    return [plane for plane, count in zip(alpha, counts, strict=True) for _ in range(count)]
 
 
 def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -91,26 +99,36 @@ def with_alpha(images: torch.Tensor, alpha: Sequence[torch.Tensor]) -> torch.Ten
     return joined
 
 
-def merged(files: Mapping[int, Path], made: torch.Tensor, total: int) -> torch.Tensor:
+def merged(
+    files: Mapping[int, Sequence[Path]],
+    made: torch.Tensor,
+    total: int,
+    alpha: Sequence[torch.Tensor] = (),
+) -> torch.Tensor:
     """Image files by their place, and images made here for the other places in order, as one batch.
 
-    All are brought to the size of the first; one with transparency gives all an alpha channel.
+    All are brought to the size of the first; one with transparency gives all an alpha channel. Channels
+    in ``alpha``, one for each place, are joined instead.
     """
     if not files:
-        return made
-    pictures = {index: decode_image(path) for index, path in files.items()}
+        return with_alpha(made[..., :COLOUR_CHANNELS], alpha) if alpha else made
+    pictures = {index: decode_images(paths) for index, paths in files.items()}
     free = (index for index in range(total) if index not in files)
-    pictures |= dict(zip(free, made.detach().float().cpu().numpy(), strict=True))
-    height, width, _ = pictures[0].shape
-    channels = max(picture.shape[2] for picture in pictures.values())
-    batch = np.ones((total, height, width, channels), np.float32)
-    for index, picture in pictures.items():
-        if picture.shape[:2] == (height, width):
-            batch[index, ..., : picture.shape[2]] = picture
+    pictures |= dict(zip(free, made.detach().float().cpu().numpy()[:, None], strict=True))
+    height, width = pictures[0].shape[1:3]
+    images = [image for index in range(total) for image in pictures[index]]
+    channels = max(image.shape[2] for image in images)
+    batch = np.ones((len(images), height, width, channels), np.float32)
+    for target, image in zip(batch, images, strict=True):
+        if image.shape[:2] == (height, width):
+            target[..., : image.shape[2]] = image
             continue
-        for channel in range(picture.shape[2]):
-            batch[index, ..., channel] = resized_plane(picture[..., channel], width, height)
-    return torch.from_numpy(batch)
+        for channel in range(image.shape[2]):
+            target[..., channel] = resized_plane(image[..., channel], width, height)
+    if not alpha:
+        return torch.from_numpy(batch)
+    counts = [len(pictures[index]) for index in range(total)]
+    return with_alpha(torch.from_numpy(batch[..., :COLOUR_CHANNELS]), repeated(alpha, counts))
 
 
 def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:

@@ -16,7 +16,7 @@ from . import compat
 from .base import CATEGORY
 from .clients import clients
 from .compat import ExecutionBlocker, io, schema
-from .images import COLOUR_CHANNELS, merged, with_alpha
+from .images import COLOUR_CHANNELS, merged, split_batch
 from .keeping import handed_on
 from .progress import Made, summary
 from .text_to_video import FRAMES_OFF
@@ -114,19 +114,16 @@ class XaloraMergeImages(io.ComfyNode):
         list_index: Sequence[int] = (0,),
         told: Sequence[str] = ("",),
     ) -> io.NodeOutput:
-        files = {int(index): Path(path) for index, path in json.loads(kept[0]).items()}
-        for path in files.values():
+        files = {int(index): [Path(path) for path in paths] for index, paths in json.loads(kept[0]).items()}
+        for path in (path for paths in files.values() for path in paths):
             if not path.is_file():
                 raise ResultExpiredError(
                     f"The kept result {path.name} is gone: the folder of kept results is full",
                     money=STILL_RETRIEVABLE,
                     next_step="Queue the graph again, with a larger results_limit.",
                 )
-        images = merged(files, made[0], total[0])
-        if whole is not None:
-            batch = _element(whole, list_index)
-            if batch.shape[3] > COLOUR_CHANNELS:
-                images = with_alpha(images[..., :COLOUR_CHANNELS], list(batch[..., COLOUR_CHANNELS]))
+        alpha = [] if whole is None else split_batch(_element(whole, list_index))[1]
+        images = merged(files, made[0], total[0], alpha)
         say_how(told[0])
         return io.NodeOutput(images)
 

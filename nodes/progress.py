@@ -166,16 +166,26 @@ def _size(size: int) -> str:
 class Made:
     """What made one result: ``engine`` is ``xalora`` for the network, else the words for a local engine.
 
-    ``miner`` where the network tells; ``reused`` for a kept result, for which nothing was sent.
+    ``miner`` where the network tells; ``reused`` for a kept result, for which nothing was sent; ``left_out``
+    counts files of it that no output of the node gives.
     """
 
     engine: str
     miner: str | None = None
     reused: bool = False
+    left_out: int = 0
 
 
 def summary(made: Sequence[Made], seconds: float) -> str:
     """The line that stays on the node: ``3.2 s by xalora, miner X``; of several results, how many by what."""
+    line = _how_made(made, seconds)
+    left_out = sum(one.left_out for one in made)
+    if not left_out:
+        return line
+    return f"{line}; {left_out} more {'file is' if left_out == 1 else 'files are'} in the Xalora sidebar only"
+
+
+def _how_made(made: Sequence[Made], seconds: float) -> str:
     if len(made) == 1:
         return f"{duration(seconds)} by {_makers(made)}"
     groups: dict[tuple[str, bool], list[Made]] = {}

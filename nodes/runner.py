@@ -269,8 +269,10 @@ class _Work(Generic[ItemT, ValueT]):
         """Do one item after another until none is left to begin."""
         while (index := plan.next()) is not None:
             self._origins.sending(index)
+            is_kept = False
             try:
                 item = await self._do(client, index)
+                is_kept = True
                 async with self._decoding:
                     preview = await self._take(index, item)
             except XaloraError as error:
@@ -279,7 +281,7 @@ class _Work(Generic[ItemT, ValueT]):
                 self._open_ids.pop(index, None)
                 if error.job_id is not None:
                     self._origins.note(index, error.job_id)
-                if plan.failed(index, error):
+                if plan.failed(index, error, is_kept=is_kept):
                     place = f"{self._noun} {index + 1}"
                     log.warning("node %s: %s is sent again: %s", self.node_id, place, error)
                     self._progress.again(index, monotonic())
@@ -471,7 +473,9 @@ def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None
 
 def made_of(result: RunResult) -> Made:
     """What made a result, for the line on the node."""
-    return Made(result.engine, result.miner, result.reused)
+    from ..xalora_client.media.files import left_out
+
+    return Made(result.engine, result.miner, result.reused, left_out(result.files))
 
 
 def _named_tasks(task_ids: Iterable[str | None]) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..xalora_client.media.files import decode_files
 from .compat import InputImpl
-from .images import preview_of
+from .images import COLOUR_CHANNELS, preview_of
 from .keeping import keep_while
 
 if TYPE_CHECKING:
@@ -54,5 +55,11 @@ class VideoSink:
         file = result.video
         video = InputImpl.VideoFromFile(str(file.path))
         keep_while(video, result)
-        frames = torch.from_numpy(file.frames()) if self._decode_frames else None
+        frames = _frames_of(result) if self._decode_frames else None
         return VideoValue(video, frames, float(file.fps))
+
+
+def _frames_of(result: RunResult) -> torch.Tensor:
+    """The frames as the miner made them: of an animation not those of the video that it was turned into."""
+    frames = torch.from_numpy(decode_files(result.files[:1]))
+    return frames if frames.shape[3] == COLOUR_CHANNELS else frames[..., :COLOUR_CHANNELS] * frames[..., 3:]

@@ -15,6 +15,7 @@ NOT_ACCEPTED = "The task was not accepted, so nothing was charged."
 STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by its id."
 RUNS_ON = "The task is paid for and runs on in the network."
 MAY_BE_CHARGED = "The task may exist and be charged, so it was not sent again."
+MADE_HERE = "It was made on this machine, so nothing was charged."
 CANCELED_THERE = "The task was canceled; whether a canceled task is charged is the network's decision."
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
-from .errors import STILL_RETRIEVABLE, ResultFormatError, ResultLocationError, XaloraError
+from .errors import (
+    MADE_HERE,
+    STILL_RETRIEVABLE,
+    ResultFormatError,
+    ResultLocationError,
+    XaloraError,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,45 +152,49 @@ class RunResult:
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The result as images, ``[N,H,W,C]`` float32 in 0..1 (C is 3, or 4 with alpha).
 
-        A video's frames are decoded in full: use :attr:`video` to take them on demand.
+        All of its image files, and all frames of an animation (WebP, GIF), in order. A video's frames are
+        decoded in full: use :attr:`video` to take them on demand.
 
         Raises:
             ResultFormatError: The files are not images this package can read.
         """
-        from .media.images import decode_images
-        from .media.sniff import sniff_file
+        from .media.files import decode_files
 
-        kind = sniff_file(self.files[0])
-        if kind is not None and kind.is_video:
-            return self.video.frames()
-        return decode_images(self.files)
+        with told_of(self):
+            return decode_files(self.files)
 
     @_DecodedOnce
     def video(self) -> VideoFile:
-        """The result as a video file: its path, size, fps, and frames on demand.
+        """The result's first file as a video: its path, size, fps, and frames on demand.
 
-        An animated WebP is handed on as H.264 (lying beside the original, which is kept).
+        An animated WebP or GIF is handed on as H.264 (lying beside the original, which is kept).
 
         Raises:
             ResultFormatError: The result is not a video.
         """
-        from .media.animation import animated_webp_to_h264
-        from .media.sniff import MediaKind, sniff_file
-        from .media.video import open_video
+        from .media.files import open_as_video
 
-        path = self.files[0]
-        kind = sniff_file(path)
-        if kind in (MediaKind.ANIMATED_WEBP, MediaKind.GIF):
-            converted = path.with_suffix(".mp4")
-            return open_video(converted) if converted.exists() else animated_webp_to_h264(path, converted)
-        if kind is None or not kind.is_video:
-            raise ResultFormatError(
-                f"{path.name} is not a video",
-                money=STILL_RETRIEVABLE,
-                next_step="Use .images for a result that is a still image.",
-                task_id=self.task_id,
+        with told_of(self):
+            return open_as_video(self.files[0])
+
+
+@contextmanager
+def told_of(result: RunResult) -> Iterator[None]:
+    """Have an error about a result's files say whose they are, and how to get others."""
+    try:
+        yield
+    except ResultFormatError as error:
+        error.job_id, error.task_id = result.job_id, result.task_id
+        if result.task_id is None:
+            error.money, error.next_step = MADE_HERE, f"Look at {result.files[0]}."
+        else:
+            error.money = STILL_RETRIEVABLE
+            error.next_step = (
+                f"It is kept as {result.files[0]}, and answers the same work again. To have the work sent "
+                "anew, and paid for again, forget the task: in ComfyUI's sidebar, or by "
+                f"`xalora forget {result.task_id}`."
             )
-        return open_video(path)
+        raise
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ import re
 import numpy as np
 import pytest
 from graphs import doubled, dump, fresh_seed, image, node, noise
-from harness import ComfyUI, RunRecord, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
+
+from xalora_client.devnet.engines import MinerTask, PillowEngine
+from xalora_client.devnet.testcard import render
+from xalora_client.media.images import image_size
 
 
 def run_upscale(comfyui: ComfyUI, seed: int, batch: int = 1, **options: object) -> RunRecord:
@@ -167,3 +171,37 @@ def test_ids_of_what_failed_are_in_the_log(comfyui: ComfyUI, devnet: SessionDevn
     assert run_upscale(comfyui, fresh_seed()).status == "success"
     first = devnet.new_task_ids()[0]
     assert any(first in line and "sent again" in line for line in comfyui.unread_log().splitlines())
+
+
+class _PortraitsBecomeVideos:
+    """A miner that makes a video of an image that is higher than wide: whole, and not what was asked for."""
+
+    def run(self, task: MinerTask) -> tuple[bytes, str]:
+        assert task.image is not None
+        width, height = image_size(task.image)
+        if height > width:
+            return render("txt2vid", "1", {"width": 64, "height": 64, "length": 2})
+        return PillowEngine().run(task)
+
+
+def test_a_whole_result_that_is_no_image_is_not_paid_for_again(comfyui_factory: ComfyUIFactory) -> None:
+    with SessionDevnet(engine=_PortraitsBecomeVideos()) as devnet:
+        devnet.reset()
+        extra = comfyui_factory(env={"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
+        seed = fresh_seed()
+        options = {"fallback": "never", "reuse": False}
+        graph = {
+            "1": image(seed, width=30, height=40),
+            "2": node("XaloraUpscaleImage", image=["1", 0], **options),
+            "3": dump(["2", 0]),
+            "4": image(seed, width=40, height=30),
+            "5": node("XaloraUpscaleImage", image=["4", 0], **options),
+            "6": dump(["5", 0]),
+        }
+        message = message_of(extra.run({name: graph[name] for name in "123"}))
+        (task_id,) = devnet.new_task_ids()
+        assert "is a video, and images were wanted" in message
+        for part in (task_id, "The task is paid for", f"`xalora forget {task_id}`", "sidebar"):
+            assert part in message
+        assert extra.run({name: graph[name] for name in "456"}).status == "success"
+        assert devnet.new_stats()["creates"] == 2

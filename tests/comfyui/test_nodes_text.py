@@ -9,6 +9,9 @@ import numpy as np
 from graphs import dump, fresh, fresh_seed, node, sent_parameters
 from harness import ComfyUI, ComfyUIFactory, SessionDevnet
 
+from xalora_client.devnet.testcard import render
+from xalora_client.media.images import decode_images
+
 MAX_SEED = 2**53 - 1
 
 
@@ -73,7 +76,10 @@ def test_an_animated_webp_becomes_a_video(comfyui: ComfyUI, devnet: SessionDevne
         }
     )
     assert record.status == "success"
-    assert record.array("3").shape == (16, 256, 256, 3)
+    (parameters,) = sent_parameters(comfyui, devnet)
+    sent, _ = render("txt2vid", "2", parameters)
+    # The frames are the very ones that were sent, and not those of the video.
+    np.testing.assert_array_equal(record.array("3"), decode_images([sent]))
     assert frames_of(comfyui.files(record, "2")[0]).shape == (16, 256, 256, 3)
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from xalora_client import ImageBatch, ResultFormatError, RunResult
+from xalora_client.batch import images_in
 from xalora_client.media.memory import touched
 from xalora_client.media.png import encode_png
 
@@ -59,12 +61,64 @@ def test_transparency_is_kept_or_left_out(tmp_path: Path, keep_alpha: bool, chan
         assert (array[1, ..., 3] == 1).all()
 
 
-def test_what_is_no_image_is_an_error(tmp_path: Path) -> None:
+def several(*results: RunResult) -> RunResult:
+    files = tuple(file for one in results for file in one.files)
+    return RunResult(files=files, engine="xalora", job_id="job", task_id="t1")
+
+
+def test_all_files_of_a_result_are_taken_in_order(tmp_path: Path) -> None:
+    pictures = [noise(seed, 40, 30, 3) for seed in range(6)]
+    pairs = [several(*(result(tmp_path, one) for one in pictures[at : at + 2])) for at in (0, 2, 4)]
+    batch = ImageBatch(3)
+    firsts = [batch.add(index, pairs[index]) for index in (2, 0, 1)]
+    array = batch.finish(pairs)
+    assert np.array_equal(array, np.stack(pictures).astype(np.float32) / np.float32(255))
+    assert all(first is not None and np.shares_memory(first, array) for first in firsts)
+    assert [images_in(pair) for pair in pairs] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("arrival", [(0, 1), (1, 0)])
+def test_results_may_hold_different_numbers_of_images(tmp_path: Path, arrival: tuple[int, int]) -> None:
+    pictures = [noise(seed, 40, 30, 3) for seed in range(3)]
+    one = result(tmp_path, pictures[0])
+    two = several(result(tmp_path, pictures[1]), result(tmp_path, pictures[2]))
+    batch = ImageBatch(2)
+    for index in arrival:
+        batch.add(index, (one, two)[index])
+    assert np.array_equal(batch.finish([one, two]), np.stack(pictures).astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("name", ["moving.webp", "moving.gif"])
+def test_an_animation_gives_all_its_frames(tmp_path: Path, name: str) -> None:
+    frames = [np.full((6, 5, 3), 80 * place, np.uint8) for place in range(3)]
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(tmp_path / name, save_all=True, append_images=images[1:], duration=50, lossless=True)
+    moving = RunResult(files=(tmp_path / name,), engine="xalora", job_id="job", task_id="t1")
+    batch = ImageBatch(1)
+    batch.add(0, moving)
+    assert np.array_equal(batch.finish([moving]), np.stack(frames).astype(np.float32) / np.float32(255))
+    assert images_in(moving) == 3
+
+
+def test_what_is_no_image_is_an_error_that_says_whose_it_is_and_how_to_get_out(tmp_path: Path) -> None:
+    broken = several(result(tmp_path, noise(1, 40, 30, 3)))
+    broken.files[0].write_bytes(b"no image")
+    video = several(result(tmp_path, noise(1, 40, 30, 3)))
+    video.files[0].write_bytes(b"\0\0\0\x18ftypisom" + bytes(64))
+    for unusable in (broken, video):
+        with pytest.raises(ResultFormatError) as caught:
+            ImageBatch(1).add(0, unusable)
+        assert caught.value.task_id == "t1"
+        for part in ("t1", "is paid for", str(unusable.files[0]), "`xalora forget t1`", "sidebar"):
+            assert part in str(caught.value)
+    assert "is a video, and images were wanted" in str(caught.value)
+
+
+def test_what_was_made_here_and_is_no_image_is_not_called_paid_for(tmp_path: Path) -> None:
     broken = result(tmp_path, noise(1, 40, 30, 3))
     broken.files[0].write_bytes(b"no image")
-    batch = ImageBatch(1)
-    with pytest.raises(ResultFormatError):
-        batch.finish([broken])
+    with pytest.raises(ResultFormatError, match="nothing was charged"):
+        ImageBatch(1).add(0, broken)
 
 
 def test_touched_memory_is_an_array_like_any_other() -> None:

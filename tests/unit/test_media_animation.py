@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -19,6 +20,16 @@ from xalora_client.media.whole import check_whole
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None
+BARS = [
+    (255, 0, 0),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 0),
+    (0, 255, 255),
+    (255, 0, 255),
+    (200, 60, 30),
+    (20, 120, 90),
+]
 PHOTOS = Path(_skimage.origin).parent / "data"
 
 
@@ -93,6 +104,35 @@ def test_transparency_is_put_on_black(tmp_path: Path) -> None:
     decoded = animated_webp_to_h264(source, tmp_path / "a.mp4").frames()
     assert decoded[0].max() < 0.03
     assert decoded[1].min() > 0.97
+
+
+@pytest.mark.parametrize(("width", "height"), [(160, 96), (1280, 720)])
+def test_the_video_says_how_its_colours_are_to_be_read(width: int, height: int, tmp_path: Path) -> None:
+    bars = np.repeat(np.array([BARS], np.uint8), height, axis=0).repeat(width // len(BARS), axis=1)
+    source = animation(tmp_path / "a.webp", [bars, bars[::-1]], 100, lossless=True)
+    path = animated_webp_to_h264(source, tmp_path / "a.mp4").path
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        frame = next(container.decode(video=0))
+    # ITU-T H.273: BT.709's primaries and curve, BT.601's matrix; FFmpeg's number for video range.
+    tags = context.color_primaries, context.color_trc, context.colorspace, context.color_range
+    assert tags == (1, 1, 6, 1)
+    # A reader that takes the file at its word gets the colours that went in.
+    read = frame.reformat(
+        format="rgb24", src_colorspace="SMPTE170M", src_color_range="MPEG", dst_color_range="JPEG"
+    )
+    step = width // len(BARS)
+    middles = slice(step // 2, None, step)
+    assert np.abs(read.to_ndarray()[:, middles].astype(int) - bars[:, middles]).max() <= 6
+
+
+def test_two_may_turn_the_same_animation_into_a_video_at_once(tmp_path: Path) -> None:
+    source = animation(tmp_path / "a.webp", moving_photo(8), 50)
+    with ThreadPoolExecutor(4) as threads:
+        videos = list(threads.map(lambda _: animated_webp_to_h264(source, tmp_path / "a.mp4"), range(8)))
+    for video in videos:
+        video.verify()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.mp4", "a.webp"]
 
 
 def test_a_gif_and_a_still_webp_are_taken_too(tmp_path: Path) -> None:

@@ -238,3 +238,19 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
             open_video(path)
     with pytest.raises(FileNotFoundError):
         open_video(tmp_path / "missing.mp4")
+
+
+def test_the_colours_of_a_video_are_read_as_it_says(tmp_path: Path) -> None:
+    """High definition is BT.709, which PyAV before 17 takes for BT.601."""
+    colour = np.full((64, 64, 3), (200, 60, 30), np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.colorspace = 1
+        frame = av.VideoFrame.from_ndarray(colour, format="rgb24").reformat(
+            format="yuv420p", src_color_range="JPEG", dst_color_range="MPEG", dst_colorspace="ITU709"
+        )
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert np.abs(open_video(tmp_path / "a.mp4").frames() * 255 - colour).max() <= 4

@@ -54,6 +54,13 @@ def test_what_another_miner_may_do_is_sent_twice_more(
     assert (set(raised.value.errors), raised.value.finished) == ({1}, {0: "t0"})
 
 
+def test_a_kept_result_that_is_no_use_is_not_paid_for_again(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "never")
+    assert drain(plan) == [0]
+    assert not plan.failed(0, errors.ResultFormatError("no image", task_id="t0"), is_kept=True)
+    assert drain(plan) == []
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -124,3 +124,10 @@ def test_the_last_line_says_what_made_it(progress: ModuleType) -> None:
     )
     mixed = [made("xalora"), made("LANCZOS on this machine"), made("xalora")]
     assert progress.summary(mixed, 125) == "3 in 2 min 5 s: 2 by xalora, 1 by LANCZOS on this machine"
+
+
+def test_files_that_no_output_gives_are_told(progress: ModuleType) -> None:
+    made = progress.Made("xalora", left_out=1)
+    told = "1 more file is in the Xalora sidebar only"
+    assert progress.summary([made], 3.0) == f"3.0 s by xalora; {told}"
+    assert progress.summary([made, made], 3.0).endswith("; 2 more files are in the Xalora sidebar only")

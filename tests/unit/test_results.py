@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -66,6 +67,45 @@ def test_a_bare_key_without_a_base_url_names_the_setting_the_key_and_the_task() 
 )
 def test_a_storage_key_of_the_public_miners_form_names_its_miner(reference: str, miner: str | None) -> None:
     assert miner_of(reference, "t1") == miner
+
+
+def animation(path: Path, frames: list[np.ndarray], **options: object) -> RunResult:
+    images = [Image.fromarray(pixels) for pixels in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, **options)
+    return RunResult(files=(path,), engine="xalora", job_id="job-1", task_id="t1")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_images_of_an_animated_webp_are_its_very_frames(tmp_path: Path, channels: int) -> None:
+    frames = [np.random.default_rng(seed).integers(0, 256, (63, 65, channels), np.uint8) for seed in range(3)]
+    result = animation(tmp_path / "a.webp", frames, lossless=True, exact=True)
+    if channels == 4:
+        shown = result.images[..., 3] > 0  # what is not to be seen has no colour that could be lost
+        assert np.array_equal(result.images[shown], (np.stack(frames) / np.float32(255))[shown])
+        assert np.array_equal(result.images[..., 3], np.stack(frames)[..., 3] / np.float32(255))
+    else:
+        assert np.array_equal(result.images, np.stack(frames) / np.float32(255))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.webp"]
+
+
+def test_images_of_a_gif_are_all_its_frames_and_have_alpha_where_it_is_seen(tmp_path: Path) -> None:
+    opaque = [np.full((5, 7, 3), 60 * place, np.uint8) for place in range(4)]
+    opaque[1][2, 3] = 255  # what stays the same is stored as transparent, and is not
+    images = animation(tmp_path / "a.gif", opaque).images
+    assert np.array_equal(images, np.stack(opaque) / np.float32(255))
+    holes = [np.dstack([frame, np.full((5, 7), 255, np.uint8)]) for frame in opaque[:2]]
+    holes[0][:2] = 0
+    images = animation(tmp_path / "b.gif", holes, disposal=2).images
+    assert images.shape == (2, 5, 7, 4)
+    assert (images[0, :2, :, 3].max(), images[0, 2:, :, 3].min()) == (0, 1)
+
+
+def test_a_still_image_is_no_video_and_the_error_says_whose_it_is(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "a.png")
+    with pytest.raises(ResultFormatError, match=r"is not a video") as caught:
+        _ = RunResult((tmp_path / "a.png",), "xalora", "job-1", task_id="t1").video
+    assert caught.value.task_id == "t1"
+    assert "`xalora forget t1`" in str(caught.value)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that can be held back")

@@ -92,13 +92,33 @@ def test_the_inputs_own_alpha_stands_for_the_networks(images: ModuleType, result
 
 def test_images_made_here_fill_the_gaps_in_order(images: ModuleType, result: Any) -> None:
     pictures = [picture(seed, (8, 6)) for seed in range(4)]
-    files = {0: result(pictures[0]).files[0], 2: result(pictures[2]).files[0]}
+    files = {0: result(pictures[0]).files, 2: result(pictures[2]).files}
     made = torch.from_numpy(np.stack([pictures[1], pictures[3]]).astype(np.float32) / 255)
     np.testing.assert_allclose(images.merged(files, made, 4).numpy(), np.stack(pictures) / 255, atol=1e-6)
 
 
+def test_several_images_of_one_task_stay_together_with_the_alpha_of_its_input(
+    images: ModuleType, results: ModuleType, result: Any
+) -> None:
+    pictures = [picture(seed, (8, 6)) for seed in range(4)]
+    files = tuple(result(one).files[0] for one in pictures)
+    pair, other_pair = (
+        results.RunResult(files=two, engine="xalora", job_id="j") for two in (files[:2], files[2:])
+    )
+    planes = [torch.zeros(6, 8), torch.ones(6, 8)]
+    tensor = collect(images.TensorBatch(2, planes), [pair, other_pair], [1, 0]).numpy()
+    np.testing.assert_allclose(tensor[..., :3], np.stack(pictures) / 255, atol=1e-7)
+    assert [plane.min() for plane in tensor[..., 3]] == [plane.max() for plane in tensor[..., 3]]
+    assert [float(plane.max()) for plane in tensor[..., 3]] == [0, 0, 1, 1]
+
+    made = torch.from_numpy(pictures[3][None].astype(np.float32) / 255)
+    merged = images.merged({0: pair.files}, made, 2, planes).numpy()
+    np.testing.assert_allclose(merged[..., :3], np.stack([*pictures[:2], pictures[3]]) / 255, atol=1e-6)
+    assert [float(plane.max()) for plane in merged[..., 3]] == [0, 0, 1]
+
+
 def test_images_made_here_take_the_size_of_the_first(images: ModuleType, result: Any) -> None:
-    files = {1: result(picture(1, (16, 12))).files[0]}
+    files = {1: result(picture(1, (16, 12))).files}
     made = torch.rand(1, 6, 8, 3)
     merged = images.merged(files, made, 2)
     assert tuple(merged.shape) == (2, 6, 8, 3)

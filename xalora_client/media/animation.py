@@ -6,7 +6,8 @@ PyAV can't decode animated WebP, so Pillow decodes, one frame at a time, and PyA
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
@@ -19,20 +20,23 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
-from .images import PILLOW_ERRORS, open_image
+from .images import animation_frames
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .structure import BrokenMediaError, check_gif, check_riff, webp_durations
+from .structure import BrokenMediaError, webp_durations
 from .video import VideoFile, broken_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")
 _UNTIMED_FRAME_MS = 100
+# Numbers of ITU-T H.273, but for the range, which is FFmpeg's.
+_BT709, _BT601, _VIDEO_RANGE = 1, 6, 1
 
 
 def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[str]) -> VideoFile:
     """Turn an animated WebP (or GIF) into an H.264 MP4 that every player shows; the original stays as it is.
 
     Each frame keeps its own duration, to the millisecond. H.264 needs even sizes: an odd width or height is
-    padded by repeating the last column or row, so that no pixel is lost. Transparency is put on black.
+    padded by repeating the last column or row, so that no pixel is lost. Transparency is put on black. The
+    file says how its colours are to be read: players guess that by the size where nothing is said.
 
     Args:
         path: The animation; a still WebP or GIF becomes a video of one frame.
@@ -43,10 +47,12 @@ def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[
         ConfigurationError: The installed PyAV has no H.264 encoder.
     """
     path, dest = Path(path), Path(dest)
-    unfinished = dest.with_name(f"{dest.name}.part")
+    # Two nodes with the same kept result may do this at the same time.
+    unfinished = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         data = path.read_bytes()
-        _encode_h264(_animation_frames(data), _animation_durations(data), unfinished)
+        frames = (np.asarray(_on_black(frame)) for frame in animation_frames(data))
+        _encode_h264(frames, _animation_durations(data), unfinished)
         unfinished.replace(dest)
     except BrokenMediaError as error:
         raise broken_video(path, str(error)) from error
@@ -57,45 +63,18 @@ def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[
 
 def check_animation(path: Path) -> None:
     """Decode every frame of an animated WebP or GIF, holding one at a time. Raises BrokenMediaError."""
-    for _ in _animation_frames(path.read_bytes()):
+    for _ in animation_frames(path.read_bytes()):
         pass
 
 
-def _animation(data: bytes) -> Image.Image:
-    if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
-        check_gif(data)
-    else:
-        check_riff(data)
-    _, image = open_image(data)
-    return image
-
-
-def _animation_frames(data: bytes) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames of an animation, each ``[H, W, 3]``. Raises BrokenMediaError."""
-    image = _animation(data)
-    try:
-        for place in range(getattr(image, "n_frames", 1)):
-            image.seek(place)
-            image.load()
-            yield np.asarray(_on_black(image))
-    except PILLOW_ERRORS as error:
-        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-
-
 def _animation_durations(data: bytes) -> list[int]:
-    """How long each frame is shown, in milliseconds, without decoding. Raises BrokenMediaError."""
-    image = _animation(data)
-    count = getattr(image, "n_frames", 1)
+    """How long each frame is shown, in milliseconds. Raises BrokenMediaError."""
     if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
-        durations = []
-        for place in range(count):
-            image.seek(place)
-            durations.append(image.info.get("duration", 0))
+        durations = [frame.info.get("duration", 0) for frame in animation_frames(data)]
     else:
-        durations = webp_durations(data)
+        durations = webp_durations(data) or [0]  # a still one has none
     # Browsers show a frame that gives no time, or hardly any, for a tenth of a second.
-    shown = [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
-    return shown or [_UNTIMED_FRAME_MS] * count
+    return [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
 
 
 def _on_black(image: Image.Image) -> Image.Image:
@@ -129,6 +108,7 @@ def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[in
                 stream.codec_context.time_base = Fraction(tick, 1000)
                 # MP4 counts durations in decoding order: only without B-frames are those the frames' own.
                 stream.codec_context.max_b_frames = 0
+                _tag_colours(stream)
                 if encoder == "libx264":
                     # Visually lossless; slower presets hardly save a byte.
                     stream.options = {"crf": "17", "preset": "veryfast"}
@@ -139,6 +119,15 @@ def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[in
             time += duration // tick
             _mux(container, stream.encode(frame), ticks_at)
         _mux(container, stream.encode(None), ticks_at)
+
+
+def _tag_colours(stream: VideoStream) -> None:
+    """Say what swscale makes of RGB: BT.601's matrix in video range; primaries and curve stay BT.709's."""
+    context = stream.codec_context
+    context.color_range = _VIDEO_RANGE
+    context.color_primaries = context.color_trc = _BT709
+    # PyAV before 17 decodes by this matrix whatever the file says, so no other one is safe in ComfyUI.
+    context.colorspace = _BT601
 
 
 def _mux(container: OutputContainer, packets: list[av.Packet[VideoStream]], ticks_at: dict[int, int]) -> None:

@@ -11,10 +11,11 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -39,6 +40,7 @@ ROWS_AT_ONCE = 32
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_KEYWORDS = (b"Raw profile type", b"XML:com.adobe.xmp")
+_ANIMATIONS = frozenset({MediaKind.ANIMATED_WEBP, MediaKind.GIF})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 
@@ -74,12 +76,16 @@ class Pixels:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says of itself before any pixel is decoded; sizes are after EXIF rotation."""
+    """What a file says of itself before any pixel is decoded; sizes are after EXIF rotation.
+
+    ``frames`` is 1 for a still image. An animation may claim alpha and be opaque all the same.
+    """
 
     kind: MediaKind
     width: int
     height: int
     has_alpha: bool
+    frames: int = 1
 
 
 def decode_image(source: ImageSource) -> FloatImages:
@@ -97,7 +103,9 @@ def decode_image(source: ImageSource) -> FloatImages:
         ResultFormatError: It is not an image this package reads, is truncated or damaged, or has more than
             :data:`MAX_PIXELS` pixels.
     """
-    image: FloatImages = decode_images([source])[0]
+    pixels = decode_pixels(source)
+    image: FloatImages = np.empty((pixels.height, pixels.width, 4 if pixels.channels == 4 else 3), np.float32)
+    pixels.write_to(image)
     return image
 
 
@@ -105,7 +113,7 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
     """Decode images straight into one array, several at a time.
 
     Args:
-        sources: At least one image, see :func:`decode_image`.
+        sources: At least one image, see :func:`decode_image`; an animation (WebP, GIF) gives all its frames.
 
     Returns:
         float32 ``[N, H, W, C]`` in 0..1. Where sizes differ, all are brought to the first one's (Lanczos).
@@ -118,16 +126,23 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
         raise ValueError("decode_images needs at least one image")
     headers = [_for_result(read_header, source, place, sources) for place, source in enumerate(sources)]
     height, width = headers[0].height, headers[0].width
-    channels = 4 if any(header.has_alpha for header in headers) else 3
+    has_alpha = any(
+        header.has_alpha and (header.frames == 1 or _for_result(_is_see_through, source, place, sources))
+        for place, (source, header) in enumerate(zip(sources, headers, strict=True))
+    )
+    starts = list(accumulate((header.frames for header in headers), initial=0))
     workers = min(len(sources), os.cpu_count() or 1)
-    shape = (len(sources), height, width, channels)
+    shape = (starts[-1], height, width, 4 if has_alpha else 3)
     batch = touched(shape) if workers > 1 else np.empty(shape, np.float32)
 
     def decode_into(place: int) -> None:
-        pixels = _for_result(read_pixels, sources[place], place, sources)
-        if (pixels.height, pixels.width) != (height, width):
-            pixels = _resized(pixels, width, height)
-        pixels.write_to(batch[place])
+        def decode(source: ImageSource) -> None:
+            targets = batch[starts[place] : starts[place + 1]]
+            for target, pixels in zip(targets, read_frames(source), strict=True):
+                fits = (pixels.height, pixels.width) == (height, width)
+                (pixels if fits else _resized(pixels, width, height)).write_to(target)
+
+        _for_result(decode, sources[place], place, sources)
 
     if workers == 1:
         for place in range(len(sources)):
@@ -136,6 +151,26 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
         with ThreadPoolExecutor(workers, thread_name_prefix="xalora-decode") as pool:
             list(pool.map(decode_into, range(len(sources))))
     return batch
+
+
+def decode_pixels(source: ImageSource) -> Pixels:
+    """Decode an image in the depth it is stored in, EXIF rotation applied; of an animation its first frame.
+
+    Raises:
+        ResultFormatError: As for :func:`decode_image`.
+    """
+    pixels: Pixels = _for_result(read_pixels, source, 0, [source])
+    return pixels
+
+
+def count_images(source: ImageSource) -> int:
+    """How many images :func:`decode_images` makes of a source, without decoding it.
+
+    Raises:
+        ResultFormatError: The header is not one of an image this package reads.
+    """
+    header: ImageHeader = _for_result(read_header, source, 0, [source])
+    return header.frames
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
@@ -155,7 +190,11 @@ def read_header(source: ImageSource) -> ImageHeader:
     width, height = image.size
     if _orientation(image, kind, data) >= 5:
         width, height = height, width
-    return ImageHeader(kind, width, height, _has_alpha(image))
+    if kind not in _ANIMATIONS:
+        return ImageHeader(kind, width, height, _has_alpha(image))
+    # Of a GIF only the frames themselves tell, since each has a palette of its own.
+    may_have_alpha = kind is MediaKind.GIF or _has_alpha(image)
+    return ImageHeader(kind, width, height, may_have_alpha, _frame_count(image, kind, data))
 
 
 def stored_orientation(data: bytes) -> int:
@@ -164,8 +203,51 @@ def stored_orientation(data: bytes) -> int:
     return _orientation(image, kind, data)
 
 
+def read_frames(source: ImageSource) -> Iterator[Pixels]:
+    """Decode an image, or an animation's frames in turn, see :func:`read_pixels`. Raises BrokenMediaError."""
+    data = _read(source)
+    if sniff(data[:SNIFF_BYTES]) in _ANIMATIONS:
+        yield from map(pixels_of, animation_frames(data))
+    else:
+        yield read_pixels(data)
+
+
+def animation_frames(data: bytes) -> Iterator[Image.Image]:
+    """The frames of a WebP or GIF, each valid until the next is asked for. Raises BrokenMediaError."""
+    kind, image = open_image(data)
+    orientation = _orientation(image, kind, data)
+    for place in range(_frame_count(image, kind, data)):
+        try:
+            image.seek(place)
+        except PILLOW_ERRORS as error:
+            raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
+        yield _rotated(_loaded(image), orientation)
+
+
+def _frame_count(image: Image.Image, kind: MediaKind, data: bytes) -> int:
+    if kind is MediaKind.GIF:
+        check_gif(data)
+    else:
+        check_riff(data)
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except PILLOW_ERRORS as error:
+        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
+
+
+def _is_see_through(source: ImageSource) -> bool:
+    """Whether any pixel of an animation is not opaque.
+
+    Encoders mark what does not change from frame to frame as transparent, so the header can't tell.
+    """
+    return any(
+        pixels.channels == 4 and bool((pixels.rows(0, pixels.height)[..., 3] != pixels.maximum).any())
+        for pixels in read_frames(source)
+    )
+
+
 def read_pixels(source: ImageSource) -> Pixels:
-    """Decode an image in the depth it is stored in, EXIF rotation applied. Raises BrokenMediaError."""
+    """See :func:`decode_pixels`. Raises BrokenMediaError."""
     data = _read(source)
     kind, image = open_image(data)
     chunks: list[PngChunk] = []

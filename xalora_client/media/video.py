@@ -19,7 +19,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
@@ -28,6 +28,8 @@ from .structure import BrokenMediaError, check_video_container
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0
+# Numbered alike by FFmpeg's codecs and its scaler: BT.709, FCC, SMPTE 240M, BT.2020.
+_OTHER_MATRICES = frozenset({1, 4, 7, 9})
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,24 @@ class _RgbWriter:
 
     def __call__(self, frame: av.VideoFrame, out: FloatImages) -> None:
         height, width = out.shape[:2]
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24")
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **_told_colours(frame))
         plane = rgb.planes[0]
         pixels: npt.NDArray[np.uint8] = np.ndarray(
             (height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
         np.divide(pixels, 255, out=out, dtype=np.float32)
+
+
+def _told_colours(frame: av.VideoFrame) -> dict[str, int]:
+    """What PyAV before 17 has to be told; by itself it takes every matrix for BT.601's."""
+    if frame.colorspace not in _OTHER_MATRICES:
+        return {}
+    return {
+        "src_colorspace": frame.colorspace,
+        "dst_colorspace": Colorspace.DEFAULT,
+        "src_color_range": frame.color_range or ColorRange.MPEG,
+        "dst_color_range": ColorRange.JPEG,
+    }
 
 
 @contextmanager
