@@ -21,6 +21,7 @@ from .errors import (
     NOT_ACCEPTED,
     AmbiguousCreateError,
     AuthenticationError,
+    ConfigurationError,
     ErrorType,
     NetworkError,
     NoMinerError,
@@ -230,6 +231,9 @@ class Network:
             answer = await request
         except (Undelivered, OutcomeUnknown) as error:
             raise _Repeatable(self._unreachable(error, task_id=task_id, money=money)) from error
+        except ConfigurationError as error:
+            error.money, error.task_id = money, task_id
+            raise
         payload = answer.payload
         well_formed = payload is not None and (required is None or bool(payload.get(required)))
         verdict = judge(answer.status, answer.text, well_formed=well_formed)

@@ -25,11 +25,13 @@ from tenacity import (
 from ..causes import in_words
 from ..errors import (
     STILL_RETRIEVABLE,
+    ConfigurationError,
     ErrorType,
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
 )
+from ..sessions import environment_proxy
 from .sniff import sniff_file
 from .structure import BrokenMediaError
 
@@ -63,7 +65,7 @@ async def download(
     process was ended. Only one call at a time may work on one ``dest_stem``.
 
     Args:
-        session: Its proxy and certificate settings are used, none of its credentials.
+        session: Its certificate settings are used, none of its credentials. The proxy is the environment's.
         url: ``http://``, ``https://`` or ``data:``.
         dest_stem: The file to write, without its suffix, which is chosen by content. Its folder must exist.
         task_id: For error messages.
@@ -229,10 +231,15 @@ class _Fetch:
         self._on_progress = on_progress
         self._attempts = attempts
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
+        self._proxy: str | None = None
         self._total: int | None = None
 
     async def run(self) -> None:
         """Return once all bytes are on disk."""
+        try:
+            self._proxy = await asyncio.to_thread(environment_proxy, self._target.url)
+        except ConfigurationError as error:
+            raise self._target.failed(f"{error.what}. {error.next_step}") from None
         complete = False
         while not complete:
             try:
@@ -261,6 +268,7 @@ class _Fetch:
                 self._target.url,
                 headers=headers,
                 timeout=self._timeout,
+                proxy=self._proxy,
             ) as response:
                 if self._begin(response, have):
                     return True
