@@ -19,6 +19,7 @@ from typing import Any
 from _peers import NODE_SDK, node_sdk
 from _report import OURS, PEER, Report
 
+from xalora_client.durations import PastRun
 from xalora_client.rules import PollSchedule
 
 KINDS = 4000
@@ -41,7 +42,8 @@ def ours(durations: Sequence[Sequence[float]]) -> list[Outcome]:
     draw = random.Random(1)
     outcomes = []
     for duration, *past in durations:
-        schedule, now, requests = PollSchedule(tuple(past)), 0.0, 0
+        runs = [PastRun(seconds, seconds) for seconds in past]
+        schedule, now, requests = PollSchedule(runs), 0.0, 0
         while True:
             now += schedule.next_delay(now, draw.random())
             asked, now, requests = now, now + REQUEST_SECONDS, requests + 1

@@ -15,10 +15,10 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from .config import Credentials, IfUnknown, Settings
+from .durations import usual_span
 from .errors import AmbiguousCreateError, ClientClosedError
 from .fetching import Fetcher
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
-from .journal import usual_span
 from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
@@ -116,7 +116,7 @@ class Dispatcher:
         async with self._preparing:
             prepared = await prepare(task, self._credentials, self._settings.sequencer_url)
         siblings = await self._siblings(prepared.kind)
-        usual = usual_span(siblings.past_seconds)
+        usual = usual_span(siblings.past_runs)
         while True:
             claim = await self.ledger.claim(
                 prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
@@ -187,7 +187,7 @@ class Dispatcher:
             job_id=entry.job_id if entry is not None else task_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule or PollSchedule(siblings.past_seconds),
+            schedule=schedule or PollSchedule(siblings.past_runs),
             siblings=siblings,
             outage_limit=self._settings.outage_limit,
             task_id=task_id,
@@ -232,7 +232,7 @@ class Dispatcher:
             job_id=entry.job_id if entry is not None else prepared.job_id,
             entry_id=entry.id if entry is not None else None,
             ticket=ticket,
-            schedule=schedule or PollSchedule(siblings.past_seconds),
+            schedule=schedule or PollSchedule(siblings.past_runs),
             siblings=siblings,
             outage_limit=self._settings.outage_limit,
             usual_seconds=usual_seconds,
@@ -244,7 +244,7 @@ class Dispatcher:
         siblings = self._kinds.get(kind)
         if siblings is None:
             # Of several that ask at once, all wait for what is known, and the first one's are everybody's.
-            siblings = self._kinds.setdefault(kind, Siblings(await self.ledger.durations(kind)))
+            siblings = self._kinds.setdefault(kind, Siblings(await self.ledger.past_runs(kind)))
         return siblings
 
     def _send(self, flight: Flight, prepared: PreparedTask) -> None:

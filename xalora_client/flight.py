@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .config import Credentials
+from .durations import PastRun
 from .errors import (
     MAY_BE_CHARGED,
     NOTHING_CHARGED,
@@ -48,7 +49,6 @@ from .rules import (
     PollSchedule,
     delay_before_deadline,
     is_terminal,
-    likely_lateness,
 )
 from .siblings import Siblings
 from .uploads import Uploads
@@ -437,11 +437,10 @@ class Flight:
         """Ask until the task has ended, and write down how."""
         answer = await self._until_terminal(await self.submitted())
         self._clock.ended = now = monotonic()
-        elapsed = self._elapsed()
-        late = likely_lateness(elapsed, elapsed - self._seen_under_way)
+        run = PastRun(self._seen_under_way, self._elapsed())
         is_measure = answer.status == FINISHED and self._is_sender
-        self._siblings.ended(self, elapsed - late if is_measure else None, now)
-        await self._ledger.settle(self.entry_id, answer, late=late)
+        self._siblings.ended(self, run if is_measure else None, now)
+        await self._ledger.settle(self.entry_id, answer, unnoticed=run.at_most - run.at_least)
         await self._uploads.discard(self.job_id)
         return answer
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .config import IfUnknown
+from .durations import PastRun
 from .errors import JournalError
 from .journal import Claim, Entry, Journal, TaskState, Work
 from .preparation import PreparedTask
@@ -118,9 +119,11 @@ class Ledger:
     async def status(self, entry_id: int | None, status: str) -> None:
         await self._note(entry_id, lambda i: self.journal.status(i, status), f"status {status}")
 
-    async def finished(self, entry_id: int | None, result: Any, *, late: float = 0.0) -> None:
+    async def finished(self, entry_id: int | None, result: Any, *, unnoticed: float = 0.0) -> None:
         await self._note(
-            entry_id, lambda i: self.journal.finished(i, result, late=late), "the task has finished"
+            entry_id,
+            lambda i: self.journal.finished(i, result, unnoticed=unnoticed),
+            "the task has finished",
         )
 
     async def kept(
@@ -167,10 +170,12 @@ class Ledger:
         if entry is not None and entry.state is TaskState.CANCEL_PENDING:
             await self._note(entry_id, self.journal.cancel_withdrawn, "the cancel was refused")
 
-    async def settle(self, entry_id: int | None, answer: WorkflowTaskResult, *, late: float = 0.0) -> None:
-        """Write down how a task ended, if it has; ``late`` is for how many seconds nobody noticed."""
+    async def settle(
+        self, entry_id: int | None, answer: WorkflowTaskResult, *, unnoticed: float = 0.0
+    ) -> None:
+        """Write down how a task ended, if it has; ``unnoticed`` as for :meth:`Journal.finished`."""
         if answer.status == FINISHED:
-            await self.finished(entry_id, answer.result, late=late)
+            await self.finished(entry_id, answer.result, unnoticed=unnoticed)
         elif answer.status == FAILED:
             await self.failed(entry_id, str(answer.result or "the network gives no reason"))
         elif answer.status == CANCELED:
@@ -194,8 +199,8 @@ class Ledger:
             lambda: self.journal.by_task_id(task_id, sequencer_url), f"task {task_id} goes on unjournaled"
         )
 
-    async def durations(self, kind: str) -> list[float]:
-        return await self._tolerant(lambda: self.journal.durations(kind), "no history") or []
+    async def past_runs(self, kind: str) -> list[PastRun]:
+        return await self._tolerant(lambda: self.journal.past_runs(kind), "no history") or []
 
     # --- sharing with other processes ---------------------------------------------------------------------
 

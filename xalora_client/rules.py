@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .config import FallbackPolicy
+from .durations import PastRun, log_normal_fit, phi
 from .errors import (
     AmbiguousCreateError,
     AuthenticationError,
@@ -116,20 +117,18 @@ class PollSchedule:
     for surprises; with no history, its hazard is that of the log-uniform alone, which gives the square root.
 
     Args:
-        past_seconds: Durations of past runs of the same kind, from submission to end, in seconds.
+        past_runs: Of the same kind, the latest first. It may grow while it is used.
         interval: A fixed interval instead, at least 1 s. (The Node SDK's default is a fixed 10 s.)
         poll_price: Seconds of lateness that one request is worth.
         blind_poll_price: The same without history, where each request buys less.
     """
 
-    past_seconds: Sequence[float] = ()
+    past_runs: Sequence[PastRun] = ()
     interval: float | None = None
     poll_price: float = 0.05
     blind_poll_price: float = 0.45
     surprise_share: float = 0.1
     surprise_range: tuple[float, float] = (1.0, 3600.0)
-    prior_sigma: float = 0.2
-    prior_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.interval is not None and not self.interval >= MIN_FIXED_INTERVAL:
@@ -145,18 +144,17 @@ class PollSchedule:
         if self.interval is not None:
             return self.interval
         elapsed = max(elapsed, 0.0)
-        known = [seconds for seconds in self.past_seconds if seconds > 0]
         jitter = 1 + POLL_JITTER * (2 * random - 1)
-        if known:
-            delay = self._balanced(elapsed, known)
+        if self.past_runs:
+            delay = self._balanced(elapsed)
             return min(max(delay * jitter, MIN_POLL_DELAY), MAX_POLL_DELAY)
         if elapsed < BLIND_FIRST_DELAY:
             return BLIND_FIRST_DELAY
         delay = math.sqrt(2 * self.blind_poll_price * elapsed)
         return min(max(delay * jitter, BLIND_MIN_DELAY), BLIND_MAX_DELAY)
 
-    def _balanced(self, elapsed: float, known: Sequence[float]) -> float:
-        mu, sigma = self._fit(known)
+    def _balanced(self, elapsed: float) -> float:
+        mu, sigma = log_normal_fit(self.past_runs)
         low, high = MIN_POLL_DELAY, MAX_POLL_DELAY
         if self._expected_lateness(elapsed, elapsed + high, mu, sigma) <= self.poll_price:
             return high
@@ -167,16 +165,6 @@ class PollSchedule:
             else:
                 high = middle
         return high
-
-    def _fit(self, known: Sequence[float]) -> tuple[float, float]:
-        """Mean and spread of log duration; few runs say little about the spread, so a prior steadies it."""
-        logs = [math.log(seconds) for seconds in known]
-        n = len(logs)
-        mu = sum(logs) / n
-        squares = sum((value - mu) ** 2 for value in logs)
-        variance = (self.prior_weight * self.prior_sigma**2 + squares) / (self.prior_weight + max(n - 1, 0))
-        # The mean itself is uncertain by variance / n.
-        return mu, math.sqrt(variance * (1 + 1 / n))
 
     def _expected_lateness(self, now: float, poll_at: float, mu: float, sigma: float) -> float:
         """E[(poll_at - X)+ | X > now] for the mixture, in closed form."""
@@ -198,23 +186,12 @@ class PollSchedule:
         return late / survive
 
 
-def likely_lateness(elapsed: float, since_last_look: float) -> float:
-    """By how many seconds a task's end was probably noticed late.
-
-    Args:
-        elapsed: Seconds from the submission to when it was noticed.
-        since_last_look: Seconds since the task was last seen under way.
-    """
-    # The first look comes after a long while, at whose end the task was expected: it ended late in it.
-    return min(since_last_look / 2, 0.05 * elapsed)
-
-
 def _log_normal(x: float, mu: float, sigma: float) -> tuple[float, float]:
     """P(X <= x) and E[X; X <= x] of a log-normal."""
     if x <= 0:
         return 0.0, 0.0
     z = (math.log(x) - mu) / sigma
-    return _phi(z), math.exp(mu + sigma**2 / 2) * _phi(z - sigma)
+    return phi(z), math.exp(mu + sigma**2 / 2) * phi(z - sigma)
 
 
 def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
@@ -222,10 +199,6 @@ def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
     x = min(max(x, low), high)
     width = math.log(high / low)
     return math.log(x / low) / width, (x - low) / width
-
-
-def _phi(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 MAX_POLLS_PER_SECOND = 250

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Protocol
 
-HISTORY_LENGTH = 20
-"""How many past runs count: enough to know their spread, few enough to follow a network that changes."""
+from .durations import HISTORY_LENGTH, PastRun
 
 TOGETHER_SECONDS = 0.3
 """Tasks whose ends are noticed within so many seconds of each other are taken to end together."""
@@ -38,14 +37,14 @@ class Siblings:
     ended together is found together. Where tasks end one by one, that is one question more for each of them.
 
     Args:
-        past_seconds: How long earlier ones took, from submission to end, the latest first.
+        past_runs: Earlier ones, the latest first.
 
     Attributes:
-        past_seconds: The same, with those that have ended since; a schedule that holds it learns on.
+        past_runs: The same, with those that have ended since; a schedule that holds it learns on.
     """
 
-    def __init__(self, past_seconds: Iterable[float] = ()) -> None:
-        self.past_seconds = list(past_seconds)
+    def __init__(self, past_runs: Iterable[PastRun] = ()) -> None:
+        self.past_runs = list(past_runs)
         self._under_way: dict[UnderWay, None] = {}
         self._last_end = -math.inf
 
@@ -57,17 +56,17 @@ class Siblings:
         """A task is not followed any more; twice is harmless."""
         self._under_way.pop(task, None)
 
-    def ended(self, task: UnderWay, seconds: float | None, now: float) -> None:
+    def ended(self, task: UnderWay, run: PastRun | None, now: float) -> None:
         """A task's end was noticed.
 
         Args:
             task: Which.
-            seconds: Since it was submitted; None where that is no measure for others.
+            run: How long it took; None where that is no measure for others.
             now: On a monotonic clock.
         """
         self.left(task)
-        if seconds is not None:
-            self.past_seconds[:] = [seconds, *self.past_seconds][:HISTORY_LENGTH]
+        if run is not None:
+            self.past_runs[:] = [run, *self.past_runs][:HISTORY_LENGTH]
         again_after = AGAIN_AFTER if now - self._last_end < TOGETHER_SECONDS else ()
         self._last_end = now
         for sibling in islice(self._under_way, OLDEST):

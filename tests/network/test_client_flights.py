@@ -125,7 +125,7 @@ class ScriptedNetwork:
 
 
 @pytest.mark.parametrize(
-    "method", ["durations", "claim", "sending", "submitted", "finished", "kept", "delivered"]
+    "method", ["past_runs", "claim", "sending", "submitted", "finished", "kept", "delivered"]
 )
 async def test_a_call_cancelled_at_any_journal_step_blocks_nobody_afterwards(
     tmp_path: Path, method: str

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from xalora_client.durations import PastRun
 from xalora_client.errors import JournalError
 from xalora_client.journal import Entry, Journal, TaskState, Work
-from xalora_client.journal.history import usual_span, watched_duration
+from xalora_client.journal.history import watched_duration
 
 WORK = Work(
     fingerprint="f" * 64,
@@ -143,7 +144,7 @@ class TestClocks:
         clocks.pass_by(40)
         clocks.wall -= 30
         journal.finished(entry.id, "https://result")
-        assert journal.durations(WORK.kind) == []
+        assert journal.past_runs(WORK.kind) == []
 
     def test_the_latest_entry_is_the_last_one_made(self, journal: Journal, clocks: Clocks) -> None:
         first = submit(journal, 1)
@@ -161,17 +162,17 @@ class TestHistory:
     def test_of_a_kind_from_submission_to_end(self, journal: Journal, clocks: Clocks) -> None:
         for number, seconds in enumerate((50, 40, 45)):
             self.run(journal, clocks, number, seconds)
-        assert journal.durations(WORK.kind) == [45, 40, 50]
-        assert journal.durations(WORK.kind, limit=2) == [45, 40]
-        assert journal.durations("another kind") == []
+        assert journal.past_runs(WORK.kind) == [PastRun(45, 45), PastRun(40, 40), PastRun(50, 50)]
+        assert journal.past_runs(WORK.kind, limit=2) == [PastRun(45, 45), PastRun(40, 40)]
+        assert journal.past_runs("another kind") == []
         assert journal.usual(WORK.kind) == (42, 48)
         assert journal.usual("another kind") is None
 
-    def test_is_told_less_what_nobody_noticed(self, journal: Journal, clocks: Clocks) -> None:
+    def test_tells_for_how_long_nobody_looked(self, journal: Journal, clocks: Clocks) -> None:
         entry = submit(journal)
         clocks.pass_by(40)
-        journal.finished(entry.id, "https://result", late=1.5)
-        assert journal.durations(WORK.kind) == [38.5]
+        journal.finished(entry.id, "https://result", unnoticed=1.5)
+        assert journal.past_runs(WORK.kind) == [PastRun(38.5, 40)]
 
     def test_outlives_the_entries(self, journal: Journal, clocks: Clocks) -> None:
         entry = self.run(journal, clocks, 1, 40)
@@ -179,7 +180,7 @@ class TestHistory:
         journal.close()
         with Journal.open(journal.path, journal.results_dir) as later:
             assert later.forget_ended() == 1
-            assert later.durations(WORK.kind) == [40]
+            assert later.past_runs(WORK.kind) == [PastRun(40, 40)]
 
     def test_leaves_out_ends_that_nobody_watched_for(self, journal: Journal, clocks: Clocks) -> None:
         claim = journal.claim(WORK, job_id="job-1")
@@ -189,30 +190,19 @@ class TestHistory:
         clocks.pass_by(4000)
         joined = journal.claim(WORK, job_id="job-2")
         journal.finished(joined.entry.id, "https://result")
-        assert journal.durations(WORK.kind) == []
+        assert journal.past_runs(WORK.kind) == []
 
     def test_counts_a_task_once(self, journal: Journal, clocks: Clocks) -> None:
         entry = self.run(journal, clocks, 1, 40)
         clocks.pass_by(5)
         assert journal.finished(entry.id, "https://fresh").ended_at == entry.ended_at
-        assert journal.durations(WORK.kind) == [40]
+        assert journal.past_runs(WORK.kind) == [PastRun(40, 40)]
 
     def test_keeps_to_a_useful_length(self, journal: Journal, clocks: Clocks) -> None:
         for number in range(105):
             self.run(journal, clocks, number, number)
-        assert journal.durations(WORK.kind, limit=1000) == list(range(104, 4, -1))
-
-    @pytest.mark.parametrize(
-        ("durations", "span"),
-        [
-            ([], None),
-            ([7.0], None),
-            ([10.0, 20.0], (12.0, 18.0)),
-            ([45.0, 47.0, 50.0, 44.0, 46.0, 900.0], (45.0, 50.0)),
-        ],
-    )
-    def test_span(self, durations: list[float], span: tuple[float, float] | None) -> None:
-        assert usual_span(durations) == (span and pytest.approx(span))
+        kept = journal.past_runs(WORK.kind, limit=1000)
+        assert [run.at_most for run in kept] == list(range(104, 4, -1))
 
     @pytest.mark.parametrize(
         ("wall", "monotonic", "seconds"),

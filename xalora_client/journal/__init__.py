@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from .database import CorruptJournalError
-from .history import usual_span
 from .recovery import open_or_memory
 from .rows import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
@@ -21,5 +20,4 @@ __all__ = [
     "TaskState",
     "Work",
     "open_or_memory",
-    "usual_span",
 ]

@@ -59,11 +59,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX tickets_entry ON tickets (entry)",
         """
-        CREATE TABLE durations (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, seconds REAL NOT NULL
+        CREATE TABLE past_runs (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,
+            at_least REAL NOT NULL, at_most REAL NOT NULL
         )
         """,
-        "CREATE INDEX durations_kind ON durations (kind, id)",
+        "CREATE INDEX past_runs_kind ON past_runs (kind, id)",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         "INSERT INTO counters VALUES ('version', 0), ('used', 0)",
     ),

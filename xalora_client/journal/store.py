@@ -14,11 +14,12 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
+from ..durations import HISTORY_LENGTH, PastRun, usual_span
 from ..errors import NOT_ACCEPTED, NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from . import forks, owners
 from .choice import Candidate, best
 from .database import BUSY_SECONDS, Database
-from .history import usual_span, watched_duration
+from .history import watched_duration
 from .kept import KeptResults
 from .rows import Action, Claim, Entry, IfUnknown, Work, clean_text, entry_from_row, to_json
 from .schema import migrate
@@ -344,12 +345,12 @@ class Journal:
                     change.update(entry_id, started_at=change.now)
             return change.entry(entry_id)
 
-    def finished(self, entry_id: int, result: Any, *, late: float = 0.0) -> Entry:
+    def finished(self, entry_id: int, result: Any, *, unnoticed: float = 0.0) -> Entry:
         """The network has the result; `result` is its raw answer (inlined media are left out of the row).
 
-        A task that this process watched from its submission on counts for `durations`, less the `late`
-        seconds after which its end was noticed. Said again, e.g. with a fresh URL, it replaces the result as
-        long as that is not kept.
+        A task that this process watched from its submission on counts for `past_runs`; its end may have gone
+        `unnoticed` for so many seconds. Said again, e.g. with a fresh URL, it replaces the result as long as
+        that is not kept.
         """
         with self._change(money=STILL_RETRIEVABLE) as change:
             row = change.row(entry_id)
@@ -358,7 +359,7 @@ class Journal:
                 change.update(entry_id, result=to_json(result), status="finished", error=None)
                 if before is not TaskState.FINISHED:
                     change.update(entry_id, ended_at=change.now, worker=None)
-                    self._note_duration(change, row, late)
+                    self._note_run(change, row, unnoticed)
             return change.entry(entry_id)
 
     def kept(
@@ -524,17 +525,18 @@ class Journal:
             rows = change.connection.execute("SELECT DISTINCT entry FROM tickets").fetchall()
             return frozenset(row["entry"] for row in rows)
 
-    def durations(self, kind: str, limit: int = 20) -> list[float]:
-        """Seconds from submission to end of the last watched runs of a kind, the latest first."""
+    def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
+        """How long the last watched runs of a kind took, the latest first."""
         with self._database.read() as connection:
             rows = connection.execute(
-                "SELECT seconds FROM durations WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit)
+                "SELECT at_least, at_most FROM past_runs WHERE kind = ? ORDER BY id DESC LIMIT ?",
+                (kind, limit),
             ).fetchall()
-        return [row["seconds"] for row in rows]
+        return [PastRun(row["at_least"], row["at_most"]) for row in rows]
 
     def usual(self, kind: str) -> tuple[float, float] | None:
         """The span in seconds that most of the last runs of a kind took; None for fewer than two."""
-        return usual_span(self.durations(kind))
+        return usual_span(self.past_runs(kind))
 
     def result_stem(self, entry: Entry) -> Path:
         """Where the entry's files belong, without suffix; for several, append ``-0``, ``-1`` ..."""
@@ -730,14 +732,14 @@ class Journal:
             change.step(entry_id, Event.WITHDRAW_CANCEL)
         return _claim(change, "join", entry_id, cancel_was_asked=cancel_was_asked)
 
-    def _note_duration(self, change: Transaction, row: sqlite3.Row, late: float) -> None:
+    def _note_run(self, change: Transaction, row: sqlite3.Row, unnoticed: float) -> None:
         watched = self._watched.pop(row["id"], None)
         if watched is None:
             return
         wall, monotonic = watched
         seconds = watched_duration(self._wall() - wall, self._monotonic() - monotonic)
         if seconds is not None:
-            change.note_duration(row["kind"], max(0.0, seconds - late))
+            change.note_run(row["kind"], PastRun(max(0.0, seconds - unnoticed), seconds))
 
     def _remove(self, change: Transaction, row: sqlite3.Row) -> bool:
         if change.tickets(row["id"]):

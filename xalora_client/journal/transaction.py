@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from ..durations import PastRun
 from ..errors import JournalError
 from .kept import KeptFile, KeptResults
 from .rows import Entry, Work, clean_text, entry_from_row, to_json
@@ -170,12 +171,15 @@ class Transaction:
         self.changed.add(row["id"])
         return True
 
-    def note_duration(self, kind: str, seconds: float) -> None:
+    def note_run(self, kind: str, run: PastRun) -> None:
         """Adds to the history of a kind, which is kept to a useful length."""
-        self.connection.execute("INSERT INTO durations (kind, seconds) VALUES (?, ?)", (kind, seconds))
         self.connection.execute(
-            "DELETE FROM durations WHERE kind = ? AND id NOT IN"
-            " (SELECT id FROM durations WHERE kind = ? ORDER BY id DESC LIMIT ?)",
+            "INSERT INTO past_runs (kind, at_least, at_most) VALUES (?, ?, ?)",
+            (kind, run.at_least, run.at_most),
+        )
+        self.connection.execute(
+            "DELETE FROM past_runs WHERE kind = ? AND id NOT IN"
+            " (SELECT id FROM past_runs WHERE kind = ? ORDER BY id DESC LIMIT ?)",
             (kind, kind, HISTORY_PER_KIND),
         )
 

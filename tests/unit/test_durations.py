@@ -1,0 +1,70 @@
+"""What past runs say about the next one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from xalora_client.durations import PastRun, log_normal_fit, usual_span
+
+
+def exactly(*seconds: float) -> list[PastRun]:
+    return [PastRun(each, each) for each in seconds]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "span"),
+    [
+        ([], None),
+        ([7.0], None),
+        ([10.0, 20.0], (12.0, 18.0)),
+        ([45.0, 47.0, 50.0, 44.0, 46.0, 900.0], (45.0, 50.0)),
+    ],
+)
+def test_the_usual_span(seconds: list[float], span: tuple[float, float] | None) -> None:
+    assert usual_span(exactly(*seconds)) == (span and pytest.approx(span))
+
+
+def test_an_end_is_told_as_between_two_looks() -> None:
+    assert PastRun(19.2, 20.0).likely == 19.6
+    assert PastRun(0.0, 20.0).likely == 19.0  # the first look
+
+
+def test_runs_known_exactly_give_their_mean_and_about_their_spread() -> None:
+    mu, spread = log_normal_fit(exactly(8.0, 12.0, 9.0, 11.0, 10.0, 10.5, 9.5))
+    assert math.exp(mu) == pytest.approx(9.93, abs=0.01)
+    assert 0.1 < spread < 0.2
+
+
+def test_a_single_run_is_taken_to_vary() -> None:
+    mu, spread = log_normal_fit(exactly(60.0))
+    assert math.exp(mu) == pytest.approx(60.0)
+    assert 0.1 < spread < 0.3
+
+
+def test_looks_of_equal_runs_close_in_on_their_length() -> None:
+    # All of them took 10 s, though each alone leaves a second or more open.
+    looks = [PastRun(9.0, 10.1), PastRun(9.9, 11.5), PastRun(8.5, 10.05), PastRun(9.95, 11.0)]
+    mu, spread = log_normal_fit(looks)
+    assert math.exp(mu) == pytest.approx(10.0, abs=0.15)
+    assert spread < log_normal_fit(exactly(*(run.likely for run in looks)))[1]
+
+
+def test_only_the_latest_count() -> None:
+    mu, _ = log_normal_fit(exactly(*[5.0] * 10, *[500.0] * 10))
+    assert math.exp(mu) == pytest.approx(5.0)
+
+
+def test_a_first_look_that_finds_the_end_lets_the_next_one_come_sooner() -> None:
+    usual, _ = log_normal_fit(exactly(*[10.0] * 5))
+    after, _ = log_normal_fit([PastRun(0.0, 9.8), *exactly(*[10.0] * 5)])
+    assert after < usual
+
+
+@pytest.mark.parametrize("run", [PastRun(0.0, 0.0), PastRun(0.0, 1e-9), PastRun(1e5, 1e5), PastRun(0.0, 1e5)])
+def test_odd_runs_give_finite_figures(run: PastRun) -> None:
+    for runs in ([run], [run, *exactly(3.0, 4.0)]):
+        mu, spread = log_normal_fit(runs)
+        assert math.isfinite(mu)
+        assert 0 < spread < math.inf
