@@ -236,6 +236,7 @@ class Dispatcher:
             siblings=siblings,
             outage_limit=self._settings.outage_limit,
             usual_seconds=usual_seconds,
+            in_doubt=entry is not None and entry.in_doubt,
             task_id=entry.task_id if entry is not None else None,
             submitted_ago=_seconds_since_submission(entry),
         )

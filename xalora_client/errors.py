@@ -16,6 +16,8 @@ STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by it
 RUNS_ON = "The task is paid for and runs on in the network."
 MAY_BE_CHARGED = "The task may exist and be charged, so it was not sent again."
 MADE_HERE = "It was made on this machine, so nothing was charged."
+FIRST_MAY_BE_CHARGED = "Its first create may have made a task that is charged; this one was not accepted."
+FIRST_PROBABLY_CHARGED = "It probably has the task of the first create, which is charged; none was added."
 CANCELED_THERE = "The task was canceled; whether a canceled task is charged is the network's decision."
 
 

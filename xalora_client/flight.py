@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from .config import Credentials
 from .durations import PastRun
 from .errors import (
+    FIRST_MAY_BE_CHARGED,
+    FIRST_PROBABLY_CHARGED,
     MAY_BE_CHARGED,
     NOTHING_CHARGED,
     RUNS_ON,
@@ -69,6 +71,8 @@ LEAST_POLL_GAP = 0.1
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
 
+_CONFLICT = 409
+
 Fetch = Callable[["Flight", WorkflowTaskResult], Coroutine[Any, Any, tuple[Path, ...]]]
 
 
@@ -115,6 +119,7 @@ class Flight:
         outage_limit: Seconds the sequencer may stay unreachable.
         task_id: Known from the start for a task taken up again.
         submitted_ago: Seconds since such a task was submitted.
+        in_doubt: An earlier create of the work may have made a task.
 
     Attributes:
         waiters: How many callers wait.
@@ -139,6 +144,7 @@ class Flight:
         usual_seconds: tuple[float, float] | None = None,
         task_id: str | None = None,
         submitted_ago: float = 0.0,
+        in_doubt: bool = False,
     ) -> None:
         self.credentials = credentials
         self.job_id = job_id
@@ -169,6 +175,7 @@ class Flight:
         self._withdrawal: asyncio.Task[None] | None = None
         self._returning: set[asyncio.Task[None]] = set()
         self._is_sender = False
+        self._in_doubt = in_doubt
         self._create_is_out = False
         self._closed = False
         self._grace_ends: float | None = None
@@ -266,13 +273,23 @@ class Flight:
     async def _note_not_created(self, error: BaseException) -> None:
         is_settled = isinstance(error, XaloraError) and not isinstance(error, AmbiguousCreateError)
         if is_settled or not self._create_is_out:
-            await self._ledger.not_sent(self.entry_id, str(error) or "It was given up before it was sent.")
-            await self._uploads.discard(self.job_id)
+            reason = str(error) or "It was given up before it was sent."
+            await self._ledger.not_sent(self.entry_id, reason)
+            if not self._in_doubt:
+                await self._uploads.discard(self.job_id)
+            elif isinstance(error, XaloraError):
+                self._say_that_doubt_remains(error)
             return
         if not isinstance(error, XaloraError):
             logger.warning("job %s was sent, and its answer is not waited for any more", self.job_id)
         reason = str(error) or "It was given up before the network's answer came."
         await self._ledger.unknown(self.entry_id, self.job_id, reason)
+
+    def _say_that_doubt_remains(self, error: XaloraError) -> None:
+        error.money = FIRST_MAY_BE_CHARGED
+        if error.status_code == _CONFLICT:
+            error.money = FIRST_PROBABLY_CHARGED
+            error.next_step = f"Look for job {self.job_id} in your account, and take its task up by its id."
 
     async def _task_id_from_owner(self) -> str:
         assert self.entry_id is not None
@@ -386,7 +403,7 @@ class Flight:
 
     @property
     def _may_be_created(self) -> bool:
-        return self._create_is_out or not self._is_sender
+        return self._create_is_out or not self._is_sender or self._in_doubt
 
     def _poll_once(self) -> asyncio.Task[WorkflowTaskResult]:
         if self._polling is None or _ended_by_outage(self._polling):

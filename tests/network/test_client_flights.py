@@ -20,15 +20,18 @@ import pytest
 from PIL import Image
 
 from xalora_client import (
+    AmbiguousCreateError,
     AsyncXalora,
     ClientClosedError,
     FluxLoraTask,
     InvalidTaskError,
+    NetworkError,
     QueueLimitError,
     RequestRefusedError,
     TaskTimeoutError,
     UpscalerTask,
     WorkflowTask,
+    XaloraConnectionError,
     events,
 )
 from xalora_client.devnet import Devnet
@@ -526,6 +529,76 @@ async def test_work_named_for_reuse_whose_cancel_hangs_becomes_a_new_task() -> N
         finally:
             network.cancel_hold.set()
         await asyncio.wait({running})
+
+
+# --- work whose outcome is unknown --------------------------------------------------------------------------
+
+
+class Doubtful:
+    """A network that loses the answer to its first create, and answers the later ones as told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = [Answer(drop="after"), *answers]
+
+    def __call__(self, endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return self.answers.pop(0)
+        return status("finished", result=png())
+
+
+REFUSED = Answer(402, {"message": "no credit"})
+TURNED_AWAY = Answer(503, {"message": "later"}, headers={"Retry-After": "600"})
+CONFLICT = Answer(409, {"message": "job exists"})
+
+
+@pytest.mark.parametrize("refusal", [REFUSED, TURNED_AWAY, CONFLICT], ids=["402", "503", "409"])
+async def test_a_resend_that_is_refused_leaves_the_outcome_unknown(refusal: Any) -> None:
+    async with (
+        ScriptedSequencer(Doubtful(refusal, ACCEPTED)) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(AmbiguousCreateError):
+            await client.run(PICTURE, reuse=True, fallback="never")
+        with pytest.raises(NetworkError, match="first create") as caught:
+            await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never")
+        assert "so nothing was charged" not in str(caught.value)
+        (entry,) = client.journal.entries()
+        assert entry.state is TaskState.UNKNOWN
+        assert entry.job_id in str(caught.value)
+        with pytest.raises(AmbiguousCreateError):
+            await client.run(PICTURE, reuse=True, fallback="never")
+        assert sequencer.count("task_create") == 2
+        result = await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never")
+        assert (result.task_id, result.job_id) == ("t-1", entry.job_id)
+    assert {body["job_id"] for name, body in sequencer.asked if name == "task_create"} == {entry.job_id}
+
+
+async def test_a_resend_that_does_not_leave_leaves_the_outcome_unknown() -> None:
+    async with (
+        ScriptedSequencer(Doubtful()) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        with pytest.raises(AmbiguousCreateError):
+            await client.run(PICTURE, reuse=True, fallback="never")
+        await sequencer.__aexit__()
+        with pytest.raises(XaloraConnectionError, match="first create"):
+            await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never")
+        (entry,) = client.journal.entries()
+        assert entry.state is TaskState.UNKNOWN
+
+
+async def test_a_resend_that_is_cancelled_in_time_leaves_the_outcome_unknown() -> None:
+    later = Answer(503, {"message": "later"}, headers={"Retry-After": "60"})
+    async with (
+        ScriptedSequencer(Doubtful(later)) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(AmbiguousCreateError):
+            await client.run(PICTURE, reuse=True, fallback="never")
+        with pytest.raises(TaskTimeoutError, match="may exist and be charged"):
+            await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never", timeout=0.3)
+        await until(lambda: client.journal.attended(1) == 0)
+        assert client.journal.entry(1).state is TaskState.UNKNOWN
 
 
 async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -> None:

@@ -204,6 +204,36 @@ class TestUnknown:
         actions = [journal.claim(WORK, job_id="job-2", if_unknown="resend").action for _ in range(2)]
         assert actions == ["send", "join"]
 
+    @pytest.mark.parametrize("how", ["left", "refused", "held back and left", "given up"])
+    def test_a_resend_that_comes_to_nothing_leaves_the_doubt(
+        self, journal: Journal, unknown: Entry, how: str
+    ) -> None:
+        claim = journal.claim(WORK, job_id="job-2", if_unknown="resend")
+        assert claim.entry.in_doubt
+        if how in ("refused", "held back and left"):
+            journal.sending(unknown.id)
+        if how == "held back and left":
+            journal.held_back(unknown.id, "429")
+        if how in ("refused", "given up"):
+            journal.not_sent(unknown.id, "402")
+        journal.leave(claim.ticket)
+        entry = journal.entry(unknown.id)
+        assert (entry.state, entry.is_open) == (TaskState.UNKNOWN, True)
+        assert "still unknown" in str(entry.error)
+        assert journal.claim(WORK, job_id="job-3").action == "unknown"
+
+    def test_nobody_inherits_the_choice_to_resend(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2", if_unknown="resend")
+        joined = journal.claim(WORK, job_id="job-3")
+        assert joined.action == "join"
+        journal.leave(claim.ticket)
+        assert not journal.take(joined.ticket)
+        assert journal.entry(unknown.id).state is TaskState.UNKNOWN
+
+    def test_a_resend_that_is_accepted_ends_the_doubt(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2", if_unknown="resend")
+        assert not send(journal, claim).in_doubt
+
     def test_forget_begins_anew_and_keeps_the_trace(self, journal: Journal, unknown: Entry) -> None:
         claim = journal.claim(WORK, job_id="job-2", if_unknown="forget")
         assert (claim.action, claim.entry.job_id) == ("send", "job-2")

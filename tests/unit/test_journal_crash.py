@@ -249,6 +249,23 @@ class TestKilled:
         resent = journal.claim(work(), job_id="job-mine", if_unknown="resend")
         assert (resent.action, resent.entry.job_id) == ("send", "job-child")
 
+    @pytest.mark.parametrize("reached", ["prepared", "held back"])
+    def test_while_work_in_doubt_is_to_be_sent_again_leaves_it_unknown(
+        self, start: Start, journal: Journal, reached: str
+    ) -> None:
+        ticket = journal.claim(work(), job_id="job-mine").ticket
+        journal.sending(1)
+        journal.leave(ticket)
+        child = start()
+        child.do("c = claim(if_unknown='resend')")
+        if reached == "held back":
+            child.do("journal.sending(1); journal.held_back(1, '429')")
+        joined = journal.claim(work(), job_id="job-mine")
+        assert joined.action == "join"
+        child.kill()
+        assert not journal.take(joined.ticket)
+        assert journal.claim(work(), job_id="job-mine").action == "unknown"
+
     def test_while_sending_is_told_to_a_waiting_joiner(self, start: Start, journal: Journal) -> None:
         child = start()
         child.do("c = claim(); journal.sending(c.entry.id)")

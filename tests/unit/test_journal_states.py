@@ -13,7 +13,7 @@ S, E = TaskState, Event
 # Rows: where a task stands. Columns: what happens. "." tells nothing new, "x" must raise.
 GRID = """
                send     hold     giveup   lose     resend   cancel   withdraw keep     refetch  expire   accepted  finished  failed    canceled
-PREPARED       SENDING  x        NOT_SENT x        x        x        x        x        x        x        SUBMITTED .         .         .
+PREPARED       SENDING  x        NOT_SENT UNKNOWN  x        x        x        x        x        x        SUBMITTED .         .         .
 SENDING        x        PREPARED NOT_SENT UNKNOWN  x        x        x        x        x        x        SUBMITTED .         .         .
 SUBMITTED      x        x        x        x        x        C_PEND   x        x        x        x        .         FINISHED  FAILED    CANCELED
 FINISHED       x        x        x        x        x        x        x        KEPT     FINISHED FAILED   .         .         .         .

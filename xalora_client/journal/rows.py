@@ -55,6 +55,7 @@ class Entry:
     ``status`` is the network's last word as it came. ``result`` is the network's raw answer, with inlined
     media left out. ``files`` are absolute; empty before KEPT and after eviction. ``version`` is the journal's
     `Journal.version` at the entry's last change. ``forgotten`` marks an UNKNOWN one that was given up.
+    ``in_doubt`` marks one that was to be sent again although an earlier create of it may have made a task.
     """
 
     id: int
@@ -77,6 +78,7 @@ class Entry:
     size: int
     delivered: bool
     forgotten: bool
+    in_doubt: bool
     version: int
 
     @property
@@ -190,5 +192,6 @@ def entry_from_row(row: sqlite3.Row, results_dir: Path) -> Entry:
         size=row["size"],
         delivered=bool(row["delivered"]),
         forgotten=bool(row["forgotten"]),
+        in_doubt=bool(row["in_doubt"]),
         version=row["version"],
     )

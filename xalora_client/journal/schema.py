@@ -83,6 +83,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    ("ALTER TABLE entries ADD COLUMN in_doubt INTEGER NOT NULL DEFAULT 0",),
 )
 
 

@@ -69,6 +69,8 @@ _NEXT: dict[tuple[TaskState, Event], TaskState] = {
     # The only way into SENDING is from PREPARED: this row is the gate in front of the user's money.
     (_S.PREPARED, _E.SEND): _S.SENDING,
     (_S.PREPARED, _E.GIVE_UP): _S.NOT_SENT,
+    # Sent again, it is given up: what became of the first time is as unknown as before.
+    (_S.PREPARED, _E.LOSE_ANSWER): _S.UNKNOWN,
     (_S.SENDING, _E.HOLD_BACK): _S.PREPARED,
     (_S.SENDING, _E.GIVE_UP): _S.NOT_SENT,
     (_S.SENDING, _E.LOSE_ANSWER): _S.UNKNOWN,

@@ -243,8 +243,8 @@ class Journal:
         """Gives a ticket back and returns how many live ones the entry has left; twice is harmless.
 
         A worker that leaves while SENDING leaves the entry UNKNOWN. The last one that leaves a PREPARED
-        entry leaves it NOT_SENT. Made for ``finally``: a journal that can't be written raises nothing here;
-        the ticket goes with the next successful change.
+        entry leaves it NOT_SENT, or UNKNOWN as it was before it was to be sent again. Made for ``finally``:
+        a journal that can't be written raises nothing here; the ticket goes with the next successful change.
         """
         try:
             with self._change(settled=True) as change:
@@ -301,15 +301,13 @@ class Journal:
         return self._step(entry_id, Event.HOLD_BACK, money=NOT_ACCEPTED, error=clean_text(error))
 
     def not_sent(self, entry_id: int, error: str) -> Entry:
-        """The create was clearly refused or never left, and will not be tried again."""
-        return self._step(
-            entry_id,
-            Event.GIVE_UP,
-            money=NOT_ACCEPTED,
-            error=clean_text(error),
-            ended_at=self._wall(),
-            worker=None,
-        )
+        """The create was clearly refused or never left, and will not be tried again.
+
+        One that was sent again in doubt is UNKNOWN as before: its first create may have made a task.
+        """
+        with self._change(money=NOT_ACCEPTED) as change:
+            change.give_up(change.row(entry_id), clean_text(error))
+            return change.entry(entry_id)
 
     def unknown(self, entry_id: int, error: str) -> Entry:
         """The create went out and its outcome was not learned."""
@@ -718,7 +716,7 @@ class Journal:
         if state is TaskState.UNKNOWN:
             if if_unknown == "stop":
                 return Claim(action="unknown", entry=change.entry(entry_id), ticket="")
-            change.step(entry_id, Event.RESEND)
+            change.step(entry_id, Event.RESEND, in_doubt=1, error=None)
             return _claim(change, "send", entry_id)
         if state is TaskState.PREPARED and row["worker"] is None:
             return _claim(change, "send", entry_id)

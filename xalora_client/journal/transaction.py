@@ -21,6 +21,7 @@ HISTORY_PER_KIND = 100
 SENDER_DIED = "The process that sent it ended before the network's answer came."
 SENDER_LEFT = "It was given up while the create was on its way."
 NEVER_SENT = "It was given up before it was sent."
+STILL_UNKNOWN = "What became of its first create is still unknown; sent again, it was not accepted:"
 
 
 class Transaction:
@@ -153,8 +154,16 @@ class Transaction:
             ended_at=None,
             error=None,
             forgotten=0,
+            in_doubt=0,
             worker=None,
         )
+
+    def give_up(self, row: sqlite3.Row, error: str) -> None:
+        """The create will not be sent (again): free of charge, unless an earlier one may have made a task."""
+        if row["in_doubt"]:
+            self.step(row["id"], Event.LOSE_ANSWER, error=f"{STILL_UNKNOWN} {error}", worker=None)
+        else:
+            self.step(row["id"], Event.GIVE_UP, error=error, ended_at=self.now, worker=None)
 
     def touch(self, entry_id: int) -> None:
         """Makes the entry the most recently used. A counter says so, since clocks are set back."""
@@ -222,13 +231,14 @@ class Transaction:
         self.connection.execute("DELETE FROM tickets WHERE ticket = ?", (ticket,))
         left = self.tickets(row["id"])
         state = TaskState(row["state"])
-        if row["worker"] == ticket:
-            if state is TaskState.SENDING:
-                self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_LEFT, worker=None)
-            else:
-                self.update(row["id"], worker=None)
-        if state is TaskState.PREPARED and not left:
-            self.step(row["id"], Event.GIVE_UP, ended_at=self.now, error=row["error"] or NEVER_SENT)
+        is_worker = row["worker"] == ticket
+        if is_worker and state is TaskState.SENDING:
+            self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_LEFT, worker=None)
+        elif state is TaskState.PREPARED and (not left or (is_worker and row["in_doubt"])):
+            # Whether work in doubt is sent again is its sender's choice, which nobody else inherits.
+            self.give_up(row, row["error"] or NEVER_SENT)
+        elif is_worker:
+            self.update(row["id"], worker=None)
         return left
 
     def bury(self, is_alive: Callable[[str], bool]) -> None:
@@ -237,12 +247,13 @@ class Transaction:
             if is_alive(owner):
                 continue
             for row in self.connection.execute(
-                "SELECT entries.id, entries.state FROM tickets JOIN entries ON entries.worker = ticket"
-                " WHERE owner = ?",
+                "SELECT entries.* FROM tickets JOIN entries ON entries.worker = ticket WHERE owner = ?",
                 (owner,),
             ).fetchall():
                 if row["state"] == TaskState.SENDING.value:
                     self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_DIED)
+                elif row["state"] == TaskState.PREPARED.value and row["in_doubt"]:
+                    self.give_up(row, row["error"] or NEVER_SENT)
                 self.update(row["id"], worker=None)
             self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
 
