@@ -71,6 +71,38 @@ def test_at_the_limit_nothing_goes(journal: Journal) -> None:
     assert with_files(journal) == {1, 2, 3}
 
 
+def keep_animation(journal: Journal, number: int, *, video: int) -> Entry:
+    """One of 100 bytes, of which a video was made while it was in hand."""
+    claim = journal.claim(work(number), job_id=f"job-{number}")
+    journal.sending(claim.entry.id)
+    journal.submitted(claim.entry.id, f"task-{number}")
+    journal.finished(claim.entry.id, "https://result")
+    file = journal.result_stem(claim.entry).with_suffix(".webp")
+    file.write_bytes(bytes(100))
+    journal.kept(claim.entry.id, [file])
+    journal.delivered(claim.entry.id)
+    file.with_suffix(".mp4").write_bytes(bytes(video))
+    journal.leave(claim.ticket)
+    return journal.entry(claim.entry.id)
+
+
+def test_the_video_made_of_an_animation_counts_and_goes_with_it(journal: Journal) -> None:
+    moving = keep_animation(journal, 1, video=150)
+    assert moving.size == 250
+    assert [file.suffix for file in moving.files] == [".webp"]
+    keep(journal, 2)
+    assert with_files(journal) == {2}
+    assert [file.suffix for file in journal.results_dir.iterdir()] == [".png"]
+
+
+def test_the_video_made_of_an_animation_is_forgotten_with_it(journal: Journal) -> None:
+    entry = keep_animation(journal, 1, video=150)
+    assert journal.forget(entry.id)
+    assert list(journal.results_dir.iterdir()) == []
+    keep(journal, 2, size=LIMIT)
+    assert with_files(journal) == {2}
+
+
 def test_a_limit_lowered_holds_from_the_next_result_on(journal: Journal) -> None:
     for number in (1, 2, 3):
         keep(journal, number)

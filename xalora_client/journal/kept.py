@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import STILL_RETRIEVABLE, JournalError
+from ..media.sniff import ANIMATION_SUFFIXES, video_made_of
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -50,14 +51,24 @@ class KeptResults:
         """Whether there are any, and all are there in their full size."""
         return bool(files) and all(self._size(name) == size for name, size in files)
 
+    def size(self, files: Sequence[KeptFile]) -> int:
+        """The bytes of `files` and of the videos that were made of them."""
+        made = (self._size(video) or 0 for name, _ in files for video in _made_of(name))
+        return sum(size for _, size in files) + sum(made)
+
     def remove(self, files: Sequence[KeptFile]) -> bool:
-        """Removes `files`; False where one is held open by another program (Windows) and stays."""
-        for name, _ in files:
-            try:
-                self._path(name).unlink(missing_ok=True)
-            except OSError as error:
-                logger.info("Kept result %s stays for now: %s", name, error)
-                return False
+        """Removes `files`, and the videos that were made of them.
+
+        Returns:
+            False where one is held open by another program (Windows) and stays.
+        """
+        for kept, _ in files:
+            for name in (*_made_of(kept), kept):
+                try:
+                    self._path(name).unlink(missing_ok=True)
+                except OSError as error:
+                    logger.info("Kept result %s stays for now: %s", name, error)
+                    return False
         return True
 
     def remove_partial(self, stem: Path) -> None:
@@ -73,3 +84,9 @@ class KeptResults:
             return self._path(name).stat().st_size
         except OSError:
             return None
+
+
+def _made_of(name: str) -> tuple[str, ...]:
+    """The name of the video that may have been made of an animation, which no row knows of."""
+    path = PurePosixPath(name)
+    return (video_made_of(path).as_posix(),) if path.suffix in ANIMATION_SUFFIXES else ()

@@ -239,6 +239,11 @@ class Transaction:
             self.give_up(row, row["error"] or NEVER_SENT)
         elif is_worker:
             self.update(row["id"], worker=None)
+        if not left and row["size"]:
+            # A video may have been made of an animation while it was in hand.
+            size = self._results.size(kept_files(row))
+            if size != row["size"]:
+                self.update(row["id"], size=size)
         return left
 
     def bury(self, is_alive: Callable[[str], bool]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .images import FloatImages, count_images, decode_images
-from .sniff import MediaKind, sniff_file
+from .sniff import MediaKind, sniff_file, video_made_of
 
 if TYPE_CHECKING:
     from .video import VideoFile
@@ -66,7 +66,7 @@ def open_as_video(file: Path) -> VideoFile:
     if kind in (MediaKind.ANIMATED_WEBP, MediaKind.GIF):
         from .animation import animated_webp_to_h264
 
-        converted = file.with_suffix(".mp4")
+        converted = video_made_of(file)
         return open_video(converted) if converted.exists() else animated_webp_to_h264(file, converted)
     if kind is None or not kind.is_video:
         raise ResultFormatError(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 SNIFF_BYTES = 64
 """How many leading bytes :func:`sniff` needs to be sure."""
@@ -76,3 +79,11 @@ def sniff_file(path: str | os.PathLike[str]) -> MediaKind | None:
     """Tell the kind of media a file holds; see :func:`sniff`. Raises OSError where it can't be opened."""
     with Path(path).open("rb") as file:
         return sniff(file.read(SNIFF_BYTES))
+
+
+ANIMATION_SUFFIXES = frozenset({MediaKind.ANIMATED_WEBP.suffix, MediaKind.GIF.suffix})
+
+
+def video_made_of(animation: AnyPath) -> AnyPath:
+    """Where the video lies that an animation is turned into, once somebody has asked for it."""
+    return animation.with_suffix(MediaKind.MP4.suffix)
