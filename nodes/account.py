@@ -29,13 +29,15 @@ TEST_TASK_TYPE = "upscaler"
 
 async def status() -> dict[str, Any]:
     """What the sidebar's head shows, as JSON: ``key`` (``present``, ``source``, ``editable``), ``endpoint``
-    (``url``, ``source``, ``hosted``), ``fallback``, ``version``, and a ``problem`` with the settings."""
+    (``url``, ``source``, ``hosted``), ``network`` (the last verdict on this key there, or None),
+    ``fallback``, ``version``, and a ``problem`` with the settings."""
     try:
         loaded = await asyncio.to_thread(read_settings)
         if loaded.settings.api_key is not None:
             loaded.settings.credentials()
     except ConfigurationError as error:
-        return {"version": __version__, "problem": str(error), "key": None, "endpoint": None}
+        return {"version": __version__, "problem": str(error), "key": None, "endpoint": None, "network": None}
+    tried = _tried.get(_pair(loaded.settings))
     return {
         "version": __version__,
         "problem": None,
@@ -53,6 +55,7 @@ async def status() -> dict[str, Any]:
             "default": DEFAULT_WORKFLOW_URL,
             "editable": loaded.sources["workflow_url"] in (KEY_FILE, "default"),
         },
+        "network": tried.verdict if tried is not None else None,
         "fallback": loaded.settings.fallback,
     }
 
@@ -110,12 +113,12 @@ async def remove_key() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Tried:
-    pair: tuple[str, str]
     verdict: dict[str, Any]
     at: float
 
 
-_last: _Tried | None = None
+_tried: dict[tuple[str, str], _Tried] = {}
+"""The last verdict on each key at its network: an answer that comes late says nothing about another key."""
 
 
 async def test_key(recent: bool = False) -> dict[str, Any]:
@@ -129,8 +132,10 @@ async def test_key(recent: bool = False) -> dict[str, Any]:
     """
     loaded = await asyncio.to_thread(read_settings)
     loaded.settings.credentials()
-    pair, last = _pair(loaded.settings), _last
-    if recent and last is not None and last.pair == pair and monotonic() - last.at < RECENT_SECONDS:
+    last = _tried.get(_pair(loaded.settings))
+    # What is bad is asked again each time: the user may just have mended it.
+    is_good = last is not None and last.verdict["outcome"] == "accepted"
+    if recent and last is not None and is_good and monotonic() - last.at < RECENT_SECONDS:
         return last.verdict
     return await _try(loaded.settings)
 
@@ -143,7 +148,6 @@ def _pair(settings: Settings) -> tuple[str, str]:
 async def _try(pair: Settings) -> dict[str, Any]:
     """``outcome``: ``accepted``, ``no_miner`` (accepted, nobody serves now), ``refused``, ``unreachable`` or
     ``failed``; ``message`` has the words."""
-    global _last  # noqa: PLW0603 - one network, one last answer
     from ..xalora_client.client import AsyncXalora
 
     key = pair.api_key or SecretStr("")
@@ -164,6 +168,5 @@ async def _try(pair: Settings) -> dict[str, Any]:
     else:
         outcome, message = "accepted", ""
     verdict = {"outcome": outcome, "message": message, "endpoint": pair.sequencer_url}
-    # What is bad is asked again each time: the user may just have mended it.
-    _last = _Tried(_pair(pair), verdict, monotonic()) if outcome == "accepted" else None
+    _tried[_pair(pair)] = _Tried(verdict, monotonic())
     return verdict

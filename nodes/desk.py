@@ -16,7 +16,7 @@ from ..xalora_client.errors import XaloraError
 from ..xalora_client.journal import Entry, Journal, TaskState
 from .clients import clients
 from .origins import origins
-from .previews import input_preview, result_preview
+from .previews import input_preview, made_preview, result_preview
 from .task_rows import GROUPS, Surroundings, states_of, task_row
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ log = logging.getLogger("xalora_client.nodes")
 
 PAGE_LIMIT = 200
 CANCELS_AT_ONCE = 8
+PREVIEWS_AT_ONCE = 2
+"""Large results take a good part of a second to decode; scrolling past many must not take all cores."""
 
 
 class NoSuchTaskError(XaloraError):
@@ -71,6 +73,7 @@ class Desk:
     def __init__(self) -> None:
         self._following: dict[int, asyncio.Task[None]] = {}
         self._problems: dict[int, str] = {}
+        self._previewing = asyncio.Semaphore(PREVIEWS_AT_ONCE)
 
     # --- looking ------------------------------------------------------------------------------------------
 
@@ -93,7 +96,7 @@ class Desk:
 
     def rows(self, journal: Journal, url: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
         """Entries as the sidebar gets them; blocking."""
-        attended = journal.attended_entries() if any(entry.is_open for entry in entries) else frozenset()
+        attended = journal.attended_entries() if entries else frozenset()
         usual = {
             kind: journal.usual(kind)
             for kind in {entry.work.kind for entry in entries if entry.state in GROUPS["active"]}
@@ -147,8 +150,13 @@ class Desk:
             entry = await self._entry(client, entry_id)
         if not entry.files:
             return None
+        made = await asyncio.to_thread(made_preview, entry.job_id)
+        if made is not None:
+            return made
         try:
-            return await asyncio.to_thread(result_preview, entry.job_id, entry.files[0])
+            # The turn comes before the thread: the journal needs threads too, and those would only wait.
+            async with self._previewing:
+                return await asyncio.to_thread(result_preview, entry.job_id, entry.files[0])
         except (OSError, ValueError) as error:
             log.debug("no preview of %s: %s", entry.files[0], error)
             return None
@@ -248,13 +256,17 @@ def counts(journal: Journal) -> dict[str, int]:
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:
-    reason = f"it is {row['state'].replace('_', ' ')}"
-    if row["attended"]:
+    reason, next_step = f"it is {row['state'].replace('_', ' ')}", ""
+    if row["attended"] and row["group"] == "done":
+        reason = "an open graph, or another program, still uses its file"
+        next_step = "Unload Models and Execution Cache, in ComfyUI's menu, lets go of it."
+    elif row["attended"]:
         reason += ", and a node or another program waits for it"
+        next_step = "Cancel its prompt in ComfyUI's queue, or wait for its end."
     return NotNowError(
         f"The task can't be {what} from here: {reason}",
         money="Nothing has changed.",
-        next_step="Cancel its prompt in ComfyUI's queue, or wait for its end." if row["attended"] else "",
+        next_step=next_step,
         task_id=row["task_id"],
         job_id=row["job_id"],
     )

@@ -20,9 +20,6 @@ PREVIEW_PIXELS = 256
 _QUALITY = 82
 _VIDEO_SUFFIXES = (".mp4", ".webm")
 
-# Large results take a good part of a second to decode; scrolling past many must not take all cores.
-_turns = threading.BoundedSemaphore(2)
-
 
 def keep_input(job_id: str, picture: Image.Image) -> None:
     """Keep a small copy of a job's input picture."""
@@ -35,6 +32,12 @@ def input_preview(job_id: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def made_preview(job_id: str) -> Path | None:
+    """The small picture of a job's result; None where none was made yet."""
+    path = _place("result", job_id)
+    return path if path.is_file() else None
+
+
 def result_preview(job_id: str, file: Path) -> Path:
     """A small picture of a result, made at its first use: the image, or a video's first frame. Blocking.
 
@@ -44,9 +47,7 @@ def result_preview(job_id: str, file: Path) -> Path:
     """
     path = _place("result", job_id)
     if not path.is_file():
-        with _turns:
-            if not path.is_file():
-                _write(path, lambda: _picture_of(file))
+        _write(path, lambda: _picture_of(file))
     return path
 
 

@@ -111,7 +111,8 @@ def actions(entry: Entry, around: Surroundings) -> list[str]:
         possible.append("cancel")
     if ours and not around.attended and (entry.state in _RESUMABLE or entry.evicted):
         possible.append("resume")
-    if not around.attended:
+    # A kept file is let go of without a word, so a row that said it was in use would say so for ever.
+    if not around.attended or entry.state is TaskState.KEPT:
         possible.append("forget")
     return possible
 

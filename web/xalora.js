@@ -65,8 +65,7 @@ function showBadge() {
 
 async function catchUp() {
   try {
-    const [status, { counts }] = await Promise.all([service.status(), service.tasks({ limit: 0 })])
-    panel.setStatus(status)
+    const [{ counts }] = await Promise.all([service.tasks({ limit: 0 }), panel.refreshStatus()])
     store.counts = counts
     showBadge()
   } catch (error) {
@@ -79,7 +78,7 @@ let asking = 0
 /** ComfyUI saves a setting after it has told of it, so what the server makes of it is asked a little later. */
 function onSetting() {
   clearTimeout(asking)
-  asking = setTimeout(async () => panel.setStatus(await service.status().catch(() => null)), 500)
+  asking = setTimeout(() => panel.refreshStatus().catch(() => {}), 500)
 }
 
 app.registerExtension({

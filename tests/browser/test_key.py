@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 from workbench import OTHER_KEY, Workbench
 
 LIBRARY = "() => JSON.stringify([localStorage, sessionStorage]) + document.documentElement.outerHTML"
@@ -89,6 +89,35 @@ def test_a_key_is_entered_and_found_nowhere(without_key: Workbench) -> None:
     assert not key_file(bench).exists()
     page.keyboard.press("Escape")
     expect(banner).to_contain_text("An API key is needed")
+
+
+def test_a_wrong_key_that_is_replaced_is_not_complained_about_any_more(bench: Workbench) -> None:
+    """Not even by an answer about it that comes after the change."""
+    key_file(bench).write_text(bench.devnet.api_key + "-but-not-this-one")
+    bench.open_panel()
+    banner = bench.panel.locator(".xalora-banner")
+    expect(banner).to_contain_text("refuses the API key")
+
+    late: list[tuple[Route, APIResponse]] = []
+    tests = "**/xalora/key/test"
+    bench.page.route(tests, lambda route: late.append((route, route.fetch())))
+    with bench.page.expect_request(tests):
+        banner.get_by_role("button", name="Try again").click()
+    banner.get_by_role("button", name="API key and network").click()
+    dialog = bench.page.get_by_role("dialog", name="Xalora API key")
+    dialog.locator("#xalora-key-input").fill(bench.devnet.api_key)
+    dialog.get_by_role("button", name="Save key").click()
+    expect(dialog.get_by_role("status")).to_contain_text("accepts the key")
+    bench.page.keyboard.press("Escape")
+    expect(banner).to_be_hidden()
+
+    ((route, about_the_wrong_key),) = late
+    assert about_the_wrong_key.json()["outcome"] == "refused"
+    with bench.page.expect_response("**/xalora/status"):
+        route.fulfill(response=about_the_wrong_key)
+    bench.page.unroute(tests)
+    expect(bench.panel.locator(".xalora-dot")).to_have_attribute("data-tone", "good")
+    expect(banner).to_be_hidden()
 
 
 def key_file(bench: Workbench) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
 import socket
 import stat
@@ -11,7 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from PIL import Image
 
 MARKED = {"X-Xalora": "1"}
 LONG = 600.0
+MORE_THAN_THREADS = 40
 SECRET = "k3y-of-the-route-tests-90ab"
 
 
@@ -255,6 +258,25 @@ def test_a_task_in_use_is_not_forgotten(comfyui: ComfyUI, devnet: SessionDevnet)
     assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 404
 
 
+def test_a_file_that_an_open_graph_uses_is_not_forgotten(comfyui: ComfyUI) -> None:
+    """ComfyUI's cache holds a VIDEO that reads its file whenever it is saved."""
+    text = uuid.uuid4().hex
+    record = comfyui.run(
+        {
+            "1": node("XaloraTextToVideo", prompt=text, seed=7, decode_frames=False),
+            "2": node("XaloraTestClock", value=["1", 0]),
+        }
+    )
+    (task,) = of_prompt(comfyui, record)
+    refused = post(comfyui, f"/xalora/tasks/{task['id']}/forget")
+    assert refused.status_code == 409
+    assert "an open graph, or another program, still uses its file" in refused.json()["error"]["what"]
+    assert "Unload Models and Execution Cache" in refused.json()["error"]["next_step"]
+    assert get(comfyui, f"/xalora/tasks/{task['id']}/files/0").status_code == 200
+    comfyui.clear_cache()
+    assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 200
+
+
 def test_a_task_that_nobody_waits_for_is_taken_up_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     record = comfyui.run(upscale())
     (done,) = of_prompt(comfyui, record)
@@ -293,6 +315,45 @@ def test_a_task_of_another_network_is_out_of_reach(comfyui: ComfyUI) -> None:
         assert task["actions"] == ["forget"]
         assert post(comfyui, f"/xalora/tasks/{entry.id}/cancel").status_code == 409
         assert post(comfyui, f"/xalora/tasks/{entry.id}/resume").status_code == 409
+
+
+def being_read(pipes: list[Path], count: int) -> list[int]:
+    """Descriptors that keep the readers of so many pipes waiting, once there are so many."""
+    found: dict[Path, int] = {}
+    until = time.monotonic() + 30
+    while len(found) < count:
+        assert time.monotonic() < until, found
+        for pipe in pipes:
+            if pipe not in found:
+                with suppress(OSError):
+                    found[pipe] = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    return list(found.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_results_that_are_slow_to_read_hold_up_nothing_else(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """Somebody scrolls past more of them than there are threads."""
+    with seeded(comfyui, devnet.url) as seeder, ThreadPoolExecutor(MORE_THAN_THREADS) as windows:
+        entries = [
+            seeder.entry("upscaler", "slow", ago=9, then=seed.kept(b"", ".png"))
+            for _ in range(MORE_THAN_THREADS)
+        ]
+        for entry in entries:
+            entry.files[0].unlink()
+            os.mkfifo(entry.files[0])
+        asked = [windows.submit(get, comfyui, f"/xalora/tasks/{entry.id}/preview") for entry in entries]
+        readers = being_read([entry.files[0] for entry in entries], 2)
+        try:
+            for _ in range(10):
+                assert len(tasks(comfyui, text="slow")["tasks"]) == MORE_THAN_THREADS
+            assert not any(preview.done() for preview in asked)
+        finally:
+            for entry in entries:
+                readers.append(os.open(entry.files[0], os.O_RDWR | os.O_NONBLOCK))
+                entry.files[0].unlink()
+            for reader in readers:
+                os.close(reader)
+        assert {preview.result().status_code for preview in asked} == {404}
 
 
 # --- what is pushed ---------------------------------------------------------------------------------------

@@ -150,7 +150,11 @@ export async function openKeyDialog({ t, service, onStatus }) {
       { class: 'xalora-buttons' },
       textButton(
         t('key.test'),
-        () => during(t('key.testing'), async () => sayOutcome(await service.testKey())),
+        () =>
+          during(t('key.testing'), async () => {
+            sayOutcome(await service.testKey())
+            onStatus(await service.status())
+          }),
         { iconName: 'bolt' }
       )
     )

@@ -25,7 +25,8 @@ export class Panel {
     this._context = context
     this._element = null
     this._status = null
-    this._network = null
+    this._trouble = null
+    this._statusTurn = 0
     this._offline = false
     this._ticking = 0
     this._looked = 0
@@ -59,13 +60,25 @@ export class Panel {
     this._element = null
   }
 
-  /** @param {object|null} status The server's account of key, network and settings; null leaves it as it was. */
+  /** @param {object} status The server's account of key, network and settings. */
   setStatus(status) {
-    if (status === null) return
-    const before = this._status
+    // Whatever was asked before this and is answered later is out of date.
+    this._statusTurn += 1
     this._status = status
-    if (before?.key?.present !== status.key?.present || before?.endpoint?.url !== status.endpoint?.url) this._network = null
+    this._trouble = null
     this._show()
+  }
+
+  /** Ask for the status. */
+  async refreshStatus() {
+    const turn = ++this._statusTurn
+    const status = await this._context.service.status()
+    if (turn === this._statusTurn) this.setStatus(status)
+  }
+
+  /** The last verdict on the key in force, or what keeps it from being asked for; null before the first. */
+  get _network() {
+    return this._trouble ?? this._status?.network ?? null
   }
 
   /** @param {boolean} offline Whether the connection to ComfyUI is lost. */
@@ -94,14 +107,18 @@ export class Panel {
 
   /** Ask for the status, and whether the network answers. */
   async _lookAround(again = false) {
-    const { service } = this._context
+    let turn = this._statusTurn
     try {
-      this.setStatus(await service.status())
-      if (this._status.key?.present) this._network = await service.testKey(!again)
+      await this.refreshStatus()
+      turn = this._statusTurn
+      if (!this._status?.key?.present) return
+      await this._context.service.testKey(!again)
+      await this.refreshStatus()
     } catch (error) {
-      if (!error.isOffline) this._network = { outcome: 'failed', message: error.message }
+      if (error.isOffline || turn !== this._statusTurn) return
+      this._trouble = { outcome: 'failed', message: error.message }
+      this._show()
     }
-    this._show()
   }
 
   _build() {
