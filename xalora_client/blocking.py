@@ -116,19 +116,26 @@ class Xalora:
         """See :meth:`AsyncXalora.resource_request`."""
         return self._call(self._client.resource_request(task_type=task_type, workflow_id=workflow_id))
 
-    def execute_workflow(self, task: WorkflowTask) -> str:
+    def execute_workflow(self, task: WorkflowTask, *, if_unknown: IfUnknown = "stop") -> str:
         """See :meth:`AsyncXalora.execute_workflow`."""
-        return self._call(self._client.execute_workflow(task))
+        return self._call(self._client.execute_workflow(task, if_unknown=if_unknown))
 
     def query_task_result(self, task_id: str, *, task: WorkflowTask | None = None) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.query_task_result`."""
         return self._call(self._client.query_task_result(task_id, task=task))
 
     def execute_workflow_and_wait_for_result(
-        self, task: WorkflowTask, timeout: float | None = DEFAULT_SDK_TIMEOUT, interval: float | None = None
+        self,
+        task: WorkflowTask,
+        timeout: float | None = DEFAULT_SDK_TIMEOUT,
+        interval: float | None = None,
+        *,
+        if_unknown: IfUnknown = "stop",
     ) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.execute_workflow_and_wait_for_result`."""
-        return self._call(self._client.execute_workflow_and_wait_for_result(task, timeout, interval))
+        return self._call(
+            self._client.execute_workflow_and_wait_for_result(task, timeout, interval, if_unknown=if_unknown)
+        )
 
     def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
         """See :meth:`AsyncXalora.cancel_task`."""

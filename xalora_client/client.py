@@ -200,15 +200,19 @@ class AsyncXalora:
         credentials = self._credentials or self.settings.credentials()
         return dict(await network.reserve(credentials, task_type=task_type, workflow_id=workflow_id))
 
-    async def execute_workflow(self, task: WorkflowTask) -> str:
+    async def execute_workflow(self, task: WorkflowTask, *, if_unknown: IfUnknown = "stop") -> str:
         """Submit a task and give back its id. Always a new task, which is paid for.
 
+        Args:
+            if_unknown: As for :meth:`run`.
+
         Raises:
-            AmbiguousCreateError: The request went out and its outcome is unknown.
+            AmbiguousCreateError: The request went out and its outcome is unknown, now or the last time that
+                the same work was submitted.
             XaloraError: The task was not created.
         """
         _, dispatcher = self._open()
-        booking = await dispatcher.book(task, reuse=False, if_unknown="stop")
+        booking = await dispatcher.book(task, reuse=False, if_unknown=if_unknown)
         return await self._created(dispatcher, booking)
 
     async def query_task_result(
@@ -226,7 +230,12 @@ class AsyncXalora:
         return answer
 
     async def execute_workflow_and_wait_for_result(
-        self, task: WorkflowTask, timeout: float | None = DEFAULT_SDK_TIMEOUT, interval: float | None = None
+        self,
+        task: WorkflowTask,
+        timeout: float | None = DEFAULT_SDK_TIMEOUT,
+        interval: float | None = None,
+        *,
+        if_unknown: IfUnknown = "stop",
     ) -> WorkflowTaskResult:
         """Submit a task and wait until it has ended, in whichever way.
 
@@ -234,13 +243,15 @@ class AsyncXalora:
             timeout: Seconds to wait, exactly; None waits for ever. The task runs on after it.
             interval: Seconds between two polls, at least 1; None adapts them to the task. (The Node SDK's
                 default is a fixed 10 s.)
+            if_unknown: As for :meth:`run`.
 
         Raises:
+            AmbiguousCreateError: As :meth:`execute_workflow`.
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
         schedule = _schedule(interval)
         _, dispatcher = self._open()
-        booking = await dispatcher.book(task, reuse=False, if_unknown="stop", schedule=schedule)
+        booking = await dispatcher.book(task, reuse=False, if_unknown=if_unknown, schedule=schedule)
         assert booking.flight is not None
         try:
             answer = await booking.flight.wait_for_answer(timeout=timeout)
@@ -298,7 +309,9 @@ class AsyncXalora:
             reuse: Let a task already in flight, or a kept result of the same work, answer.
             reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
                 that did this work, or are at it, are not paid for again; one that came to nothing is.
-            if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
+            if_unknown: What to do about an earlier create of the same work whose outcome is unknown, whether
+                anything is reused or not: ``stop`` raises, ``resend`` sends it again under its job id,
+                ``forget`` leaves it and pays for a new task.
             cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
 
         Raises:
@@ -352,7 +365,9 @@ class AsyncXalora:
             reuse: Let a kept result, or a task already in flight, answer the same work.
             reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
                 that did this work, or are at it, are not paid for again; one that came to nothing is.
-            if_unknown: What to do about an earlier create of the same work whose outcome is unknown.
+            if_unknown: What to do about an earlier create of the same work whose outcome is unknown, whether
+                anything is reused or not: ``stop`` raises, ``resend`` sends it again under its job id,
+                ``forget`` leaves it and pays for a new task.
             fallback: When this machine takes over; default: the setting.
             queue_limit: Seconds in the network's queue; default: the setting.
             on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``.

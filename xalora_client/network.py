@@ -352,7 +352,7 @@ def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> Am
         f"The create request {job_id} went out, and its outcome is unknown ({cause})",
         money=MAY_BE_CHARGED,
         next_step="Look for the job in your account. To send it again under the same job id, which may be "
-        'charged again: run(task, reuse=True, if_unknown="resend"), or `--if-unknown resend`.',
+        'charged again: run(task, if_unknown="resend"), or `--if-unknown resend`.',
         job_id=job_id,
         status_code=status_code,
         error_type=None if status_code is None else "server_error" if status_code >= 500 else "client_error",

@@ -104,10 +104,13 @@ def test_a_create_of_unknown_outcome_is_never_sent_again(comfyui: ComfyUI, devne
 
 
 def test_nor_is_it_with_reuse_off(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
-    """Here nothing but the node's own decision keeps it from being paid for twice."""
     devnet.add_fault("task_create:drop_after:n=1")
-    message_of(run_upscale(comfyui, fresh_seed(), reuse=False))
+    seed = fresh_seed()
+    for _ in range(2):
+        assert 'if_unknown="resend"' in message_of(run_upscale(comfyui, seed, reuse=False))
     assert devnet.new_stats()["endpoints"]["task_create"] == 1
+    assert run_upscale(comfyui, seed, reuse=False, if_unknown="resend").status == "success"
+    assert devnet.new_stats()["creates"] == 1
 
 
 def test_an_image_of_unknown_outcome_stops_only_itself(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

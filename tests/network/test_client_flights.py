@@ -551,6 +551,21 @@ TURNED_AWAY = Answer(503, {"message": "later"}, headers={"Retry-After": "600"})
 CONFLICT = Answer(409, {"message": "job exists"})
 
 
+@pytest.mark.parametrize("call", ["run", "submit", "execute_workflow"])
+async def test_asking_again_without_reuse_does_not_pay_for_what_may_be_paid(call: str) -> None:
+    async with ScriptedSequencer(Doubtful(ACCEPTED)) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        ask = functools.partial(getattr(client, call), PICTURE)
+        options: dict[str, Any] = {"fallback": "never"} if call == "run" else {}
+        for _ in range(3):
+            with pytest.raises(AmbiguousCreateError, match="resend"):
+                await ask(**options)
+        assert sequencer.count("task_create") == 1
+        await ask(if_unknown="resend", **options)
+        assert [entry.task_id for entry in client.journal.entries()] == ["t-1"]
+    first, second = (body["job_id"] for name, body in sequencer.asked if name == "task_create")
+    assert first == second
+
+
 @pytest.mark.parametrize("refusal", [REFUSED, TURNED_AWAY, CONFLICT], ids=["402", "503", "409"])
 async def test_a_resend_that_is_refused_leaves_the_outcome_unknown(refusal: Any) -> None:
     async with (

@@ -200,6 +200,18 @@ class TestUnknown:
         assert (claim.action, claim.entry.id, claim.entry.job_id) == ("send", unknown.id, "job-1")
         assert send(journal, claim).task_id == "task-1"
 
+    @pytest.mark.parametrize("among", [set(), {"task-9"}])
+    def test_is_heeded_without_reuse_too(self, journal: Journal, unknown: Entry, among: set[str]) -> None:
+        claim = journal.claim(WORK, job_id="job-2", reuse=False, among=among)
+        assert (claim.action, claim.entry.id) == ("unknown", unknown.id)
+        resent = journal.claim(WORK, job_id="job-2", reuse=False, among=among, if_unknown="resend")
+        assert (resent.action, resent.entry.job_id) == ("send", "job-1")
+
+    def test_forget_goes_for_no_reuse_too(self, journal: Journal, unknown: Entry) -> None:
+        claim = journal.claim(WORK, job_id="job-2", reuse=False, if_unknown="forget")
+        assert (claim.action, claim.entry.job_id) == ("send", "job-2")
+        assert journal.claim(WORK, job_id="job-3", reuse=False).action == "send"
+
     def test_two_that_resend_send_once(self, journal: Journal, unknown: Entry) -> None:
         actions = [journal.claim(WORK, job_id="job-2", if_unknown="resend").action for _ in range(2)]
         assert actions == ["send", "join"]

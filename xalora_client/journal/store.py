@@ -170,7 +170,8 @@ class Journal:
 
         Args:
             job_id: The job id to use if a new entry is made; an older entry keeps its own.
-            reuse: Whether an entry of the same work may answer; False makes a new one.
+            reuse: Whether an entry of the same work may answer; False makes a new one, except where an
+                earlier create's outcome was never learned: that is `if_unknown`'s to decide.
             among: Without `reuse`, the ids of the tasks that may answer all the same. Work without a seed
                 takes them too, whoever has or had them: naming a task asks for it.
             if_unknown: What to do about an earlier create whose outcome was never learned: send it again
@@ -694,7 +695,8 @@ class Journal:
             for row in change.connection.execute(
                 "SELECT * FROM entries WHERE fingerprint = ? AND forgotten = 0", (work.fingerprint,)
             ).fetchall()
-            if among is None or row["task_id"] in among
+            # What may be paid for already is not paid for again unasked, reuse or not.
+            if among is None or row["task_id"] in among or row["state"] == TaskState.UNKNOWN.value
         }
         chosen = best(
             (
