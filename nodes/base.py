@@ -53,6 +53,8 @@ class XaloraNode(io.ComfyNode):
         """A subgraph as the node's output. Queued again, the network is asked again, unless by policy not."""
         if handed.error is not None:
             freshness.stale(cls.cache_key())
+        elif not handed.policy_of_node:
+            freshness.made_here(cls.cache_key())
         return io.NodeOutput(*expansion.links, expand=expansion.nodes)
 
     @classmethod

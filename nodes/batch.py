@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..xalora_client.config import FallbackPolicy
 from ..xalora_client.errors import (
+    NOTHING_CHARGED,
     AuthenticationError,
     ConfigurationError,
     InputImageError,
@@ -104,6 +105,8 @@ class BatchPlan:
         self._missing: dict[int, XaloraError | None] = {}
         self._unsent: list[int] = []
         self._stopped_by: XaloraError | None = None
+        self._of_no_use: XaloraError | None = None
+        self._canceled = False
         if policy == "local_only":
             self._missing.update(dict.fromkeys(self._queue))
             self._queue.clear()
@@ -126,11 +129,13 @@ class BatchPlan:
         Returns:
             Whether it is to be sent again: :meth:`next` gives it once more.
         """
-        is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not is_kept
+        is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not (is_kept or self._canceled)
         if is_worth_another and self._resends[index] < self._max_resends:
             self._resends[index] += 1
             self._queue.append(index)
             return True
+        if is_kept:
+            self._of_no_use = error
         if falls_back(self._policy, error):
             self._missing[index] = error
         else:
@@ -139,6 +144,19 @@ class BatchPlan:
             self._stopped_by = error
             self._stop_sending(index)
         return False
+
+    def cancel(self) -> None:
+        """The user has canceled everything: nothing more is sent, nor made on this machine instead."""
+        self._canceled = True
+        self._policy = "never"
+        self._unsent.extend(self._queue)
+        self._queue.clear()
+        for index, error in self._missing.items():
+            if error is None:
+                self._unsent.append(index)
+            else:
+                self._errors[index] = error
+        self._missing.clear()
 
     def _stop_sending(self, index: int) -> None:
         if index in self._missing:
@@ -164,9 +182,9 @@ class BatchPlan:
             XaloraError: A single task's own error.
             BatchError: Several tasks, some of which failed for good.
         """
-        if not self._errors:
+        if not self._errors and not (self._canceled and self._unsent):
             return
-        if self.total == 1:
+        if self.total == 1 and self._errors:
             raise self._errors[0]
         finished = {i: id for i, id in sorted(self._finished.items()) if id is not None}
         raise BatchError(
@@ -175,17 +193,21 @@ class BatchPlan:
             next_step=self._next_step(),
             errors=self._errors,
             finished=finished,
-        ) from next(iter(self._errors.values()))
+        ) from next(iter(self._errors.values()), None)
 
     def _next_step(self) -> str:
         if self._stopped_by is not None and self._stopped_by.next_step:
             return self._stopped_by.next_step
+        if self._of_no_use is not None:
+            return self._of_no_use.next_step
         return (
             "Queue the graph again for the missing ones: those that are there are not sent again. "
             "Xalora Collect gives a result by its task id."
         )
 
     def _what(self) -> str:
+        if not self._errors:
+            return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
         listed = [
             f"{self._noun} {index + 1}{_task(error)}: {error.what.rstrip('.')}"
             for index, error in sorted(self._errors.items())
@@ -199,8 +221,8 @@ class BatchPlan:
 
     def _money(self, finished: Mapping[int, str]) -> str:
         if not finished:
-            first = next(iter(self._errors.values()))
-            return first.money
+            first = next(iter(self._errors.values()), None)
+            return NOTHING_CHARGED if first is None else first.money
         ids = ", ".join(f"{self._noun} {index + 1} is task {task_id}" for index, task_id in finished.items())
         return f"{len(finished)} {self._done_word} and paid for: {ids}."
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.errors import XaloraError
 from ..xalora_client.journal import Entry, Journal, TaskState
+from . import runner
 from .clients import clients
 from .origins import origins
 from .previews import input_preview, made_preview, result_preview
@@ -187,7 +188,12 @@ class Desk:
         await client.cancel_task(row["task_id"])
 
     async def cancel_all(self) -> dict[str, Any]:
-        """Cancel every task that can be: ``canceled`` counts them, ``failed`` holds messages."""
+        """Cancel every task that can be: ``canceled`` counts them, ``failed`` holds messages.
+
+        Nodes that have more to send do not send it; what they were just sending counts as canceled.
+        """
+        # First of all: a node that is told of a canceled task would begin its next one.
+        withdrawing = runner.cancel_all()
         turns = asyncio.Semaphore(CANCELS_AT_ONCE)
         failed: list[str] = []
 
@@ -205,7 +211,8 @@ class Desk:
             entries = await asyncio.to_thread(client.journal.entries, states=GROUPS["active"])
             rows = await asyncio.to_thread(self.rows, client.journal, url, entries)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
-        return {"canceled": sum(ended), "failed": failed}
+        await asyncio.gather(*withdrawing, return_exceptions=True)
+        return {"canceled": sum(ended) + len(withdrawing), "failed": failed}
 
     async def resume(self, entry_id: int) -> dict[str, Any]:
         """Take a task up again and follow it until its result is here. The task as it now stands.

@@ -1,4 +1,4 @@
-"""What ComfyUI's cache must not serve again: failed tasks, work that fell back, another network's results.
+"""What ComfyUI's cache must not serve again: failed tasks, work done here, another network's results.
 
 ComfyUI asks a node for a fingerprint of its constant inputs before each prompt, and runs it again only if
 that, or an input, has changed. The fingerprints here change when the user's network does, and when something
@@ -20,6 +20,8 @@ from .settings import read_settings
 
 log = logging.getLogger("xalora_client.nodes")
 
+LOCAL_ONLY = "local_only"
+
 _CAME_TO_NOTHING = frozenset({"failed", "canceled", "cancel_pending"})
 
 
@@ -27,6 +29,7 @@ _CAME_TO_NOTHING = frozenset({"failed", "canceled", "cancel_pending"})
 class _Run:
     generation: int = 0
     task_ids: set[str] = field(default_factory=set)
+    made_here: bool = False
 
 
 class Freshness:
@@ -39,17 +42,20 @@ class Freshness:
     def fingerprint(self, key: str) -> list[Any]:
         """What the node's outputs depend on beside its inputs; a list of plain values."""
         try:
-            url = read_settings().settings.sequencer_url
+            settings = read_settings().settings
         except ConfigurationError:
             # The node says so when it runs.
-            url = ""
-        return [url, self._generation(key)]
+            return ["", self._generation(key, local_only=True)]
+        return [settings.sequencer_url, self._generation(key, local_only=settings.fallback == LOCAL_ONLY)]
 
-    def _generation(self, key: str) -> int:
+    def _generation(self, key: str, *, local_only: bool) -> int:
         with self._lock:
             run = self._runs.get(key)
             if run is None:
                 return 0
+            if run.made_here and not local_only:
+                run.generation += 1
+                run.made_here = False
             if _any_came_to_nothing(run.task_ids):
                 run.generation += 1
                 run.task_ids = set()
@@ -64,6 +70,11 @@ class Freshness:
         """The output was made in a way that is to be tried again: the network did not do it."""
         with self._lock:
             self._runs.setdefault(key, _Run()).generation += 1
+
+    def made_here(self, key: str) -> None:
+        """The output was made here because the settings say so: once they no longer do, it is stale."""
+        with self._lock:
+            self._runs.setdefault(key, _Run()).made_here = True
 
 
 def _any_came_to_nothing(task_ids: set[str]) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
-from ..xalora_client.errors import MissingKeyError, XaloraError
+from ..xalora_client.errors import MissingKeyError, TaskCanceledError, XaloraError
 from ..xalora_client.events import TaskEvent
 from . import compat
 from .batch import MAX_RESENDS, BatchPlan
@@ -83,12 +83,14 @@ class HandedOver:
         missing: Indexes of what is left, in order.
         errors: What the network said; empty where the policy alone says so, and it was not even asked.
         seconds: How long the network's part took.
+        policy_of_node: The policy stands in the node's own inputs, rather than in the settings.
     """
 
     results: dict[int, RunResult]
     missing: tuple[int, ...]
     errors: tuple[XaloraError, ...]
     seconds: float
+    policy_of_node: bool = False
 
     @property
     def error(self) -> XaloraError | None:
@@ -172,6 +174,17 @@ async def submit(
     return task_ids
 
 
+def cancel_all() -> list[asyncio.Task[None]]:
+    """Have no node send anything more, and withdraw what the network has not accepted yet.
+
+    Called on the bridge's loop; what is accepted is left to the caller.
+
+    Returns:
+        The work of withdrawing, for each task that was on its way.
+    """
+    return [withdrawing for work in _at_work for withdrawing in work.cancel()]
+
+
 class _Work(Generic[ItemT, ValueT]):
     """One execution of one node, on the bridge's loop: several items, each by :meth:`_do`."""
 
@@ -197,7 +210,11 @@ class _Work(Generic[ItemT, ValueT]):
         self._began = monotonic()
         self._progress = NodeProgress(total, self._began)
         self._reporter = Reporter(node_id, self._progress)
+        self._plan: BatchPlan | None = None
+        self._canceled = False
         self._items: dict[int, ItemT] = {}
+        self._doing: dict[int, asyncio.Task[None]] = {}
+        self._withdrawn: set[int] = set()
         self._open_ids: dict[int, str] = {}
         # One a core: more would only keep the journal and the downloads waiting for a thread.
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
@@ -231,21 +248,42 @@ class _Work(Generic[ItemT, ValueT]):
 
     async def execute(self) -> ValueT | HandedOver:
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
+        _at_work.add(self)
         try:
             async with clients.client() as client:
                 return await self._execute(client)
         finally:
+            _at_work.discard(self)
             showing.cancel()
             self._reporter.close()
 
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Send nothing more; the workers that withdraw what the network has not accepted yet."""
+        self._canceled = True
+        if self._plan is None:
+            return []
+        self._plan.cancel()
+        on_their_way = [index for index in self._doing if index not in self._open_ids]
+        self._withdrawn.update(on_their_way)
+        workers = [self._doing.pop(index) for index in on_their_way]
+        for worker in workers:
+            worker.cancel()
+        return workers
+
+    def _gives_up(self, index: int) -> bool:
+        """Whether a cancelled call is to cancel its remote task: not where its prompt has merely ended."""
+        return self.interrupt.requested or index in self._withdrawn
+
     async def _execute(self, client: AsyncXalora) -> ValueT | HandedOver:
-        plan = BatchPlan(
+        self._plan = plan = BatchPlan(
             self._total,
             self._policy(client.settings),
             self._noun,
             max_resends=self.resends,
             done_word=self.done_word,
         )
+        if self._canceled:
+            plan.cancel()
         in_flight = self.options.max_in_flight or client.settings.max_in_flight
         try:
             await together(self._worker(client, plan) for _ in range(min(in_flight, self._total)))
@@ -269,12 +307,22 @@ class _Work(Generic[ItemT, ValueT]):
         """Do one item after another until none is left to begin."""
         while (index := plan.next()) is not None:
             self._origins.sending(index)
+            worker = asyncio.current_task()
+            assert worker is not None
+            self._doing[index] = worker
             is_kept = False
             try:
                 item = await self._do(client, index)
                 is_kept = True
+                self._doing.pop(index, None)
                 async with self._decoding:
                     preview = await self._take(index, item)
+            except asyncio.CancelledError:
+                if index not in self._withdrawn:
+                    raise
+                self._open_ids.pop(index, None)
+                plan.failed(index, _withdrawn())
+                continue
             except XaloraError as error:
                 if isinstance(error, MissingKeyError):
                     error.next_step = SET_KEY
@@ -287,6 +335,7 @@ class _Work(Generic[ItemT, ValueT]):
                     self._progress.again(index, monotonic())
                 continue
             finally:
+                self._doing.pop(index, None)
                 self._origins.sent(index)
             self._open_ids.pop(index, None)
             self._items[index] = item
@@ -350,7 +399,7 @@ class _Running(_Work["RunResult", ValueT]):
             if_unknown=self.options.if_unknown,
             fallback=self.options.fallback,
             queue_limit=self.options.queue_limit,
-            cancel_remote=lambda: self.interrupt.requested,
+            cancel_remote=lambda: self._gives_up(index),
             hand_over=True,
         )
 
@@ -361,7 +410,13 @@ class _Running(_Work["RunResult", ValueT]):
         return await asyncio.to_thread(self._sink.close, items)
 
     def _hand_over(self, plan: BatchPlan) -> HandedOver:
-        return HandedOver(self._items, plan.missing, plan.reasons, monotonic() - self._began)
+        return HandedOver(
+            self._items,
+            plan.missing,
+            plan.reasons,
+            monotonic() - self._began,
+            policy_of_node=self.options.fallback is not None,
+        )
 
     def _id_of(self, item: RunResult) -> str | None:
         return item.task_id
@@ -435,7 +490,7 @@ class _Submitting(_Work[str, "list[str]"]):
             reuse=self.options.reuse and client.settings.reuse,
             reuse_among=self.options.reuse_among,
             if_unknown=self.options.if_unknown,
-            cancel_remote=lambda: self.interrupt.requested,
+            cancel_remote=lambda: self._gives_up(index),
         )
         return handle.task_id
 
@@ -456,6 +511,19 @@ class _Submitting(_Work[str, "list[str]"]):
 
     def _summary(self, items: Sequence[str], seconds: float) -> str:
         return f"submitted: task {items[0]}" if len(items) == 1 else f"{len(items)} tasks submitted"
+
+
+_at_work: set[_Work[Any, Any]] = set()
+"""Of the nodes that execute now; only the bridge's loop looks here."""
+
+
+def _withdrawn() -> TaskCanceledError:
+    return TaskCanceledError(
+        "It was canceled from the sidebar before the network had confirmed it",
+        money="If the network had accepted it, it was canceled there, and whether that is charged is the "
+        "network's decision.",
+        next_step="Queue the graph again to have it made.",
+    )
 
 
 def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None:

@@ -230,6 +230,28 @@ def test_what_the_policy_alone_decided_stays_cached(comfyui: ComfyUI, devnet: Se
     assert comfyui.run(prompt).cached >= {"1", "2"}
 
 
+def test_what_the_settings_alone_decided_is_stale_once_they_change(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    prompt = {"1": image(fresh_seed()), "2": upscale(), "3": dump(["2", 0])}
+    settings = comfyui.root / ".env"
+    settings.write_text("XALORA_FALLBACK=local_only\n")
+    try:
+        assert comfyui.run(prompt).status == "success"
+        assert comfyui.run(prompt).cached >= {"1", "2"}
+    finally:
+        settings.unlink()
+    assert devnet.new_stats()["creates"] == 0
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 1
+    # What the network has made is as good as ever.
+    settings.write_text("XALORA_FALLBACK=local_only\n")
+    try:
+        assert comfyui.run(prompt).cached >= {"1", "2"}
+    finally:
+        settings.unlink()
+
+
 def test_each_element_of_a_list_is_made_for_itself(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     record = comfyui.run(
         {

@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -72,6 +72,13 @@ def wait_for_tasks(comfyui: ComfyUI, record: RunRecord, count: int, status: str)
         if sum(task["status"] == status for task in found) == count:
             return found
         assert time.monotonic() < until, found
+        time.sleep(0.05)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
         time.sleep(0.05)
 
 
@@ -243,6 +250,41 @@ def test_one_task_and_all_tasks_are_canceled(comfyui: ComfyUI, devnet: SessionDe
     again = post(comfyui, f"/xalora/tasks/{running[0]['id']}/cancel")
     assert again.status_code == 409
     assert "it is canceled" in again.json()["error"]["what"]
+
+
+@pytest.mark.parametrize("policy", ["never", "on_any_failure"])
+def test_cancel_all_has_a_batch_send_no_more(comfyui: ComfyUI, devnet: SessionDevnet, policy: str) -> None:
+    assert post(comfyui, "/xalora/tasks/cancel").json()["failed"] == []
+    devnet.task_seconds = LONG
+    record = comfyui.start(upscale(batch=20, max_in_flight=8, fallback=policy))
+    wait_until(lambda: len(of_prompt(comfyui, record)) == 8)
+    wait_until(lambda: all(task["task_id"] for task in of_prompt(comfyui, record)))
+    assert post(comfyui, "/xalora/tasks/cancel").json() == {"canceled": 8, "failed": []}
+    assert record.wait().status == "error"
+    message = record.error["exception_message"]
+    assert message.startswith("8 of 20 images came to nothing: ") and "12 more were not sent" in message
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["tasks"]) == (8, {"canceled": 8})
+
+
+@pytest.mark.parametrize("class_type", ["XaloraUpscaleImage", "XaloraSubmitUpscale"])
+def test_cancel_all_withdraws_what_is_just_being_sent(
+    comfyui: ComfyUI, devnet: SessionDevnet, class_type: str
+) -> None:
+    assert post(comfyui, "/xalora/tasks/cancel").json()["failed"] == []
+    devnet.task_seconds = LONG
+    devnet.add_fault("task_create:delay:seconds=1")
+    prompt = upscale(batch=6, max_in_flight=3)
+    prompt["2"]["class_type"] = class_type
+    if class_type == "XaloraSubmitUpscale":
+        prompt["3"] = node("XaloraTestClock", value=["2", 0])
+    record = comfyui.start(prompt)
+    wait_until(lambda: sum(task["state"] == "sending" for task in tasks(comfyui)["tasks"]) == 3)
+    assert post(comfyui, "/xalora/tasks/cancel").json() == {"canceled": 3, "failed": []}
+    assert record.wait().status == "error"
+    assert "3 more were not sent" in record.error["exception_message"]
+    stats = devnet.new_stats()
+    assert (stats["creates"], stats["tasks"]) == (3, {"canceled": 3})
 
 
 def test_a_task_in_use_is_not_forgotten(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

@@ -55,10 +55,14 @@ def test_what_another_miner_may_do_is_sent_twice_more(
 
 
 def test_a_kept_result_that_is_no_use_is_not_paid_for_again(batch: ModuleType, errors: ModuleType) -> None:
-    plan = batch.BatchPlan(1, "never")
-    assert drain(plan) == [0]
-    assert not plan.failed(0, errors.ResultFormatError("no image", task_id="t0"), is_kept=True)
+    plan = batch.BatchPlan(2, "never")
+    assert drain(plan) == [0, 1]
+    plan.succeeded(1, "t1")
+    error = errors.ResultFormatError("no image", next_step="Forget it.", task_id="t0")
+    assert not plan.failed(0, error, is_kept=True)
     assert drain(plan) == []
+    with pytest.raises(batch.BatchError, match=r"image 1 \(task t0\): no image\. .* Forget it\.$"):
+        plan.check()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,29 @@ def test_a_wrong_key_is_never_handed_over(batch: ModuleType, errors: ModuleType)
     assert plan.next() == 0
     plan.failed(0, errors.AuthenticationError("wrong key"))
     assert plan.missing == ()
+
+
+def test_once_all_is_canceled_nothing_is_sent_or_made_here(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(5, "on_any_failure")
+    assert [plan.next(), plan.next(), plan.next()] == [0, 1, 2]
+    plan.failed(0, errors.TaskTimeoutError("too long", task_id="t0"))
+    plan.cancel()
+    assert not plan.failed(1, errors.TaskFailedError("no", task_id="t1"))
+    plan.succeeded(2, "t2")
+    assert (drain(plan), plan.missing) == ([], ())
+    with pytest.raises(
+        batch.BatchError, match=r"^2 of 5 images .*; 2 more were not sent .* image 3 is task t2"
+    ):
+        plan.check()
+
+
+def test_what_was_canceled_before_it_began_is_told(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(2, "never")
+    plan.next()
+    plan.cancel()
+    plan.succeeded(0, "t0")
+    with pytest.raises(batch.BatchError, match=r"^1 of 2 images were not sent: .* image 1 is task t0"):
+        plan.check()
 
 
 def test_local_only_sends_nothing(batch: ModuleType) -> None:
