@@ -21,12 +21,9 @@ from .errors import (
     NOTHING_CHARGED,
     RUNS_ON,
     AmbiguousCreateError,
-    AuthenticationError,
     ClientClosedError,
     NetworkError,
     QueueLimitError,
-    RateLimitError,
-    RequestRefusedError,
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
@@ -53,6 +50,7 @@ from .rules import (
     is_terminal,
 )
 from .siblings import Siblings
+from .trouble import REFUSALS, PollTrouble, lost_sight
 from .uploads import Uploads
 
 logger = logging.getLogger("xalora_client")
@@ -176,6 +174,7 @@ class Flight:
         self._returning: set[asyncio.Task[None]] = set()
         self._is_sender = False
         self._in_doubt = in_doubt
+        self._is_known_to_exist = entry_id is not None or task_id is None
         self._create_is_out = False
         self._closed = False
         self._grace_ends: float | None = None
@@ -512,8 +511,7 @@ class Flight:
         return result
 
     async def _until_terminal(self, task_id: str) -> WorkflowTaskResult:
-        unreachable_since: float | None = None
-        failures = 0
+        trouble = PollTrouble(self._outage_limit)
         if self._creating is not None:
             # Just sent; a task taken up again is asked about at once, since it may have ended long ago.
             await self._sleep(self._next_delay())
@@ -522,21 +520,18 @@ class Flight:
             try:
                 answer = await self._network.query(self.credentials, task_id, retries=0)
             except NetworkError as error:
-                if isinstance(error, AuthenticationError | RequestRefusedError):
+                # One failed poll says nothing about a task that is known to exist, so the wait goes on.
+                if isinstance(error, REFUSALS) and not self._is_known_to_exist:
                     raise
-                # One failed poll says nothing about the task, so the wait goes on.
-                now = monotonic()
-                failures += 1
-                # A network that asks to slow down has not gone.
-                unreachable_since = None if isinstance(error, RateLimitError) else unreachable_since or now
-                if unreachable_since is not None and now - unreachable_since > self._outage_limit:
-                    raise _lost_sight(error, task_id, self.job_id, now - unreachable_since) from error
-                back_off = min(0.5 * 2 ** min(failures, 4), 8.0) * (0.5 + random() / 2)
+                pause = trouble.pause_after(error, monotonic())
+                if pause is None:
+                    raise lost_sight(error, task_id, self.job_id, trouble.seconds(monotonic())) from error
                 self._backs_off = True
-                await self._sleep(error.retry_after or back_off)
+                await self._sleep(pause)
                 self._backs_off = False
                 continue
-            unreachable_since, failures = None, 0
+            trouble = PollTrouble(self._outage_limit)
+            self._is_known_to_exist = True
             await self._note_status(answer)
             if is_terminal(answer.status):
                 return answer
@@ -740,17 +735,4 @@ def _ended_by_outage(work: asyncio.Task[Any]) -> bool:
     error = work.exception()
     return isinstance(error, NetworkError | ResultDownloadError) and not isinstance(
         error, AmbiguousCreateError | ResultExpiredError
-    )
-
-
-def _lost_sight(error: NetworkError, task_id: str, job_id: str, seconds: float) -> NetworkError:
-    return type(error)(
-        f"Task {task_id} is out of sight: the sequencer has not answered properly for {seconds:.0f} s "
-        f"({error.what})",
-        money=RUNS_ON,
-        next_step=f"Take it up again by its id when the network is back: `xalora resume {task_id}`.",
-        task_id=task_id,
-        job_id=job_id,
-        status_code=error.status_code,
-        error_type=error.error_type,
     )

@@ -758,6 +758,37 @@ async def test_a_network_that_asks_to_slow_down_is_not_out_of_sight() -> None:
         assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
 
 
+@pytest.mark.parametrize("code", [302, 403, 404, 422])
+async def test_a_refused_poll_does_not_end_the_wait(code: int) -> None:
+    refused = Answer(code, {"message": "not here"}, {"Location": "/x"} if code == 302 else {})
+    answers = [ACCEPTED, refused, status("running"), refused, refused, status("finished", result=png())]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
+
+
+@pytest.mark.parametrize("code", [401, 404])
+async def test_a_wait_that_ends_by_refusals_leads_back_to_the_task(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xalora_client.trouble.REFUSAL_SECONDS", 0.0 if code == 401 else 1.0)
+    network = ScriptedNetwork(lambda task_id: Answer(code, {"message": "no"}))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(NetworkError, match=r"runs on.*xalora resume t-1") as caught:
+            await client.run(PICTURE, fallback="never")
+        assert (caught.value.task_id, caught.value.status_code) == ("t-1", code)
+        assert client.journal.entries()[0].state is TaskState.SUBMITTED
+    polls = sequencer.count("task_result_query")
+    assert polls == 1 if code == 401 else polls > 1
+
+
+async def test_an_id_that_nobody_knows_is_refused_at_once() -> None:
+    network = ScriptedNetwork(lambda task_id: Answer(404, {"message": "unknown task"}))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(RequestRefusedError, match="does not know"):
+            await client.task("mistyped").result()
+    assert sequencer.count("task_result_query") == 1
+
+
 # --- sharing ------------------------------------------------------------------------------------------------
 
 
