@@ -20,7 +20,7 @@ from .errors import AmbiguousCreateError, ClientClosedError
 from .fetching import Fetcher
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
 from .ledger import Ledger
-from .media.delivery import ImageDelivery
+from .media.delivery import LONGEST_SIGNATURE, ImageDelivery
 from .network import Network
 from .preparation import PreparedTask, credentials_of, prepare
 from .results import (
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .tasks import WorkflowTask
 
 logger = logging.getLogger("xalora_client")
+
+URL_MARGIN_SECONDS = 3600.0
+"""How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +252,11 @@ class Dispatcher:
         return siblings
 
     def _send(self, flight: Flight, prepared: PreparedTask) -> None:
-        lifetime = prepared.task.timeout_seconds or self._settings.wait_timeout
-        flight.begin_create(prepared, self._delivery, float(lifetime))
+        timeout = prepared.task.timeout_seconds
+        # Without a timeout of its own a task may be queued for days, whatever time its caller waits. What is
+        # uploaded is deleted at the task's end, however long it could be read.
+        lifetime = timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
+        flight.begin_create(prepared, self._delivery, lifetime)
 
     def credentials_for(self, task_id: str, task: WorkflowTask | None = None) -> Credentials:
         """Whose key polls and cancels this task.

@@ -66,9 +66,6 @@ WITHDRAW_SECONDS = 5.0
 LEAST_POLL_GAP = 0.1
 """Seconds between two questions about the same task, whatever the reason for the second."""
 
-URL_MARGIN_SECONDS = 3600.0
-"""How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
-
 _CONFLICT = 409
 
 Fetch = Callable[["Flight", WorkflowTaskResult], Coroutine[Any, Any, tuple[Path, ...]]]
@@ -210,7 +207,11 @@ class Flight:
     # --- the create -------------------------------------------------------------------------------------
 
     def begin_create(self, prepared: PreparedTask, delivery: ImageDelivery, lifetime: float) -> None:
-        """Start sending. The create is never torn by a cancelled caller: its answer decides about money."""
+        """Start sending. The create is never torn by a cancelled caller: its answer decides about money.
+
+        Args:
+            lifetime: Seconds for which an input in the user's store must stay readable.
+        """
         self._is_sender = True
         self._creating = _background(self._create(prepared, delivery, lifetime))
 
@@ -237,7 +238,7 @@ class Flight:
         parameters = dict(prepared.parameters)
         try:
             for name, image in prepared.images.items():
-                delivered = await delivery.deliver(image, lifetime=lifetime + URL_MARGIN_SECONDS)
+                delivered = await delivery.deliver(image, lifetime=lifetime)
                 self._uploads.keep(self.job_id, delivered)
                 parameters[name] = delivered.reference
             self.task_id = await self._network.create(

@@ -789,6 +789,25 @@ async def test_an_id_that_nobody_knows_is_refused_at_once() -> None:
     assert sequencer.count("task_result_query") == 1
 
 
+@pytest.mark.parametrize(("timeout_seconds", "lifetime"), [(None, 7 * 86400), (900, 900 + 3600)])
+async def test_an_input_stays_readable_for_as_long_as_its_task_may_be_queued(
+    timeout_seconds: int | None, lifetime: float
+) -> None:
+    asked: list[float] = []
+
+    class Recording:
+        async def deliver(self, image: PreparedImage, *, lifetime: float) -> DeliveredImage:
+            asked.append(lifetime)
+            return DeliveredImage("https://example.org/in.png")
+
+    async with (
+        ScriptedSequencer([ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url, delivery=Recording(), wait_timeout=5) as client,
+    ):
+        await client.submit(UpscalerTask(small_images(1)[0], timeout_seconds=timeout_seconds))
+    assert asked == [lifetime]
+
+
 # --- sharing ------------------------------------------------------------------------------------------------
 
 
