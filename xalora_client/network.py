@@ -157,7 +157,7 @@ class Network:
             if verdict is Verdict.OK:
                 return str(task_id)
             reason = _message(answer, credentials)
-            if not create_is_settled(verdict, answer.status, answer.retry_after):
+            if answer.had_all and not create_is_settled(verdict, answer.status, answer.retry_after):
                 raise _ambiguous(job_id, f"HTTP {answer.status}: {reason}", status_code=answer.status)
             raise self._refusal(verdict, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id)
 

@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -48,12 +48,17 @@ class _Stalled(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; ``payload`` is the parsed JSON object, or None where the body is not one."""
+    """An HTTP answer; ``payload`` is the parsed JSON object, or None where the body is not one.
+
+    ``had_all``: the sequencer may have had the whole request. Else it answered before, and can't have acted
+    on it.
+    """
 
     status: int
     payload: Mapping[str, Any] | None
     text: str
     retry_after: float | None = None
+    had_all: bool = True
 
     @property
     def ok(self) -> bool:
@@ -202,7 +207,8 @@ class Transport:
             raise ClientClosedError("This client was closed before the request left")
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
         try:
-            return await self._unless_stalled(request, body)
+            answer = await self._unless_stalled(request, body)
+            return replace(answer, had_all=body.handed_over)
         except aiohttp.InvalidURL:
             raise Undelivered("this is not a URL") from None
         except aiohttp.ClientConnectorError as error:

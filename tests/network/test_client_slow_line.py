@@ -11,7 +11,14 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from xalora_client import AmbiguousCreateError, AsyncXalora, UpscalerTask, XaloraConnectionError
+from xalora_client import (
+    AmbiguousCreateError,
+    AsyncXalora,
+    ServiceError,
+    UpscalerTask,
+    XaloraConnectionError,
+)
+from xalora_client.journal import TaskState
 from xalora_client.media.delivery import DeliveredImage, InlineImage
 from xalora_client.media.inputs import PreparedImage
 
@@ -107,3 +114,23 @@ async def test_a_request_that_has_arrived_whole_has_the_time_for_an_answer_and_n
     async with served(read_all) as url, client_of(url) as client:
         with pytest.raises(AmbiguousCreateError, match="no answer came in time"):
             await client.execute_workflow(PICTURE)
+
+
+async def test_an_error_that_comes_before_the_whole_request_has_left_is_no_unknown_outcome() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await length_of_body(reader)
+        writer.write(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\nsorry")
+        await writer.drain()
+        await told.wait()
+        writer.close()
+        closed.set()
+
+    told, closed = asyncio.Event(), asyncio.Event()
+    async with served(refuse) as url, client_of(url) as client:
+        with pytest.raises(ServiceError, match="sorry") as caught:
+            await client.execute_workflow(PICTURE)
+        (entry,) = client.journal.entries()
+        told.set()
+        await asyncio.wait_for(closed.wait(), 20)
+    assert "nothing was charged" in str(caught.value)
+    assert entry.state is TaskState.NOT_SENT
