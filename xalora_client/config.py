@@ -10,6 +10,7 @@ import codecs
 import io
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from platformdirs import user_state_path
-from pydantic import AfterValidator, ByteSize, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from .addresses import is_loopback, without_login
@@ -36,14 +37,23 @@ IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
 
 def _base_url(url: str) -> str:
     """With one spelling for one place, since addresses are compared."""
-    url = url.rstrip("/")
+    url = url.strip().rstrip("/")
+    if not re.match(r"https?://", url):
+        raise ValueError("it must begin with http:// or https://")
     try:
         parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        has_port = parts.port is None or parts.port > 0
+        is_whole = bool(parts.hostname) and has_port and not re.search(r"\s", url)
     except ValueError:
         is_whole = False
     if not is_whole:
         raise ValueError("there is no host, or no proper port, in this address")
+    return url
+
+
+def _store_url(url: str) -> str:
+    if not url.startswith("s3://"):
+        raise ValueError("it must have the form s3://bucket/prefix")
     return url
 
 
@@ -54,11 +64,8 @@ def _absolute(path: Path) -> Path:
         raise ValueError("the home folder that ~ stands for is not known") from None
 
 
-HttpUrl: TypeAlias = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True, pattern=r"^https?://\S+$"),
-    AfterValidator(_base_url),
-]
+HttpUrl: TypeAlias = Annotated[str, AfterValidator(_base_url)]
+StoreUrl: TypeAlias = Annotated[str, AfterValidator(_store_url)]
 AbsolutePath: TypeAlias = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -125,8 +132,8 @@ class Settings(BaseSettings):
     inline_limit: ByteSize = Field(
         ByteSize(20 * 1024**2), description="Largest input image sent inside the request, in bytes."
     )
-    store_url: str | None = Field(
-        None, pattern=r"^s3://", description="Your S3-compatible store for input images: s3://bucket/prefix."
+    store_url: StoreUrl | None = Field(
+        None, description="Your S3-compatible store for input images: s3://bucket/prefix."
     )
     store_endpoint: HttpUrl | None = Field(None, description="Endpoint of a store that is not AWS's own.")
     store_region: str | None = Field(None, description="Region of the store.")

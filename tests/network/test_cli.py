@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -379,14 +380,15 @@ def test_of_several_inputs_the_most_serious_counts(cli: Cli, devnet: DevnetThrea
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
-def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path, number: signal.Signals) -> None:
     photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
     with DevnetThread(miners=2, api_key=KEY, task_seconds=120) as devnet:
         process = Cli(tmp_path, devnet).start("upscale", *photos, "--json")
         devnet.wait_for(lambda stats: stats["running_now"] == 2 and stats["creates"] == 3)
         # Only a task whose id has arrived can be canceled; the client asks for its status then.
         devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 3)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=CEILING)
         stats = devnet.stats()
     assert process.returncode == 130
@@ -460,6 +462,12 @@ def test_a_task_left_running_is_listed_and_taken_up_again(tmp_path: Path, photo:
         assert cli.json("status", listed["job_id"])["status"] == "finished"
     with Image.open(tmp_path / "taken-up.png") as image:
         assert image.size == (80, 48)
+
+
+def test_a_cancel_that_comes_too_late_does_not_say_done(cli: Cli, photo: Path) -> None:
+    (result,) = cli.json("upscale", photo)["results"]
+    late = cli("cancel", result["task_id"])
+    assert late.stdout.strip() == f"task {result['task_id']}: nothing to cancel, done before"
 
 
 def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
@@ -589,6 +597,27 @@ def test_a_port_that_is_taken(cli: Cli, devnet: DevnetThread) -> None:
     done = cli("devnet", "--port", devnet.url.rpartition(":")[2])
     assert done.returncode == 3
     assert "can't listen" in done.stderr
+    assert ": address already in use. Choose" in done.stderr
+
+
+def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:
+    done = Cli(tmp_path)("devnet", "--db", "nowhere/tasks.sqlite3")
+    assert done.returncode == 3
+    assert "can't keep its tasks in nowhere" in done.stderr
+
+
+def test_a_miner_without_a_sequencer_says_so(tmp_path: Path, started: Start) -> None:
+    refused = Cli(tmp_path)("miner", "--sequencer", "127.0.0.1:80")
+    assert refused.returncode == 2
+    assert "is not an http:// or https:// address" in refused.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        miner = started("miner", "--sequencer", f"http://127.0.0.1:{taken.getsockname()[1]}", "--json")
+        first_line(miner)
+        miner.send_signal(signal.SIGINT)
+        _, err = miner.communicate(timeout=CEILING)
+    assert "nobody answers at http://127.0.0.1" in err
+    assert miner.returncode == 0
 
 
 def test_a_miner_process_works_for_a_sequencer(tmp_path: Path, photo: Path, started: Start) -> None:

@@ -19,11 +19,13 @@ SETUP = "Set-up"
 
 app = typer.Typer(
     name="xalora",
-    help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.",
+    help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.\n\n"
+    "Your key goes into XALORA_API_KEY, or into a .env file here. Without one, begin with: xalora demo",
     epilog="Exit status: 0 done, 2 usage, 3 configuration or key, 4 network or service, 5 task failed, "
     "6 outcome of a create unknown, 130 interrupted; of several inputs the most serious.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
 
@@ -37,7 +39,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def start(
     verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Tell more; twice: everything.")
+        int,
+        typer.Option("--verbose", "-v", count=True, help="Tell more, twice: everything. Before the command."),
     ] = 0,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")

@@ -1,4 +1,4 @@
-"""What all commands share: how they end, and how Ctrl-C reaches the client."""
+"""What all commands share: how they end, and how Ctrl-C or SIGTERM reaches the client."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def _report(screen: Screen, error: XaloraError, code: ExitCode) -> None:
 
 
 def run_interruptible(work: Coroutine[Any, Any, T], *, on_interrupt: Callable[[], None] = lambda: None) -> T:
-    """``asyncio.run`` with a Ctrl-C that cancels ``work`` alone and lets it clean up.
+    """``asyncio.run`` with a Ctrl-C or SIGTERM that cancels ``work`` alone and lets it clean up.
 
     On Python 3.10 ``asyncio.run`` would cancel every coroutine at once, among them those that cancel the
-    remote tasks. A second Ctrl-C ends at once.
+    remote tasks. A second one ends at once.
 
     Args:
-        on_interrupt: Called on the event loop when Ctrl-C comes, before ``work`` is cancelled.
+        on_interrupt: Called on the event loop when the signal comes, before ``work`` is cancelled.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C came; ``work`` has ended.
+        KeyboardInterrupt: The signal came; ``work`` has ended.
     """
 
     async def guarded() -> T:
@@ -77,14 +77,16 @@ def run_interruptible(work: Coroutine[Any, Any, T], *, on_interrupt: Callable[[]
 
         def interrupt(*_: object) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             loop.call_soon_threadsafe(on_interrupt)
             loop.call_soon_threadsafe(task.cancel)
 
-        before = signal.signal(signal.SIGINT, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             return await task
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     try:
         return asyncio.run(guarded())

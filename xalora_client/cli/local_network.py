@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import sqlite3
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich import box
@@ -18,6 +21,7 @@ from .command import command
 from .exit_codes import ExitCode
 from .formats import counted, printable
 from .options import AsJson
+from .outputs import is_url
 from .screen import Screen
 
 MinerPoll = Annotated[
@@ -89,10 +93,20 @@ def devnet(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    except OSError as error:
+    except sqlite3.Error as error:
         raise ConfigurationError(
-            f"The devnet can't listen on {host}:{port}: {error.strerror or error}",
-            next_step="Choose another --port, or 0 for a free one.",
+            f"The devnet can't keep its tasks in {db}: {error}",
+            money="",
+            next_step="Choose another --db, in a folder that is there and can be written.",
+        ) from None
+    except OSError as error:
+        # asyncio's own words repeat the address; a name that is unknown has no number of the system.
+        is_numbered = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0).lower() if is_numbered else error.strerror or error
+        raise ConfigurationError(
+            f"The devnet can't listen on {host}:{port}: {reason}",
+            money="",
+            next_step="Choose another --port (0 takes a free one) or --host.",
         ) from None
     return ExitCode.DONE
 
@@ -114,6 +128,8 @@ def miner(
     from ..devnet.server import run_miner
 
     screen = Screen(json=as_json)
+    if not _answers(sequencer):
+        screen.warn(f"nobody answers at {sequencer} now; the miners go on asking")
     options: dict[str, Any] = {}
     what = "LANCZOS and test cards"
     if comfyui is not None:
@@ -140,6 +156,26 @@ def miner(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     return ExitCode.DONE
+
+
+def _answers(url: str) -> bool:
+    """Whether somebody listens at an address.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host, port = None, 0
+    if not host or not is_url(url):
+        raise typer.BadParameter(f"{url} is not an http:// or https:// address", param_hint="--sequencer")
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _comfyui_options(url: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def cancel(
             document: dict[str, Any] = {"task_id": known_as, "msg": None, "state": None, "error": None}
             try:
                 document |= await _cancel(client, known_as, entry, task)
-                screen.say(f"task {document['task_id']}: {document['state'] or document['msg']}")
+                screen.say(f"task {document['task_id']}: {_outcome(document, entry)}")
                 codes.append(ExitCode.DONE)
             except XaloraError as error:
                 document["error"] = error_fields(error)
@@ -197,6 +197,12 @@ def _forget(journal: Journal, entry: Entry, *, force: bool) -> None:
             money=NOTHING_CHARGED,
             next_step="Wait until that has ended.",
         )
+
+
+def _outcome(document: dict[str, Any], before: Entry | None) -> str:
+    """How a cancel came out; that a task has ended well is no word for a cancel."""
+    state = str(document["state"] or document["msg"])
+    return f"nothing to cancel, {state} before" if before is not None and not before.is_open else state
 
 
 async def _cancel(
