@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import SecretStr
 
 from xalora_client.config import Settings
@@ -21,6 +23,7 @@ from xalora_client.media.delivery import (
     choose_delivery,
 )
 from xalora_client.media.inputs import PreparedImage, prepare_image
+from xalora_client.media.sniff import MediaKind
 
 
 def noise(side: int = 64) -> PreparedImage:
@@ -61,6 +64,23 @@ async def test_too_large_an_image_names_both_ways_out() -> None:
     assert "XALORA_STORE_URL" in message
     assert "XALORA_INLINE_LIMIT" in message
     assert NOTHING_CHARGED in message
+
+
+async def test_a_small_file_that_became_a_large_png_is_told_how_to_stay_small() -> None:
+    """A phone's upright photograph, which EXIF turns."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noisy = np.random.default_rng(0).normal(128, 20, (96, 64, 3)).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noisy).save(file, "JPEG", quality=60, exif=exif)
+    image = prepare_image(file.getvalue())
+    assert (image.kind, image.given_bytes) == (MediaKind.PNG, len(file.getvalue()))
+    with pytest.raises(InputTooLargeError, match="saved upright as JPEG") as caught:
+        await InlineDelivery(len(file.getvalue())).deliver(image, lifetime=60)
+    assert "XALORA_STORE_URL" in str(caught.value)
+    with pytest.raises(InputTooLargeError) as caught:
+        await InlineDelivery(len(file.getvalue()) - 1).deliver(image, lifetime=60)
+    assert "upright" not in str(caught.value)
 
 
 async def test_the_settings_choose_the_way() -> None:

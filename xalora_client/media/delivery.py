@@ -109,10 +109,16 @@ class InlineDelivery:
     async def deliver(self, image: PreparedImage, *, lifetime: float) -> DeliveredImage:
         """See :class:`ImageDelivery`; the lifetime does not matter here."""
         if len(image.data) > self.limit_bytes:
+            smaller = ""
+            if image.given_bytes is not None and image.given_bytes <= self.limit_bytes:
+                smaller = (
+                    f"It was given in {_megabytes(image.given_bytes)} MB and became a PNG, which keeps "
+                    "each pixel; saved upright as JPEG (no EXIF rotation), it goes as it is. Or: "
+                )
             raise InputTooLargeError(
                 f"The input image takes {_megabytes(len(image.data))} MB as {image.kind.name}, more than the "
                 f"{_megabytes(self.limit_bytes)} MB that are sent inside a request",
-                next_step="Set XALORA_STORE_URL to an S3-compatible store of your own "
+                next_step=f"{smaller}Set XALORA_STORE_URL to an S3-compatible store of your own "
                 "(pip install xalora[s3]), or raise XALORA_INLINE_LIMIT.",
             )
         return DeliveredImage(InlineImage(image.kind.media_type, image.data))

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -53,8 +53,9 @@ class PreparedImage:
         kind: ``MediaKind.PNG`` or ``MediaKind.JPEG``.
         width: Pixels, as a viewer shows it (EXIF rotation applied).
         height: Pixels.
-        pixel_digest: SHA-256 (hex) over the decoded pixels and their shape. The same 8-bit pixels give the
-            same digest whether they came as a file, a Pillow image or an array.
+        pixel_digest: SHA-256 (hex) over the decoded pixels, their shape and their colour profile, if any. The
+            same 8-bit pixels give the same digest whether they came as a file, a Pillow image or an array.
+        given_bytes: The size of the file it was given as, where that could not be sent as it was.
     """
 
     data: bytes
@@ -62,6 +63,7 @@ class PreparedImage:
     width: int
     height: int
     pixel_digest: str
+    given_bytes: int | None = None
 
     def __repr__(self) -> str:
         return f"PreparedImage({self.kind.name}, {self.width}x{self.height}, {len(self.data)} bytes)"
@@ -124,8 +126,8 @@ def _from_bytes(data: bytes) -> PreparedImage:
         strip = _STRIPPERS.get(kind)
         if strip is not None and stored_orientation(data) == 1:
             return _prepared(strip(data), kind, pixels)
-        return _encoded(pixels)
-    return _from_pillow(_open_other(data))
+        return replace(_encoded(pixels), given_bytes=len(data))
+    return replace(_from_pillow(_open_other(data)), given_bytes=len(data))
 
 
 _STRIPPERS: dict[MediaKind, Callable[[bytes], bytes]] = {
@@ -253,4 +255,6 @@ def _digest(pixels: Pixels) -> str:
         if pixels.maximum != 255:
             rows = rows.astype("<u2")
         digest.update(np.ascontiguousarray(rows).data)
+    if pixels.icc_profile is not None:
+        digest.update(hashlib.sha256(pixels.icc_profile).digest())
     return digest.hexdigest()
