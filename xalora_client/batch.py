@@ -45,6 +45,7 @@ class ImageBatch:
 
         Raises:
             ResultFormatError: A file is not an image this package can read, or the result is a video.
+            ResultDownloadError: A file is no longer there.
         """
         with told_of(result):
             files = image_files(result.files)

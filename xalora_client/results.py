@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from .errors import (
     MADE_HERE,
     STILL_RETRIEVABLE,
+    ResultDownloadError,
     ResultFormatError,
     ResultLocationError,
     XaloraError,
@@ -157,6 +158,7 @@ class RunResult:
 
         Raises:
             ResultFormatError: The files are not images this package can read.
+            ResultDownloadError: They are no longer there.
         """
         from .media.files import decode_files
 
@@ -171,6 +173,7 @@ class RunResult:
 
         Raises:
             ResultFormatError: The result is not a video.
+            ResultDownloadError: Its files are no longer there.
         """
         from .media.files import open_as_video
 
@@ -183,6 +186,14 @@ def told_of(result: RunResult) -> Iterator[None]:
     """Have an error about a result's files say whose they are, and how to get others."""
     try:
         yield
+    except OSError as error:
+        raise ResultDownloadError(
+            f"The result {result.files[0]} can't be read any more: {error.strerror or error}",
+            money=MADE_HERE if result.task_id is None else STILL_RETRIEVABLE,
+            next_step="Ask for the same work again: it is fetched anew, as long as the network has it.",
+            task_id=result.task_id,
+            job_id=result.job_id,
+        ) from error
     except ResultFormatError as error:
         error.job_id, error.task_id = result.job_id, result.task_id
         if result.task_id is None:

@@ -271,6 +271,15 @@ def test_gray_has_the_digest_of_its_three_channels() -> None:
     assert len({prepare_image(form).pixel_digest for form in forms}) == 1
 
 
+@pytest.mark.parametrize("format_name", ["WEBP", "GIF"])
+def test_an_animation_is_refused_rather_than_cut_to_its_first_frame(format_name: str) -> None:
+    frames = [photo().crop((place, 0, place + 40, 30)) for place in range(3)]
+    data = saved(frames[0], format_name, save_all=True, append_images=frames[1:])
+    with pytest.raises(InputImageError, match="an animation of 3 frames, and a task takes one image"):
+        prepare_image(data)
+    prepare_image(saved(frames[0], format_name))
+
+
 def test_a_colour_profile_is_part_of_the_work() -> None:
     image = photo()
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

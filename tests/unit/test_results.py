@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xalora_client import ResultFormatError, ResultLocationError, RunResult
+from xalora_client import ImageBatch, ResultDownloadError, ResultFormatError, ResultLocationError, RunResult
 from xalora_client.results import miner_of, resolve_reference, result_references
 
 
@@ -98,6 +98,20 @@ def test_images_of_a_gif_are_all_its_frames_and_have_alpha_where_it_is_seen(tmp_
     images = animation(tmp_path / "b.gif", holes, disposal=2).images
     assert images.shape == (2, 5, 7, 4)
     assert (images[0, :2, :, 3].max(), images[0, 2:, :, 3].min()) == (0, 1)
+
+
+def test_a_still_gif_has_alpha_only_where_it_is_seen(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(tmp_path / "a.gif")
+    assert RunResult((tmp_path / "a.gif",), "xalora", "job-1").images.shape == (1, 3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "look", [lambda one: one.images, lambda one: one.video, lambda one: ImageBatch(1).add(0, one)]
+)
+def test_a_kept_file_that_was_removed_is_told_with_its_task(tmp_path: Path, look: Any) -> None:
+    with pytest.raises(ResultDownloadError, match=r"a\.png can't be read any more.*fetched anew") as caught:
+        look(RunResult((tmp_path / "a.png",), "xalora", "job-1", task_id="t1"))
+    assert caught.value.task_id == "t1"
 
 
 def test_a_still_image_is_no_video_and_the_error_says_whose_it_is(tmp_path: Path) -> None:

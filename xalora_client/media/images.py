@@ -192,9 +192,10 @@ def read_header(source: ImageSource) -> ImageHeader:
         width, height = height, width
     if kind not in _ANIMATIONS:
         return ImageHeader(kind, width, height, _has_alpha(image))
-    # Of a GIF only the frames themselves tell, since each has a palette of its own.
-    may_have_alpha = kind is MediaKind.GIF or _has_alpha(image)
-    return ImageHeader(kind, width, height, may_have_alpha, _frame_count(image, kind, data))
+    frames = _frame_count(image, kind, data)
+    # Of a moving GIF only the frames themselves tell, since each has a palette of its own.
+    may_have_alpha = _has_alpha(image) or (kind is MediaKind.GIF and frames > 1)
+    return ImageHeader(kind, width, height, may_have_alpha, frames)
 
 
 def stored_orientation(data: bytes) -> int:

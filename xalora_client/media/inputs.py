@@ -27,6 +27,7 @@ from .images import (
     check_pixel_count,
     exif_orientation,
     pixels_of,
+    read_header,
     read_pixels,
     stored_orientation,
 )
@@ -122,6 +123,12 @@ def _from_bytes(data: bytes) -> PreparedImage:
         raise BrokenMediaError("it is empty")
     kind = sniff(data[:SNIFF_BYTES])
     if kind in {MediaKind.PNG, MediaKind.JPEG, MediaKind.WEBP, MediaKind.ANIMATED_WEBP, MediaKind.GIF}:
+        frames = read_header(data).frames
+        if frames > 1:
+            raise _refusal(
+                f"The input image is an animation of {frames} frames, and a task takes one image",
+                "Give its frames as images, each to a task of its own.",
+            )
         pixels = read_pixels(data)
         strip = _STRIPPERS.get(kind)
         if strip is not None and stored_orientation(data) == 1:
