@@ -73,6 +73,8 @@ InputT = TypeVar("InputT")
 
 SYSTEM_USER = "xalora"
 
+_NO_TAGS = str.maketrans("<>", "\u2039\u203a")
+
 
 # --- interrupting -----------------------------------------------------------------------------------------
 
@@ -180,7 +182,8 @@ def progress_bar(total: float, node_id: str) -> ProgressBar:
 def send_progress_text(text: str, node_id: str) -> None:
     """Show one line of text on the node `node_id`, to the browser that queued the running prompt."""
     server = prompt_server()
-    server.send_progress_text(text, node_id, server.client_id)
+    # Older frontends take it for HTML, newer ones for text, and what miners say is part of it.
+    server.send_progress_text(text.translate(_NO_TAGS), node_id, server.client_id)
 
 
 def prompt_server() -> PromptServer:

@@ -30,7 +30,7 @@ def test_settings_count_without_a_restart(bench: Workbench) -> None:
     bench.shot("settings")
     dialog.get_by_role("switch", name="Reuse kept results").click()
     wait_for(bench, "Xalora.Reuse", False)
-    dialog.get_by_text("When unavailable").click()
+    dialog.get_by_text("On outage", exact=True).click()
     bench.page.get_by_role("option", name="On any failure").click()
     wait_for(bench, "Xalora.Fallback", "on_any_failure")
     assert in_force(bench)["Xalora.Fallback"]["source"] == "ComfyUI's settings"

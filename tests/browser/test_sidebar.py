@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from workbench import Workbench
 
 MANY = 5000
+NO_TAGS = str.maketrans("<>", "\u2039\u203a")
 
 # The relative luminance of WCAG; what lies behind a text is the nearest ancestor with a colour of its own.
 CONTRASTS = """() => {
@@ -135,7 +136,20 @@ def test_results_are_viewed(seeded: Workbench) -> None:
     seeded.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
 
+    # To the last one by its button, which ends as a disabled one; the arrows still lead back.
+    seeded.row("kept").nth(3).locator(".xalora-task-main").click()
+    forth = viewer.get_by_role("button", name="Next task")
+    forth.focus()
+    while forth.is_enabled():
+        seeded.page.keyboard.press("Enter")
+    last = viewer.get_by_role("heading").inner_text()
+    seeded.page.keyboard.press("ArrowLeft")
+    expect(viewer.get_by_role("heading")).not_to_have_text(last)
+    seeded.page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+
     seeded.row("unknown").locator(".xalora-task-main").click()
+    expect(viewer.locator(".xalora-stage")).to_have_text("No result")
     expect(viewer).to_contain_text("Then queue the graph again")
     seeded.shot("viewer-unknown", themes=["dark"])
 
@@ -190,6 +204,37 @@ def test_a_task_is_forgotten(seeded: Workbench) -> None:
     assert len(seeded.tasks()) == 9
     # The focus is where the row was, not lost.
     expect(seeded.rows.nth(5).locator(".xalora-task-main")).to_be_focused()
+
+
+def test_words_of_others_are_never_markup(seeded: Workbench) -> None:
+    """A prompt may come with somebody's workflow, a miner's name with its result, a message from anywhere."""
+    page = seeded.page
+    seeded.input_image("spoken-of.png", time.monotonic_ns() % 1_000_000 * 4)
+    seeded.build(
+        [("LoadImage", {"image": "spoken-of.png"}), ("XaloraUpscaleImage", {}), ("PreviewImage", {})],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+    seeded.run()
+    seeded.wait_ended()
+    said = "<img src=nowhere onerror='window.xaloraSpoiled = true'>"
+    seeded.have_said(said)
+    seeded.comfyui.clear_cache()
+    seeded.run()
+    seeded.wait_ended()
+    lines = page.evaluate("() => app.graph.nodes[1].widgets.map((widget) => String(widget.value))")
+    assert any("(kept result" in line for line in lines), lines
+
+    seeded.open_panel()
+    expect(seeded.rows.filter(has_text=said)).to_have_count(11)
+    for state in ("kept", "failed", "unknown"):
+        seeded.row(state).first.locator(".xalora-task-main").click()
+        viewer = page.get_by_role("dialog")
+        expect(viewer.get_by_role("heading")).to_have_text(said)
+        page.keyboard.press("Escape")
+        expect(viewer).to_be_hidden()
+    expect(page.locator("img[src='nowhere']")).to_have_count(0)
+    assert page.evaluate("() => window.xaloraSpoiled") is None
+    assert any(f"miner {said.translate(NO_TAGS)} (kept result" in line for line in lines), lines
 
 
 def test_an_empty_list_says_what_to_do(bench: Workbench) -> None:

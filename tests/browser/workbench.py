@@ -193,7 +193,7 @@ class Workbench:
     def forget_all(self) -> None:
         """Empty the journal."""
         with self._journal() as connection:
-            for table in ("entries", "tickets", "durations"):
+            for table in ("entries", "tickets", "past_runs"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
 
@@ -207,6 +207,16 @@ class Workbench:
             connection,
         ):
             yield connection
+
+    def have_said(self, text: str) -> None:
+        """Have all that comes from prompts, miners and the network be this text, in every task."""
+        with self._journal() as connection:
+            connection.execute(
+                "UPDATE entries SET label = ?1, error = ?1, miner = iif(miner IS NULL, NULL, ?1),"
+                " version = (SELECT value + 1 FROM counters WHERE name = 'version')",
+                (text,),
+            )
+            connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
 
     def unkeep(self) -> None:
         """Have every kept task as its process would have left it by dying before the result came."""

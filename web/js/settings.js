@@ -26,7 +26,7 @@ const SETTINGS = [
   {
     id: 'Xalora.MaxInFlight',
     group: 'Tasks',
-    name: 'Images in flight',
+    name: 'Tasks in flight',
     tooltip: 'Tasks of one batch in the network at the same time.',
     type: 'slider',
     attrs: { min: 1, max: 64, step: 1 }

@@ -90,7 +90,8 @@ export function createTaskView(context) {
       const now = context.now()
       const words = lineOf(row, now, t)
       setText(line, words)
-      setAttribute(line, 'title', row.group === 'failed' ? words : null)
+      // Not while it counts the seconds: a tooltip that changes flickers.
+      setAttribute(line, 'title', toneOf(row) === 'busy' ? null : words)
       setText(age, row.group === 'active' ? '' : ageOf(row, now, t))
       setAttribute(main, 'aria-label', [titleOf(row, t), kindOf(row, t), stateOf(row, t), words].join(', '))
       setAttribute(element, 'aria-posinset', index + 1)

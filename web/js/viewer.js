@@ -68,6 +68,8 @@ export function openViewer(row, context) {
     }
     setText(dialog.querySelector('.xalora-dialog-title'), titleOf(row, t))
     fill(side, ...details())
+    // A button that has just been disabled takes the arrow keys with it.
+    if (document.activeElement?.disabled) (next.disabled ? previous : next).focus()
   }
 
   function details() {
@@ -144,7 +146,7 @@ function mediaOf(row, index, service, t) {
     'div',
     { class: 'xalora-stage-empty' },
     picture ? make('img', { class: 'xalora-media xalora-media-input', src: picture, alt: t('viewer.input') }) : icon(iconOf(row)),
-    make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : 'viewer.noResult') })
+    make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : row.group === 'active' ? 'viewer.noResultYet' : 'viewer.noResult') })
   )
 }
 
