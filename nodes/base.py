@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from . import compat
+from . import compat, runner
 from .compat import io
 from .fallback import Expansion, Place
 from .freshness import freshness, key_of
-from .runner import HandedOver
+from .runner import HandedOver, RunOptions, Sink
+
+if TYPE_CHECKING:
+    from ..xalora_client.tasks import WorkflowTask
+
+ValueT = TypeVar("ValueT")
 
 CATEGORY = "Xalora"
 
@@ -37,6 +44,18 @@ class XaloraNode(io.ComfyNode):
         inputs = cls._inputs()
         constants = {name: None if compat.is_link(value) else value for name, value in inputs.items()}
         return key_of(cls.NODE_ID, constants)
+
+    @classmethod
+    async def run_tasks(
+        cls, tasks: Sequence[WorkflowTask], options: RunOptions, sink: Sink[ValueT], noun: str = "image"
+    ) -> ValueT | HandedOver:
+        """The executing node's :func:`.runner.run`."""
+        with freshness.attempt(cls.cache_key()) as attempt:
+            options = replace(options, reuse_among=attempt.earlier)
+            made = await runner.run(cls.node_id(), tasks, options, sink, attempt.learned, noun)
+            if not isinstance(made, HandedOver) or made.error is None:
+                attempt.completed()
+        return made
 
     @classmethod
     def place(cls) -> Place:

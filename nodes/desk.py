@@ -211,7 +211,8 @@ class Desk:
             entries = await asyncio.to_thread(client.journal.entries, states=GROUPS["active"])
             rows = await asyncio.to_thread(self.rows, client.journal, url, entries)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
-        await asyncio.gather(*withdrawing, return_exceptions=True)
+        if withdrawing:
+            await asyncio.wait(withdrawing)
         return {"canceled": sum(ended) + len(withdrawing), "failed": failed}
 
     async def resume(self, entry_id: int) -> dict[str, Any]:

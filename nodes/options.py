@@ -100,7 +100,8 @@ def money_inputs() -> list[io.Input]:
                 default=True,
                 optional=True,
                 tooltip="Take a kept result of the same work, or a task that is already under way. "
-                "Off: each run sends a new task, which is paid for.",
+                "Off: each run sends a new task, which is paid for, except where a failed run has left one "
+                "behind.",
             )
         ),
         advanced(

@@ -108,6 +108,7 @@ async def run(
     tasks: Sequence[WorkflowTask],
     options: RunOptions,
     sink: Sink[ValueT],
+    on_submitted: Callable[[str], None],
     noun: str = "image",
 ) -> ValueT | HandedOver:
     """Do a node's tasks; called in the prompt's loop, which may be blocked meanwhile.
@@ -117,6 +118,7 @@ async def run(
         tasks: In the order of the results.
         options: How.
         sink: Decodes the results.
+        on_submitted: Told each task id as soon as it is known, on the bridge's loop, perhaps more than once.
         noun: What a task makes, for messages.
 
     Raises:
@@ -124,7 +126,7 @@ async def run(
         XaloraError: Some work could not be done.
     """
     interrupt = Interrupt()
-    work = _Running(node_id, len(tasks), options, noun, interrupt, sink, tasks)
+    work = _Running(node_id, len(tasks), options, noun, interrupt, sink, tasks, on_submitted)
     return await bridge.run(interrupt.guard(work.execute(), work.stop_showing))
 
 
@@ -200,6 +202,7 @@ class _Work(Generic[ItemT, ValueT]):
         noun: str,
         interrupt: Interrupt,
         tasks: Sequence[WorkflowTask] = (),
+        on_submitted: Callable[[str], None] | None = None,
     ) -> None:
         self.node_id = node_id
         self.options = options
@@ -207,6 +210,7 @@ class _Work(Generic[ItemT, ValueT]):
         self._total = total
         self._noun = noun
         self._tasks = tasks
+        self._on_submitted = on_submitted
         self._began = monotonic()
         self._progress = NodeProgress(total, self._began)
         self._reporter = Reporter(node_id, self._progress)
@@ -355,9 +359,17 @@ class _Work(Generic[ItemT, ValueT]):
         return note
 
     def _learned(self, index: int, task_id: str) -> None:
-        """The network has accepted this task, just now or some time ago."""
+        """The network has accepted this task, just now or some time ago.
+
+        Told with its first event, not with the call's end: a cancelled one has none, and its task is accepted
+        all the same.
+        """
+        if self._open_ids.get(index) == task_id:
+            return
         self._open_ids[index] = task_id
         self._origins.sent(index)
+        if self._on_submitted is not None:
+            self._on_submitted(task_id)
 
     def _log_what_is_left(self) -> None:
         """Say what becomes of tasks that are paid for and that nobody waits for any more."""
@@ -385,8 +397,9 @@ class _Running(_Work["RunResult", ValueT]):
         interrupt: Interrupt,
         sink: Sink[ValueT],
         tasks: Sequence[WorkflowTask],
+        on_submitted: Callable[[str], None],
     ) -> None:
-        super().__init__(node_id, total, options, noun, interrupt, tasks)
+        super().__init__(node_id, total, options, noun, interrupt, tasks, on_submitted)
         self._sink = sink
 
     async def _do(self, client: AsyncXalora, index: int) -> RunResult:
@@ -470,19 +483,6 @@ class _Submitting(_Work[str, "list[str]"]):
 
     done_word = "submitted"
 
-    def __init__(
-        self,
-        node_id: str,
-        total: int,
-        options: RunOptions,
-        noun: str,
-        interrupt: Interrupt,
-        tasks: Sequence[WorkflowTask],
-        on_submitted: Callable[[str], None],
-    ) -> None:
-        super().__init__(node_id, total, options, noun, interrupt, tasks)
-        self._on_submitted = on_submitted
-
     async def _do(self, client: AsyncXalora, index: int) -> str:
         handle = await client.submit(
             self._tasks[index],
@@ -494,14 +494,9 @@ class _Submitting(_Work[str, "list[str]"]):
         )
         return handle.task_id
 
-    def _learned(self, index: int, task_id: str) -> None:
-        super()._learned(index, task_id)
-        # Not only with the call's end: an interrupted one has none, and its task is accepted all the same.
-        self._on_submitted(task_id)
-
     async def _take(self, index: int, item: str) -> None:
         # A kept result answers without an event.
-        self._on_submitted(item)
+        self._learned(index, item)
 
     async def _value(self, items: Sequence[str]) -> list[str]:
         return list(items)

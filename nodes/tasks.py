@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
@@ -84,12 +85,17 @@ class _SubmitNode(XaloraNode):
     ) -> io.NodeOutput:
         key, prompt_id, interrupt = cls.cache_key(), compat.executing_prompt_id(), Interrupt()
 
-        def note(task_id: str) -> None:
-            submissions.submitted(prompt_id, task_id, interrupt)
-            freshness.submitted(key, task_id)
-
         async with _canceled_if_interrupted():
-            task_ids = await runner.submit(cls.node_id(), tasks, options.run_options(widgets), note)
+            with freshness.attempt(key) as attempt:
+
+                def note(task_id: str) -> None:
+                    submissions.submitted(prompt_id, task_id, interrupt)
+                    attempt.learned(task_id)
+
+                how = replace(options.run_options(widgets), reuse_among=attempt.earlier)
+                task_ids = await runner.submit(cls.node_id(), tasks, how, note)
+                attempt.completed()
+        freshness.submitted(key, task_ids)
         submitted = Submitted(kind=kind, tasks=[])
         for index, task_id in enumerate(task_ids):
             task = SubmittedTask(index=index, task_id=task_id)

@@ -129,7 +129,7 @@ class XaloraTextToImage(XaloraNode):
     @classmethod
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
-        made = await runner.run(cls.node_id(), tasks, options.run_options(widgets), TensorBatch(len(tasks)))
+        made = await cls.run_tasks(tasks, options.run_options(widgets), TensorBatch(len(tasks)))
         if isinstance(made, runner.HandedOver):
             return cls.expanded(fallback.images_here(cls.place(), made, tasks), made)
         return io.NodeOutput(made)

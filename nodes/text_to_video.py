@@ -91,8 +91,7 @@ class XaloraTextToVideo(XaloraNode):
         cls, prompt: str, seed: int, decode_frames: bool = True, **widgets: Any
     ) -> io.NodeOutput:
         task = video_task(prompt, seed, widgets)
-        made = await runner.run(
-            cls.node_id(),
+        made = await cls.run_tasks(
             [task],
             options.run_options(widgets),
             VideoSink(decode_frames=decode_frames),

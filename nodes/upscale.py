@@ -62,8 +62,7 @@ class XaloraUpscaleImage(XaloraNode):
         cls, image: torch.Tensor, local_model: str = fallback.AUTO, **widgets: Any
     ) -> io.NodeOutput:
         colour, alpha = split_batch(image)
-        made = await runner.run(
-            cls.node_id(),
+        made = await cls.run_tasks(
             upscale_tasks(colour, widgets),
             options.run_options(widgets),
             TensorBatch(len(colour), alpha, keep_alpha=False),

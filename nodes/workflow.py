@@ -111,7 +111,7 @@ class WorkflowNode(XaloraNode):
         run_options = options.run_options(other)
         sockets = {parameter.name: parameter.name for parameter in definition.image_parameters}
         if definition.output_kind == "image":
-            images = await runner.run(cls.node_id(), tasks, run_options, TensorBatch(len(tasks)))
+            images = await cls.run_tasks(tasks, run_options, TensorBatch(len(tasks)))
             if isinstance(images, runner.HandedOver):
                 here = fallback.images_here(cls.place(), images, tasks, sockets=sockets)
                 return cls.expanded(Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)]), images)
@@ -122,8 +122,8 @@ class WorkflowNode(XaloraNode):
                 next_step="Give a single image.",
             )
         frames = other.get("decode_frames", True)
-        video: VideoValue | runner.HandedOver = await runner.run(
-            cls.node_id(), tasks, run_options, VideoSink(decode_frames=frames), noun="video"
+        video: VideoValue | runner.HandedOver = await cls.run_tasks(
+            tasks, run_options, VideoSink(decode_frames=frames), noun="video"
         )
         if isinstance(video, runner.HandedOver):
             here = fallback.video_here(cls.place(), video, tasks[0], decode_frames=frames, sockets=sockets)

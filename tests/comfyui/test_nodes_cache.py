@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from graphs import doubled, dump, fresh, fresh_seed, image, node, noise
 from harness import ComfyUI, SessionDevnet
 
@@ -153,8 +154,64 @@ def test_a_submitted_task_that_is_under_way_is_not_submitted_again(
     }
     first = comfyui.run(prompt)
     assert (first.status, first.error["node_id"]) == ("error", "3")
+    # It runs again, so that this prompt knows of the task, and finds it.
     second = comfyui.run(prompt)
-    assert (second.status, second.cached) == ("error", {"1", "2"})
+    assert (second.status, second.cached) == ("error", {"1"})
+    assert second.texts_of("2")[-1].text == f"submitted: task {devnet.new_task_ids()[0]}"
+    assert devnet.new_stats()["creates"] == 1
+
+
+@pytest.mark.parametrize("class_type", ["XaloraUpscaleImage", "XaloraTextToImage"])
+def test_queued_again_with_reuse_off_what_has_finished_is_not_paid_for_again(
+    comfyui: ComfyUI, devnet: SessionDevnet, class_type: str
+) -> None:
+    """One at a time, so that the first task fails three times, and the other two finish between."""
+    devnet.add_fault("miner:failed:n=1,4,5")
+    options = {"reuse": False, "max_in_flight": 1, "fallback": "never"}
+    prompt = {"1": image(fresh_seed(), batch=3), "2": upscale(**options), "3": dump(["2", 0])}
+    if class_type == "XaloraTextToImage":
+        words = {"prompt": fresh(), "lora_name": "any", "seed": 1, "batch_size": 3}
+        prompt["2"] = node(class_type, **words, **options)
+    first = comfyui.run(prompt)
+    assert first.status == "error"
+    assert "those that are there are not sent again" in first.error["exception_message"]
+    assert devnet.new_stats()["creates"] == 5
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 6
+    # From then on each run sends new tasks, as the user wants it.
+    comfyui.clear_cache()
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 9
+
+
+def test_submitted_again_with_reuse_off_what_has_finished_is_not_paid_for_again(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.add_fault("miner:failed:n=2")
+    prompt = {
+        "1": image(fresh_seed(), batch=3),
+        "2": node("XaloraSubmitUpscale", image=["1", 0], reuse=False),
+        "3": node("XaloraCollect", task=["2", 0]),
+        "4": dump(["3", 0]),
+    }
+    assert comfyui.run(prompt).status == "error"
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 4
+    comfyui.clear_cache()
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 7
+
+
+def test_with_reuse_off_what_was_left_running_is_waited_for(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 3
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": upscale(reuse=False, wait_timeout=1, fallback="never"),
+        "3": dump(["2", 0]),
+    }
+    assert comfyui.run(prompt).status == "error"
+    devnet.wait_for_status(devnet.new_task_ids()[0], "finished")
+    assert comfyui.run(prompt).status == "success"
     assert devnet.new_stats()["creates"] == 1
 
 

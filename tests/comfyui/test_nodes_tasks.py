@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from graphs import create_elsewhere, doubled, dump, fresh, fresh_seed, image, node, noise
 from harness import ComfyUI, SessionDevnet
 from PIL import Image
@@ -264,3 +265,26 @@ def test_the_button_reaches_what_is_just_being_submitted(comfyui: ComfyUI, devne
     assert record.wait().status == "interrupted"
     ended = wait_until_nothing_runs(devnet)
     assert set(ended) == {"canceled"} and ended["canceled"] < 60
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_button_cancels_what_an_earlier_prompt_has_submitted_for_this_one(
+    comfyui: ComfyUI, devnet: SessionDevnet, reuse: bool
+) -> None:
+    """ComfyUI has the Submit node's output in its cache, and no node that looks at it has run."""
+    devnet.task_seconds = 600
+    submitting = {"1": image(fresh_seed()), "2": node("XaloraSubmitUpscale", image=["1", 0], reuse=reuse)}
+    assert comfyui.run(submitting).status == "success"
+    record = comfyui.start(
+        {
+            **submitting,
+            "3": node("XaloraTestBlock", seconds=60, bar=True, value=["2", 0], nonce=fresh()),
+            "4": node("XaloraCollect", task=["3", 0]),
+            "5": dump(["4", 0]),
+        }
+    )
+    record.wait_for("executing", node="3")
+    comfyui.interrupt()
+    assert record.wait().status == "interrupted"
+    assert wait_until_nothing_runs(devnet) == {"canceled": 1}
+    assert devnet.new_stats()["creates"] == 1
