@@ -433,6 +433,27 @@ def test_who_is_attended(journal: Journal) -> None:
     assert [journal.attended(claim.entry.id) for claim in claims] == [1, 0, 1]
 
 
+def test_the_first_ticket_of_an_open_entry_and_its_last_are_changes(journal: Journal) -> None:
+    claim = journal.claim(WORK, job_id="job-1")
+    send(journal, claim)
+    told: list[int] = []
+    journal.subscribe(told.append)
+    seen = journal.version()
+    second = journal.claim(WORK, job_id="job-2")
+    journal.leave(claim.ticket)
+    assert (journal.version(), told) == (seen, [])  # it is looked after as before
+    journal.leave(second.ticket)
+    assert [entry.id for entry in journal.entries(since=seen)] == [claim.entry.id] == told
+    seen = journal.version()
+    third = journal.hold(claim.entry.id)
+    assert [entry.id for entry in journal.entries(since=seen)] == [claim.entry.id]
+    keep(journal, claim.entry)
+    seen = journal.version()
+    journal.leave(third)
+    journal.leave(journal.hold(claim.entry.id))
+    assert journal.version() == seen  # there is nothing left to do or to decide
+
+
 def test_a_ticket_left_for_later_goes_with_the_next_change(journal: Journal) -> None:
     entry = keep(journal, send(journal, journal.claim(WORK, job_id="job-1")))
     before = journal.attended(entry.id)

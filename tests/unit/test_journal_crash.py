@@ -266,6 +266,14 @@ class TestKilled:
         assert not journal.take(joined.ticket)
         assert journal.claim(work(), job_id="job-mine").action == "unknown"
 
+    def test_while_a_task_is_watched_is_a_change_of_the_task(self, start: Start, journal: Journal) -> None:
+        child = start()
+        child.do("c = claim(); journal.sending(1); journal.submitted(1, 'task-1')")
+        seen = journal.version()
+        child.kill()
+        assert journal.attended(1) == 0
+        assert [entry.id for entry in journal.entries(since=seen)] == [1]
+
     def test_while_sending_is_told_to_a_waiting_joiner(self, start: Start, journal: Journal) -> None:
         child = start()
         child.do("c = claim(); journal.sending(c.entry.id)")

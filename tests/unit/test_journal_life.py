@@ -326,7 +326,7 @@ class TestForgetting:
 
     def test_of_all_that_ended_leaves_what_is_open(self, journal: Journal) -> None:
         for number in range(4):
-            claim = journal.claim(WORK, job_id=f"job-{number}", reuse=False)
+            claim = journal.claim(replace(WORK, fingerprint=f"{number:064x}"), job_id=f"job-{number}")
             journal.sending(claim.entry.id)
             if number == 0:
                 journal.not_sent(claim.entry.id, "refused")

@@ -102,17 +102,17 @@ class Transaction:
         return entry_id
 
     def update(self, entry_id: int, **values: Any) -> None:
-        """Sets columns; times are kept from running backwards."""
+        """Sets columns, or none but the version; times are kept from running backwards."""
         times = [name for name in values if name.endswith("_at") and values[name] is not None]
         if times:
             # A wall clock that was set back must not make a task end before it began.
             row = self.row(entry_id)
             floor = max(row[name] or 0.0 for name in ("created_at", "sent_at", "submitted_at", "started_at"))
             values.update({name: max(values[name], floor) for name in times})
+        values["version"] = self._version
         assignments = ", ".join(f"{name} = ?" for name in values)
         self.connection.execute(
-            f"UPDATE entries SET {assignments}, version = ? WHERE id = ?",
-            (*values.values(), self._version, entry_id),
+            f"UPDATE entries SET {assignments} WHERE id = ?", (*values.values(), entry_id)
         )
         self.changed.add(entry_id)
 
@@ -197,6 +197,8 @@ class Transaction:
     def new_ticket(self, entry_id: int) -> str:
         """A ticket of this owner for an entry."""
         ticket = secrets.token_hex(8)
+        if not self.tickets(entry_id):
+            self._note_attendance(entry_id)
         self.connection.execute("INSERT INTO tickets VALUES (?, ?, ?)", (ticket, entry_id, self._owner_id))
         return ticket
 
@@ -244,6 +246,8 @@ class Transaction:
             size = self._results.size(kept_files(row))
             if size != row["size"]:
                 self.update(row["id"], size=size)
+        if not left:
+            self._note_attendance(row["id"])
         return left
 
     def bury(self, is_alive: Callable[[str], bool]) -> None:
@@ -260,7 +264,19 @@ class Transaction:
                 elif row["state"] == TaskState.PREPARED.value and row["in_doubt"]:
                     self.give_up(row, row["error"] or NEVER_SENT)
                 self.update(row["id"], worker=None)
+            held = self.connection.execute(
+                "SELECT DISTINCT entry FROM tickets WHERE owner = ?", (owner,)
+            ).fetchall()
             self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
+            for row in held:
+                if not self.tickets(row["entry"]):
+                    self._note_attendance(row["entry"])
+
+    def _note_attendance(self, entry_id: int) -> None:
+        """Whether an open entry is looked after decides what can be done with it, so that is a change."""
+        row = self.find(entry_id)
+        if row is not None and entry_from_row(row, self._results.root).is_open:
+            self.update(entry_id)
 
     def _owners(self) -> list[str]:
         # From one to the next by the index: SELECT DISTINCT would read every ticket, at every change.
