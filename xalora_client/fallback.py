@@ -71,7 +71,8 @@ async def run_locally(
         name = candidate.engine.name
         # Where the user named the engine, it is what was asked for and nothing to warn of.
         level = logging.WARNING if engine is None else logging.INFO
-        logger.log(level, "%s: running on this machine with the %s engine", reason, name)
+        said = reason if remote_error is None else f"{reason}. {remote_error.money}".rstrip()
+        logger.log(level, "%s Running on this machine with the %s engine.", f"{said.rstrip('.')}.", name)
         tell(FallingBack(job_id=job_id, engine=name, reason=reason))
         try:
             _being_made.add(job_id)

@@ -365,6 +365,16 @@ def test_an_unknown_outcome_exits_with_6_until_it_is_decided(
     assert (stats["creates"], stats["duplicates"]) == (1, 1)
 
 
+def test_work_done_here_after_an_unknown_create_says_what_that_may_cost(
+    cli: Cli, devnet: DevnetThread, photo: Path
+) -> None:
+    devnet.add_fault("task_create:drop_after:n=1")
+    done = cli("upscale", photo)
+    assert done.returncode == 0
+    assert "The task may exist and be charged" in done.stderr
+    assert done.stderr.strip().endswith("Running on this machine with the pillow engine.")
+
+
 def test_of_several_inputs_the_most_serious_counts(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
     photos = [draw(tmp_path / f"{n}.png", n) for n in range(4)]
     devnet.add_fault("task_create:drop_after:n=2")
@@ -598,6 +608,12 @@ def test_a_port_that_is_taken(cli: Cli, devnet: DevnetThread) -> None:
     assert done.returncode == 3
     assert "can't listen" in done.stderr
     assert ": address already in use. Choose" in done.stderr
+
+
+def test_the_demo_names_what_it_was_given(tmp_path: Path) -> None:
+    done = Cli(tmp_path)("demo", "missing.png")
+    assert done.returncode == 2
+    assert "Invalid value for IMAGES: missing.png does not exist" in done.stderr
 
 
 def test_a_database_that_cannot_be_made(tmp_path: Path) -> None:

@@ -144,6 +144,13 @@ def test_an_output_is_a_file_for_one_input_unless_it_is_a_folder(tmp_path: Path)
     assert plan_for_inputs(["1.jpg", "2.jpg"], "made")[1] == Destination(Path("made/2.xalora"))
 
 
+def test_an_output_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert plan_for_inputs(["photo.jpg"], "~/made/") == [Destination(tmp_path / "made" / "photo.xalora")]
+    assert plan_for_names(["fox"], "~/fox.mp4") == [Destination(tmp_path / "fox.mp4", exact=True)]
+
+
 def test_prompts_take_the_first_free_name() -> None:
     Path("a-fox.xalora.mp4").write_bytes(b"")
     assert [place.path.name for place in plan_for_names(["a fox", "A fox!", "a dog"], None)] == [
@@ -269,6 +276,14 @@ def test_names_from_prompts() -> None:
     assert slug("Fuchs im Schnee: größer") == "fuchs-im-schnee-größer"
     assert slug("x" * 100) == "x" * 40
     assert slug("!?") == "xalora"
+    # Windows would write to a device.
+    assert [slug(name) for name in ("Con", "lpt1", "nul!", "contact", "com12")] == [
+        "xalora-con",
+        "xalora-lpt1",
+        "xalora-nul",
+        "contact",
+        "com12",
+    ]
 
 
 def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +291,14 @@ def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch:
     assert short_path(Path("made/photo.png")) == "made/photo.png"
     assert short_path(tmp_path / "photo.png") == "photo.png"
     assert short_path(tmp_path.parent / "other" / "photo.png") == "~/other/photo.png"
+    assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
+
+
+def test_a_path_is_shown_whole_where_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
     assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
 
 

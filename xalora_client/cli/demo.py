@@ -251,7 +251,7 @@ def _between(earlier: dict[str, float], later: dict[str, float], task_id: str | 
 def _photographs(images: Sequence[str] | None) -> list[Photograph]:
     if not images:
         return shipped_photographs()
-    return [Photograph(Path(name), Path(name).name) for name in existing_inputs(images)]
+    return [Photograph(Path(name), Path(name).name) for name in existing_inputs(images, "IMAGES")]
 
 
 def _exhibits(photographs: Sequence[Photograph], output: str) -> list[Exhibit]:

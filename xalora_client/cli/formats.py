@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
+
+_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
+"""What Windows takes for a device, whatever suffix follows."""
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -57,7 +61,10 @@ def counted(number: int, thing: str) -> str:
 def short_path(path: Path) -> str:
     """Relative to the working directory where the file lies below it, else with ``~``, else whole."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links the user chose to name
-    for root, prefix in ((Path.cwd(), ""), (Path.home(), "~/")):
+    roots = [(Path.cwd(), "")]
+    with suppress(RuntimeError):  # a user without a home, as in a container
+        roots.append((Path.home(), "~/"))
+    for root, prefix in roots:
         if path.is_relative_to(root) and path != root:
             return prefix + path.relative_to(root).as_posix()
     return str(path)
@@ -84,4 +91,6 @@ def slug(text: str, limit: int = 40) -> str:
         if len(longer) > limit:
             break
         name = longer
+    if _DEVICES.fullmatch(name):
+        return f"xalora-{name}"
     return name or "".join(words)[:limit] or "xalora"

@@ -108,7 +108,7 @@ def do_pieces(
     return do_jobs(Screen(json=as_json), settings, jobs, force=force, at_once=at_once)
 
 
-def existing_inputs(files: Sequence[str]) -> list[str]:
+def existing_inputs(files: Sequence[str], called: str = "FILES") -> list[str]:
     """The inputs, each once.
 
     Raises:
@@ -117,7 +117,7 @@ def existing_inputs(files: Sequence[str]) -> list[str]:
     for name in files:
         if not is_url(name) and not Path(name).is_file():
             what = "is a folder" if Path(name).is_dir() else "does not exist"
-            raise typer.BadParameter(f"{name} {what}", param_hint="FILES")
+            raise typer.BadParameter(f"{name} {what}", param_hint=called)
     once = {name if is_url(name) else str(Path(name).resolve()): name for name in reversed(files)}
     return list(reversed(once.values()))
 

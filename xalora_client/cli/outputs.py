@@ -67,8 +67,10 @@ def plan_for_inputs(inputs: Sequence[str], output: str | None) -> list[Destinati
 
     Args:
         inputs: Paths or URLs (whose results go into the working directory).
-        output: A file for one input, a folder for several; one that exists or ends in ``/`` is a folder.
+        output: A file for one input, a folder for several; one that exists or ends in ``/`` is a folder. The
+            ``~`` that a shell has left as it is counts as the home folder.
     """
+    output = _at_home(output)
     if output is not None and len(inputs) == 1 and not _names_folder(output):
         return [Destination(Path(output), exact=True)]
     taken: set[str] = set()
@@ -95,6 +97,7 @@ def plan_for_names(names: Sequence[str], output: str | None) -> list[Destination
     Args:
         output: As for :func:`plan_for_inputs`.
     """
+    output = _at_home(output)
     if output is not None and len(names) == 1 and not _names_folder(output):
         return [Destination(Path(output), exact=True)]
     destinations: list[Destination] = []
@@ -219,6 +222,10 @@ def _ordinals() -> Iterator[str]:
     while True:
         yield f"-{number}"
         number += 1
+
+
+def _at_home(output: str | None) -> str | None:
+    return output and os.path.expanduser(output)  # noqa: PTH111  # a Path would lose the slash at the end
 
 
 def _names_folder(output: str) -> bool:
