@@ -1,8 +1,8 @@
 """The client's hold on the journal: asynchronous, and still going when the journal can't be written.
 
-The rule for a journal that fails: where nothing was sent yet and the row stands, the error is raised, since
-sending what the journal can't remember would risk paying twice; everywhere else a warning with the ids goes
-to the log, and the work goes on.
+The rule for a journal that fails: where nothing was sent yet, and the row stands or the journal is merely
+held by another program, the error is raised, since sending what the journal can't remember would risk paying
+twice; everywhere else a warning with the ids goes to the log, and the work goes on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from .config import IfUnknown
 from .durations import PastRun
 from .errors import JournalError
-from .journal import Claim, Entry, Journal, TaskState, Work
+from .journal import BusyJournalError, Claim, Entry, Journal, TaskState, Work
 from .preparation import PreparedTask
 from .results import WorkflowTaskResult
 from .rules import CANCELED, FAILED, FINISHED
@@ -29,6 +30,9 @@ from .threads import off_loop
 logger = logging.getLogger("xalora_client")
 
 T = TypeVar("T")
+
+CLAIM_PATIENCE_SECONDS = 30.0
+"""How long a journal that another program holds is waited for before work is sent."""
 
 WATCH_SECONDS = 0.1
 """How often another process's progress on a shared task is looked at; a read takes microseconds."""
@@ -51,7 +55,12 @@ class Ledger:
         reuse_among: AbstractSet[str],
         if_unknown: IfUnknown,
     ) -> Claim | None:
-        """What to do about the work; None where the journal can't say, and the work goes on without it."""
+        """What to do about the work; None where the journal can't say, and the work goes on without it.
+
+        Raises:
+            JournalError: Another program holds the journal and does not let go. Whether the work is paid for
+                already, it will say a little later; so nothing is sent now.
+        """
         work = Work(
             fingerprint=prepared.fingerprint,
             sequencer_url=sequencer_url,
@@ -70,6 +79,7 @@ class Ledger:
             ),
             lambda claim: claim.ticket,
             f"job {prepared.job_id} goes on unjournaled",
+            patience=CLAIM_PATIENCE_SECONDS,
         )
 
     async def hold(self, entry_id: int) -> str:
@@ -157,7 +167,7 @@ class Ledger:
         try:
             entry = await off_loop(lambda: self.journal.cancel(ticket))
         except JournalError as error:
-            logger.warning("journal: %s - task %s is canceled all the same", error, task_id)
+            logger.warning("journal: %s - task %s is canceled all the same", error.what, task_id)
             return task_id
         return None if entry is None else entry.task_id
 
@@ -254,10 +264,18 @@ class Ledger:
             await self._tolerant(lambda: step(entry_id), told_instead)
 
     async def _with_ticket(
-        self, step: Callable[[], T], ticket_of: Callable[[T], str], told_instead: str
+        self,
+        step: Callable[[], T],
+        ticket_of: Callable[[T], str],
+        told_instead: str,
+        patience: float | None = None,
     ) -> T | None:
         """A step that gives a ticket: a caller cancelled meanwhile does not take it along."""
-        taking = asyncio.ensure_future(self._tolerant(step, told_instead))
+        taking = asyncio.ensure_future(
+            self._tolerant(step, told_instead)
+            if patience is None
+            else self._patient(step, told_instead, patience)
+        )
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -267,15 +285,38 @@ class Ledger:
             raise
 
     async def _leave_stray(self, taking: asyncio.Future[T | None], ticket_of: Callable[[T], str]) -> None:
-        taken = await taking
-        if taken is not None:
-            await self.leave(ticket_of(taken))
+        with contextlib.suppress(JournalError):
+            taken = await taking
+            if taken is not None:
+                await self.leave(ticket_of(taken))
+
+    async def _patient(self, step: Callable[[], T], told_instead: str, patience: float) -> T | None:
+        """A step that waits for other programs to let go of the journal, for so many seconds in all."""
+        began = monotonic()
+
+        def unless_held() -> T | BusyJournalError:
+            try:
+                return step()
+            except BusyJournalError as error:
+                return error
+
+        while True:
+            taken = await self._tolerant(unless_held, told_instead)
+            if not isinstance(taken, BusyJournalError):
+                return taken
+            if monotonic() - began >= patience:
+                raise BusyJournalError(
+                    f"{taken.what}, again and again for {patience:g} s",
+                    next_step="Close the program that holds it, then try again.",
+                ) from taken
+            logger.info("journal: %s - trying again", taken.what)
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def _tolerant(self, step: Callable[[], T], told_instead: str) -> T | None:
         try:
             return await off_loop(step)
         except JournalError as error:
-            logger.warning("journal: %s - %s", error, told_instead)
+            logger.warning("journal: %s - %s", error.what, told_instead)
             return None
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from xalora_client import (
     UpscalerTask,
 )
 from xalora_client.devnet import Devnet
-from xalora_client.journal import Journal, TaskState
+from xalora_client.journal import Claim, Journal, TaskState
 
 Note = Callable[[str, str], None]
 
@@ -29,9 +32,18 @@ def task(index: int) -> UpscalerTask:
     return UpscalerTask(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
-async def test_a_locked_journal_is_named_and_the_work_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, note: Note
+async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
+    asked_again = threading.Event()
+    claims, claim = count(1), Journal.claim
+
+    def counted(self: Journal, *arguments: Any, **options: Any) -> Claim:
+        if next(claims) == 3:
+            asked_again.set()
+        return claim(self, *arguments, **options)
+
+    monkeypatch.setattr(Journal, "claim", counted)
     path = tmp_path / "journal.sqlite3"
     with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
         async with (
@@ -40,17 +52,40 @@ async def test_a_locked_journal_is_named_and_the_work_goes_on(
         ):
             blocker = sqlite3.connect(path, isolation_level=None)
             blocker.execute("BEGIN EXCLUSIVE")
-            with caplog.at_level(logging.WARNING, logger="xalora_client"):
-                result = await client.run(task(1), reuse=True, fallback="never")
+            running = asyncio.create_task(client.run(task(1), reuse=True, fallback="never"))
+            assert await asyncio.to_thread(asked_again.wait, 20)
+            assert devnet.stats()["creates"] == 0
             blocker.execute("ROLLBACK")
             blocker.close()
+            result = await running
             assert result.images.shape == (1, 16, 16, 3)
-            assert result.job_id in caplog.text
-            assert "locked" in caplog.text
+            assert journal.by_job_id(result.job_id) is not None
+            assert (await client.run(task(1), reuse=True, fallback="never")).reused
+            assert devnet.stats()["creates"] == 1
+    note("(d) journal locked for a while", "waited for, then sent once and journaled")
+
+
+async def test_nothing_is_sent_past_a_journal_that_stays_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
+) -> None:
+    monkeypatch.setattr("xalora_client.ledger.CLAIM_PATIENCE_SECONDS", 0.3)
+    path = tmp_path / "journal.sqlite3"
+    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            blocker = sqlite3.connect(path, isolation_level=None)
+            blocker.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(JournalError, match=r"locked.*nothing was charged.*try again"):
+                await client.run(task(1), reuse=True, fallback="never")
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            assert devnet.stats()["creates"] == 0
             # With the lock gone, the journal is used again.
-            await client.run(task(2), reuse=True, fallback="never")
+            await client.run(task(1), reuse=True, fallback="never")
             assert journal.count(states=[TaskState.KEPT]) == 1
-    note("(d) journal locked", "result delivered, job id in the log, journal used again after it")
+    note("(d) journal locked for good", "JournalError, nothing sent; sent once it was free")
 
 
 async def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path, note: Note) -> None:

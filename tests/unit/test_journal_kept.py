@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import Entry, Journal, TaskState, Work
+from xalora_client.journal.kept import KeptFile, KeptResults
 
 LIMIT = 300
 
@@ -200,3 +201,31 @@ def test_names_come_from_the_job_and_stay_inside_the_folder(journal: Journal) ->
     claim = journal.claim(work(1), job_id="../../etc/Über job-0123456789")
     stem = journal.result_stem(claim.entry)
     assert stem == journal.results_dir / "etc_ber_job-0123456789-1"
+
+
+def test_many_go_though_a_few_at_a_time(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results") as journal:
+        for number in range(50):
+            keep(journal, number)
+        journal.results_limit_bytes = 300
+        assert len(journal.evict()) == 47
+        assert with_files(journal) == {48, 49, 50}
+
+
+def test_others_can_write_while_the_files_of_forgotten_entries_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, results = tmp_path / "journal.sqlite3", tmp_path / "results"
+    with Journal.open(path, results) as journal, Journal.open(path, results, busy_seconds=0.0) as other:
+        for number in range(3):
+            keep(journal, number)
+        original, written = KeptResults.remove, []
+
+        def remove(self: KeptResults, files: Sequence[KeptFile]) -> bool:
+            written.append(other.claim(work(99), job_id="job").entry.id)
+            return original(self, files)
+
+        monkeypatch.setattr(KeptResults, "remove", remove)
+        assert journal.forget_ended() == 3
+        assert len(written) == 3
+        assert list(results.iterdir()) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .database import CorruptJournalError
+from .database import BusyJournalError, CorruptJournalError
 from .recovery import open_or_memory
 from .rows import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
@@ -12,6 +12,7 @@ __all__ = [
     "ENDED",
     "OPEN",
     "Action",
+    "BusyJournalError",
     "Claim",
     "CorruptJournalError",
     "Entry",

@@ -19,6 +19,10 @@ class CorruptJournalError(JournalError):
     """The file is not a journal, or a broken one."""
 
 
+class BusyJournalError(JournalError):
+    """Another program holds the journal; a moment later it can be used again."""
+
+
 class Database:
     """The connection to `path` (None: in memory), shared by threads; every use holds `lock`."""
 
@@ -179,7 +183,7 @@ class Database:
                 next_step="It is moved aside and a new one begun when it is opened next.",
             )
         if "locked" in text or "busy" in text:
-            return JournalError(
+            return BusyJournalError(
                 f"The journal {self._name} was locked by another program for {self._busy_seconds:g} s",
                 money=money,
                 next_step="Close the program that holds it, or try again.",

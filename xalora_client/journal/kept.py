@@ -71,10 +71,14 @@ class KeptResults:
                     return False
         return True
 
-    def remove_partial(self, stem: Path) -> None:
-        """Removes unfinished downloads under `stem`."""
-        for path in self.root.glob(f"{stem.name}[.-]*part*"):
-            self.remove([(path.name, 0)])
+    def remove_all(self, of_entries: Sequence[tuple[str, Sequence[KeptFile]]]) -> None:
+        """Removes the files of entries that are gone, given by the names of their stems, and what was begun."""
+        if not of_entries:
+            return
+        partial = [path.name for path in self.root.glob("*part*")]
+        for stem, files in of_entries:
+            begun = [name for name in partial if name.startswith((f"{stem}.", f"{stem}-"))]
+            self.remove([*files, *((name, 0) for name in begun)])
 
     def _path(self, name: str) -> Path:
         return self.root / PurePosixPath(name)

@@ -33,6 +33,8 @@ MAY_BE_CHARGED = "Its create may have been charged; nothing is sent again by its
 WAS_PAID = "The task was paid for."
 AT_NETWORK = (TaskState.SUBMITTED, TaskState.CANCEL_PENDING)
 
+EVICTED_AT_ONCE = 20
+
 Listener = Callable[[int], None]
 
 
@@ -567,7 +569,9 @@ class Journal:
         An entry that is not ended is removed too: its ids go to the log, and a task of it runs on unseen.
         """
         with self._change(settled=True) as change:
-            return self._remove(change, change.row(entry_id))
+            removed = self._remove(change, change.row(entry_id))
+        self._results.remove_all(change.left_behind)
+        return removed
 
     def forget_ended(self) -> int:
         """Removes all entries that have ended or were given up, with their files; how many those were."""
@@ -576,7 +580,9 @@ class Journal:
             rows = change.connection.execute(
                 f"SELECT * FROM entries {clause} OR forgotten = 1", values
             ).fetchall()
-            return sum(self._remove(change, row) for row in rows)
+            removed = sum(self._remove(change, row) for row in rows)
+        self._results.remove_all(change.left_behind)
+        return removed
 
     def evict(self) -> list[int]:
         """Brings the kept results under their limit; the entries that lost their files.
@@ -584,23 +590,30 @@ class Journal:
         The least recently used go first. Never those in somebody's hands, and never one that was paid for
         and not yet delivered: it may be the only copy.
         """
-        if self.results_limit_bytes is None or self._kept_size() <= self.results_limit_bytes:
-            return []
         evicted: list[int] = []
-        with self._change(settled=True) as change:
-            total = self._kept_size()
-            rows = change.connection.execute(
-                "SELECT id, size, files FROM entries WHERE size > 0 AND delivered = 1 AND state = ?"
-                " AND NOT EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) ORDER BY used",
-                (TaskState.KEPT.value,),
-            ).fetchall()
-            for row in rows:
-                if total <= self.results_limit_bytes:
-                    break
-                if self._results.remove(kept_files(row)):
-                    change.update(row["id"], files="[]", size=0)
-                    total -= row["size"]
-                    evicted.append(row["id"])
+        tried = -1
+        while self.results_limit_bytes is not None and self._kept_size() > self.results_limit_bytes:
+            # Within the change: after it, somebody might have fetched one of them again under the same name.
+            # A few at a time, since everybody else waits meanwhile.
+            with self._change(settled=True) as change:
+                total = self._kept_size()
+                rows = change.connection.execute(
+                    "SELECT id, used, size, files FROM entries"
+                    " WHERE size > 0 AND delivered = 1 AND state = ? AND used > ?"
+                    " AND NOT EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id)"
+                    " ORDER BY used LIMIT ?",
+                    (TaskState.KEPT.value, tried, EVICTED_AT_ONCE),
+                ).fetchall()
+                for row in rows:
+                    if total <= self.results_limit_bytes:
+                        break
+                    tried = row["used"]
+                    if self._results.remove(kept_files(row)):
+                        change.update(row["id"], files="[]", size=0)
+                        total -= row["size"]
+                        evicted.append(row["id"])
+            if len(rows) < EVICTED_AT_ONCE:
+                break
         return evicted
 
     def _kept_size(self) -> int:
@@ -752,7 +765,8 @@ class Journal:
                 row["job_id"],
                 row["task_id"],
             )
-        return change.remove(row)
+        change.remove(row)
+        return True
 
     # Forks (see `forks.ForkAware`) -----------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ class Transaction:
         self.connection = connection
         self.now = now
         self.changed: set[int] = set()
+        self.left_behind: list[tuple[str, list[KeptFile]]] = []
         self._owner_id = owner_id
         self._results = results
         self._version = self._counter("version") + 1
@@ -170,15 +171,11 @@ class Transaction:
         self.connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'used'")
         self.connection.execute("UPDATE entries SET used = ? WHERE id = ?", (self._counter("used"), entry_id))
 
-    def remove(self, row: sqlite3.Row) -> bool:
-        """Removes an entry and its files; False where one of them can't be removed now."""
-        # Files first: a crash in between leaves a row without files, which mends itself.
-        if not self._results.remove(kept_files(row)):
-            return False
-        self._results.remove_partial(self._results.stem(row["id"], row["job_id"]))
+    def remove(self, row: sqlite3.Row) -> None:
+        """Removes an entry; its files are in `left_behind`, to be removed when others may write again."""
+        self.left_behind.append((self._results.stem(row["id"], row["job_id"]).name, kept_files(row)))
         self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
         self.changed.add(row["id"])
-        return True
 
     def note_run(self, kind: str, run: PastRun) -> None:
         """Adds to the history of a kind, which is kept to a useful length."""
