@@ -130,7 +130,8 @@ class RunResult:
     """A finished piece of work, its files on disk.
 
     Attributes:
-        files: The result's files in order, named by content (png, jpg, webp, mp4).
+        files: The result's files in order, named by content (png, jpg, webp, mp4). A file in a format that
+            nothing here reads is there as it came.
         engine: What made it: ``xalora`` (the network), ``comfyui``, ``torch`` or ``pillow`` (this machine).
         device: What the engine ran on, where it tells (``cuda``, ``cpu``, ...).
         miner: The miner's id, where the network tells.

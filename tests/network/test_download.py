@@ -25,6 +25,7 @@ from xalora_client.errors import (
     ResultFormatError,
 )
 from xalora_client.media.download import download
+from xalora_client.media.files import decode_files, open_as_video
 from xalora_client.media.images import decode_image
 from xalora_client.media.png import encode_png
 from xalora_client.media.video import open_video
@@ -420,6 +421,77 @@ async def test_announcing_less_than_there_is_gives_no_half_image(
     storage.announced = None
     path = await download(session, storage.url, stem, task_id=TASK)
     assert path.read_bytes() == PNG
+
+
+UNLISTED = {
+    "mkv": video("matroska", "libx264"),
+    "avif": bytes.fromhex("0000001c66747970617669660000000061766966") + b"mif1miaf" + bytes(4000),
+    "bmp": still("BMP"),
+}
+UNLISTED["avif"] = UNLISTED["avif"][:28] + (4000).to_bytes(4, "big") + b"mdat" + bytes(3992)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("name", UNLISTED)
+async def test_a_format_that_nothing_here_reads_is_kept_as_it_came(
+    name: str, chunked: bool, storage: Storage, session: aiohttp.ClientSession, stem: Path
+) -> None:
+    storage.content, storage.chunked = UNLISTED[name], chunked
+    url = storage.url.replace("name-says.txt", f"clip.{name.upper()}")
+    path = await download(session, url, stem, task_id=TASK)
+    assert path == stem.with_name(f"{stem.name}.{name}")
+    assert path.read_bytes() == UNLISTED[name]
+    assert len(storage.asked) == 1
+    with pytest.raises(ResultFormatError, match=rf"{path.name}.*{name.upper()}"):
+        decode_files([path])
+    with pytest.raises(ResultFormatError, match=rf"{path.name}.*{name.upper()}"):
+        open_as_video(path)
+
+
+@pytest.mark.parametrize("name", ["x.exe", "x", "x.part", "x.m%2Fkv", "x.txt", "x.png"])
+async def test_a_strangers_suffix_is_not_taken_over(
+    name: str, storage: Storage, session: aiohttp.ClientSession, stem: Path
+) -> None:
+    storage.content = UNLISTED["bmp"]
+    path = await download(session, storage.url.replace("name-says.txt", name), stem, task_id=TASK)
+    assert left_in(stem) == [f"{stem.name}.bin"] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["mkv", "avif"])
+async def test_half_of_a_file_that_nothing_here_reads_is_noticed_by_its_skeleton(
+    name: str, storage: Storage, session: aiohttp.ClientSession, stem: Path
+) -> None:
+    storage.content = UNLISTED[name][: len(UNLISTED[name]) // 2]
+    with pytest.raises(ResultFormatError, match="truncated"):
+        await download(session, storage.url, stem, task_id=TASK)
+    assert left_in(stem) == []
+
+
+async def test_half_of_a_file_without_a_skeleton_is_noticed_by_its_length(
+    storage: Storage, session: aiohttp.ClientSession, stem: Path
+) -> None:
+    storage.content, storage.drops = UNLISTED["bmp"], [100_000, 200_000]
+    path = await download(session, storage.url, stem, task_id=TASK)
+    assert path.read_bytes() == UNLISTED["bmp"]
+    assert len(storage.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b'{"error": "no such key"}',
+        b"<?xml version='1.0'?><Error/>",
+        b"<html>nope</html>",
+        "Zugriff für alle".encode(),
+    ],
+)
+async def test_a_text_is_no_result_whatever_its_name(
+    page: bytes, storage: Storage, session: aiohttp.ClientSession, stem: Path
+) -> None:
+    storage.content = page
+    with pytest.raises(ResultFormatError, match="text"):
+        await download(session, storage.url.replace("name-says.txt", "clip.mkv"), stem, task_id=TASK)
+    assert left_in(stem) == []
 
 
 async def test_a_page_in_place_of_a_result_is_shown(

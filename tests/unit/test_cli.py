@@ -201,6 +201,11 @@ def test_a_result_is_named_by_its_content_and_copied() -> None:
     assert {path.name for path in Path().iterdir()} == {"kept", "photo.xalora.jpg"}
 
 
+def test_a_result_of_another_format_goes_by_the_name_it_is_kept_under() -> None:
+    written = write_result([kept(bytes(9), "kept.mkv")], Destination(Path("fox.xalora")), force=False)
+    assert written.files == (Path("fox.xalora.mkv"),)
+
+
 def test_several_files_of_one_result_are_numbered() -> None:
     sources = [kept(PNG, "1"), kept(JPEG, "2")]
     assert write_result(sources, Destination(Path("fox.xalora")), force=False).files == (

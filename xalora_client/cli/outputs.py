@@ -171,6 +171,8 @@ def write_result(sources: Sequence[Path], destination: Destination, *, force: bo
     for number, source in enumerate(sources):
         kind = sniff_file(source)
         wanted = destination.file(kind, number, len(sources))
+        if kind is None and not destination.exact:
+            wanted = wanted.with_suffix(source.suffix or ".bin")
         try:
             written = _copy(source, wanted, force=force)
         except OSError as error:

@@ -72,7 +72,7 @@ class KeptResults:
         return True
 
     def remove_all(self, of_entries: Sequence[tuple[str, Sequence[KeptFile]]]) -> None:
-        """Removes the files of entries that are gone, given by the names of their stems, and what was begun."""
+        """Removes the files of entries that are gone, named by their stems, and unfinished downloads."""
         if not of_entries:
             return
         partial = [path.name for path in self.root.glob("*part*")]

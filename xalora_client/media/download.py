@@ -34,6 +34,7 @@ from ..errors import (
 from ..sessions import environment_proxy
 from .sniff import sniff_file
 from .structure import BrokenMediaError
+from .unlisted import check_unlisted, suffix_of
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
@@ -74,12 +75,13 @@ async def download(
         stall_timeout: Seconds without a byte after which a connection counts as broken.
 
     Returns:
-        The file: ``dest_stem`` with ``.png``, ``.jpg``, ``.webp``, ``.gif``, ``.mp4`` or ``.webm`` added.
+        The file: ``dest_stem`` with ``.png``, ``.jpg``, ``.webp``, ``.gif``, ``.mp4`` or ``.webm`` added. One
+        in a format that nothing here reads has the URL's suffix, or ``.bin``.
 
     Raises:
         ResultExpiredError: 404 or 410: the network no longer has it.
         ResultDownloadError: It could not be had in full.
-        ResultFormatError: It came in full, and is no whole image or video.
+        ResultFormatError: It came in full, and is damaged, or a text in place of a result.
     """
     target = _Target(url, task_id)
     part = _PartFile(dest_stem)
@@ -94,14 +96,14 @@ async def download(
         else:
             raise target.failed(f"the scheme of {target.shown_url} is not http, https or data")
         try:
-            return await asyncio.to_thread(_finish, part, target)
+            return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
         except ResultFormatError:
             part.remove()
             if not part.was_continued:
                 raise
         # Put together from two answers that did not fit, perhaps: only a fresh copy tells.
         await fetch.run()
-        return await asyncio.to_thread(_finish, part, target)
+        return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
     except OSError as error:
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
 
@@ -161,6 +163,7 @@ class _PartFile:
         self.dest_stem = dest_stem
         self.path = dest_stem.with_name(f"{dest_stem.name}.part")
         self.was_continued = False
+        self.is_inherited = False  # from a process that may have died while it wrote
         self.validator: str | None = None
         self._notes = dest_stem.with_name(f"{dest_stem.name}.part.json")
         self._in_doubt = True  # until this process has seen the version that the bytes belong to
@@ -182,12 +185,14 @@ class _PartFile:
                 self.validator = None
             if self.validator is None:
                 self.remove()
+            self.is_inherited = self.size > 0
         return self.size
 
     def begin(self, content: bytes = b"", validator: str | None = None) -> None:
         """Start over with a new version."""
         self._in_doubt = False
         self.was_continued = False
+        self.is_inherited = False
         self.validator = validator
         self.path.write_bytes(content)
         self._notes.write_text(json.dumps({"validator": validator}))
@@ -195,6 +200,7 @@ class _PartFile:
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
         self._notes.unlink(missing_ok=True)
+        self.is_inherited = False
         self.validator = None
 
     def move_to(self, suffix: str) -> Path:
@@ -233,6 +239,8 @@ class _Fetch:
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
         self._proxy: str | None = None
         self._total: int | None = None
+        self.end_is_known = True
+        """Whether a connection that breaks off can be told from one that has given everything."""
 
     async def run(self) -> None:
         """Return once all bytes are on disk."""
@@ -310,6 +318,7 @@ class _Fetch:
             self._total = None if "Content-Encoding" in response.headers else response.content_length
         else:
             raise self._target.failed(f"HTTP {status}", status)
+        self.end_is_known = response.content_length is not None or "Transfer-Encoding" in response.headers
         return False
 
     def _start_over(self, reason: str) -> NoReturn:
@@ -386,21 +395,26 @@ def _data_of(target: _Target) -> bytes:
         raise target.broken(f"its data: URI is no valid base64 ({error})") from error
 
 
-def _finish(part: _PartFile, target: _Target) -> Path:
-    """Check that the file is a whole image or video and give it its name. Blocking."""
+def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
+    """Check that the file is whole, as far as that can be told, and give it its name. Blocking."""
     kind = sniff_file(part.path)
-    if kind is None:
-        with part.path.open("rb") as file:
-            beginning = file.read(40)
-        raise target.broken(
-            f"it is no PNG, JPEG, WebP, GIF, MP4 or WebM; it begins with {beginning!r}"
-            if beginning
-            else "it is empty"
-        )
-    from .whole import check_whole
-
     try:
-        check_whole(part.path, kind)
+        if kind is None:
+            check_unlisted(part.path)
+            if part.is_inherited:
+                raise BrokenMediaError("what an earlier process left of it can't be checked")
+        else:
+            from .whole import check_whole
+
+            check_whole(part.path, kind)
     except BrokenMediaError as error:
         raise target.broken(str(error)) from error
-    return part.move_to(kind.suffix)
+    if kind is not None:
+        return part.move_to(kind.suffix)
+    if not end_is_known:
+        part.remove()
+        raise target.failed(
+            "nothing here reads its format, and its server does not say how long it is, so that nobody can "
+            "tell whether it is whole"
+        )
+    return part.move_to(suffix_of(target.url))

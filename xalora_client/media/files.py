@@ -13,20 +13,24 @@ from .sniff import MediaKind, sniff_file, video_made_of
 if TYPE_CHECKING:
     from .video import VideoFile
 
+_CONTAINERS = (MediaKind.MP4, MediaKind.WEBM)
+
 
 def image_files(files: Sequence[Path]) -> tuple[Path, ...]:
     """The images and animations of a result; videos beside them are left out.
 
     Raises:
-        ResultFormatError: The first file, which says what the result is, is a video.
+        ResultFormatError: The first file, which says what the result is, is a video, or of a format that
+            nothing here reads.
     """
+    _check_is_read(files[0])
     if _is_container(files[0]):
         raise ResultFormatError(
             f"The result {files[0].name} is a video, and images were wanted; Xalora Collect, or .video in "
             "Python, takes it as it is",
             money=STILL_RETRIEVABLE,
         )
-    return tuple(file for file in files if not _is_container(file))
+    return tuple(file for file in files if sniff_file(file) not in (None, *_CONTAINERS))
 
 
 def count_of(files: Sequence[Path]) -> int:
@@ -62,6 +66,7 @@ def open_as_video(file: Path) -> VideoFile:
     """
     from .video import open_video
 
+    _check_is_read(file)
     kind = sniff_file(file)
     if kind in (MediaKind.ANIMATED_WEBP, MediaKind.GIF):
         from .animation import animated_webp_to_h264
@@ -77,4 +82,14 @@ def open_as_video(file: Path) -> VideoFile:
 
 
 def _is_container(file: Path) -> bool:
-    return sniff_file(file) in (MediaKind.MP4, MediaKind.WEBM)
+    return sniff_file(file) in _CONTAINERS
+
+
+def _check_is_read(file: Path) -> None:
+    if sniff_file(file) is None:
+        format_name = file.suffix[1:].upper() if file.suffix != ".bin" else "unknown"
+        raise ResultFormatError(
+            f"The result {file.name} is of a format that nothing here reads ({format_name}); the file itself "
+            "is kept as it came",
+            money=STILL_RETRIEVABLE,
+        )
