@@ -19,7 +19,7 @@ from typing import Any
 from _peers import comfyui
 from _report import Report
 
-ROUNDS = 3
+ROUNDS = 5
 # Remote and local seconds, and the image's side.
 CASES = ((3.0, 4.0, 256), (4.0, 4.0, 512), (10.0, 10.0, 1024))
 KINDS = {"ours, on its thread": "XaloraUpscaleImage", "client in the prompt's loop": "XaloraTestLoopUpscale"}
