@@ -113,8 +113,9 @@ class PollSchedule:
     """When to ask for a task's status again: a balance of lateness against requests.
 
     The wait ends when the expected lateness of noticing the end equals the price of one more poll. A task's
-    duration is taken to be log-normal around past runs of the same kind, mixed with a small log-uniform part
-    for surprises; with no history, its hazard is that of the log-uniform alone, which gives the square root.
+    duration is taken to be log-normal around past runs of the same kind, mixed with a wider one for what had
+    to wait its turn or went to a slower miner, and a log-uniform part for surprises; with no history, its
+    hazard is that of the log-uniform alone, which gives the square root.
 
     Args:
         past_runs: Of the same kind, the latest first. It may grow while it is used.
@@ -127,7 +128,9 @@ class PollSchedule:
     interval: float | None = None
     poll_price: float = 0.05
     blind_poll_price: float = 0.45
-    surprise_share: float = 0.1
+    deviation_share: float = 0.1
+    deviation_sigma: float = 0.3
+    surprise_share: float = 0.05
     surprise_range: tuple[float, float] = (1.0, 3600.0)
 
     def __post_init__(self) -> None:
@@ -168,12 +171,17 @@ class PollSchedule:
 
     def _expected_lateness(self, now: float, poll_at: float, mu: float, sigma: float) -> float:
         """E[(poll_at - X)+ | X > now] for the mixture, in closed form."""
-        share = self.surprise_share
         late = survive = 0.0
+        wide = max(sigma, self.deviation_sigma)
         for weight, (cdf_now, part_now), (cdf_poll, part_poll) in (
-            (1 - share, _log_normal(now, mu, sigma), _log_normal(poll_at, mu, sigma)),
             (
-                share,
+                1 - self.deviation_share - self.surprise_share,
+                _log_normal(now, mu, sigma),
+                _log_normal(poll_at, mu, sigma),
+            ),
+            (self.deviation_share, _log_normal(now, mu, wide), _log_normal(poll_at, mu, wide)),
+            (
+                self.surprise_share,
                 _log_uniform(now, *self.surprise_range),
                 _log_uniform(poll_at, *self.surprise_range),
             ),

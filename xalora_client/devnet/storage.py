@@ -9,12 +9,12 @@ miner can write over another task's result. ``GET`` and ``HEAD`` know ``Range``,
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from aiohttp import web
@@ -111,14 +111,12 @@ class Storage:
         path = self.path(key)
         if path is None:
             return refusal(400, f"Not a key: {key!r}")
-        await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            await _receive(request, part, hits)
-            await asyncio.to_thread(os.replace, part, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
+        data = await request.read()
+        if "corrupt_stored" in hits:
+            data = _ruin(data, 0, len(data))
+        if "truncate_stored" in hits:
+            data = data[: len(data) // 2]
+        await asyncio.to_thread(_write, path, data)
         self._expired.pop(key, None)
         if "drop_after" in hits:
             return drop(request)
@@ -133,34 +131,35 @@ class Storage:
         key = request.match_info["key"]
         path = self.path(key)
         try:
-            stat = await asyncio.to_thread(path.stat) if path else None
+            stored = await asyncio.to_thread(_Stored.read, path) if path else None
         except OSError:
-            stat = None
-        if path is None or stat is None:
+            stored = None
+        if path is None or stored is None:
             return refusal(self._expired.get(key, 404), f"No result is stored as {key!r}")
 
-        etag = f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"'
+        size = len(stored.data)
         headers = {
-            "ETag": etag,
+            "ETag": stored.etag,
             "Accept-Ranges": "bytes",
             "Content-Type": MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
         }
-        if request.headers.get("If-None-Match") == etag:
+        if request.headers.get("If-None-Match") == stored.etag:
             return web.Response(status=304, headers=headers)
-        asked = request.headers.get("Range") if request.headers.get("If-Range", etag) == etag else None
-        span = parse_range(asked, stat.st_size)
+        is_unchanged = request.headers.get("If-Range", stored.etag) == stored.etag
+        asked = request.headers.get("Range") if is_unchanged else None
+        span = parse_range(asked, size)
         if span is None:
-            headers["Content-Range"] = f"bytes */{stat.st_size}"
+            headers["Content-Range"] = f"bytes */{size}"
             return web.Response(status=416, headers=headers)
         status = 200
-        if asked and span != (0, stat.st_size):
-            headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{stat.st_size}"
+        if asked and span != (0, size):
+            headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{size}"
             status = 206
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = span[1] - span[0]
         await response.prepare(request)
         if request.method != "HEAD":
-            await _send(request, response, path, span=span, size=stat.st_size, hits=hits)
+            await _send(request, response, stored.data, span=span, hits=hits)
         return response
 
 
@@ -196,25 +195,36 @@ def _ruin(block: bytes, start: int, size: int) -> bytes:
     return bytes(byte ^ 0xA5 if first <= start + i < last else byte for i, byte in enumerate(block))
 
 
-async def _receive(request: web.Request, part: Path, hits: dict[FaultKind, Fault]) -> None:
-    with await asyncio.to_thread(part.open, "wb") as file:
-        async for chunk in request.content.iter_chunked(_CHUNK):
-            await asyncio.to_thread(file.write, chunk)
-    size = (await asyncio.to_thread(part.stat)).st_size
-    if "corrupt_stored" in hits:
-        data = await asyncio.to_thread(part.read_bytes)
-        await asyncio.to_thread(part.write_bytes, _ruin(data, 0, size))
-    if "truncate_stored" in hits:
-        await asyncio.to_thread(os.truncate, part, size // 2)
+@dataclass(frozen=True)
+class _Stored:
+    """A file as it lies there: results are small enough to be held while they are sent."""
+
+    data: bytes
+    etag: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Stored:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            return cls(file.read(), f'"{stat.st_size:x}-{stat.st_mtime_ns:x}"')
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 async def _send(
     request: web.Request,
     response: web.StreamResponse,
-    path: Path,
+    data: bytes,
     *,
     span: tuple[int, int],
-    size: int,
     hits: dict[FaultKind, Fault],
 ) -> None:
     start, stop = span
@@ -223,16 +233,11 @@ async def _send(
         chunk = max(1, -(-(stop - start) // _SLOW_CHUNKS))
         pause = slow.seconds / _SLOW_CHUNKS
     end = start + (stop - start) // 2 if "truncate" in hits else stop
-    with await asyncio.to_thread(path.open, "rb") as file:
-        file.seek(start)
-        while start < end:
-            block = await asyncio.to_thread(file.read, min(chunk, end - start))
-            if not block:
-                break
-            if "corrupt" in hits:
-                block = _ruin(block, start, size)
-            await asyncio.sleep(pause)
-            await response.write(block)
-            start += len(block)
+    for position in range(start, end, chunk):
+        block = data[position : min(position + chunk, end)]
+        if "corrupt" in hits:
+            block = _ruin(block, position, len(data))
+        await asyncio.sleep(pause)
+        await response.write(block)
     if "truncate" in hits:
         hang_up(request)
