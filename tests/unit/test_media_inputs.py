@@ -280,17 +280,6 @@ def test_an_animation_is_refused_rather_than_cut_to_its_first_frame(format_name:
     prepare_image(saved(frames[0], format_name))
 
 
-def test_a_colour_profile_is_part_of_the_work() -> None:
-    image = photo()
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    other = profile[:-1] + bytes([profile[-1] ^ 1])
-    tagged = [saved(image, "PNG", icc_profile=one) for one in (profile, profile, other)]
-    digests = [prepare_image(form).pixel_digest for form in (saved(image, "PNG"), *tagged)]
-    assert digests[1] == digests[2]
-    assert len(set(digests)) == 3
-    assert prepare_image(Image.open(io.BytesIO(tagged[0]))).pixel_digest == digests[1]
-
-
 def test_different_pixels_shapes_and_depths_have_different_digests() -> None:
     pixels = np.asarray(photo()).copy()
     one_off = pixels.copy()

@@ -54,8 +54,8 @@ class PreparedImage:
         kind: ``MediaKind.PNG`` or ``MediaKind.JPEG``.
         width: Pixels, as a viewer shows it (EXIF rotation applied).
         height: Pixels.
-        pixel_digest: SHA-256 (hex) over the decoded pixels, their shape and their colour profile, if any. The
-            same 8-bit pixels give the same digest whether they came as a file, a Pillow image or an array.
+        pixel_digest: SHA-256 (hex) over the decoded pixels and their shape. The same 8-bit pixels give the
+            same digest whether they came as a file with its colour profile, a Pillow image or an array.
         given_bytes: The size of the file it was given as, where that could not be sent as it was.
     """
 
@@ -262,6 +262,4 @@ def _digest(pixels: Pixels) -> str:
         if pixels.maximum != 255:
             rows = rows.astype("<u2")
         digest.update(np.ascontiguousarray(rows).data)
-    if pixels.icc_profile is not None:
-        digest.update(hashlib.sha256(pixels.icc_profile).digest())
     return digest.hexdigest()
