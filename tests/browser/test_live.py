@@ -174,3 +174,28 @@ def test_a_task_that_was_left_running_is_taken_up_again(bench: Workbench) -> Non
     row.get_by_role("button", name="Resume").click()
     expect(bench.row("kept")).to_have_count(1)
     assert bench.devnet.new_stats()["creates"] == 1
+
+
+def test_a_task_that_its_node_leaves_running_can_be_resumed_at_once(bench: Workbench) -> None:
+    """The node's time is up, and the panel is open all the while."""
+    bench.devnet.task_seconds = LONG
+    upscale(bench, wait_timeout=3, fallback="never")
+    bench.open_panel()
+    bench.run()
+    row = bench.row("submitted")
+    expect(row).to_contain_text("Running")
+    resume = row.get_by_role("button", name="Resume")
+    expect(resume).to_have_count(0)
+    expect(row).to_contain_text("nobody is waiting for it")
+    # An older frontend puts the node's failure before the whole page.
+    bench.wait_idle()
+    if bench.page.locator(".p-dialog-mask").count():
+        bench.page.locator(".p-dialog-mask button[aria-label^='Close']").first.click()
+        expect(bench.page.locator(".p-dialog-mask")).to_have_count(0)
+    resume.click()
+    expect(resume).to_have_count(0)
+    expect(row).not_to_contain_text("nobody is waiting for it")
+    row.hover()
+    row.get_by_role("button", name="Cancel the task").click()
+    expect(bench.row("canceled")).to_have_count(1)
+    assert bench.devnet.new_stats()["creates"] == 1

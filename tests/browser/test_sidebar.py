@@ -136,18 +136,6 @@ def test_results_are_viewed(seeded: Workbench) -> None:
     seeded.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
 
-    # To the last one by its button, which ends as a disabled one; the arrows still lead back.
-    seeded.row("kept").nth(3).locator(".xalora-task-main").click()
-    forth = viewer.get_by_role("button", name="Next task")
-    forth.focus()
-    while forth.is_enabled():
-        seeded.page.keyboard.press("Enter")
-    last = viewer.get_by_role("heading").inner_text()
-    seeded.page.keyboard.press("ArrowLeft")
-    expect(viewer.get_by_role("heading")).not_to_have_text(last)
-    seeded.page.keyboard.press("Escape")
-    expect(viewer).to_be_hidden()
-
     seeded.row("unknown").locator(".xalora-task-main").click()
     expect(viewer.locator(".xalora-stage")).to_have_text("No result")
     expect(viewer).to_contain_text("Then queue the graph again")
@@ -219,10 +207,12 @@ def test_words_of_others_are_never_markup(seeded: Workbench) -> None:
     said = "<img src=nowhere onerror='window.xaloraSpoiled = true'>"
     seeded.have_said(said)
     seeded.comfyui.clear_cache()
+    # A current frontend takes the line off the node when its prompt has ended.
+    page.evaluate(
+        "() => app.api.addEventListener('progress_text', ({ detail }) => (window.xaloraSaid = detail.text))"
+    )
     seeded.run()
     seeded.wait_ended()
-    lines = page.evaluate("() => app.graph.nodes[1].widgets.map((widget) => String(widget.value))")
-    assert any("(kept result" in line for line in lines), lines
 
     seeded.open_panel()
     expect(seeded.rows.filter(has_text=said)).to_have_count(11)
@@ -234,7 +224,7 @@ def test_words_of_others_are_never_markup(seeded: Workbench) -> None:
         expect(viewer).to_be_hidden()
     expect(page.locator("img[src='nowhere']")).to_have_count(0)
     assert page.evaluate("() => window.xaloraSpoiled") is None
-    assert any(f"miner {said.translate(NO_TAGS)} (kept result" in line for line in lines), lines
+    assert f"miner {said.translate(NO_TAGS)} (kept result" in page.evaluate("() => window.xaloraSaid")
 
 
 def test_an_empty_list_says_what_to_do(bench: Workbench) -> None:

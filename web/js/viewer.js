@@ -68,8 +68,6 @@ export function openViewer(row, context) {
     }
     setText(dialog.querySelector('.xalora-dialog-title'), titleOf(row, t))
     fill(side, ...details())
-    // A button that has just been disabled takes the arrow keys with it.
-    if (document.activeElement?.disabled) (next.disabled ? previous : next).focus()
   }
 
   function details() {
