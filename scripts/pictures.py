@@ -1,4 +1,4 @@
-"""Makes the pictures of the README and of the example workflows from what the browser tests saw.
+"""Makes the pictures of the documents and of the example workflows from what the browser tests saw.
 
 make test                            (or only tests/browser) writes .artifacts/screenshots
 .venv/bin/python scripts/pictures.py
@@ -17,13 +17,7 @@ DOCS = REPOSITORY / "docs" / "images"
 EXAMPLES = REPOSITORY / "example_workflows"
 QUALITY = 88
 
-FOR_THE_README = {
-    "sidebar-dark": "sidebar",
-    "list-light": "sidebar-light",
-    "viewer-dark": "viewer",
-    "key-dialog-dark": "key",
-    "settings-dark": "settings",
-}
+FOR_THE_DOCUMENTS = {"sidebar-dark": "sidebar", "settings-dark": "settings"}
 EXAMPLE_SIZE = (960, 640)
 MARGIN = 24
 GROUND = (23, 23, 24)
@@ -45,7 +39,7 @@ def framed(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def main() -> int | str:
     if not SHOTS.is_dir():
         return f"There are no screenshots in {SHOTS}: run the browser tests first."
-    for shot, name in FOR_THE_README.items():
+    for shot, name in FOR_THE_DOCUMENTS.items():
         with Image.open(SHOTS / f"{shot}.png") as picture:
             save(picture, DOCS / f"{name}.jpg")
     for workflow in sorted(EXAMPLES.glob("*.json")):

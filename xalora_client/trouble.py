@@ -9,7 +9,7 @@ from .errors import RUNS_ON, AuthenticationError, NetworkError, RateLimitError, 
 from .network import RETRY_AFTER_CAP_SECONDS
 from .rules import MIN_POLL_DELAY
 
-REFUSAL_SECONDS = 30.0
+REFUSAL_SECONDS = 15.0
 """How long the network may refuse to tell a task's status (403, 404, ...) before the wait for it ends."""
 
 REFUSALS = (AuthenticationError, RequestRefusedError)

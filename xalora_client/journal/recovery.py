@@ -33,13 +33,17 @@ def open_or_memory(
     A broken file is moved aside, never deleted, and a new one begun. Where the file can't be used at all,
     work goes on with a journal in memory.
     """
-    try:
-        return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
-    except JournalError as error:
-        return Journal.open(None, results_dir, results_limit_bytes), (
-            f"{error} Work goes on without it: the tasks of this process are remembered until it ends and "
-            "their ids are in the log, but a crash may lose sight of them."
-        )
+    problem: JournalError | None = None
+    # Twice: another process may have moved a broken file aside just while it was being opened.
+    for _ in range(2):
+        try:
+            return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
+        except JournalError as error:
+            problem = error
+    return Journal.open(None, results_dir, results_limit_bytes), (
+        f"{problem} Work goes on without it: the tasks of this process are remembered until it ends and "
+        "their ids are in the log, but a crash may lose sight of them."
+    )
 
 
 def _open_or_renew(
