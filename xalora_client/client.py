@@ -307,11 +307,7 @@ class AsyncXalora:
         Args:
             on_event: Told what happens until the task is accepted.
             reuse: Let a task already in flight, or a kept result of the same work, answer.
-            reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
-                that did this work, or are at it, are not paid for again; one that came to nothing is.
-            if_unknown: What to do about an earlier create of the same work whose outcome is unknown, whether
-                anything is reused or not: ``stop`` raises, ``resend`` sends it again under its job id,
-                ``forget`` leaves it and pays for a new task.
+            reuse_among, if_unknown: As for :meth:`run`.
             cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What past runs say about how long the next one takes. No I/O."""
+"""How long runs took, and what that says about the next one. No I/O."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     below = int(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def watched_duration(wall_seconds: float, monotonic_seconds: float) -> float | None:
+    """How long something took that was watched all the time, None where the clocks disagree.
+
+    The clocks part when the wall clock is set, or when the machine sleeps: then nobody watched, and the end
+    was noticed late by an unknown time.
+    """
+    if abs(wall_seconds - monotonic_seconds) > max(2.0, 0.05 * monotonic_seconds):
+        return None
+    return max(0.0, monotonic_seconds)
 
 
 def log_normal_fit(runs: Sequence[PastRun]) -> tuple[float, float]:

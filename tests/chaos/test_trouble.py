@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ def task(index: int) -> UpscalerTask:
     return UpscalerTask(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another program holds the journal."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN EXCLUSIVE")
+        yield
+        blocker.execute("ROLLBACK")
+
+
 async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
@@ -50,13 +60,10 @@ async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
             Devnet(miners=1) as devnet,
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
-            blocker = sqlite3.connect(path, isolation_level=None)
-            blocker.execute("BEGIN EXCLUSIVE")
-            running = asyncio.create_task(client.run(task(1), reuse=True, fallback="never"))
-            assert await asyncio.to_thread(asked_again.wait, 20)
-            assert devnet.stats()["creates"] == 0
-            blocker.execute("ROLLBACK")
-            blocker.close()
+            with held(path):
+                running = asyncio.create_task(client.run(task(1), reuse=True, fallback="never"))
+                assert await asyncio.to_thread(asked_again.wait, 20)
+                assert devnet.stats()["creates"] == 0
             result = await running
             assert result.images.shape == (1, 16, 16, 3)
             assert journal.by_job_id(result.job_id) is not None
@@ -75,12 +82,8 @@ async def test_nothing_is_sent_past_a_journal_that_stays_locked(
             Devnet(miners=1) as devnet,
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
-            blocker = sqlite3.connect(path, isolation_level=None)
-            blocker.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(JournalError, match=r"locked.*nothing was charged.*try again"):
+            with held(path), pytest.raises(JournalError, match=r"locked.*nothing was charged.*try again"):
                 await client.run(task(1), reuse=True, fallback="never")
-            blocker.execute("ROLLBACK")
-            blocker.close()
             assert devnet.stats()["creates"] == 0
             # With the lock gone, the journal is used again.
             await client.run(task(1), reuse=True, fallback="never")

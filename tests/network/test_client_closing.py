@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripted import Answer, ScriptedSequencer
 
 from xalora_client import (
     AsyncXalora,
@@ -28,13 +28,6 @@ from xalora_client.devnet import DevnetThread
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.delivery import DeliveredImage
 from xalora_client.media.inputs import PreparedImage
-
-_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-assert _spec is not None and _spec.loader is not None
-scripted = importlib.util.module_from_spec(_spec)
-sys.modules["scripted"] = scripted
-_spec.loader.exec_module(scripted)
-Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
 
 KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")

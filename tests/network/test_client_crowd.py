@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripted import Answer, ScriptedSequencer
 
 from xalora_client import AsyncXalora, InputImageError, UpscalerTask
 from xalora_client.journal import TaskState
 from xalora_client.network import POLLS_AT_ONCE
 from xalora_client.sessions import MAX_CONNECTIONS
-
-_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-assert _spec is not None and _spec.loader is not None
-scripted = importlib.util.module_from_spec(_spec)
-sys.modules["scripted"] = scripted
-_spec.loader.exec_module(scripted)
-Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
 
 KEY = "alice#s3cret"
 CROWD = MAX_CONNECTIONS + 40

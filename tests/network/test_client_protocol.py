@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.util
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
+from scripted import Answer, ScriptedSequencer, answers_of, assert_asked, load_fixture
 
 from xalora_client import (
     AmbiguousCreateError,
@@ -37,13 +36,6 @@ from xalora_client import (
     XaloraError,
 )
 
-_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-assert _spec is not None and _spec.loader is not None
-scripted = importlib.util.module_from_spec(_spec)
-sys.modules["scripted"] = scripted
-_spec.loader.exec_module(scripted)
-Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
-
 KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
 ACCEPTED = Answer(200, {"task_id": "t-1"})
@@ -55,9 +47,9 @@ def status(word: str, **more: Any) -> Any:
 
 
 async def test_the_happy_path_is_spoken_to_the_letter() -> None:
-    steps = scripted.load_fixture("happy_path")
+    steps = load_fixture("happy_path")
     async with (
-        ScriptedSequencer(scripted.answers_of(steps)) as sequencer,
+        ScriptedSequencer(answers_of(steps)) as sequencer,
         AsyncXalora("alice#s3-cr#et", sequencer.url) as client,
     ):
         task = Text2VideoTask(
@@ -67,17 +59,17 @@ async def test_the_happy_path_is_spoken_to_the_letter() -> None:
         answer = await client.execute_workflow_and_wait_for_result(task)
         assert answer == WorkflowTaskResult("t-1", "finished", "test-video/hunyuan-fp8-m-t.mp4")
         assert await client.cancel_task("t-1") == {"task_id": "t-1", "msg": "already finished"}
-    scripted.assert_asked(sequencer, steps)
+    assert_asked(sequencer, steps)
 
 
 async def test_what_was_not_given_is_not_sent() -> None:
-    steps = scripted.load_fixture("minimal_create")
+    steps = load_fixture("minimal_create")
     async with (
-        ScriptedSequencer(scripted.answers_of(steps)) as sequencer,
+        ScriptedSequencer(answers_of(steps)) as sequencer,
         AsyncXalora(KEY, sequencer.url + "/") as client,
     ):
         assert await client.execute_workflow(PICTURE) == "t-2"
-    scripted.assert_asked(sequencer, steps)
+    assert_asked(sequencer, steps)
 
 
 async def test_a_local_image_goes_out_as_a_data_uri_in_one_json_body(tmp_path: Path) -> None:

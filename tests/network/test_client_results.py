@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from PIL import Image
+from scripted import Answer, ScriptedSequencer
 
 from xalora_client import (
     AsyncXalora,
@@ -21,13 +20,6 @@ from xalora_client import (
     UpscalerTask,
 )
 from xalora_client.journal import TaskState
-
-_spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
-assert _spec is not None and _spec.loader is not None
-scripted = importlib.util.module_from_spec(_spec)
-sys.modules["scripted"] = scripted
-_spec.loader.exec_module(scripted)
-Answer, ScriptedSequencer = scripted.Answer, scripted.ScriptedSequencer
 
 KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")

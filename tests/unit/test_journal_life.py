@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from xalora_client.durations import PastRun
+from xalora_client.durations import PastRun, watched_duration
 from xalora_client.errors import JournalError
 from xalora_client.journal import Entry, Journal, TaskState, Work
-from xalora_client.journal.history import watched_duration
 
 WORK = Work(
     fingerprint="f" * 64,

@@ -14,12 +14,11 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from ..durations import HISTORY_LENGTH, PastRun, usual_span
+from ..durations import HISTORY_LENGTH, PastRun, usual_span, watched_duration
 from ..errors import NOT_ACCEPTED, NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from . import forks, owners
 from .choice import Candidate, best
 from .database import BUSY_SECONDS, Database
-from .history import watched_duration
 from .kept import KeptResults
 from .rows import Action, Claim, Entry, IfUnknown, Work, clean_text, entry_from_row, to_json
 from .schema import migrate
