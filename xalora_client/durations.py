@@ -10,10 +10,14 @@ from functools import lru_cache
 HISTORY_LENGTH = 10
 """How many past runs count: enough to know their spread, few enough to follow a network that changes."""
 
-_PRIOR_SPREAD = 0.1
-"""The spread of log durations that one run's worth of belief is put on: few runs say little about it."""
+_BELIEFS = ((0.01, 1), (0.04, 1), (0.13, 2))
+"""Spreads of the logs of durations within a kind of task, and how much each is believed in beforehand: GPUs
+of one kind repeat themselves within a percent or two, a mixed lot of them does not."""
 
-_ROUNDS = 3
+_MEANS_TRIED = 16
+"""For each spread; more move the next poll by less than its jitter."""
+
+_UNLIKELY = 1e-6
 _SHORTEST = 1e-6
 
 
@@ -66,51 +70,64 @@ def watched_duration(wall_seconds: float, monotonic_seconds: float) -> float | N
     return max(0.0, monotonic_seconds)
 
 
-def log_normal_fit(runs: Sequence[PastRun]) -> tuple[float, float]:
-    """Mean and spread of the log of the seconds that the next run will take.
+@dataclass(frozen=True)
+class LogNormal:
+    """A part of a mixture: seconds whose log is normal around ``mu`` with the spread ``sigma``."""
+
+    share: float
+    mu: float
+    sigma: float
+
+
+def next_run(runs: Sequence[PastRun]) -> tuple[LogNormal, ...]:
+    """How long the next run will take, as a mixture with a part for each spread that such runs may have.
 
     A run ended somewhere between two looks; where, the other runs help to tell. So the looks of several runs
-    of equal length close in on it, though each alone leaves much open.
+    of equal length close in on it, though each alone leaves much open, and the more runs agree, the less is
+    left of the wide parts.
 
     Args:
         runs: At least one, the latest first.
     """
-    return _fit(tuple(runs[:HISTORY_LENGTH]))
+    return _next_run(tuple(runs[:HISTORY_LENGTH]))
 
 
 @lru_cache(maxsize=256)
-def _fit(runs: tuple[PastRun, ...]) -> tuple[float, float]:
-    spans = [(math.log(max(run.at_least, _SHORTEST)), math.log(max(run.at_most, _SHORTEST))) for run in runs]
-    n = len(spans)
-    spread = _PRIOR_SPREAD
-    mu = sum((max(low, high - spread) + high) / 2 for low, high in spans) / n
-    # Expectation and maximization; more rounds move it by less than the runs differ.
-    for _ in range(_ROUNDS):
-        ends = [_cut_normal(mu, spread, low, high) for low, high in spans]
-        mu = sum(mean for mean, _ in ends) / n
-        squares = sum(variance + (mean - mu) ** 2 for mean, variance in ends)
-        spread = math.sqrt((_PRIOR_SPREAD**2 + squares) / n)
-    # The mean itself is uncertain by variance / n.
-    return mu, spread * math.sqrt(1 + 1 / n)
+def _next_run(runs: tuple[PastRun, ...]) -> tuple[LogNormal, ...]:
+    narrowest, widest = _BELIEFS[0][0], _BELIEFS[-1][0]
+    spans = []
+    for run in runs:
+        low, high = (math.log(max(seconds, _SHORTEST)) for seconds in (run.at_least, run.at_most))
+        missing = max(0.0, narrowest - (high - low)) / 2
+        spans.append((low - missing, high + missing))
+    # The first look comes when the end is near; so long before it nobody need have looked.
+    lowest = min(max(low, high - 4 * widest) for low, high in spans)
+    highest = max(high for _, high in spans)
+    parts = []
+    for sigma, belief in _BELIEFS:
+        start, width = lowest - 2 * sigma, highest - lowest + 4 * sigma
+        means = [start + width * index / (_MEANS_TRIED - 1) for index in range(_MEANS_TRIED)]
+        weights = [_likelihood(spans, mu, sigma) for mu in means]
+        total = math.fsum(weights)
+        mu = math.fsum(w * m for w, m in zip(weights, means, strict=True)) / total
+        variance = math.fsum(w * (m - mu) ** 2 for w, m in zip(weights, means, strict=True)) / total
+        parts.append(LogNormal(belief * width * total, mu, math.sqrt(sigma**2 + variance)))
+    everything = math.fsum(part.share for part in parts)
+    return tuple(
+        LogNormal(part.share / everything, part.mu, part.sigma)
+        for part in parts
+        if part.share > 0.005 * everything
+    )
 
 
-def _cut_normal(mu: float, sigma: float, low: float, high: float) -> tuple[float, float]:
-    """Mean and variance of a normal distribution, given that the value lies in low..high."""
-    a, b = (low - mu) / sigma, (high - mu) / sigma
-    inside = phi(b) - phi(a)
-    if inside < 1e-9:
-        # Far off or very narrow: the end next to the mean, with what the span leaves open.
-        return min(max(mu, low), high), min((high - low) ** 2 / 12, sigma**2)
-    at_a, at_b = _density(a), _density(b)
-    shift = (at_a - at_b) / inside
-    variance = 1 + (a * at_a - b * at_b) / inside - shift**2
-    return mu + sigma * shift, max(0.0, variance) * sigma**2
+def _likelihood(spans: Sequence[tuple[float, float]], mu: float, sigma: float) -> float:
+    """How likely it is that the runs ended where they did; one odd run rules nothing out."""
+    likelihood = 1.0
+    for low, high in spans:
+        likelihood *= max(phi((high - mu) / sigma) - phi((low - mu) / sigma), _UNLIKELY)
+    return likelihood
 
 
 def phi(z: float) -> float:
     """The standard normal distribution function."""
     return 0.5 * math.erfc(-z / math.sqrt(2))
-
-
-def _density(z: float) -> float:
-    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)

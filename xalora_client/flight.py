@@ -42,7 +42,6 @@ from .rules import (
     CANCELED,
     FAILED,
     FINISHED,
-    MIN_POLL_DELAY,
     RUNNING,
     WAITING,
     PollSchedule,
@@ -62,6 +61,9 @@ CANCEL_ON_EXIT_SECONDS = 3.0
 
 WITHDRAW_SECONDS = 5.0
 """How long the network may take to confirm a cancel before this machine takes over."""
+
+CONFIRM_POLL_DELAY = 0.2
+"""Seconds between two questions whether a cancel has taken effect."""
 
 LEAST_POLL_GAP = 0.1
 """Seconds between two questions about the same task, whatever the reason for the second."""
@@ -541,7 +543,7 @@ class Flight:
 
     def _next_delay(self) -> float:
         if self.withdrawn:
-            return MIN_POLL_DELAY
+            return CONFIRM_POLL_DELAY
         scheduled = self.schedule.next_delay(self._elapsed(), random())
         return min(scheduled, self._next_delays.pop(0)) if self._next_delays else scheduled
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .config import FallbackPolicy
-from .durations import PastRun, log_normal_fit, phi
+from .durations import LogNormal, PastRun, next_run, phi
 from .errors import (
     AmbiguousCreateError,
     AuthenticationError,
@@ -97,7 +97,7 @@ def worth_repeating(verdict: Verdict, status: int) -> bool:
 
 # --- When to ask next ---------------------------------------------------------------------------------------
 
-MIN_POLL_DELAY = 0.2
+MIN_POLL_DELAY = 0.1
 BLIND_FIRST_DELAY = 0.5
 MAX_POLL_DELAY = 10.0
 # Without history most early polls are wasted, so they are spaced wider, and the later ones closer, than the
@@ -157,49 +157,48 @@ class PollSchedule:
         return min(max(delay * jitter, BLIND_MIN_DELAY), BLIND_MAX_DELAY)
 
     def _balanced(self, elapsed: float) -> float:
-        mu, sigma = log_normal_fit(self.past_runs)
+        parts = self._parts()
         low, high = MIN_POLL_DELAY, MAX_POLL_DELAY
-        if self._expected_lateness(elapsed, elapsed + high, mu, sigma) <= self.poll_price:
+        if self._expected_lateness(elapsed, elapsed + high, parts) <= self.poll_price:
             return high
         while high - low > 0.01:
             middle = (low + high) / 2
-            if self._expected_lateness(elapsed, elapsed + middle, mu, sigma) < self.poll_price:
+            if self._expected_lateness(elapsed, elapsed + middle, parts) < self.poll_price:
                 low = middle
             else:
                 high = middle
         return high
 
-    def _expected_lateness(self, now: float, poll_at: float, mu: float, sigma: float) -> float:
+    def _parts(self) -> list[LogNormal]:
+        """The log-normal parts of the mixture: what is usual, and a wider one."""
+        usual = next_run(self.past_runs)
+        as_usual = 1 - self.deviation_share - self.surprise_share
+        parts = [LogNormal(as_usual * part.share, part.mu, part.sigma) for part in usual]
+        middle = math.fsum(part.share * part.mu for part in usual)
+        widest = max(self.deviation_sigma, *(part.sigma for part in usual))
+        return [*parts, LogNormal(self.deviation_share, middle, widest)]
+
+    def _expected_lateness(self, now: float, poll_at: float, parts: Sequence[LogNormal]) -> float:
         """E[(poll_at - X)+ | X > now] for the mixture, in closed form."""
         late = survive = 0.0
-        wide = max(sigma, self.deviation_sigma)
-        for weight, (cdf_now, part_now), (cdf_poll, part_poll) in (
-            (
-                1 - self.deviation_share - self.surprise_share,
-                _log_normal(now, mu, sigma),
-                _log_normal(poll_at, mu, sigma),
-            ),
-            (self.deviation_share, _log_normal(now, mu, wide), _log_normal(poll_at, mu, wide)),
-            (
-                self.surprise_share,
-                _log_uniform(now, *self.surprise_range),
-                _log_uniform(poll_at, *self.surprise_range),
-            ),
-        ):
-            late += weight * (poll_at * (cdf_poll - cdf_now) - (part_poll - part_now))
-            survive += weight * (1 - cdf_now)
+        ways = [(part.share, _log_normal(now, part), _log_normal(poll_at, part)) for part in parts]
+        span = self.surprise_range
+        ways.append((self.surprise_share, _log_uniform(now, *span), _log_uniform(poll_at, *span)))
+        for share, (cdf_now, part_now), (cdf_poll, part_poll) in ways:
+            late += share * (poll_at * (cdf_poll - cdf_now) - (part_poll - part_now))
+            survive += share * (1 - cdf_now)
         if survive <= 1e-12:
             # Later than anything expected: the hazard of the square-root rule.
             return (poll_at - now) ** 2 / (2 * max(now, 1.0))
         return late / survive
 
 
-def _log_normal(x: float, mu: float, sigma: float) -> tuple[float, float]:
+def _log_normal(x: float, part: LogNormal) -> tuple[float, float]:
     """P(X <= x) and E[X; X <= x] of a log-normal."""
     if x <= 0:
         return 0.0, 0.0
-    z = (math.log(x) - mu) / sigma
-    return phi(z), math.exp(mu + sigma**2 / 2) * phi(z - sigma)
+    z = (math.log(x) - part.mu) / part.sigma
+    return phi(z), math.exp(part.mu + part.sigma**2 / 2) * phi(z - part.sigma)
 
 
 def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
