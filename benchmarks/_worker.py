@@ -142,6 +142,31 @@ def touch_memory() -> None:
         subprocess.run([sys.executable, "-c", touch], check=True)
 
 
+_KEEP = """
+import sys, time, numpy
+kept = numpy.ones(int(sys.argv[1]), numpy.uint8)
+print("kept", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@contextmanager
+def memory_for_later(size: int, seconds: float) -> Iterator[None]:
+    """`touch_memory`, and ``size`` bytes of it kept from the host until ``seconds`` have passed.
+
+    For rounds that need much memory only after a while, when what was touched before has gone again.
+    """
+    touch_memory()
+    arguments = [sys.executable, "-c", _KEEP, str(size), str(seconds)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as keeper:
+        assert keeper.stdout is not None
+        keeper.stdout.readline()
+        try:
+            yield
+        finally:
+            keeper.kill()
+
+
 def middle(rounds: Sequence[Round], figure: str = "seconds") -> float:
     """The median of one figure."""
     return median(float(one[figure]) for one in rounds)

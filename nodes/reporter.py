@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 REFRESH_SECONDS = 0.5
+
+PICTURE_SECONDS = 0.25
+"""The least between two previews: results of a batch come in crowds, and ComfyUI's server encodes each
+picture on the thread that answers the browser."""
 
 
 class Reporter:
@@ -29,6 +34,7 @@ class Reporter:
         self._bar = compat.progress_bar(*progress.bar(monotonic())[1:], node_id)
         self._shown_line = ""
         self._shown_bar: tuple[float, float] | None = None
+        self._picture_due = -math.inf
         self._closed = False
 
     async def run(self) -> None:
@@ -38,10 +44,14 @@ class Reporter:
             await asyncio.sleep(REFRESH_SECONDS)
 
     def show(self, preview: Image.Image | None = None) -> None:
-        """Send what differs from what the browser has, and a preview picture if there is one."""
+        """Send what differs from what the browser has, and a preview if it has had its last for a while."""
         if self._closed:
             return
         now = monotonic()
+        if now < self._picture_due:
+            preview = None
+        if preview is not None:
+            self._picture_due = now + PICTURE_SECONDS
         bar, line = self._progress.bar(now), self._progress.line(now)
         if bar != self._shown_bar or preview is not None:
             self._shown_bar = bar
