@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..xalora_client.config import FallbackPolicy
 from ..xalora_client.errors import (
+    NOT_ACCEPTED,
     NOTHING_CHARGED,
     AuthenticationError,
     ConfigurationError,
@@ -31,6 +32,8 @@ MAX_RESENDS = 2
 """How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""
 
 _LISTED = 5
+
+_FREE = (NOTHING_CHARGED, NOT_ACCEPTED)
 
 # Ended without a usable result for a reason that another miner need not share.
 _WORTH_ANOTHER_TASK = (TaskFailedError, ResultExpiredError, ResultFormatError)
@@ -208,24 +211,56 @@ class BatchPlan:
     def _what(self) -> str:
         if not self._errors:
             return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
-        listed = [
-            f"{self._noun} {index + 1}{_task(error)}: {error.what.rstrip('.')}"
-            for index, error in sorted(self._errors.items())
-        ]
+        groups: dict[str, list[int]] = {}
+        for index, error in sorted(self._errors.items()):
+            groups.setdefault(_reason(error), []).append(index)
+        listed = [f"{self._named(group)}: {reason}" for reason, group in groups.items()]
         shown = "; ".join(listed[:_LISTED])
         if len(listed) > _LISTED:
-            shown += f"; and {len(listed) - _LISTED} more"
+            left = sum(len(group) for group in list(groups.values())[_LISTED:])
+            shown += f"; and {left} more"
         if self._unsent:
             shown += f"; {len(self._unsent)} more were not sent for that reason"
         return f"{len(self._errors)} of {self.total} {self._noun}s came to nothing: {shown}"
 
+    def _named(self, group: Sequence[int]) -> str:
+        """``image 2 (task b)``, ``images 2, 3 and 5 (tasks b, c and e)``."""
+        ids = [task_id for index in group if (task_id := self._errors[index].task_id)]
+        named = self._numbered(group)
+        return f"{named} (task{'s' if len(ids) > 1 else ''} {_enumerated(ids)})" if ids else named
+
+    def _numbered(self, group: Sequence[int]) -> str:
+        plural = "s" if len(group) > 1 else ""
+        return f"{self._noun}{plural} {_enumerated([str(index + 1) for index in group])}"
+
     def _money(self, finished: Mapping[int, str]) -> str:
-        if not finished:
-            first = next(iter(self._errors.values()), None)
-            return NOTHING_CHARGED if first is None else first.money
-        ids = ", ".join(f"{self._noun} {index + 1} is task {task_id}" for index, task_id in finished.items())
-        return f"{len(finished)} {self._done_word} and paid for: {ids}."
+        told: list[str] = []
+        if finished:
+            ids = ", ".join(f"{self._noun} {index + 1} is task {id}" for index, id in finished.items())
+            told.append(f"{len(finished)} {self._done_word} and paid for: {ids}.")
+        groups: dict[str, list[int]] = {}
+        for index, error in sorted(self._errors.items()):
+            groups.setdefault(error.money, []).append(index)
+        if len(groups) == 1 and not told:
+            return next(iter(groups))
+        told += [
+            f"{self._numbered(group).capitalize()}: {money}"
+            for money, group in groups.items()
+            if money not in _FREE
+        ]
+        return " ".join(told) or NOTHING_CHARGED
 
 
-def _task(error: XaloraError) -> str:
-    return f" (task {error.task_id})" if error.task_id and error.task_id not in error.what else ""
+def _reason(error: XaloraError) -> str:
+    """What happened, the same for all tasks that it happened to."""
+    what = error.what.rstrip(".")
+    if error.task_id:
+        what = what.replace(f"task {error.task_id}", "the task").replace(f"Task {error.task_id}", "The task")
+    return what
+
+
+def _enumerated(items: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b, c, d, e and 3 more``."""
+    shown = list(items[:_LISTED])
+    last = f"{len(items) - _LISTED} more" if len(items) > _LISTED else shown.pop()
+    return f"{', '.join(shown)} and {last}" if shown else last

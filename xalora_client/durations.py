@@ -122,9 +122,11 @@ def _next_run(runs: tuple[PastRun, ...]) -> tuple[LogNormal, ...]:
 
 def _likelihood(spans: Sequence[tuple[float, float]], mu: float, sigma: float) -> float:
     """How likely it is that the runs ended where they did; one odd run rules nothing out."""
+    scale = 1 / (sigma * math.sqrt(2))
     likelihood = 1.0
     for low, high in spans:
-        likelihood *= max(phi((high - mu) / sigma) - phi((low - mu) / sigma), _UNLIKELY)
+        inside = (math.erfc((mu - high) * scale) - math.erfc((mu - low) * scale)) / 2
+        likelihood *= inside if inside > _UNLIKELY else _UNLIKELY
     return likelihood
 
 

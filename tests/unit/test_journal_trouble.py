@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -175,21 +176,33 @@ class TestLocked:
         # The ticket that could not be given back went as well.
         assert journal.others(joined.ticket) == 0
 
-    def test_at_opening_work_goes_on_in_memory(
+    def test_at_opening_it_is_opened_all_the_same_and_nothing_is_sent_past_it(
         self, journal: Journal, holder: sqlite3.Connection, path: Path, results: Path
     ) -> None:
+        journal.claim(WORK, job_id="job-1")
         holder.execute("BEGIN IMMEDIATE")
-        fallback, warning = open_or_memory(path, results, busy_seconds=0.05)
-        with fallback:
-            assert fallback.path is None
-            assert warning is not None
-            assert "locked by another program" in warning
-            assert "Work goes on" in warning
-            claim = fallback.claim(WORK, job_id="job-1")
-            fallback.sending(claim.entry.id)
-            assert fallback.submitted(claim.entry.id, "task-1").task_id == "task-1"
-        holder.execute("ROLLBACK")
-        assert journal.count() == 0
+        second, warning = open_or_memory(path, results, busy_seconds=0.05)
+        with second:
+            assert (second.path, warning) == (path, None)
+            with pytest.raises(JournalError, match="locked by another program"):
+                second.claim(WORK, job_id="job-2")
+            holder.execute("ROLLBACK")
+            assert second.claim(WORK, job_id="job-2").action == "join"
+
+    def test_at_opening_a_new_file_work_goes_on_in_memory(self, path: Path, results: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
+            holder.execute("PRAGMA journal_mode = WAL")
+            holder.execute("BEGIN IMMEDIATE")
+            fallback, warning = open_or_memory(path, results, busy_seconds=0.05)
+            with fallback:
+                assert fallback.path is None
+                assert warning is not None
+                assert "locked by another program" in warning
+                assert "Work goes on" in warning
+                claim = fallback.claim(WORK, job_id="job-1")
+                fallback.sending(claim.entry.id)
+                assert fallback.submitted(claim.entry.id, "task-1").task_id == "task-1"
 
 
 class TestFull:

@@ -223,7 +223,8 @@ def test_the_message_names_which_why_and_the_ids_of_the_rest(batch: ModuleType, 
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert str(raised.value) == (
-        "2 of 4 images came to nothing: image 2 (task t1): It was canceled; image 3: Task t2 took too long. "
+        "2 of 4 images came to nothing: image 2 (task t1): It was canceled; "
+        "image 3 (task t2): The task took too long. "
         "2 finished and paid for: image 1 is task t0, image 4 is task t3. "
         "Queue the graph again for the missing ones: those that are there are not sent again. "
         "Xalora Collect gives a result by its task id."
@@ -233,6 +234,49 @@ def test_the_message_names_which_why_and_the_ids_of_the_rest(batch: ModuleType, 
 def test_a_long_list_of_errors_is_cut(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(8, "never")
     for index in drain(plan):
-        plan.failed(index, errors.TaskTimeoutError("too long", money="Paid.", task_id=f"t{index}"))
-    with pytest.raises(batch.BatchError, match=r"image 5 \(task t4\): too long; and 3 more\. Paid\."):
+        plan.failed(index, errors.TaskTimeoutError(f"no. {index}", money="Paid.", task_id=f"t{index}"))
+    with pytest.raises(batch.BatchError, match=r"image 5 \(task t4\): no\. 4; and 3 more\. Paid\."):
         plan.check()
+
+
+def test_what_happened_to_several_is_said_once(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(9, "never")
+    for index in drain(plan):
+        if index == 3:
+            plan.succeeded(index, "t3")
+            continue
+        reason = "is unknown here" if index == 1 else "took too long"
+        plan.failed(
+            index, errors.TaskTimeoutError(f"Task t{index} {reason}", money="Paid.", task_id=f"t{index}")
+        )
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert raised.value.what == (
+        "8 of 9 images came to nothing: "
+        "images 1, 3, 5, 6, 7 and 2 more (tasks t0, t2, t4, t5, t6 and 2 more): The task took too long; "
+        "image 2 (task t1): The task is unknown here"
+    )
+
+
+def test_what_may_be_charged_is_said_beside_what_is(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(4, "never")
+    drain(plan)
+    plan.succeeded(0, "t0")
+    plan.failed(1, errors.AmbiguousCreateError("No answer", money=errors.MAY_BE_CHARGED))
+    plan.failed(2, errors.InputImageError("It has no pixels"))
+    plan.failed(3, errors.AmbiguousCreateError("No answer", money=errors.MAY_BE_CHARGED))
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert raised.value.money == (
+        f"1 finished and paid for: image 1 is task t0. Images 2 and 4: {errors.MAY_BE_CHARGED}"
+    )
+
+
+def test_of_errors_alone_each_says_what_it_costs(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(2, "never")
+    drain(plan)
+    plan.failed(0, errors.InputImageError("It has no pixels"))
+    plan.failed(1, errors.AmbiguousCreateError("No answer", money=errors.MAY_BE_CHARGED))
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert raised.value.money == f"Image 2: {errors.MAY_BE_CHARGED}"

@@ -103,6 +103,11 @@ def schema_version(connection: sqlite3.Connection) -> int:
     return version
 
 
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Whether no step is missing. Raises JournalError as `schema_version` does."""
+    return schema_version(connection) == len(MIGRATIONS)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Takes the missing steps, inside the caller's write transaction (two processes may open at once)."""
     version = schema_version(connection)

@@ -18,10 +18,10 @@ from ..durations import HISTORY_LENGTH, PastRun, usual_span, watched_duration
 from ..errors import NOT_ACCEPTED, NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from . import forks, owners
 from .choice import Candidate, best
-from .database import BUSY_SECONDS, Database
+from .database import BUSY_SECONDS, BusyJournalError, Database
 from .kept import KeptResults
 from .rows import Action, Claim, Entry, IfUnknown, Work, clean_text, entry_from_row, to_json
-from .schema import migrate
+from .schema import is_current, migrate
 from .selection import where
 from .states import ENDED, OPEN, Event, TaskState
 from .transaction import Transaction, kept_files, no_entry
@@ -79,15 +79,24 @@ class Journal:
         self._database = Database(path, busy_seconds=busy_seconds)
         forks.register(self)
         try:
-            with self._database.write() as connection:
-                migrate(connection)
-                if self._owners_dir is not None:
-                    owners.sweep(self._owners_dir)
-            with self._change(settled=True):
-                pass
+            try:
+                self._prepare()
+            except BusyJournalError:
+                # Its tables are there: whoever holds it is waited for again when something is to be sent.
+                with self._database.read() as connection:
+                    if not is_current(connection):
+                        raise
         except BaseException:
             self.close()
             raise
+
+    def _prepare(self) -> None:
+        with self._database.write() as connection:
+            migrate(connection)
+            if self._owners_dir is not None:
+                owners.sweep(self._owners_dir)
+        with self._change(settled=True):
+            pass
 
     # Opening and closing ---------------------------------------------------------------------------------
 
