@@ -244,7 +244,7 @@ class BatchPlan:
         if len(groups) == 1 and not told:
             return next(iter(groups))
         told += [
-            f"{self._numbered(group).capitalize()}: {money}"
+            f"{self._numbered(group).capitalize()}{', each' if len(group) > 1 else ''}: {money}"
             for money, group in groups.items()
             if money not in _FREE
         ]

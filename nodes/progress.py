@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +26,24 @@ _DOWNLOAD_FROM = 0.9
 
 _ALMOST = 0.85
 """How far the bar goes by the usual duration alone: only the network can say that a task has ended."""
+
+PREVIEW_SECONDS = 0.25
+"""The least between two previews of a node: results of a batch come in crowds, and ComfyUI's server encodes
+each picture on the thread that answers the browser."""
+
+
+class PreviewPace:
+    """Which of a node's previews are shown: the first, and none too soon after another."""
+
+    def __init__(self) -> None:
+        self._next = -math.inf
+
+    def takes(self, now: float) -> bool:
+        """Whether the preview that is there now is to be shown."""
+        if now < self._next:
+            return False
+        self._next = now + PREVIEW_SECONDS
+        return True
 
 
 class Phase(Enum):

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import compat
-from .progress import NodeProgress
+from .progress import NodeProgress, PreviewPace
 
 if TYPE_CHECKING:
     from PIL import Image
 
 REFRESH_SECONDS = 0.5
-
-PICTURE_SECONDS = 0.25
-"""The least between two previews: results of a batch come in crowds, and ComfyUI's server encodes each
-picture on the thread that answers the browser."""
 
 
 class Reporter:
@@ -34,7 +29,7 @@ class Reporter:
         self._bar = compat.progress_bar(*progress.bar(monotonic())[1:], node_id)
         self._shown_line = ""
         self._shown_bar: tuple[float, float] | None = None
-        self._picture_due = -math.inf
+        self._previews = PreviewPace()
         self._closed = False
 
     async def run(self) -> None:
@@ -48,10 +43,8 @@ class Reporter:
         if self._closed:
             return
         now = monotonic()
-        if now < self._picture_due:
+        if preview is not None and not self._previews.takes(now):
             preview = None
-        if preview is not None:
-            self._picture_due = now + PICTURE_SECONDS
         bar, line = self._progress.bar(now), self._progress.line(now)
         if bar != self._shown_bar or preview is not None:
             self._shown_bar = bar

@@ -43,18 +43,16 @@ def test_a_batch_keeps_its_order_whoever_ends_first(comfyui: ComfyUI, devnet: Se
 
 
 def test_the_bar_and_the_line_count_the_batch(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
-    devnet.task_seconds = 0.7
-    record = comfyui.start(
+    # The fourth waits for one of three miners, and is at work whenever the others are found to have ended.
+    devnet.next_task_seconds.extend((0.7, 0.7, 0.7, 3.5))
+    record = comfyui.run(
         {
             "1": image(fresh_seed(), batch=4),
             "2": node("XaloraUpscaleImage", image=["1", 0]),
             "3": dump(["2", 0]),
         }
     )
-    # The fourth waits for one of three miners, and is at work whenever the others are found to have ended.
-    devnet.wait_for(lambda stats: stats["tasks"]["running"] == 3)
-    devnet.task_seconds = 3.5
-    assert record.wait().status == "success"
+    assert record.status == "success"
     steps = record.progress_of("2")
     assert [step for step in steps if step[1] == 4] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     lines = [text.text for text in record.texts_of("2")]

@@ -268,7 +268,7 @@ def test_what_may_be_charged_is_said_beside_what_is(batch: ModuleType, errors: M
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert raised.value.money == (
-        f"1 finished and paid for: image 1 is task t0. Images 2 and 4: {errors.MAY_BE_CHARGED}"
+        f"1 finished and paid for: image 1 is task t0. Images 2 and 4, each: {errors.MAY_BE_CHARGED}"
     )
 
 

@@ -131,3 +131,9 @@ def test_files_that_no_output_gives_are_told(progress: ModuleType) -> None:
     told = "1 more file is in the Xalora sidebar only"
     assert progress.summary([made], 3.0) == f"3.0 s by xalora; {told}"
     assert progress.summary([made, made], 3.0).endswith("; 2 more files are in the Xalora sidebar only")
+
+
+def test_previews_that_come_in_a_crowd_are_thinned_out(progress: ModuleType) -> None:
+    pace = progress.PreviewPace()
+    shown = [at for at in (0.0, 0.01, 0.2, 0.26, 0.4, 0.6) if pace.takes(NOW + at)]
+    assert shown == [0.0, 0.26, 0.6]

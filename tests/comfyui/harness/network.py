@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import requests
 
 from xalora_client.devnet import DevnetThread
+from xalora_client.devnet.engines import MinerTask
 
 MINERS = 3
 
@@ -16,21 +19,29 @@ class SessionDevnet(DevnetThread):
     """One for all tests, since a running ComfyUI's environment cannot change.
 
     `task_seconds` may be set at any time: the least that each task begun from then on takes, None for what it
-    takes. `stats()` counts from the session's start; `new_task_ids` and `new_stats` from the last `reset`.
+    takes. `next_task_seconds` is that for the tasks begun next, in their order, before `task_seconds` counts
+    (again). `stats()` counts from the session's start; `new_task_ids` and `new_stats` from the last `reset`.
     `options` are the devnet's own.
     """
 
     def __init__(self, **options: Any) -> None:
         self.task_seconds: float | None = None
+        self.next_task_seconds: deque[float] = deque()
         self._known: set[str] = set()
         self._before: dict[str, Any] = {}
         self._stopped = False
-        super().__init__(miners=MINERS, task_seconds=lambda _: self.task_seconds or 0.0, **options)
+        super().__init__(miners=MINERS, task_seconds=self._seconds_of, **options)
+
+    def _seconds_of(self, _: MinerTask) -> float:
+        with suppress(IndexError):
+            return self.next_task_seconds.popleft()
+        return self.task_seconds or 0.0
 
     def reset(self) -> None:
         """It serves, without faults or set duration, every miner alive and idle; counting starts here."""
         self.clear_faults()
         self.task_seconds = None
+        self.next_task_seconds.clear()
         if self._stopped:
             self.start_sequencer()
         for _ in range(MINERS - len(self.miners)):
