@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..xalora_client.config import FallbackPolicy
 from ..xalora_client.errors import (
@@ -211,9 +211,7 @@ class BatchPlan:
     def _what(self) -> str:
         if not self._errors:
             return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
-        groups: dict[str, list[int]] = {}
-        for index, error in sorted(self._errors.items()):
-            groups.setdefault(_reason(error), []).append(index)
+        groups = self._grouped(_reason)
         listed = [f"{self._named(group)}: {reason}" for reason, group in groups.items()]
         shown = "; ".join(listed[:_LISTED])
         if len(listed) > _LISTED:
@@ -223,24 +221,27 @@ class BatchPlan:
             shown += f"; {len(self._unsent)} more were not sent for that reason"
         return f"{len(self._errors)} of {self.total} {self._noun}s came to nothing: {shown}"
 
+    def _grouped(self, by: Callable[[XaloraError], str]) -> dict[str, list[int]]:
+        """The indexes of the failed tasks, by what their errors have in common."""
+        groups: dict[str, list[int]] = {}
+        for index, error in sorted(self._errors.items()):
+            groups.setdefault(by(error), []).append(index)
+        return groups
+
     def _named(self, group: Sequence[int]) -> str:
         """``image 2 (task b)``, ``images 2, 3 and 5 (tasks b, c and e)``."""
         ids = [task_id for index in group if (task_id := self._errors[index].task_id)]
-        named = self._numbered(group)
-        return f"{named} (task{'s' if len(ids) > 1 else ''} {_enumerated(ids)})" if ids else named
+        return f"{self._numbered(group)} ({_enumerated('task', ids)})" if ids else self._numbered(group)
 
     def _numbered(self, group: Sequence[int]) -> str:
-        plural = "s" if len(group) > 1 else ""
-        return f"{self._noun}{plural} {_enumerated([str(index + 1) for index in group])}"
+        return _enumerated(self._noun, [str(index + 1) for index in group])
 
     def _money(self, finished: Mapping[int, str]) -> str:
         told: list[str] = []
         if finished:
             ids = ", ".join(f"{self._noun} {index + 1} is task {id}" for index, id in finished.items())
             told.append(f"{len(finished)} {self._done_word} and paid for: {ids}.")
-        groups: dict[str, list[int]] = {}
-        for index, error in sorted(self._errors.items()):
-            groups.setdefault(error.money, []).append(index)
+        groups = self._grouped(lambda error: error.money)
         if len(groups) == 1 and not told:
             return next(iter(groups))
         told += [
@@ -259,8 +260,10 @@ def _reason(error: XaloraError) -> str:
     return what
 
 
-def _enumerated(items: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b, c, d, e and 3 more``."""
+def _enumerated(noun: str, items: Sequence[str]) -> str:
+    """``task a``, ``tasks a and b``, ``tasks a, b, c, d, e and 3 more``."""
+    if len(items) == 1:
+        return f"{noun} {items[0]}"
     shown = list(items[:_LISTED])
     last = f"{len(items) - _LISTED} more" if len(items) > _LISTED else shown.pop()
-    return f"{', '.join(shown)} and {last}" if shown else last
+    return f"{noun}s {', '.join(shown)} and {last}"

@@ -128,8 +128,3 @@ def _likelihood(spans: Sequence[tuple[float, float]], mu: float, sigma: float) -
         inside = (math.erfc((mu - high) * scale) - math.erfc((mu - low) * scale)) / 2
         likelihood *= inside if inside > _UNLIKELY else _UNLIKELY
     return likelihood
-
-
-def phi(z: float) -> float:
-    """The standard normal distribution function."""
-    return 0.5 * math.erfc(-z / math.sqrt(2))

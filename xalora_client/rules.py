@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .config import FallbackPolicy
-from .durations import LogNormal, PastRun, next_run, phi
+from .durations import LogNormal, PastRun, next_run
 from .errors import (
     AmbiguousCreateError,
     AuthenticationError,
@@ -198,7 +198,12 @@ def _log_normal(x: float, part: LogNormal) -> tuple[float, float]:
     if x <= 0:
         return 0.0, 0.0
     z = (math.log(x) - part.mu) / part.sigma
-    return phi(z), math.exp(part.mu + part.sigma**2 / 2) * phi(z - part.sigma)
+    return _phi(z), math.exp(part.mu + part.sigma**2 / 2) * _phi(z - part.sigma)
+
+
+def _phi(z: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:

@@ -79,24 +79,24 @@ class Journal:
         self._database = Database(path, busy_seconds=busy_seconds)
         forks.register(self)
         try:
-            try:
-                self._prepare()
-            except BusyJournalError:
-                # Its tables are there: whoever holds it is waited for again when something is to be sent.
-                with self._database.read() as connection:
-                    if not is_current(connection):
-                        raise
+            self._prepare()
         except BaseException:
             self.close()
             raise
 
     def _prepare(self) -> None:
-        with self._database.write() as connection:
-            migrate(connection)
-            if self._owners_dir is not None:
-                owners.sweep(self._owners_dir)
-        with self._change(settled=True):
-            pass
+        try:
+            with self._database.write() as connection:
+                migrate(connection)
+                if self._owners_dir is not None:
+                    owners.sweep(self._owners_dir)
+            with self._change(settled=True):
+                pass
+        except BusyJournalError:
+            # With its tables there, whoever holds it is waited for again when something is to be sent.
+            with self._database.read() as connection:
+                if not is_current(connection):
+                    raise
 
     # Opening and closing ---------------------------------------------------------------------------------
 
