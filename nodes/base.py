@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from . import compat, runner
-from .compat import io
-from .fallback import Expansion, Place
-from .freshness import freshness, key_of
-from .runner import HandedOver, RunOptions, Sink
+from .host import compat
+from .host.compat import io
+from .running import runner
+from .running.fallback import Expansion, Place
+from .running.freshness import freshness, key_of
+from .running.runner import HandedOver, RunOptions, Sink
 
 if TYPE_CHECKING:
     from ..xalora_client.tasks import WorkflowTask
@@ -21,7 +22,7 @@ CATEGORY = "Xalora"
 
 
 class XaloraNode(io.ComfyNode):
-    """A node whose cached outputs go stale as :mod:`.freshness` says.
+    """A node whose cached outputs go stale as :mod:`.running.freshness` says.
 
     A subclass asks for :data:`HIDDEN` in its schema.
     """
@@ -49,7 +50,7 @@ class XaloraNode(io.ComfyNode):
     async def run_tasks(
         cls, tasks: Sequence[WorkflowTask], options: RunOptions, sink: Sink[ValueT], noun: str = "image"
     ) -> ValueT | HandedOver:
-        """The executing node's :func:`.runner.run`."""
+        """The executing node's :func:`.running.runner.run`."""
         with freshness.attempt(cls.cache_key()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
             made = await runner.run(cls.node_id(), tasks, options, sink, attempt.learned, noun)

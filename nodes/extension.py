@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import compat, routes
-from .compat import ComfyExtension, io
+from .host import compat
+from .host.compat import ComfyExtension, io
 from .local_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
+from .sidebar import routes
 from .tasks import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo

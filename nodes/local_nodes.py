@@ -1,4 +1,4 @@
-"""Nodes that stand in the subgraphs of :mod:`.fallback`, category "Xalora/internal"; nobody places them."""
+"""Nodes of category "Xalora/internal", in the subgraphs of :mod:`.running.fallback`; nobody places them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
-from . import compat
 from .base import CATEGORY
-from .clients import clients
-from .compat import ExecutionBlocker, io, schema
-from .images import COLOUR_CHANNELS, merged, split_batch
-from .keeping import handed_on
-from .progress import Made, summary
+from .host import compat
+from .host.clients import clients
+from .host.compat import ExecutionBlocker, io, schema
+from .running.progress import Made, summary
 from .text_to_video import FRAMES_OFF
+from .values.images import COLOUR_CHANNELS, merged, split_batch
+from .values.keeping import handed_on
 
 log = logging.getLogger("xalora_client.nodes")
 

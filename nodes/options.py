@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
-from .compat import io, with_options
-from .runner import RunOptions
+from .host.compat import io, with_options
+from .running.runner import RunOptions
 
 MAX_SECONDS = 7 * 24 * 3600
 FROM_SETTINGS = "from settings"
@@ -20,7 +20,7 @@ def advanced(socket: io.Input) -> io.Input:
 
 
 def task_inputs() -> list[io.Input]:
-    """The base options of a task. The key is none of them, see :mod:`.keyfile`."""
+    """The base options of a task. The key is none of them, see :mod:`.host.keyfile`."""
     return [
         advanced(
             io.String.Input(

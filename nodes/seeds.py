@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..xalora_client.tasks import MAX_SEED
-from .compat import io
+from .host.compat import io
 
 __all__ = ["MAX_SEED", "seed_input", "seeds_from"]
 

@@ -16,19 +16,21 @@ from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFo
 from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.png import encode_png
 from ..xalora_client.media.sniff import sniff_file
-from . import compat, options, runner
+from . import options
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .bridge import bridge
-from .compat import ExecutionBlocker, io, schema
-from .freshness import freshness
-from .images import TensorBatch, split_batch
-from .interrupts import Interrupt
+from .host import compat
+from .host.bridge import bridge
+from .host.compat import ExecutionBlocker, io, schema
+from .running import runner
+from .running.freshness import freshness
+from .running.interrupts import Interrupt
+from .running.submissions import submissions
 from .seeds import seed_input
-from .submissions import submissions
 from .text_to_image import image_inputs, image_tasks, lora_input
 from .text_to_video import prompt_input, video_inputs, video_task
 from .upscale import upscale_tasks
-from .videos import VideoSink, VideoValue
+from .values.images import TensorBatch, split_batch
+from .values.videos import VideoSink, VideoValue
 
 if TYPE_CHECKING:
     from PIL import Image

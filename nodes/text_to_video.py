@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
-from . import fallback, options, runner
+from . import options
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .compat import ExecutionBlocker, io, schema
+from .host.compat import ExecutionBlocker, io, schema
+from .running import fallback, runner
 from .seeds import seed_input
-from .videos import VideoSink
+from .values.videos import VideoSink
 
 FRAMES_OFF = (
     "decode_frames is off, so the IMAGE output has no frames. Switch it on, or use the VIDEO output instead."

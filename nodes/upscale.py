@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
-from . import fallback, options, runner
+from . import options
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .compat import io, schema
-from .images import TensorBatch, split_batch
+from .host.compat import io, schema
+from .running import fallback, runner
+from .values.images import TensorBatch, split_batch
 
 if TYPE_CHECKING:
     import torch

@@ -13,14 +13,16 @@ from ..xalora_client.errors import ConfigurationError, InvalidTaskError
 from ..xalora_client.workflows import AUTO, Parameter, ParameterType, WorkflowCatalog, WorkflowDefinition
 from ..xalora_client.workflows.model_files import model_folder
 from ..xalora_client.workflows.prompt import as_link
-from . import compat, fallback, options, runner
+from . import options
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .catalogs import catalog
-from .compat import ExecutionBlocker, io, schema
-from .fallback import Expansion
-from .images import TensorBatch, checked_batch
+from .host import compat
+from .host.catalogs import catalog
+from .host.compat import ExecutionBlocker, io, schema
+from .running import fallback, runner
+from .running.fallback import Expansion
 from .text_to_video import FRAMES_OFF
-from .videos import VideoSink, VideoValue
+from .values.images import TensorBatch, checked_batch
+from .values.videos import VideoSink, VideoValue
 
 log = logging.getLogger("xalora_client.nodes")
 

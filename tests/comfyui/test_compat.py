@@ -1,4 +1,4 @@
-"""What the pack leans on in ComfyUI, through `nodes.compat` and `nodes.bridge`, in a real one."""
+"""What the pack leans on in ComfyUI, through `nodes.host.compat` and `nodes.host.bridge`, in a real one."""
 
 from __future__ import annotations
 

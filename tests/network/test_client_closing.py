@@ -383,7 +383,12 @@ def test_a_program_that_ends_while_a_create_is_out_keeps_the_task_id(
     """As ComfyUI ends: Python has taken back its threads before anything of ours is told."""
     state = tmp_path / "state"
     with DevnetThread(miners=0, faults=["task_create:delay_after:seconds=1"]) as devnet:
-        program = [sys.executable, "-c", QUIT_WITH_A_CREATE_OUT, str(repository / "nodes" / "bridge.py")]
+        program = [
+            sys.executable,
+            "-c",
+            QUIT_WITH_A_CREATE_OUT,
+            str(repository / "nodes" / "host" / "bridge.py"),
+        ]
         with subprocess.Popen(
             [*program, devnet.api_key, devnet.url],
             stdin=subprocess.PIPE,

@@ -22,7 +22,7 @@ CEILING = 20.0
 
 @pytest.fixture(scope="session")
 def module(pack: ModuleType) -> ModuleType:
-    return importlib.import_module(f"{pack.__name__}.nodes.bridge")
+    return importlib.import_module(f"{pack.__name__}.nodes.host.bridge")
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_the_interpreters_exit_closes_the_shared_bridge(repository: Path) -> Non
         print(module.bridge.call(ready()))
     """
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(repository / "nodes" / "bridge.py")],
+        [sys.executable, "-c", textwrap.dedent(program), str(repository / "nodes" / "host" / "bridge.py")],
         capture_output=True,
         text=True,
         timeout=CEILING,

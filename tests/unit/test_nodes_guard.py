@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def guard(pack: ModuleType) -> Any:
-    return import_module(f"{pack.__name__}.nodes.guard")
+    return import_module(f"{pack.__name__}.nodes.sidebar.guard")
 
 
 OURS = {"Host": "127.0.0.1:8188", "X-Xalora": "1", "Content-Type": "application/json"}

@@ -12,7 +12,8 @@ import pytest
 
 @pytest.fixture(scope="module")
 def together(pack: ModuleType) -> Callable[..., Awaitable[None]]:
-    function: Callable[..., Awaitable[None]] = import_module(".nodes.together", pack.__name__).together
+    module = import_module(".nodes.running.together", pack.__name__)
+    function: Callable[..., Awaitable[None]] = module.together
     return function
 
 

@@ -319,7 +319,7 @@ class XaloraTestRemote(io.ComfyNode):
 
     @classmethod
     async def execute(cls, seconds=1.0, polls=True, name="remote", value=None, nonce=""):
-        compat, bridge = _of_the_pack("compat"), _of_the_pack("bridge").bridge
+        compat, bridge = _of_the_pack("nodes.host.compat"), _of_the_pack("nodes.host.bridge").bridge
         node = cls.hidden.unique_id
         before = compat.interrupt_count()
         work = bridge.run(asyncio.sleep(seconds, "done"))
@@ -355,17 +355,15 @@ class XaloraTestLoopUpscale(io.ComfyNode):
 
     @classmethod
     async def execute(cls, image):
-        settings = _of_the_pack("settings").read_settings().settings
-        pack = _of_the_pack("settings").__package__.rpartition(".")[0]
-        client_module = importlib.import_module(f"{pack}.xalora_client.client")
-        tasks = importlib.import_module(f"{pack}.xalora_client.tasks")
+        settings = _of_the_pack("nodes.host.settings").read_settings().settings
+        client_module, tasks = _of_the_pack("xalora_client.client"), _of_the_pack("xalora_client.tasks")
         async with client_module.AsyncXalora(settings=settings) as client:
             result = await client.run(tasks.UpscalerTask(image))
         return io.NodeOutput(torch.from_numpy(await asyncio.to_thread(lambda: result.images)))
 
 
 class XaloraTestCompat(io.ComfyNode):
-    """Tells what `nodes.compat` answers here."""
+    """Tells what `nodes.host.compat` answers here."""
 
     @classmethod
     def define_schema(cls):
@@ -375,7 +373,7 @@ class XaloraTestCompat(io.ComfyNode):
 
     @classmethod
     def execute(cls, nonce=""):
-        compat = _of_the_pack("compat")
+        compat = _of_the_pack("nodes.host.compat")
         wanted = compat.schema(node_id="Any", from_a_later_version=True, inputs=[], outputs=[])
         advanced = compat.with_options(io.Int.Input("timeout", default=1), advanced=True)
         told = {
@@ -395,7 +393,7 @@ class XaloraTestCompat(io.ComfyNode):
 def _of_the_pack(module):
     """A module of the pack, whatever name ComfyUI has given it."""
     package = next(name for name in sys.modules if name.endswith("ComfyUI-Xalora"))
-    return importlib.import_module(f"{package}.nodes.{module}")
+    return importlib.import_module(f"{package}.{module}")
 
 
 NODES = [

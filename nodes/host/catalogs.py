@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..xalora_client.workflows import WorkflowCatalog
+from ...xalora_client.workflows import WorkflowCatalog
 from . import compat
 from .settings import STATE_FOLDER, read_settings
 

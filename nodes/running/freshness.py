@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..xalora_client.errors import ConfigurationError, JournalError
-from .clients import clients
-from .settings import read_settings
+from ...xalora_client.errors import ConfigurationError, JournalError
+from ..host.clients import clients
+from ..host.settings import read_settings
 
 log = logging.getLogger("xalora_client.nodes")
 

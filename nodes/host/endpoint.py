@@ -10,8 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..xalora_client.config import Settings
-from ..xalora_client.errors import ConfigurationError
+from ...xalora_client.config import Settings
+from ...xalora_client.errors import ConfigurationError
 from .keyfile import forget_key, key_file, write_key
 
 FILE_NAME = "endpoint"
@@ -66,7 +66,7 @@ def checked(key: str, endpoint: str | None) -> Settings:
     Raises:
         ConfigurationError: One of them has a wrong form. The key is not in the message.
     """
-    from ..xalora_client.config import load_settings
+    from ...xalora_client.config import load_settings
 
     settings = load_settings(env_files=(), api_key=key, workflow_url=endpoint or None).settings
     settings.credentials()

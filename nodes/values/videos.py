@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..xalora_client.media.files import decode_files
-from .compat import InputImpl
+from ...xalora_client.media.files import decode_files
+from ..host.compat import InputImpl
 from .images import COLOUR_CHANNELS, preview_of
 from .keeping import keep_while
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..xalora_client.results import RunResult
+    from ...xalora_client.results import RunResult
 
 
 @dataclass(frozen=True)

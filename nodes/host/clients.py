@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..xalora_client.config import Settings
-from ..xalora_client.threads import off_loop
+from ...xalora_client.config import Settings
+from ...xalora_client.threads import off_loop
 from .bridge import SHUTTING_DOWN, BridgeError, bridge
 from .settings import read_settings
 
 if TYPE_CHECKING:
-    from ..xalora_client.client import AsyncXalora
-    from ..xalora_client.journal import Journal
+    from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.journal import Journal
 
 
 class Clients:
@@ -58,7 +58,7 @@ class Clients:
         if self._closed:
             raise BridgeError(SHUTTING_DOWN)
         if self._current is None or self._current.settings != settings:
-            from ..xalora_client.client import AsyncXalora
+            from ...xalora_client.client import AsyncXalora
 
             self._current = AsyncXalora(settings=settings, journal=self._journal_for(settings))
             self._users[self._current] = 0
@@ -71,7 +71,7 @@ class Clients:
     def _journal_for(self, settings: Settings) -> Journal:
         journal = self._journals.get(settings.state_dir)
         if journal is None:
-            from ..xalora_client.client import open_journal
+            from ...xalora_client.client import open_journal
 
             journal = self._journals[settings.state_dir] = open_journal(settings)
         journal.results_limit_bytes = int(settings.results_limit)

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ..xalora_client.errors import XaloraError
-from . import compat
-from .bridge import BridgeError, bridge
-from .clients import clients
+from ...xalora_client.errors import XaloraError
+from ..host import compat
+from ..host.bridge import BridgeError, bridge
+from ..host.clients import clients
 from .together import together
 
 if TYPE_CHECKING:
-    from ..xalora_client.client import AsyncXalora
+    from ...xalora_client.client import AsyncXalora
     from .interrupts import Interrupt
 
 log = logging.getLogger("xalora_client.nodes")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from . import compat
+from ..host import compat
 
 T = TypeVar("T")
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..xalora_client.errors import XaloraError
-from ..xalora_client.journal import Entry, Journal, TaskState
-from . import runner
-from .clients import clients
-from .origins import origins
-from .previews import input_preview, made_preview, result_preview
+from ...xalora_client.errors import XaloraError
+from ...xalora_client.journal import Entry, Journal, TaskState
+from ..host.clients import clients
+from ..running import runner
+from ..running.origins import origins
+from ..values.previews import input_preview, made_preview, result_preview
 from .task_rows import GROUPS, Surroundings, states_of, task_row
 
 if TYPE_CHECKING:
-    from ..xalora_client.client import AsyncXalora
+    from ...xalora_client.client import AsyncXalora
 
 log = logging.getLogger("xalora_client.nodes")
 

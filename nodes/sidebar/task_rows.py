@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..xalora_client.journal import Entry, TaskState
-from .origins import Origin
+from ...xalora_client.journal import Entry, TaskState
+from ..running.origins import Origin
 
 GROUPS: Mapping[str, frozenset[TaskState]] = {
     "active": frozenset(

@@ -243,7 +243,7 @@ def device_name() -> str:
 
 def pack_directory() -> Path:
     """This pack's own folder."""
-    return Path(__file__).resolve().parent.parent
+    return Path(__file__).resolve().parents[2]
 
 
 def base_directory() -> Path:

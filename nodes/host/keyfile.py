@@ -10,8 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from ..xalora_client.config import parse_api_key
-from ..xalora_client.errors import ConfigurationError
+from ...xalora_client.config import parse_api_key
+from ...xalora_client.errors import ConfigurationError
 from . import compat
 
 FILE_NAME = "api-key"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..xalora_client.config import ENV_PREFIX, LoadedSettings, Settings, load_settings
+from ...xalora_client.config import ENV_PREFIX, LoadedSettings, Settings, load_settings
 from . import compat
 from .endpoint import read_endpoint
 from .keyfile import read_key

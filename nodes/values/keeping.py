@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..xalora_client.results import RunResult
+    from ...xalora_client.results import RunResult
 
 _leaned_on: weakref.WeakKeyDictionary[Any, RunResult] = weakref.WeakKeyDictionary()
 

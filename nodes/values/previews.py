@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import compat
+from ..host import compat
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,9 +54,9 @@ def result_preview(job_id: str, file: Path) -> Path:
 def _picture_of(file: Path) -> Image.Image:
     from PIL import Image
 
-    from ..xalora_client.errors import XaloraError
-    from ..xalora_client.media.images import open_image
-    from ..xalora_client.media.video import open_video
+    from ...xalora_client.errors import XaloraError
+    from ...xalora_client.media.images import open_image
+    from ...xalora_client.media.video import open_video
 
     if file.suffix.lower() in _VIDEO_SUFFIXES:
         try:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..xalora_client.batch import ImageBatch, images_in
-from ..xalora_client.errors import InvalidTaskError
-from ..xalora_client.media.images import decode_images
+from ...xalora_client.batch import ImageBatch, images_in
+from ...xalora_client.errors import InvalidTaskError
+from ...xalora_client.media.images import decode_images
 
 if TYPE_CHECKING:
-    from ..xalora_client.results import RunResult
+    from ...xalora_client.results import RunResult
 
 COLOUR_CHANNELS = 3
 PREVIEW_PIXELS = 512

@@ -11,13 +11,13 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ..xalora_client.config import FallbackPolicy, IfUnknown, Settings
-from ..xalora_client.errors import MissingKeyError, TaskCanceledError, XaloraError
-from ..xalora_client.events import TaskEvent
-from . import compat
+from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
+from ...xalora_client.errors import MissingKeyError, TaskCanceledError, XaloraError
+from ...xalora_client.events import TaskEvent
+from ..host import compat
+from ..host.bridge import bridge
+from ..host.clients import clients
 from .batch import MAX_RESENDS, BatchPlan
-from .bridge import bridge
-from .clients import clients
 from .interrupts import Interrupt
 from .origins import OriginNotes
 from .progress import Made, NodeProgress, summary
@@ -27,9 +27,9 @@ from .together import together
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..xalora_client.client import AsyncXalora
-    from ..xalora_client.results import RunResult
-    from ..xalora_client.tasks import WorkflowTask
+    from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.results import RunResult
+    from ...xalora_client.tasks import WorkflowTask
 
 ItemT = TypeVar("ItemT")
 ValueT = TypeVar("ValueT")
@@ -525,7 +525,7 @@ def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None
     """A small picture of a task's input image, None where it has none; called on a worker thread."""
     if not tasks:
         return None
-    from .images import preview_of
+    from ..values.images import preview_of
 
     task = tasks[index]
     image = next(iter(task.image_parameters().values()), None)
@@ -536,7 +536,7 @@ def _picture_at(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None
 
 def made_of(result: RunResult) -> Made:
     """What made a result, for the line on the node."""
-    from ..xalora_client.media.files import left_out
+    from ...xalora_client.media.files import left_out
 
     return Made(result.engine, result.miner, result.reused, left_out(result.files))
 

@@ -9,22 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..xalora_client.defined import DefinedWorkflowTask
-from ..xalora_client.errors import NOTHING_CHARGED, EngineError, InvalidTaskError, XaloraError
-from ..xalora_client.media.files import image_files
-from ..xalora_client.tasks import WorkflowTask
-from ..xalora_client.workflows import (
+from ...xalora_client.defined import DefinedWorkflowTask
+from ...xalora_client.errors import NOTHING_CHARGED, EngineError, InvalidTaskError, XaloraError
+from ...xalora_client.media.files import image_files
+from ...xalora_client.tasks import WorkflowTask
+from ...xalora_client.workflows import (
     BoundWorkflow,
     WorkflowDefinition,
     check_bound,
     choose_installed,
     missing_files,
 )
-from ..xalora_client.workflows.model_files import pick_installed
-from . import compat
-from .catalogs import catalog
+from ...xalora_client.workflows.model_files import pick_installed
+from ..host import compat
+from ..host.catalogs import catalog
+from ..values.keeping import handed_on
 from .expansion import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
-from .keeping import handed_on
 from .progress import Made
 from .runner import HandedOver, made_of
 

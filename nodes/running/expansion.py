@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..xalora_client.errors import WorkflowDefinitionError
-from ..xalora_client.workflows import BoundWorkflow
+from ...xalora_client.errors import WorkflowDefinitionError
+from ...xalora_client.workflows import BoundWorkflow
 
 Graph = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type": str, "inputs": {...}}``, as ComfyUI takes an expansion."""

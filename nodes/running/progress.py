@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ..xalora_client.events import (
+from ...xalora_client.events import (
     Done,
     Downloading,
     Running,

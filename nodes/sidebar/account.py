@@ -10,17 +10,17 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ..xalora_client import __version__
-from ..xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LoadedSettings, Settings
-from ..xalora_client.errors import (
+from ...xalora_client import __version__
+from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LoadedSettings, Settings
+from ...xalora_client.errors import (
     AuthenticationError,
     ConfigurationError,
     NoMinerError,
     XaloraConnectionError,
     XaloraError,
 )
-from . import endpoint
-from .settings import KEY_FILE, defaults, in_force, read_settings
+from ..host import endpoint
+from ..host.settings import KEY_FILE, defaults, in_force, read_settings
 
 TEST_SECONDS = 15.0
 RECENT_SECONDS = 60.0
@@ -148,7 +148,7 @@ def _pair(settings: Settings) -> tuple[str, str]:
 async def _try(pair: Settings) -> dict[str, Any]:
     """``outcome``: ``accepted``, ``no_miner`` (accepted, nobody serves now), ``refused``, ``unreachable`` or
     ``failed``; ``message`` has the words."""
-    from ..xalora_client.client import AsyncXalora
+    from ...xalora_client.client import AsyncXalora
 
     key = pair.api_key or SecretStr("")
     once = pair.model_copy(update={"api_key": key, "max_retries": 0, "request_timeout": TEST_SECONDS})

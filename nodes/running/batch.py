@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from ..xalora_client.config import FallbackPolicy
-from ..xalora_client.errors import (
+from ...xalora_client.config import FallbackPolicy
+from ...xalora_client.errors import (
     NOT_ACCEPTED,
     NOTHING_CHARGED,
     AuthenticationError,
@@ -26,7 +26,7 @@ from ..xalora_client.errors import (
     XaloraConnectionError,
     XaloraError,
 )
-from ..xalora_client.rules import falls_back
+from ...xalora_client.rules import falls_back
 
 MAX_RESENDS = 2
 """How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .previews import keep_input
+from ..values.previews import keep_input
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ..xalora_client.errors import (
+from ...xalora_client.errors import (
     AuthenticationError,
     ConfigurationError,
     JournalError,
     NetworkError,
     XaloraError,
 )
+from ..host.bridge import BridgeError, bridge
 from . import account, guard
-from .bridge import BridgeError, bridge
 from .desk import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type

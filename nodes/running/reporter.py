@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from . import compat
+from ..host import compat
 from .progress import NodeProgress, PreviewPace
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from time import time
 from typing import Any, Protocol
 
-from ..xalora_client.errors import XaloraError
-from ..xalora_client.journal import Journal
-from .bridge import BridgeError, bridge
-from .clients import clients
+from ...xalora_client.errors import XaloraError
+from ...xalora_client.journal import Journal
+from ..host.bridge import BridgeError, bridge
+from ..host.clients import clients
 from .desk import Desk, counts
 
 log = logging.getLogger("xalora_client.nodes")

@@ -1,0 +1,1 @@
+"""What the sidebar and the dialogs ask for, and who may ask."""
