@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 from ...xalora_client.config import FallbackPolicy
 from ...xalora_client.errors import (
@@ -102,7 +103,8 @@ class BatchPlan:
         self._policy = policy
         self._noun = noun
         self._queue = deque(range(total))
-        self._resends = [0] * total
+        # All errors of a task in their order: each try may be charged, not just the last one.
+        self._tries: dict[int, list[XaloraError]] = {}
         self._finished: dict[int, str | None] = {}
         self._errors: dict[int, XaloraError] = {}
         self._missing: dict[int, XaloraError | None] = {}
@@ -132,9 +134,10 @@ class BatchPlan:
         Returns:
             Whether it is to be sent again: :meth:`next` gives it once more.
         """
+        tries = self._tries.setdefault(index, [])
+        tries.append(error)
         is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not (is_kept or self._canceled)
-        if is_worth_another and self._resends[index] < self._max_resends:
-            self._resends[index] += 1
+        if is_worth_another and len(tries) <= self._max_resends:
             self._queue.append(index)
             return True
         if is_kept:
@@ -152,8 +155,7 @@ class BatchPlan:
         """The user has canceled everything: nothing more is sent, nor made on this machine instead."""
         self._canceled = True
         self._policy = "never"
-        self._unsent.extend(self._queue)
-        self._queue.clear()
+        self._leave_queued()
         for index, error in self._missing.items():
             if error is None:
                 self._unsent.append(index)
@@ -163,10 +165,23 @@ class BatchPlan:
 
     def _stop_sending(self, index: int) -> None:
         if index in self._missing:
-            self._missing.update(dict.fromkeys(self._queue))
+            self._missing.update((queued, self._last(queued)) for queued in self._queue)
+            self._queue.clear()
         else:
-            self._unsent.extend(self._queue)
+            self._leave_queued()
+
+    def _leave_queued(self) -> None:
+        """What is queued is sent no more: it was never sent, or came to nothing at its last try."""
+        for index in self._queue:
+            error = self._last(index)
+            if error is None:
+                self._unsent.append(index)
+            else:
+                self._errors[index] = error
         self._queue.clear()
+
+    def _last(self, index: int) -> XaloraError | None:
+        return self._tries[index][-1] if index in self._tries else None
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -176,19 +191,20 @@ class BatchPlan:
     @property
     def reasons(self) -> tuple[XaloraError, ...]:
         """The errors for which this machine takes over, as they came; none where the policy alone says so."""
-        return tuple(error for error in self._missing.values() if error is not None)
+        return tuple(self._told(index) for index, error in self._missing.items() if error is not None)
 
     def check(self) -> None:
         """Raise what has to be told to the user, if anything.
 
         Raises:
-            XaloraError: A single task's own error.
+            XaloraError: A single task's own error, with all of its tries.
             BatchError: Several tasks, some of which failed for good.
         """
         if not self._errors and not (self._canceled and self._unsent):
             return
         if self.total == 1 and self._errors:
-            raise self._errors[0]
+            error = self._told(0)
+            raise error from (None if error is self._errors[0] else self._errors[0])
         finished = {i: id for i, id in sorted(self._finished.items()) if id is not None}
         raise BatchError(
             self._what(),
@@ -198,20 +214,46 @@ class BatchPlan:
             finished=finished,
         ) from next(iter(self._errors.values()), None)
 
+    def _told(self, index: int) -> XaloraError:
+        """The task's last error; of one that was sent again, with how often, and what each try may cost."""
+        *earlier, last = self._tries[index]
+        if not earlier:
+            return last
+        told = copy(last)
+        told.what = f"{last.what.rstrip('.')}; it was sent {len(earlier) + 1} times"
+        groups: dict[str, list[XaloraError]] = {}
+        for error in (*earlier, last):
+            if error.money not in _FREE:
+                groups.setdefault(error.money, []).append(error)
+        costs = [f"{_capital(_tries_named(group))}{_each(group)}: {money}" for money, group in groups.items()]
+        told.money = " ".join(costs) or last.money
+        if self._is_worn_out(index):
+            told.next_step = (
+                "Another miner did no better: change the input or the parameters, or ask with the ids. "
+                f"Queued again as it is, it is sent up to {self._max_resends + 1} times more."
+            )
+        return told
+
+    def _is_worn_out(self, index: int) -> bool:
+        """Whether it failed at every try there is, each time in a way that another miner need not share."""
+        tries = self._tries[index]
+        return len(tries) > max(self._max_resends, 1) and isinstance(tries[-1], _WORTH_ANOTHER_TASK)
+
     def _next_step(self) -> str:
         if self._stopped_by is not None and self._stopped_by.next_step:
             return self._stopped_by.next_step
         if self._of_no_use is not None:
             return self._of_no_use.next_step
-        return (
-            "Queue the graph again for the missing ones: those that are there are not sent again. "
-            "Xalora Collect gives a result by its task id."
-        )
+        step = "Queue the graph again for the missing ones: those that are there are not sent again. "
+        if worn_out := [index for index in sorted(self._errors) if self._is_worn_out(index)]:
+            which = _capital(self._numbered(worn_out))
+            step += f"{which} failed each time: change input or parameters first. "
+        return step + "Xalora Collect gives a result by its task id."
 
     def _what(self) -> str:
         if not self._errors:
             return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
-        groups = self._grouped(_reason)
+        groups = self._grouped(self._reason)
         listed = [f"{self._named(group)}: {reason}" for reason, group in groups.items()]
         shown = "; ".join(listed[:_LISTED])
         if len(listed) > _LISTED:
@@ -221,12 +263,22 @@ class BatchPlan:
             shown += f"; {len(self._unsent)} more were not sent for that reason"
         return f"{len(self._errors)} of {self.total} {self._noun}s came to nothing: {shown}"
 
-    def _grouped(self, by: Callable[[XaloraError], str]) -> dict[str, list[int]]:
+    def _grouped(self, by: Callable[[int], str]) -> dict[str, list[int]]:
         """The indexes of the failed tasks, by what their errors have in common."""
         groups: dict[str, list[int]] = {}
-        for index, error in sorted(self._errors.items()):
-            groups.setdefault(by(error), []).append(index)
+        for index in sorted(self._errors):
+            groups.setdefault(by(index), []).append(index)
         return groups
+
+    def _reason(self, index: int) -> str:
+        """What happened, the same for all tasks that it happened to, as often."""
+        error = self._errors[index]
+        what = error.what.rstrip(".")
+        if error.task_id:
+            what = what.replace(f"task {error.task_id}", "the task")
+            what = what.replace(f"Task {error.task_id}", "The task")
+        sent = len(self._tries[index])
+        return what if sent == 1 else f"{what}, sent {sent} times"
 
     def _named(self, group: Sequence[int]) -> str:
         """``image 2 (task b)``, ``images 2, 3 and 5 (tasks b, c and e)``."""
@@ -241,23 +293,44 @@ class BatchPlan:
         if finished:
             ids = ", ".join(f"{self._noun} {index + 1} is task {id}" for index, id in finished.items())
             told.append(f"{len(finished)} {self._done_word} and paid for: {ids}.")
-        groups = self._grouped(lambda error: error.money)
-        if len(groups) == 1 and not told:
-            return next(iter(groups))
-        told += [
-            f"{self._numbered(group).capitalize()}{', each' if len(group) > 1 else ''}: {money}"
-            for money, group in groups.items()
-            if money not in _FREE
-        ]
+        all_alike = {error.money for tries in self._tries.values() for error in tries}
+        if len(all_alike) == 1 and not told and all(len(tries) == 1 for tries in self._tries.values()):
+            return all_alike.pop()
+        for money, spent in self._costs().items():
+            numbers = [str(index + 1) + self._tries_of(index, group) for index, group in spent.items()]
+            errors = [error for group in spent.values() for error in group]
+            told.append(f"{_capital(_enumerated(self._noun, numbers))}{_each(errors)}: {money}")
         return " ".join(told) or NOTHING_CHARGED
 
+    def _costs(self) -> dict[str, dict[int, list[XaloraError]]]:
+        """All tries that may be charged, by what is said of that and by their indexes."""
+        costs: dict[str, dict[int, list[XaloraError]]] = {}
+        for index, tries in sorted(self._tries.items()):
+            for error in tries:
+                if error.money not in _FREE:
+                    costs.setdefault(error.money, {}).setdefault(index, []).append(error)
+        return costs
 
-def _reason(error: XaloraError) -> str:
-    """What happened, the same for all tasks that it happened to."""
-    what = error.what.rstrip(".")
-    if error.task_id:
-        what = what.replace(f"task {error.task_id}", "the task").replace(f"Task {error.task_id}", "The task")
-    return what
+    def _tries_of(self, index: int, group: Sequence[XaloraError]) -> str:
+        """Which of a task's tries are meant, where there were several or it is there by now."""
+        is_clear = index not in self._finished and len(self._tries[index]) == 1
+        return "" if is_clear else f" ({_tries_named(group)})"
+
+
+def _tries_named(errors: Sequence[XaloraError]) -> str:
+    """``tasks a and b``; by the job where the network has told no id."""
+    tasks = [error.task_id for error in errors if error.task_id]
+    jobs = [error.job_id for error in errors if not error.task_id and error.job_id]
+    named = [_enumerated(noun, ids) for noun, ids in (("task", tasks), ("job", jobs)) if ids]
+    return " and ".join(named) or "the last one"
+
+
+def _each(errors: Sequence[XaloraError]) -> str:
+    return ", each" if len(errors) > 1 else ""
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _enumerated(noun: str, items: Sequence[str]) -> str:

@@ -85,6 +85,7 @@ def test_a_single_failure_is_told_as_it_is(comfyui: ComfyUI, devnet: SessionDevn
     # Sent three times in all: each costs, and what fails three times fails for a reason.
     assert [devnet.task(task_id).status for task_id in ids] == ["failed"] * 3
     assert message.startswith(f"The network reports task {ids[-1]} as failed")
+    assert "it was sent 3 times" in message and f"Tasks {ids[0]}, {ids[1]} and {ids[2]}, each: " in message
 
 
 def test_a_create_of_unknown_outcome_is_never_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

@@ -280,3 +280,105 @@ def test_of_errors_alone_each_says_what_it_costs(batch: ModuleType, errors: Modu
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert raised.value.money == f"Image 2: {errors.MAY_BE_CHARGED}"
+
+
+CHARGED = "Ask with the task id."
+
+
+def sent_again(errors: ModuleType, task_id: str) -> Any:
+    return errors.TaskFailedError(
+        f"The network reports task {task_id} as failed",
+        money=CHARGED,
+        next_step="Try again; another miner may succeed.",
+        task_id=task_id,
+    )
+
+
+def test_a_single_task_that_was_sent_again_says_so_with_all_its_ids(
+    batch: ModuleType, errors: ModuleType
+) -> None:
+    plan = batch.BatchPlan(1, "never")
+    for task_id in "abc":
+        assert plan.next() == 0
+        plan.failed(0, sent_again(errors, task_id))
+    with pytest.raises(errors.TaskFailedError) as raised:
+        plan.check()
+    assert str(raised.value) == (
+        "The network reports task c as failed; it was sent 3 times. "
+        f"Tasks a, b and c, each: {CHARGED} "
+        "Another miner did no better: change the input or the parameters, or ask with the ids. "
+        "Queued again as it is, it is sent up to 3 times more."
+    )
+
+
+def test_a_last_try_that_ended_otherwise_keeps_its_own_words(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "never")
+    plan.next()
+    plan.failed(0, sent_again(errors, "a"))
+    plan.next()
+    unknown = errors.AmbiguousCreateError(
+        "No answer", money=errors.MAY_BE_CHARGED, next_step="Look.", job_id="j"
+    )
+    plan.failed(0, unknown)
+    with pytest.raises(errors.AmbiguousCreateError) as raised:
+        plan.check()
+    assert raised.value.job_id == "j"
+    assert str(raised.value) == (
+        f"No answer; it was sent 2 times (job j). Task a: {CHARGED} Job j: {errors.MAY_BE_CHARGED} Look."
+    )
+
+
+def test_a_batch_tells_all_that_was_sent_again(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "never")
+    drain(plan)
+    plan.failed(0, sent_again(errors, "a"))
+    plan.failed(1, sent_again(errors, "b"))
+    plan.succeeded(2, "c")
+    assert drain(plan) == [0, 1]
+    plan.failed(0, sent_again(errors, "d"))
+    plan.succeeded(1, "e")
+    drain(plan)
+    plan.failed(0, sent_again(errors, "f"))
+    with pytest.raises(batch.BatchError) as raised:
+        plan.check()
+    assert str(raised.value) == (
+        "1 of 3 images came to nothing: image 1 (task f): The network reports the task as failed, "
+        "sent 3 times. 2 finished and paid for: image 2 is task e, image 3 is task c. "
+        f"Images 1 (tasks a, d and f) and 2 (task b), each: {CHARGED} "
+        "Queue the graph again for the missing ones: those that are there are not sent again. "
+        "Image 1 failed each time: change input or parameters first. "
+        "Xalora Collect gives a result by its task id."
+    )
+
+
+@pytest.mark.parametrize("ends", ["cancel", "stop"])
+def test_what_failed_and_is_sent_no_more_is_told_as_failed(
+    batch: ModuleType, errors: ModuleType, ends: str
+) -> None:
+    plan = batch.BatchPlan(2, "never")
+    drain(plan)
+    plan.failed(0, sent_again(errors, "a"))
+    if ends == "cancel":
+        plan.succeeded(1, None)
+        plan.cancel()
+    else:
+        plan.failed(1, errors.AuthenticationError("wrong key"))
+    assert drain(plan) == []
+    with pytest.raises(batch.BatchError, match=rf"image 1 \(task a\): .*{CHARGED}") as raised:
+        plan.check()
+    assert "not sent" not in raised.value.what
+
+
+def test_this_machine_takes_over_with_all_tries_told(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(2, "when_unavailable")
+    drain(plan)
+    plan.failed(1, sent_again(errors, "a"))
+    plan.failed(0, errors.XaloraConnectionError("nobody there"))
+    assert plan.missing == (0, 1)
+    assert [error.money for error in plan.reasons] == [errors.NOTHING_CHARGED, CHARGED]
+    plan = batch.BatchPlan(1, "on_any_failure")
+    for task_id in "abc":
+        plan.next()
+        plan.failed(0, sent_again(errors, task_id))
+    (reason,) = plan.reasons
+    assert reason.money == f"Tasks a, b and c, each: {CHARGED}"
