@@ -58,6 +58,19 @@ class Cli:
         assert "very-secret" not in out + err
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
+    def run_into(self, streams: dict[str, Any], *arguments: object) -> tuple[int, str]:
+        """The exit status, and what came on stderr, of a command whose other streams go elsewhere."""
+        done = subprocess.run(
+            [sys.executable, "-m", "xalora_client", *map(str, arguments)],
+            cwd=self.folder,
+            env=self.env,
+            timeout=CEILING,
+            text=True,
+            check=False,
+            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **streams},
+        )
+        return done.returncode, done.stderr or ""
+
     def json(self, *arguments: object, code: int = 0, **env: str) -> Any:
         """The document that a command with ``--json`` prints, which is all it prints on stdout."""
         done = self(*arguments, "--json", **env)
@@ -230,6 +243,43 @@ def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
     for words in ("photo.png", "other.png", "queued", "running", "of 2 done"):
         assert words in text
     assert quiet.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a reader that is gone shows differently")
+@pytest.mark.parametrize("gone", [("stdout",), ("stdout", "stderr")])
+def test_work_goes_on_when_nobody_reads_any_more(
+    cli: Cli, tmp_path: Path, devnet: DevnetThread, gone: tuple[str, ...]
+) -> None:
+    """``xalora upscale *.png | head -1``, and the same with ``2>&1``."""
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
+    code, err = unread(cli, gone, "upscale", *photos, "--max-in-flight", 1)
+    assert (code, err) == (0, "")
+    assert len(list(tmp_path.glob("*.xalora.png"))) == 3
+    assert devnet.stats()["tasks"]["finished"] == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a reader that is gone shows differently")
+@pytest.mark.parametrize("arguments", [["--help"], ["config"], ["tasks"], ["tasks", "--json"], ["workflows"]])
+def test_a_listing_that_nobody_reads_to_its_end_is_no_failure(tmp_path: Path, arguments: list[str]) -> None:
+    assert unread(Cli(tmp_path), ("stdout",), *arguments) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+def test_work_goes_on_when_its_report_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
+    with Path("/dev/full").open("w") as full:
+        cli.run_into({"stdout": full, "stderr": subprocess.DEVNULL}, "upscale", *photos, "--max-in-flight", 1)
+    assert len(list(tmp_path.glob("*.xalora.png"))) == 3
+
+
+def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
+    """The exit status, and what came on stderr, of a command with streams that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return cli.run_into(dict.fromkeys(gone, writer), *arguments)
+    finally:
+        os.close(writer)
 
 
 # --- workflows by name ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import traceback
 from typing import NoReturn
 
 from .exit_codes import ExitCode
+from .pipes import outlast_readers
 
 NEEDED = ("typer", "rich")
 
@@ -19,6 +20,7 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             # A character that the terminal lacks is worth a question mark, not a crash.
             stream.reconfigure(errors="replace")
+    outlast_readers()
     missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
         sys.stderr.write(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -39,10 +37,6 @@ def command(function: Callable[P, ExitCode | None]) -> Callable[P, None]:
             _report(screen, error, code)
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
-        except BrokenPipeError:
-            # Whoever read the output has had enough; Python would complain once more when it flushes.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = ExitCode.DONE
         except OSError as error:
             code = ExitCode.CONFIGURATION
             _report(screen, XaloraError(f"This machine refused: {error}", money=""), code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..client import AsyncXalora
     from ..config import Settings
 
+logger = logging.getLogger("xalora_client.cli")
 
 Doing: TypeAlias = Callable[[EventCallback], Coroutine[Any, Any, RunResult]]
 """Does one piece of work, telling each step; e.g. a call of ``AsyncXalora.run``."""
@@ -126,7 +128,11 @@ class Workshop:
                 report.error = error
             finally:
                 board.end(key, counts=report.code is not ExitCode.INTERRUPTED)
-        self._tell(report)
+        try:
+            self._tell(report)
+        except OSError as error:
+            # A full disk behind stdout: the other tasks are paid for, too, and this one's file is there.
+            logger.debug("%s can't be reported: %s", report.job.label, error)
 
     async def _deliver(self, report: Report, result: RunResult) -> None:
         writing = asyncio.ensure_future(
