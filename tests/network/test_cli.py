@@ -181,6 +181,35 @@ def test_nothing_is_paid_for_where_a_file_is_in_the_way(
     assert taken.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_same_files_again_do_what_is_new(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
+    """``xalora upscale *.png`` in a folder where it has been before: its own results match, too."""
+    draw(tmp_path / "a.png", 1)
+    assert cli("upscale", "a.png").returncode == 0
+    made = (tmp_path / "a.xalora.png").read_bytes()
+    draw(tmp_path / "b.png", 2)
+    everything = ["a.png", "a.xalora.png", "b.png"]
+    again = cli("upscale", *everything)
+    assert again.returncode == 0, again.stderr
+    assert "Skipped: a.xalora.png, made by this command." in again.stderr
+    assert "Skipped: 1 image whose result is there already (a.xalora.png)." in again.stderr
+    assert again.stdout.startswith("✓ b.png -> b.xalora.png")
+    assert (tmp_path / "a.xalora.png").read_bytes() == made
+    document = cli.json("upscale", *everything)
+    assert (document["results"], document["skipped"]) == ([], everything)
+    replaced = cli.json("upscale", *everything, "--force", "--no-reuse")
+    assert [result["input"] for result in replaced["results"]] == ["a.png", "b.png"]
+    assert replaced["skipped"] == ["a.xalora.png"]
+    assert devnet.stats()["creates"] == 4
+    assert {path.name for path in tmp_path.glob("*.png")} == {*everything, "b.xalora.png"}
+    # Named alone, or with its like, a result is an image as any other.
+    assert cli.json("upscale", "a.xalora.png")["results"][0]["files"] == ["a.xalora.xalora.png"]
+    both = cli.json("upscale", "a.xalora.png", "b.xalora.png", "-o", "more")
+    assert [result["files"] for result in both["results"]] == [
+        ["more/a.xalora.xalora.png"],
+        ["more/b.xalora.xalora.png"],
+    ]
+
+
 def test_the_same_work_again_sends_nothing(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
     first = cli.json("upscale", photo, "-o", "1.png")
     second = cli.json("upscale", photo, "-o", "2.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,6 +12,7 @@ import typer
 from ..config import Settings, load_settings
 from .command import command
 from .exit_codes import ExitCode
+from .formats import counted
 from .options import (
     AsJson,
     Engine,
@@ -28,7 +29,15 @@ from .options import (
     Timeout,
     WorkflowId,
 )
-from .outputs import Destination, check_destinations, is_url, plan_for_inputs, plan_for_names
+from .outputs import (
+    Destination,
+    check_destinations,
+    is_result,
+    is_url,
+    named,
+    plan_for_inputs,
+    plan_for_names,
+)
 from .screen import Screen
 from .work import Doing, Job, do_jobs
 
@@ -95,8 +104,13 @@ def do_pieces(
     force: bool,
     as_json: bool,
     at_once: int | None = None,
+    skipped: Sequence[str] = (),
 ) -> ExitCode:
-    """Check that every result has a place, then do the work and report it."""
+    """Check that every result has a place, then do the work and report it.
+
+    Args:
+        skipped: Inputs that are passed over, for the JSON document.
+    """
     check_destinations([piece.destination for piece in pieces], force=force)
 
     def jobs(client: AsyncXalora) -> list[Job]:
@@ -105,7 +119,7 @@ def do_pieces(
             for piece in pieces
         ]
 
-    return do_jobs(Screen(json=as_json), settings, jobs, force=force, at_once=at_once)
+    return do_jobs(Screen(json=as_json), settings, jobs, force=force, at_once=at_once, skipped=skipped)
 
 
 def existing_inputs(files: Sequence[str], called: str = "FILES") -> list[str]:
@@ -136,23 +150,59 @@ def upscale(
     network_timeout: NetworkTimeout = None,
     max_in_flight: MaxInFlight = None,
 ) -> ExitCode:
-    """Upscale images; each result lies beside its input as NAME.xalora.png (or .jpg, .webp)."""
+    """Upscale images; each result lies beside its input as NAME.xalora.png (or .jpg, .webp).
+
+    Of several images, those that are such results, and those whose result is there already, are skipped.
+    """
     from ..tasks import UpscalerTask
 
     way = Way(engine, fallback, if_unknown, no_reuse, timeout)
     inputs = existing_inputs(files)
+    planned = dict(zip(inputs, plan_for_inputs(inputs, output), strict=True))
+    wanted = _wanted(Screen(json=as_json), planned, force=force)
     pieces = [
         Piece(
             _short_name(source),
             UpscalerTask(image=source, timeout_seconds=network_timeout),
-            destination,
+            planned[source],
             source,
         )
-        for source, destination in zip(inputs, plan_for_inputs(inputs, output), strict=True)
+        for source in wanted
     ]
     return do_pieces(
-        pieces, way, load_settings().settings, force=force, as_json=as_json, at_once=max_in_flight
+        pieces,
+        way,
+        load_settings().settings,
+        force=force,
+        as_json=as_json,
+        at_once=max_in_flight,
+        skipped=[source for source in inputs if source not in wanted],
     )
+
+
+def _wanted(screen: Screen, planned: Mapping[str, Destination], *, force: bool) -> list[str]:
+    """The inputs that are to be done, and a note on the others: ``*.png`` means more the second time."""
+    if len(planned) == 1:
+        return list(planned)
+    fresh = [source for source in planned if not is_result(source)]
+    if not fresh:
+        # Nothing but results is what was meant.
+        fresh = list(planned)
+    elif len(fresh) < len(planned):
+        made = [Path(source) for source in planned if is_result(source)]
+        screen.note(
+            f"Skipped: {named(made)}, made by this command. To upscale such a file once more, name it alone."
+        )
+    if force:
+        return fresh
+    there = [planned[source].taken() for source in fresh]
+    if any(there):
+        screen.note(
+            f"Skipped: {counted(sum(map(bool, there)), 'image')} whose result is there already "
+            f"({named([path for paths in there for path in paths])}). --force makes them again and replaces "
+            "the files, -o writes elsewhere."
+        )
+    return [source for source, paths in zip(fresh, there, strict=True) if not paths]
 
 
 @command

@@ -18,6 +18,8 @@ from .formats import short_path, slug
 MARK = ".xalora"
 """Between the input's name and the suffix of what was made of it."""
 
+_RESULT_STEM = re.compile(rf"{re.escape(MARK)}(-\d+)?$")
+
 SUFFIXES = tuple(dict.fromkeys(kind.suffix for kind in MediaKind))
 
 
@@ -48,6 +50,10 @@ class Destination:
             for suffix in SUFFIXES:
                 yield self.path.with_name(self.path.name + suffix)
 
+    def taken(self) -> list[Path]:
+        """The files that are in its way."""
+        return [path for path in self.candidates() if path.exists()]
+
     def file(self, kind: MediaKind | None, number: int, count: int) -> Path:
         """The path of the ``number``-th (from 0) of ``count`` files of this content."""
         base, suffix = self.path, kind.suffix if kind is not None else ".bin"
@@ -60,6 +66,17 @@ class Destination:
 def is_url(text: str) -> bool:
     """Whether an input is an address instead of a file."""
     return text.lower().startswith(("http://", "https://"))
+
+
+def is_result(source: str) -> bool:
+    """Whether an input is a file that this command has made, as its name says."""
+    return not is_url(source) and _RESULT_STEM.search(Path(source).stem) is not None
+
+
+def named(paths: Sequence[Path]) -> str:
+    """Files in a sentence: the first few by name, the others counted."""
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(short_path(path) for path in paths[:3]) + more
 
 
 def plan_for_inputs(inputs: Sequence[str], output: str | None) -> list[Destination]:
@@ -122,17 +139,15 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
         ConfigurationError: A folder can't be made or written.
     """
     destinations = list(destinations)
-    blocked = [path for each in destinations for path in each.candidates() if path.exists()]
+    blocked = [path for each in destinations for path in each.taken()]
     folders = [path for path in blocked if path.is_dir()]
     if folders:
         raise ConfigurationError(
             f"{short_path(folders[0])} is a folder", next_step="Name a file, or move the folder away."
         )
     if blocked and not force:
-        names = ", ".join(short_path(path) for path in blocked[:3])
-        more = f" and {len(blocked) - 3} more" if len(blocked) > 3 else ""
         raise OutputExistsError(
-            f"{names}{more} would be overwritten",
+            f"{named(blocked)} would be overwritten",
             next_step="Use --force to replace, or -o to write elsewhere.",
         )
     for folder in dict.fromkeys(each.path.parent for each in destinations):

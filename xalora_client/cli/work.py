@@ -198,8 +198,13 @@ def do_jobs(
     *,
     force: bool,
     at_once: int | None = None,
+    skipped: Sequence[str] = (),
 ) -> ExitCode:
-    """Do jobs with a client of their own, and report them. Ctrl-C cancels them in the network, too."""
+    """Do jobs with a client of their own, and report them. Ctrl-C cancels them in the network, too.
+
+    Args:
+        skipped: Inputs that no job was made of, for the JSON document.
+    """
     from ..client import AsyncXalora
 
     began = time()
@@ -222,7 +227,7 @@ def do_jobs(
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     if screen.json:
-        screen.document(document_of(workshop.reports, code))
+        screen.document({"skipped": list(skipped), **document_of(workshop.reports, code)})
     return code
 
 
