@@ -119,6 +119,25 @@ def test_widgets_follow_comfyuis_habits(comfyui: ComfyUI, name: str) -> None:
     assert info["description"]
 
 
+def help_entries(page: str, heading: str) -> list[str]:
+    """The list under a heading of a help page."""
+    _, _, section = page.partition(f"\n## {heading}\n\n")
+    return section.split("\n\n")[0].splitlines()
+
+
+def help_entries_of(inputs: dict[str, Any], *, advanced: bool) -> list[str]:
+    """What a help page lists of a node's inputs: name, default, and the tooltip as a sentence."""
+    entries = []
+    for name, (_, options) in inputs.items():
+        if bool(options.get("advanced")) != advanced:
+            continue
+        default = options.get("default", "")
+        shown = str(default).lower() if isinstance(default, bool) else default
+        told = f" (default `{shown}`)" if shown != "" else ""
+        entries.append(f"- **{name}**{told}: {options['tooltip'].removesuffix('.')}.")
+    return entries
+
+
 def test_every_node_has_a_help_page_and_english_texts(comfyui: ComfyUI, repository: Path) -> None:
     texts = json.loads((repository / "locales" / "en" / "nodeDefs.json").read_text())
     for name, info in comfyui.object_info().items():
@@ -129,8 +148,12 @@ def test_every_node_has_a_help_page_and_english_texts(comfyui: ComfyUI, reposito
         assert page.read_text().startswith(f"# {info['display_name']}\n"), name
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
         told = page.read_text()
-        missing = [input_name for input_name in inputs if f"`{input_name}`" not in told]
-        assert not missing, (name, missing)
+        assert help_entries(told, "Inputs") == help_entries_of(inputs, advanced=False), name
+        assert help_entries(told, "Advanced inputs") == help_entries_of(inputs, advanced=True), name
+        outputs = zip(info["output_name"], info["output_tooltips"], strict=True)
+        assert help_entries(told, "Outputs") == [f"- **{output}**: {tip}" for output, tip in outputs], name
+        # ComfyUI shows the page in a narrow panel, where a table's columns have no room for words.
+        assert "|--" not in told, name
         assert texts[name]["display_name"] == info["display_name"]
         assert texts[name]["inputs"].keys() == inputs.keys(), name
         served = comfyui.get(f"/extensions/{comfyui.pack_dir.name}/docs/{name}.md")
