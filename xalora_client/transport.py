@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024
 
+OVERSLEPT_SECONDS = 1.0
+"""How late a wait may end before it counts as a sign that this process stood still (stopped, suspended)."""
+
+AFTER_STANDSTILL_SECONDS = 2.0
+"""How long what came in the meantime then has to be read: the answer to a create may lie ready."""
+
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would count the sending, too
 
 # Random, so that no text of a user can contain it.
@@ -237,13 +243,17 @@ class Transport:
     async def _unless_stalled(self, request: Coroutine[Any, Any, Answer], body: _Body) -> Answer:
         """The answer, or :class:`_Stalled`; either way the request has ended, and its body moves no more."""
         began = monotonic()
+        went_on = -math.inf
         exchange = asyncio.ensure_future(request)
         try:
             while not exchange.done():
-                left = (body.moved or began) + self._timeout - monotonic()
+                ends = max((body.moved or began) + self._timeout, went_on + AFTER_STANDSTILL_SECONDS)
+                left = ends - monotonic()
                 if left <= 0:
                     break
                 await asyncio.wait({exchange}, timeout=left)
+                if monotonic() > ends + OVERSLEPT_SECONDS:
+                    went_on = monotonic()
         finally:
             if not exchange.done():
                 exchange.cancel()

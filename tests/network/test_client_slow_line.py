@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +23,7 @@ from xalora_client import (
 from xalora_client.journal import TaskState
 from xalora_client.media.delivery import DeliveredImage, InlineImage
 from xalora_client.media.inputs import PreparedImage
+from xalora_client.transport import OVERSLEPT_SECONDS
 
 KEY = "alice#s3cret"
 MEGABYTE = 1024**2
@@ -114,6 +117,39 @@ async def test_a_request_that_has_arrived_whole_has_the_time_for_an_answer_and_n
     async with served(read_all) as url, client_of(url) as client:
         with pytest.raises(AmbiguousCreateError, match="no answer came in time"):
             await client.execute_workflow(PICTURE)
+
+
+async def test_an_answer_that_came_while_the_process_stood_still_is_read() -> None:
+    loop = asyncio.get_running_loop()
+    stands, answered = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        stands.set()
+        answered.wait(20)
+        time.sleep(PATIENCE + OVERSLEPT_SECONDS)  # past the time for an answer
+
+    def answer_meanwhile() -> None:
+        connection, _ = listening.accept()
+        with connection, connection.makefile("rwb") as stream:
+            length = 0
+            while (line := stream.readline().lower()) != b"\r\n":
+                if line.startswith(b"content-length:"):
+                    length = int(line.partition(b":")[2])
+            stream.read(length)
+            loop.call_soon_threadsafe(stand_still)
+            stands.wait(20)
+            body = json.dumps({"task_id": "t-1", "msg": " " * MEGABYTE}).encode()  # not read at once
+            stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            stream.flush()
+            answered.set()
+            stream.write(body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=answer_meanwhile)
+        server.start()
+        async with client_of(f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+            assert await client.execute_workflow(PICTURE) == "t-1"
+        server.join()
 
 
 async def test_an_error_that_comes_before_the_whole_request_has_left_is_no_unknown_outcome() -> None:
