@@ -237,7 +237,8 @@ class Transport:
             # A redirected POST would be sent again, or become a GET: both are wrong here.
             allow_redirects=False,
         ) as response:
-            text = await response.text(errors="replace")
+            # JSON is UTF-8, whatever charset is declared; a byte order mark before it is no part of it.
+            text = (await response.read()).decode("utf-8-sig", "replace")
             return Answer(response.status, _parse(text), text, _retry_after(response.headers))
 
     async def _unless_stalled(self, request: Coroutine[Any, Any, Answer], body: _Body) -> Answer:
@@ -270,7 +271,7 @@ class Transport:
 def _parse(text: str) -> Mapping[str, Any] | None:
     try:
         payload = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None
 

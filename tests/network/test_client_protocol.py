@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ async def test_a_clearly_refused_create_is_sent_again_under_the_same_job_id(refu
         Answer(504, ""),
         Answer(200, "<html>hello</html>"),
         Answer(200, {"message": "ok"}),
+        Answer(200, "[" * 200_000),
     ],
-    ids=["dropped after", "dropped before", "500", "502", "503 bare", "504", "html", "no task id"],
+    ids=["dropped after", "dropped before", "500", "502", "503 bare", "504", "html", "no task id", "deep"],
 )
 async def test_a_create_of_unknown_outcome_is_never_sent_again(answer: Any) -> None:
     async with ScriptedSequencer([answer, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
@@ -119,6 +121,19 @@ async def test_a_create_of_unknown_outcome_is_never_sent_again(answer: Any) -> N
     assert sequencer.count("task_create") == 1
     assert caught.value.job_id is not None and caught.value.job_id in str(caught.value)
     assert "may exist and be charged" in str(caught.value)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "hex", "zip", "utf-16", "unheard-of"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+async def test_an_answer_is_json_in_utf_8_whatever_it_declares(charset: str, mark: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        body = (mark + json.dumps({"task_id": "t-é"}, ensure_ascii=False)).encode()
+        return web.Response(body=body, headers={"Content-Type": f"application/json; charset={charset}"})
+
+    app = web.Application()
+    app.router.add_post("/task_create", answer)
+    async with TestServer(app) as server, AsyncXalora(KEY, str(server.make_url("/"))) as client:
+        assert await client.execute_workflow(PICTURE) == "t-é"
 
 
 async def test_a_create_that_never_left_is_tried_again_and_costs_nothing() -> None:
