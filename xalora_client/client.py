@@ -27,7 +27,7 @@ from .errors import (
     XaloraError,
 )
 from .events import Done, EventCallback, tell
-from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_terminal
+from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_out_of_sight, is_terminal
 from .threads import off_loop
 
 if TYPE_CHECKING:
@@ -369,7 +369,8 @@ class AsyncXalora:
             on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``.
             cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
             hand_over: Raise the network's error where the policy lets this machine take over, instead of
-                computing here: for a host with engines of its own. The remote task has been withdrawn then.
+                computing here: for a host with engines of its own. The remote task has been withdrawn then,
+                unless it is merely out of sight.
 
         Raises:
             XaloraError: The work could not be done; the message says what about the money.
@@ -449,6 +450,8 @@ class AsyncXalora:
                     continue
                 timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
                 given_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
+                # What is merely out of sight runs on: it is paid for, and this machine may fail at it, too.
+                given_up = given_up and not is_out_of_sight(error)
                 late = await flight.withdraw(WITHDRAW_SECONDS) if given_up else None
                 if late is None:
                     if given_up and flight.status == CANCELED:

@@ -15,7 +15,6 @@ from .errors import (
     NetworkError,
     ResultDownloadError,
     ResultError,
-    ResultExpiredError,
     ResultFormatError,
     ResultLocationError,
 )
@@ -23,7 +22,7 @@ from .events import Downloading
 from .ledger import Ledger
 from .network import Network
 from .results import WorkflowTaskResult, resolve_reference, result_references
-from .rules import FINISHED
+from .rules import FINISHED, is_terminal
 
 if TYPE_CHECKING:
     from .flight import Flight
@@ -33,7 +32,8 @@ logger = logging.getLogger("xalora_client")
 NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
 """Seconds before each further try at a result that is not there: stores lag behind what miners say."""
 
-GONE_FOR_GOOD = 410
+LATE_OR_GONE = 404
+_ASKED_ABOUT = (LATE_OR_GONE, 410, 401, 403)  # the last two where the signature of an address has run out
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,26 @@ class Fetcher:
             if kept_by_another:
                 return kept_by_another
             stem = await self._ledger.result_stem(flight.entry_id, flight.job_id)
+            said = answer
+            fresh: list[_Place] = []
             files: list[Path] = []
             pauses = iter(NOT_FOUND_PAUSES)
             while len(files) < len(places):
                 index = len(files)
                 dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
                 try:
-                    files.append(await self._download(flight, answer.task_id, places[index].url, dest))
-                except ResultExpiredError as gone:
+                    files.append(await self._brought(flight, answer.task_id, places[index].url, dest))
+                except ResultDownloadError as missing:
+                    if missing.status_code not in _ASKED_ABOUT:
+                        raise
                     pause = next(pauses, None)
-                    fresh = None if pause is None else await self._asked_again(flight, answer, gone, pause)
-                    if not _is_worth_a_try(fresh, places, index, gone):
-                        raise _explained(gone, places[index], flight, answer) from gone
-                    assert fresh is not None
+                    if pause is not None:
+                        said = await self._asked_again(flight, answer, missing, pause)
+                        fresh = self._places(said) if said.status == FINISHED else places
+                    if pause is None or not _is_worth_a_try(said.status, fresh, places, index, missing):
+                        raise _explained(missing, said, places[index], flight) from missing
+                    if len(fresh) != len(places):
+                        files.clear()
                     places = fresh
             return tuple(files)
 
@@ -118,35 +125,31 @@ class Fetcher:
         ]
 
     async def _asked_again(
-        self, flight: Flight, answer: WorkflowTaskResult, gone: ResultExpiredError, pause: float
-    ) -> list[_Place] | None:
-        """Where the network says now that a result is that was not found; None if it has none any more.
+        self, flight: Flight, answer: WorkflowTaskResult, missing: ResultDownloadError, pause: float
+    ) -> WorkflowTaskResult:
+        """What the network says now of a task whose result was not to be had where it said.
 
         Raises:
-            ResultDownloadError: The network can't be asked.
+            ResultDownloadError: It can't be asked.
         """
-        if gone.status_code != GONE_FOR_GOOD:
-            logger.info("%s; trying again in %g s", gone.what, pause)
+        if missing.status_code == LATE_OR_GONE:
+            logger.info("%s; trying again in %g s", missing.what, pause)
             await asyncio.sleep(pause)
         try:
-            fresh = await self._network.query(flight.credentials, answer.task_id)
+            said = await self._network.query(flight.credentials, answer.task_id)
         except NetworkError as error:
-            raise ResultDownloadError(
-                f"{gone.what}, and the network could not be asked for another address: {error.what}",
-                money=STILL_RETRIEVABLE,
-                next_step=f"Fetch it again by the task's id: `xalora resume {answer.task_id}`.",
-                task_id=answer.task_id,
-                job_id=flight.job_id,
-                status_code=gone.status_code,
-                error_type=gone.error_type,
-            ) from error
-        if fresh.status != FINISHED:
-            return None
-        await self._ledger.finished(flight.entry_id, fresh.result)
-        return self._places(fresh)
+            why = f"the network could not be asked for another address: {error.what}"
+            raise _still_there(missing, why, flight) from error
+        if said.status == FINISHED:
+            await self._ledger.finished(flight.entry_id, said.result)
+        return said
 
-    async def _download(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
-        from .media.download import download
+    async def _brought(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
+        from .media.download import download, left_whole
+
+        # By a process that ended between the last byte and the note of it.
+        if (left := await asyncio.to_thread(left_whole, dest)) is not None:
+            return left
 
         def tell(received: int, total: int | None) -> None:
             flight.emit(Downloading(job_id=flight.job_id, task_id=task_id, received=received, total=total))
@@ -159,27 +162,42 @@ class Fetcher:
 
 
 def _is_worth_a_try(
-    fresh: list[_Place] | None, places: list[_Place], index: int, gone: ResultExpiredError
+    status: str, fresh: list[_Place], places: list[_Place], index: int, missing: ResultDownloadError
 ) -> bool:
-    if fresh is None or len(fresh) != len(places):
+    if status != FINISHED and is_terminal(status):
         return False
-    return gone.status_code != GONE_FOR_GOOD or fresh[index] != places[index]
+    return missing.status_code == LATE_OR_GONE or len(fresh) != len(places) or fresh[index] != places[index]
 
 
 def _explained(
-    gone: ResultExpiredError, place: _Place, flight: Flight, answer: WorkflowTaskResult
+    missing: ResultDownloadError, said: WorkflowTaskResult, place: _Place, flight: Flight
 ) -> ResultError:
-    if not place.rests_on_setting:
-        return gone
-    # The setting is as likely to be wrong as the file to be gone, and only one of them loses a paid result.
-    return ResultLocationError(
-        f"The result of task {answer.task_id} has the storage key {place.reference!r}, and nothing is there "
-        f"under the base URL of the setting XALORA_RESULT_BASE_URL (HTTP {gone.status_code})",
+    if place.rests_on_setting:
+        # The setting is as likely to be wrong as the file to be gone, and only one loses a paid result.
+        return ResultLocationError(
+            f"The result of task {said.task_id} has the storage key {place.reference!r}, and nothing is "
+            f"there under the base URL of the setting XALORA_RESULT_BASE_URL (HTTP {missing.status_code})",
+            money=STILL_RETRIEVABLE,
+            next_step="Correct XALORA_RESULT_BASE_URL and take the task up again by its id: "
+            f"`xalora resume {said.task_id}`.",
+            task_id=said.task_id,
+            job_id=flight.job_id,
+            status_code=missing.status_code,
+            error_type=missing.error_type,
+        )
+    if not is_terminal(said.status):
+        return _still_there(missing, f"the network now says that the task is {said.status}", flight)
+    return missing
+
+
+def _still_there(missing: ResultDownloadError, why: str, flight: Flight) -> ResultDownloadError:
+    """Not to be had now, and not to be given up either."""
+    return ResultDownloadError(
+        f"{missing.what}, and {why}",
         money=STILL_RETRIEVABLE,
-        next_step="Correct XALORA_RESULT_BASE_URL and take the task up again by its id: "
-        f"`xalora resume {answer.task_id}`.",
-        task_id=answer.task_id,
+        next_step=f"Fetch it again by the task's id: `xalora resume {missing.task_id}`.",
+        task_id=missing.task_id,
         job_id=flight.job_id,
-        status_code=gone.status_code,
-        error_type=gone.error_type,
+        status_code=missing.status_code,
+        error_type=missing.error_type,
     )

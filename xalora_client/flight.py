@@ -20,6 +20,7 @@ from .errors import (
     MAY_BE_CHARGED,
     NOTHING_CHARGED,
     RUNS_ON,
+    STILL_RETRIEVABLE,
     AmbiguousCreateError,
     ClientClosedError,
     NetworkError,
@@ -367,7 +368,11 @@ class Flight:
 
     def _time_is_up(self, timeout: float) -> TaskTimeoutError:
         waited = f"the {round(timeout, 2):g} s of waiting"
-        if self.task_id is not None:
+        if self.task_id is not None and self.status == FINISHED:
+            what = f"Task {self.task_id} has finished, and its result was not here within {waited}"
+            money = STILL_RETRIEVABLE
+            next_step = f"Fetch it by the task's id: `xalora resume {self.task_id}`."
+        elif self.task_id is not None:
             what = f"Task {self.task_id} did not end within {waited} (last status: {self.status})"
             money = RUNS_ON
             next_step = f"Take it up again by its id: client.task({self.task_id!r}).result(), or `xalora "

@@ -15,6 +15,7 @@ from .errors import (
     ClientClosedError,
     EngineError,
     MissingKeyError,
+    NetworkError,
     NoMinerError,
     QueueLimitError,
     RateLimitError,
@@ -261,6 +262,11 @@ _UNAVAILABLE = (
     QueueLimitError,
 )
 _FAILURES = (TaskFailedError, TaskCanceledError, TaskTimeoutError)
+
+
+def is_out_of_sight(error: XaloraError) -> bool:
+    """Whether it is about a task that exists and goes on, whose status merely could not be read."""
+    return isinstance(error, NetworkError) and error.task_id is not None
 
 
 def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:

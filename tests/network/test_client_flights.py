@@ -28,11 +28,13 @@ from xalora_client import (
     QueueLimitError,
     RequestRefusedError,
     TaskTimeoutError,
+    Text2VideoTask,
     UpscalerTask,
     WorkflowTask,
     XaloraConnectionError,
     events,
 )
+from xalora_client.config import FallbackPolicy
 from xalora_client.devnet import Devnet
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.delivery import DeliveredImage
@@ -736,6 +738,23 @@ async def test_a_network_that_asks_to_slow_down_is_not_out_of_sight() -> None:
         AsyncXalora(KEY, sequencer.url, outage_limit=0.5) as client,
     ):
         assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
+
+
+@pytest.mark.parametrize("policy", ["when_unavailable", "on_any_failure"])
+async def test_a_task_out_of_sight_is_not_canceled_when_this_machine_is_to_take_over(
+    policy: FallbackPolicy,
+) -> None:
+    network = ScriptedNetwork(lambda task_id: Answer(500, {"message": "down"}))
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, outage_limit=0.5) as client,
+    ):
+        with pytest.raises(NetworkError, match=r"this machine can't take over.*runs on.*resume t-1"):
+            await client.run(Text2VideoTask(prompt="a dog", seed=1, workflow_id="1"), fallback=policy)
+        result = await client.run(UpscalerTask(np.zeros((2, 2, 3), np.uint8)), fallback=policy)
+        assert result.engine == "pillow"
+        assert {entry.state for entry in client.journal.entries()} == {TaskState.SUBMITTED}
+    assert sequencer.count("task_cancel") == 0
 
 
 @pytest.mark.parametrize("code", [302, 403, 404, 422])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from xalora_client import (
     AsyncXalora,
     ResultDownloadError,
     ResultExpiredError,
+    ResultFormatError,
     ResultLocationError,
+    TaskTimeoutError,
     UpscalerTask,
 )
 from xalora_client.journal import TaskState
@@ -25,10 +28,14 @@ KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
 
 
-def png() -> bytes:
+def picture(format_name: str, side: int) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
+    Image.new("RGB", (side, side), "red").save(buffer, format_name)
     return buffer.getvalue()
+
+
+def png() -> bytes:
+    return picture("PNG", 4)
 
 
 class Store:
@@ -39,9 +46,12 @@ class Store:
         self.statuses: dict[str, list[int]] = {}
         self.asked: list[str] = []
         self.url = ""
+        self.gate: asyncio.Event | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
+        if self.gate is not None:
+            await self.gate.wait()
         statuses = self.statuses.get(request.path)
         if statuses:
             return web.Response(status=statuses.pop(0))
@@ -64,11 +74,15 @@ async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
 
 
 class Finished:
-    """A network whose task is finished; where its result is, it says anew each time, the last for good."""
+    """A network whose task is finished, if `statuses` say nothing else.
+
+    Where its result is, it says anew each time, the last for good.
+    """
 
     def __init__(self, *results: Any) -> None:
         self.results = list(results)
         self.reachable_for = 10**6
+        self.statuses = ["finished"]
 
     def __call__(self, endpoint: str, body: dict[str, Any]) -> Any:
         if endpoint == "task_create":
@@ -77,7 +91,8 @@ class Finished:
         if self.reachable_for < 0:
             return Answer(500, {"message": "not now"})
         result = self.results.pop(0) if len(self.results) > 1 else self.results[0]
-        return Answer(200, {"task_id": "t-1", "status": "finished", "result": result})
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return Answer(200, {"task_id": "t-1", "status": status, "result": result})
 
 
 def state_of(client: AsyncXalora) -> TaskState:
@@ -130,6 +145,122 @@ async def test_a_result_that_stays_away_has_expired(store: Store, status: int, t
         assert state_of(client) is TaskState.FAILED
     assert len(store.asked) == tries
     assert sequencer.count("task_result_query") == max(2, tries)
+
+
+async def test_a_page_in_place_of_the_result_costs_no_second_task(store: Store) -> None:
+    store.files["/a.png"] = b"<!DOCTYPE html><title>Sign in to the WiFi</title>"
+    async with (
+        ScriptedSequencer(Finished(f"{store.url}/a.png")) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(ResultDownloadError, match=r"Sign in.*stays retrievable"):
+            await client.run(PICTURE, fallback="never")
+        assert state_of(client) is TaskState.FINISHED
+        store.files["/a.png"] = png()
+        assert (await client.run(PICTURE, reuse=True, fallback="never")).files[0].read_bytes() == png()
+    assert sequencer.count("task_create") == 1
+
+
+async def test_a_status_that_lags_behind_makes_no_result_expired(store: Store) -> None:
+    store.files["/a.png"], store.statuses["/a.png"] = png(), [404, 404]
+    network = Finished(f"{store.url}/a.png")
+    network.statuses = ["finished", "running", "running", "finished"]
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.run(PICTURE, fallback="never")).files[0].read_bytes() == png()
+
+
+async def test_a_task_said_to_run_still_keeps_its_result_from_expiring(store: Store) -> None:
+    network = Finished(f"{store.url}/a.png")
+    network.statuses = ["finished", "running"]
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(
+            ResultDownloadError, match=r"says that the task is running.*stays retrievable"
+        ) as it:
+            await client.run(PICTURE, fallback="never")
+        assert not isinstance(it.value, ResultExpiredError)
+        assert state_of(client) is TaskState.FINISHED
+
+
+async def test_an_answer_that_lists_other_files_is_followed_from_its_first(store: Store) -> None:
+    store.files |= {"/a.png": png(), "/b.png": png()}
+    network = Finished(f"{store.url}/late.png", [f"{store.url}/a.png", f"{store.url}/b.png"])
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        result = await client.run(PICTURE, fallback="never")
+        assert [file.read_bytes() for file in result.files] == [png(), png()]
+    assert store.asked == ["/late.png", "/a.png", "/b.png"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_an_address_whose_signature_has_run_out_is_asked_for_anew(store: Store, status: int) -> None:
+    store.statuses["/old.png"] = [status]
+    store.files["/new.png"] = png()
+    network = Finished(f"{store.url}/old.png", f"{store.url}/new.png")
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.run(PICTURE, fallback="never")).files[0].read_bytes() == png()
+    assert store.asked == ["/old.png", "/new.png"]
+
+
+async def test_a_store_that_refuses_an_unchanged_address_is_not_pressed(store: Store) -> None:
+    store.statuses["/a.png"] = [403] * 9
+    async with (
+        ScriptedSequencer(Finished(f"{store.url}/a.png")) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(ResultDownloadError, match=r"HTTP 403.*stays retrievable"):
+            await client.run(PICTURE, fallback="never")
+        assert state_of(client) is TaskState.FINISHED
+    assert len(store.asked) == 1
+
+
+async def test_a_file_that_is_whole_and_was_not_noted_is_taken_when_the_network_has_it_no_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the process ends here")
+
+    store.files["/a.png"] = png()
+    async with (
+        ScriptedSequencer(Finished(f"{store.url}/a.png")) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(client.journal, "kept", die)
+            with pytest.raises(RuntimeError):
+                await client.run(PICTURE, fallback="never")
+        assert state_of(client) is TaskState.FINISHED
+        del store.files["/a.png"]
+        assert (await client.run(PICTURE, reuse=True, fallback="never")).files[0].read_bytes() == png()
+        assert state_of(client) is TaskState.KEPT
+    assert sequencer.count("task_create") == 1
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG"])
+async def test_a_result_too_large_to_be_decoded_here_is_kept_all_the_same(
+    store: Store, monkeypatch: pytest.MonkeyPatch, format_name: str
+) -> None:
+    monkeypatch.setattr("xalora_client.media.images.MAX_PIXELS", 100)
+    store.files["/a"] = content = picture(format_name, 11)
+    async with (
+        ScriptedSequencer(Finished(f"{store.url}/a")) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        result = await client.run(PICTURE, fallback="never")
+        assert result.files[0].read_bytes() == content
+        with pytest.raises(ResultFormatError, match=r"11x11 pixels"):
+            _ = result.images
+        assert state_of(client) is TaskState.KEPT
+
+
+async def test_a_wait_that_ends_amid_the_download_says_that_the_task_has_finished(store: Store) -> None:
+    store.gate = asyncio.Event()
+    store.files["/a.png"] = png()
+    async with (
+        ScriptedSequencer(Finished(f"{store.url}/a.png")) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(TaskTimeoutError, match=r"has finished.*stays retrievable"):
+            await client.run(PICTURE, fallback="never", timeout=1.5)
+        store.gate.set()
 
 
 async def test_where_the_network_cannot_be_asked_again_the_task_stays_finished(store: Store) -> None:

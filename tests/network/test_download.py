@@ -489,7 +489,7 @@ async def test_a_text_is_no_result_whatever_its_name(
     page: bytes, storage: Storage, session: aiohttp.ClientSession, stem: Path
 ) -> None:
     storage.content = page
-    with pytest.raises(ResultFormatError, match="text"):
+    with pytest.raises(ResultDownloadError, match=r"text.*stays retrievable.*login page or a proxy"):
         await download(session, storage.url.replace("name-says.txt", "clip.mkv"), stem, task_id=TASK)
     assert left_in(stem) == []
 
@@ -498,7 +498,7 @@ async def test_a_page_in_place_of_a_result_is_shown(
     storage: Storage, session: aiohttp.ClientSession, stem: Path
 ) -> None:
     storage.content = b"<!DOCTYPE html><title>Sign in</title>"
-    with pytest.raises(ResultFormatError, match="<!DOCTYPE html>"):
+    with pytest.raises(ResultDownloadError, match="<!DOCTYPE html>"):
         await download(session, storage.url, stem, task_id=TASK)
     storage.content = b""
     with pytest.raises(ResultFormatError, match="empty"):

@@ -32,9 +32,9 @@ from ..errors import (
     ResultFormatError,
 )
 from ..sessions import environment_proxy
-from .sniff import sniff_file
+from .sniff import ANIMATION_SUFFIXES, MediaKind, sniff_file
 from .structure import BrokenMediaError
-from .unlisted import check_unlisted, suffix_of
+from .unlisted import TextInPlaceError, check_unlisted, suffix_of
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
@@ -80,8 +80,8 @@ async def download(
 
     Raises:
         ResultExpiredError: 404 or 410: the network no longer has it.
-        ResultDownloadError: It could not be had in full.
-        ResultFormatError: It came in full, and is damaged, or a text in place of a result.
+        ResultDownloadError: It could not be had in full, or a text came in its place.
+        ResultFormatError: It came in full, and is damaged.
     """
     target = _Target(url, task_id)
     part = _PartFile(dest_stem)
@@ -108,6 +108,23 @@ async def download(
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
 
 
+def left_whole(dest_stem: Path) -> Path | None:
+    """A whole result that an earlier call has already brought, None where there is none. Blocking."""
+    # An animation before the video that may have been made of it.
+    for suffix in dict.fromkeys((*sorted(ANIMATION_SUFFIXES), *(kind.suffix for kind in MediaKind))):
+        path = dest_stem.with_name(dest_stem.name + suffix)
+        try:
+            kind = sniff_file(path)
+            if kind is not None:
+                from .whole import check_whole
+
+                check_whole(path, kind)
+                return path
+        except (OSError, BrokenMediaError):
+            continue
+    return None
+
+
 @dataclass(frozen=True)
 class _Target:
     """What is being fetched, for messages."""
@@ -123,6 +140,10 @@ class _Target:
             return f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
         except ValueError:
             return "the URL given"
+
+    @property
+    def is_remote(self) -> bool:
+        return not self.url[:5].lower().startswith("data:")
 
     @property
     def subject(self) -> str:
@@ -146,6 +167,14 @@ class _Target:
             status_code=status_code,
             error_type=None if status_code is None else _error_type(status_code),
         )
+
+    def displaced(self, reason: str) -> ResultDownloadError:
+        error = self.failed(f"something else came in its place: {reason}")
+        error.next_step = (
+            "Where a login page or a proxy stands between, get past it; then fetch the result again by the "
+            "task's id."
+        )
+        return error
 
     def broken(self, reason: str) -> ResultFormatError:
         return ResultFormatError(
@@ -408,6 +437,9 @@ def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
 
             check_whole(part.path, kind)
     except BrokenMediaError as error:
+        if isinstance(error, TextInPlaceError) and target.is_remote:
+            part.remove()
+            raise target.displaced(str(error)) from error
         raise target.broken(str(error)) from error
     if kind is not None:
         return part.move_to(kind.suffix)

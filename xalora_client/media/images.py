@@ -376,10 +376,14 @@ def open_image(data: bytes) -> tuple[MediaKind, Image.Image]:
     return kind, image
 
 
+class TooManyPixelsError(BrokenMediaError):
+    """Nothing need be wrong with it but its size."""
+
+
 def check_pixel_count(width: int, height: int) -> None:
-    """Refuse what would fill the memory when decoded. Raises BrokenMediaError."""
+    """Refuse what would fill the memory when decoded. Raises TooManyPixelsError."""
     if width * height > MAX_PIXELS:
-        raise BrokenMediaError(
+        raise TooManyPixelsError(
             f"it claims {width}x{height} pixels, more than the {MAX_PIXELS // 1_000_000} million allowed"
         )
 

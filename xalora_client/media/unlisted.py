@@ -58,18 +58,23 @@ def suffix_of(url: str) -> str:
     return suffix if suffix in _SUFFIXES else ".bin"
 
 
+class TextInPlaceError(BrokenMediaError):
+    """A page has come where a result was to be, from a proxy, a login, a store: it says nothing of that."""
+
+
 def check_unlisted(path: Path) -> None:
     """Check what can be checked of a file that nothing here decodes. Blocking.
 
     Raises:
-        BrokenMediaError: It is empty, or a text (a page in place of the result), or cut off.
+        TextInPlaceError: It is a text.
+        BrokenMediaError: It is empty or cut off.
     """
     with path.open("rb") as file:
         head = file.read(_TEXT_LOOKED_AT)
         if not head:
             raise BrokenMediaError("it is empty")
         if _is_text(head):
-            raise BrokenMediaError(
+            raise TextInPlaceError(
                 f"it is a text and no PNG, JPEG, WebP, GIF, MP4 or WebM; it begins with {head[:40]!r}"
             )
         if head[4:8] == _ISO_BOX or head.startswith(_EBML):

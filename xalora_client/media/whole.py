@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from ..errors import ResultFormatError
-from .images import read_header, read_pixels
+from .images import TooManyPixelsError, read_header, read_pixels
 from .sniff import MediaKind
 from .structure import BrokenMediaError, png_chunks
 
@@ -14,14 +15,16 @@ def check_whole(path: Path, kind: MediaKind) -> None:
     """Read the file as far as it takes to know that nothing of it is missing or damaged. Blocking.
 
     A PNG vouches for each of its bytes with checksums, which are compared. Nothing else does, so everything
-    else is decoded in full.
+    else is decoded in full; but for images too large for that, of which only the header is read. They are
+    paid for like others, and other programs may well open them.
 
     Raises:
         BrokenMediaError: It is truncated or damaged.
     """
     if kind is MediaKind.PNG:
         data = path.read_bytes()
-        read_header(data)
+        with contextlib.suppress(TooManyPixelsError):
+            read_header(data)
         for _ in png_chunks(data):
             pass
     elif kind in {MediaKind.ANIMATED_WEBP, MediaKind.GIF}:
@@ -36,4 +39,5 @@ def check_whole(path: Path, kind: MediaKind) -> None:
         except ResultFormatError as error:
             raise BrokenMediaError(error.what) from error
     else:
-        read_pixels(path)
+        with contextlib.suppress(TooManyPixelsError):
+            read_pixels(path)
