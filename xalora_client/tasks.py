@@ -65,7 +65,7 @@ class WorkflowTask(BaseModel):
         class SketchTask(WorkflowTask):
             task_type = "sketch"
             prompt: str
-            strength: float = Field(0.5, ge=0, le=1)
+            strength: float = Field(default=0.5, ge=0, le=1)
 
     Every field beside the base options becomes a parameter; those that are None are not sent. A field
     annotated ``Annotated[Any, LocalImage()]`` takes local images.
@@ -91,10 +91,10 @@ class WorkflowTask(BaseModel):
     """The field that makes the result repeatable; None where the task draws no random numbers."""
 
     consumer_id: str | None = None
-    job_id_prefix: str | None = Field(None, pattern=r"^[\w.-]+$")
-    timeout_seconds: int | None = Field(None, ge=1)
+    job_id_prefix: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    timeout_seconds: int | None = Field(default=None, ge=1)
     workflow_id: str | None = None
-    api_key: SecretStr | None = Field(None, repr=False)
+    api_key: SecretStr | None = Field(default=None, repr=False)
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -256,12 +256,12 @@ class FluxLoraTask(WorkflowTask):
     prompt: Prompt
     lora_name: Annotated[str, Field(min_length=1)]
     aspect_ratio: str | None = None
-    width: int | None = Field(None, ge=512, le=2048, multiple_of=64)
-    height: int | None = Field(None, ge=512, le=2048, multiple_of=64)
-    guidance: float | None = Field(None, ge=0, le=100)
-    steps: int | None = Field(None, ge=1, le=100)
+    width: int | None = Field(default=None, ge=512, le=2048, multiple_of=64)
+    height: int | None = Field(default=None, ge=512, le=2048, multiple_of=64)
+    guidance: float | None = Field(default=None, ge=0, le=100)
+    steps: int | None = Field(default=None, ge=1, le=100)
     noise_seed: Seed | None = None
-    strength_model: float | None = Field(None, ge=0, le=1)
+    strength_model: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check_aspect_ratio(self) -> Self:
@@ -303,13 +303,13 @@ class Text2VideoTask(WorkflowTask):
     seed_field: ClassVar[str | None] = "seed"
 
     prompt: Prompt
-    width: int | None = Field(None, ge=16, le=8192)
-    height: int | None = Field(None, ge=16, le=8192)
-    length: int | None = Field(None, ge=1, le=10_000)
-    steps: int | None = Field(None, ge=1, le=100)
+    width: int | None = Field(default=None, ge=16, le=8192)
+    height: int | None = Field(default=None, ge=16, le=8192)
+    length: int | None = Field(default=None, ge=1, le=10_000)
+    steps: int | None = Field(default=None, ge=1, le=100)
     seed: Seed | None = None
-    fps: int | None = Field(None, ge=1, le=120)
-    quality: int | None = Field(None, ge=1, le=100)
+    fps: int | None = Field(default=None, ge=1, le=120)
+    quality: int | None = Field(default=None, ge=1, le=100)
 
     @model_validator(mode="after")
     def _check_workflow_limits(self) -> Self:

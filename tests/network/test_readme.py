@@ -46,3 +46,22 @@ def test_a_program_of_the_readme_runs_as_printed(tmp_path: Path, program: str, p
         assert ended.returncode == 0, ended.stderr
         assert re.fullmatch(printed, ended.stdout)
         assert devnet.stats()["creates"] == 1
+
+
+def test_the_programs_of_the_readme_pass_a_strict_type_check(tmp_path: Path) -> None:
+    # Without pydantic's plugin, as in a user's project, and as pyright has none.
+    for index, program in enumerate(PROGRAMS):
+        (tmp_path / f"program{index}.py").write_text(program, encoding="utf-8")
+    settings = tmp_path / "mypy.ini"
+    settings.write_text("[mypy]\nstrict = true\nwarn_unused_ignores = false\n", encoding="utf-8")
+    files = [str(path) for path in sorted(tmp_path.glob("*.py"))]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(settings), "--follow-imports=silent", *files],
+        cwd=README.parent,
+        env={**os.environ, "MYPY_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
