@@ -38,7 +38,15 @@ from .ledger import Ledger
 from .media.delivery import ImageDelivery
 from .network import Network
 from .preparation import PreparedTask
-from .results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult, miner_of, result_references
+from .results import (
+    REMOTE_ENGINE,
+    RunResult,
+    Timing,
+    WorkflowTaskResult,
+    failure_reason,
+    miner_of,
+    result_references,
+)
 from .rules import (
     CANCELED,
     FAILED,
@@ -473,7 +481,7 @@ class Flight:
         task_id = answer.task_id
         if answer.status == FAILED:
             raise TaskFailedError(
-                f"The network reports task {task_id} as failed ({_short(answer.result)})",
+                f"The network reports task {task_id} as failed ({failure_reason(answer.result)})",
                 money="Whether a failed task is charged is the network's decision; ask with the task id.",
                 next_step="Try again; another miner may succeed.",
                 task_id=task_id,
@@ -727,11 +735,6 @@ def _has_passed(moment: float | None) -> bool:
 
 def _between(start: float | None, end: float | None) -> float | None:
     return None if start is None or end is None else max(0.0, end - start)
-
-
-def _short(result: Any) -> str:
-    text = " ".join(str(result or "no reason given").split())
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _ended_by_outage(work: asyncio.Task[Any]) -> bool:

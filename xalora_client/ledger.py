@@ -23,7 +23,7 @@ from .durations import PastRun
 from .errors import JournalError
 from .journal import BusyJournalError, Claim, Entry, Journal, TaskState, Work
 from .preparation import PreparedTask
-from .results import WorkflowTaskResult
+from .results import WorkflowTaskResult, failure_reason
 from .rules import CANCELED, FAILED, FINISHED
 from .threads import off_loop
 
@@ -187,7 +187,7 @@ class Ledger:
         if answer.status == FINISHED:
             await self.finished(entry_id, answer.result, unnoticed=unnoticed)
         elif answer.status == FAILED:
-            await self.failed(entry_id, str(answer.result or "the network gives no reason"))
+            await self.failed(entry_id, failure_reason(answer.result))
         elif answer.status == CANCELED:
             await self.canceled(entry_id)
 

@@ -70,6 +70,21 @@ def _references(result: Any) -> Iterator[str]:
             yield from _references(entry)
 
 
+REASON_LIMIT = 200
+
+
+def failure_reason(result: Any) -> str:
+    """Why a task failed, on one line, from what the network gives in place of its result.
+
+    The protocol does not say what that is: a text, or an object with the text under ``message``, ``error``,
+    or ``msg``, as in refused requests.
+    """
+    if isinstance(result, Mapping):
+        result = next((result[name] for name in ("message", "error", "msg") if result.get(name)), result)
+    text = " ".join(str(result or "the network gives no reason").split())
+    return text if len(text) <= REASON_LIMIT else text[: REASON_LIMIT - 3] + "..."
+
+
 def miner_of(reference: str, task_id: str) -> str | None:
     """The miner that a storage key names, None where it does not follow the public miner's pattern.
 

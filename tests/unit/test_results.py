@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xalora_client import ImageBatch, ResultDownloadError, ResultFormatError, ResultLocationError, RunResult
-from xalora_client.results import miner_of, resolve_reference, result_references
+from xalora_client.results import failure_reason, miner_of, resolve_reference, result_references
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,20 @@ def test_a_result_is_decoded_while_another_one_still_is(tmp_path: Path) -> None:
     decoding.join(30)
     assert len(refused) == 1
     assert quick.images is images[0]
+
+
+@pytest.mark.parametrize(
+    ("result", "reason"),
+    [
+        ("CUDA out of\n memory", "CUDA out of memory"),
+        ({"message": "no such LoRA"}, "no such LoRA"),
+        ({"error": "no such LoRA", "code": 7}, "no such LoRA"),
+        ({"message": "", "msg": "no such LoRA"}, "no such LoRA"),
+        ({"code": 7}, "{'code': 7}"),
+        (None, "the network gives no reason"),
+        ({}, "the network gives no reason"),
+        ("x" * 201, "x" * 197 + "..."),
+    ],
+)
+def test_why_a_task_failed_is_told_in_its_own_words(result: Any, reason: str) -> None:
+    assert failure_reason(result) == reason
