@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from .errors import XaloraError
+
 logger = logging.getLogger("xalora_client")
 
 
@@ -67,10 +69,14 @@ class Downloading(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class FallingBack(TaskEvent):
-    """The work moves to an engine on this machine; ``reason`` is one readable sentence."""
+    """The work moves to an engine on this machine; ``reason`` is one readable sentence.
+
+    ``error`` is what the network ended with, where it was asked.
+    """
 
     engine: str
     reason: str
+    error: XaloraError | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

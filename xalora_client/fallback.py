@@ -73,7 +73,7 @@ async def run_locally(
         level = logging.WARNING if engine is None else logging.INFO
         said = reason if remote_error is None else f"{reason}. {remote_error.money}".rstrip()
         logger.log(level, "%s Running on this machine with the %s engine.", f"{said.rstrip('.')}.", name)
-        tell(FallingBack(job_id=job_id, engine=name, reason=reason))
+        tell(FallingBack(job_id=job_id, engine=name, reason=reason, error=remote_error))
         try:
             _being_made.add(job_id)
             run = await _in_thread(candidate, images, dest, job_id, tell)

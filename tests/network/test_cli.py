@@ -445,13 +445,24 @@ def test_an_unknown_outcome_exits_with_6_until_it_is_decided(
 
 
 def test_work_done_here_after_an_unknown_create_says_what_that_may_cost(
-    cli: Cli, devnet: DevnetThread, photo: Path
+    cli: Cli, devnet: DevnetThread, photo: Path, tmp_path: Path
 ) -> None:
     devnet.add_fault("task_create:drop_after:n=1")
-    done = cli("upscale", photo)
-    assert done.returncode == 0
-    assert "The task may exist and be charged" in done.stderr
-    assert done.stderr.strip().endswith("Running on this machine with the pillow engine.")
+    document = cli.json("upscale", photo, "-o", "made.png", code=6)
+    (result,) = document["results"]
+    assert (result["status"], result["engine"], document["exit_code"]) == ("done", "pillow", 6)
+    assert result["files"] == ["made.png"] and (tmp_path / "made.png").is_file()
+    assert result["error"]["type"] == "AmbiguousCreateError"
+    # It stays unknown for whoever asks for the same work again.
+    again = cli("upscale", photo, "-o", "again.png")
+    assert again.returncode == 6
+    assert "LANCZOS, no model" in again.stdout
+    assert "Running on this machine with the pillow engine." in again.stderr
+    error = again.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and result["error"]["job_id"] in error
+    assert "may exist and be charged" in error and "--if-unknown resend" in error
+    assert devnet.stats()["creates"] == 1
+    assert cli("upscale", photo, "-o", "settled.png", "--if-unknown", "resend").returncode == 0
 
 
 def test_of_several_inputs_the_most_serious_counts(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import JournalError, XaloraError
-from ..events import EventCallback, TaskEvent
+from ..errors import AmbiguousCreateError, JournalError, XaloraError
+from ..events import EventCallback, FallingBack, TaskEvent
 from ..journal import TaskState
 from ..results import REMOTE_ENGINE, RunResult
 from .command import run_interruptible
@@ -47,13 +47,17 @@ class Job:
 
 @dataclass
 class Report:
-    """How a job stands; in the end exactly one of ``result``, ``error`` and neither (interrupted) is so."""
+    """How a job stands; in the end exactly one of ``result``, ``error`` and neither (interrupted) is so.
+
+    ``unsettled``: its create may have made a task all the same, whatever this machine has made of it.
+    """
 
     job: Job
     begun: bool = False
     task_id: str | None = None
     result: RunResult | None = None
     error: XaloraError | None = None
+    unsettled: AmbiguousCreateError | None = None
     files: tuple[Path, ...] = ()
     remarks: list[str] = field(default_factory=list)
 
@@ -61,12 +65,14 @@ class Report:
     def code(self) -> ExitCode:
         if self.error is not None:
             return exit_code_of(self.error)
-        return ExitCode.DONE if self.files else ExitCode.INTERRUPTED
+        if not self.files:
+            return ExitCode.INTERRUPTED
+        return ExitCode.DONE if self.unsettled is None else exit_code_of(self.unsettled)
 
     def document(self) -> dict[str, Any]:
         """As it stands in the JSON document."""
-        result, error = self.result, self.error
-        status = {ExitCode.DONE: "done", ExitCode.INTERRUPTED: "interrupted"}.get(self.code, "failed")
+        result, error = self.result, self.error or self.unsettled
+        status = "failed" if self.error is not None else "done" if self.files else "interrupted"
         return {
             "input": self.job.source,
             "label": self.job.label,
@@ -116,6 +122,8 @@ class Workshop:
     async def _one(self, key: int, report: Report, board: Board) -> None:
         def hear(event: TaskEvent) -> None:
             report.task_id = event.task_id or report.task_id
+            if isinstance(event, FallingBack) and isinstance(event.error, AmbiguousCreateError):
+                report.unsettled = event.error
             board.event(key, event)
 
         async with self._places:
@@ -167,6 +175,8 @@ class Workshop:
         )
         for remark in report.remarks:
             self._screen.warn(remark)
+        if report.unsettled is not None:
+            self._screen.error(report.unsettled, subject)
 
 
 def summary(result: RunResult) -> str:
