@@ -185,7 +185,7 @@ class Network:
                     money=UNAFFECTED,
                 )
             payload = answer.payload or {}
-            status, result = str(payload["status"]), payload.get("result")
+            status, result = _without_key(str(payload["status"]), credentials), payload.get("result")
             # The address of a result must stay what it is; whatever else stands there is only read.
             return WorkflowTaskResult(
                 task_id, status, result if status == FINISHED else _without_key(result, credentials)
@@ -211,6 +211,11 @@ class Network:
                 money=NOT_CONFIRMED,
             )
             payload = answer.payload or {}
+            if payload.get("error") or payload.get("success") is False:
+                reason = _message(answer, credentials)
+                raise self._refusal(
+                    Verdict.REFUSED, answer, reason, "canceling the task", NOT_CONFIRMED, task_id=task_id
+                )
             msg = _without_key(str(payload.get("msg", "")), credentials)
             return {"task_id": str(payload.get("task_id", task_id)), "msg": msg}
 
@@ -236,9 +241,10 @@ class Network:
             raise
         payload = answer.payload
         well_formed = payload is not None and (required is None or bool(payload.get(required)))
-        verdict = judge(answer.status, answer.text, well_formed=well_formed)
+        is_stray = _is_about_another(answer, task_id)
+        verdict = judge(answer.status, answer.text, well_formed=well_formed and not is_stray)
         if verdict is not Verdict.OK:
-            reason = _message(answer, credentials)
+            reason = "it is about another task" if is_stray else _message(answer, credentials)
             raise self._refusal(verdict, answer, reason, doing, money, task_id=task_id)
         return answer
 
@@ -357,6 +363,12 @@ def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> Am
         status_code=status_code,
         error_type=None if status_code is None else "server_error" if status_code >= 500 else "client_error",
     )
+
+
+def _is_about_another(answer: Answer, task_id: str | None) -> bool:
+    """Whether an answer names a task that is not the one asked about: its status and result are not ours."""
+    named = (answer.payload or {}).get("task_id")
+    return answer.ok and task_id is not None and bool(named) and str(named) != task_id
 
 
 def _message(answer: Answer, credentials: Credentials) -> str:

@@ -10,6 +10,7 @@ import io
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ class ScriptedNetwork:
             self.cancel_asked.set()
             return Answer(200, {"task_id": task_id, "msg": "canceled"}, hold=self.cancel_hold)
         self.polled.set()
-        return status("canceled") if task_id in self.canceled else self._status_of(task_id)
+        answer = status("canceled") if task_id in self.canceled else self._status_of(task_id)
+        return replace(answer, body={**answer.body, "task_id": task_id})
 
 
 # --- a cancelled caller -------------------------------------------------------------------------------------

@@ -196,6 +196,46 @@ async def test_free_requests_are_repeated() -> None:
     assert sequencer.count("task_result_query") == 4
 
 
+STRAY = {"task_id": "t-2", "status": "finished", "result": "theirs.png", "msg": "canceled"}
+
+
+async def test_an_answer_about_another_task_is_not_believed() -> None:
+    canceled = Answer(200, {"msg": "canceled"})
+    answers = [Answer(200, STRAY), status("running"), Answer(200, STRAY), canceled, status("canceled")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.query_task_result("t-1") == WorkflowTaskResult("t-1", "running")
+        assert (await client.cancel_task("t-1"))["task_id"] == "t-1"
+    async with (
+        ScriptedSequencer([Answer(200, STRAY)] * 2) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        with pytest.raises(ServiceError, match="it is about another task"):
+            await client.query_task_result("t-1")
+        with pytest.raises(ServiceError, match="the task may run on"):
+            await client.cancel_task("t-1")
+
+
+async def test_another_tasks_end_does_not_end_the_wait() -> None:
+    answers = [ACCEPTED, Answer(200, STRAY), status("finished", result="ours.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        answer = await client.execute_workflow_and_wait_for_result(PICTURE)
+    assert answer == WorkflowTaskResult("t-1", "finished", "ours.png")
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"error": "too late"}, {"success": False, "msg": "too late"}], ids=["error", "no success"]
+)
+async def test_a_cancel_that_is_refused_in_a_200_is_refused(refusal: Any) -> None:
+    answers = [ACCEPTED, Answer(200, refusal), status("running")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        task_id = await client.execute_workflow(PICTURE)
+        with pytest.raises(RequestRefusedError, match="HTTP 200: too late") as caught:
+            await client.cancel_task(task_id)
+        entry = client.journal.by_task_id(task_id)
+    assert "may run on and be charged" in str(caught.value)
+    assert entry is not None and entry.state.value == "submitted"
+
+
 async def test_free_requests_give_up_in_the_end() -> None:
     async with (
         ScriptedSequencer([Answer(500, {"error": "down"})] * 2) as sequencer,
@@ -383,6 +423,19 @@ async def test_a_failure_that_repeats_the_key_is_told_and_remembered_without_it(
     assert entry is not None
     assert "[key]" in f"{entry.result} {entry.error}"
     assert "s3cret" not in repr(entry)
+
+
+async def test_an_unknown_status_that_repeats_the_key_is_told_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+    answers = [ACCEPTED, status("held for alice#s3cret"), status("failed")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskFailedError):
+            await client.run(PICTURE, fallback="never", on_event=seen.append)
+    assert "held for [key]" in [getattr(event, "status", None) for event in seen]
+    assert "held for [key]" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 async def test_a_result_is_handed_out_as_it_came_even_with_the_key_in_its_address() -> None:
