@@ -26,6 +26,9 @@ FIRST_SETTINGS = {
     "Xalora.StoreUrl": "",
 }
 
+# How wide the frontend's bar of icons is at most, which lies over the canvas.
+ICONS = 64
+
 # Both generations of toasts.
 TOASTS = ".p-toast-message, [data-testid='toast']"
 
@@ -287,7 +290,7 @@ class Workbench:
             "(graph) => app.loadGraphData(graph)", json.loads(path.read_text(encoding="utf-8"))
         )
 
-    def fit(self, left: float = 0) -> None:
+    def fit(self, left: float = ICONS) -> None:
         """Show the whole graph, beside what covers so many pixels at the left."""
         self.page.evaluate(FIT, left)
 

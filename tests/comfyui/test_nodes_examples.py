@@ -96,6 +96,16 @@ def test_both_formats_say_the_same(comfyui: ComfyUI, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_an_example_reads_from_left_to_right(name: str) -> None:
+    """A link that runs back, or below its own node, hides behind what is there."""
+    workflow = read(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for _, origin, _, target, _, _ in workflow["links"]:
+        right = nodes[origin]["pos"][0] + nodes[origin]["size"][0]
+        assert right < nodes[target]["pos"][0], (nodes[origin]["type"], nodes[target]["type"])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str) -> None:
     comfyui.upload_image(picture(), "example.png")
     comfyui.clear_cache()
