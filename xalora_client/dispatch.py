@@ -16,7 +16,7 @@ import aiohttp
 
 from .config import Credentials, IfUnknown, Settings
 from .durations import usual_span
-from .errors import AmbiguousCreateError, ClientClosedError
+from .errors import AmbiguousCreateError, ClientClosedError, JournalError
 from .fetching import Fetcher
 from .flight import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
 from .ledger import Ledger
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .tasks import WorkflowTask
 
 logger = logging.getLogger("xalora_client")
+
+CLOSED_BEFORE = "The client was closed before the task was sent"
 
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
@@ -121,19 +123,19 @@ class Dispatcher:
         siblings = await self._siblings(prepared.kind)
         usual = usual_span(siblings.past_runs)
         while True:
-            claim = await self.ledger.claim(
-                prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
-            )
+            try:
+                claim = await self.ledger.claim(
+                    prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
+                )
+            except JournalError:
+                if self._closed:
+                    raise ClientClosedError(CLOSED_BEFORE) from None
+                raise
             # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
             # it along, and nobody could ever send this work again.
             if self._closed:
-                await self.ledger.leave(claim.ticket if claim is not None else "")
-                raise ClientClosedError("The client was closed before the task was sent")
-            if claim is None:
-                flight = self._new_flight(prepared, None, "", schedule, siblings, usual)
-                self._loose.add(flight)
-                self._send(flight, prepared)
-                return self._seat(flight)
+                await self.ledger.leave(claim.ticket)
+                raise ClientClosedError(CLOSED_BEFORE)
             entry = claim.entry
             if claim.action == "unknown":
                 raise _outcome_unknown(entry)
@@ -220,7 +222,7 @@ class Dispatcher:
     def _new_flight(
         self,
         prepared: PreparedTask,
-        entry: Entry | None,
+        entry: Entry,
         ticket: str,
         schedule: PollSchedule | None,
         siblings: Siblings,
@@ -232,15 +234,15 @@ class Dispatcher:
             self._fetcher.fetch,
             self.uploads,
             credentials=prepared.credentials,
-            job_id=entry.job_id if entry is not None else prepared.job_id,
-            entry_id=entry.id if entry is not None else None,
+            job_id=entry.job_id,
+            entry_id=entry.id,
             ticket=ticket,
             schedule=schedule or PollSchedule(siblings.past_runs),
             siblings=siblings,
             outage_limit=self._settings.outage_limit,
             usual_seconds=usual_seconds,
-            in_doubt=entry is not None and entry.in_doubt,
-            task_id=entry.task_id if entry is not None else None,
+            in_doubt=entry.in_doubt,
+            task_id=entry.task_id,
             submitted_ago=_seconds_since_submission(entry),
         )
 

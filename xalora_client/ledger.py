@@ -1,8 +1,8 @@
 """The client's hold on the journal: asynchronous, and still going when the journal can't be written.
 
-The rule for a journal that fails: where nothing was sent yet, and the row stands or the journal is merely
-held by another program, the error is raised, since sending what the journal can't remember would risk paying
-twice; everywhere else a warning with the ids goes to the log, and the work goes on.
+The rule for a journal that fails: where nothing was sent yet, the error is raised, since sending what the
+journal can't remember would mean paying again for it; everywhere else a warning with the ids goes to the log,
+and the work goes on.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import logging
 import re
+import secrets
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from time import monotonic
@@ -44,6 +45,9 @@ class Ledger:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self._strays: set[asyncio.Task[None]] = set()
+        # Two clients that write one file destroy it, and only the journal could give them turns.
+        self._out_of_turn: set[int] = set()
+        self._mark = secrets.token_hex(4)
 
     # --- claiming -----------------------------------------------------------------------------------------
 
@@ -54,12 +58,14 @@ class Ledger:
         reuse: bool,
         reuse_among: AbstractSet[str],
         if_unknown: IfUnknown,
-    ) -> Claim | None:
-        """What to do about the work; None where the journal can't say, and the work goes on without it.
+    ) -> Claim:
+        """What to do about the work.
+
+        A kept result is given out, without a ticket, by a journal that can be read only.
 
         Raises:
-            JournalError: Another program holds the journal and does not let go. Whether the work is paid for
-                already, it will say a little later; so nothing is sent now.
+            JournalError: The journal can't be written, or another program holds it and does not let go.
+                Nothing may be sent then: it could not be remembered, and may be paid for already.
         """
         work = Work(
             fingerprint=prepared.fingerprint,
@@ -73,19 +79,27 @@ class Ledger:
             own_key=prepared.task.api_key is not None,
             details=_details(prepared),
         )
-        return await self._with_ticket(
-            lambda: self.journal.claim(
-                work, job_id=prepared.job_id, reuse=reuse, among=reuse_among, if_unknown=if_unknown
-            ),
-            lambda claim: claim.ticket,
-            f"job {prepared.job_id} goes on unjournaled",
-            patience=CLAIM_PATIENCE_SECONDS,
+        claim = lambda: self.journal.claim(  # noqa: E731
+            work, job_id=prepared.job_id, reuse=reuse, among=reuse_among, if_unknown=if_unknown
         )
+        try:
+            return await self._with_ticket(
+                self._patient(claim, CLAIM_PATIENCE_SECONDS), lambda claim: claim.ticket
+            )
+        except JournalError as error:
+            kept = await self._tolerant(
+                lambda: self.journal.kept_result(work, reuse=reuse, among=reuse_among),
+                f"job {prepared.job_id} is not sent",
+            )
+            if kept is None:
+                raise
+            logger.warning("journal: %s - the result that was kept is read all the same", error.what)
+            return Claim(action="kept", entry=kept, ticket="")
 
     async def hold(self, entry_id: int) -> str:
         """A ticket that keeps an entry's files, and its task from being canceled by others."""
         hold = lambda: self.journal.hold(entry_id)  # noqa: E731
-        return await self._with_ticket(hold, str, f"entry {entry_id} is not held") or ""
+        return await self._with_ticket(self._tolerant(hold, f"entry {entry_id} is not held"), str) or ""
 
     def hold_while(self, alive: object, ticket: str) -> None:
         """Give a ticket back when ``alive`` is gone: a result in hand keeps its files, whatever the limit."""
@@ -235,10 +249,17 @@ class Ledger:
     async def download_turn(self, entry_id: int | None, ticket: str) -> AsyncIterator[tuple[Path, ...]]:
         """A turn at downloading: of several processes that share a task, one downloads at a time.
 
+        A journal that can't be asked is not waited for: then everybody downloads, each to files of its own.
+
         Yields:
             The files, where another process has them already; else an empty tuple.
         """
-        while entry_id is not None and ticket and not await self._take(ticket):
+        while entry_id is not None and ticket:
+            is_ours = await self._take(ticket)
+            if is_ours is None:
+                self._out_of_turn.add(entry_id)
+            if is_ours is not False:
+                break
             entry = await self.entry(entry_id)
             if entry is None or entry.state is not TaskState.FINISHED:
                 break
@@ -247,15 +268,20 @@ class Ledger:
         files = entry.files if entry is not None else ()
         yield files if all(file.exists() for file in files) else ()
 
-    async def _take(self, ticket: str) -> bool:
-        return bool(await self._tolerant(lambda: self.journal.take(ticket), "a task can't be taken over"))
+    async def _take(self, ticket: str) -> bool | None:
+        """See `Journal.take`; None where the journal can't be asked."""
+        return await self._tolerant(lambda: self.journal.take(ticket), "a task can't be taken over")
 
     async def result_stem(self, entry_id: int | None, job_id: str) -> Path:
-        """Where a result's files go, without suffix."""
+        """Where a result's files go, without suffix: to this client's own place where no turn was given."""
         entry = await self.entry(entry_id) if entry_id is not None else None
-        if entry is not None:
-            return await asyncio.to_thread(self.journal.result_stem, entry)
-        return self.journal.results_dir / re.sub(r"[^A-Za-z0-9._-]+", "_", job_id)
+        if entry is None:
+            stem = self.journal.results_dir / re.sub(r"[^A-Za-z0-9._-]+", "_", job_id)
+        else:
+            stem = await asyncio.to_thread(self.journal.result_stem, entry)
+            if entry_id not in self._out_of_turn:
+                return stem
+        return stem.with_name(f"{stem.name}-{self._mark}")
 
     # --- failing gently -----------------------------------------------------------------------------------
 
@@ -263,19 +289,9 @@ class Ledger:
         if entry_id is not None:
             await self._tolerant(lambda: step(entry_id), told_instead)
 
-    async def _with_ticket(
-        self,
-        step: Callable[[], T],
-        ticket_of: Callable[[T], str],
-        told_instead: str,
-        patience: float | None = None,
-    ) -> T | None:
+    async def _with_ticket(self, step: Coroutine[Any, Any, T], ticket_of: Callable[[T], str]) -> T:
         """A step that gives a ticket: a caller cancelled meanwhile does not take it along."""
-        taking = asyncio.ensure_future(
-            self._tolerant(step, told_instead)
-            if patience is None
-            else self._patient(step, told_instead, patience)
-        )
+        taking = asyncio.ensure_future(step)
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
@@ -284,32 +300,25 @@ class Ledger:
             stray.add_done_callback(self._strays.discard)
             raise
 
-    async def _leave_stray(self, taking: asyncio.Future[T | None], ticket_of: Callable[[T], str]) -> None:
+    async def _leave_stray(self, taking: asyncio.Future[T], ticket_of: Callable[[T], str]) -> None:
         with contextlib.suppress(JournalError):
             taken = await taking
             if taken is not None:
                 await self.leave(ticket_of(taken))
 
-    async def _patient(self, step: Callable[[], T], told_instead: str, patience: float) -> T | None:
+    async def _patient(self, step: Callable[[], T], patience: float) -> T:
         """A step that waits for other programs to let go of the journal, for so many seconds in all."""
         began = monotonic()
-
-        def unless_held() -> T | BusyJournalError:
-            try:
-                return step()
-            except BusyJournalError as error:
-                return error
-
         while True:
-            taken = await self._tolerant(unless_held, told_instead)
-            if not isinstance(taken, BusyJournalError):
-                return taken
-            if monotonic() - began >= patience:
-                raise BusyJournalError(
-                    f"{taken.what}, again and again for {patience:g} s",
-                    next_step="Close the program that holds it, then try again.",
-                ) from taken
-            logger.info("journal: %s - trying again", taken.what)
+            try:
+                return await off_loop(step)
+            except BusyJournalError as error:
+                if monotonic() - began >= patience:
+                    raise BusyJournalError(
+                        f"{error.what}, again and again for {patience:g} s",
+                        next_step="Close the program that holds it, then try again.",
+                    ) from error
+                logger.info("journal: %s - trying again", error.what)
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _tolerant(self, step: Callable[[], T], told_instead: str) -> T | None:

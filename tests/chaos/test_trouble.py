@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import subprocess
 import threading
@@ -114,8 +113,8 @@ async def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path, note: Not
     note("(d) journal lost between its row and the create", "JournalError, nothing sent; sent once later")
 
 
-async def test_a_full_journal_is_named_and_the_work_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, note: Note
+async def test_nothing_is_sent_past_a_full_journal_and_what_it_has_kept_is_given_out(
+    tmp_path: Path, note: Note
 ) -> None:
     with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results") as journal:
         async with (
@@ -124,26 +123,46 @@ async def test_a_full_journal_is_named_and_the_work_goes_on(
         ):
             await client.run(task(0), reuse=True, fallback="never")
             journal._database.connection.execute("PRAGMA max_page_count = 1")
-            with caplog.at_level(logging.WARNING, logger="xalora_client"):
-                outcomes = await client.run_many(
-                    [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
-                )
-            assert "full" in caplog.text
+            outcomes = await client.run_many(
+                [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
+            )
             results = [outcome.result for outcome in outcomes if outcome.result is not None]
             errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-            # A row that could still be made, and then not be marked as being sent, stops its create.
+            assert errors, "the journal was never full"
             assert all(isinstance(error, JournalError) for error in errors)
+            assert all("full" in str(error) and "nothing was charged" in str(error) for error in errors)
+            # Room is made by the page, so some of them could still be remembered.
             assert devnet.stats()["creates"] == 1 + len(results)
-            assert all(result.images.shape == (1, 16, 16, 3) for result in results)
-            lost = [result for result in results if journal.by_job_id(result.job_id) is None]
-            assert lost, "the journal was never full"
-            assert all(result.job_id in caplog.text for result in lost)
-            journal._database.connection.execute("PRAGMA max_page_count = 1000000")
+            assert all(journal.by_job_id(result.job_id) is not None for result in results)
             assert (await client.run(task(0), reuse=True, fallback="never")).reused
-    note(
-        "(d) journal's disk full, 39 tasks",
-        f"{len(lost)} went on unjournaled with their ids in the log, {len(errors)} were stopped unsent",
-    )
+            journal._database.connection.execute("PRAGMA max_page_count = 1000000")
+            outcomes = await client.run_many(
+                [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
+            )
+            assert all(outcome.result is not None for outcome in outcomes)
+            assert devnet.stats()["creates"] == 40
+    note("(d) journal's disk full, 39 tasks", f"{len(results)} journaled, {len(errors)} stopped unsent")
+
+
+async def test_nothing_is_sent_past_a_journal_that_cannot_be_written(tmp_path: Path, note: Note) -> None:
+    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results") as journal:
+        async with (
+            Devnet(miners=1) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
+        ):
+            await client.run(task(0), reuse=True, fallback="never")
+            journal._database.connection.execute("PRAGMA query_only = ON")
+            with pytest.raises(JournalError, match=r"can't be written.*nothing was charged"):
+                await client.run(task(1), reuse=True, fallback="never")
+            # What is kept is not what was asked for.
+            with pytest.raises(JournalError, match="can't be written"):
+                await client.run(task(0), fallback="never")
+            assert (await client.run(task(0), reuse=True, fallback="never")).reused
+            assert devnet.stats()["creates"] == 1
+            journal._database.connection.execute("PRAGMA query_only = OFF")
+            await client.run(task(1), reuse=True, fallback="never")
+            assert devnet.stats()["creates"] == 2
+    note("(d) journal read-only", "JournalError, nothing sent; a kept result was given out; sent once later")
 
 
 async def test_a_clock_set_back_changes_no_outcome_and_makes_no_negative_time(

@@ -8,6 +8,7 @@ import functools
 import gc
 import io
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -865,6 +866,49 @@ async def test_a_download_that_another_process_gave_up_is_taken_over() -> None:
         assert result.images.shape == (1, 48, 64, 3)
         await clients[other].close()
         assert devnet.stats()["creates"] == 1
+
+
+async def test_a_download_that_the_journal_can_give_no_turn_for_does_not_wait_for_one(tmp_path: Path) -> None:
+    network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
+    path = tmp_path / "journal.sqlite3"
+    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+        blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+        def hold_when_finished(entry_id: int) -> None:
+            if journal.entry(entry_id).state is TaskState.FINISHED and not blocker.in_transaction:
+                blocker.execute("BEGIN IMMEDIATE")
+
+        unsubscribe = journal.subscribe(hold_when_finished)
+        async with (
+            ScriptedSequencer(network) as sequencer,
+            AsyncXalora(KEY, sequencer.url, journal=journal) as client,
+        ):
+            result = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
+            assert result.images.shape == (1, 4, 4, 3)
+            # Somebody else may be downloading to where it belongs.
+            (entry,) = journal.entries()
+            assert result.files[0].stem.startswith(f"{journal.result_stem(entry).name}-")
+            unsubscribe()
+            blocker.execute("ROLLBACK")
+            blocker.close()
+            # The journal heard nothing of that download, so the next one is free as well.
+            again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
+            assert again.images.shape == (1, 4, 4, 3)
+        assert network.created == 1
+
+
+async def test_two_clients_that_fetch_a_task_no_journal_knows_write_no_file_of_each_others(
+    tmp_path: Path,
+) -> None:
+    network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as one,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as other,
+    ):
+        results = await asyncio.gather(one.task("t-far").result(), other.task("t-far").result())
+        assert results[0].files != results[1].files
+        assert all(result.images.shape == (1, 4, 4, 3) for result in results)
 
 
 async def test_what_the_sdks_functions_gave_out_answers_no_other_work_without_a_seed() -> None:

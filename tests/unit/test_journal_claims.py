@@ -385,16 +385,6 @@ class TestCancel:
         assert not journal.claim(WORK, job_id="job-4").cancel_was_asked
 
 
-def test_a_task_known_by_id_alone_is_adopted_once(journal: Journal) -> None:
-    first = journal.adopt(replace(WORK, fingerprint=""), task_id="task-9")
-    assert (first.action, first.entry.state, first.entry.task_id) == ("join", TaskState.SUBMITTED, "task-9")
-    assert journal.adopt(WORK, task_id="task-9").entry.id == first.entry.id
-    assert (
-        journal.adopt(replace(WORK, sequencer_url="http://other"), task_id="task-9").entry.id
-        != first.entry.id
-    )
-
-
 def test_of_many_threads_asking_at_once_one_sends(journal: Journal) -> None:
     rounds, threads = 40, 8
     barrier = threading.Barrier(threads)

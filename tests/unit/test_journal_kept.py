@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,3 +230,28 @@ def test_others_can_write_while_the_files_of_forgotten_entries_are_removed(
         assert journal.forget_ended() == 3
         assert len(written) == 3
         assert list(results.iterdir()) == []
+
+
+def test_what_can_only_be_read_gives_out_what_a_claim_would(journal: Journal) -> None:
+    kept = keep(journal, 1)
+    keep(journal, 2).files[0].unlink()
+    journal.claim(work(3), job_id="under way")
+    diced = replace(work(4), seeded=False)
+    claim = journal.claim(diced, job_id="diced")
+    journal.sending(claim.entry.id)
+    journal.submitted(claim.entry.id, "task-4")
+    journal.finished(claim.entry.id, "https://result")
+    file = journal.result_stem(claim.entry).with_suffix(".png")
+    file.write_bytes(bytes(10))
+    journal.kept(claim.entry.id, [file])
+    journal.leave(claim.ticket)
+    journal._database.connection.execute("PRAGMA query_only = ON")
+    found = journal.kept_result(work(1), reuse=True)
+    assert found is not None
+    assert (found.id, found.files) == (kept.id, kept.files)
+    assert journal.kept_result(work(1), reuse=False) is None
+    assert journal.kept_result(work(1), reuse=False, among={"task-1"}) == found
+    assert [journal.kept_result(work(number), reuse=True) for number in (2, 3, 5)] == [None] * 3
+    # Not given out a first time, or a second: that can't be written down.
+    assert journal.kept_result(diced, reuse=True) is None
+    assert journal.kept_result(diced, reuse=False, among={"task-4"}) is not None

@@ -196,21 +196,20 @@ class Journal:
                 return _claim(change, "send", change.insert(work, job_id, TaskState.PREPARED))
             return self._take_up(change, row, if_unknown)
 
-    def adopt(self, work: Work, *, task_id: str, job_id: str = "") -> Claim:
-        """A ``join`` for a task that this journal has not seen being sent, known by its task id alone.
+    def kept_result(self, work: Work, *, reuse: bool, among: AbstractSet[str] = frozenset()) -> Entry | None:
+        """The kept result that `claim` would give out for `work`, found without writing anything.
 
-        With `task_id` already journaled for the same network, that entry is joined instead.
+        For a journal that can only be read. Work without a seed gets none unless it is named in `among`:
+        nobody could be told any more that the result was given out.
         """
-        with self._change(durable=True, settled=True) as change:
-            row = change.connection.execute(
-                "SELECT id FROM entries WHERE task_id = ? AND sequencer_url = ? ORDER BY id DESC",
-                (task_id, work.sequencer_url),
-            ).fetchone()
-            if row is not None:
-                return _claim(change, "join", row["id"])
-            entry_id = change.insert(work, job_id, TaskState.SUBMITTED)
-            change.update(entry_id, task_id=clean_text(task_id), submitted_at=change.now)
-            return _claim(change, "join", entry_id)
+        if reuse and not work.seeded:
+            return None
+        with self._database.read() as connection:
+            looking = Transaction(connection, "", self._wall(), self._results)
+            row = self._answering(looking, work, None if reuse else among)
+            if row is None or row["state"] != TaskState.KEPT.value:
+                return None
+            return looking.entry(row["id"]) if self._results.intact(kept_files(row)) else None
 
     def take(self, ticket: str) -> bool:
         """Asks to become the worker of the ticket's entry.
