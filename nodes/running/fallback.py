@@ -10,7 +10,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...xalora_client.defined import DefinedWorkflowTask
-from ...xalora_client.errors import NOTHING_CHARGED, EngineError, InvalidTaskError, XaloraError
+from ...xalora_client.errors import (
+    NOT_ACCEPTED,
+    NOTHING_CHARGED,
+    EngineError,
+    InvalidTaskError,
+    XaloraError,
+)
 from ...xalora_client.media.files import image_files
 from ...xalora_client.tasks import WorkflowTask
 from ...xalora_client.workflows import (
@@ -39,6 +45,8 @@ EVENT = "xalora.fallback"
 TAKE_IMAGES = "XaloraTakeImages"
 MERGE_IMAGES = "XaloraMergeImages"
 LOCAL_VIDEO = "XaloraLocalVideo"
+
+_FREE = (NOTHING_CHARGED, NOT_ACCEPTED)
 
 
 @dataclass(frozen=True)
@@ -305,7 +313,15 @@ def _tell(place: Place, handed: HandedOver, total: int, words: str) -> None:
     share = f"{count} of {total} are made by {words}" if total > 1 else f"made by {words}"
     compat.send_progress_text(f"{handed.reason}: {share}", place.node_id)
     numbers = ", ".join(str(index + 1) for index in handed.missing)
-    log.warning("node %s: %s: %s (number %s)", place.node_id, handed.reason, share, numbers)
+    money = money_of(handed.errors)
+    log.warning(
+        "node %s: %s: %s (number %s)%s",
+        place.node_id,
+        handed.reason,
+        share,
+        numbers,
+        f". {money}" if money else "",
+    )
     if handed.error is None:
         return
     server = compat.prompt_server()
@@ -313,8 +329,14 @@ def _tell(place: Place, handed: HandedOver, total: int, words: str) -> None:
         "prompt_id": place.prompt_id,
         "node_id": place.node_id,
         "reason": handed.reason,
+        "money": money,
         "engine": words,
         "count": count,
         "total": total,
     }
     server.send_sync(EVENT, told, server.client_id)
+
+
+def money_of(errors: Sequence[XaloraError]) -> str:
+    """What the network may charge although this machine does the work; empty where that is nothing."""
+    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in _FREE))

@@ -12,7 +12,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
-from ...xalora_client.errors import MissingKeyError, TaskCanceledError, XaloraError
+from ...xalora_client.errors import (
+    AmbiguousCreateError,
+    AuthenticationError,
+    MissingKeyError,
+    TaskCanceledError,
+    XaloraError,
+)
 from ...xalora_client.events import TaskEvent
 from ..host import compat
 from ..host.bridge import bridge
@@ -41,6 +47,20 @@ SET_KEY = (
     "Enter it in the Xalora tab of the sidebar, or set XALORA_API_KEY in the environment, or in a .env file "
     "in ComfyUI's folder."
 )
+
+# What the client advises is for its shell and for Python; here is what a user of nodes can do.
+_NEXT_STEPS: dict[type[XaloraError], str] = {
+    MissingKeyError: SET_KEY,
+    AuthenticationError: (
+        "Replace it where it was set: in the Xalora tab of the sidebar, as XALORA_API_KEY in the environment, "
+        "or in a .env file in ComfyUI's folder."
+    ),
+    AmbiguousCreateError: (
+        "Look for the job in your account. Then queue the graph again with this node's input "
+        'if_unknown="resend", which sends it under the same job id and may be charged again, or "forget", '
+        "which pays for a new one."
+    ),
+}
 
 LOCAL_ONLY = "the fallback policy is local_only"
 
@@ -328,8 +348,7 @@ class _Work(Generic[ItemT, ValueT]):
                 plan.failed(index, _withdrawn())
                 continue
             except XaloraError as error:
-                if isinstance(error, MissingKeyError):
-                    error.next_step = SET_KEY
+                error.next_step = _NEXT_STEPS.get(type(error), error.next_step)
                 self._open_ids.pop(index, None)
                 if error.job_id is not None:
                     self._origins.note(index, error.job_id)

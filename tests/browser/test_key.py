@@ -97,6 +97,10 @@ def test_a_wrong_key_that_is_replaced_is_not_complained_about_any_more(bench: Wo
     bench.open_panel()
     banner = bench.panel.locator(".xalora-banner")
     expect(banner).to_contain_text("refuses the API key")
+    # A wrong key never falls back, whatever the policy.
+    expect(banner).to_contain_text("Tasks fail until the key is replaced.")
+    expect(banner).not_to_contain_text("compute on this machine")
+    expect(banner.get_by_role("button").first).to_have_text("API key and network")
 
     late: list[tuple[Route, APIResponse]] = []
     tests = "**/xalora/key/test"

@@ -169,6 +169,7 @@ def test_a_create_of_unknown_outcome_is_made_here_and_not_created_again(
     assert LANCZOS in lines(record)[-1]
     assert creates(devnet) == 1
     assert made_here(comfyui, record) == ["unknown"]
+    assert "may exist and be charged" in comfyui.unread_log()
 
 
 def test_too_long_in_the_queue_is_canceled_and_made_here(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

@@ -21,14 +21,20 @@ export function createNotices({ t, toast }) {
 
   return {
     /**
-     * @param {{prompt_id: string, reason: string, engine: string, count: number, total: number}} event
+     * @param {{prompt_id: string, reason: string, money: string, engine: string, count: number, total: number}} event
      *   From the pack's server side.
      */
     onFallback(event) {
       once('fallback', event.prompt_id, {
         severity: 'warn',
         summary: t('notice.fallback'),
-        detail: `${sentence(firstWords(event.reason))} ${t(event.total > 1 ? 'notice.fallbackSome' : 'notice.fallbackOne', event)}`
+        detail: [
+          sentence(firstWords(event.reason)),
+          t(event.total > 1 ? 'notice.fallbackSome' : 'notice.fallbackOne', event),
+          event.money
+        ]
+          .filter(Boolean)
+          .join(' ')
       })
     },
 

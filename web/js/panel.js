@@ -367,12 +367,19 @@ export class Panel {
         'bad',
         outcome === 'refused' ? 'lock' : 'cloud',
         t(`network.${outcome}`, { host: hostOf(status.endpoint.url) }),
-        [outcome === 'unreachable' ? '' : this._network.message, t(`network.policy.${status.fallback}`)].filter(Boolean).join(' '),
-        textButton(t('action.tryAgain'), () => this._lookAround(true), { iconName: 'refresh' }),
-        outcome === 'refused' ? textButton(t('action.openKey'), () => host.openKey()) : null
+        [outcome === 'unreachable' ? '' : this._network.message, this._consequence(outcome)].filter(Boolean).join(' '),
+        outcome === 'refused' ? textButton(t('action.openKey'), () => host.openKey(), { kind: 'primary' }) : null,
+        textButton(t('action.tryAgain'), () => this._lookAround(true), { iconName: 'refresh' })
       )
     }
     return null
+  }
+
+  /** What trouble with the network means for nodes: a wrong key never falls back, so that it is noticed. */
+  _consequence(outcome) {
+    const { fallback } = this._status
+    const never = outcome === 'refused' && fallback !== 'local_only'
+    return this._context.t(never ? 'network.untilReplaced' : `network.policy.${fallback}`)
   }
 
   _showFoot() {
