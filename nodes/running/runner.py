@@ -52,7 +52,7 @@ SET_KEY = (
 _NEXT_STEPS: dict[type[XaloraError], str] = {
     MissingKeyError: SET_KEY,
     AuthenticationError: (
-        "Replace it where it was set: in the Xalora tab of the sidebar, as XALORA_API_KEY in the environment, "
+        "Replace it where it was set: in the sidebar (tab Xalora), as XALORA_API_KEY in the environment, "
         "or in a .env file in ComfyUI's folder."
     ),
     AmbiguousCreateError: (

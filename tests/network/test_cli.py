@@ -570,6 +570,50 @@ def test_a_cancel_that_comes_too_late_does_not_say_done(cli: Cli, photo: Path) -
     assert late.stdout.strip() == f"task {result['task_id']}: nothing to cancel, done before"
 
 
+def test_a_cancel_of_a_finished_task_says_how_to_get_its_result(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        cli = Cli(tmp_path, devnet)
+        left = cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        task_id = left["results"][0]["error"]["task_id"]
+        devnet.add_miner()
+        devnet.wait_for(lambda stats: stats["tasks"]["finished"] == 1)
+        late = cli("cancel", task_id)
+    assert "finished and is paid for" in late.stdout
+    assert f"xalora resume {task_id}" in late.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tasks"], ["tasks", "--all"], ["resume", "--all"], ["cancel", "--all"], ["forget", "--ended"]],
+)
+def test_a_journal_that_cannot_be_used_is_not_taken_for_an_empty_one(
+    tmp_path: Path, idle_devnet: DevnetThread, arguments: list[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    document = Cli(tmp_path, idle_devnet).json(*arguments, code=3, XALORA_STATE_DIR=str(tmp_path / "file"))
+    assert document["error"]["type"] == "JournalError"
+    assert "journal" in document["error"]["message"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_leaves_a_task_that_another_process_waits_for(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        cli = Cli(tmp_path, devnet)
+        one = cli.start("upscale", photo, "-o", "1.png")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
+        other = cli.start("upscale", photo, "-o", "2.png")
+        before = devnet.stats()["endpoints"]["task_result_query"]
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= before + 6)
+        one.send_signal(signal.SIGINT)
+        _, err = one.communicate(timeout=CEILING)
+        assert one.returncode == 130
+        assert "another process waits for it" in err
+        assert "xalora cancel" not in err
+        devnet.add_miner()
+        other.communicate(timeout=CEILING)
+        assert other.returncode == 0
+
+
 def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
         cli = Cli(tmp_path, devnet)
@@ -581,7 +625,7 @@ def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
         document = cli.json("cancel", "--all")
         assert document["tasks"][0]["state"] == "canceled"
         assert devnet.task(task_id).status == "canceled"
-        assert "forgotten" in cli("forget", task_id).stdout
+        assert cli.json("forget", task_id)["tasks"][0]["task_id"] == task_id
         assert cli.json("tasks", "--all")["tasks"] == []
 
 

@@ -30,14 +30,28 @@ AT_NETWORK = (TaskState.SUBMITTED, TaskState.CANCEL_PENDING)
 
 
 @contextmanager
-def opened_journal(settings: Settings) -> Iterator[Journal]:
+def opened_journal(settings: Settings, *, needed: bool = False) -> Iterator[Journal]:
+    """The journal of these settings, or one in memory where that can't be used.
+
+    Args:
+        needed: The answer is in the journal alone, and one in memory would say that there is nothing.
+
+    Raises:
+        JournalError: It can't be used, and is ``needed``.
+    """
     from ..client import JOURNAL_NAME, RESULTS_FOLDER
     from ..journal import open_or_memory
 
-    journal, warning = open_or_memory(
-        settings.state_dir / JOURNAL_NAME, settings.state_dir / RESULTS_FOLDER, int(settings.results_limit)
+    place = (
+        settings.state_dir / JOURNAL_NAME,
+        settings.state_dir / RESULTS_FOLDER,
+        int(settings.results_limit),
     )
-    if warning:
+    journal, warning = open_or_memory(*place)
+    if needed and journal.path is None:
+        journal.close()
+        journal = Journal.open(*place)
+    elif warning:
         logger.warning("%s", warning)
     with journal:
         yield journal

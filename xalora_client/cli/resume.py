@@ -39,7 +39,7 @@ def resume(
     """Take open tasks up again: wait for results and fetch them, settle cancels left open."""
     screen = Screen(json=as_json)
     settings = load_settings().settings
-    with opened_journal(settings) as journal:
+    with opened_journal(settings, needed=every) as journal:
         chosen = chosen_entries(journal, ids, every, settings, lambda _: True)
         codes = [_why_not(screen, journal, entry) for _, entry in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]

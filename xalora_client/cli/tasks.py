@@ -45,7 +45,7 @@ def tasks(
 ) -> ExitCode:
     """List tasks that this machine knows of: open ones, or all."""
     screen = Screen(json=as_json)
-    with opened_journal(load_settings().settings) as journal:
+    with opened_journal(load_settings().settings, needed=True) as journal:
         still_open = journal.open_entries()
         entries = journal.entries(limit=limit) if every else still_open[::-1]
         attended = {entry.id: journal.attended(entry.id) > 0 for entry in still_open}
@@ -122,7 +122,7 @@ def cancel(
     """Ask the network to cancel tasks."""
     screen = Screen(json=as_json)
     settings = load_settings().settings
-    with opened_journal(settings) as journal:
+    with opened_journal(settings, needed=every) as journal:
         chosen = chosen_entries(journal, ids, every, settings, lambda entry: entry.state in AT_NETWORK)
         own = [own_key_task(entry, settings) for _, entry in chosen]
         documents: list[dict[str, Any]] = []
@@ -130,6 +130,7 @@ def cancel(
 
         async def one(client: AsyncXalora, known_as: str, entry: Entry | None, task: Any) -> None:
             document: dict[str, Any] = {"task_id": known_as, "msg": None, "state": None, "error": None}
+            document["finished"] = False
             try:
                 document |= await _cancel(client, known_as, entry, task)
                 screen.say(f"task {document['task_id']}: {_outcome(document, entry)}")
@@ -160,28 +161,38 @@ def forget(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Also tasks that are paid for and still open.")
     ] = False,
+    as_json: AsJson = False,
 ) -> ExitCode:
     """Remove tasks, with their kept results, from this machine's journal. The network is not told."""
     if not ids and not ended:
         raise typer.BadParameter("give ids, or --ended")
-    screen = Screen()
+    screen = Screen(json=as_json)
     settings = load_settings().settings
     codes = [ExitCode.DONE]
-    with opened_journal(settings) as journal:
+    documents: list[dict[str, Any]] = []
+    ended_count = 0
+    with opened_journal(settings, needed=True) as journal:
         for text in ids or ():
             entry = find_entry(journal, text, settings)
             if entry is None:
                 raise typer.BadParameter(f"the journal knows no task or job {text}")
+            document: dict[str, Any] = {"task_id": entry.task_id, "job_id": entry.job_id, "error": None}
+            documents.append(document)
             try:
                 _forget(journal, entry, force=force)
             except XaloraError as error:
+                document["error"] = error_fields(error)
                 screen.error(error)
                 codes.append(exit_code_of(error))
             else:
                 screen.say(f"{entry.work.label} (job {entry.job_id}) is forgotten")
         if ended:
-            screen.say(f"{counted(journal.forget_ended(), 'ended task')} forgotten")
-    return most_serious(codes)
+            ended_count = journal.forget_ended()
+            screen.say(f"{counted(ended_count, 'ended task')} forgotten")
+    code = most_serious(codes)
+    if as_json:
+        screen.document({"tasks": documents, "ended": ended_count, "exit_code": int(code)})
+    return code
 
 
 def _forget(journal: Journal, entry: Entry, *, force: bool) -> None:
@@ -201,6 +212,9 @@ def _forget(journal: Journal, entry: Entry, *, force: bool) -> None:
 
 def _outcome(document: dict[str, Any], before: Entry | None) -> str:
     """How a cancel came out; that a task has ended well is no word for a cancel."""
+    if document["finished"]:
+        known_as = document["task_id"]
+        return f"nothing to cancel, it has finished and is paid for; for its result: xalora resume {known_as}"
     state = str(document["state"] or document["msg"])
     return f"nothing to cancel, {state} before" if before is not None and not before.is_open else state
 
@@ -217,4 +231,9 @@ async def _cancel(
         )
     answer = await client.cancel_task(known_as, task=task)
     now = client.journal.find(entry.id) if entry is not None else None
-    return {"task_id": known_as, "msg": answer["msg"], "state": state_text(now) if now else None}
+    return {
+        "task_id": known_as,
+        "msg": answer["msg"],
+        "state": state_text(now) if now else None,
+        "finished": now is not None and now.state is TaskState.FINISHED,
+    }

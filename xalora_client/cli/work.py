@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import EventCallback, FallingBack, TaskEvent
-from ..journal import TaskState
+from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
 from .command import run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import counted, seconds_text, short_path
+from .known_tasks import opened_journal
 from .outputs import Destination, write_result
 from .progress import Board
 from .screen import Screen, error_fields
@@ -218,24 +219,26 @@ def do_jobs(
     from ..client import AsyncXalora
 
     began = time()
-    client = AsyncXalora(settings=settings)
-    workshop = Workshop(screen, make_jobs(client), force=force, at_once=at_once or settings.max_in_flight)
+    with opened_journal(settings) as journal:
+        client = AsyncXalora(settings=settings, journal=journal)
+        workshop = Workshop(screen, make_jobs(client), force=force, at_once=at_once or settings.max_in_flight)
 
-    async def work() -> None:
-        async with client:
+        async def work() -> None:
             try:
-                await workshop.run()
+                async with client:
+                    await workshop.run()
             except asyncio.CancelledError:
+                # Only a client that has closed knows which cancels the network has confirmed.
                 # A journal that can't be read has said so before, and must not hide the interrupt.
                 with suppress(JournalError):
-                    _say_what_runs_on(screen, client, workshop.reports, began)
+                    _say_what_runs_on(screen, journal, settings, workshop.reports, began)
                 raise
 
-    try:
-        run_interruptible(work(), on_interrupt=lambda: _say_what_is_canceled(screen, workshop.reports))
-        code = workshop.code
-    except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        try:
+            run_interruptible(work(), on_interrupt=lambda: _say_what_is_canceled(screen, workshop.reports))
+            code = workshop.code
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
     if screen.json:
         screen.document({"skipped": list(skipped), **document_of(workshop.reports, code)})
     return code
@@ -259,14 +262,17 @@ def _say_what_is_canceled(screen: Screen, reports: Sequence[Report]) -> None:
         screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again: at once).")
 
 
-def _say_what_runs_on(screen: Screen, client: AsyncXalora, reports: Sequence[Report], began: float) -> None:
-    """After an interrupt: which tasks were canceled, and which may run on."""
-    journal = client.journal
+def _say_what_runs_on(
+    screen: Screen, journal: Journal, settings: Settings, reports: Sequence[Report], began: float
+) -> None:
+    """After an interrupt and the end of the client: which tasks were canceled, and which may run on."""
     for report in reports:
         if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
-        entry = journal.by_task_id(report.task_id, client.settings.sequencer_url)
-        if entry is not None and entry.is_open:
+        entry = journal.by_task_id(report.task_id, settings.sequencer_url)
+        if entry is not None and entry.is_open and journal.attended(entry.id):
+            screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
+        elif entry is not None and entry.is_open:
             screen.warn(
                 f"{report.job.label}: task {report.task_id} may run on and be charged; "
                 f"cancel it with: xalora cancel {report.task_id}"
