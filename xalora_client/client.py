@@ -29,6 +29,7 @@ from .errors import (
 from .events import Done, EventCallback, tell
 from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_out_of_sight, is_terminal
 from .threads import off_loop
+from .together import together
 
 if TYPE_CHECKING:
     import aiohttp
@@ -493,7 +494,9 @@ class AsyncXalora:
             raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
         places = asyncio.Semaphore(most)
 
-        async def one(index: int, task: WorkflowTask) -> Outcome:
+        outcomes: dict[int, Outcome] = {}
+
+        async def one(index: int, task: WorkflowTask) -> None:
             listener = None if on_event is None else lambda event: on_event(index, event)
             async with places:
                 try:
@@ -501,21 +504,15 @@ class AsyncXalora:
                     outcome = Outcome(index, task, result=result)
                 except XaloraError as error:
                     outcome = Outcome(index, task, error=error)
+            outcomes[index] = outcome
             if on_done is not None:
                 try:
                     on_done(outcome)
                 except Exception:
                     logger.exception("the on_done callback failed for task %d of the batch", index)
-            return outcome
 
-        works = [asyncio.ensure_future(one(index, task)) for index, task in enumerate(tasks)]
-        try:
-            return list(await asyncio.gather(*works))
-        finally:
-            # Should anything unforeseen end the batch, none of it goes on (and goes on costing) unattended.
-            for work in works:
-                work.cancel()
-            await asyncio.gather(*works, return_exceptions=True)
+        await together(one(index, task) for index, task in enumerate(tasks))
+        return [outcomes[index] for index in range(len(tasks))]
 
     # --- inner parts ----------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from ...xalora_client.errors import (
     XaloraError,
 )
 from ...xalora_client.events import TaskEvent
+from ...xalora_client.together import together
 from ..host import compat
 from ..host.bridge import bridge
 from ..host.clients import clients
@@ -28,7 +29,6 @@ from .interrupts import Interrupt
 from .origins import OriginNotes
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
-from .together import together
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from ...xalora_client.errors import XaloraError
+from ...xalora_client.together import together
 from ..host import compat
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
-from .together import together
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora

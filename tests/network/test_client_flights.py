@@ -1013,6 +1013,29 @@ async def test_an_accident_in_a_batch_ends_all_of_it(caplog: pytest.LogCaptureFi
         await until(lambda: not client.journal.open_entries())
 
 
+async def test_a_cancelled_batch_ends_when_all_of_its_cancels_are_through() -> None:
+    network = ScriptedNetwork(lambda task_id: status("running"))
+    put_off: set[str] = set()
+
+    def slow_to_cancel(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_cancel" and body["task_id"] not in {"t-1", *put_off}:
+            put_off.add(body["task_id"])
+            return Answer(503, {"message": "a moment"}, {"Retry-After": "0.5"})
+        return network(endpoint, body)
+
+    tasks = [UpscalerTask(image_url=f"http://x.example/{number}.png") for number in range(4)]
+    async with ScriptedSequencer(slow_to_cancel) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        batch = asyncio.create_task(client.run_many(tasks, fallback="never"))
+        await until(lambda: sequencer.count("task_result_query") >= len(tasks))
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+        # Without a `with` block this is all the time there is before asyncio.run ends the loop.
+        assert network.canceled == {"t-1", "t-2", "t-3", "t-4"}
+        await client.close()
+
+
 async def test_a_thousand_tasks_that_fail_at_once_keep_their_order() -> None:
     class Nothing(WorkflowTask):
         task_type = "nothing"

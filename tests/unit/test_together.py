@@ -1,20 +1,12 @@
-"""Several pieces of work of one node, and how they end together."""
+"""Several pieces of work, and how they end together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from importlib import import_module
-from types import ModuleType
 
 import pytest
 
-
-@pytest.fixture(scope="module")
-def together(pack: ModuleType) -> Callable[..., Awaitable[None]]:
-    module = import_module(".nodes.running.together", pack.__name__)
-    function: Callable[..., Awaitable[None]] = module.together
-    return function
+from xalora_client.together import together
 
 
 class Worker:
@@ -39,9 +31,7 @@ class Worker:
             raise
 
 
-async def test_one_that_ends_at_once_does_not_tear_the_others(
-    together: Callable[..., Awaitable[None]],
-) -> None:
+async def test_one_that_ends_at_once_does_not_tear_the_others() -> None:
     slow = Worker()
     at_once = asyncio.Event().wait()
     task = asyncio.ensure_future(together([at_once, slow.work()]))
@@ -57,9 +47,7 @@ async def test_one_that_ends_at_once_does_not_tear_the_others(
     assert slow.ended == "in peace"
 
 
-async def test_the_first_failure_is_raised_once_all_have_ended(
-    together: Callable[..., Awaitable[None]],
-) -> None:
+async def test_the_first_failure_is_raised_once_all_have_ended() -> None:
     slow = Worker()
     slow.may_end.set()
 
@@ -71,7 +59,7 @@ async def test_the_first_failure_is_raised_once_all_have_ended(
     assert slow.ended == "in peace"
 
 
-async def test_all_may_succeed(together: Callable[..., Awaitable[None]]) -> None:
+async def test_all_may_succeed() -> None:
     done = []
 
     async def succeed(number: int) -> None:
