@@ -25,7 +25,7 @@ demo: ## Run the whole network on this machine: photographs upscaled, a test car
 test: ## Check everything: style, types, and all tests, in a real ComfyUI too
 	@$(DEV) test
 
-test-quick: ## The same without ComfyUI, torch and browser; in a few minutes
+test-quick: ## The same without ComfyUI, torch and browser; in some minutes
 	@$(DEV) test-quick
 
 chaos: ## The fault tests at full length
