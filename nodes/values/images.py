@@ -132,11 +132,8 @@ def merged(
 
 
 def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
-    """A small picture of ``[H, W, C]`` floats: every n-th pixel, which costs next to nothing.
-
-    Its longer side is not below PREVIEW_PIXELS where the image's is not: it shall not look like a downscale.
-    """
-    step = max(1, max(image.shape[:2]) // PREVIEW_PIXELS)
+    """A small picture of ``[H, W, C]`` floats: every n-th pixel, which costs next to nothing."""
+    step = -(-max(image.shape[:2]) // PREVIEW_PIXELS)
     small = np.clip(image[::step, ::step, :COLOUR_CHANNELS], 0.0, 1.0)
     if small.shape[2] == 1:
         small = np.repeat(small, COLOUR_CHANNELS, axis=2)
