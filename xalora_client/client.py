@@ -658,14 +658,18 @@ class TaskHandle:
         return await self._client.cancel_task(self.task_id, task=self._task)
 
 
-def open_journal(settings: Settings) -> Journal:
+def open_journal(settings: Settings, *, or_memory: bool = True) -> Journal:
     """The journal in the ``state_dir`` of these settings.
 
     Where it can't be used, the log says so and one in memory stands in.
-    """
-    from .journal import open_or_memory
 
-    journal, warning = open_or_memory(
+    Raises:
+        JournalError: It can't be used, and none in memory may stand in.
+    """
+    from .journal import open_or_memory, open_or_renew
+
+    opened = open_or_memory if or_memory else open_or_renew
+    journal, warning = opened(
         settings.state_dir / JOURNAL_NAME, settings.state_dir / RESULTS_FOLDER, int(settings.results_limit)
     )
     if warning:

@@ -12,6 +12,8 @@ ErrorType = Literal["client_error", "server_error"]
 
 NOTHING_CHARGED = "Nothing was sent, so nothing was charged."
 NOT_ACCEPTED = "The task was not accepted, so nothing was charged."
+NOTHING_SPENT = (NOTHING_CHARGED, NOT_ACCEPTED)
+"""What the money sentence of an error says where no money can be gone."""
 STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by its id."
 RUNS_ON = "The task is paid for and runs on in the network."
 MAY_BE_CHARGED = "The task may exist and be charged, so it was not sent again."

@@ -84,7 +84,6 @@ class Fetcher:
                 return kept_by_another
             stem = await self._ledger.result_stem(flight.entry_id, flight.job_id)
             said = answer
-            fresh: list[_Place] = []
             files: list[Path] = []
             pauses = iter(NOT_FOUND_PAUSES)
             while len(files) < len(places):
@@ -96,10 +95,11 @@ class Fetcher:
                     if missing.status_code not in _ASKED_ABOUT:
                         raise
                     pause = next(pauses, None)
-                    if pause is not None:
-                        said = await self._asked_again(flight, answer, missing, pause)
-                        fresh = self._places(said) if said.status == FINISHED else places
-                    if pause is None or not _is_worth_a_try(said.status, fresh, places, index, missing):
+                    if pause is None:
+                        raise _explained(missing, said, places[index], flight) from missing
+                    said = await self._asked_again(flight, answer, missing, pause)
+                    fresh = self._places(said) if said.status == FINISHED else places
+                    if not _is_worth_a_try(said.status, fresh, places, index, missing):
                         raise _explained(missing, said, places[index], flight) from missing
                     if len(fresh) != len(places):
                         files.clear()

@@ -31,7 +31,7 @@ from .errors import (
     XaloraConnectionError,
     XaloraError,
 )
-from .results import WorkflowTaskResult
+from .results import WorkflowTaskResult, message_in, on_one_line
 from .rules import FINISHED, MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
 from .sessions import MAX_CONNECTIONS
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
@@ -373,10 +373,8 @@ def _is_about_another(answer: Answer, task_id: str | None) -> bool:
 
 def _message(answer: Answer, credentials: Credentials) -> str:
     """What the answer says, short, on one line, and without the key should the server repeat it."""
-    payload = answer.payload or {}
-    text = str(payload.get("message") or payload.get("error") or payload.get("msg") or answer.text)
-    text = " ".join(str(_without_key(text, credentials)).split())
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 3] + "..."
+    text = str(message_in(answer.payload or {}) or answer.text)
+    return on_one_line(str(_without_key(text, credentials)), MESSAGE_LIMIT)
 
 
 def _without_key(value: Any, credentials: Credentials) -> Any:

@@ -79,10 +79,19 @@ def failure_reason(result: Any) -> str:
     The protocol does not say what that is: a text, or an object with the text under ``message``, ``error``,
     or ``msg``, as in refused requests.
     """
-    if isinstance(result, Mapping):
-        result = next((result[name] for name in ("message", "error", "msg") if result.get(name)), result)
-    text = " ".join(str(result or "the network gives no reason").split())
-    return text if len(text) <= REASON_LIMIT else text[: REASON_LIMIT - 3] + "..."
+    said = message_in(result) if isinstance(result, Mapping) else None
+    return on_one_line(str(said or result or "the network gives no reason"), REASON_LIMIT)
+
+
+def message_in(answer: Mapping[str, Any]) -> Any:
+    """What an object of the network says in words, None where it says nothing."""
+    return answer.get("message") or answer.get("error") or answer.get("msg")
+
+
+def on_one_line(text: str, limit: int) -> str:
+    """A text for a message: its white space single spaces, cut to ``limit`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def miner_of(reference: str, task_id: str) -> str | None:

@@ -8,8 +8,8 @@ from copy import copy
 
 from ...xalora_client.config import FallbackPolicy
 from ...xalora_client.errors import (
-    NOT_ACCEPTED,
     NOTHING_CHARGED,
+    NOTHING_SPENT,
     AuthenticationError,
     ConfigurationError,
     InputImageError,
@@ -33,8 +33,6 @@ MAX_RESENDS = 2
 """How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""
 
 _LISTED = 5
-
-_FREE = (NOTHING_CHARGED, NOT_ACCEPTED)
 
 # Ended without a usable result for a reason that another miner need not share.
 _WORTH_ANOTHER_TASK = (TaskFailedError, ResultExpiredError, ResultFormatError)
@@ -221,11 +219,8 @@ class BatchPlan:
             return last
         told = copy(last)
         told.what = f"{last.what.rstrip('.')}; it was sent {len(earlier) + 1} times"
-        groups: dict[str, list[XaloraError]] = {}
-        for error in (*earlier, last):
-            if error.money not in _FREE:
-                groups.setdefault(error.money, []).append(error)
-        costs = [f"{_capital(_tries_named(group))}{_each(group)}: {money}" for money, group in groups.items()]
+        groups = _by_cost(self._tries[index]).items()
+        costs = [f"{_capital(_tries_named(group))}{_each(group)}: {money}" for money, group in groups]
         told.money = " ".join(costs) or last.money
         if self._is_worn_out(index):
             told.next_step = (
@@ -306,15 +301,23 @@ class BatchPlan:
         """All tries that may be charged, by what is said of that and by their indexes."""
         costs: dict[str, dict[int, list[XaloraError]]] = {}
         for index, tries in sorted(self._tries.items()):
-            for error in tries:
-                if error.money not in _FREE:
-                    costs.setdefault(error.money, {}).setdefault(index, []).append(error)
+            for money, group in _by_cost(tries).items():
+                costs.setdefault(money, {})[index] = group
         return costs
 
     def _tries_of(self, index: int, group: Sequence[XaloraError]) -> str:
         """Which of a task's tries are meant, where there were several or it is there by now."""
         is_clear = index not in self._finished and len(self._tries[index]) == 1
         return "" if is_clear else f" ({_tries_named(group)})"
+
+
+def _by_cost(tries: Sequence[XaloraError]) -> dict[str, list[XaloraError]]:
+    """Those of a task's tries that may be charged, by what is said of that."""
+    groups: dict[str, list[XaloraError]] = {}
+    for error in tries:
+        if error.money not in NOTHING_SPENT:
+            groups.setdefault(error.money, []).append(error)
+    return groups
 
 
 def _tries_named(errors: Sequence[XaloraError]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ...xalora_client.defined import DefinedWorkflowTask
 from ...xalora_client.errors import (
-    NOT_ACCEPTED,
     NOTHING_CHARGED,
+    NOTHING_SPENT,
     EngineError,
     InvalidTaskError,
     XaloraError,
@@ -45,8 +45,6 @@ EVENT = "xalora.fallback"
 TAKE_IMAGES = "XaloraTakeImages"
 MERGE_IMAGES = "XaloraMergeImages"
 LOCAL_VIDEO = "XaloraLocalVideo"
-
-_FREE = (NOTHING_CHARGED, NOT_ACCEPTED)
 
 
 @dataclass(frozen=True)
@@ -339,4 +337,4 @@ def _tell(place: Place, handed: HandedOver, total: int, words: str) -> None:
 
 def money_of(errors: Sequence[XaloraError]) -> str:
     """What the network may charge although this machine does the work; empty where that is nothing."""
-    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in _FREE))
+    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in NOTHING_SPENT))

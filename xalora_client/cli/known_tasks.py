@@ -39,21 +39,9 @@ def opened_journal(settings: Settings, *, needed: bool = False) -> Iterator[Jour
     Raises:
         JournalError: It can't be used, and is ``needed``.
     """
-    from ..client import JOURNAL_NAME, RESULTS_FOLDER
-    from ..journal import open_or_memory
+    from ..client import open_journal
 
-    place = (
-        settings.state_dir / JOURNAL_NAME,
-        settings.state_dir / RESULTS_FOLDER,
-        int(settings.results_limit),
-    )
-    journal, warning = open_or_memory(*place)
-    if needed and journal.path is None:
-        journal.close()
-        journal = Journal.open(*place)
-    elif warning:
-        logger.warning("%s", warning)
-    with journal:
+    with open_journal(settings, or_memory=not needed) as journal:
         yield journal
 
 

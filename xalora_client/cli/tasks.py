@@ -129,8 +129,13 @@ def cancel(
         codes: list[ExitCode] = []
 
         async def one(client: AsyncXalora, known_as: str, entry: Entry | None, task: Any) -> None:
-            document: dict[str, Any] = {"task_id": known_as, "msg": None, "state": None, "error": None}
-            document["finished"] = False
+            document: dict[str, Any] = {
+                "task_id": known_as,
+                "msg": None,
+                "state": None,
+                "error": None,
+                "finished": False,
+            }
             try:
                 document |= await _cancel(client, known_as, entry, task)
                 screen.say(f"task {document['task_id']}: {_outcome(document, entry)}")

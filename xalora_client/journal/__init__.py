@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .database import BusyJournalError, CorruptJournalError
-from .recovery import open_or_memory
+from .recovery import open_or_memory, open_or_renew
 from .rows import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
 from .store import Journal
@@ -21,4 +21,5 @@ __all__ = [
     "TaskState",
     "Work",
     "open_or_memory",
+    "open_or_renew",
 ]

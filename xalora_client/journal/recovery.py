@@ -33,17 +33,31 @@ def open_or_memory(
     A broken file is moved aside, never deleted, and a new one begun. Where the file can't be used at all,
     work goes on with a journal in memory.
     """
-    problem: JournalError | None = None
+    try:
+        return open_or_renew(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds)
+    except JournalError as problem:
+        return Journal.open(None, results_dir, results_limit_bytes), (
+            f"{problem} Work goes on without it: the tasks of this process are remembered until it ends and "
+            "their ids are in the log, but a crash may lose sight of them."
+        )
+
+
+def open_or_renew(
+    path: str | os.PathLike[str] | None,
+    results_dir: str | os.PathLike[str],
+    results_limit_bytes: int | None = None,
+    *,
+    busy_seconds: float = BUSY_SECONDS,
+) -> tuple[Journal, str | None]:
+    """The journal at `path`, or a new one in the place of a broken one, with a warning to show the user.
+
+    Raises:
+        JournalError: The file can't be used at all.
+    """
     # Twice: another process may have moved a broken file aside just while it was being opened.
-    for _ in range(2):
-        try:
-            return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
-        except JournalError as error:
-            problem = error
-    return Journal.open(None, results_dir, results_limit_bytes), (
-        f"{problem} Work goes on without it: the tasks of this process are remembered until it ends and "
-        "their ids are in the log, but a crash may lose sight of them."
-    )
+    with contextlib.suppress(JournalError):
+        return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
+    return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
 
 
 def _open_or_renew(
