@@ -35,7 +35,7 @@ def prepare_ours(arguments: Sequence[str]) -> Callable[[], Round]:
     import numpy as np
     from PIL import Image
 
-    from xalora_client.media import png
+    from xalora_client.media import png_encode as png
 
     assert (png.isal_zlib is None) == ("without isal" in arguments)
     pixels = np.load(source)[kind]

@@ -19,8 +19,8 @@ from typing import Any
 from _peers import NODE_SDK, node_sdk
 from _report import OURS, PEER, Report
 
-from xalora_client.durations import PastRun
-from xalora_client.rules import PollSchedule
+from xalora_client.polling.durations import PastRun
+from xalora_client.polling.schedule import PollSchedule
 
 KINDS = 4000
 REQUEST_SECONDS = 0.1

@@ -52,9 +52,9 @@ def image() -> bytes:
 
 def prepare_ours(arguments: Sequence[str]) -> Callable[[], Round]:
     from xalora_client.config import Credentials
-    from xalora_client.media.delivery import InlineImage
-    from xalora_client.sessions import create_session, sequencer_session
-    from xalora_client.transport import Transport
+    from xalora_client.transfer.upload import InlineImage
+    from xalora_client.network.sessions import create_session, sequencer_session
+    from xalora_client.network.transport import Transport
 
     inlined = InlineImage("image/png", image())
 

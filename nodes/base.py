@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .host import compat
 from .host.compat import io
-from .running import runner
-from .running.fallback import Expansion, Place
-from .running.freshness import freshness, key_of
-from .running.runner import HandedOver, RunOptions, Sink
+from .execution import node_run as runner
+from .execution.fallback import Expansion, Place
+from .execution.freshness import freshness, key_of
+from .execution.node_run import HandedOver, RunOptions, Sink
 
 if TYPE_CHECKING:
     from ..xalora_client.tasks import WorkflowTask

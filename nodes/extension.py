@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from .host import compat
 from .host.compat import ComfyExtension, io
-from .local_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
+from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
 from .sidebar import routes
-from .tasks import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
+from .submit_collect import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage
-from .workflow import workflow_nodes
+from .workflow_nodes import workflow_nodes
 
 # Ids and sockets of a published node never change: saved graphs name them.
 NODES: list[type[io.ComfyNode]] = [

@@ -7,13 +7,13 @@ from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
-from . import options
+from . import shared_inputs as options
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .host.compat import io, schema
-from .running import fallback, runner
+from .execution import fallback, node_run as runner
 from .seeds import seed_input, seeds_from
 from .text_to_video import prompt_input
-from .values.images import TensorBatch
+from .conversion.images import TensorBatch
 
 WORKFLOW_DEFAULT = "workflow's own"
 MAX_BATCH = 64

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
-from . import options
+from . import shared_inputs as options
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .host.compat import ExecutionBlocker, io, schema
-from .running import fallback, runner
+from .execution import fallback, node_run as runner
 from .seeds import seed_input
-from .values.videos import VideoSink
+from .conversion.videos import VideoSink
 
 FRAMES_OFF = (
     "decode_frames is off, so the IMAGE output has no frames. Switch it on, or use the VIDEO output instead."

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
-from . import options
+from . import shared_inputs as options
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .host.compat import io, schema
-from .running import fallback, runner
-from .values.images import TensorBatch, split_batch
+from .execution import fallback, node_run as runner
+from .conversion.images import TensorBatch, split_batch
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .batch import ImageBatch as ImageBatch
+    from .image_batch import ImageBatch as ImageBatch
     from .blocking import BlockingTaskHandle as BlockingTaskHandle
     from .blocking import Xalora as Xalora
     from .client import AsyncXalora as AsyncXalora
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .config import (
         parse_api_key as parse_api_key,
     )
-    from .defined import DefinedWorkflowTask as DefinedWorkflowTask
+    from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
     from .errors import (
         AmbiguousCreateError as AmbiguousCreateError,
     )

@@ -27,19 +27,19 @@ from .errors import (
     XaloraError,
 )
 from .events import Done, EventCallback, tell
-from .rules import CANCELED, FAILED, PollSchedule, falls_back, is_out_of_sight, is_terminal
+from .polling.schedule import CANCELED, FAILED, PollSchedule, falls_back, is_out_of_sight, is_terminal
 from .threads import off_loop
-from .together import together
+from .concurrency import together
 
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self
 
-    from .dispatch import Booking, Dispatcher
-    from .flight import Flight
+    from .jobs.dispatcher import Booking, Dispatcher
+    from .jobs.job import Flight
     from .journal import Journal
-    from .media.delivery import ImageDelivery
-    from .network import Network
+    from .transfer.upload import ImageDelivery
+    from .network.sequencer import Network
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
 
@@ -152,12 +152,12 @@ class AsyncXalora:
             )
         self._loop = loop
         if self._network is None or self._dispatcher is None:
-            from .dispatch import Dispatcher
-            from .ledger import Ledger
-            from .media.delivery import choose_delivery
-            from .network import Network
-            from .sessions import create_session, sequencer_session, shared_session
-            from .transport import Transport
+            from .jobs.dispatcher import Dispatcher
+            from .jobs.async_journal import Ledger
+            from .transfer.upload import choose_delivery
+            from .network.sequencer import Network
+            from .network.sessions import create_session, sequencer_session, shared_session
+            from .network.transport import Transport
 
             delivery = self._given_delivery or choose_delivery(self.settings)
             shared, requests, creates = shared_session(), sequencer_session(), create_session()
@@ -314,7 +314,7 @@ class AsyncXalora:
         Raises:
             XaloraError: As :meth:`execute_workflow`.
         """
-        from .flight import AskJournalAgain
+        from .jobs.job import AskJournalAgain
 
         _, dispatcher = self._open()
         while True:
@@ -398,7 +398,7 @@ class AsyncXalora:
             if hand_over or not falls_back(policy, error):
                 raise
             remote_error, reason = error, error.what
-        from .fallback import run_locally
+        from .engines.fallback import run_locally
 
         result = await run_locally(
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
@@ -421,7 +421,7 @@ class AsyncXalora:
         policy: FallbackPolicy,
         cancel_remote: bool | Callable[[], bool],
     ) -> RunResult:
-        from .flight import WITHDRAW_SECONDS, AskJournalAgain
+        from .jobs.job import WITHDRAW_SECONDS, AskJournalAgain
 
         _, dispatcher = self._open()
         deadline: float | None = None
@@ -540,7 +540,7 @@ class AsyncXalora:
             AskJournalAgain: The task came to nothing. That cancel was meant for whoever asked before; what is
                 asked for again is new work.
         """
-        from .flight import WITHDRAW_SECONDS, AskJournalAgain
+        from .jobs.job import WITHDRAW_SECONDS, AskJournalAgain
 
         try:
             answer = await flight.wait_for_answer(timeout=WITHDRAW_SECONDS)
@@ -550,7 +550,7 @@ class AsyncXalora:
             raise AskJournalAgain
 
     async def _abandon(self, booking: Booking) -> None:
-        from .flight import CANCEL_ON_EXIT_SECONDS
+        from .jobs.job import CANCEL_ON_EXIT_SECONDS
 
         if booking.flight is not None:
             await booking.flight.abandon(CANCEL_ON_EXIT_SECONDS)

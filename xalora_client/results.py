@@ -185,7 +185,7 @@ class RunResult:
             ResultFormatError: The files are not images this package can read.
             ResultDownloadError: They are no longer there.
         """
-        from .media.files import decode_files
+        from .media.result_files import decode_files
 
         with told_of(self):
             return decode_files(self.files)
@@ -200,7 +200,7 @@ class RunResult:
             ResultFormatError: The result is not a video.
             ResultDownloadError: Its files are no longer there.
         """
-        from .media.files import open_as_video
+        from .media.result_files import open_as_video
 
         with told_of(self):
             return open_as_video(self.files[0])

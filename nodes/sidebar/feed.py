@@ -14,7 +14,7 @@ from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
-from .desk import Desk, counts
+from .task_service import Desk, counts
 
 log = logging.getLogger("xalora_client.nodes")
 

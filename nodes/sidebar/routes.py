@@ -25,7 +25,7 @@ from ...xalora_client.errors import (
 )
 from ..host.bridge import BridgeError, bridge
 from . import account, guard
-from .desk import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
+from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type
 

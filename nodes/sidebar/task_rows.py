@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...xalora_client.journal import Entry, TaskState
-from ..running.origins import Origin
+from ..execution.task_origins import Origin
 
 GROUPS: Mapping[str, frozenset[TaskState]] = {
     "active": frozenset(

@@ -74,7 +74,7 @@ async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
 async def test_nothing_is_sent_past_a_journal_that_stays_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
-    monkeypatch.setattr("xalora_client.ledger.CLAIM_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("xalora_client.jobs.async_journal.CLAIM_PATIENCE_SECONDS", 0.3)
     path = tmp_path / "journal.sqlite3"
     with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
         async with (
@@ -191,7 +191,7 @@ async def test_a_clock_set_back_changes_no_outcome_and_makes_no_negative_time(
 async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(
     note: Note, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xalora_client.fetching.NOT_FOUND_PAUSES", (0.1, 0.1))
+    monkeypatch.setattr("xalora_client.jobs.fetching.NOT_FOUND_PAUSES", (0.1, 0.1))
     async with (
         Devnet(miners=1, faults=["result:500"]) as devnet,
         AsyncXalora(devnet.api_key, devnet.url, reuse=True) as client,

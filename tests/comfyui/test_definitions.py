@@ -15,11 +15,11 @@ from harness import ComfyUI
 from PIL import Image
 
 from xalora_client.client import AsyncXalora
-from xalora_client.defined import DefinedWorkflowTask
+from xalora_client.workflows.task import DefinedWorkflowTask
 from xalora_client.devnet import Devnet
 from xalora_client.engines import EngineRun
 from xalora_client.engines.comfyui import ComfyUIEngine
-from xalora_client.engines.comfyui_miner import ComfyUIMinerEngine
+from xalora_client.devnet.comfyui_engine import ComfyUIMinerEngine
 from xalora_client.media.images import decode_image
 from xalora_client.media.video import open_video
 from xalora_client.tasks import UpscalerTask

@@ -26,7 +26,7 @@ from xalora_client import (
 )
 from xalora_client.devnet import DevnetThread
 from xalora_client.journal import Journal, TaskState
-from xalora_client.media.delivery import DeliveredImage
+from xalora_client.transfer.upload import DeliveredImage
 from xalora_client.media.inputs import PreparedImage
 
 KEY = "alice#s3cret"

@@ -14,8 +14,8 @@ from scripted import Answer, ScriptedSequencer
 
 from xalora_client import AsyncXalora, InputImageError, UpscalerTask
 from xalora_client.journal import TaskState
-from xalora_client.network import POLLS_AT_ONCE
-from xalora_client.sessions import MAX_CONNECTIONS
+from xalora_client.network.sequencer import POLLS_AT_ONCE
+from xalora_client.network.sessions import MAX_CONNECTIONS
 
 KEY = "alice#s3cret"
 CROWD = MAX_CONNECTIONS + 40

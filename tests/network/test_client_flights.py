@@ -39,7 +39,7 @@ from xalora_client import (
 from xalora_client.config import FallbackPolicy
 from xalora_client.devnet import Devnet
 from xalora_client.journal import Journal, TaskState
-from xalora_client.media.delivery import DeliveredImage
+from xalora_client.transfer.upload import DeliveredImage
 from xalora_client.media.inputs import PreparedImage
 
 KEY = "alice#s3cret"
@@ -434,7 +434,7 @@ class CancelUnconfirmed:
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xalora_client.flight.WITHDRAW_SECONDS", 0.3)
+    monkeypatch.setattr("xalora_client.jobs.job.WITHDRAW_SECONDS", 0.3)
 
 
 async def give_up(client: AsyncXalora) -> None:
@@ -772,7 +772,7 @@ async def test_a_refused_poll_does_not_end_the_wait(code: int) -> None:
 async def test_a_wait_that_ends_by_refusals_leads_back_to_the_task(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xalora_client.trouble.REFUSAL_SECONDS", 0.0 if code == 401 else 1.0)
+    monkeypatch.setattr("xalora_client.polling.failed_polls.REFUSAL_SECONDS", 0.0 if code == 401 else 1.0)
     network = ScriptedNetwork(lambda task_id: Answer(code, {"message": "no"}))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         with pytest.raises(NetworkError, match=r"runs on.*xalora resume t-1") as caught:

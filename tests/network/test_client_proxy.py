@@ -23,8 +23,8 @@ from xalora_client import (
     UpscalerTask,
     XaloraConnectionError,
 )
-from xalora_client.media.download import download
-from xalora_client.sessions import shared_session
+from xalora_client.transfer.download import download
+from xalora_client.network.sessions import shared_session
 
 KEY = "alice#s3cret"
 # No such host can be reached but through the proxy.

@@ -61,7 +61,7 @@ class Store:
 
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    monkeypatch.setattr("xalora_client.fetching.NOT_FOUND_PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("xalora_client.jobs.fetching.NOT_FOUND_PAUSES", (0.01, 0.02, 0.03))
     store = Store()
     app = web.Application()
     app.router.add_get("/{path:.*}", store.answer)

@@ -21,9 +21,9 @@ from xalora_client import (
     XaloraConnectionError,
 )
 from xalora_client.journal import TaskState
-from xalora_client.media.delivery import DeliveredImage, InlineImage
+from xalora_client.transfer.upload import DeliveredImage, InlineImage
 from xalora_client.media.inputs import PreparedImage
-from xalora_client.transport import OVERSLEPT_SECONDS
+from xalora_client.network.transport import OVERSLEPT_SECONDS
 
 KEY = "alice#s3cret"
 MEGABYTE = 1024**2

@@ -19,7 +19,7 @@ from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from xalora_client.errors import NOTHING_CHARGED, StoreError
-from xalora_client.media.delivery import DeliveredImage, StoreConfig, StoreDelivery
+from xalora_client.transfer.upload import DeliveredImage, StoreConfig, StoreDelivery
 from xalora_client.media.inputs import PreparedImage, prepare_image
 
 SECRET_KEY = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"

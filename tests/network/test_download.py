@@ -24,10 +24,10 @@ from xalora_client.errors import (
     ResultExpiredError,
     ResultFormatError,
 )
-from xalora_client.media.download import download
-from xalora_client.media.files import decode_files, open_as_video
+from xalora_client.transfer.download import download
+from xalora_client.media.result_files import decode_files, open_as_video
 from xalora_client.media.images import decode_image
-from xalora_client.media.png import encode_png
+from xalora_client.media.png_encode import encode_png
 from xalora_client.media.video import open_video
 
 TASK = "task-17"

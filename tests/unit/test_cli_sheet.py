@@ -10,21 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xalora_client.cli.contact_sheet import (
-    HEAD,
-    MARGIN,
-    MOST_PAIRS,
-    PADDING,
-    PANEL,
-    WIDTH,
-    Block,
-    Pair,
-    Still,
-    Strip,
-    busiest_place,
-    draw_sheet,
-)
-from xalora_client.cli.photographs import shipped_photographs
+from xalora_client.cli.demo.contact_sheet import HEAD, MARGIN, MOST_PAIRS, PADDING, PANEL, WIDTH, Block, Pair, Still, Strip, busiest_place, draw_sheet
+from xalora_client.cli.demo.photographs import shipped_photographs
 from xalora_client.errors import ConfigurationError
 
 

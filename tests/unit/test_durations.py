@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from xalora_client.durations import PastRun, next_run, usual_span
+from xalora_client.polling.durations import PastRun, next_run, usual_span
 
 
 def exactly(*seconds: float) -> list[PastRun]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from xalora_client import AsyncXalora, EngineError, UpscalerTask
-from xalora_client.fallback import make_room
+from xalora_client.engines.fallback import make_room
 
 
 def test_the_oldest_go_first_and_the_newest_stays_even_over_the_limit(tmp_path: Path) -> None:

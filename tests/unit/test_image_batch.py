@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from xalora_client import ImageBatch, ResultFormatError, RunResult
-from xalora_client.batch import images_in
+from xalora_client.image_batch import images_in
 from xalora_client.media.memory import touched
-from xalora_client.media.png import encode_png
+from xalora_client.media.png_encode import encode_png
 
 
 def result(folder: Path, pixels: npt.NDArray[Any]) -> RunResult:

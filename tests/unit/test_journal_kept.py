@@ -11,7 +11,7 @@ import pytest
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import Entry, Journal, TaskState, Work
-from xalora_client.journal.kept import KeptFile, KeptResults
+from xalora_client.journal.results_folder import KeptFile, KeptResults
 
 LIMIT = 300
 

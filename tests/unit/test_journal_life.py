@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xalora_client.durations import PastRun, watched_duration
+from xalora_client.polling.durations import PastRun, watched_duration
 from xalora_client.errors import JournalError
 from xalora_client.journal import Entry, Journal, TaskState, Work
 

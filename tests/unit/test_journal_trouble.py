@@ -14,7 +14,7 @@ import pytest
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import CorruptJournalError, Journal, TaskState, Work, open_or_memory, schema
-from xalora_client.journal.owners import Guard
+from xalora_client.journal.process_locks import Guard
 
 WORK = Work(fingerprint="f" * 64, sequencer_url="http://devnet", consumer_id="someone", task_type="upscaler")
 

@@ -15,8 +15,8 @@ from PIL import Image
 from xalora_client.errors import ResultFormatError
 from xalora_client.media.animation import animated_webp_to_h264
 from xalora_client.media.sniff import MediaKind, sniff_file
-from xalora_client.media.structure import BrokenMediaError
-from xalora_client.media.whole import check_whole
+from xalora_client.media.containers import BrokenMediaError
+from xalora_client.media.validation import check_whole
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None

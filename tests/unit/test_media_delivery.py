@@ -14,14 +14,7 @@ from pydantic import SecretStr
 
 from xalora_client.config import Settings
 from xalora_client.errors import NOTHING_CHARGED, ConfigurationError, InputTooLargeError, StoreError
-from xalora_client.media.delivery import (
-    InlineDelivery,
-    InlineImage,
-    InlineOrStore,
-    StoreConfig,
-    StoreDelivery,
-    choose_delivery,
-)
+from xalora_client.transfer.upload import InlineDelivery, InlineImage, InlineOrStore, StoreConfig, StoreDelivery, choose_delivery
 from xalora_client.media.inputs import PreparedImage, prepare_image
 from xalora_client.media.sniff import MediaKind
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, ImageOps
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
 from xalora_client.media import png_decode
 from xalora_client.media.images import MAX_PIXELS, decode_image, decode_images, image_size
-from xalora_client.media.png import encode_png
+from xalora_client.media.png_encode import encode_png
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
-from xalora_client.media import png
-from xalora_client.media.png import encode_png
+from xalora_client.media import png_encode as png
+from xalora_client.media.png_encode import encode_png
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None

@@ -16,7 +16,7 @@ from PIL import Image
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
 from xalora_client.media.sniff import sniff_file
 from xalora_client.media.video import open_video
-from xalora_client.media.whole import check_whole
+from xalora_client.media.validation import check_whole
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None

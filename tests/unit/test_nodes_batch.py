@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def batch(pack: ModuleType) -> ModuleType:
-    return import_module(".nodes.running.batch", pack.__name__)
+    return import_module(".nodes.execution.batch_plan", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ PREFIX = "7.0.0."
 
 @pytest.fixture(scope="module")
 def expansion(pack: ModuleType) -> ModuleType:
-    return import_module(".nodes.running.expansion", pack.__name__)
+    return import_module(".nodes.execution.subgraph", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ NOW = 1000.0
 
 @pytest.fixture(scope="module")
 def progress(pack: ModuleType) -> ModuleType:
-    return import_module(".nodes.running.progress", pack.__name__)
+    return import_module(".nodes.execution.progress", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,8 @@ import statistics
 import pytest
 
 from xalora_client import errors
-from xalora_client.durations import PastRun
-from xalora_client.rules import (
-    MAX_POLL_DELAY,
-    MIN_POLL_DELAY,
-    Pace,
-    PollSchedule,
-    Verdict,
-    create_is_settled,
-    delay_before_deadline,
-    falls_back,
-    is_terminal,
-    judge,
-)
+from xalora_client.polling.durations import PastRun
+from xalora_client.polling.schedule import MAX_POLL_DELAY, MIN_POLL_DELAY, Pace, PollSchedule, Verdict, create_is_settled, delay_before_deadline, falls_back, is_terminal, judge
 
 
 def test_canceled_is_terminal_and_an_unknown_status_is_not() -> None:

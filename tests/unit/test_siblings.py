@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xalora_client.durations import HISTORY_LENGTH, PastRun
-from xalora_client.siblings import AGAIN_AFTER, OLDEST, TOGETHER_SECONDS, Siblings
+from xalora_client.polling.durations import HISTORY_LENGTH, PastRun
+from xalora_client.polling.task_kind import AGAIN_AFTER, OLDEST, TOGETHER_SECONDS, Siblings
 
 RUN = PastRun(5.0, 5.0)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from xalora_client.together import together
+from xalora_client.concurrency import together
 
 
 class Worker:

@@ -6,8 +6,8 @@ import asyncio
 import base64
 import json
 
-from xalora_client.media.delivery import InlineImage
-from xalora_client.transport import json_body
+from xalora_client.transfer.upload import InlineImage
+from xalora_client.network.transport import json_body
 
 PIXELS = bytes(range(256)) * 8192
 

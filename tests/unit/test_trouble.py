@@ -14,8 +14,8 @@ from xalora_client.errors import (
     ServiceError,
     XaloraConnectionError,
 )
-from xalora_client.network import RETRY_AFTER_CAP_SECONDS
-from xalora_client.trouble import REFUSAL_SECONDS, PollTrouble, lost_sight
+from xalora_client.network.sequencer import RETRY_AFTER_CAP_SECONDS
+from xalora_client.polling.failed_polls import REFUSAL_SECONDS, PollTrouble, lost_sight
 
 UNREACHABLE = XaloraConnectionError("unreachable")
 UNKNOWN_TASK = RequestRefusedError("unknown task", status_code=404)

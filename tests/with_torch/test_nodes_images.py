@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed in this Pyth
 
 @pytest.fixture(scope="module")
 def images(pack: ModuleType) -> ModuleType:
-    return import_module(".nodes.values.images", pack.__name__)
+    return import_module(".nodes.conversion.images", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import traceback
 from typing import NoReturn
 
 from .exit_codes import ExitCode
-from .pipes import outlast_readers
+from .broken_pipes import outlast_readers
 
 NEEDED = ("typer", "rich")
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import demo, generate, local_network, resume, settings, tasks
-from . import workflows as workflow_commands
+from .demo import command as demo
+from .commands import generate, devnet as local_network, resume, settings, tasks
+from .commands import workflows as workflow_commands
 from .screen import Screen, log_to
 
 START = "First steps"

@@ -58,7 +58,7 @@ class PillowEngine:
         import numpy as np
         from PIL import Image, ImageOps
 
-        from ..media.png import encode_png
+        from ..media.png_encode import encode_png
 
         if task.image is None:
             raise EngineError("The LANCZOS engine needs an image")

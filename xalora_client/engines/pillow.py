@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..media.png import encode_png
+from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
 from .base import (
     UPSCALER,

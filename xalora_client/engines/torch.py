@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigurationError, EngineError
-from ..media.png import encode_png
+from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
 from .base import (
     LOCAL_MONEY,

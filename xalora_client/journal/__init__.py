@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .database import BusyJournalError, CorruptJournalError
 from .recovery import open_or_memory, open_or_renew
-from .rows import Action, Claim, Entry, IfUnknown, Work
+from .records import Action, Claim, Entry, IfUnknown, Work
 from .states import ENDED, OPEN, TaskState
-from .store import Journal
+from .journal import Journal
 
 __all__ = [
     "ENDED",

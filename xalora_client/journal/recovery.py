@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import JournalError
 from .database import BUSY_SECONDS, CorruptJournalError, Database
-from .owners import Guard
+from .process_locks import Guard
 from .states import OPEN
-from .store import Journal
+from .journal import Journal
 
 logger = logging.getLogger("xalora_client.journal")
 

@@ -9,10 +9,10 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from ..durations import PastRun
+from ..polling.durations import PastRun
 from ..errors import JournalError
-from .kept import KeptFile, KeptResults
-from .rows import Entry, Work, clean_text, entry_from_row, to_json
+from .results_folder import KeptFile, KeptResults
+from .records import Entry, Work, clean_text, entry_from_row, to_json
 from .states import Event, TaskState, next_state
 
 logger = logging.getLogger("xalora_client.journal")

@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
 from .images import animation_frames
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .structure import BrokenMediaError, webp_durations
+from .containers import BrokenMediaError, webp_durations
 from .video import VideoFile, broken_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")

@@ -27,7 +27,7 @@ from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .memory import touched
 from .png_decode import check_png_stream, decode_plain_png, is_plain_png
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .structure import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
+from .containers import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
 ImageSource: TypeAlias = bytes | Path

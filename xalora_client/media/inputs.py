@@ -31,9 +31,9 @@ from .images import (
     read_pixels,
     stored_orientation,
 )
-from .png import encode_png, to_uint8
+from .png_encode import encode_png, to_uint8
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .structure import BrokenMediaError, strip_jpeg, strip_png
+from .containers import BrokenMediaError, strip_jpeg, strip_png
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .structure import PNG_SIGNATURE, BrokenMediaError, PngChunk
+from .containers import PNG_SIGNATURE, BrokenMediaError, PngChunk
 
 try:
     from isal import isal_zlib

@@ -6,7 +6,7 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from .structure import BrokenMediaError, check_video_container
+from .containers import BrokenMediaError, check_video_container
 
 # What a file is called decides what a double click does with it, and the URL comes from a stranger.
 _SUFFIXES = frozenset(

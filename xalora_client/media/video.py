@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .images import FloatImages, check_pixel_count
-from .structure import BrokenMediaError, check_video_container
+from .containers import BrokenMediaError, check_video_container
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0

@@ -1,0 +1,284 @@
+"""Submitting now and collecting later, so that the user decides where a graph waits."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import torch
+from typing_extensions import NotRequired
+
+from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFormatError
+from ..xalora_client.media.images import decode_image
+from ..xalora_client.media.png_encode import encode_png
+from ..xalora_client.media.sniff import sniff_file
+from . import shared_inputs as options
+from .base import CATEGORY, HIDDEN, XaloraNode
+from .host import compat
+from .host.bridge import bridge
+from .host.compat import ExecutionBlocker, io, schema
+from .execution import node_run as runner
+from .execution.freshness import freshness
+from .execution.interrupts import Interrupt
+from .execution.open_tasks import submissions
+from .seeds import seed_input
+from .text_to_image import image_inputs, image_tasks, lora_input
+from .text_to_video import prompt_input, video_inputs, video_task
+from .upscale import upscale_tasks
+from .conversion.images import TensorBatch, split_batch
+from .conversion.videos import VideoSink, VideoValue
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..xalora_client.results import RunResult
+    from ..xalora_client.tasks import WorkflowTask
+
+Kind = Literal["image", "video"]
+
+XaloraTask = io.Custom("XALORA_TASK")
+"""Socket type: a :class:`Submitted`."""
+
+NO_IMAGE = "The collected task made a video, so Xalora Collect's IMAGE output is empty. Use its VIDEO output."
+NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is empty. Use its IMAGE output."
+
+
+class SubmittedTask(TypedDict):
+    """One task: its place in the batch, its id, and the input's alpha channel as base64 of a PNG."""
+
+    index: int
+    task_id: str
+    alpha: NotRequired[str]
+
+
+class Submitted(TypedDict):
+    """What goes over an XALORA_TASK link: plain JSON data, and never a key."""
+
+    kind: Kind
+    tasks: list[SubmittedTask]
+
+
+class _SubmitNode(XaloraNode):
+    """What the three Submit nodes share."""
+
+    @classmethod
+    def _schema(cls, display_name: str, what: str, inputs: list[io.Input]) -> io.Schema:
+        return schema(
+            node_id=cls.NODE_ID,
+            display_name=display_name,
+            category=CATEGORY,
+            description=f"Submits {what} to the Xalora network and goes on at once. Xalora Collect waits for "
+            "the result, wherever you put it.",
+            search_aliases=["submit", "queue", "async", "xalora"],
+            # Submitting is worth something by itself: the result can be collected another day by its id.
+            is_output_node=True,
+            hidden=list(HIDDEN),
+            inputs=[*inputs, *options.task_inputs(), *options.money_inputs()],
+            outputs=[XaloraTask.Output("task", display_name="XALORA_TASK", tooltip="For Xalora Collect.")],
+        )
+
+    @classmethod
+    async def _submit(
+        cls, kind: Kind, tasks: Sequence[WorkflowTask], widgets: Mapping[str, Any], alpha: Sequence[str] = ()
+    ) -> io.NodeOutput:
+        key, prompt_id, interrupt = cls.cache_key(), compat.executing_prompt_id(), Interrupt()
+
+        async with _canceled_if_interrupted():
+            with freshness.attempt(key) as attempt:
+
+                def note(task_id: str) -> None:
+                    submissions.submitted(prompt_id, task_id, interrupt)
+                    attempt.learned(task_id)
+
+                how = replace(options.run_options(widgets), reuse_among=attempt.earlier)
+                task_ids = await runner.submit(cls.node_id(), tasks, how, note)
+                attempt.completed()
+        freshness.submitted(key, task_ids)
+        submitted = Submitted(kind=kind, tasks=[])
+        for index, task_id in enumerate(task_ids):
+            task = SubmittedTask(index=index, task_id=task_id)
+            if alpha:
+                task["alpha"] = alpha[index]
+            submitted["tasks"].append(task)
+        return io.NodeOutput(submitted)
+
+
+class XaloraSubmitUpscale(_SubmitNode):
+    """Submits the images of a batch for upscaling."""
+
+    NODE_ID = "XaloraSubmitUpscale"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls._schema(
+            "Xalora Submit Upscale",
+            "images for upscaling",
+            [io.Image.Input("image", tooltip="One image or a batch."), *options.batch_inputs()],
+        )
+
+    @classmethod
+    async def execute(cls, image: torch.Tensor, **widgets: Any) -> io.NodeOutput:
+        colour, alpha = split_batch(image)
+        tasks = upscale_tasks(colour, widgets)
+        return await cls._submit("image", tasks, widgets, [_packed(plane) for plane in alpha])
+
+
+class XaloraSubmitTextToVideo(_SubmitNode):
+    """Submits a prompt for a video."""
+
+    NODE_ID = "XaloraSubmitTextToVideo"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls._schema(
+            "Xalora Submit Text to Video", "a video", [prompt_input(), seed_input(), *video_inputs()]
+        )
+
+    @classmethod
+    async def execute(cls, prompt: str, seed: int, **widgets: Any) -> io.NodeOutput:
+        return await cls._submit("video", [video_task(prompt, seed, widgets)], widgets)
+
+
+class XaloraSubmitTextToImage(_SubmitNode):
+    """Submits a prompt for images."""
+
+    NODE_ID = "XaloraSubmitTextToImage"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls._schema(
+            "Xalora Submit Text to Image",
+            "images",
+            [prompt_input(), lora_input(), seed_input(), *image_inputs(), *options.batch_inputs()],
+        )
+
+    @classmethod
+    async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
+        return await cls._submit("image", image_tasks(prompt, lora_name, seed, widgets), widgets)
+
+
+class XaloraCollect(XaloraNode):
+    """Waits for tasks that were submitted before, here or anywhere."""
+
+    NODE_ID = "XaloraCollect"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id=cls.NODE_ID,
+            display_name="Xalora Collect",
+            category=CATEGORY,
+            description="Waits for tasks that a Submit node of the graph has submitted, or that you name by "
+            "their ids, and gives their images or video.",
+            search_aliases=["collect", "wait", "resume", "result", "task id", "xalora"],
+            hidden=list(HIDDEN),
+            inputs=[
+                XaloraTask.Input("task", optional=True, tooltip="From a Submit node."),
+                io.String.Input(
+                    "task_id",
+                    default="",
+                    optional=True,
+                    tooltip="Ids of tasks submitted at any time, separated by spaces or commas; used where "
+                    "no Submit node is linked.",
+                ),
+                *options.batch_inputs(),
+                *options.wait_inputs(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "images", display_name="IMAGE", tooltip="The images, if that is what it made."
+                ),
+                io.Video.Output("video", display_name="VIDEO", tooltip="The video, if that is what it made."),
+            ],
+        )
+
+    @classmethod
+    async def execute(cls, task: Submitted | None = None, task_id: str = "", **widgets: Any) -> io.NodeOutput:
+        submitted = _of_socket(task) if task is not None else _of_text(task_id)
+        task_ids = [one["task_id"] for one in submitted]
+        if task is not None:
+            # A task named by its id was not submitted by this prompt, which so has no business to cancel it.
+            prompt_id, interrupt = compat.executing_prompt_id(), Interrupt()
+            for one in task_ids:
+                submissions.submitted(prompt_id, one, interrupt)
+        async with _canceled_if_interrupted():
+            value = await runner.collect(
+                cls.node_id(),
+                task_ids,
+                options.run_options(widgets),
+                _CollectSink(submitted),
+                submissions.collected,
+            )
+        assert not isinstance(value, runner.HandedOver)
+        if isinstance(value, VideoValue):
+            return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
+        return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))
+
+
+@asynccontextmanager
+async def _canceled_if_interrupted() -> AsyncIterator[None]:
+    """An interrupted node ends when its tasks are canceled, unless that takes too long."""
+    try:
+        yield
+    except compat.InterruptProcessingException:
+        await bridge.run(submissions.confirmed())
+        raise
+
+
+class _CollectSink:
+    """Takes images, or one video, whichever they turn out to be."""
+
+    def __init__(self, submitted: Sequence[SubmittedTask]) -> None:
+        alpha = [_unpacked(task["alpha"]) for task in submitted if "alpha" in task]
+        self._images = TensorBatch(len(submitted), alpha)
+        self._video = VideoSink(decode_frames=False)
+
+    def add(self, index: int, result: RunResult) -> Image.Image | None:
+        return (self._video if _is_video(result) else self._images).add(index, result)
+
+    def close(self, results: Sequence[RunResult]) -> torch.Tensor | VideoValue:
+        videos = [result for result in results if _is_video(result)]
+        if not videos:
+            return self._images.close(results)
+        if len(results) > 1:
+            raise ResultFormatError(
+                f"{len(videos)} of the {len(results)} tasks made videos",
+                money=STILL_RETRIEVABLE,
+                next_step="Collect each video with an Xalora Collect of its own.",
+                task_id=videos[0].task_id,
+            )
+        return self._video.close(results)
+
+
+def _is_video(result: RunResult) -> bool:
+    kind = sniff_file(result.files[0])
+    return kind is not None and kind.is_video
+
+
+def _of_socket(task: Any) -> list[SubmittedTask]:
+    tasks: list[SubmittedTask] = sorted(task["tasks"], key=lambda one: one["index"])
+    return tasks
+
+
+def _of_text(text: str) -> list[SubmittedTask]:
+    ids = list(dict.fromkeys(filter(None, re.split(r"[\s,;]+", text))))
+    if not ids:
+        raise InvalidTaskError(
+            "There is nothing to collect",
+            next_step="Link a Submit node to the task input, or write a task id into task_id.",
+        )
+    return [SubmittedTask(index=index, task_id=task_id) for index, task_id in enumerate(ids)]
+
+
+def _packed(alpha: torch.Tensor) -> str:
+    """An alpha channel ``[H, W]`` as text, since a link carries nothing but JSON data."""
+    plane = alpha.detach().float().cpu().numpy()[..., None]
+    return base64.b64encode(encode_png(plane)).decode("ascii")
+
+
+def _unpacked(text: str) -> torch.Tensor:
+    return torch.from_numpy(decode_image(base64.b64decode(text)))[..., 0]

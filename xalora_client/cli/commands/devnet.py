@@ -1,0 +1,220 @@
+"""``xalora devnet | miner``: the network, or miners for it, on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich import box
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ...config import load_settings
+from ...errors import ConfigurationError, EngineError
+from ..command import command
+from ..exit_codes import ExitCode
+from ..formats import counted, printable
+from ..options import AsJson
+from ..outputs import is_url
+from ..screen import Screen
+
+MinerPoll = Annotated[
+    float,
+    typer.Option(
+        "--miner-poll", metavar="SECONDS", min=0.001, help="From an answer without work to the next question."
+    ),
+]
+TaskSeconds = Annotated[
+    float | None,
+    typer.Option("--task-seconds", metavar="SECONDS", min=0, help="Each task takes at least so long."),
+]
+Faults = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fault",
+        metavar="FAULT",
+        help="What goes wrong, as endpoint:kind[:option=value]..., such as task_create:503:p=0.1. "
+        "May be given several times.",
+    ),
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Of the sequencer; 0 takes a free one.")]
+
+
+@command
+def devnet(
+    port: Port = 0,
+    miners: Annotated[int, typer.Option(min=0, max=256, help="How many miners.")] = 3,
+    api_key: Annotated[
+        str, typer.Option(metavar="KEY", help="Of its one consumer, <consumer_id>#<api_key>.")
+    ] = "devnet#devnet",
+    task_seconds: TaskSeconds = None,
+    miner_poll: MinerPoll = 0.1,
+    fault: Faults = None,
+    seed: Annotated[int, typer.Option(help="Of all chances in the faults.")] = 0,
+    db: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="SQLite file that keeps tasks and results; else all is lost."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Run sequencer, result store and miners here: the whole network, free of charge.
+
+    Miners upscale by LANCZOS, and answer prompts with test cards: no model runs.
+    """
+    from ...devnet.server import Devnet, serve_forever
+
+    screen = Screen(json=as_json)
+
+    def ready(network: Devnet) -> None:
+        if as_json:
+            screen.document({"url": network.url, "api_key": network.api_key})
+        else:
+            screen.show(_panel(network.url, network.api_key, miners))
+
+    try:
+        serve_forever(
+            ready,
+            port=port,
+            host=host,
+            miners=miners,
+            api_key=api_key,
+            task_seconds=task_seconds,
+            miner_poll=miner_poll,
+            faults=fault or (),
+            seed=seed,
+            db=db,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"The devnet can't keep its tasks in {db}: {error}",
+            money="",
+            next_step="Choose another --db, in a folder that is there and can be written.",
+        ) from None
+    except OSError as error:
+        # asyncio's own words repeat the address; a name that is unknown has no number of the system.
+        is_numbered = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno or 0).lower() if is_numbered else error.strerror or error
+        raise ConfigurationError(
+            f"The devnet can't listen on {host}:{port}: {reason}",
+            money="",
+            next_step="Choose another --port (0 takes a free one) or --host.",
+        ) from None
+    return ExitCode.DONE
+
+
+@command
+def miner(
+    sequencer: Annotated[str, typer.Option(metavar="URL", help="Whose tasks to do.", show_default=False)],
+    miners: Annotated[int, typer.Option(min=1, max=256, help="How many, side by side.")] = 1,
+    comfyui: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A ComfyUI server that runs the workflows.", show_default=False),
+    ] = None,
+    miner_poll: MinerPoll = 0.1,
+    task_seconds: TaskSeconds = None,
+    fault: Faults = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Mine for a devnet's sequencer: LANCZOS and test cards, or real workflows on a ComfyUI server."""
+    from ...devnet.server import run_miner
+
+    screen = Screen(json=as_json)
+    if not _answers(sequencer):
+        screen.warn(f"nobody answers at {sequencer} now; the miners go on asking")
+    options: dict[str, Any] = {}
+    what = "LANCZOS and test cards"
+    if comfyui is not None:
+        options = _comfyui_options(comfyui)
+        what = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
+
+    def ready() -> None:
+        screen.say(
+            ("✓ ", "green"), f"{counted(miners, 'miner')} at work for {sequencer}: {what}. Ctrl-C ends it."
+        )
+        if as_json:
+            screen.document({"sequencer": sequencer, "miners": miners, "comfyui": comfyui})
+
+    try:
+        run_miner(
+            sequencer,
+            miners=miners,
+            on_ready=ready,
+            poll=miner_poll,
+            task_seconds=task_seconds,
+            faults=fault or (),
+            **options,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return ExitCode.DONE
+
+
+def _answers(url: str) -> bool:
+    """Whether somebody listens at an address.
+
+    Raises:
+        typer.BadParameter: It is none.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        host, port = None, 0
+    if not host or not is_url(url):
+        raise typer.BadParameter(f"{url} is not an http:// or https:// address", param_hint="--sequencer")
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError:
+        return False
+    return True
+
+
+def _comfyui_options(url: str) -> dict[str, Any]:
+    """The engine of a miner that works with a ComfyUI server, and the workflows that this server can run.
+
+    Raises:
+        EngineError: The server can't be reached, or can run none.
+    """
+    from ...workflows.task import catalog
+    from ...devnet.comfyui_engine import ComfyUIMinerEngine
+
+    folder = load_settings().settings.workflows_dir
+    engine = ComfyUIMinerEngine(url, catalog(*([folder] if folder is not None else ())))
+    ids = engine.workflow_ids()
+    if not ids:
+        raise EngineError(
+            f"The ComfyUI at {url} can run none of the workflows known here",
+            next_step=f"See why: xalora workflows check --comfyui {url}",
+        )
+    return {"engine": engine, "workflow_ids": ids}
+
+
+def _panel(url: str, api_key: str, miners: int) -> Panel:
+    lines = Table.grid()
+    lines.add_row(Text("In another terminal:", style="bold"))
+    for variable, value in (("XALORA_WORKFLOW_URL", url), ("XALORA_API_KEY", api_key)):
+        line = f"$env:{variable} = '{value}'" if os.name == "nt" else f"export {variable}='{value}'"
+        lines.add_row(Text(printable(line), style="cyan", no_wrap=True))
+    lines.add_row(Text("xalora upscale photo.jpg", style="cyan"))
+    lines.add_row("")
+    lines.add_row(Text(f"Counts: {url}/devnet/stats", style="dim", no_wrap=True))
+    lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs: no model runs.", style="dim"))
+    return Panel(
+        lines,
+        # No lines at the sides: these would be copied along.
+        box=box.HORIZONTALS,
+        title=f"Xalora devnet, {counted(miners, 'miner')}",
+        subtitle="Ctrl-C ends it",
+        border_style="green",
+        expand=False,
+        padding=(1, 0),
+    )

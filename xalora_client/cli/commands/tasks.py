@@ -1,0 +1,230 @@
+"""``xalora tasks | status | cancel | forget``: what was begun before, here or anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...config import load_settings
+from ...errors import NOTHING_CHARGED, STILL_RETRIEVABLE, AmbiguousCreateError, ConfigurationError, XaloraError
+from ...journal import Entry, Journal, TaskState
+from ..command import command
+from ..task_table import entry_document, entry_table, state_text
+from ..exit_codes import ExitCode, exit_code_of, most_serious
+from ..formats import counted
+from ..task_lookup import AT_NETWORK, Ids, chosen_entries, find_entry, opened_journal, own_key_task, with_client
+from ..options import AsJson
+from ..screen import Screen, error_fields
+
+if TYPE_CHECKING:
+    from ...client import AsyncXalora
+    from ...tasks import WorkflowTask
+
+
+@command
+def tasks(
+    every: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="With --all: at most so many, the latest.")] = 50,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """List tasks that this machine knows of: open ones, or all."""
+    screen = Screen(json=as_json)
+    with opened_journal(load_settings().settings, needed=True) as journal:
+        still_open = journal.open_entries()
+        entries = journal.entries(limit=limit) if every else still_open[::-1]
+        attended = {entry.id: journal.attended(entry.id) > 0 for entry in still_open}
+        total = journal.count()
+    if as_json:
+        screen.document({"tasks": [entry_document(e, attended.get(e.id, False)) for e in entries]})
+        return ExitCode.DONE
+    if entries:
+        screen.show(entry_table(entries, attended))
+    if every and total > len(entries):
+        screen.say((f"{total - len(entries)} older ones are not shown; see --limit.", "dim"))
+    idle = [entry for entry in still_open if not attended[entry.id]]
+    undecided = sum(entry.state is TaskState.UNKNOWN for entry in idle)
+    if len(idle) > undecided:
+        screen.say(f"{counted(len(idle) - undecided, 'task')} with nobody at work: xalora resume --all")
+    if undecided:
+        screen.say(
+            f"{counted(undecided, 'outcome')} unknown: look for the job in your account, then run the same "
+            "command with --if-unknown resend or forget, or: xalora forget JOB"
+        )
+    if not entries:
+        screen.say("No tasks." if every else "No open tasks; --all shows those that have ended.")
+    return ExitCode.DONE
+
+
+@command
+def status(
+    task_id: Annotated[str, typer.Argument(metavar="ID", help="Task id or job id.")],
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Ask the network once how a task stands."""
+    from ...journal.records import without_media
+
+    screen = Screen(json=as_json)
+    settings = load_settings().settings
+    with opened_journal(settings) as journal:
+        entry = find_entry(journal, task_id, settings)
+        if entry is not None and entry.task_id is None:
+            screen.say(f"{entry.work.label} (job {entry.job_id}): {state_text(entry)}")
+            if as_json:
+                screen.document(entry_document(entry, attended=journal.attended(entry.id) > 0))
+            return ExitCode.OUTCOME_UNKNOWN if entry.state is TaskState.UNKNOWN else ExitCode.DONE
+        known_as = task_id if entry is None else str(entry.task_id)
+        own = own_key_task(entry, settings)
+
+        async def ask(client: AsyncXalora) -> Any:
+            return await client.query_task_result(known_as, task=own)
+
+        answer = with_client(settings, journal, ask)
+    screen.say(
+        (answer.status, "bold"),
+        f"  task {answer.task_id}" + (f"  {entry.work.label}" if entry is not None else ""),
+    )
+    if answer.result is not None:
+        screen.say((str(without_media(answer.result)), "dim"))
+    if as_json:
+        screen.document(
+            {
+                "task_id": answer.task_id,
+                "job_id": entry.job_id if entry is not None else None,
+                "status": answer.status,
+                "result": answer.result,
+            }
+        )
+    return ExitCode.DONE
+
+
+@command
+def cancel(
+    ids: Ids = None,
+    every: Annotated[bool, typer.Option("--all", help="Every open task of this network.")] = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Ask the network to cancel tasks."""
+    screen = Screen(json=as_json)
+    settings = load_settings().settings
+    with opened_journal(settings, needed=every) as journal:
+        chosen = chosen_entries(journal, ids, every, settings, lambda entry: entry.state in AT_NETWORK)
+        own = [own_key_task(entry, settings) for _, entry in chosen]
+        documents: list[dict[str, Any]] = []
+        codes: list[ExitCode] = []
+
+        async def one(client: AsyncXalora, known_as: str, entry: Entry | None, task: Any) -> None:
+            document: dict[str, Any] = {
+                "task_id": known_as,
+                "msg": None,
+                "state": None,
+                "error": None,
+                "finished": False,
+            }
+            try:
+                document |= await _cancel(client, known_as, entry, task)
+                screen.say(f"task {document['task_id']}: {_outcome(document, entry)}")
+                codes.append(ExitCode.DONE)
+            except XaloraError as error:
+                document["error"] = error_fields(error)
+                screen.error(error, known_as if len(chosen) > 1 else "")
+                codes.append(exit_code_of(error))
+            documents.append(document)
+
+        async def work(client: AsyncXalora) -> None:
+            await asyncio.gather(*(one(client, *pair, task) for pair, task in zip(chosen, own, strict=True)))
+
+        if chosen:
+            with_client(settings, journal, work)
+        else:
+            screen.say("No open tasks.")
+    code = most_serious(codes)
+    if as_json:
+        screen.document({"tasks": documents, "exit_code": int(code)})
+    return code
+
+
+@command
+def forget(
+    ids: Ids = None,
+    ended: Annotated[bool, typer.Option("--ended", help="All that have ended, with kept results.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Also tasks that are paid for and still open.")
+    ] = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Remove tasks, with their kept results, from this machine's journal. The network is not told."""
+    if not ids and not ended:
+        raise typer.BadParameter("give ids, or --ended")
+    screen = Screen(json=as_json)
+    settings = load_settings().settings
+    codes = [ExitCode.DONE]
+    documents: list[dict[str, Any]] = []
+    ended_count = 0
+    with opened_journal(settings, needed=True) as journal:
+        for text in ids or ():
+            entry = find_entry(journal, text, settings)
+            if entry is None:
+                raise typer.BadParameter(f"the journal knows no task or job {text}")
+            document: dict[str, Any] = {"task_id": entry.task_id, "job_id": entry.job_id, "error": None}
+            documents.append(document)
+            try:
+                _forget(journal, entry, force=force)
+            except XaloraError as error:
+                document["error"] = error_fields(error)
+                screen.error(error)
+                codes.append(exit_code_of(error))
+            else:
+                screen.say(f"{entry.work.label} (job {entry.job_id}) is forgotten")
+        if ended:
+            ended_count = journal.forget_ended()
+            screen.say(f"{counted(ended_count, 'ended task')} forgotten")
+    code = most_serious(codes)
+    if as_json:
+        screen.document({"tasks": documents, "ended": ended_count, "exit_code": int(code)})
+    return code
+
+
+def _forget(journal: Journal, entry: Entry, *, force: bool) -> None:
+    if entry.state in (*AT_NETWORK, TaskState.FINISHED) and not force:
+        raise ConfigurationError(
+            f"Task {entry.task_id} ({entry.work.label}) is still open",
+            money=STILL_RETRIEVABLE,
+            next_step="Resume or cancel it, or forget it all the same with --force.",
+        )
+    if not journal.forget(entry.id):
+        raise ConfigurationError(
+            f"{entry.work.label} (job {entry.job_id}) is in the hands of another process",
+            money=NOTHING_CHARGED,
+            next_step="Wait until that has ended.",
+        )
+
+
+def _outcome(document: dict[str, Any], before: Entry | None) -> str:
+    """How a cancel came out; that a task has ended well is no word for a cancel."""
+    if document["finished"]:
+        known_as = document["task_id"]
+        return f"nothing to cancel, it has finished and is paid for; for its result: xalora resume {known_as}"
+    state = str(document["state"] or document["msg"])
+    return f"nothing to cancel, {state} before" if before is not None and not before.is_open else state
+
+
+async def _cancel(
+    client: AsyncXalora, known_as: str, entry: Entry | None, task: WorkflowTask | None
+) -> dict[str, Any]:
+    if entry is not None and entry.task_id is None:
+        kind = AmbiguousCreateError if entry.state is TaskState.UNKNOWN else ConfigurationError
+        raise kind(
+            f"{entry.work.label}: its task id is not known ({state_text(entry)}), so it can't be canceled",
+            money="Look for the job in your account." if kind is AmbiguousCreateError else NOTHING_CHARGED,
+            job_id=entry.job_id,
+        )
+    answer = await client.cancel_task(known_as, task=task)
+    now = client.journal.find(entry.id) if entry is not None else None
+    return {
+        "task_id": known_as,
+        "msg": answer["msg"],
+        "state": state_text(now) if now else None,
+        "finished": now is not None and now.state is TaskState.FINISHED,
+    }

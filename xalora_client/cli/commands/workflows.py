@@ -1,0 +1,309 @@
+"""``xalora run`` and ``xalora workflows``: workflows by the name of their definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ...config import Settings, load_settings
+from ...errors import XaloraError
+from ..command import command
+from ..exit_codes import ExitCode
+from ..formats import counted, printable
+from .generate import Piece, Way, do_pieces
+from ..options import AsJson, Engine, EngineChoice, FallbackChoice, Force, IfUnknown, IfUnknownChoice, NetworkTimeout, NoReuse, Output, Timeout
+from ..outputs import Destination, plan_for_inputs, plan_for_names
+from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition
+
+workflows = typer.Typer(help="List, show and check the workflows that `xalora run` knows.")
+
+
+def _complete_name(incomplete: str) -> list[str]:
+    return [name for name in _catalog(load_settings().settings).names if name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="See `xalora workflows`.", autocompletion=_complete_name)
+]
+
+
+@command
+def run(
+    name: Name,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="KEY=VALUE",
+            help="A parameter of the workflow; may be given several times. For an image: a path or URL.",
+        ),
+    ] = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    engine: EngineChoice = Engine.AUTO,
+    fallback: FallbackChoice = None,
+    if_unknown: IfUnknownChoice = IfUnknown.STOP,
+    no_reuse: NoReuse = False,
+    timeout: Timeout = None,
+    network_timeout: NetworkTimeout = None,
+) -> ExitCode:
+    """Run any workflow by its name: one of those shipped, or one of your own in XALORA_WORKFLOWS_DIR."""
+    from ...workflows.task import DefinedWorkflowTask
+
+    way = Way(engine, fallback, if_unknown, no_reuse, timeout)
+    settings = load_settings().settings
+    definition = _definition(_catalog(settings), name)
+    values = _values(definition, parameter or ())
+    task = DefinedWorkflowTask(definition, timeout_seconds=network_timeout, **values)
+    images = [values[each.name] for each in definition.image_parameters if each.name in values]
+    piece = Piece(
+        task.describe(),
+        task,
+        _place(definition, values, images, output),
+        images[0] if images else None,
+    )
+    return do_pieces([piece], way, settings, force=force, as_json=as_json)
+
+
+@workflows.callback(invoke_without_command=True)
+def default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_workflows()
+
+
+@workflows.command("list")
+@command
+def list_workflows(as_json: AsJson = False) -> ExitCode:
+    """List the workflows, and why others that are there can't be used."""
+    screen = Screen(json=as_json)
+    catalog = _catalog(load_settings().settings)
+    if as_json:
+        screen.document(
+            {
+                "workflows": [_summary(definition) for definition in catalog],
+                "problems": [{"name": p.name, "reason": p.reason} for p in catalog.problems],
+            }
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("Name", "What", "Makes", "On the network"):
+        table.add_column(column)
+    for definition in catalog:
+        hosted = definition.workflow_id is not None
+        table.add_row(
+            Text(definition.name, style="bold"),
+            Text(printable(definition.title)),
+            definition.output_kind,
+            f"workflow {definition.workflow_id}" if hosted else Text("own miners only", style="dim"),
+        )
+    screen.show(table)
+    screen.say(("xalora workflows show NAME tells the parameters.", "dim"))
+    for problem in catalog.problems:
+        screen.warn(str(problem))
+    return ExitCode.DONE
+
+
+@workflows.command("show")
+@command
+def show(name: Name, as_json: AsJson = False) -> ExitCode:
+    """Show a workflow's parameters and how to run it."""
+    screen = Screen(json=as_json)
+    definition = _definition(_catalog(load_settings().settings), name)
+    if as_json:
+        screen.document(
+            _summary(definition) | {"parameters": [_describe(each) for each in definition.parameters]}
+        )
+        return ExitCode.DONE
+    screen.say((definition.title, "bold"), f"  ({definition.name}, {definition.task_type})")
+    for text in (definition.description, definition.tip):
+        if text:
+            screen.say(text)
+    if definition.workflow_id is None:
+        screen.say("The hosted network does not have it: it runs on own miners and on this machine only.")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("Parameter", "Allowed", "Default", "Meaning"):
+        table.add_column(column, overflow="fold")
+    for parameter in definition.parameters:
+        scope = {"local": " (this machine only)", "fixed": " (fixed on the network)"}.get(parameter.scope, "")
+        table.add_row(
+            Text(parameter.name, style="bold" if parameter.required else ""),
+            Text(printable(parameter.allowed)),
+            Text("required" if parameter.required else _shown(parameter.default), style="dim"),
+            Text(printable(parameter.description or parameter.title) + scope),
+        )
+    screen.show(table)
+    given = " ".join(
+        f"-p {each.name}={'photo.png' if each.is_image else '...'}"
+        for each in definition.parameters
+        if each.required
+    )
+    screen.say((f"xalora run {definition.name} {given}".rstrip(), "cyan"))
+    return ExitCode.DONE
+
+
+@workflows.command("check")
+@command
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Default: all.", autocompletion=_complete_name),
+    ] = None,
+    comfyui: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A ComfyUI server: can it run them? Default: XALORA_COMFYUI_URL.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Check definitions: their files, and (with a server) node classes, values and model files."""
+    from ...workflows import check_definition
+
+    screen = Screen(json=as_json)
+    settings = load_settings().settings
+    catalog = _catalog(settings)
+    known = {*catalog.names, *(problem.name for problem in catalog.problems)}
+    for name in names or ():
+        if name not in known:
+            _definition(catalog, name)
+    definitions = [definition for definition in catalog if not names or definition.name in names]
+    problems = [problem for problem in catalog.problems if not names or problem.name in names]
+    url = comfyui or settings.comfyui_url
+    info = _object_info(url, definitions) if url else None
+    findings = {definition.name: check_definition(definition, info) for definition in definitions}
+    broken = [
+        *(problem.name for problem in problems),
+        *(name for name, found in findings.items() if any(each.severity == "error" for each in found)),
+    ]
+    code = ExitCode.CONFIGURATION if broken else ExitCode.DONE
+    if as_json:
+        screen.document(
+            {
+                "comfyui": url,
+                "workflows": {name: [_finding(each) for each in found] for name, found in findings.items()},
+                "problems": [{"name": p.name, "reason": p.reason} for p in problems],
+                "exit_code": int(code),
+            }
+        )
+        return code
+    for name, found in findings.items():
+        errors = [each for each in found if each.severity == "error"]
+        screen.say(("✗ ", "red") if errors else ("✓ ", "green"), (name, "bold"))
+        for each in found:
+            screen.say(f"    {each.severity}: {each.message}")
+    for problem in problems:
+        screen.say(("✗ ", "red"), (problem.name, "bold"))
+        screen.say(f"    error: {problem.reason}")
+    if not url:
+        screen.say(("Only the files were checked; --comfyui URL checks against a server.", "dim"))
+    if broken:
+        screen.error(f"{counted(len(broken), 'workflow')} can't be used: {', '.join(broken)}.")
+    return code
+
+
+# --- definitions and values -------------------------------------------------------------------------------
+
+
+def _catalog(settings: Settings) -> WorkflowCatalog:
+    from ...workflows.task import catalog
+
+    return catalog(*([settings.workflows_dir] if settings.workflows_dir is not None else ()))
+
+
+def _definition(catalog: WorkflowCatalog, name: str) -> WorkflowDefinition:
+    """The definition of that name.
+
+    Raises:
+        typer.BadParameter: There is none.
+        WorkflowDefinitionError: It is broken.
+    """
+    try:
+        return catalog.get(name)
+    except XaloraError as error:
+        if name in {problem.name for problem in catalog.problems}:
+            raise
+        raise typer.BadParameter(f"{error.what}. {error.next_step}", param_hint="NAME") from None
+
+
+def _values(definition: WorkflowDefinition, pairs: Sequence[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, found, text = pair.partition("=")
+        if not found:
+            raise typer.BadParameter(f"{pair} is not KEY=VALUE", param_hint="-p")
+        if key in values:
+            raise typer.BadParameter(f"{key} is given twice", param_hint="-p")
+        values[key] = definition.parameter(key).parse(text)
+    return values
+
+
+def _place(
+    definition: WorkflowDefinition, values: dict[str, Any], images: Sequence[str], output: str | None
+) -> Destination:
+    if images:
+        return plan_for_inputs(images[:1], output)[0]
+    return plan_for_names([str(values.get("prompt") or definition.name)], output)[0]
+
+
+def _object_info(url: str, definitions: Iterable[WorkflowDefinition]) -> dict[str, Any]:
+    from ...engines.comfyui import ComfyUIEngine
+
+    classes = {node["class_type"] for definition in definitions for node in definition.prompt.values()}
+    return ComfyUIEngine(url).object_info(classes)
+
+
+def _summary(definition: WorkflowDefinition) -> dict[str, Any]:
+    return {
+        "name": definition.name,
+        "title": definition.title,
+        "description": definition.description,
+        "task_type": definition.task_type,
+        "workflow_id": definition.workflow_id,
+        "output": definition.output_kind,
+        "source": str(definition.source) if definition.source is not None else None,
+    }
+
+
+def _describe(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "title": parameter.title,
+        "description": parameter.description,
+        "type": parameter.type.value,
+        "required": parameter.required,
+        "default": parameter.default,
+        "minimum": parameter.user_minimum,
+        "maximum": parameter.user_maximum,
+        "step": parameter.step,
+        "options": parameter.options,
+        "scope": parameter.scope,
+        "allowed": parameter.allowed,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    missing = finding.missing
+    return {
+        "severity": finding.severity,
+        "kind": finding.kind,
+        "message": finding.message,
+        "node_id": finding.node_id,
+        "missing": {"name": missing.name, "folder": missing.folder} if missing is not None else None,
+    }
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return printable(text) if text else "empty"

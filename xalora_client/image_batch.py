@@ -1,0 +1,101 @@
+"""Results of several tasks as one array, each decoded as it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from .media.result_files import count_of, image_files
+from .media.images import FloatImages, Pixels, decode_images, decode_pixels
+from .media.memory import touched
+from .media.sniff import MediaKind, sniff_file
+from .results import RunResult, told_of
+
+_COLOUR_CHANNELS = 3
+
+
+class ImageBatch:
+    """Collects the images of several results in one array, in order. Safe for several threads.
+
+    The array is made for the first result that comes. Where another one does not fit it (another size or
+    number of images, transparency, an animation), all are decoded again in the end.
+
+    Args:
+        total: How many results there will be.
+        keep_alpha: Whether transparency is kept; the array has four channels then, where the results do.
+    """
+
+    def __init__(self, total: int, *, keep_alpha: bool = True) -> None:
+        self._total = total
+        self._keep_alpha = keep_alpha
+        self._array: FloatImages | None = None
+        self._images_each = 0
+        self._uneven = False
+        self._lock = threading.Lock()
+
+    def add(self, index: int, result: RunResult) -> FloatImages | None:
+        """Decode a result to its place in the batch. Blocking: a worker thread's job, as the results come.
+
+        Args:
+            index: The place among the results, from 0.
+            result: All of its image files are taken.
+
+        Returns:
+            The first decoded image, a view of float32 ``[H, W, C]``; None if it does not fit those before.
+
+        Raises:
+            ResultFormatError: A file is not an image this package can read, or the result is a video.
+            ResultDownloadError: A file is no longer there.
+        """
+        with told_of(result):
+            files = image_files(result.files)
+            if any(sniff_file(file) in (MediaKind.ANIMATED_WEBP, MediaKind.GIF) for file in files):
+                self._uneven = True
+                return None
+            first: FloatImages | None = None
+            for place, file in enumerate(files):
+                target = self._place(index, place, len(files), pixels := decode_pixels(file))
+                if target is None:
+                    return None
+                pixels.write_to(target)
+                first = target if first is None else first
+            return first
+
+    def _place(self, index: int, place: int, images: int, pixels: Pixels) -> FloatImages | None:
+        channels = pixels.channels if self._keep_alpha else _COLOUR_CHANNELS
+        shape = (pixels.height, pixels.width, max(channels, _COLOUR_CHANNELS))
+        with self._lock:
+            if self._array is None:
+                self._images_each = images
+                self._array = touched((self._total * images, *shape))
+            if self._images_each != images or self._array.shape[1:] != shape:
+                self._uneven = True
+                return None
+        target: FloatImages = self._array[index * images + place]
+        return target
+
+    def finish(self, results: Sequence[RunResult]) -> FloatImages:
+        """The whole batch, ``[N, H, W, C]`` float32 in 0..1, once every result was added. Blocking.
+
+        Args:
+            results: All of them, in order. Where their sizes differ, all are brought to the first one's
+                (Lanczos); where some are transparent only, the others get alpha 1.
+
+        Raises:
+            ResultFormatError: As for :meth:`add`.
+        """
+        if self._uneven or self._array is None:
+            self._array = decode_images([file for result in results for file in image_files(result.files)])
+            if not self._keep_alpha:
+                self._array = self._array[..., :_COLOUR_CHANNELS]
+        return self._array
+
+
+def images_in(result: RunResult) -> int:
+    """How many images :class:`ImageBatch` takes of a result.
+
+    Raises:
+        ResultFormatError: As for :meth:`ImageBatch.add`.
+    """
+    with told_of(result):
+        return count_of(result.files)

@@ -1,0 +1,401 @@
+"""The four endpoints with policy: what is sent again, and which error says what happened.
+
+Joins :mod:`.transport` (bytes, no policy) and :mod:`.rules` (policy, no bytes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+from typing import Any, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_any
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base, wait_random_exponential
+
+from ..config import DEFAULT_WORKFLOW_URL, Credentials
+from ..errors import MAY_BE_CHARGED, NOT_ACCEPTED, AmbiguousCreateError, AuthenticationError, ConfigurationError, ErrorType, NetworkError, NoMinerError, RateLimitError, RequestRefusedError, ServiceError, XaloraConnectionError, XaloraError
+from ..results import WorkflowTaskResult, message_in, on_one_line
+from ..polling.schedule import FINISHED, MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
+from .sessions import MAX_CONNECTIONS
+from .transport import Answer, OutcomeUnknown, Transport, Undelivered
+
+logger = logging.getLogger("xalora_client")
+
+T = TypeVar("T")
+
+RETRY_BASE_SECONDS = 0.5
+RETRY_CAP_SECONDS = 8.0
+RETRY_AFTER_CAP_SECONDS = 120.0
+MESSAGE_LIMIT = 300
+
+POLLS_AT_ONCE = MAX_CONNECTIONS * 3 // 4
+"""Fewer than there are connections, so that a cancel never waits behind the polls of thousands of tasks."""
+
+FREE = "This request costs nothing."
+UNAFFECTED = "This request costs nothing, and the task itself is not affected."
+NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be charged."
+
+
+class Network:
+    """Requests to one sequencer, repeated where that can cost nothing, failed with a typed error otherwise.
+
+    Args:
+        transport: Sends single requests.
+        sequencer_url: For messages, without a login.
+        max_retries: How often a request is sent again.
+    """
+
+    def __init__(self, transport: Transport, sequencer_url: str, max_retries: int) -> None:
+        self._transport = transport
+        self._url = sequencer_url
+        self._max_retries = max_retries
+        # Turns are waited for here and not in the connection pool, where the waiting would count as part of
+        # the request: it would time out, and a create that has not left would pass for one that has.
+        self._creates = asyncio.Semaphore(MAX_CONNECTIONS)
+        self._polls = asyncio.Semaphore(POLLS_AT_ONCE)
+        self._poll_pace = Pace(MAX_POLLS_PER_SECOND)
+
+    async def reserve(
+        self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
+    ) -> Mapping[str, Any]:
+        """``resource_request``: ``{miner_id, msg?}``.
+
+        Raises:
+            NoMinerError: Nobody serves this workflow right now.
+            NetworkError: Any other refusal or failure.
+        """
+
+        async def once() -> Mapping[str, Any]:
+            answer = await self._ask(
+                self._transport.resource_request(credentials, task_type=task_type, workflow_id=workflow_id),
+                credentials,
+                "asking for a miner",
+            )
+            payload = answer.payload or {}
+            if not payload.get("miner_id"):
+                raise NoMinerError(
+                    "The network has no miner for this workflow: "
+                    f"{_message(answer, credentials) or 'no reason given'}",
+                    next_step="Try again later, or choose another workflow.",
+                    status_code=answer.status,
+                )
+            return payload
+
+        return await self._repeat(once)
+
+    async def create(
+        self,
+        credentials: Credentials,
+        *,
+        job_id: str,
+        task_type: str,
+        parameters: Mapping[str, Any],
+        workflow_id: str | None,
+        timeout_seconds: int | None,
+        before_attempt: Callable[[], Awaitable[None]],
+        handed_over: Callable[[], None],
+        after_refusal: Callable[[XaloraError], Awaitable[None]],
+    ) -> str:
+        """``task_create``; gives the task id.
+
+        Sent again only where the first attempt surely made no task. Every attempt has the same ``job_id``.
+
+        Args:
+            before_attempt: Awaited before each time the request leaves; what it raises stops the create.
+            handed_over: Called when the network may have the whole request, and so may act upon it.
+            after_refusal: Awaited after each attempt that surely made no task and may be repeated; what it
+                raises stops the create.
+
+        Raises:
+            AmbiguousCreateError: The request went out and its outcome is not known.
+            NetworkError: The task was not created.
+        """
+
+        async def once() -> str:
+            async with self._creates:
+                await before_attempt()
+                try:
+                    return await attempt()
+                except _Repeatable as refusal:
+                    await after_refusal(refusal.error)
+                    raise
+
+        async def attempt() -> str:
+            try:
+                answer = await self._transport.task_create(
+                    credentials,
+                    job_id=job_id,
+                    task_type=task_type,
+                    parameters=parameters,
+                    workflow_id=workflow_id,
+                    timeout_seconds=timeout_seconds,
+                    handed_over=handed_over,
+                )
+            except Undelivered as error:
+                raise _Repeatable(self._unreachable(error, job_id=job_id)) from error
+            except OutcomeUnknown as error:
+                raise _ambiguous(job_id, str(error)) from error
+            task_id = (answer.payload or {}).get("task_id")
+            verdict = judge(answer.status, answer.text, well_formed=bool(task_id))
+            if verdict is Verdict.OK:
+                return str(task_id)
+            reason = _message(answer, credentials)
+            if answer.had_all and not create_is_settled(verdict, answer.status, answer.retry_after):
+                raise _ambiguous(job_id, f"HTTP {answer.status}: {reason}", status_code=answer.status)
+            raise self._refusal(verdict, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id)
+
+        return await self._repeat(once)
+
+    async def query(
+        self, credentials: Credentials, task_id: str, *, retries: int | None = None
+    ) -> WorkflowTaskResult:
+        """``task_result_query``.
+
+        Raises:
+            NetworkError: The status could not be read; the task itself is not affected.
+        """
+
+        async def once() -> WorkflowTaskResult:
+            if (delay := self._poll_pace.delay(monotonic())) > 0:
+                await asyncio.sleep(delay)
+            async with self._polls:
+                answer = await self._ask(
+                    self._transport.task_result_query(credentials, task_id),
+                    credentials,
+                    "asking for the task's status",
+                    task_id=task_id,
+                    required="status",
+                    money=UNAFFECTED,
+                )
+            payload = answer.payload or {}
+            status, result = _without_key(str(payload["status"]), credentials), payload.get("result")
+            # The address of a result must stay what it is; whatever else stands there is only read.
+            return WorkflowTaskResult(
+                task_id, status, result if status == FINISHED else _without_key(result, credentials)
+            )
+
+        return await self._repeat(once, retries=retries)
+
+    async def cancel(
+        self, credentials: Credentials, task_id: str, *, retries: int | None = None
+    ) -> dict[str, Any]:
+        """``task_cancel``: ``{task_id, msg}``.
+
+        Raises:
+            NetworkError: The cancel is not confirmed; the task may run on.
+        """
+
+        async def once() -> dict[str, Any]:
+            answer = await self._ask(
+                self._transport.task_cancel(credentials, task_id),
+                credentials,
+                "canceling the task",
+                task_id=task_id,
+                money=NOT_CONFIRMED,
+            )
+            payload = answer.payload or {}
+            if payload.get("error") or payload.get("success") is False:
+                reason = _message(answer, credentials)
+                raise self._refusal(
+                    Verdict.REFUSED, answer, reason, "canceling the task", NOT_CONFIRMED, task_id=task_id
+                )
+            msg = _without_key(str(payload.get("msg", "")), credentials)
+            return {"task_id": str(payload.get("task_id", task_id)), "msg": msg}
+
+        return await self._repeat(once, retries=retries)
+
+    async def _ask(
+        self,
+        request: Awaitable[Answer],
+        credentials: Credentials,
+        doing: str,
+        *,
+        task_id: str | None = None,
+        required: str | None = None,
+        money: str = FREE,
+    ) -> Answer:
+        """One request that costs nothing, its failures turned into typed errors."""
+        try:
+            answer = await request
+        except (Undelivered, OutcomeUnknown) as error:
+            raise _Repeatable(self._unreachable(error, task_id=task_id, money=money)) from error
+        except ConfigurationError as error:
+            error.money, error.task_id = money, task_id
+            raise
+        payload = answer.payload
+        well_formed = payload is not None and (required is None or bool(payload.get(required)))
+        is_stray = _is_about_another(answer, task_id)
+        verdict = judge(answer.status, answer.text, well_formed=well_formed and not is_stray)
+        if verdict is not Verdict.OK:
+            reason = "it is about another task" if is_stray else _message(answer, credentials)
+            raise self._refusal(verdict, answer, reason, doing, money, task_id=task_id)
+        return answer
+
+    def _unreachable(
+        self,
+        cause: Exception,
+        *,
+        task_id: str | None = None,
+        job_id: str | None = None,
+        money: str = NOT_ACCEPTED,
+    ) -> XaloraConnectionError:
+        default = " (the default, since XALORA_WORKFLOW_URL is not set)"
+        hint = default if self._url == DEFAULT_WORKFLOW_URL else ""
+        return XaloraConnectionError(
+            f"The sequencer at {self._url}{hint} can't be reached: {cause}",
+            money=money,
+            next_step="Check the connection, the proxy settings and XALORA_WORKFLOW_URL, then try again.",
+            task_id=task_id,
+            job_id=job_id,
+        )
+
+    def _refusal(
+        self,
+        verdict: Verdict,
+        answer: Answer,
+        reason: str,
+        doing: str,
+        money: str,
+        *,
+        task_id: str | None = None,
+        job_id: str | None = None,
+    ) -> NetworkError | _Repeatable:
+        kind, what, next_step = _REFUSALS[verdict]
+        if answer.status == 413:
+            next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
+        error_type: ErrorType = "server_error" if answer.status >= 500 else "client_error"
+        error = kind(
+            f"{what} ({doing}; HTTP {answer.status}: {reason or 'no reason given'})",
+            money=money,
+            next_step=next_step,
+            task_id=task_id,
+            job_id=job_id,
+            status_code=answer.status,
+            error_type=error_type,
+        )
+        error.retry_after = answer.retry_after
+        if worth_repeating(verdict, answer.status):
+            return _Repeatable(error, answer.retry_after)
+        return error
+
+    async def _repeat(self, once: Callable[[], Awaitable[T]], *, retries: int | None = None) -> T:
+        attempts = 1 + (self._max_retries if retries is None else retries)
+        repeat = AsyncRetrying(
+            stop=stop_any(stop_after_attempt(attempts), _StopWhenToldToWaitTooLong()),
+            wait=_WaitAsTold(),
+            retry=retry_if_exception_type(_Repeatable),
+            reraise=True,
+        )
+        try:
+            return await (once() if attempts == 1 else repeat(once))
+        except _Repeatable as last:
+            raise last.error from last.__cause__
+
+
+class _Repeatable(Exception):
+    """Carries an error to the retry loop: the same request may succeed a little later, at no cost."""
+
+    def __init__(self, error: NetworkError, retry_after: float | None = None) -> None:
+        super().__init__(error.what)
+        self.error = error
+        self.retry_after = retry_after
+
+
+_REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
+    Verdict.BAD_KEY: (
+        AuthenticationError,
+        "The network does not accept the API key",
+        "Check XALORA_API_KEY: both halves, <consumer_id>#<api_key>.",
+    ),
+    Verdict.RATE_LIMITED: (
+        RateLimitError,
+        "The network asks to slow down",
+        "Wait a little, or lower the number of tasks in flight.",
+    ),
+    Verdict.NO_MINER: (
+        NoMinerError,
+        "The network has no miner for this workflow",
+        "Try again later, or choose another workflow.",
+    ),
+    Verdict.NOT_FOUND: (
+        RequestRefusedError,
+        "The network does not know this task, or this address",
+        "Check the id, XALORA_WORKFLOW_URL, and that the key is the one that made the task.",
+    ),
+    Verdict.REFUSED: (
+        RequestRefusedError,
+        "The network refused the request",
+        "Correct what the message names; sending the same again will not help.",
+    ),
+    Verdict.SERVICE_FAILURE: (ServiceError, "The network had a failure of its own", "Try again later."),
+    Verdict.NOT_THE_PROTOCOL: (
+        ServiceError,
+        "The answer is not what the protocol promises",
+        "Check that XALORA_WORKFLOW_URL is a Xalora sequencer.",
+    ),
+}
+
+
+def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> AmbiguousCreateError:
+    return AmbiguousCreateError(
+        f"The create request {job_id} went out, and its outcome is unknown ({cause})",
+        money=MAY_BE_CHARGED,
+        next_step="Look for the job in your account. To send it again under the same job id, which may be "
+        'charged again: run(task, if_unknown="resend"), or `--if-unknown resend`.',
+        job_id=job_id,
+        status_code=status_code,
+        error_type=None if status_code is None else "server_error" if status_code >= 500 else "client_error",
+    )
+
+
+def _is_about_another(answer: Answer, task_id: str | None) -> bool:
+    """Whether an answer names a task that is not the one asked about: its status and result are not ours."""
+    named = (answer.payload or {}).get("task_id")
+    return answer.ok and task_id is not None and bool(named) and str(named) != task_id
+
+
+def _message(answer: Answer, credentials: Credentials) -> str:
+    """What the answer says, short, on one line, and without the key should the server repeat it."""
+    text = str(message_in(answer.payload or {}) or answer.text)
+    return on_one_line(str(_without_key(text, credentials)), MESSAGE_LIMIT)
+
+
+def _without_key(value: Any, credentials: Credentials) -> Any:
+    """A part of an answer, of any JSON form, without the key should it be repeated there."""
+    if isinstance(value, str):
+        for secret in (f"{credentials.consumer_id}#{credentials.api_key}", credentials.api_key):
+            value = value.replace(secret, "[key]")
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _without_key(name, credentials): _without_key(each, credentials) for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_key(each, credentials) for each in value]
+    return value
+
+
+def _told_to_wait(state: RetryCallState) -> float | None:
+    error = state.outcome.exception() if state.outcome else None
+    return error.retry_after if isinstance(error, _Repeatable) else None
+
+
+class _WaitAsTold(wait_base):
+    """Retry-After where the network gave one, else exponential back-off with full jitter."""
+
+    _backoff = wait_random_exponential(multiplier=RETRY_BASE_SECONDS, max=RETRY_CAP_SECONDS)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        told = _told_to_wait(retry_state)
+        return self._backoff(retry_state) if told is None else told
+
+
+class _StopWhenToldToWaitTooLong(stop_base):
+    """A Retry-After of an hour is an answer, not a pause."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        told = _told_to_wait(retry_state)
+        return told is not None and told > RETRY_AFTER_CAP_SECONDS
