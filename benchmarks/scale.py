@@ -83,7 +83,7 @@ async def measure(size: int) -> Figures:
             await all_submitted.wait()
             submit = meter.lap()
             await asyncio.sleep(IN_FLIGHT_SECONDS)
-            flight = meter.lap()
+            job = meter.lap()
             memory = resident() - before
             net.add_miners(MINERS)
             results = await asyncio.gather(*running, return_exceptions=True)
@@ -92,15 +92,15 @@ async def measure(size: int) -> Figures:
 
     done = {result.task_id for result in results if isinstance(result, RunResult) and result.files}
     assert stats["creates"] == size, stats
-    a_poll = flight[1] / flight[2]
-    polls = submit[2] + flight[2] + finish[2]
-    busy = submit[1] + flight[1] + finish[1]
+    a_poll = job[1] / job[2]
+    polls = submit[2] + job[2] + finish[2]
+    busy = submit[1] + job[1] + finish[1]
     return {
         "submit_wall": submit[0],
         "finish_wall": finish[0],
         "submit_ms": 1000 * submit[1] / size,
         "finish_ms": 1000 * finish[1] / size,
-        "polls_a_second": flight[2] / flight[0],
+        "polls_a_second": job[2] / job[0],
         "poll_ms": 1000 * a_poll,
         "polls": polls / size,
         "total_ms": 1000 * busy / size,

@@ -52,9 +52,8 @@ def image() -> bytes:
 
 def prepare_ours(arguments: Sequence[str]) -> Callable[[], Round]:
     from xalora_client.config import Credentials
-    from xalora_client.transfer.upload import InlineImage
     from xalora_client.network.sessions import create_session, sequencer_session
-    from xalora_client.network.transport import Transport
+    from xalora_client.network.transport import InlineImage, Transport
 
     inlined = InlineImage("image/png", image())
 

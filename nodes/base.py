@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .host import compat
-from .host.compat import io
-from .execution import node_run as runner
+from .execution import node_run
 from .execution.fallback import Expansion, Place
 from .execution.freshness import freshness, key_of
 from .execution.node_run import HandedOver, RunOptions, Sink
+from .host import compat
+from .host.compat import io
 
 if TYPE_CHECKING:
     from ..xalora_client.tasks import WorkflowTask
@@ -53,7 +53,7 @@ class XaloraNode(io.ComfyNode):
         """The executing node's :func:`.running.runner.run`."""
         with freshness.attempt(cls.cache_key()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            made = await runner.run(cls.node_id(), tasks, options, sink, attempt.learned, noun)
+            made = await node_run.run(cls.node_id(), tasks, options, sink, attempt.learned, noun)
             if not isinstance(made, HandedOver) or made.error is None:
                 attempt.completed()
         return made

@@ -6,7 +6,12 @@ from .host import compat
 from .host.compat import ComfyExtension, io
 from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
 from .sidebar import routes
-from .submit_collect import XaloraCollect, XaloraSubmitTextToImage, XaloraSubmitTextToVideo, XaloraSubmitUpscale
+from .submit_collect import (
+    XaloraCollect,
+    XaloraSubmitTextToImage,
+    XaloraSubmitTextToVideo,
+    XaloraSubmitUpscale,
+)
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage

@@ -13,13 +13,13 @@ import torch
 
 from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
 from .base import CATEGORY
+from .conversion.held_results import handed_on
+from .conversion.images import COLOUR_CHANNELS, merged, split_batch
+from .execution.progress import Made, summary
 from .host import compat
 from .host.clients import clients
 from .host.compat import ExecutionBlocker, io, schema
-from .execution.progress import Made, summary
 from .text_to_video import FRAMES_OFF
-from .conversion.images import COLOUR_CHANNELS, merged, split_batch
-from .conversion.held_results import handed_on
 
 log = logging.getLogger("xalora_client.nodes")
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
-from .host.compat import io, with_options
+from ..xalora_client.tasks import MAX_SEED
 from .execution.node_run import RunOptions
+from .host.compat import io, with_options
 
 MAX_SECONDS = 7 * 24 * 3600
 FROM_SETTINGS = "from settings"
@@ -187,3 +188,23 @@ def checked_prompt(prompt: str) -> str:
     if not prompt.strip():
         raise InvalidTaskError("The prompt is empty", next_step="Write what the result shall show.")
     return prompt
+
+
+__all__ = ["MAX_SEED", "seed_input", "seeds_from"]
+
+
+def seed_input() -> io.Input:
+    """The ``seed`` widget, with ComfyUI's control after each run."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=MAX_SEED,
+        control_after_generate=True,
+        tooltip="The same seed and inputs give the same result.",
+    )
+
+
+def seeds_from(seed: int, count: int) -> list[int]:
+    """``count`` seeds: ``seed``, ``seed + 1``, and so on; after the largest comes 0."""
+    return [(seed + offset) % (MAX_SEED + 1) for offset in range(count)]

@@ -16,21 +16,21 @@ from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFo
 from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.png_encode import encode_png
 from ..xalora_client.media.sniff import sniff_file
-from . import shared_inputs as options
+from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .host import compat
-from .host.bridge import bridge
-from .host.compat import ExecutionBlocker, io, schema
-from .execution import node_run as runner
+from .conversion.images import TensorBatch, split_batch
+from .conversion.videos import VideoSink, VideoValue
+from .execution import node_run
 from .execution.freshness import freshness
 from .execution.interrupts import Interrupt
 from .execution.open_tasks import submissions
-from .seeds import seed_input
+from .host import compat
+from .host.bridge import bridge
+from .host.compat import ExecutionBlocker, io, schema
+from .shared_inputs import seed_input
 from .text_to_image import image_inputs, image_tasks, lora_input
 from .text_to_video import prompt_input, video_inputs, video_task
 from .upscale import upscale_tasks
-from .conversion.images import TensorBatch, split_batch
-from .conversion.videos import VideoSink, VideoValue
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +77,7 @@ class _SubmitNode(XaloraNode):
             # Submitting is worth something by itself: the result can be collected another day by its id.
             is_output_node=True,
             hidden=list(HIDDEN),
-            inputs=[*inputs, *options.task_inputs(), *options.money_inputs()],
+            inputs=[*inputs, *shared_inputs.task_inputs(), *shared_inputs.money_inputs()],
             outputs=[XaloraTask.Output("task", display_name="XALORA_TASK", tooltip="For Xalora Collect.")],
         )
 
@@ -94,8 +94,8 @@ class _SubmitNode(XaloraNode):
                     submissions.submitted(prompt_id, task_id, interrupt)
                     attempt.learned(task_id)
 
-                how = replace(options.run_options(widgets), reuse_among=attempt.earlier)
-                task_ids = await runner.submit(cls.node_id(), tasks, how, note)
+                how = replace(shared_inputs.run_options(widgets), reuse_among=attempt.earlier)
+                task_ids = await node_run.submit(cls.node_id(), tasks, how, note)
                 attempt.completed()
         freshness.submitted(key, task_ids)
         submitted = Submitted(kind=kind, tasks=[])
@@ -117,7 +117,7 @@ class XaloraSubmitUpscale(_SubmitNode):
         return cls._schema(
             "Xalora Submit Upscale",
             "images for upscaling",
-            [io.Image.Input("image", tooltip="One image or a batch."), *options.batch_inputs()],
+            [io.Image.Input("image", tooltip="One image or a batch."), *shared_inputs.batch_inputs()],
         )
 
     @classmethod
@@ -153,7 +153,7 @@ class XaloraSubmitTextToImage(_SubmitNode):
         return cls._schema(
             "Xalora Submit Text to Image",
             "images",
-            [prompt_input(), lora_input(), seed_input(), *image_inputs(), *options.batch_inputs()],
+            [prompt_input(), lora_input(), seed_input(), *image_inputs(), *shared_inputs.batch_inputs()],
         )
 
     @classmethod
@@ -185,8 +185,8 @@ class XaloraCollect(XaloraNode):
                     tooltip="Ids of tasks submitted at any time, separated by spaces or commas; used where "
                     "no Submit node is linked.",
                 ),
-                *options.batch_inputs(),
-                *options.wait_inputs(),
+                *shared_inputs.batch_inputs(),
+                *shared_inputs.wait_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -206,14 +206,14 @@ class XaloraCollect(XaloraNode):
             for one in task_ids:
                 submissions.submitted(prompt_id, one, interrupt)
         async with _canceled_if_interrupted():
-            value = await runner.collect(
+            value = await node_run.collect(
                 cls.node_id(),
                 task_ids,
-                options.run_options(widgets),
+                shared_inputs.run_options(widgets),
                 _CollectSink(submitted),
                 submissions.collected,
             )
-        assert not isinstance(value, runner.HandedOver)
+        assert not isinstance(value, node_run.HandedOver)
         if isinstance(value, VideoValue):
             return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
         return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))

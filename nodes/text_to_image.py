@@ -7,13 +7,13 @@ from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
-from . import shared_inputs as options
+from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .host.compat import io, schema
-from .execution import fallback, node_run as runner
-from .seeds import seed_input, seeds_from
-from .text_to_video import prompt_input
 from .conversion.images import TensorBatch
+from .execution import fallback, node_run
+from .host.compat import io, schema
+from .shared_inputs import seed_input, seeds_from
+from .text_to_video import prompt_input
 
 WORKFLOW_DEFAULT = "workflow's own"
 MAX_BATCH = 64
@@ -39,7 +39,7 @@ def image_inputs() -> list[io.Input]:
         ),
         _size("width"),
         _size("height"),
-        options.advanced(
+        shared_inputs.advanced(
             io.Int.Input(
                 "steps",
                 default=0,
@@ -49,7 +49,7 @@ def image_inputs() -> list[io.Input]:
                 tooltip="Denoising steps. 0: as the workflow has it.",
             )
         ),
-        options.advanced(
+        shared_inputs.advanced(
             io.Float.Input(
                 "guidance",
                 default=-1.0,
@@ -60,7 +60,7 @@ def image_inputs() -> list[io.Input]:
                 tooltip="Flux guidance. -1: as the workflow has it.",
             )
         ),
-        options.advanced(
+        shared_inputs.advanced(
             io.Float.Input(
                 "strength_model",
                 default=-1.0,
@@ -92,8 +92,8 @@ def image_tasks(prompt: str, lora_name: str, seed: int, widgets: Mapping[str, An
     given |= {name: widgets[name] for name in ("guidance", "strength_model") if widgets.get(name, -1.0) >= 0}
     if widgets.get("aspect_ratio", WORKFLOW_DEFAULT) != WORKFLOW_DEFAULT:
         given["aspect_ratio"] = widgets["aspect_ratio"]
-    given |= options.task_options(widgets)
-    given |= {"prompt": options.checked_prompt(prompt), "lora_name": lora_name.strip()}
+    given |= shared_inputs.task_options(widgets)
+    given |= {"prompt": shared_inputs.checked_prompt(prompt), "lora_name": lora_name.strip()}
     return [FluxLoraTask(noise_seed=one, **given) for one in seeds_from(seed, widgets.get("batch_size", 1))]
 
 
@@ -118,11 +118,11 @@ class XaloraTextToImage(XaloraNode):
                 lora_input(),
                 seed_input(),
                 *image_inputs(),
-                *options.batch_inputs(),
-                *options.task_inputs(),
-                *options.wait_inputs(),
-                *options.money_inputs(),
-                *options.fallback_inputs(),
+                *shared_inputs.batch_inputs(),
+                *shared_inputs.task_inputs(),
+                *shared_inputs.wait_inputs(),
+                *shared_inputs.money_inputs(),
+                *shared_inputs.fallback_inputs(),
             ],
             outputs=[io.Image.Output("images", display_name="IMAGE", tooltip="In order of their seeds.")],
         )
@@ -130,8 +130,8 @@ class XaloraTextToImage(XaloraNode):
     @classmethod
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
-        made = await cls.run_tasks(tasks, options.run_options(widgets), TensorBatch(len(tasks)))
-        if isinstance(made, runner.HandedOver):
+        made = await cls.run_tasks(tasks, shared_inputs.run_options(widgets), TensorBatch(len(tasks)))
+        if isinstance(made, node_run.HandedOver):
             return cls.expanded(fallback.images_here(cls.place(), made, tasks), made)
         return io.NodeOutput(made)
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
-from . import shared_inputs as options
+from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .host.compat import ExecutionBlocker, io, schema
-from .execution import fallback, node_run as runner
-from .seeds import seed_input
 from .conversion.videos import VideoSink
+from .execution import fallback, node_run
+from .host.compat import ExecutionBlocker, io, schema
+from .shared_inputs import seed_input
 
 FRAMES_OFF = (
     "decode_frames is off, so the IMAGE output has no frames. Switch it on, or use the VIDEO output instead."
@@ -36,8 +36,8 @@ def video_inputs() -> list[io.Input]:
         _number("height", 8192, "Height in pixels.", step=8),
         _number("length", 10_000, "Number of frames."),
         _number("fps", 120, "Frames per second."),
-        options.advanced(_number("steps", 100, "Denoising steps.")),
-        options.advanced(_number("quality", 100, "Quality of the encoder.")),
+        shared_inputs.advanced(_number("steps", 100, "Denoising steps.")),
+        shared_inputs.advanced(_number("quality", 100, "Quality of the encoder.")),
     ]
 
 
@@ -50,7 +50,7 @@ def video_task(prompt: str, seed: int, widgets: Mapping[str, Any]) -> Text2Video
     names = ("width", "height", "length", "fps", "steps", "quality")
     given = {name: widgets[name] for name in names if widgets.get(name)}
     return Text2VideoTask(
-        prompt=options.checked_prompt(prompt), seed=seed, **given, **options.task_options(widgets)
+        prompt=shared_inputs.checked_prompt(prompt), seed=seed, **given, **shared_inputs.task_options(widgets)
     )
 
 
@@ -73,12 +73,12 @@ class XaloraTextToVideo(XaloraNode):
             inputs=[
                 prompt_input(),
                 seed_input(),
-                options.decode_frames_input(),
+                shared_inputs.decode_frames_input(),
                 *video_inputs(),
-                *options.task_inputs(),
-                *options.wait_inputs(),
-                *options.money_inputs(),
-                *options.fallback_inputs(),
+                *shared_inputs.task_inputs(),
+                *shared_inputs.wait_inputs(),
+                *shared_inputs.money_inputs(),
+                *shared_inputs.fallback_inputs(),
             ],
             outputs=[
                 io.Video.Output("video", display_name="VIDEO", tooltip="The video, still on disk."),
@@ -94,11 +94,11 @@ class XaloraTextToVideo(XaloraNode):
         task = video_task(prompt, seed, widgets)
         made = await cls.run_tasks(
             [task],
-            options.run_options(widgets),
+            shared_inputs.run_options(widgets),
             VideoSink(decode_frames=decode_frames),
             noun="video",
         )
-        if isinstance(made, runner.HandedOver):
+        if isinstance(made, node_run.HandedOver):
             here = fallback.video_here(cls.place(), made, task, decode_frames=decode_frames)
             return cls.expanded(here, made)
         frames = ExecutionBlocker(FRAMES_OFF) if made.frames is None else made.frames

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
-from . import shared_inputs as options
+from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .host.compat import io, schema
-from .execution import fallback, node_run as runner
 from .conversion.images import TensorBatch, split_batch
+from .execution import fallback, node_run
+from .host.compat import io, schema
 
 if TYPE_CHECKING:
     import torch
@@ -45,11 +45,11 @@ class XaloraUpscaleImage(XaloraNode):
                     tooltip="Upscale model that this machine uses when it takes over from the network, from "
                     "models/upscale_models. auto: one that is installed, else LANCZOS.",
                 ),
-                *options.batch_inputs(),
-                *options.task_inputs(),
-                *options.wait_inputs(),
-                *options.money_inputs(),
-                *options.fallback_inputs(),
+                *shared_inputs.batch_inputs(),
+                *shared_inputs.task_inputs(),
+                *shared_inputs.wait_inputs(),
+                *shared_inputs.money_inputs(),
+                *shared_inputs.fallback_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -65,10 +65,10 @@ class XaloraUpscaleImage(XaloraNode):
         colour, alpha = split_batch(image)
         made = await cls.run_tasks(
             upscale_tasks(colour, widgets),
-            options.run_options(widgets),
+            shared_inputs.run_options(widgets),
             TensorBatch(len(colour), alpha, keep_alpha=False),
         )
-        if isinstance(made, runner.HandedOver):
+        if isinstance(made, node_run.HandedOver):
             here = fallback.upscale_here(cls.place(), made, len(colour), local_model)
             return cls.expanded(here, made)
         return io.NodeOutput(made)
@@ -76,5 +76,5 @@ class XaloraUpscaleImage(XaloraNode):
 
 def upscale_tasks(images: Sequence[torch.Tensor], widgets: Mapping[str, Any]) -> list[UpscalerTask]:
     """One task for each image ``[H, W, 3]``."""
-    base = options.task_options(widgets)
+    base = shared_inputs.task_options(widgets)
     return [UpscalerTask(image, **base) for image in images]

@@ -8,21 +8,21 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..xalora_client.workflows.task import DefinedWorkflowTask
 from ..xalora_client.errors import ConfigurationError, InvalidTaskError
 from ..xalora_client.workflows import AUTO, Parameter, ParameterType, WorkflowCatalog, WorkflowDefinition
 from ..xalora_client.workflows.model_files import model_folder
 from ..xalora_client.workflows.prompt import as_link
-from . import shared_inputs as options
+from ..xalora_client.workflows.task import DefinedWorkflowTask
+from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
+from .conversion.images import TensorBatch, checked_batch
+from .conversion.videos import VideoSink, VideoValue
+from .execution import fallback, node_run
+from .execution.fallback import Expansion
 from .host import compat
 from .host.catalogs import catalog
 from .host.compat import ExecutionBlocker, io, schema
-from .execution import fallback, node_run as runner
-from .execution.fallback import Expansion
 from .text_to_video import FRAMES_OFF
-from .conversion.images import TensorBatch, checked_batch
-from .conversion.videos import VideoSink, VideoValue
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -94,12 +94,12 @@ class WorkflowNode(XaloraNode):
     @classmethod
     def _options(cls) -> list[io.Input]:
         """The inputs beside the workflow's own, whose names come first."""
-        inputs = [*options.task_inputs(), *options.wait_inputs(), *options.money_inputs()]
-        inputs += options.fallback_inputs()
+        inputs = [*shared_inputs.task_inputs(), *shared_inputs.wait_inputs(), *shared_inputs.money_inputs()]
+        inputs += shared_inputs.fallback_inputs()
         if cls.DEFINITION.output_kind == "video":
-            inputs.insert(0, options.decode_frames_input())
+            inputs.insert(0, shared_inputs.decode_frames_input())
         elif cls.DEFINITION.image_parameters:
-            inputs = [*options.batch_inputs(), *inputs]
+            inputs = [*shared_inputs.batch_inputs(), *inputs]
         own = {parameter.name for parameter in cls.DEFINITION.parameters}
         # The definition says which workflow it is.
         return [one for one in inputs if one.id not in own and one.id != "workflow_id"]
@@ -109,12 +109,12 @@ class WorkflowNode(XaloraNode):
         definition = cls.DEFINITION
         own = {parameter.name for parameter in definition.parameters}
         other = {name: value for name, value in widgets.items() if name not in own}
-        tasks = _tasks(definition, widgets, options.task_options(other))
-        run_options = options.run_options(other)
+        tasks = _tasks(definition, widgets, shared_inputs.task_options(other))
+        run_options = shared_inputs.run_options(other)
         sockets = {parameter.name: parameter.name for parameter in definition.image_parameters}
         if definition.output_kind == "image":
             images = await cls.run_tasks(tasks, run_options, TensorBatch(len(tasks)))
-            if isinstance(images, runner.HandedOver):
+            if isinstance(images, node_run.HandedOver):
                 here = fallback.images_here(cls.place(), images, tasks, sockets=sockets)
                 return cls.expanded(Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)]), images)
             return io.NodeOutput(images, ExecutionBlocker(NO_VIDEO))
@@ -124,10 +124,10 @@ class WorkflowNode(XaloraNode):
                 next_step="Give a single image.",
             )
         frames = other.get("decode_frames", True)
-        video: VideoValue | runner.HandedOver = await cls.run_tasks(
+        video: VideoValue | node_run.HandedOver = await cls.run_tasks(
             tasks, run_options, VideoSink(decode_frames=frames), noun="video"
         )
-        if isinstance(video, runner.HandedOver):
+        if isinstance(video, node_run.HandedOver):
             here = fallback.video_here(cls.place(), video, tasks[0], decode_frames=frames, sockets=sockets)
             return cls.expanded(Expansion(here.nodes, [here.links[1], here.links[0]]), video)
         decoded = ExecutionBlocker(FRAMES_OFF) if video.frames is None else video.frames

@@ -63,7 +63,7 @@ def lint_steps(python: Path) -> list[Step]:
 def quick_stages(python: Path) -> list[Step]:
     """Tests that need nothing but the clone's own environment."""
     return _stage(
-        "unit, network, faults", ("unit", "network", "chaos"), lambda folders: _pytest(python, folders)
+        "unit, devnet, faults", ("unit", "with_devnet", "chaos"), lambda folders: _pytest(python, folders)
     )
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .image_batch import ImageBatch as ImageBatch
     from .blocking import BlockingTaskHandle as BlockingTaskHandle
     from .blocking import Xalora as Xalora
     from .client import AsyncXalora as AsyncXalora
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from .config import (
         parse_api_key as parse_api_key,
     )
-    from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
     from .errors import (
         AmbiguousCreateError as AmbiguousCreateError,
     )
@@ -116,6 +114,7 @@ if TYPE_CHECKING:
     from .errors import (
         XaloraError as XaloraError,
     )
+    from .image_batch import ImageBatch as ImageBatch
     from .results import (
         Outcome as Outcome,
     )
@@ -143,13 +142,14 @@ if TYPE_CHECKING:
     from .tasks import (
         WorkflowTask as WorkflowTask,
     )
+    from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
 
 _HOMES = {
-    "batch": ("ImageBatch",),
+    "image_batch": ("ImageBatch",),
     "blocking": ("BlockingTaskHandle", "Xalora"),
     "client": ("AsyncXalora", "TaskHandle"),
     "config": ("Credentials", "Settings", "load_settings", "parse_api_key"),
-    "defined": ("DefinedWorkflowTask",),
+    "workflows.task": ("DefinedWorkflowTask",),
     "errors": (
         "AmbiguousCreateError",
         "AuthenticationError",

@@ -13,7 +13,9 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .concurrency import off_loop, together
 from .config import Credentials, FallbackPolicy, IfUnknown, Settings, TimeoutAction, load_settings
+from .engines.fallback_policy import falls_back, is_out_of_sight
 from .errors import (
     CANCELED_THERE,
     ClientClosedError,
@@ -27,21 +29,20 @@ from .errors import (
     XaloraError,
 )
 from .events import Done, EventCallback, tell
-from .polling.schedule import CANCELED, FAILED, PollSchedule, falls_back, is_out_of_sight, is_terminal
-from .threads import off_loop
-from .concurrency import together
+from .network.status import CANCELED, FAILED, is_terminal
+from .polling.schedule import PollSchedule
 
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self
 
     from .jobs.dispatcher import Booking, Dispatcher
-    from .jobs.job import Flight
+    from .jobs.job import Job
     from .journal import Journal
-    from .transfer.upload import ImageDelivery
     from .network.sequencer import Network
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
+    from .transfer.upload import ImageDelivery
 
 logger = logging.getLogger("xalora_client")
 
@@ -152,12 +153,12 @@ class AsyncXalora:
             )
         self._loop = loop
         if self._network is None or self._dispatcher is None:
+            from .jobs.async_journal import AsyncJournal
             from .jobs.dispatcher import Dispatcher
-            from .jobs.async_journal import Ledger
-            from .transfer.upload import choose_delivery
             from .network.sequencer import Network
             from .network.sessions import create_session, sequencer_session, shared_session
             from .network.transport import Transport
+            from .transfer.upload import choose_delivery
 
             delivery = self._given_delivery or choose_delivery(self.settings)
             shared, requests, creates = shared_session(), sequencer_session(), create_session()
@@ -168,7 +169,7 @@ class AsyncXalora:
             self._network = Network(transport, self.settings.sequencer_url, self.settings.max_retries)
             self._dispatcher = Dispatcher(
                 self._network,
-                Ledger(self.journal),
+                AsyncJournal(self.journal),
                 shared,
                 delivery,
                 self.settings,
@@ -253,10 +254,10 @@ class AsyncXalora:
         schedule = _schedule(interval)
         _, dispatcher = self._open()
         booking = await dispatcher.book(task, reuse=False, if_unknown=if_unknown, schedule=schedule)
-        assert booking.flight is not None
+        assert booking.job is not None
         try:
-            answer = await booking.flight.wait_for_answer(timeout=timeout)
-            await dispatcher.ledger.delivered(booking.entry_id)
+            answer = await booking.job.wait_for_answer(timeout=timeout)
+            await dispatcher.journal.delivered(booking.record_id)
             return answer
         except asyncio.CancelledError:
             await self._abandon(booking)
@@ -272,9 +273,9 @@ class AsyncXalora:
         """
         network, dispatcher = self._open()
         credentials = dispatcher.credentials_for(task_id, task)
-        entry = await dispatcher.ledger.entry_of_task(task_id, self.settings.sequencer_url)
-        entry_id = entry.id if entry is not None else None
-        await dispatcher.ledger.cancel_pending(entry_id)
+        record = await dispatcher.journal.record_of_task(task_id, self.settings.sequencer_url)
+        record_id = record.id if record is not None else None
+        await dispatcher.journal.cancel_pending(record_id)
         refusal: RequestRefusedError | None = None
         answer: dict[str, Any] = {}
         try:
@@ -286,7 +287,7 @@ class AsyncXalora:
             status = await network.query(credentials, task_id)
             await dispatcher.note_end(status)
             if refusal is not None and not is_terminal(status.status):
-                await dispatcher.ledger.cancel_withdrawn(entry_id)
+                await dispatcher.journal.cancel_withdrawn(record_id)
         if refusal is not None:
             raise refusal
         return answer
@@ -322,16 +323,16 @@ class AsyncXalora:
             if booking.kept is not None:
                 await dispatcher.leave(booking)
                 return TaskHandle(self, booking.kept.task_id or "", task)
-            assert booking.flight is not None
+            assert booking.job is not None
             if on_event is not None:
-                booking.flight.subscribe(on_event)
+                booking.job.subscribe(on_event)
             try:
                 return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
             except AskJournalAgain:
                 continue
             finally:
                 if on_event is not None:
-                    booking.flight.unsubscribe(on_event)
+                    booking.job.unsubscribe(on_event)
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""
@@ -404,7 +405,7 @@ class AsyncXalora:
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
         )
         if remote_error is not None and self._dispatcher is not None:
-            await self._dispatcher.ledger.fell_back(remote_error.job_id, result.engine, result.device)
+            await self._dispatcher.journal.fell_back(remote_error.job_id, result.engine, result.device)
         return result
 
     async def _run_remotely(
@@ -429,15 +430,15 @@ class AsyncXalora:
             booking = await dispatcher.book(task, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown)
             if booking.kept is not None:
                 return await self._kept(dispatcher, booking, on_event)
-            flight = booking.flight
-            assert flight is not None
+            job = booking.job
+            assert job is not None
             deadline = deadline or monotonic() + timeout
             if on_event is not None:
-                flight.subscribe(on_event)
+                job.subscribe(on_event)
             try:
                 time_left = max(0.0, deadline - monotonic())
-                result = await flight.wait(timeout=time_left, queue_limit=queue_limit)
-                await dispatcher.ledger.delivered(booking.entry_id)
+                result = await job.wait(timeout=time_left, queue_limit=queue_limit)
+                await dispatcher.journal.delivered(booking.record_id)
                 return result
             except AskJournalAgain:
                 continue
@@ -453,16 +454,16 @@ class AsyncXalora:
                 given_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
                 # What is merely out of sight runs on: it is paid for, and this machine may fail at it, too.
                 given_up = given_up and not is_out_of_sight(error)
-                late = await flight.withdraw(WITHDRAW_SECONDS) if given_up else None
+                late = await job.withdraw(WITHDRAW_SECONDS) if given_up else None
                 if late is None:
-                    if given_up and flight.status == CANCELED:
+                    if given_up and job.status == CANCELED:
                         _tell_canceled(error)
                     raise
-                await dispatcher.ledger.delivered(booking.entry_id)
+                await dispatcher.journal.delivered(booking.record_id)
                 return late
             finally:
                 if on_event is not None:
-                    flight.unsubscribe(on_event)
+                    job.unsubscribe(on_event)
                 await dispatcher.leave(booking)
 
     async def run_many(
@@ -520,12 +521,12 @@ class AsyncXalora:
         self, dispatcher: Dispatcher, booking: Booking, cancel_remote: bool | Callable[[], bool] = True
     ) -> str:
         """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
-        flight = booking.flight
-        assert flight is not None
+        job = booking.job
+        assert job is not None
         try:
             if booking.cancel_was_asked:
-                await self._see_whether_it_goes_on(flight)
-            return await flight.submitted()
+                await self._see_whether_it_goes_on(job)
+            return await job.submitted()
         except asyncio.CancelledError:
             if _holds(cancel_remote):
                 await self._abandon(booking)
@@ -533,7 +534,7 @@ class AsyncXalora:
         finally:
             await dispatcher.leave(booking)
 
-    async def _see_whether_it_goes_on(self, flight: Flight) -> None:
+    async def _see_whether_it_goes_on(self, job: Job) -> None:
         """Give the network a moment to say what became of an earlier cancel of the task.
 
         Raises:
@@ -543,7 +544,7 @@ class AsyncXalora:
         from .jobs.job import WITHDRAW_SECONDS, AskJournalAgain
 
         try:
-            answer = await flight.wait_for_answer(timeout=WITHDRAW_SECONDS)
+            answer = await job.wait_for_answer(timeout=WITHDRAW_SECONDS)
         except (TaskTimeoutError, NetworkError):
             return
         if answer.status in (CANCELED, FAILED):
@@ -552,16 +553,16 @@ class AsyncXalora:
     async def _abandon(self, booking: Booking) -> None:
         from .jobs.job import CANCEL_ON_EXIT_SECONDS
 
-        if booking.flight is not None:
-            await booking.flight.abandon(CANCEL_ON_EXIT_SECONDS)
+        if booking.job is not None:
+            await booking.job.abandon(CANCEL_ON_EXIT_SECONDS)
 
     async def _kept(
         self, dispatcher: Dispatcher, booking: Booking, on_event: EventCallback | None
     ) -> RunResult:
         kept = booking.kept
         assert kept is not None
-        dispatcher.ledger.hold_while(kept, booking.kept_ticket)
-        await dispatcher.ledger.delivered(booking.entry_id)
+        dispatcher.journal.hold_while(kept, booking.kept_lease)
+        await dispatcher.journal.delivered(booking.record_id)
         if on_event is not None:
             tell(
                 on_event,
@@ -617,14 +618,14 @@ class TaskHandle:
         _, dispatcher = self._client._open()
         booking = await dispatcher.take_up(self.task_id, self._credentials, _schedule(interval))
         try:
-            if booking.flight is None:
+            if booking.job is None:
                 return await self._client.query_task_result(self.task_id, task=self._task)
             if on_event is not None:
-                booking.flight.subscribe(on_event)
-            return await booking.flight.wait_for_answer(timeout=timeout)
+                booking.job.subscribe(on_event)
+            return await booking.job.wait_for_answer(timeout=timeout)
         finally:
-            if on_event is not None and booking.flight is not None:
-                booking.flight.unsubscribe(on_event)
+            if on_event is not None and booking.job is not None:
+                booking.job.unsubscribe(on_event)
             await dispatcher.leave(booking)
 
     async def result(
@@ -640,17 +641,17 @@ class TaskHandle:
         booking = await dispatcher.take_up(self.task_id, self._credentials)
         if booking.kept is not None:
             return await self._client._kept(dispatcher, booking, on_event)
-        flight = booking.flight
-        assert flight is not None
+        job = booking.job
+        assert job is not None
         try:
             if on_event is not None:
-                flight.subscribe(on_event)
-            result = await flight.wait(timeout=timeout)
-            await dispatcher.ledger.delivered(booking.entry_id)
+                job.subscribe(on_event)
+            result = await job.wait(timeout=timeout)
+            await dispatcher.journal.delivered(booking.record_id)
             return result
         finally:
             if on_event is not None:
-                flight.unsubscribe(on_event)
+                job.unsubscribe(on_event)
             await dispatcher.leave(booking)
 
     async def cancel(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import ipaddress
 import logging
 import os
 import re
@@ -22,7 +23,6 @@ from platformdirs import user_state_path
 from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from .addresses import is_loopback, without_login
 from .errors import ConfigurationError, MissingKeyError
 
 logger = logging.getLogger("xalora_client")
@@ -315,3 +315,22 @@ def _explain(problem: Any, sources: Mapping[str, str]) -> str:
     name = str(problem["loc"][0])
     message = problem["msg"].removeprefix("Value error, ")
     return f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {sources.get(name, 'argument')}): {message}"
+
+
+_LOGIN = re.compile(r"(?<=://)[^/?#]*@")
+
+
+def without_login(url: str) -> str:
+    """``https://user:password@host/path`` as ``https://host/path``: how an address is shown and compared."""
+    return _LOGIN.sub("", url, count=1)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine by its name alone; nothing is looked up."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

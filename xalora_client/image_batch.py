@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from .media.images import FloatImages, Pixels, decode_images, decode_pixels, touched
 from .media.result_files import count_of, image_files
-from .media.images import FloatImages, Pixels, decode_images, decode_pixels
-from .media.memory import touched
 from .media.sniff import MediaKind, sniff_file
 from .results import RunResult, told_of
 

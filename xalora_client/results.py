@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import quote, urlsplit
 
 from .errors import (
     MADE_HERE,
     STILL_RETRIEVABLE,
     ResultDownloadError,
     ResultFormatError,
-    ResultLocationError,
     XaloraError,
 )
 
@@ -28,10 +26,6 @@ T = TypeVar("T")
 
 REMOTE_ENGINE = "xalora"
 
-# The keys under which results were seen (protocol, "result has no fixed form"); `url` comes first, since
-# an object that has it names its one file there.
-_REFERENCE_KEYS = ("url", "video_url", "image_url", "videos", "images", "video", "image", "result", "key")
-
 
 @dataclass(frozen=True)
 class WorkflowTaskResult:
@@ -44,84 +38,6 @@ class WorkflowTaskResult:
     task_id: str
     status: str
     result: Any = None
-
-
-def result_references(result: Any) -> list[str]:
-    """Every reference in a result, whatever its form, in order: URLs, ``data:`` URIs and bare storage keys.
-
-    An empty list means that the result has no form this package knows.
-    """
-    return list(dict.fromkeys(_references(result)))
-
-
-def _references(result: Any) -> Iterator[str]:
-    if isinstance(result, str):
-        if result.strip():
-            yield result.strip()
-    elif isinstance(result, Mapping):
-        for key in _REFERENCE_KEYS:
-            if result.get(key):
-                yield from _references(result[key])
-                # An object with a `url` describes one file; its other keys repeat it.
-                if key == "url":
-                    return
-    elif isinstance(result, Sequence):
-        for entry in result:
-            yield from _references(entry)
-
-
-REASON_LIMIT = 200
-
-
-def failure_reason(result: Any) -> str:
-    """Why a task failed, on one line, from what the network gives in place of its result.
-
-    The protocol does not say what that is: a text, or an object with the text under ``message``, ``error``,
-    or ``msg``, as in refused requests.
-    """
-    said = message_in(result) if isinstance(result, Mapping) else None
-    return on_one_line(str(said or result or "the network gives no reason"), REASON_LIMIT)
-
-
-def message_in(answer: Mapping[str, Any]) -> Any:
-    """What an object of the network says in words, None where it says nothing."""
-    return answer.get("message") or answer.get("error") or answer.get("msg")
-
-
-def on_one_line(text: str, limit: int) -> str:
-    """A text for a message: its white space single spaces, cut to ``limit`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
-
-
-def miner_of(reference: str, task_id: str) -> str | None:
-    """The miner that a storage key names, None where it does not follow the public miner's pattern.
-
-    The pattern is ``<folder>/<workflow>-<miner>-<task id>.<suffix>`` (protocol, "result").
-    """
-    stem = PurePosixPath(urlsplit(reference).path if "://" in reference else reference).stem
-    head, found, rest = stem.rpartition(f"-{task_id}")
-    workflow, _, miner = head.rpartition("-")
-    return miner if found and not rest and workflow and miner else None
-
-
-def resolve_reference(reference: str, *, result_base_url: str | None, task_id: str) -> str:
-    """The URL behind a reference; a bare storage key is joined to the result base URL.
-
-    Raises:
-        ResultLocationError: The reference is a bare key and no base URL is configured.
-    """
-    if reference.startswith(("http://", "https://", "data:")):
-        return reference
-    if result_base_url is None:
-        raise ResultLocationError(
-            f"The result of task {task_id} is the bare storage key {reference!r}, and the setting "
-            "XALORA_RESULT_BASE_URL, which says where such keys are found, is missing",
-            money=STILL_RETRIEVABLE,
-            next_step="Set XALORA_RESULT_BASE_URL and take the task up again by its id.",
-            task_id=task_id,
-        )
-    return f"{result_base_url.rstrip('/')}/{quote(reference.lstrip('/'))}"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...xalora_client.image_batch import ImageBatch, images_in
 from ...xalora_client.errors import InvalidTaskError
+from ...xalora_client.image_batch import ImageBatch, images_in
 from ...xalora_client.media.images import decode_images
 
 if TYPE_CHECKING:

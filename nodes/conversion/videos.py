@@ -10,8 +10,8 @@ import torch
 
 from ...xalora_client.media.result_files import decode_files
 from ..host.compat import InputImpl
-from .images import COLOUR_CHANNELS, preview_of
 from .held_results import keep_while
+from .images import COLOUR_CHANNELS, preview_of
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,8 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 
 from ...xalora_client.config import FallbackPolicy
-from ...xalora_client.errors import NOTHING_CHARGED, NOTHING_SPENT, AuthenticationError, ConfigurationError, InputImageError, InputTooLargeError, JournalError, MissingKeyError, NoMinerError, QueueLimitError, RateLimitError, ResultExpiredError, ResultFormatError, ServiceError, StoreError, TaskFailedError, XaloraConnectionError, XaloraError
-from ...xalora_client.polling.schedule import falls_back
+from ...xalora_client.engines.fallback_policy import falls_back
+from ...xalora_client.errors import (
+    NOTHING_CHARGED,
+    NOTHING_SPENT,
+    AuthenticationError,
+    ConfigurationError,
+    InputImageError,
+    InputTooLargeError,
+    JournalError,
+    MissingKeyError,
+    NoMinerError,
+    QueueLimitError,
+    RateLimitError,
+    ResultExpiredError,
+    ResultFormatError,
+    ServiceError,
+    StoreError,
+    TaskFailedError,
+    XaloraConnectionError,
+    XaloraError,
+)
 
 MAX_RESENDS = 2
 """How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""

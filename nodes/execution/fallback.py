@@ -9,18 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...xalora_client.workflows.task import DefinedWorkflowTask
 from ...xalora_client.errors import NOTHING_CHARGED, NOTHING_SPENT, EngineError, InvalidTaskError, XaloraError
 from ...xalora_client.media.result_files import image_files
 from ...xalora_client.tasks import WorkflowTask
-from ...xalora_client.workflows import BoundWorkflow, WorkflowDefinition, check_bound, choose_installed, missing_files
+from ...xalora_client.workflows import (
+    BoundWorkflow,
+    WorkflowDefinition,
+    check_bound,
+    choose_installed,
+    missing_files,
+)
 from ...xalora_client.workflows.model_files import pick_installed
+from ...xalora_client.workflows.task import DefinedWorkflowTask
+from ..conversion.held_results import handed_on
 from ..host import compat
 from ..host.catalogs import catalog
-from ..conversion.held_results import handed_on
-from .subgraph import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
-from .progress import Made
 from .node_run import HandedOver, made_of
+from .progress import Made
+from .subgraph import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
 
 log = logging.getLogger("xalora_client.nodes")
 

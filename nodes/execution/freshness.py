@@ -139,11 +139,11 @@ def _any_asks_for_a_run(task_ids: set[str]) -> bool:
     if journal is None:
         return False
     try:
-        entries = [journal.by_task_id(task_id) for task_id in task_ids]
+        records = [journal.by_task_id(task_id) for task_id in task_ids]
     except JournalError as error:
         log.warning("%s", error)
         return False
-    return any(entry is not None and entry.state.value in _ASKS_FOR_A_RUN for entry in entries)
+    return any(record is not None and record.state.value in _ASKS_FOR_A_RUN for record in records)
 
 
 def key_of(node_id: str, constants: Mapping[str, Any]) -> str:

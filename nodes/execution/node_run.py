@@ -11,18 +11,24 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
-from ...xalora_client.errors import AmbiguousCreateError, AuthenticationError, MissingKeyError, TaskCanceledError, XaloraError
-from ...xalora_client.events import TaskEvent
 from ...xalora_client.concurrency import together
+from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
+from ...xalora_client.errors import (
+    AmbiguousCreateError,
+    AuthenticationError,
+    MissingKeyError,
+    TaskCanceledError,
+    XaloraError,
+)
+from ...xalora_client.events import TaskEvent
 from ..host import compat
 from ..host.bridge import bridge
 from ..host.clients import clients
 from .batch_plan import MAX_RESENDS, BatchPlan
 from .interrupts import Interrupt
-from .task_origins import OriginNotes
 from .progress import Made, NodeProgress, summary
 from .reporter import Reporter
+from .task_origins import OriginNotes
 
 if TYPE_CHECKING:
     from PIL import Image

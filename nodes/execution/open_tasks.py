@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ...xalora_client.errors import XaloraError
 from ...xalora_client.concurrency import together
+from ...xalora_client.errors import XaloraError
 from ..host import compat
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients

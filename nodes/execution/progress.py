@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ...xalora_client.events import Done, Downloading, Running, Submitted, TaskEvent, UnknownStatus, Uploading, Waiting
+from ...xalora_client.events import (
+    Done,
+    Downloading,
+    Running,
+    Submitted,
+    TaskEvent,
+    UnknownStatus,
+    Uploading,
+    Waiting,
+)
 
 SINGLE_TASK_STEPS = 100
 """The bar of a single task moves in hundredths; that of a batch counts its images."""

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...xalora_client.concurrency import off_loop
 from ...xalora_client.config import Settings
-from ...xalora_client.threads import off_loop
 from .bridge import SHUTTING_DOWN, BridgeError, bridge
 from .settings import read_settings
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from ...xalora_client.config import ENV_PREFIX, LoadedSettings, Settings, load_settings
 from . import compat
-from .endpoint import read_endpoint
-from .keyfile import read_key
+from .keyfile import read_endpoint, read_key
 
 log = logging.getLogger("xalora_client.nodes")
 

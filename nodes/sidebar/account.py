@@ -19,7 +19,7 @@ from ...xalora_client.errors import (
     XaloraConnectionError,
     XaloraError,
 )
-from ..host import endpoint
+from ..host import keyfile
 from ..host.settings import KEY_FILE, defaults, in_force, read_settings
 
 TEST_SECONDS = 15.0
@@ -75,7 +75,7 @@ async def enter_key(key: str, url: str | None) -> dict[str, Any]:
         AuthenticationError: The network refuses the key.
     """
     await asyncio.to_thread(_check_that_it_counts)
-    pair = endpoint.checked(key, url)
+    pair = keyfile.checked(key, url)
     verdict = await _try(pair)
     if verdict["outcome"] == "refused":
         raise AuthenticationError(
@@ -83,7 +83,7 @@ async def enter_key(key: str, url: str | None) -> dict[str, Any]:
             money="",
             next_step="Copy the whole key, both halves, from your account.",
         )
-    await asyncio.to_thread(endpoint.store_account, key, url)
+    await asyncio.to_thread(keyfile.store_account, key, url)
     return verdict
 
 
@@ -107,7 +107,7 @@ def _loaded_or_none() -> LoadedSettings | None:
 
 async def remove_key() -> dict[str, Any]:
     """Delete the stored key and its endpoint; the status afterwards."""
-    await asyncio.to_thread(endpoint.forget_account)
+    await asyncio.to_thread(keyfile.forget_account)
     return await status()
 
 

@@ -92,15 +92,15 @@ class Feed:
     def _message(
         self, journal: Journal, url: str, since: int, version: int, touched: set[int]
     ) -> dict[str, Any]:
-        entries = journal.entries(since=since, limit=ROWS_PER_MESSAGE + 1)
-        many = len(entries) > ROWS_PER_MESSAGE
-        changed = {entry.id for entry in entries}
+        records = journal.records(since=since, limit=ROWS_PER_MESSAGE + 1)
+        many = len(records) > ROWS_PER_MESSAGE
+        changed = {record.id for record in records}
         return {
             "since": since,
             "version": version,
             "now": time(),
             "counts": counts(journal),
-            "tasks": [] if many else self._desk.rows(journal, url, entries),
+            "tasks": [] if many else self._desk.rows(journal, url, records),
             "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
             "reload": many,
         }
@@ -128,15 +128,15 @@ class _Watch:
         self._journal = journal
         self._unsubscribe = journal.subscribe(self._note)
 
-    def _note(self, entry_id: int) -> None:
+    def _note(self, record_id: int) -> None:
         with self._lock:
-            self._touched.add(entry_id)
+            self._touched.add(record_id)
         # The loop may have been closed with ComfyUI.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._woken.set)
 
     def touched(self) -> set[int]:
-        """Entries changed or removed since the last call."""
+        """Records changed or removed since the last call."""
         with self._lock:
             touched, self._touched = self._touched, set()
         return touched

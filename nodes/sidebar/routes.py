@@ -25,9 +25,9 @@ from ...xalora_client.errors import (
 )
 from ..host.bridge import BridgeError, bridge
 from . import account, guard
-from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type
+from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -115,23 +115,23 @@ class _Routes:
         )
 
     async def task(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(await bridge.run(desk.row(_entry_id(request))))
+        return web.json_response(await bridge.run(desk.row(_record_id(request))))
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        path = await bridge.run(desk.file(_entry_id(request), int(request.match_info["index"])))
+        path = await bridge.run(desk.file(_record_id(request), int(request.match_info["index"])))
         return _sent(path)
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(desk.preview(_entry_id(request))))
+        return _sent(await bridge.run(desk.preview(_record_id(request))))
 
     async def input(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(desk.input(_entry_id(request))))
+        return _sent(await bridge.run(desk.input(_record_id(request))))
 
     # --- steering -----------------------------------------------------------------------------------------
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        return web.json_response(await bridge.run(desk.cancel(_entry_id(request))))
+        return web.json_response(await bridge.run(desk.cancel(_record_id(request))))
 
     async def cancel_all(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
@@ -139,11 +139,11 @@ class _Routes:
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        return web.json_response(await bridge.run(desk.resume(_entry_id(request))))
+        return web.json_response(await bridge.run(desk.resume(_record_id(request))))
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        await bridge.run(desk.forget(_entry_id(request)))
+        await bridge.run(desk.forget(_record_id(request)))
         return web.json_response({})
 
     # --- the key ------------------------------------------------------------------------------------------
@@ -197,9 +197,9 @@ def _error(status: int, what: str, money: str = "", next_step: str = "") -> web.
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
 
 
-def _entry_id(request: web.Request) -> int:
+def _record_id(request: web.Request) -> int:
     digits = request.match_info["id"]
-    # SQLite's numbers end there; no entry has such a one.
+    # SQLite's numbers end there; no record has such a one.
     return int(digits) if len(digits) < 18 else 0
 
 

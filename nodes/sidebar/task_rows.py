@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...xalora_client.journal import Entry, TaskState
+from ...xalora_client.journal import Record, TaskState
 from ..execution.task_origins import Origin
 
 GROUPS: Mapping[str, frozenset[TaskState]] = {
@@ -41,7 +41,7 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the sidebar shows about a task that its journal entry does not hold.
+    """What the sidebar shows about a task that its journal record does not hold.
 
     Args:
         workflow_url: The network of the settings in force: no other's tasks are in our hands.
@@ -60,59 +60,59 @@ class Surroundings:
     problem: str | None = None
 
 
-def task_row(entry: Entry, around: Surroundings) -> dict[str, Any]:
-    """The entry as JSON; times are Unix seconds of this machine's clock."""
-    work = entry.work
+def task_row(record: Record, around: Surroundings) -> dict[str, Any]:
+    """The record as JSON; times are Unix seconds of this machine's clock."""
+    work = record.work
     return {
-        "id": entry.id,
-        "group": group_of(entry.state),
-        "state": entry.state.value,
-        "status": entry.status,
+        "id": record.id,
+        "group": group_of(record.state),
+        "state": record.state.value,
+        "status": record.status,
         "type": work.task_type,
         "workflow": work.workflow_id,
         "label": work.label,
-        "job_id": entry.job_id,
-        "task_id": entry.task_id,
-        "created_at": entry.created_at,
-        "submitted_at": entry.submitted_at,
-        "started_at": entry.started_at,
-        "ended_at": entry.ended_at,
-        "seconds": entry.total_seconds,
-        "engine": entry.engine,
-        "miner": entry.miner,
-        "device": entry.device,
-        "error": around.problem or entry.error,
-        "files": [_file(file) for file in entry.files],
-        "size": entry.size,
-        "evicted": entry.evicted,
+        "job_id": record.job_id,
+        "task_id": record.task_id,
+        "created_at": record.created_at,
+        "submitted_at": record.submitted_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "seconds": record.total_seconds,
+        "engine": record.engine,
+        "miner": record.miner,
+        "device": record.device,
+        "error": around.problem or record.error,
+        "files": [_file(file) for file in record.files],
+        "size": record.size,
+        "evicted": record.evicted,
         "attended": around.attended,
         "node": around.origin.node_id if around.origin else None,
         "prompt": around.origin.prompt_id if around.origin else None,
         "has_input": around.has_input,
         "usual": list(around.usual) if around.usual else None,
-        "actions": actions(entry, around),
-        "version": entry.version,
+        "actions": actions(record, around),
+        "version": record.version,
     }
 
 
-def actions(entry: Entry, around: Surroundings) -> list[str]:
+def actions(record: Record, around: Surroundings) -> list[str]:
     """Which of ``cancel``, ``resume`` and ``forget`` can be asked for."""
     ours = (
-        entry.task_id is not None
-        and not entry.work.own_key
-        and entry.work.sequencer_url.rstrip("/") == around.workflow_url.rstrip("/")
+        record.task_id is not None
+        and not record.work.own_key
+        and record.work.sequencer_url.rstrip("/") == around.workflow_url.rstrip("/")
     )
     possible = []
     if (
         ours
-        and entry.state in _CANCELABLE
-        and not (entry.state is TaskState.CANCEL_PENDING and around.attended)
+        and record.state in _CANCELABLE
+        and not (record.state is TaskState.CANCEL_PENDING and around.attended)
     ):
         possible.append("cancel")
-    if ours and not around.attended and (entry.state in _RESUMABLE or entry.evicted):
+    if ours and not around.attended and (record.state in _RESUMABLE or record.evicted):
         possible.append("resume")
     # A kept file is let go of without a word, so a row that said it was in use would say so for ever.
-    if not around.attended or entry.state is TaskState.KEPT:
+    if not around.attended or record.state is TaskState.KEPT:
         possible.append("forget")
     return possible
 

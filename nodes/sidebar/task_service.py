@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...xalora_client.errors import XaloraError
-from ...xalora_client.journal import Entry, Journal, TaskState
-from ..host.clients import clients
-from ..execution import node_run as runner
-from ..execution.task_origins import origins
+from ...xalora_client.journal import Journal, Record, TaskState
 from ..conversion.previews import input_preview, made_preview, result_preview
+from ..execution import node_run
+from ..execution.task_origins import origins
+from ..host.clients import clients
 from .task_rows import GROUPS, Surroundings, states_of, task_row
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PREVIEWS_AT_ONCE = 2
 
 
 class NoSuchTaskError(XaloraError):
-    """The journal has no such entry: it was forgotten, perhaps in another window."""
+    """The journal has no such record: it was forgotten, perhaps in another window."""
 
 
 class NotNowError(XaloraError):
@@ -89,88 +89,88 @@ class Desk:
         version = journal.version()
         states = states_of(query.groups)
         text = query.text or None
-        entries = journal.entries(
+        records = journal.records(
             states=states, text=text, since=query.since, limit=query.limit, offset=query.offset
         )
         total = journal.count(states=states, text=text, since=query.since)
-        return Listing(version, total, counts(journal), self.rows(journal, url, entries))
+        return Listing(version, total, counts(journal), self.rows(journal, url, records))
 
-    def rows(self, journal: Journal, url: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """Entries as the sidebar gets them; blocking."""
-        attended = journal.attended_entries() if entries else frozenset()
+    def rows(self, journal: Journal, url: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """Records as the sidebar gets them; blocking."""
+        attended = journal.attended_records() if records else frozenset()
         usual = {
             kind: journal.usual(kind)
-            for kind in {entry.work.kind for entry in entries if entry.state in GROUPS["active"]}
+            for kind in {record.work.kind for record in records if record.state in GROUPS["active"]}
         }
         return [
             task_row(
-                entry,
+                record,
                 Surroundings(
                     workflow_url=url,
-                    attended=entry.id in attended,
-                    origin=origins.of(entry.job_id),
-                    has_input=input_preview(entry.job_id) is not None,
-                    usual=usual.get(entry.work.kind),
-                    problem=self._problems.get(entry.id),
+                    attended=record.id in attended,
+                    origin=origins.of(record.job_id),
+                    has_input=input_preview(record.job_id) is not None,
+                    usual=usual.get(record.work.kind),
+                    problem=self._problems.get(record.id),
                 ),
             )
-            for entry in entries
+            for record in records
         ]
 
-    async def row(self, entry_id: int) -> dict[str, Any]:
+    async def row(self, record_id: int) -> dict[str, Any]:
         """One task as it stands.
 
         Raises:
             NoSuchTaskError: It was forgotten.
         """
         async with clients.client() as client:
-            return await self._row(client, entry_id)
+            return await self._row(client, record_id)
 
-    async def _row(self, client: AsyncXalora, entry_id: int) -> dict[str, Any]:
-        entry = await self._entry(client, entry_id)
-        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings.sequencer_url, [entry])
+    async def _row(self, client: AsyncXalora, record_id: int) -> dict[str, Any]:
+        record = await self._record(client, record_id)
+        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings.sequencer_url, [record])
         return row
 
-    async def _entry(self, client: AsyncXalora, entry_id: int) -> Entry:
-        entry = await asyncio.to_thread(client.journal.find, entry_id)
-        if entry is None:
+    async def _record(self, client: AsyncXalora, record_id: int) -> Record:
+        record = await asyncio.to_thread(client.journal.find, record_id)
+        if record is None:
             raise NoSuchTaskError(
                 "This task is not in the journal any more", next_step="Look at the list anew.", money=""
             )
-        return entry
+        return record
 
-    async def file(self, entry_id: int, index: int) -> Path | None:
+    async def file(self, record_id: int, index: int) -> Path | None:
         """A file of a kept result; None where there is none of this number."""
         async with clients.client() as client:
-            files = (await self._entry(client, entry_id)).files
+            files = (await self._record(client, record_id)).files
         return files[index] if 0 <= index < len(files) and files[index].is_file() else None
 
-    async def preview(self, entry_id: int) -> Path | None:
+    async def preview(self, record_id: int) -> Path | None:
         """A small picture of a task's result; None where there is none."""
         async with clients.client() as client:
-            entry = await self._entry(client, entry_id)
-        if not entry.files:
+            record = await self._record(client, record_id)
+        if not record.files:
             return None
-        made = await asyncio.to_thread(made_preview, entry.job_id)
+        made = await asyncio.to_thread(made_preview, record.job_id)
         if made is not None:
             return made
         try:
             # The turn comes before the thread: the journal needs threads too, and those would only wait.
             async with self._previewing:
-                return await asyncio.to_thread(result_preview, entry.job_id, entry.files[0])
+                return await asyncio.to_thread(result_preview, record.job_id, record.files[0])
         except (OSError, ValueError) as error:
-            log.debug("no preview of %s: %s", entry.files[0], error)
+            log.debug("no preview of %s: %s", record.files[0], error)
             return None
 
-    async def input(self, entry_id: int) -> Path | None:
+    async def input(self, record_id: int) -> Path | None:
         """A small picture of a task's input; None where there is none."""
         async with clients.client() as client:
-            entry = await self._entry(client, entry_id)
-        return await asyncio.to_thread(input_preview, entry.job_id)
+            record = await self._record(client, record_id)
+        return await asyncio.to_thread(input_preview, record.job_id)
 
     # --- steering -----------------------------------------------------------------------------------------
 
-    async def cancel(self, entry_id: int) -> dict[str, Any]:
+    async def cancel(self, record_id: int) -> dict[str, Any]:
         """Cancel a task at the network, whoever waits for it. The task as it then stands.
 
         Raises:
@@ -178,9 +178,9 @@ class Desk:
             NetworkError: The cancel is not confirmed.
         """
         async with clients.client() as client:
-            row = await self._row(client, entry_id)
+            row = await self._row(client, record_id)
             await self._cancel(client, row)
-            return await self._row(client, entry_id)
+            return await self._row(client, record_id)
 
     async def _cancel(self, client: AsyncXalora, row: dict[str, Any]) -> None:
         if "cancel" not in row["actions"]:
@@ -193,7 +193,7 @@ class Desk:
         Nodes that have more to send do not send it; what they were just sending counts as canceled.
         """
         # First of all: a node that is told of a canceled task would begin its next one.
-        withdrawing = runner.cancel_all()
+        withdrawing = node_run.cancel_all()
         turns = asyncio.Semaphore(CANCELS_AT_ONCE)
         failed: list[str] = []
 
@@ -208,31 +208,31 @@ class Desk:
 
         async with clients.client() as client:
             url = client.settings.sequencer_url
-            entries = await asyncio.to_thread(client.journal.entries, states=GROUPS["active"])
-            rows = await asyncio.to_thread(self.rows, client.journal, url, entries)
+            records = await asyncio.to_thread(client.journal.records, states=GROUPS["active"])
+            rows = await asyncio.to_thread(self.rows, client.journal, url, records)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
         if withdrawing:
             await asyncio.wait(withdrawing)
         return {"canceled": sum(ended) + len(withdrawing), "failed": failed}
 
-    async def resume(self, entry_id: int) -> dict[str, Any]:
+    async def resume(self, record_id: int) -> dict[str, Any]:
         """Take a task up again and follow it until its result is here. The task as it now stands.
 
         Raises:
             NotNowError: Somebody does so already, or there is nothing to take up.
         """
         async with clients.client() as client:
-            row = await self._row(client, entry_id)
+            row = await self._row(client, record_id)
             if "resume" not in row["actions"]:
                 raise _not_now(row, "taken up")
-            self._problems.pop(entry_id, None)
-            if entry_id not in self._following:
-                follow = asyncio.get_running_loop().create_task(self._follow(entry_id, row))
-                self._following[entry_id] = follow
-                follow.add_done_callback(lambda _: self._following.pop(entry_id, None))
+            self._problems.pop(record_id, None)
+            if record_id not in self._following:
+                follow = asyncio.get_running_loop().create_task(self._follow(record_id, row))
+                self._following[record_id] = follow
+                follow.add_done_callback(lambda _: self._following.pop(record_id, None))
             return {**row, "attended": True, "actions": [a for a in row["actions"] if a == "cancel"]}
 
-    async def _follow(self, entry_id: int, row: dict[str, Any]) -> None:
+    async def _follow(self, record_id: int, row: dict[str, Any]) -> None:
         try:
             async with clients.client() as client:
                 handle = client.task(row["task_id"])
@@ -243,19 +243,19 @@ class Desk:
                     await handle.result()
         except XaloraError as error:
             log.warning("%s", error)
-            self._problems[entry_id] = str(error)
+            self._problems[record_id] = str(error)
 
-    async def forget(self, entry_id: int) -> None:
+    async def forget(self, record_id: int) -> None:
         """Remove a task from the journal, with its kept files.
 
         Raises:
             NotNowError: Somebody looks after it.
         """
         async with clients.client() as client:
-            row = await self._row(client, entry_id)
-            if not await asyncio.to_thread(client.journal.forget, entry_id):
+            row = await self._row(client, record_id)
+            if not await asyncio.to_thread(client.journal.forget, record_id):
                 raise _not_now(row, "forgotten")
-            self._problems.pop(entry_id, None)
+            self._problems.pop(record_id, None)
 
 
 def counts(journal: Journal) -> dict[str, int]:

@@ -76,7 +76,7 @@ def test_what_is_changed_elsewhere_appears_by_itself(seeded: Workbench) -> None:
     expect(seeded.rows).to_have_count(10)
     with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
         seeder.made = 100
-        added = seeder.entry("upscaler", "upscale from-a-shell.png", ago=0, then=seed.left_running)
+        added = seeder.record("upscaler", "upscale from-a-shell.png", ago=0, then=seed.left_running)
         row = seeded.rows.filter(has_text="from-a-shell.png")
         expect(row).to_contain_text("Running")
         seeder.journal.failed(added.id, "the miner caught fire")
@@ -101,10 +101,10 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     expect(panel).to_contain_text("Nothing matches “100%_\\”")
     # What changes meanwhile is not shown for having changed.
     with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
-        for entry in seeder.journal.entries(limit=3):
-            seeder.journal.fell_back(entry.job_id, engine="another")
+        for record in seeder.journal.records(limit=3):
+            seeder.journal.fell_back(record.job_id, engine="another")
         seeder.made = 100
-        seeder.entry("upscaler", "upscale 100%_\\.png", ago=0, then=seed.canceled)
+        seeder.record("upscaler", "upscale 100%_\\.png", ago=0, then=seed.canceled)
     expect(seeded.rows).to_have_count(1)
     expect(seeded.rows).to_contain_text("100%_\\")
     search.fill("no such thing")
@@ -262,7 +262,7 @@ def test_a_comfyui_out_of_reach_is_told_and_made_up_for(seeded: Workbench) -> No
     expect(banner).to_contain_text("ComfyUI does not answer")
     with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
         seeder.made = 200
-        seeder.entry("upscaler", "upscale meanwhile.png", ago=0, then=seed.canceled)
+        seeder.record("upscaler", "upscale meanwhile.png", ago=0, then=seed.canceled)
     page.evaluate("() => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('reconnected'))")
     expect(banner).to_be_hidden()
     expect(seeded.rows.filter(has_text="meanwhile.png")).to_have_count(1)

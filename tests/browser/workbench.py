@@ -64,7 +64,7 @@ AT_REST = """async () => {
 }"""
 
 SET_SETTINGS = """async (values) => {
-    for (const [id, value] of Object.entries(values)) await app.extensionManager.setting.set(id, value)
+    for (const [id, value] of Object.records(values)) await app.extensionManager.setting.set(id, value)
 }"""
 
 BOUNDS = """
@@ -105,7 +105,7 @@ BUILD = """([nodes, links]) => {
         const node = LiteGraph.createNode(type)
         node.pos = [80 + (index % 3) * 420, 120 + Math.floor(index / 3) * 420]
         app.graph.add(node)
-        for (const [name, value] of Object.entries(values)) {
+        for (const [name, value] of Object.records(values)) {
             const widget = node.widgets.find((widget) => widget.name === name)
             if (!widget) throw new Error(`${type} has no widget ${name}`)
             widget.value = value

@@ -112,7 +112,7 @@ async def test_killed_between_two_attempts_of_a_refused_create_nothing_is_in_dou
 
 
 def _written(state_dir: Path) -> list[str]:
-    """The states of all entries, read without a lock that could keep the worker from writing."""
+    """The states of all records, read without a lock that could keep the worker from writing."""
     connection = sqlite3.connect(f"file:{state_dir / 'journal.sqlite3'}?mode=ro", uri=True)
     try:
         return [state for (state,) in connection.execute("SELECT state FROM entries")]
@@ -158,7 +158,7 @@ async def test_killed_at_any_moment_the_same_work_is_one_task_in_the_end(
         stats = devnet.stats()
     assert stats["creates"] == kills + 1, found
     with Journal.open(state_dir / "journal.sqlite3", state_dir / "results") as journal:
-        assert not journal.open_entries()
+        assert not journal.open_records()
     note("(b) processes killed by SIGKILL, creates counted by the sequencer", f"{kills}, {kills} (1 each)")
     note("(b) creates repeated under the same job id after `resend`", str(stats["duplicates"]))
     note(
@@ -170,5 +170,5 @@ async def test_killed_at_any_moment_the_same_work_is_one_task_in_the_end(
 def stand_of(state_dir: Path, index: int) -> str:
     """What the journal says of the killed process's work, as the next process will find it."""
     with Journal.open(state_dir / "journal.sqlite3", state_dir / "results") as journal:
-        mine = [e for e in journal.entries() if e.job_id.startswith(f"killed-{index}-")]
+        mine = [e for e in journal.records() if e.job_id.startswith(f"killed-{index}-")]
         return mine[0].state.value if mine else "not begun"

@@ -181,10 +181,10 @@ async def test_a_clock_set_back_changes_no_outcome_and_makes_no_negative_time(
             again = await client.run(task(1), reuse=True, fallback="never")
             assert (first.reused, again.reused) == (False, True)
             assert devnet.stats()["creates"] == 1
-            (entry,) = journal.entries()
-            spans = (entry.queued_seconds, entry.running_seconds, entry.total_seconds)
+            (record,) = journal.records()
+            spans = (record.queued_seconds, record.running_seconds, record.total_seconds)
             assert all(span is None or span >= 0 for span in spans)
-            assert all(run.at_most >= run.at_least >= 0 for run in journal.past_runs(entry.work.kind))
+            assert all(run.at_most >= run.at_least >= 0 for run in journal.past_runs(record.work.kind))
     note("(d) clock set back an hour at every reading", "same outcome, no negative time")
 
 
@@ -203,9 +203,9 @@ async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(
         with pytest.raises(ResultExpiredError) as caught:
             await handle.result()
         assert handle.task_id in str(caught.value)
-        entry = client.journal.by_task_id(handle.task_id)
-        assert entry is not None
-        assert entry.state is TaskState.FAILED
+        record = client.journal.by_task_id(handle.task_id)
+        assert record is not None
+        assert record.state is TaskState.FAILED
         result = await client.run(task(1), reuse=True, fallback="never")
         assert result.images.shape == (1, 16, 16, 3)
         assert devnet.stats()["creates"] == 2

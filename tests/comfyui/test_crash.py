@@ -16,7 +16,7 @@ def sent(comfyui: ComfyUI) -> list[TaskState]:
     """The states of the tasks that the journal has an id for."""
     state = comfyui.root / "xalora-state"
     with Journal.open(state / "journal.sqlite3", state / "results") as journal:
-        return [entry.state for entry in journal.entries() if entry.task_id is not None]
+        return [record.state for record in journal.records() if record.task_id is not None]
 
 
 def test_quit_while_a_create_is_out_the_task_id_is_kept(

@@ -15,15 +15,15 @@ from harness import ComfyUI
 from PIL import Image
 
 from xalora_client.client import AsyncXalora
-from xalora_client.workflows.task import DefinedWorkflowTask
 from xalora_client.devnet import Devnet
+from xalora_client.devnet.comfyui_engine import ComfyUIMinerEngine
 from xalora_client.engines import EngineRun
 from xalora_client.engines.comfyui import ComfyUIEngine
-from xalora_client.devnet.comfyui_engine import ComfyUIMinerEngine
 from xalora_client.media.images import decode_image
 from xalora_client.media.video import open_video
 from xalora_client.tasks import UpscalerTask
 from xalora_client.workflows import WorkflowCatalog, WorkflowDefinition, check_definition, missing_files
+from xalora_client.workflows.task import DefinedWorkflowTask
 
 MODEL_WRITER = Path(__file__).resolve().parents[1] / "with_torch" / "tiny_models.py"
 

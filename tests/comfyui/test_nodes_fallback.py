@@ -298,12 +298,12 @@ def native_gradient(seed: int, width: int, height: int, length: int, fps: int) -
     graph["28"]["inputs"]["length"] = length
     graph["29"]["inputs"].update(width=width, height=height)
     del graph["31"], graph["30"]
-    for entry in graph.values():
-        entry["inputs"] = {
+    for record in graph.values():
+        record["inputs"] = {
             name: [f"n-{value[0]}", value[1]] if isinstance(value, list) else value
-            for name, value in entry["inputs"].items()
+            for name, value in record["inputs"].items()
         }
-    return {f"n-{id}": entry for id, entry in graph.items()}
+    return {f"n-{id}": record for id, record in graph.items()}
 
 
 def test_a_video_without_frames_has_them_blocked_here_too(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

@@ -94,15 +94,15 @@ def wait_for_state(comfyui: ComfyUI, task_id: int, state: str) -> dict[str, Any]
 
 @contextmanager
 def seeded(comfyui: ComfyUI, url: str) -> Iterator[seed.Seeder]:
-    """The server's journal, for another process to write; its entries are forgotten afterwards."""
+    """The server's journal, for another process to write; its records are forgotten afterwards."""
     comfyui.get("/xalora/tasks", limit=0)
     before = {task["id"] for task in tasks(comfyui)["tasks"]}
     with seed.seeder(comfyui.root / "xalora-state", url, time.time()) as seeder:
         seeder.made = uuid.uuid4().int % 2**32
         yield seeder
-        for entry in seeder.journal.entries():
-            if entry.id not in before:
-                seeder.journal.forget(entry.id)
+        for record in seeder.journal.records():
+            if record.id not in before:
+                seeder.journal.forget(record.id)
 
 
 # --- looking ----------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_the_list_comes_in_pages_and_is_narrowed(comfyui: ComfyUI, devnet: Sessi
         version = tasks(comfyui)["version"]
         for index in range(5):
             then = seed.failed("a worn-out miner") if index % 2 else seed.canceled
-            seeder.entry("upscaler", f"upscale page-{index}.png", ago=50 - index, then=then)
+            seeder.record("upscaler", f"upscale page-{index}.png", ago=50 - index, then=then)
         ours = tasks(comfyui, text="page-")
         assert [task["label"][-5] for task in ours["tasks"]] == ["4", "3", "2", "1", "0"]
         page = tasks(comfyui, text="page-", offset=1, limit=2)
@@ -177,11 +177,11 @@ def test_nothing_is_reached_but_by_an_entrys_number(comfyui: ComfyUI, path: str)
 def test_a_video_can_be_sought_in(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     clip = seed.clip(3, 0.5)
     with seeded(comfyui, devnet.url) as seeder:
-        entry = seeder.entry("txt2vid", "a short film", ago=5, then=seed.kept(clip, ".mp4"))
-        part = get(comfyui, f"/xalora/tasks/{entry.id}/files/0", Range="bytes=100-199")
+        record = seeder.record("txt2vid", "a short film", ago=5, then=seed.kept(clip, ".mp4"))
+        part = get(comfyui, f"/xalora/tasks/{record.id}/files/0", Range="bytes=100-199")
         assert (part.status_code, part.content) == (206, clip[100:200])
         assert part.headers["Content-Type"] == "video/mp4"
-        still = get(comfyui, f"/xalora/tasks/{entry.id}/preview")
+        still = get(comfyui, f"/xalora/tasks/{record.id}/preview")
         assert Image.open(BytesIO(still.content)).size == (256, 145)
 
 
@@ -323,11 +323,11 @@ def test_a_task_that_nobody_waits_for_is_taken_up_again(comfyui: ComfyUI, devnet
     record = comfyui.run(upscale())
     (done,) = of_prompt(comfyui, record)
     with seeded(comfyui, devnet.url) as seeder:
-        seeder.entry(
+        seeder.record(
             "upscaler",
             "left running",
             ago=20,
-            then=lambda s, entry, _: (s.journal.forget(done["id"]), s.submitted(entry, done["task_id"])),
+            then=lambda s, record, _: (s.journal.forget(done["id"]), s.submitted(record, done["task_id"])),
         )
         (left,) = tasks(comfyui, text="left running")["tasks"]
         assert left["actions"] == ["cancel", "resume", "forget"]
@@ -341,10 +341,10 @@ def test_a_task_that_nobody_waits_for_is_taken_up_again(comfyui: ComfyUI, devnet
 
 def test_a_resume_that_fails_says_why(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     with seeded(comfyui, devnet.url) as seeder:
-        entry = seeder.entry("upscaler", "of another time", ago=20, then=seed.left_running)
-        post(comfyui, f"/xalora/tasks/{entry.id}/resume").raise_for_status()
+        record = seeder.record("upscaler", "of another time", ago=20, then=seed.left_running)
+        post(comfyui, f"/xalora/tasks/{record.id}/resume").raise_for_status()
         until = time.monotonic() + 30
-        while "No such task" not in (comfyui.get(f"/xalora/tasks/{entry.id}").json()["error"] or ""):
+        while "No such task" not in (comfyui.get(f"/xalora/tasks/{record.id}").json()["error"] or ""):
             assert time.monotonic() < until
             time.sleep(0.05)
 
@@ -352,11 +352,11 @@ def test_a_resume_that_fails_says_why(comfyui: ComfyUI, devnet: SessionDevnet) -
 def test_a_task_of_another_network_is_out_of_reach(comfyui: ComfyUI) -> None:
     """Our key is for our network: it is not sent where another key once was."""
     with seeded(comfyui, "https://elsewhere.example") as seeder:
-        entry = seeder.entry("upscaler", "elsewhere", ago=20, then=seed.left_running)
-        task = comfyui.get(f"/xalora/tasks/{entry.id}").json()
+        record = seeder.record("upscaler", "elsewhere", ago=20, then=seed.left_running)
+        task = comfyui.get(f"/xalora/tasks/{record.id}").json()
         assert task["actions"] == ["forget"]
-        assert post(comfyui, f"/xalora/tasks/{entry.id}/cancel").status_code == 409
-        assert post(comfyui, f"/xalora/tasks/{entry.id}/resume").status_code == 409
+        assert post(comfyui, f"/xalora/tasks/{record.id}/cancel").status_code == 409
+        assert post(comfyui, f"/xalora/tasks/{record.id}/resume").status_code == 409
 
 
 def being_read(pipes: list[Path], count: int) -> list[int]:
@@ -376,23 +376,23 @@ def being_read(pipes: list[Path], count: int) -> list[int]:
 def test_results_that_are_slow_to_read_hold_up_nothing_else(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     """Somebody scrolls past more of them than there are threads."""
     with seeded(comfyui, devnet.url) as seeder, ThreadPoolExecutor(MORE_THAN_THREADS) as windows:
-        entries = [
-            seeder.entry("upscaler", "slow", ago=9, then=seed.kept(b"", ".png"))
+        records = [
+            seeder.record("upscaler", "slow", ago=9, then=seed.kept(b"", ".png"))
             for _ in range(MORE_THAN_THREADS)
         ]
-        for entry in entries:
-            entry.files[0].unlink()
-            os.mkfifo(entry.files[0])
-        asked = [windows.submit(get, comfyui, f"/xalora/tasks/{entry.id}/preview") for entry in entries]
-        readers = being_read([entry.files[0] for entry in entries], 2)
+        for record in records:
+            record.files[0].unlink()
+            os.mkfifo(record.files[0])
+        asked = [windows.submit(get, comfyui, f"/xalora/tasks/{record.id}/preview") for record in records]
+        readers = being_read([record.files[0] for record in records], 2)
         try:
             for _ in range(10):
                 assert len(tasks(comfyui, text="slow")["tasks"]) == MORE_THAN_THREADS
             assert not any(preview.done() for preview in asked)
         finally:
-            for entry in entries:
-                readers.append(os.open(entry.files[0], os.O_RDWR | os.O_NONBLOCK))
-                entry.files[0].unlink()
+            for record in records:
+                readers.append(os.open(record.files[0], os.O_RDWR | os.O_NONBLOCK))
+                record.files[0].unlink()
             for reader in readers:
                 os.close(reader)
         assert {preview.result().status_code for preview in asked} == {404}
@@ -456,10 +456,10 @@ def test_what_another_process_does_is_pushed_too(
     comfyui: ComfyUI, devnet: SessionDevnet, window: Window
 ) -> None:
     with seeded(comfyui, devnet.url) as seeder:
-        entry = seeder.entry("upscaler", "from a shell", ago=1, then=seed.canceled)
+        record = seeder.record("upscaler", "from a shell", ago=1, then=seed.canceled)
         while True:
             _, message = window.messages.get(timeout=20)
-            if entry.id in {task["id"] for task in message["tasks"]}:
+            if record.id in {task["id"] for task in message["tasks"]}:
                 break
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from xalora_client import ImageBatch, ResultFormatError, RunResult
 from xalora_client.image_batch import images_in
-from xalora_client.media.memory import touched
+from xalora_client.media.images import touched
 from xalora_client.media.png_encode import encode_png
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xalora_client import ImageBatch, ResultDownloadError, ResultFormatError, ResultLocationError, RunResult
-from xalora_client.results import failure_reason, miner_of, resolve_reference, result_references
+from xalora_client.network.answers import failure_reason, miner_of, resolve_reference, result_references
 
 
 @pytest.mark.parametrize(

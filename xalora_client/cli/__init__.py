@@ -8,8 +8,8 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .exit_codes import ExitCode
 from .broken_pipes import outlast_readers
+from .exit_codes import ExitCode
 
 NEEDED = ("typer", "rich")
 

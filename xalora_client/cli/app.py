@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from .demo import command as demo
-from .commands import generate, devnet as local_network, resume, settings, tasks
+from .commands import devnet, generate, resume, settings, tasks
 from .commands import workflows as workflow_commands
+from .demo import command as demo_command
 from .screen import Screen, log_to
 
 START = "First steps"
@@ -52,10 +52,10 @@ def start(
 
 
 for panel, commands in {
-    START: (demo.demo,),
+    START: (demo_command.demo,),
     WORK: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
     TASKS: (tasks.tasks, tasks.status, resume.resume, tasks.cancel, tasks.forget),
-    LOCAL: (local_network.devnet, local_network.miner),
+    LOCAL: (devnet.devnet, devnet.miner),
     SETUP: (settings.config,),
 }.items():
     for each in commands:

@@ -18,10 +18,10 @@ from ..results import REMOTE_ENGINE, RunResult
 from .command import run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import counted, seconds_text, short_path
-from .task_lookup import opened_journal
 from .outputs import Destination, write_result
 from .progress import Board
 from .screen import Screen, error_fields
+from .task_lookup import opened_journal
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -269,19 +269,19 @@ def _say_what_runs_on(
     for report in reports:
         if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
-        entry = journal.by_task_id(report.task_id, settings.sequencer_url)
-        if entry is not None and entry.is_open and journal.attended(entry.id):
+        record = journal.by_task_id(report.task_id, settings.sequencer_url)
+        if record is not None and record.is_open and journal.attended(record.id):
             screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
-        elif entry is not None and entry.is_open:
+        elif record is not None and record.is_open:
             screen.warn(
                 f"{report.job.label}: task {report.task_id} may run on and be charged; "
                 f"cancel it with: xalora cancel {report.task_id}"
             )
-        elif entry is not None:
-            screen.note(f"{report.job.label}: task {report.task_id} is {entry.state.value}")
-    for entry in journal.entries(states=[TaskState.UNKNOWN], limit=len(reports)):
-        if entry.created_at >= began:
+        elif record is not None:
+            screen.note(f"{report.job.label}: task {report.task_id} is {record.state.value}")
+    for record in journal.records(states=[TaskState.UNKNOWN], limit=len(reports)):
+        if record.created_at >= began:
             screen.warn(
-                f"{entry.work.label}: job {entry.job_id} was sent and not answered; it may exist and be "
+                f"{record.work.label}: job {record.job_id} was sent and not answered; it may exist and be "
                 "charged (see: xalora tasks)"
             )

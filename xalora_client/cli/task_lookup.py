@@ -12,7 +12,7 @@ import typer
 
 from ..config import Settings
 from ..errors import STILL_RETRIEVABLE, MissingKeyError
-from ..journal import Entry, Journal, TaskState
+from ..journal import Journal, Record, TaskState
 from .command import run_interruptible
 from .formats import counted
 
@@ -45,31 +45,31 @@ def opened_journal(settings: Settings, *, needed: bool = False) -> Iterator[Jour
         yield journal
 
 
-def find_entry(journal: Journal, text: str, settings: Settings) -> Entry | None:
+def find_record(journal: Journal, text: str, settings: Settings) -> Record | None:
     return journal.by_task_id(text, settings.sequencer_url) or journal.by_job_id(text)
 
 
-def chosen_entries(
+def chosen_records(
     journal: Journal,
     ids: Sequence[str] | None,
     every: bool,
     settings: Settings,
-    suits: Callable[[Entry], bool],
-) -> list[tuple[str, Entry | None]]:
-    """What the user means, each with its entry where the journal has one."""
+    suits: Callable[[Record], bool],
+) -> list[tuple[str, Record | None]]:
+    """What the user means, each with its record where the journal has one."""
     if bool(ids) == every:
         raise typer.BadParameter("give ids, or --all")
     if not every:
-        found = [(text, find_entry(journal, text, settings)) for text in dict.fromkeys(ids or ())]
-        return [(entry.task_id or text if entry else text, entry) for text, entry in found]
-    entries = journal.open_entries()
-    here = [entry for entry in entries if entry.work.sequencer_url == settings.sequencer_url]
-    if len(here) < len(entries):
+        found = [(text, find_record(journal, text, settings)) for text in dict.fromkeys(ids or ())]
+        return [(record.task_id or text if record else text, record) for text, record in found]
+    records = journal.open_records()
+    here = [record for record in records if record.work.sequencer_url == settings.sequencer_url]
+    if len(here) < len(records):
         logger.warning(
             "%s of another network left alone; set XALORA_WORKFLOW_URL to reach it",
-            counted(len(entries) - len(here), "open task"),
+            counted(len(records) - len(here), "open task"),
         )
-    return [(entry.task_id or entry.job_id, entry) for entry in here if suits(entry)]
+    return [(record.task_id or record.job_id, record) for record in here if suits(record)]
 
 
 def with_client(
@@ -87,27 +87,27 @@ def with_client(
     return run_interruptible(run(), on_interrupt=on_interrupt)
 
 
-def own_key_task(entry: Entry | None, settings: Settings) -> WorkflowTask | None:
-    """A task that carries the key of its own which this entry was paid with, asked for in the terminal.
+def own_key_task(record: Record | None, settings: Settings) -> WorkflowTask | None:
+    """A task that carries the key of its own which this record was paid with, asked for in the terminal.
 
     Raises:
         MissingKeyError: There is nobody to ask.
     """
     from ..tasks import WorkflowTask
 
-    if entry is None or not entry.work.own_key:
+    if record is None or not record.work.own_key:
         return None
-    consumer = entry.work.consumer_id
+    consumer = record.work.consumer_id
     if settings.api_key is not None and settings.credentials().consumer_id == consumer:
         return None
     if not sys.stdin.isatty():
         raise MissingKeyError(
-            f"Task {entry.task_id} has a key of its own (of consumer {consumer}), which is kept nowhere",
+            f"Task {record.task_id} has a key of its own (of consumer {consumer}), which is kept nowhere",
             money=STILL_RETRIEVABLE,
             next_step="Run this in a terminal to be asked for it, or set XALORA_API_KEY to it.",
-            task_id=entry.task_id,
+            task_id=record.task_id,
         )
-    key = typer.prompt(f"Key of consumer {consumer} for task {entry.task_id}", hide_input=True, err=True)
+    key = typer.prompt(f"Key of consumer {consumer} for task {record.task_id}", hide_input=True, err=True)
     if key.startswith((f"{consumer}#", f"{consumer}-")):
         return WorkflowTask(api_key=key)
     return WorkflowTask(consumer_id=consumer, api_key=key)

@@ -1,4 +1,4 @@
-"""Entries of the journal as people and programs read them."""
+"""Records of the journal as people and programs read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..journal import Entry, TaskState
+from ..journal import Record, TaskState
 from .formats import elapsed_text, printable, seconds_text, shortened
 
 STATES = {
@@ -25,57 +25,57 @@ STATES = {
 }
 
 
-def state_text(entry: Entry) -> str:
-    if entry.state is TaskState.SUBMITTED:
-        return {"waiting": "queued", None: "submitted"}.get(entry.status, entry.status or "")
-    if entry.forgotten:
+def state_text(record: Record) -> str:
+    if record.state is TaskState.SUBMITTED:
+        return {"waiting": "queued", None: "submitted"}.get(record.status, record.status or "")
+    if record.forgotten:
         return "outcome unknown, given up"
-    return STATES[entry.state][0] + (" (files made room)" if entry.evicted else "")
+    return STATES[record.state][0] + (" (files made room)" if record.evicted else "")
 
 
-def entry_table(entries: Sequence[Entry], attended: dict[int, bool]) -> Table:
+def record_table(records: Sequence[Record], attended: dict[int, bool]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("Age", "What", "State", "Took"):
         table.add_column(name)
     table.add_column("Task id", no_wrap=True)
     now = datetime.now(timezone.utc).timestamp()
-    for entry in entries:
-        style = STATES.get(entry.state, ("", "cyan"))[1]
-        state = state_text(entry) + (", in hand" if attended.get(entry.id) else "")
-        what = shortened(printable(entry.work.label), 40)
-        if entry.error and entry.state in (TaskState.FAILED, TaskState.NOT_SENT):
-            what += f"\n{shortened(printable(entry.error), 60)}"
+    for record in records:
+        style = STATES.get(record.state, ("", "cyan"))[1]
+        state = state_text(record) + (", in hand" if attended.get(record.id) else "")
+        what = shortened(printable(record.work.label), 40)
+        if record.error and record.state in (TaskState.FAILED, TaskState.NOT_SENT):
+            what += f"\n{shortened(printable(record.error), 60)}"
         table.add_row(
-            Text(elapsed_text(now - entry.created_at), style="dim"),
+            Text(elapsed_text(now - record.created_at), style="dim"),
             Text(what),
             Text(printable(state), style=style),
-            Text(seconds_text(entry.total_seconds), style="dim"),
-            Text(printable(entry.task_id or f"job {entry.job_id}")),
+            Text(seconds_text(record.total_seconds), style="dim"),
+            Text(printable(record.task_id or f"job {record.job_id}")),
         )
     return table
 
 
-def entry_document(entry: Entry, attended: bool) -> dict[str, Any]:
-    work = entry.work
+def record_document(record: Record, attended: bool) -> dict[str, Any]:
+    work = record.work
     return {
-        "task_id": entry.task_id,
-        "job_id": entry.job_id,
-        "state": entry.state.value,
-        "status": entry.status,
-        "open": entry.is_open,
+        "task_id": record.task_id,
+        "job_id": record.job_id,
+        "state": record.state.value,
+        "status": record.status,
+        "open": record.is_open,
         "attended": attended,
         "label": work.label,
         "task_type": work.task_type,
         "workflow_id": work.workflow_id,
         "workflow_url": work.sequencer_url,
         "consumer_id": work.consumer_id,
-        "created_at": entry.created_at,
-        "submitted_at": entry.submitted_at,
-        "started_at": entry.started_at,
-        "ended_at": entry.ended_at,
-        "engine": entry.engine,
-        "miner": entry.miner,
-        "device": entry.device,
-        "error": entry.error,
-        "files": [str(path) for path in entry.files],
+        "created_at": record.created_at,
+        "submitted_at": record.submitted_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "engine": record.engine,
+        "miner": record.miner,
+        "device": record.device,
+        "error": record.error,
+        "files": [str(path) for path in record.files],
     }

@@ -6,13 +6,13 @@ import logging
 import tempfile
 from pathlib import Path
 
-from .engines import EngineError as MinerError
-from .engines import MinerTask
+from ..engines.comfyui import ComfyUIEngine
 from ..errors import EngineError, XaloraError
 from ..workflows.catalog import WorkflowCatalog
 from ..workflows.check import check_definition
 from ..workflows.definition import WorkflowDefinition
-from ..engines.comfyui import ComfyUIEngine
+from .engines import EngineError as MinerError
+from .engines import MinerTask
 
 FETCHED_PARAMETER = "image"
 """The one parameter whose picture the miner itself fetches before it asks an engine."""

@@ -13,14 +13,14 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from ..config import Settings
-from ..workflows.task import DefinedWorkflowTask, catalog
-from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
 from ..errors import ConfigurationError, EngineError, InputImageError, ResultError, XaloraError
 from ..events import Done, EventCallback, FallingBack, LocalProgress, guarded
 from ..media.inputs import is_remote, prepare_image
 from ..results import RunResult, Timing
 from ..tasks import WorkflowTask
 from ..workflows import BoundWorkflow, WorkflowDefinition
+from ..workflows.task import DefinedWorkflowTask, catalog
+from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
 
 logger = logging.getLogger("xalora_client")
 
@@ -107,7 +107,7 @@ def make_room(folder: Path, limit: int, wanted: Collection[str]) -> None:
                 files.append((path.stat(), path))
     total = sum(stat.st_size for stat, _ in files)
     prefixes = tuple(wanted)
-    for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
+    for stat, path in sorted(files, key=lambda record: record[0].st_mtime):
         if total <= limit:
             return
         if not path.name.startswith(prefixes):
@@ -198,8 +198,8 @@ async def _image_bytes(task: WorkflowTask) -> dict[str, bytes]:
 async def _remote_image(url: str) -> bytes:
     import tempfile
 
-    from ..transfer.download import download
     from ..network.sessions import shared_session
+    from ..transfer.download import download
 
     with tempfile.TemporaryDirectory() as folder:
         async with shared_session() as session:

@@ -19,14 +19,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+from ..concurrency import off_loop
 from ..config import IfUnknown
-from ..polling.durations import PastRun
 from ..errors import JournalError
-from ..journal import BusyJournalError, Claim, Entry, Journal, TaskState, Work
+from ..journal import BusyJournalError, Claim, Journal, Record, TaskState, Work
+from ..network.answers import failure_reason
+from ..network.status import CANCELED, FAILED, FINISHED
+from ..polling.durations import PastRun
+from ..results import WorkflowTaskResult
 from .preparation import PreparedTask
-from ..results import WorkflowTaskResult, failure_reason
-from ..polling.schedule import CANCELED, FAILED, FINISHED
-from ..threads import off_loop
 
 logger = logging.getLogger("xalora_client")
 
@@ -39,7 +40,7 @@ WATCH_SECONDS = 0.1
 """How often another process's progress on a shared task is looked at; a read takes microseconds."""
 
 
-class Ledger:
+class AsyncJournal:
     """Writes a task's steps into the journal, off the event loop."""
 
     def __init__(self, journal: Journal) -> None:
@@ -61,7 +62,7 @@ class Ledger:
     ) -> Claim:
         """What to do about the work.
 
-        A kept result is given out, without a ticket, by a journal that can be read only.
+        A kept result is given out, without a lease, by a journal that can be read only.
 
         Raises:
             JournalError: The journal can't be written, or another program holds it and does not let go.
@@ -83,8 +84,8 @@ class Ledger:
             work, job_id=prepared.job_id, reuse=reuse, among=reuse_among, if_unknown=if_unknown
         )
         try:
-            return await self._with_ticket(
-                self._patient(claim, CLAIM_PATIENCE_SECONDS), lambda claim: claim.ticket
+            return await self._with_lease(
+                self._patient(claim, CLAIM_PATIENCE_SECONDS), lambda claim: claim.lease
             )
         except JournalError as error:
             kept = await self._tolerant(
@@ -94,116 +95,116 @@ class Ledger:
             if kept is None:
                 raise
             logger.warning("journal: %s - the result that was kept is read all the same", error.what)
-            return Claim(action="kept", entry=kept, ticket="")
+            return Claim(action="kept", record=kept, lease="")
 
-    async def hold(self, entry_id: int) -> str:
-        """A ticket that keeps an entry's files, and its task from being canceled by others."""
-        hold = lambda: self.journal.hold(entry_id)  # noqa: E731
-        return await self._with_ticket(self._tolerant(hold, f"entry {entry_id} is not held"), str) or ""
+    async def hold(self, record_id: int) -> str:
+        """A lease that keeps a record's files, and its task from being canceled by others."""
+        hold = lambda: self.journal.hold(record_id)  # noqa: E731
+        return await self._with_lease(self._tolerant(hold, f"record {record_id} is not held"), str) or ""
 
-    def hold_while(self, alive: object, ticket: str) -> None:
-        """Give a ticket back when ``alive`` is gone: a result in hand keeps its files, whatever the limit."""
-        if ticket:
-            release = weakref.finalize(alive, self.journal.leave_later, ticket)
-            # The journal gives back its tickets itself when the process ends.
+    def hold_while(self, alive: object, lease: str) -> None:
+        """Give a lease back when ``alive`` is gone: a result in hand keeps its files, whatever the limit."""
+        if lease:
+            release = weakref.finalize(alive, self.journal.leave_later, lease)
+            # The journal gives back its leases itself when the process ends.
             release.atexit = False
 
-    async def leave(self, ticket: str) -> None:
-        if ticket:
-            await self._tolerant(lambda: self.journal.leave(ticket), "a place is not given back")
+    async def leave(self, lease: str) -> None:
+        if lease:
+            await self._tolerant(lambda: self.journal.leave(lease), "a place is not given back")
 
     # --- a task's steps -----------------------------------------------------------------------------------
 
-    async def sending(self, entry_id: int | None) -> None:
+    async def sending(self, record_id: int | None) -> None:
         """The create leaves next.
 
         Raises:
             JournalError: That can't be written down; nothing may be sent then.
         """
-        if entry_id is not None:
-            await asyncio.to_thread(self.journal.sending, entry_id)
+        if record_id is not None:
+            await asyncio.to_thread(self.journal.sending, record_id)
 
-    async def held_back(self, entry_id: int | None, error: str) -> None:
+    async def held_back(self, record_id: int | None, error: str) -> None:
         """The create surely made no task and will be sent again: a crash in the pause leaves no doubt."""
-        await self._note(entry_id, lambda i: self.journal.held_back(i, error), "nothing was sent")
+        await self._note(record_id, lambda i: self.journal.held_back(i, error), "nothing was sent")
 
-    async def submitted(self, entry_id: int | None, task_id: str) -> None:
+    async def submitted(self, record_id: int | None, task_id: str) -> None:
         await self._note(
-            entry_id, lambda i: self.journal.submitted(i, task_id), f"task {task_id} is paid for"
+            record_id, lambda i: self.journal.submitted(i, task_id), f"task {task_id} is paid for"
         )
 
-    async def not_sent(self, entry_id: int | None, error: str) -> None:
-        await self._note(entry_id, lambda i: self.journal.not_sent(i, error), "nothing was sent")
+    async def not_sent(self, record_id: int | None, error: str) -> None:
+        await self._note(record_id, lambda i: self.journal.not_sent(i, error), "nothing was sent")
 
-    async def unknown(self, entry_id: int | None, job_id: str, error: str) -> None:
+    async def unknown(self, record_id: int | None, job_id: str, error: str) -> None:
         await self._note(
-            entry_id, lambda i: self.journal.unknown(i, error), f"the outcome of job {job_id} is unknown"
+            record_id, lambda i: self.journal.unknown(i, error), f"the outcome of job {job_id} is unknown"
         )
 
-    async def status(self, entry_id: int | None, status: str) -> None:
-        await self._note(entry_id, lambda i: self.journal.status(i, status), f"status {status}")
+    async def status(self, record_id: int | None, status: str) -> None:
+        await self._note(record_id, lambda i: self.journal.status(i, status), f"status {status}")
 
-    async def finished(self, entry_id: int | None, result: Any, *, unnoticed: float = 0.0) -> None:
+    async def finished(self, record_id: int | None, result: Any, *, unnoticed: float = 0.0) -> None:
         await self._note(
-            entry_id,
+            record_id,
             lambda i: self.journal.finished(i, result, unnoticed=unnoticed),
             "the task has finished",
         )
 
     async def kept(
-        self, entry_id: int | None, files: tuple[Path, ...], *, engine: str, miner: str | None
+        self, record_id: int | None, files: tuple[Path, ...], *, engine: str, miner: str | None
     ) -> None:
         await self._note(
-            entry_id,
+            record_id,
             lambda i: self.journal.kept(i, files, engine=engine, miner=miner),
             f"the result is {files}",
         )
 
-    async def delivered(self, entry_id: int | None) -> None:
-        await self._note(entry_id, self.journal.delivered, "the result was delivered")
+    async def delivered(self, record_id: int | None) -> None:
+        await self._note(record_id, self.journal.delivered, "the result was delivered")
 
-    async def failed(self, entry_id: int | None, error: str) -> None:
-        await self._note(entry_id, lambda i: self.journal.failed(i, error), error)
+    async def failed(self, record_id: int | None, error: str) -> None:
+        await self._note(record_id, lambda i: self.journal.failed(i, error), error)
 
-    async def expired(self, entry_id: int | None, error: str) -> None:
-        await self._note(entry_id, lambda i: self.journal.expired(i, error), error)
+    async def expired(self, record_id: int | None, error: str) -> None:
+        await self._note(record_id, lambda i: self.journal.expired(i, error), error)
 
-    async def canceled(self, entry_id: int | None) -> None:
-        await self._note(entry_id, self.journal.canceled, "the task was canceled")
+    async def canceled(self, record_id: int | None) -> None:
+        await self._note(record_id, self.journal.canceled, "the task was canceled")
 
-    async def cancel(self, entry_id: int | None, ticket: str, task_id: str | None) -> str | None:
-        """The id of the task to cancel for a ticket's holder, noted as to be canceled.
+    async def cancel(self, record_id: int | None, lease: str, task_id: str | None) -> str | None:
+        """The id of the task to cancel for a lease's holder, noted as to be canceled.
 
         None where others wait for it, in this process or another, or where there is nothing to cancel.
         """
-        if entry_id is None or not ticket:
+        if record_id is None or not lease:
             return task_id
         try:
-            entry = await off_loop(lambda: self.journal.cancel(ticket))
+            record = await off_loop(lambda: self.journal.cancel(lease))
         except JournalError as error:
             logger.warning("journal: %s - task %s is canceled all the same", error.what, task_id)
             return task_id
-        return None if entry is None else entry.task_id
+        return None if record is None else record.task_id
 
-    async def cancel_pending(self, entry_id: int | None) -> None:
-        await self._note(entry_id, self.journal.cancel_pending, "a cancel is not confirmed")
+    async def cancel_pending(self, record_id: int | None) -> None:
+        await self._note(record_id, self.journal.cancel_pending, "a cancel is not confirmed")
 
-    async def cancel_withdrawn(self, entry_id: int | None) -> None:
+    async def cancel_withdrawn(self, record_id: int | None) -> None:
         """The network refused a cancel, so the task counts as running."""
-        entry = await self.entry(entry_id) if entry_id is not None else None
-        if entry is not None and entry.state is TaskState.CANCEL_PENDING:
-            await self._note(entry_id, self.journal.cancel_withdrawn, "the cancel was refused")
+        record = await self.record(record_id) if record_id is not None else None
+        if record is not None and record.state is TaskState.CANCEL_PENDING:
+            await self._note(record_id, self.journal.cancel_withdrawn, "the cancel was refused")
 
     async def settle(
-        self, entry_id: int | None, answer: WorkflowTaskResult, *, unnoticed: float = 0.0
+        self, record_id: int | None, answer: WorkflowTaskResult, *, unnoticed: float = 0.0
     ) -> None:
         """Write down how a task ended, if it has; ``unnoticed`` as for :meth:`Journal.finished`."""
         if answer.status == FINISHED:
-            await self.finished(entry_id, answer.result, unnoticed=unnoticed)
+            await self.finished(record_id, answer.result, unnoticed=unnoticed)
         elif answer.status == FAILED:
-            await self.failed(entry_id, failure_reason(answer.result))
+            await self.failed(record_id, failure_reason(answer.result))
         elif answer.status == CANCELED:
-            await self.canceled(entry_id)
+            await self.canceled(record_id)
 
     async def fell_back(self, job_id: str | None, engine: str, device: str | None) -> None:
         """An engine of this machine did the work of a create or task that came to nothing."""
@@ -215,10 +216,10 @@ class Ledger:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    async def entry(self, entry_id: int) -> Entry | None:
-        return await self._tolerant(lambda: self.journal.find(entry_id), f"entry {entry_id} can't be read")
+    async def record(self, record_id: int) -> Record | None:
+        return await self._tolerant(lambda: self.journal.find(record_id), f"record {record_id} can't be read")
 
-    async def entry_of_task(self, task_id: str, sequencer_url: str) -> Entry | None:
+    async def record_of_task(self, task_id: str, sequencer_url: str) -> Record | None:
         return await self._tolerant(
             lambda: self.journal.by_task_id(task_id, sequencer_url), f"task {task_id} goes on unjournaled"
         )
@@ -228,25 +229,25 @@ class Ledger:
 
     # --- sharing with other processes ---------------------------------------------------------------------
 
-    async def task_id_from_owner(self, entry_id: int, ticket: str) -> str | None:
+    async def task_id_from_owner(self, record_id: int, lease: str) -> str | None:
         """The task id of work that another process is sending; None when that process ended without one."""
         while True:
-            entry = await self.entry(entry_id)
-            if entry is None:
+            record = await self.record(record_id)
+            if record is None:
                 return None
-            if entry.task_id is not None:
-                return entry.task_id
-            if entry.state not in (TaskState.PREPARED, TaskState.SENDING):
+            if record.task_id is not None:
+                return record.task_id
+            if record.state not in (TaskState.PREPARED, TaskState.SENDING):
                 return None
-            if entry.state is TaskState.PREPARED and await self._take(ticket):
+            if record.state is TaskState.PREPARED and await self._take(lease):
                 return None
-            if entry.state is TaskState.SENDING:
-                # Settles the entry should its sender have died, which no row change would tell.
-                await self._take(ticket)
+            if record.state is TaskState.SENDING:
+                # Settles the record should its sender have died, which no row change would tell.
+                await self._take(lease)
             await asyncio.sleep(WATCH_SECONDS)
 
     @contextlib.asynccontextmanager
-    async def download_turn(self, entry_id: int | None, ticket: str) -> AsyncIterator[tuple[Path, ...]]:
+    async def download_turn(self, record_id: int | None, lease: str) -> AsyncIterator[tuple[Path, ...]]:
         """A turn at downloading: of several processes that share a task, one downloads at a time.
 
         A journal that can't be asked is not waited for: then everybody downloads, each to files of its own.
@@ -254,57 +255,57 @@ class Ledger:
         Yields:
             The files, where another process has them already; else an empty tuple.
         """
-        while entry_id is not None and ticket:
-            is_ours = await self._take(ticket)
+        while record_id is not None and lease:
+            is_ours = await self._take(lease)
             if is_ours is None:
-                self._out_of_turn.add(entry_id)
+                self._out_of_turn.add(record_id)
             if is_ours is not False:
                 break
-            entry = await self.entry(entry_id)
-            if entry is None or entry.state is not TaskState.FINISHED:
+            record = await self.record(record_id)
+            if record is None or record.state is not TaskState.FINISHED:
                 break
             await asyncio.sleep(WATCH_SECONDS)
-        entry = await self.entry(entry_id) if entry_id is not None else None
-        files = entry.files if entry is not None else ()
+        record = await self.record(record_id) if record_id is not None else None
+        files = record.files if record is not None else ()
         yield files if all(file.exists() for file in files) else ()
 
-    async def _take(self, ticket: str) -> bool | None:
+    async def _take(self, lease: str) -> bool | None:
         """See `Journal.take`; None where the journal can't be asked."""
-        return await self._tolerant(lambda: self.journal.take(ticket), "a task can't be taken over")
+        return await self._tolerant(lambda: self.journal.take(lease), "a task can't be taken over")
 
-    async def result_stem(self, entry_id: int | None, job_id: str) -> Path:
+    async def result_stem(self, record_id: int | None, job_id: str) -> Path:
         """Where a result's files go, without suffix: to this client's own place where no turn was given."""
-        entry = await self.entry(entry_id) if entry_id is not None else None
-        if entry is None:
+        record = await self.record(record_id) if record_id is not None else None
+        if record is None:
             stem = self.journal.results_dir / re.sub(r"[^A-Za-z0-9._-]+", "_", job_id)
         else:
-            stem = await asyncio.to_thread(self.journal.result_stem, entry)
-            if entry_id not in self._out_of_turn:
+            stem = await asyncio.to_thread(self.journal.result_stem, record)
+            if record_id not in self._out_of_turn:
                 return stem
         return stem.with_name(f"{stem.name}-{self._mark}")
 
     # --- failing gently -----------------------------------------------------------------------------------
 
-    async def _note(self, entry_id: int | None, step: Callable[[int], Entry], told_instead: str) -> None:
-        if entry_id is not None:
-            await self._tolerant(lambda: step(entry_id), told_instead)
+    async def _note(self, record_id: int | None, step: Callable[[int], Record], told_instead: str) -> None:
+        if record_id is not None:
+            await self._tolerant(lambda: step(record_id), told_instead)
 
-    async def _with_ticket(self, step: Coroutine[Any, Any, T], ticket_of: Callable[[T], str]) -> T:
-        """A step that gives a ticket: a caller cancelled meanwhile does not take it along."""
+    async def _with_lease(self, step: Coroutine[Any, Any, T], lease_of: Callable[[T], str]) -> T:
+        """A step that gives a lease: a caller cancelled meanwhile does not take it along."""
         taking = asyncio.ensure_future(step)
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            stray = asyncio.ensure_future(self._leave_stray(taking, ticket_of))
+            stray = asyncio.ensure_future(self._leave_stray(taking, lease_of))
             self._strays.add(stray)
             stray.add_done_callback(self._strays.discard)
             raise
 
-    async def _leave_stray(self, taking: asyncio.Future[T], ticket_of: Callable[[T], str]) -> None:
+    async def _leave_stray(self, taking: asyncio.Future[T], lease_of: Callable[[T], str]) -> None:
         with contextlib.suppress(JournalError):
             taken = await taking
             if taken is not None:
-                await self.leave(ticket_of(taken))
+                await self.leave(lease_of(taken))
 
     async def _patient(self, step: Callable[[], T], patience: float) -> T:
         """A step that waits for other programs to let go of the journal, for so many seconds in all."""

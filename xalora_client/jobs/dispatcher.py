@@ -1,4 +1,4 @@
-"""From a task to its flight: the journal says whether to send the work, join it, or take it up."""
+"""From a task to its job: the journal says whether to send the work, join it, or take it up."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from ..config import Credentials, IfUnknown, Settings
-from ..polling.durations import usual_span
 from ..errors import AmbiguousCreateError, ClientClosedError, JournalError
-from .fetching import Fetcher
-from .job import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Flight
-from .async_journal import Ledger
-from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from ..network.sequencer import Network
-from .preparation import PreparedTask, credentials_of, prepare
+from ..network.status import is_terminal
+from ..polling.durations import usual_span
+from ..polling.schedule import PollSchedule
+from ..polling.task_kind import TaskKind
 from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
-from ..polling.schedule import PollSchedule, is_terminal
-from ..polling.task_kind import Siblings
+from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
+from .async_journal import AsyncJournal
+from .fetching import Fetcher
+from .job import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Job
+from .preparation import PreparedTask, credentials_of, prepare
 from .uploads import Uploads
 
 if TYPE_CHECKING:
-    from ..journal import Entry
+    from ..journal import Record
     from ..tasks import WorkflowTask
 
 logger = logging.getLogger("xalora_client")
@@ -42,25 +43,25 @@ URL_MARGIN_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Booking:
-    """A caller's place on a flight, or the kept result that makes one needless.
+    """A caller's place on a job, or the kept result that makes one needless.
 
-    ``cancel_was_asked`` tells that the flight's task was to be canceled before this caller came, and that the
+    ``cancel_was_asked`` tells that the job's task was to be canceled before this caller came, and that the
     network has not confirmed it.
     """
 
-    entry_id: int | None
-    flight: Flight | None = None
+    record_id: int | None
+    job: Job | None = None
     cancel_was_asked: bool = False
     kept: RunResult | None = None
-    kept_ticket: str = ""
+    kept_lease: str = ""
 
 
 class Dispatcher:
-    """Knows every flight of this process.
+    """Knows every job of this process.
 
     Args:
         network: The sequencer.
-        ledger: The journal, kept going when it fails.
+        journal: The journal, kept going when it fails.
         session: For downloads; it never carries a key.
         delivery: How local images reach a miner.
         settings: The client's settings.
@@ -70,32 +71,32 @@ class Dispatcher:
     def __init__(
         self,
         network: Network,
-        ledger: Ledger,
+        journal: AsyncJournal,
         session: aiohttp.ClientSession,
         delivery: ImageDelivery,
         settings: Settings,
         credentials: Credentials | None,
     ) -> None:
-        self.ledger = ledger
+        self.journal = journal
         self.uploads = Uploads()
         self._network = network
-        self._fetcher = Fetcher(network, ledger, session, settings.result_base_url)
+        self._fetcher = Fetcher(network, journal, session, settings.result_base_url)
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
         # Half the cores, the rest is for sending: were a batch prepared at once, its first task would be
         # sent with its last.
         self._preparing = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self._flights: dict[int, Flight] = {}
-        self._loose: set[Flight] = set()
-        self._kinds: WeakValueDictionary[str, Siblings] = WeakValueDictionary()
+        self._jobs: dict[int, Job] = {}
+        self._loose: set[Job] = set()
+        self._kinds: WeakValueDictionary[str, TaskKind] = WeakValueDictionary()
         self._task_credentials: dict[str, Credentials] = {}
         self._landings: set[asyncio.Task[None]] = set()
         self._seats = 0
         self._all_left = asyncio.Event()
         self._closed = False
 
-    # --- finding the flight -------------------------------------------------------------------------------
+    # --- finding the job -------------------------------------------------------------------------------
 
     async def book(
         self,
@@ -106,7 +107,7 @@ class Dispatcher:
         reuse_among: AbstractSet[str] = frozenset(),
         schedule: PollSchedule | None = None,
     ) -> Booking:
-        """A place on the flight that does this work, or the kept result of it.
+        """A place on the job that does this work, or the kept result of it.
 
         Raises:
             AmbiguousCreateError: An earlier create of the same work has an unknown outcome.
@@ -115,38 +116,38 @@ class Dispatcher:
         """
         async with self._preparing:
             prepared = await prepare(task, self._credentials, self._settings.sequencer_url)
-        siblings = await self._siblings(prepared.kind)
-        usual = usual_span(siblings.past_runs)
+        kind = await self._kind(prepared.kind)
+        usual = usual_span(kind.past_runs)
         while True:
             try:
-                claim = await self.ledger.claim(
+                claim = await self.journal.claim(
                     prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
                 )
             except JournalError:
                 if self._closed:
                     raise ClientClosedError(CLOSED_BEFORE) from None
                 raise
-            # Until somebody answers for the ticket nothing is awaited: a caller cancelled there would take
+            # Until somebody answers for the lease nothing is awaited: a caller cancelled there would take
             # it along, and nobody could ever send this work again.
             if self._closed:
-                await self.ledger.leave(claim.ticket)
+                await self.journal.leave(claim.lease)
                 raise ClientClosedError(CLOSED_BEFORE)
-            entry = claim.entry
+            record = claim.record
             if claim.action == "unknown":
-                raise _outcome_unknown(entry)
+                raise _outcome_unknown(record)
             if claim.action == "kept":
-                return Booking(entry.id, kept=_kept_result(entry), kept_ticket=claim.ticket)
-            under_way = self._flights.get(entry.id)
+                return Booking(record.id, kept=_kept_result(record), kept_lease=claim.lease)
+            under_way = self._jobs.get(record.id)
             if under_way is None or under_way.ended:
-                flight = self._new_flight(prepared, entry, claim.ticket, schedule, siblings, usual)
-                self._flights[entry.id] = flight
+                job = self._new_job(prepared, record, claim.lease, schedule, kind, usual)
+                self._jobs[record.id] = job
                 if claim.action == "send":
-                    self._send(flight, prepared)
-                elif entry.task_id is None:
-                    flight.begin_waiting_for_owner()
-                flight.cancel_was_asked = claim.cancel_was_asked
-                return self._seat(flight)
-            under_way.give_back(claim.ticket)
+                    self._send(job, prepared)
+                elif record.task_id is None:
+                    job.begin_waiting_for_owner()
+                job.cancel_was_asked = claim.cancel_was_asked
+                return self._seat(job)
+            under_way.give_back(claim.lease)
             if not under_way.withdrawn:
                 under_way.cancel_was_asked |= claim.cancel_was_asked
                 return self._seat(under_way)
@@ -160,100 +161,100 @@ class Dispatcher:
         credentials: Credentials | None = None,
         schedule: PollSchedule | None = None,
     ) -> Booking:
-        """A place on the flight of a task that was submitted before, here or anywhere.
+        """A place on the job of a task that was submitted before, here or anywhere.
 
         Raises:
             MissingKeyError: No key is known to ask with.
         """
-        entry = await self.ledger.entry_of_task(task_id, self._settings.sequencer_url)
-        flight = self._flight_of(entry, task_id)
-        if flight is not None:
-            return self._seat(flight)
+        record = await self.journal.record_of_task(task_id, self._settings.sequencer_url)
+        job = self._job_of(record, task_id)
+        if job is not None:
+            return self._seat(job)
         credentials = credentials or self.credentials_for(task_id)
-        siblings = await self._siblings(entry.work.kind) if entry is not None else Siblings()
-        ticket = await self.ledger.hold(entry.id) if entry is not None else ""
-        if entry is not None and entry.files and all(file.exists() for file in entry.files):
-            return Booking(entry.id, kept=_kept_result(entry), kept_ticket=ticket)
-        flight = self._flight_of(entry, task_id)
-        if flight is not None:
-            flight.give_back(ticket)
-            return self._seat(flight)
-        flight = Flight(
+        kind = await self._kind(record.work.kind) if record is not None else TaskKind()
+        lease = await self.journal.hold(record.id) if record is not None else ""
+        if record is not None and record.files and all(file.exists() for file in record.files):
+            return Booking(record.id, kept=_kept_result(record), kept_lease=lease)
+        job = self._job_of(record, task_id)
+        if job is not None:
+            job.give_back(lease)
+            return self._seat(job)
+        job = Job(
             self._network,
-            self.ledger,
+            self.journal,
             self._fetcher.fetch,
             self.uploads,
             credentials=credentials,
-            job_id=entry.job_id if entry is not None else task_id,
-            entry_id=entry.id if entry is not None else None,
-            ticket=ticket,
-            schedule=schedule or PollSchedule(siblings.past_runs),
-            siblings=siblings,
+            job_id=record.job_id if record is not None else task_id,
+            record_id=record.id if record is not None else None,
+            lease=lease,
+            schedule=schedule or PollSchedule(kind.past_runs),
+            kind=kind,
             outage_limit=self._settings.outage_limit,
             task_id=task_id,
-            submitted_ago=_seconds_since_submission(entry),
+            submitted_ago=_seconds_since_submission(record),
         )
-        if entry is not None:
-            self._flights[entry.id] = flight
+        if record is not None:
+            self._jobs[record.id] = job
         else:
-            self._loose.add(flight)
-        return self._seat(flight)
+            self._loose.add(job)
+        return self._seat(job)
 
-    def _seat(self, flight: Flight) -> Booking:
-        flight.waiters += 1
+    def _seat(self, job: Job) -> Booking:
+        job.waiters += 1
         self._seats += 1
         self._all_left.clear()
-        return Booking(flight.entry_id, flight, cancel_was_asked=flight.cancel_was_asked)
+        return Booking(job.record_id, job, cancel_was_asked=job.cancel_was_asked)
 
-    def _flight_of(self, entry: Entry | None, task_id: str) -> Flight | None:
-        """The flight that follows a task, unless it has ended or been given up."""
-        flight = self._flights.get(entry.id) if entry is not None else self._with_task_id(task_id)
-        return None if flight is None or flight.ended or flight.withdrawn else flight
+    def _job_of(self, record: Record | None, task_id: str) -> Job | None:
+        """The job that follows a task, unless it has ended or been given up."""
+        job = self._jobs.get(record.id) if record is not None else self._with_task_id(task_id)
+        return None if job is None or job.ended or job.withdrawn else job
 
-    def _with_task_id(self, task_id: str) -> Flight | None:
-        flights = (*self._flights.values(), *self._loose)
-        return next((flight for flight in flights if flight.task_id == task_id), None)
+    def _with_task_id(self, task_id: str) -> Job | None:
+        jobs = (*self._jobs.values(), *self._loose)
+        return next((job for job in jobs if job.task_id == task_id), None)
 
-    def _new_flight(
+    def _new_job(
         self,
         prepared: PreparedTask,
-        entry: Entry,
-        ticket: str,
+        record: Record,
+        lease: str,
         schedule: PollSchedule | None,
-        siblings: Siblings,
+        kind: TaskKind,
         usual_seconds: tuple[float, float] | None,
-    ) -> Flight:
-        return Flight(
+    ) -> Job:
+        return Job(
             self._network,
-            self.ledger,
+            self.journal,
             self._fetcher.fetch,
             self.uploads,
             credentials=prepared.credentials,
-            job_id=entry.job_id,
-            entry_id=entry.id,
-            ticket=ticket,
-            schedule=schedule or PollSchedule(siblings.past_runs),
-            siblings=siblings,
+            job_id=record.job_id,
+            record_id=record.id,
+            lease=lease,
+            schedule=schedule or PollSchedule(kind.past_runs),
+            kind=kind,
             outage_limit=self._settings.outage_limit,
             usual_seconds=usual_seconds,
-            in_doubt=entry.in_doubt,
-            task_id=entry.task_id,
-            submitted_ago=_seconds_since_submission(entry),
+            in_doubt=record.in_doubt,
+            task_id=record.task_id,
+            submitted_ago=_seconds_since_submission(record),
         )
 
-    async def _siblings(self, kind: str) -> Siblings:
-        siblings = self._kinds.get(kind)
-        if siblings is None:
+    async def _kind(self, name: str) -> TaskKind:
+        kind = self._kinds.get(name)
+        if kind is None:
             # Of several that ask at once, all wait for what is known, and the first one's are everybody's.
-            siblings = self._kinds.setdefault(kind, Siblings(await self.ledger.past_runs(kind)))
-        return siblings
+            kind = self._kinds.setdefault(name, TaskKind(await self.journal.past_runs(name)))
+        return kind
 
-    def _send(self, flight: Flight, prepared: PreparedTask) -> None:
+    def _send(self, job: Job, prepared: PreparedTask) -> None:
         timeout = prepared.task.timeout_seconds
         # Without a timeout of its own a task may be queued for days, whatever time its caller waits. What is
         # uploaded is deleted at the task's end, however long it could be read.
         lifetime = timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
-        flight.begin_create(prepared, self._delivery, lifetime)
+        job.begin_create(prepared, self._delivery, lifetime)
 
     def credentials_for(self, task_id: str, task: WorkflowTask | None = None) -> Credentials:
         """Whose key polls and cancels this task.
@@ -263,98 +264,101 @@ class Dispatcher:
         """
         if task is not None:
             return credentials_of(task, self._credentials)
-        flight = self._with_task_id(task_id)
-        if flight is not None:
-            return flight.credentials
+        job = self._with_task_id(task_id)
+        if job is not None:
+            return job.credentials
         return self._task_credentials.get(task_id) or self._settings.credentials()
 
     # --- leaving ------------------------------------------------------------------------------------------
 
     async def leave(self, booking: Booking) -> None:
-        """Give a place back. The last to leave takes the flight down; the remote task is not touched.
+        """Give a place back. The last to leave takes the job down; the remote task is not touched.
 
         A create or a cancel that is out goes on without the caller until its answer is noted.
         """
-        flight = booking.flight
-        if flight is None:
-            await self.ledger.leave(booking.kept_ticket)
+        job = booking.job
+        if job is None:
+            await self.journal.leave(booking.kept_lease)
             return
-        flight.waiters -= 1
+        job.waiters -= 1
         self._seats -= 1
         if not self._seats:
             self._all_left.set()
-        if flight.task_id is not None and flight.credentials != self._credentials:
-            self._task_credentials[flight.task_id] = flight.credentials
-        if flight.waiters == 0:
-            landing = asyncio.get_running_loop().create_task(self._land(flight))
+        if job.task_id is not None and job.credentials != self._credentials:
+            self._task_credentials[job.task_id] = job.credentials
+        if job.waiters == 0:
+            landing = asyncio.get_running_loop().create_task(self._land(job))
             self._landings.add(landing)
             landing.add_done_callback(self._landings.discard)
-            if not flight.is_busy:
+            if not job.is_busy:
                 await asyncio.shield(landing)
 
-    async def _land(self, flight: Flight) -> None:
-        await flight.landed()
-        if flight.waiters:
+    async def _land(self, job: Job) -> None:
+        await job.landed()
+        if job.waiters:
             return
-        self._loose.discard(flight)
-        if flight.entry_id is not None and self._flights.get(flight.entry_id) is flight:
-            del self._flights[flight.entry_id]
-        await flight.close()
-        if flight.result is not None:
-            self.ledger.hold_while(flight.result, flight.ticket)
+        self._loose.discard(job)
+        if job.record_id is not None and self._jobs.get(job.record_id) is job:
+            del self._jobs[job.record_id]
+        await job.close()
+        if job.result is not None:
+            self.journal.hold_while(job.result, job.lease)
         else:
-            await self.ledger.leave(flight.ticket)
+            await self.journal.leave(job.lease)
 
     async def note_end(self, answer: WorkflowTaskResult) -> None:
         """Write down what an answer says of a task's end, if it has ended, and clean up after it."""
         if not is_terminal(answer.status):
             return
-        entry = await self.ledger.entry_of_task(answer.task_id, self._settings.sequencer_url)
-        if entry is not None:
-            await self.ledger.settle(entry.id, answer)
-            await self.uploads.discard(entry.job_id)
+        record = await self.journal.record_of_task(answer.task_id, self._settings.sequencer_url)
+        if record is not None:
+            await self.journal.settle(record.id, answer)
+            await self.uploads.discard(record.job_id)
 
     def poke(self, task_id: str) -> None:
         """Ask for a task's status now, wherever it is waited for."""
-        for flight in (*self._flights.values(), *self._loose):
-            if flight.task_id == task_id:
-                flight.poke()
+        for job in (*self._jobs.values(), *self._loose):
+            if job.task_id == task_id:
+                job.poke()
 
     async def close(self) -> None:
-        """Take all flights down; those who wait are told so by a ClientClosedError."""
+        """Take all jobs down; those who wait are told so by a ClientClosedError."""
         self._closed = True
-        flights = [*self._flights.values(), *self._loose]
-        await asyncio.gather(*(flight.close() for flight in flights))
+        jobs = [*self._jobs.values(), *self._loose]
+        await asyncio.gather(*(job.close() for job in jobs))
         if self._seats:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._all_left.wait(), CANCEL_ON_EXIT_SECONDS)
         await asyncio.gather(*self._landings, return_exceptions=True)
 
 
-def _kept_result(entry: Entry) -> RunResult:
+def _kept_result(record: Record) -> RunResult:
     return RunResult(
-        files=entry.files,
-        engine=entry.engine or REMOTE_ENGINE,
-        job_id=entry.job_id,
-        task_id=entry.task_id,
-        device=entry.device,
-        miner=entry.miner,
-        seconds=Timing(queued=entry.queued_seconds, running=entry.running_seconds, total=entry.total_seconds),
+        files=record.files,
+        engine=record.engine or REMOTE_ENGINE,
+        job_id=record.job_id,
+        task_id=record.task_id,
+        device=record.device,
+        miner=record.miner,
+        seconds=Timing(
+            queued=record.queued_seconds, running=record.running_seconds, total=record.total_seconds
+        ),
         reused=True,
     )
 
 
-def _seconds_since_submission(entry: Entry | None) -> float:
-    if entry is None or entry.submitted_at is None:
+def _seconds_since_submission(record: Record | None) -> float:
+    if record is None or record.submitted_at is None:
         return 0.0
-    return max(0.0, time() - entry.submitted_at)
+    return max(0.0, time() - record.submitted_at)
 
 
-def _outcome_unknown(entry: Entry) -> AmbiguousCreateError:
+def _outcome_unknown(record: Record) -> AmbiguousCreateError:
     return AmbiguousCreateError(
-        f"An earlier create of the same work (job {entry.job_id}) went out and its outcome was never learned",
+        f"An earlier create of the same work (job {record.job_id}) went out and its outcome "
+        "was never learned",
         money="That task may exist and be charged, so nothing was sent now.",
         next_step='Look for the job in your account. Then choose: if_unknown="resend" sends it again under '
         'the same job id, "forget" pays for a new one (`--if-unknown resend|forget`).',
-        job_id=entry.job_id,
+        job_id=record.job_id,
     )

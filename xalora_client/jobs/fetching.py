@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from ..errors import STILL_RETRIEVABLE, NetworkError, ResultDownloadError, ResultError, ResultFormatError, ResultLocationError
+from ..errors import (
+    STILL_RETRIEVABLE,
+    NetworkError,
+    ResultDownloadError,
+    ResultError,
+    ResultFormatError,
+    ResultLocationError,
+)
 from ..events import Downloading
-from .async_journal import Ledger
+from ..network.answers import resolve_reference, result_references
 from ..network.sequencer import Network
-from ..results import WorkflowTaskResult, resolve_reference, result_references
-from ..polling.schedule import FINISHED, is_terminal
+from ..network.status import FINISHED, is_terminal
+from ..results import WorkflowTaskResult
+from .async_journal import AsyncJournal
 
 if TYPE_CHECKING:
-    from .job import Flight
+    from .job import Job
 
 logger = logging.getLogger("xalora_client")
 
@@ -46,7 +54,7 @@ class Fetcher:
 
     Args:
         network: Asked for fresh addresses.
-        ledger: Where the files go, and whose turn it is.
+        journal: Where the files go, and whose turn it is.
         session: For downloads; it never carries a key.
         result_base_url: Where bare storage keys are found, None where that is not set.
     """
@@ -54,16 +62,16 @@ class Fetcher:
     def __init__(
         self,
         network: Network,
-        ledger: Ledger,
+        journal: AsyncJournal,
         session: aiohttp.ClientSession,
         result_base_url: str | None,
     ) -> None:
         self._network = network
-        self._ledger = ledger
+        self._journal = journal
         self._session = session
         self._result_base_url = result_base_url
 
-    async def fetch(self, flight: Flight, answer: WorkflowTaskResult) -> tuple[Path, ...]:
+    async def fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         """Bring a finished task's files to disk.
 
         Raises:
@@ -72,10 +80,10 @@ class Fetcher:
             ResultError: They can't be had, or are broken.
         """
         places = self._places(answer)
-        async with self._ledger.download_turn(flight.entry_id, flight.ticket) as kept_by_another:
+        async with self._journal.download_turn(job.record_id, job.lease) as kept_by_another:
             if kept_by_another:
                 return kept_by_another
-            stem = await self._ledger.result_stem(flight.entry_id, flight.job_id)
+            stem = await self._journal.result_stem(job.record_id, job.job_id)
             said = answer
             files: list[Path] = []
             pauses = iter(NOT_FOUND_PAUSES)
@@ -83,17 +91,17 @@ class Fetcher:
                 index = len(files)
                 dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
                 try:
-                    files.append(await self._brought(flight, answer.task_id, places[index].url, dest))
+                    files.append(await self._brought(job, answer.task_id, places[index].url, dest))
                 except ResultDownloadError as missing:
                     if missing.status_code not in _ASKED_ABOUT:
                         raise
                     pause = next(pauses, None)
                     if pause is None:
-                        raise _explained(missing, said, places[index], flight) from missing
-                    said = await self._asked_again(flight, answer, missing, pause)
+                        raise _explained(missing, said, places[index], job) from missing
+                    said = await self._asked_again(job, answer, missing, pause)
                     fresh = self._places(said) if said.status == FINISHED else places
                     if not _is_worth_a_try(said.status, fresh, places, index, missing):
-                        raise _explained(missing, said, places[index], flight) from missing
+                        raise _explained(missing, said, places[index], job) from missing
                     if len(fresh) != len(places):
                         files.clear()
                     places = fresh
@@ -118,7 +126,7 @@ class Fetcher:
         ]
 
     async def _asked_again(
-        self, flight: Flight, answer: WorkflowTaskResult, missing: ResultDownloadError, pause: float
+        self, job: Job, answer: WorkflowTaskResult, missing: ResultDownloadError, pause: float
     ) -> WorkflowTaskResult:
         """What the network says now of a task whose result was not to be had where it said.
 
@@ -129,15 +137,15 @@ class Fetcher:
             logger.info("%s; trying again in %g s", missing.what, pause)
             await asyncio.sleep(pause)
         try:
-            said = await self._network.query(flight.credentials, answer.task_id)
+            said = await self._network.query(job.credentials, answer.task_id)
         except NetworkError as error:
             why = f"the network could not be asked for another address: {error.what}"
-            raise _still_there(missing, why, flight) from error
+            raise _still_there(missing, why, job) from error
         if said.status == FINISHED:
-            await self._ledger.finished(flight.entry_id, said.result)
+            await self._journal.finished(job.record_id, said.result)
         return said
 
-    async def _brought(self, flight: Flight, task_id: str, url: str, dest: Path) -> Path:
+    async def _brought(self, job: Job, task_id: str, url: str, dest: Path) -> Path:
         from ..transfer.download import download, left_whole
 
         # By a process that ended between the last byte and the note of it.
@@ -145,7 +153,7 @@ class Fetcher:
             return left
 
         def tell(received: int, total: int | None) -> None:
-            flight.emit(Downloading(job_id=flight.job_id, task_id=task_id, received=received, total=total))
+            job.emit(Downloading(job_id=job.job_id, task_id=task_id, received=received, total=total))
 
         try:
             return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
@@ -163,7 +171,7 @@ def _is_worth_a_try(
 
 
 def _explained(
-    missing: ResultDownloadError, said: WorkflowTaskResult, place: _Place, flight: Flight
+    missing: ResultDownloadError, said: WorkflowTaskResult, place: _Place, job: Job
 ) -> ResultError:
     if place.rests_on_setting:
         # The setting is as likely to be wrong as the file to be gone, and only one loses a paid result.
@@ -174,23 +182,23 @@ def _explained(
             next_step="Correct XALORA_RESULT_BASE_URL and take the task up again by its id: "
             f"`xalora resume {said.task_id}`.",
             task_id=said.task_id,
-            job_id=flight.job_id,
+            job_id=job.job_id,
             status_code=missing.status_code,
             error_type=missing.error_type,
         )
     if not is_terminal(said.status):
-        return _still_there(missing, f"the network now says that the task is {said.status}", flight)
+        return _still_there(missing, f"the network now says that the task is {said.status}", job)
     return missing
 
 
-def _still_there(missing: ResultDownloadError, why: str, flight: Flight) -> ResultDownloadError:
+def _still_there(missing: ResultDownloadError, why: str, job: Job) -> ResultDownloadError:
     """Not to be had now, and not to be given up either."""
     return ResultDownloadError(
         f"{missing.what}, and {why}",
         money=STILL_RETRIEVABLE,
         next_step=f"Fetch it again by the task's id: `xalora resume {missing.task_id}`.",
         task_id=missing.task_id,
-        job_id=flight.job_id,
+        job_id=job.job_id,
         status_code=missing.status_code,
         error_type=missing.error_type,
     )

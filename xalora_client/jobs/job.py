@@ -13,17 +13,37 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from ..config import Credentials
-from ..polling.durations import PastRun
-from ..errors import FIRST_MAY_BE_CHARGED, FIRST_PROBABLY_CHARGED, MAY_BE_CHARGED, NOTHING_CHARGED, RUNS_ON, STILL_RETRIEVABLE, AmbiguousCreateError, ClientClosedError, NetworkError, QueueLimitError, ResultDownloadError, ResultExpiredError, ResultFormatError, TaskCanceledError, TaskFailedError, TaskTimeoutError, XaloraError
+from ..errors import (
+    FIRST_MAY_BE_CHARGED,
+    FIRST_PROBABLY_CHARGED,
+    MAY_BE_CHARGED,
+    NOTHING_CHARGED,
+    RUNS_ON,
+    STILL_RETRIEVABLE,
+    AmbiguousCreateError,
+    ClientClosedError,
+    NetworkError,
+    QueueLimitError,
+    ResultDownloadError,
+    ResultExpiredError,
+    ResultFormatError,
+    TaskCanceledError,
+    TaskFailedError,
+    TaskTimeoutError,
+    XaloraError,
+)
 from ..events import Done, EventCallback, Running, Submitted, TaskEvent, UnknownStatus, Waiting, tell
-from .async_journal import Ledger
-from ..transfer.upload import ImageDelivery
+from ..network.answers import failure_reason, miner_of, result_references
 from ..network.sequencer import Network
-from .preparation import PreparedTask
-from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult, failure_reason, miner_of, result_references
-from ..polling.schedule import CANCELED, FAILED, FINISHED, RUNNING, WAITING, PollSchedule, delay_before_deadline, is_terminal
-from ..polling.task_kind import Siblings
+from ..network.status import CANCELED, FAILED, FINISHED, RUNNING, WAITING, is_terminal
+from ..polling.durations import PastRun
 from ..polling.failed_polls import REFUSALS, PollTrouble, lost_sight
+from ..polling.schedule import PollSchedule, delay_before_deadline
+from ..polling.task_kind import TaskKind
+from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
+from ..transfer.upload import ImageDelivery
+from .async_journal import AsyncJournal
+from .preparation import PreparedTask
 from .uploads import Uploads
 
 logger = logging.getLogger("xalora_client")
@@ -44,7 +64,7 @@ LEAST_POLL_GAP = 0.1
 
 _CONFLICT = 409
 
-Fetch = Callable[["Flight", WorkflowTaskResult], Coroutine[Any, Any, tuple[Path, ...]]]
+Fetch = Callable[["Job", WorkflowTaskResult], Coroutine[Any, Any, tuple[Path, ...]]]
 
 
 class AskJournalAgain(Exception):
@@ -70,7 +90,7 @@ class _Clock:
         )
 
 
-class Flight:
+class Job:
     """A task from its create to its result on disk.
 
     Callers come and go: each waits with a deadline of its own, and leaving does not disturb the others. The
@@ -78,15 +98,15 @@ class Flight:
 
     Args:
         network: Where the task is.
-        ledger: Where its steps are written down.
+        journal: Where its steps are written down.
         fetch: Brings the result's files to disk.
         uploads: Knows which inputs lie in the user's store.
         credentials: The task's own, used for all its requests.
         job_id: The client's id of the work.
-        entry_id: The journal's row, None where there is none.
-        ticket: This process's interest in that row, given back when the flight is dropped.
+        record_id: The journal's row, None where there is none.
+        lease: This process's interest in that row, given back when the job is dropped.
         schedule: When to ask for the status.
-        siblings: The tasks of its kind.
+        kind: The tasks of its kind.
         outage_limit: Seconds the sequencer may stay unreachable.
         task_id: Known from the start for a task taken up again.
         submitted_ago: Seconds since such a task was submitted.
@@ -101,16 +121,16 @@ class Flight:
     def __init__(
         self,
         network: Network,
-        ledger: Ledger,
+        journal: AsyncJournal,
         fetch: Fetch,
         uploads: Uploads,
         *,
         credentials: Credentials,
         job_id: str,
-        entry_id: int | None,
-        ticket: str,
+        record_id: int | None,
+        lease: str,
         schedule: PollSchedule,
-        siblings: Siblings,
+        kind: TaskKind,
         outage_limit: float,
         usual_seconds: tuple[float, float] | None = None,
         task_id: str | None = None,
@@ -119,8 +139,8 @@ class Flight:
     ) -> None:
         self.credentials = credentials
         self.job_id = job_id
-        self.entry_id = entry_id
-        self.ticket = ticket
+        self.record_id = record_id
+        self.lease = lease
         self.schedule = schedule
         self.task_id = task_id
         self.status = WAITING
@@ -128,12 +148,12 @@ class Flight:
         self.withdrawn = False
         self.cancel_was_asked = False
         self._network = network
-        self._ledger = ledger
+        self._journal = journal
         self._fetch = fetch
         self._uploads = uploads
         self._outage_limit = outage_limit
         self._usual_seconds = usual_seconds
-        self._siblings = siblings
+        self._kind = kind
         self._asked = -math.inf
         self._seen_under_way = 0.0  # seconds after the submission
         self._next_delays: list[float] = []
@@ -147,7 +167,7 @@ class Flight:
         self._returning: set[asyncio.Task[None]] = set()
         self._is_sender = False
         self._in_doubt = in_doubt
-        self._is_known_to_exist = entry_id is not None or task_id is None
+        self._is_known_to_exist = record_id is not None or task_id is None
         self._create_is_out = False
         self._closed = False
         self._grace_ends: float | None = None
@@ -157,7 +177,7 @@ class Flight:
         self._deadlines: list[float] = []
         if task_id is not None:
             self._clock.submitted = monotonic() - submitted_ago
-        siblings.joined(self)
+        kind.joined(self)
 
     # --- events -----------------------------------------------------------------------------------------
 
@@ -224,7 +244,7 @@ class Flight:
                 parameters=parameters,
                 workflow_id=prepared.task.workflow_id,
                 timeout_seconds=prepared.task.timeout_seconds,
-                before_attempt=lambda: self._ledger.sending(self.entry_id),
+                before_attempt=lambda: self._journal.sending(self.record_id),
                 handed_over=self._note_handed_over,
                 after_refusal=self._hold_back,
             )
@@ -232,7 +252,7 @@ class Flight:
             await self._note_not_created(error)
             raise
         self._clock.submitted = monotonic()
-        await self._ledger.submitted(self.entry_id, self.task_id)
+        await self._journal.submitted(self.record_id, self.task_id)
         logger.info("task %s (job %s) submitted", self.task_id, self.job_id)
         self.emit(Submitted(job_id=self.job_id, task_id=self.task_id, usual_seconds=self._usual_seconds))
         return self.task_id
@@ -242,7 +262,7 @@ class Flight:
 
     async def _hold_back(self, refusal: XaloraError) -> None:
         self._create_is_out = False
-        await self._ledger.held_back(self.entry_id, refusal.what)
+        await self._journal.held_back(self.record_id, refusal.what)
         if self._closed or not self.waiters:
             raise refusal
 
@@ -250,7 +270,7 @@ class Flight:
         is_settled = isinstance(error, XaloraError) and not isinstance(error, AmbiguousCreateError)
         if is_settled or not self._create_is_out:
             reason = str(error) or "It was given up before it was sent."
-            await self._ledger.not_sent(self.entry_id, reason)
+            await self._journal.not_sent(self.record_id, reason)
             if not self._in_doubt:
                 await self._uploads.discard(self.job_id)
             elif isinstance(error, XaloraError):
@@ -259,7 +279,7 @@ class Flight:
         if not isinstance(error, XaloraError):
             logger.warning("job %s was sent, and its answer is not waited for any more", self.job_id)
         reason = str(error) or "It was given up before the network's answer came."
-        await self._ledger.unknown(self.entry_id, self.job_id, reason)
+        await self._journal.unknown(self.record_id, self.job_id, reason)
 
     def _say_that_doubt_remains(self, error: XaloraError) -> None:
         error.money = FIRST_MAY_BE_CHARGED
@@ -268,8 +288,8 @@ class Flight:
             error.next_step = f"Look for job {self.job_id} in your account, and take its task up by its id."
 
     async def _task_id_from_owner(self) -> str:
-        assert self.entry_id is not None
-        task_id = await self._ledger.task_id_from_owner(self.entry_id, self.ticket)
+        assert self.record_id is not None
+        task_id = await self._journal.task_id_from_owner(self.record_id, self.lease)
         if task_id is None:
             raise AskJournalAgain
         self.task_id = task_id
@@ -363,7 +383,7 @@ class Flight:
         )
 
     def _left_behind(self) -> ClientClosedError:
-        """What a caller is told whose flight was taken down under it."""
+        """What a caller is told whose job was taken down under it."""
         what = "The client was closed while it waited for "
         if self.task_id is not None:
             what += f"task {self.task_id}"
@@ -397,7 +417,7 @@ class Flight:
 
     @property
     def ended(self) -> bool:
-        """Whether the flight has ended, one way or another; the same work asked again is looked up anew."""
+        """Whether the job has ended, one way or another; the same work asked again is looked up anew."""
         return self._closed or self._create_failed or _is_done(self._following)
 
     @property
@@ -422,7 +442,7 @@ class Flight:
             _wake(self._sleeper)
 
     def ask_now(self, again_after: Sequence[float]) -> bool:
-        """See :class:`siblings.UnderWay`; never where the caller or the network set the pace."""
+        """See :class:`kind.UnderWay`; never where the caller or the network set the pace."""
         if self._sleeper is None or self._backs_off or self.schedule.interval is not None:
             return False
         self._next_delays[:] = again_after
@@ -436,8 +456,8 @@ class Flight:
         self._clock.ended = now = monotonic()
         run = PastRun(self._seen_under_way, self._elapsed())
         is_measure = answer.status == FINISHED and self._is_sender
-        self._siblings.ended(self, run if is_measure else None, now)
-        await self._ledger.settle(self.entry_id, answer, unnoticed=run.at_most - run.at_least)
+        self._kind.ended(self, run if is_measure else None, now)
+        await self._journal.settle(self.record_id, answer, unnoticed=run.at_most - run.at_least)
         await self._uploads.discard(self.job_id)
         return answer
 
@@ -464,11 +484,11 @@ class Flight:
             files = await self._fetch(self, answer)
         except (ResultExpiredError, ResultFormatError) as error:
             # Fetching the same again cannot help, so the same work asked again must be new work.
-            await self._ledger.expired(self.entry_id, str(error))
+            await self._journal.expired(self.record_id, str(error))
             raise
         self._clock.transferred = monotonic()
         miner = next((m for r in result_references(answer.result) if (m := miner_of(r, task_id))), None)
-        await self._ledger.kept(self.entry_id, files, engine=REMOTE_ENGINE, miner=miner)
+        await self._journal.kept(self.record_id, files, engine=REMOTE_ENGINE, miner=miner)
         timing = self._clock.timing()
         result = RunResult(
             files=files,
@@ -531,7 +551,7 @@ class Flight:
         if answer.status == RUNNING and self._clock.running is None:
             self._clock.running = monotonic()
         if changed and not is_terminal(answer.status):
-            await self._ledger.status(self.entry_id, answer.status)
+            await self._journal.status(self.record_id, answer.status)
         ids = {"job_id": self.job_id, "task_id": answer.task_id}
         if answer.status == WAITING:
             self.emit(Waiting(**ids, seconds=self._elapsed()))
@@ -546,7 +566,7 @@ class Flight:
         return monotonic() - (self._clock.submitted or monotonic())
 
     async def _sleep(self, delay: float) -> None:
-        """Sleep for ``delay`` seconds, less if a waiter's deadline comes first or the flight is poked."""
+        """Sleep for ``delay`` seconds, less if a waiter's deadline comes first or the job is poked."""
         loop = asyncio.get_running_loop()
         now = monotonic()
         nearest = min((d for d in self._deadlines if d > now), default=None)
@@ -610,7 +630,7 @@ class Flight:
             if self._is_sender:
                 await self.submitted()
             await asyncio.gather(*self._returning)
-            task_id = await self._ledger.cancel(self.entry_id, self.ticket, self.task_id)
+            task_id = await self._journal.cancel(self.record_id, self.lease, self.task_id)
             if task_id is None:
                 return
             self.task_id = task_id
@@ -627,9 +647,9 @@ class Flight:
             logger.warning("the cancel of task %s is not confirmed yet", self.task_id)
             self._withdrawal = None
 
-    def give_back(self, ticket: str) -> None:
-        """Return the ticket of a further caller: the flight has one, and one a process is enough."""
-        returning = _background(self._ledger.leave(ticket))
+    def give_back(self, lease: str) -> None:
+        """Return the lease of a further caller: the job has one, and one a process is enough."""
+        returning = _background(self._journal.leave(lease))
         self._returning.add(returning)
         returning.add_done_callback(self._returning.discard)
 
@@ -643,16 +663,16 @@ class Flight:
         return [task for task in (creating, self._withdrawal) if task is not None and not task.done()]
 
     async def landed(self, timeout: float | None = None) -> bool:
-        """Wait until the flight is not busy any more; False where ``timeout`` seconds were not enough."""
+        """Wait until the job is not busy any more; False where ``timeout`` seconds were not enough."""
         deadline = None if timeout is None else monotonic() + timeout
         while (out_there := self._out_there()) and not _has_passed(deadline):
             await _wait_until(out_there[0], deadline)
         return not out_there
 
     async def close(self) -> None:
-        """End this flight's own coroutines. What is out in the network gets a short grace to be answered."""
+        """End this job's own coroutines. What is out in the network gets a short grace to be answered."""
         self._closed = True
-        self._siblings.left(self)
+        self._kind.left(self)
         grace = CANCEL_ON_EXIT_SECONDS if self._grace_ends is None else self._grace_ends - monotonic()
         await self.landed(max(0.0, grace))
         tasks = (self._creating, self._withdrawal, self._polling, self._following)

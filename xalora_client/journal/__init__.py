@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .database import BusyJournalError, CorruptJournalError
-from .recovery import open_or_memory, open_or_renew
-from .records import Action, Claim, Entry, IfUnknown, Work
-from .states import ENDED, OPEN, TaskState
 from .journal import Journal
+from .records import Action, Claim, IfUnknown, Record, Work
+from .recovery import open_or_memory, open_or_renew
+from .states import ENDED, OPEN, TaskState
 
 __all__ = [
     "ENDED",
@@ -15,9 +15,9 @@ __all__ = [
     "BusyJournalError",
     "Claim",
     "CorruptJournalError",
-    "Entry",
     "IfUnknown",
     "Journal",
+    "Record",
     "TaskState",
     "Work",
     "open_or_memory",

@@ -10,12 +10,12 @@ from .states import TaskState
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An entry of the same work.
+    """A record of the same work.
 
     Args:
-        id: The entry's.
+        id: The record's.
         state: Where it stands.
-        attended: Somebody alive holds a ticket for it.
+        attended: Somebody alive holds a lease for it.
         delivered: Its result has been handed out before.
         intact: Its kept files are all there.
     """
@@ -41,7 +41,7 @@ _RANKS = {
 
 
 def best(candidates: Iterable[Candidate], *, seeded: bool) -> Candidate | None:
-    """The entry to take up, the oldest among equals; None where a new one is needed.
+    """The record to take up, the oldest among equals; None where a new one is needed.
 
     Work without a seed (`seeded` False) gives something new each time, so it takes up only what nobody looks
     after and nobody got: what a crash, or a caller that stopped waiting, left behind.

@@ -14,17 +14,17 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from ..polling.durations import HISTORY_LENGTH, PastRun, usual_span, watched_duration
 from ..errors import NOT_ACCEPTED, NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
-from . import forks, process_locks as owners
+from ..polling.durations import HISTORY_LENGTH, PastRun, usual_span, watched_duration
+from . import forks, process_locks
 from .claims import Candidate, best
 from .database import BUSY_SECONDS, BusyJournalError, Database
-from .results_folder import KeptResults
-from .records import Action, Claim, Entry, IfUnknown, Work, clean_text, entry_from_row, to_json
-from .schema import is_current, migrate
 from .queries import where
+from .records import Action, Claim, IfUnknown, Record, Work, clean_text, record_from_row, to_json
+from .results_folder import KeptResults
+from .schema import is_current, migrate
 from .states import ENDED, OPEN, Event, TaskState
-from .transaction import Transaction, kept_files, no_entry
+from .transaction import Transaction, kept_files, no_record
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -43,9 +43,9 @@ class Journal:
     Every method is synchronous, takes well under a millisecond unless another process is writing (then up to
     ``busy_seconds``), and raises `JournalError` where the file can't be used; nothing has changed then, and a
     later call works again once the cause is gone. Every change of state goes through the table in `states`: a
-    step that does not fit raises, a late report is ignored; both ways the entry as it now stands is returned.
+    step that does not fit raises, a late report is ignored; both ways the record is returned as it stands.
 
-    Interest in an entry is a *ticket* (see `Claim`). Of the ticket holders, at most one is the *worker*, who
+    Interest in a record is a *lease* (see `Claim`). Of the lease holders, at most one is the *worker*, who
     alone sends the task, or downloads its result.
 
     Attributes:
@@ -66,16 +66,16 @@ class Journal:
         self.results_limit_bytes = results_limit_bytes
         self._wall, self._monotonic = wall_clock, monotonic_clock
         self._owners_dir = None if path is None else path.with_name(f"{path.name}.owners")
-        self._owner: owners.Owner | None = None
+        self._owner: process_locks.Owner | None = None
         self._dead: set[str] = set()
         self._listeners: dict[int, Listener] = {}
         self._listener_keys = itertools.count()
         # When this process's tasks were submitted, by both clocks, for as long as somebody here watches them.
         self._watched: dict[int, tuple[float, float]] = {}
-        # Task ids and returned tickets that could not be written (disk full, locked): they go with the next
+        # Task ids and returned leases that could not be written (disk full, locked): they go with the next
         # successful write.
         self._owed_ids: dict[int, tuple[str, float]] = {}
-        self._owed_tickets: set[str] = set()
+        self._owed_leases: set[str] = set()
         self._database = Database(path, busy_seconds=busy_seconds)
         forks.register(self)
         try:
@@ -89,7 +89,7 @@ class Journal:
             with self._database.write() as connection:
                 migrate(connection)
                 if self._owners_dir is not None:
-                    owners.sweep(self._owners_dir)
+                    process_locks.sweep(self._owners_dir)
             with self._change(settled=True):
                 pass
         except BusyJournalError:
@@ -144,14 +144,14 @@ class Journal:
         return self._results.root
 
     def close(self) -> None:
-        """Gives back all tickets and closes the file; twice is harmless."""
+        """Gives back all leases and closes the file; twice is harmless."""
         if self._database.is_open and self._owner is not None:
             try:
                 with self._change() as change:
-                    for ticket in change.own_tickets():
-                        self._drop(change, ticket)
+                    for lease in change.own_leases():
+                        self._drop(change, lease)
             except JournalError as error:
-                # The tickets lapse with the lock below all the same.
+                # The leases lapse with the lock below all the same.
                 logger.warning("The journal was closed without its last changes: %s", error)
         with self._database.lock:
             self._database.close()
@@ -179,8 +179,8 @@ class Journal:
         """Decides in one transaction what to do about `work`; see `Claim` for the outcomes.
 
         Args:
-            job_id: The job id to use if a new entry is made; an older entry keeps its own.
-            reuse: Whether an entry of the same work may answer; False makes a new one, except where an
+            job_id: The job id to use if a new record is made; an older record keeps its own.
+            reuse: Whether a record of the same work may answer; False makes a new one, except where an
                 earlier create's outcome was never learned: that is `if_unknown`'s to decide.
             among: Without `reuse`, the ids of the tasks that may answer all the same. Work without a seed
                 takes them too, whoever has or had them: naming a task asks for it.
@@ -196,7 +196,7 @@ class Journal:
                 return _claim(change, "send", change.insert(work, job_id, TaskState.PREPARED))
             return self._take_up(change, row, if_unknown)
 
-    def kept_result(self, work: Work, *, reuse: bool, among: AbstractSet[str] = frozenset()) -> Entry | None:
+    def kept_result(self, work: Work, *, reuse: bool, among: AbstractSet[str] = frozenset()) -> Record | None:
         """The kept result that `claim` would give out for `work`, found without writing anything.
 
         For a journal that can only be read. Work without a seed gets none unless it is named in `among`:
@@ -209,123 +209,123 @@ class Journal:
             row = self._answering(looking, work, None if reuse else among)
             if row is None or row["state"] != TaskState.KEPT.value:
                 return None
-            return looking.entry(row["id"]) if self._results.intact(kept_files(row)) else None
+            return looking.record(row["id"]) if self._results.intact(kept_files(row)) else None
 
-    def take(self, ticket: str) -> bool:
-        """Asks to become the worker of the ticket's entry.
+    def take(self, lease: str) -> bool:
+        """Asks to become the worker of the lease's record.
 
-        True: the caller, and nobody else, now sends the entry (PREPARED) or downloads its result (FINISHED).
-        False: somebody alive does, or there is no such work in the entry's present state. Ask again when
-        the entry changes; a worker that died or left is noticed here.
+        True: the caller, and nobody else, now sends the record (PREPARED) or downloads its result (FINISHED).
+        False: somebody alive does, or there is no such work in the record's present state. Ask again when
+        the record changes; a worker that died or left is noticed here.
         """
         with self._change(settled=True) as change:
-            row = change.row_of_ticket(ticket)
+            row = change.row_of_lease(lease)
             if row is None or row["state"] not in (TaskState.PREPARED.value, TaskState.FINISHED.value):
                 return False
             if row["worker"] is None:
-                change.update(row["id"], worker=ticket)
+                change.update(row["id"], worker=lease)
                 return True
-            return bool(row["worker"] == ticket)
+            return bool(row["worker"] == lease)
 
-    def hold(self, entry_id: int) -> str:
-        """A ticket for an entry: its files stay, and others' cancels don't reach its task."""
+    def hold(self, record_id: int) -> str:
+        """A lease for a record: its files stay, and others' cancels don't reach its task."""
         with self._change() as change:
-            change.row(entry_id)
-            change.touch(entry_id)
-            return change.new_ticket(entry_id)
+            change.row(record_id)
+            change.touch(record_id)
+            return change.new_lease(record_id)
 
     @contextlib.contextmanager
-    def holding(self, entry_id: int) -> Iterator[Entry]:
+    def holding(self, record_id: int) -> Iterator[Record]:
         """`hold` for the length of a ``with`` block."""
-        ticket = self.hold(entry_id)
+        lease = self.hold(record_id)
         try:
-            yield self.entry(entry_id)
+            yield self.record(record_id)
         finally:
-            self.leave(ticket)
+            self.leave(lease)
 
-    def others(self, ticket: str) -> int:
-        """How many other live tickets the ticket's entry has."""
+    def others(self, lease: str) -> int:
+        """How many other live leases the lease's record has."""
         with self._change(settled=True) as change:
-            row = change.row_of_ticket(ticket)
-            return 0 if row is None else change.tickets(row["id"]) - 1
+            row = change.row_of_lease(lease)
+            return 0 if row is None else change.leases(row["id"]) - 1
 
-    def leave(self, ticket: str) -> int:
-        """Gives a ticket back and returns how many live ones the entry has left; twice is harmless.
+    def leave(self, lease: str) -> int:
+        """Gives a lease back and returns how many live ones the record has left; twice is harmless.
 
-        A worker that leaves while SENDING leaves the entry UNKNOWN. The last one that leaves a PREPARED
-        entry leaves it NOT_SENT, or UNKNOWN as it was before it was to be sent again. Made for ``finally``:
-        a journal that can't be written raises nothing here; the ticket goes with the next successful change.
+        A worker that leaves while SENDING leaves the record UNKNOWN. The last one that leaves a PREPARED
+        record leaves it NOT_SENT, or UNKNOWN as it was before it was to be sent again. Made for ``finally``:
+        a journal that can't be written raises nothing here; the lease goes with the next successful change.
         """
         try:
             with self._change(settled=True) as change:
-                return self._drop(change, ticket)
+                return self._drop(change, lease)
         except JournalError as error:
-            self._owed_tickets.add(ticket)
+            self._owed_leases.add(lease)
             logger.warning("%s", error)
             return 0
 
-    def leave_later(self, ticket: str) -> None:
-        """Gives a ticket back with the next change. Made for finalizers: no lock, no disk."""
-        self._owed_tickets.add(ticket)
+    def leave_later(self, lease: str) -> None:
+        """Gives a lease back with the next change. Made for finalizers: no lock, no disk."""
+        self._owed_leases.add(lease)
 
-    def cancel(self, ticket: str) -> Entry | None:
-        """Cancels for this ticket's holder, leaving the task alone while others want it.
+    def cancel(self, lease: str) -> Record | None:
+        """Cancels for this lease's holder, leaving the task alone while others want it.
 
-        Returns the entry, now CANCEL_PENDING: cancel it at the network, report with `canceled`, then `leave`.
-        Returns None and gives the ticket back where there is nothing to cancel at the network, because
+        Returns the record, now CANCEL_PENDING: cancel it at the network, report `canceled`, then `leave`.
+        Returns None and gives the lease back where there is nothing to cancel at the network, because
         others wait for the task, it was never sent, or it has ended. While SENDING, wait for the create's
         answer first.
         """
         with self._change(durable=True, settled=True) as change:
-            row = change.row_of_ticket(ticket)
+            row = change.row_of_lease(lease)
             if row is None:
                 return None
-            if change.tickets(row["id"]) > 1 or TaskState(row["state"]) not in AT_NETWORK:
-                self._drop(change, ticket)
+            if change.leases(row["id"]) > 1 or TaskState(row["state"]) not in AT_NETWORK:
+                self._drop(change, lease)
                 return None
             change.step(row["id"], Event.ASK_CANCEL)
-            return change.entry(row["id"])
+            return change.record(row["id"])
 
     # A task's life ---------------------------------------------------------------------------------------
 
-    def sending(self, entry_id: int) -> Entry:
+    def sending(self, record_id: int) -> Record:
         """The create leaves this machine next; on return that is safely on disk.
 
         Raises:
-            JournalError: It can't be written, or the entry is not PREPARED, or another's to send. Then send
+            JournalError: It can't be written, or the record is not PREPARED, or another's to send. Then send
                 nothing.
         """
         with self._change(durable=True) as change:
-            row = change.row(entry_id)
+            row = change.row(record_id)
             if not change.is_own(row["worker"]):
                 raise JournalError(
-                    f"Entry {entry_id} of the journal is not this process's to send",
+                    f"Record {record_id} of the journal is not this process's to send",
                     job_id=row["job_id"],
                     next_step="Queue the work again; it joins the one that sends it.",
                 )
-            change.step(entry_id, Event.SEND, sent_at=change.now, error=None)
-            return change.entry(entry_id)
+            change.step(record_id, Event.SEND, sent_at=change.now, error=None)
+            return change.record(record_id)
 
-    def held_back(self, entry_id: int, error: str) -> Entry:
+    def held_back(self, record_id: int, error: str) -> Record:
         """The create was clearly refused or never left, and will be tried again: SENDING -> PREPARED."""
-        return self._step(entry_id, Event.HOLD_BACK, money=NOT_ACCEPTED, error=clean_text(error))
+        return self._step(record_id, Event.HOLD_BACK, money=NOT_ACCEPTED, error=clean_text(error))
 
-    def not_sent(self, entry_id: int, error: str) -> Entry:
+    def not_sent(self, record_id: int, error: str) -> Record:
         """The create was clearly refused or never left, and will not be tried again.
 
         One that was sent again in doubt is UNKNOWN as before: its first create may have made a task.
         """
         with self._change(money=NOT_ACCEPTED) as change:
-            change.give_up(change.row(entry_id), clean_text(error))
-            return change.entry(entry_id)
+            change.give_up(change.row(record_id), clean_text(error))
+            return change.record(record_id)
 
-    def unknown(self, entry_id: int, error: str) -> Entry:
+    def unknown(self, record_id: int, error: str) -> Record:
         """The create went out and its outcome was not learned."""
         return self._step(
-            entry_id, Event.LOSE_ANSWER, money=MAY_BE_CHARGED, error=clean_text(error), worker=None
+            record_id, Event.LOSE_ANSWER, money=MAY_BE_CHARGED, error=clean_text(error), worker=None
         )
 
-    def submitted(self, entry_id: int, task_id: str) -> Entry:
+    def submitted(self, record_id: int, task_id: str) -> Record:
         """The network answered the create; on return the task id is safely on disk.
 
         Raises:
@@ -333,27 +333,27 @@ class Journal:
                 successful change; log it all the same.
         """
         came_at = self._wall()
-        self._watched[entry_id] = (came_at, self._monotonic())
+        self._watched[record_id] = (came_at, self._monotonic())
         try:
             with self._change(durable=True, money=STILL_RETRIEVABLE) as change:
-                change.accept(entry_id, task_id, came_at)
-                return change.entry(entry_id)
+                change.accept(record_id, task_id, came_at)
+                return change.record(record_id)
         except JournalError as error:
-            self._owed_ids[entry_id] = (task_id, came_at)
+            self._owed_ids[record_id] = (task_id, came_at)
             error.task_id = task_id
             raise
 
-    def status(self, entry_id: int, status: str) -> Entry:
+    def status(self, record_id: int, status: str) -> Record:
         """The network's word on a task that has not ended; the first ``running`` sets ``started_at``."""
         with self._change(money=STILL_RETRIEVABLE) as change:
-            row = change.row(entry_id)
+            row = change.row(record_id)
             if TaskState(row["state"]) in AT_NETWORK and row["status"] != status:
-                change.update(entry_id, status=clean_text(status))
+                change.update(record_id, status=clean_text(status))
                 if status == "running" and row["started_at"] is None:
-                    change.update(entry_id, started_at=change.now)
-            return change.entry(entry_id)
+                    change.update(record_id, started_at=change.now)
+            return change.record(record_id)
 
-    def finished(self, entry_id: int, result: Any, *, unnoticed: float = 0.0) -> Entry:
+    def finished(self, record_id: int, result: Any, *, unnoticed: float = 0.0) -> Record:
         """The network has the result; `result` is its raw answer (inlined media are left out of the row).
 
         A task that this process watched from its submission on counts for `past_runs`; its end may have gone
@@ -361,33 +361,33 @@ class Journal:
         that is not kept.
         """
         with self._change(money=STILL_RETRIEVABLE) as change:
-            row = change.row(entry_id)
+            row = change.row(record_id)
             before = TaskState(row["state"])
-            if change.step(entry_id, Event.FINISHED) is TaskState.FINISHED:
-                change.update(entry_id, result=to_json(result), status="finished", error=None)
+            if change.step(record_id, Event.FINISHED) is TaskState.FINISHED:
+                change.update(record_id, result=to_json(result), status="finished", error=None)
                 if before is not TaskState.FINISHED:
-                    change.update(entry_id, ended_at=change.now, worker=None)
+                    change.update(record_id, ended_at=change.now, worker=None)
                     self._note_run(change, row, unnoticed)
-            return change.entry(entry_id)
+            return change.record(record_id)
 
     def kept(
         self,
-        entry_id: int,
+        record_id: int,
         files: Iterable[str | os.PathLike[str]],
         *,
         engine: str = "xalora",
         miner: str | None = None,
         device: str | None = None,
-    ) -> Entry:
+    ) -> Record:
         """The result's files are whole in `results_dir`, see `result_stem`. Makes room for them.
 
         Raises:
-            JournalError: A file is missing or lies elsewhere, or the entry is not FINISHED or KEPT.
+            JournalError: A file is missing or lies elsewhere, or the record is not FINISHED or KEPT.
         """
         described = self._results.describe(Path(file) for file in files)
         with self._change(money=STILL_RETRIEVABLE) as change:
             change.step(
-                entry_id,
+                record_id,
                 Event.KEEP,
                 files=json.dumps(described),
                 size=sum(size for _, size in described),
@@ -396,93 +396,93 @@ class Journal:
                 device=device,
                 worker=None,
             )
-            change.touch(entry_id)
-            entry = change.entry(entry_id)
+            change.touch(record_id)
+            record = change.record(record_id)
         try:
             self.evict()
         except JournalError as error:
             logger.warning("No room could be made among the kept results: %s", error)
-        return entry
+        return record
 
-    def delivered(self, entry_id: int) -> Entry:
+    def delivered(self, record_id: int) -> Record:
         """The result is in its user's hands; from now on its files may be evicted."""
         with self._change(money=STILL_RETRIEVABLE) as change:
-            if not change.row(entry_id)["delivered"]:
-                change.update(entry_id, delivered=1)
-            return change.entry(entry_id)
+            if not change.row(record_id)["delivered"]:
+                change.update(record_id, delivered=1)
+            return change.record(record_id)
 
-    def failed(self, entry_id: int, error: str) -> Entry:
+    def failed(self, record_id: int, error: str) -> Record:
         """The network reports the task as failed."""
-        return self._ended(entry_id, Event.FAILED, "failed", clean_text(error))
+        return self._ended(record_id, Event.FAILED, "failed", clean_text(error))
 
-    def canceled(self, entry_id: int) -> Entry:
+    def canceled(self, record_id: int) -> Record:
         """The network reports the task as canceled."""
-        return self._ended(entry_id, Event.CANCELED, "canceled", None)
+        return self._ended(record_id, Event.CANCELED, "canceled", None)
 
-    def cancel_pending(self, entry_id: int) -> Entry:
+    def cancel_pending(self, record_id: int) -> Record:
         """The task is to be canceled whoever else waits for it; safely on disk on return.
 
         A task that has ended stays as it is, and so does one that is not known to the network.
         """
         with self._change(durable=True, money=STILL_RETRIEVABLE) as change:
-            if change.state(entry_id) in AT_NETWORK:
-                change.step(entry_id, Event.ASK_CANCEL)
-            return change.entry(entry_id)
+            if change.state(record_id) in AT_NETWORK:
+                change.step(record_id, Event.ASK_CANCEL)
+            return change.record(record_id)
 
-    def cancel_withdrawn(self, entry_id: int) -> Entry:
+    def cancel_withdrawn(self, record_id: int) -> Record:
         """The cancel is not wanted any more, or the network refused it: the task counts as running again."""
-        return self._step(entry_id, Event.WITHDRAW_CANCEL)
+        return self._step(record_id, Event.WITHDRAW_CANCEL)
 
-    def expired(self, entry_id: int, error: str) -> Entry:
+    def expired(self, record_id: int, error: str) -> Record:
         """The network no longer has the result: FINISHED -> FAILED."""
-        return self._step(entry_id, Event.EXPIRE, money=WAS_PAID, error=clean_text(error), worker=None)
+        return self._step(record_id, Event.EXPIRE, money=WAS_PAID, error=clean_text(error), worker=None)
 
-    def refetch(self, entry_id: int) -> Entry:
+    def refetch(self, record_id: int) -> Record:
         """The kept files are gone or broken; the result is to be downloaded again: KEPT -> FINISHED."""
-        return self._step(entry_id, Event.REFETCH, files="[]", size=0, worker=None)
+        return self._step(record_id, Event.REFETCH, files="[]", size=0, worker=None)
 
-    def fell_back(self, job_id: str, *, engine: str, device: str | None = None) -> Entry | None:
+    def fell_back(self, job_id: str, *, engine: str, device: str | None = None) -> Record | None:
         """A local engine did a job's work in the network's stead; for the history only. None: no such job."""
-        entry = self.by_job_id(job_id)
-        if entry is None:
+        record = self.by_job_id(job_id)
+        if record is None:
             return None
         with self._change() as change:
-            change.row(entry.id)
-            change.update(entry.id, engine=engine, device=device)
-            return change.entry(entry.id)
+            change.row(record.id)
+            change.update(record.id, engine=engine, device=device)
+            return change.record(record.id)
 
     # Reading ---------------------------------------------------------------------------------------------
 
-    def entry(self, entry_id: int) -> Entry:
-        """One entry as it stands.
+    def record(self, record_id: int) -> Record:
+        """One record as it stands.
 
         Raises:
             JournalError: There is none (it was forgotten).
         """
-        entry = self.find(entry_id)
-        if entry is None:
-            raise no_entry(entry_id)
-        return entry
+        record = self.find(record_id)
+        if record is None:
+            raise no_record(record_id)
+        return record
 
-    def find(self, entry_id: int) -> Entry | None:
-        """One entry as it stands, None where it was forgotten."""
-        found = self._select("WHERE id = ?", (entry_id,))
+    def find(self, record_id: int) -> Record | None:
+        """One record as it stands, None where it was forgotten."""
+        found = self._select("WHERE id = ?", (record_id,))
         return found[0] if found else None
 
-    def by_task_id(self, task_id: str, sequencer_url: str | None = None) -> Entry | None:
-        """The latest entry with this task id (of this network)."""
+    def by_task_id(self, task_id: str, sequencer_url: str | None = None) -> Record | None:
+        """The latest record with this task id (of this network)."""
         found = self._select(
             "WHERE task_id = ? AND (? IS NULL OR sequencer_url = ?) ORDER BY id DESC LIMIT 1",
             (task_id, sequencer_url, sequencer_url),
         )
         return found[0] if found else None
 
-    def by_job_id(self, job_id: str) -> Entry | None:
-        """The latest entry with this job id."""
+    def by_job_id(self, job_id: str) -> Record | None:
+        """The latest record with this job id."""
         found = self._select("WHERE job_id = ? ORDER BY id DESC LIMIT 1", (job_id,))
         return found[0] if found else None
 
-    def entries(
+    def records(
         self,
         *,
         states: Iterable[TaskState] | None = None,
@@ -490,8 +490,8 @@ class Journal:
         since: int | None = None,
         limit: int | None = None,
         offset: int = 0,
-    ) -> list[Entry]:
-        """Entries, the latest first.
+    ) -> list[Record]:
+        """Records, the latest first.
 
         Args:
             states: Only these.
@@ -507,13 +507,13 @@ class Journal:
     def count(
         self, *, states: Iterable[TaskState] | None = None, text: str | None = None, since: int | None = None
     ) -> int:
-        """How many entries `entries` would list without a limit."""
+        """How many records `records` would list without a limit."""
         clause, values = where(states, text, since)
         with self._database.read() as connection:
             return int(connection.execute(f"SELECT count(*) FROM entries {clause}", values).fetchone()[0])
 
-    def open_entries(self) -> list[Entry]:
-        """Entries with something left to do or to decide, the oldest first; the dead are buried before.
+    def open_records(self) -> list[Record]:
+        """Records with something left to do or to decide, the oldest first; the dead are buried before.
 
         Delivered results whose files were evicted are not among them.
         """
@@ -522,13 +522,13 @@ class Journal:
         clause, values = where(OPEN)
         return self._select(f"{clause} AND forgotten = 0 ORDER BY id", values)
 
-    def attended(self, entry_id: int) -> int:
-        """How many live tickets an entry has: 0 means that nobody looks after it."""
+    def attended(self, record_id: int) -> int:
+        """How many live leases a record has: 0 means that nobody looks after it."""
         with self._change(settled=True) as change:
-            return change.tickets(entry_id)
+            return change.leases(record_id)
 
-    def attended_entries(self) -> frozenset[int]:
-        """Ids of all entries with a live ticket."""
+    def attended_records(self) -> frozenset[int]:
+        """Ids of all records with a live lease."""
         with self._change(settled=True) as change:
             rows = change.connection.execute("SELECT DISTINCT entry FROM tickets").fetchall()
             return frozenset(row["entry"] for row in rows)
@@ -546,17 +546,17 @@ class Journal:
         """The span in seconds that most of the last runs of a kind took; None for fewer than two."""
         return usual_span(self.past_runs(kind))
 
-    def result_stem(self, entry: Entry) -> Path:
-        """Where the entry's files belong, without suffix; for several, append ``-0``, ``-1`` ..."""
+    def result_stem(self, record: Record) -> Path:
+        """Where the record's files belong, without suffix; for several, append ``-0``, ``-1`` ..."""
         with self._database.explained(STILL_RETRIEVABLE):
-            return self._results.stem(entry.id, entry.job_id)
+            return self._results.stem(record.id, record.job_id)
 
     def version(self) -> int:
         """A number that grows with every change by any process; microseconds, made for polling."""
         return self._counter("version")
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Calls `listener` with the id of every entry this process changes or removes; returns the way out.
+        """Calls `listener` with the id of every record this process changes or removes; returns the way out.
 
         It is called after the change, in the thread that made it, and must return quickly.
         """
@@ -570,18 +570,18 @@ class Journal:
 
     # Forgetting and making room --------------------------------------------------------------------------
 
-    def forget(self, entry_id: int) -> bool:
-        """Removes an entry and its files; False while somebody looks after it.
+    def forget(self, record_id: int) -> bool:
+        """Removes a record and its files; False while somebody looks after it.
 
-        An entry that is not ended is removed too: its ids go to the log, and a task of it runs on unseen.
+        A record that is not ended is removed too: its ids go to the log, and a task of it runs on unseen.
         """
         with self._change(settled=True) as change:
-            removed = self._remove(change, change.row(entry_id))
+            removed = self._remove(change, change.row(record_id))
         self._results.remove_all(change.left_behind)
         return removed
 
     def forget_ended(self) -> int:
-        """Removes all entries that have ended or were given up, with their files; how many those were."""
+        """Removes all records that have ended or were given up, with their files; how many those were."""
         with self._change(settled=True) as change:
             clause, values = where(ENDED)
             rows = change.connection.execute(
@@ -592,7 +592,7 @@ class Journal:
         return removed
 
     def evict(self) -> list[int]:
-        """Brings the kept results under their limit; the entries that lost their files.
+        """Brings the kept results under their limit; the records that lost their files.
 
         The least recently used go first. Never those in somebody's hands, and never one that was paid for
         and not yet delivered: it may be the only copy.
@@ -636,51 +636,51 @@ class Journal:
 
         Args:
             durable: See `Database.write`.
-            settled: Bury the dead first, so that every ticket is a live one.
+            settled: Bury the dead first, so that every lease is a live one.
             money: See `Database.write`.
         """
         with self._database.write(durable=durable, money=money) as connection:
             if self._owner is None:
-                self._owner = owners.Owner(self._owners_dir)
+                self._owner = process_locks.Owner(self._owners_dir)
             change = Transaction(connection, self._owner.id, self._wall(), self._results)
-            paid_ids, paid_tickets = dict(self._owed_ids), set(self._owed_tickets)
-            for entry_id, (task_id, came_at) in paid_ids.items():
-                if change.find(entry_id) is not None:
-                    change.accept(entry_id, task_id, came_at)
-            for ticket in paid_tickets:
-                self._drop(change, ticket)
+            paid_ids, paid_leases = dict(self._owed_ids), set(self._owed_leases)
+            for record_id, (task_id, came_at) in paid_ids.items():
+                if change.find(record_id) is not None:
+                    change.accept(record_id, task_id, came_at)
+            for lease in paid_leases:
+                self._drop(change, lease)
             if settled:
                 change.bury(self._is_alive)
             yield change
             change.conclude()
-        for entry_id in paid_ids:
-            self._owed_ids.pop(entry_id, None)
-        self._owed_tickets -= paid_tickets
-        for entry_id in sorted(change.changed):
+        for record_id in paid_ids:
+            self._owed_ids.pop(record_id, None)
+        self._owed_leases -= paid_leases
+        for record_id in sorted(change.changed):
             for listener in list(self._listeners.values()):
                 try:
-                    listener(entry_id)
+                    listener(record_id)
                 except Exception:
                     # Somebody's display must not stand between a task and its journal.
                     logger.exception("A listener of the journal failed")
 
-    def _step(self, entry_id: int, event: Event, *, money: str = STILL_RETRIEVABLE, **values: Any) -> Entry:
+    def _step(self, record_id: int, event: Event, *, money: str = STILL_RETRIEVABLE, **values: Any) -> Record:
         with self._change(money=money) as change:
-            change.step(entry_id, event, **values)
-            return change.entry(entry_id)
+            change.step(record_id, event, **values)
+            return change.record(record_id)
 
-    def _ended(self, entry_id: int, event: Event, status: str, error: str | None) -> Entry:
+    def _ended(self, record_id: int, event: Event, status: str, error: str | None) -> Record:
         with self._change(money=STILL_RETRIEVABLE) as change:
-            before = change.state(entry_id)
-            if change.step(entry_id, event) is not before:
-                change.update(entry_id, status=status, error=error, ended_at=change.now, worker=None)
-                self._watched.pop(entry_id, None)
-            return change.entry(entry_id)
+            before = change.state(record_id)
+            if change.step(record_id, event) is not before:
+                change.update(record_id, status=status, error=error, ended_at=change.now, worker=None)
+                self._watched.pop(record_id, None)
+            return change.record(record_id)
 
-    def _select(self, clause: str, values: Sequence[Any]) -> list[Entry]:
+    def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         with self._database.read() as connection:
             rows = connection.execute(f"SELECT * FROM entries {clause}", values).fetchall()
-        return [entry_from_row(row, self._results.root) for row in rows]
+        return [record_from_row(row, self._results.root) for row in rows]
 
     def _counter(self, name: str) -> int:
         with self._database.read() as connection:
@@ -692,16 +692,16 @@ class Journal:
             return True
         if self._owners_dir is None or owner_id in self._dead:
             return False
-        if owners.is_alive(self._owners_dir, owner_id):
+        if process_locks.is_alive(self._owners_dir, owner_id):
             return True
         self._dead.add(owner_id)
         return False
 
-    def _drop(self, change: Transaction, ticket: str) -> int:
-        row = change.row_of_ticket(ticket)
+    def _drop(self, change: Transaction, lease: str) -> int:
+        row = change.row_of_lease(lease)
         if row is None:
             return 0
-        left = change.drop_ticket(row, ticket)
+        left = change.drop_lease(row, lease)
         if not left:
             # From here on nobody watches the network, so an end seen later says nothing about the duration.
             self._watched.pop(row["id"], None)
@@ -723,7 +723,7 @@ class Journal:
                 Candidate(
                     id=row["id"],
                     state=TaskState(row["state"]),
-                    attended=change.tickets(row["id"]) > 0,
+                    attended=change.leases(row["id"]) > 0,
                     delivered=bool(row["delivered"]),
                     intact=self._results.intact(kept_files(row)),
                 )
@@ -734,23 +734,23 @@ class Journal:
         return None if chosen is None else rows[chosen.id]
 
     def _take_up(self, change: Transaction, row: sqlite3.Row, if_unknown: IfUnknown) -> Claim:
-        entry_id, state = row["id"], TaskState(row["state"])
+        record_id, state = row["id"], TaskState(row["state"])
         if state is TaskState.UNKNOWN:
             if if_unknown == "stop":
-                return Claim(action="unknown", entry=change.entry(entry_id), ticket="")
-            change.step(entry_id, Event.RESEND, in_doubt=1, error=None)
-            return _claim(change, "send", entry_id)
+                return Claim(action="unknown", record=change.record(record_id), lease="")
+            change.step(record_id, Event.RESEND, in_doubt=1, error=None)
+            return _claim(change, "send", record_id)
         if state is TaskState.PREPARED and row["worker"] is None:
-            return _claim(change, "send", entry_id)
+            return _claim(change, "send", record_id)
         if state is TaskState.KEPT:
             if self._results.intact(kept_files(row)):
-                change.touch(entry_id)
-                return _claim(change, "kept", entry_id)
-            change.step(entry_id, Event.REFETCH, files="[]", size=0, worker=None)
+                change.touch(record_id)
+                return _claim(change, "kept", record_id)
+            change.step(record_id, Event.REFETCH, files="[]", size=0, worker=None)
         cancel_was_asked = state is TaskState.CANCEL_PENDING
-        if cancel_was_asked and not change.tickets(entry_id):
-            change.step(entry_id, Event.WITHDRAW_CANCEL)
-        return _claim(change, "join", entry_id, cancel_was_asked=cancel_was_asked)
+        if cancel_was_asked and not change.leases(record_id):
+            change.step(record_id, Event.WITHDRAW_CANCEL)
+        return _claim(change, "join", record_id, cancel_was_asked=cancel_was_asked)
 
     def _note_run(self, change: Transaction, row: sqlite3.Row, unnoticed: float) -> None:
         watched = self._watched.pop(row["id"], None)
@@ -762,11 +762,11 @@ class Journal:
             change.note_run(row["kind"], PastRun(max(0.0, seconds - unnoticed), seconds))
 
     def _remove(self, change: Transaction, row: sqlite3.Row) -> bool:
-        if change.tickets(row["id"]):
+        if change.leases(row["id"]):
             return False
         if TaskState(row["state"]) not in ENDED:
             logger.info(
-                "Forgetting entry %s (%s): job %s, task %s",
+                "Forgetting record %s (%s): job %s, task %s",
                 row["id"],
                 row["state"],
                 row["job_id"],
@@ -784,21 +784,21 @@ class Journal:
         self._database.after_fork_in_parent()
 
     def after_fork_in_child(self) -> None:
-        """A child is somebody else: it holds none of its parent's tickets and owes none of its ids."""
+        """A child is somebody else: it holds none of its parent's leases and owes none of its ids."""
         if self._owner is not None:
             self._owner.abandon()
             self._owner = None
         self._listeners.clear()
         self._watched.clear()
         self._owed_ids.clear()
-        self._owed_tickets.clear()
+        self._owed_leases.clear()
         self._database.after_fork_in_child()
 
 
-def _claim(change: Transaction, action: Action, entry_id: int, *, cancel_was_asked: bool = False) -> Claim:
-    ticket = change.new_ticket(entry_id)
+def _claim(change: Transaction, action: Action, record_id: int, *, cancel_was_asked: bool = False) -> Claim:
+    lease = change.new_lease(record_id)
     if action == "send":
-        change.update(entry_id, worker=ticket)
+        change.update(record_id, worker=lease)
     return Claim(
-        action=action, entry=change.entry(entry_id), ticket=ticket, cancel_was_asked=cancel_was_asked
+        action=action, record=change.record(record_id), lease=lease, cancel_was_asked=cancel_was_asked
     )

@@ -15,7 +15,7 @@ _TEXT_COLUMNS = ("label", "job_id", "task_id", "task_type", "workflow_id", "engi
 def where(
     states: Iterable[TaskState] | None = None, text: str | None = None, since: int | None = None
 ) -> tuple[str, tuple[Any, ...]]:
-    """The clause and its values for `Journal.entries`; without conditions it lets everything through."""
+    """The clause and its values for `Journal.records`; without conditions it lets everything through."""
     clauses = ["1"]
     values: list[Any] = []
     if states is not None:

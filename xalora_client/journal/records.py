@@ -48,13 +48,13 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Record:
     """One task as the journal knows it: a snapshot, not updated when the row changes.
 
-    Times are Unix seconds of the wall clock, None until reached, and never run backwards within an entry.
+    Times are Unix seconds of the wall clock, None until reached, and never run backwards within a record.
     ``status`` is the network's last word as it came. ``result`` is the network's raw answer, with inlined
     media left out. ``files`` are absolute; empty before KEPT and after eviction. ``version`` is the journal's
-    `Journal.version` at the entry's last change. ``forgotten`` marks an UNKNOWN one that was given up.
+    `Journal.version` at the record's last change. ``forgotten`` marks an UNKNOWN one that was given up.
     ``in_doubt`` marks one that was to be sent again although an earlier create of it may have made a task.
     """
 
@@ -111,17 +111,17 @@ class Entry:
 class Claim:
     """What to do about a piece of work, decided in one transaction against everybody else's wishes.
 
-    ``send``: the caller, and nobody else, sends ``entry`` under ``entry.job_id``. ``join``: follow the
-    entry until it ends. ``kept``: ``entry.files`` answer. ``unknown``: an earlier create's outcome was never
-    learned; nothing is sent. ``ticket`` stands for the caller's interest (empty for ``unknown``): as long as
+    ``send``: the caller, and nobody else, sends ``record`` under ``record.job_id``. ``join``: follow the
+    record until it ends. ``kept``: ``record.files`` answer. ``unknown``: an earlier create's outcome was not
+    learned; nothing is sent. ``lease`` stands for the caller's interest (empty for ``unknown``): as long as
     it lives, the files are not evicted and a cancel by others does not reach the task. Give it back with
     `Journal.leave`; it lapses when the process dies. ``cancel_was_asked``: the task was to be canceled before
     this caller came, and the network had not confirmed it.
     """
 
     action: Action
-    entry: Entry
-    ticket: str
+    record: Record
+    lease: str
     cancel_was_asked: bool = False
 
 
@@ -157,8 +157,8 @@ def to_json(value: Any) -> str:
     return json.dumps(without_media(value), separators=(",", ":"), default=str)
 
 
-def entry_from_row(row: sqlite3.Row, results_dir: Path) -> Entry:
-    """An `Entry` from a row of table ``entries``; relative file names are resolved in `results_dir`."""
+def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
+    """An `Record` from a row of table ``records``; relative file names are resolved in `results_dir`."""
     work = Work(
         fingerprint=row["fingerprint"],
         sequencer_url=row["sequencer_url"],
@@ -171,7 +171,7 @@ def entry_from_row(row: sqlite3.Row, results_dir: Path) -> Entry:
         own_key=bool(row["own_key"]),
         details=json.loads(row["details"]),
     )
-    return Entry(
+    return Record(
         id=row["id"],
         work=work,
         job_id=row["job_id"],

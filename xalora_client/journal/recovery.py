@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import JournalError
 from .database import BUSY_SECONDS, CorruptJournalError, Database
+from .journal import Journal
 from .process_locks import Guard
 from .states import OPEN
-from .journal import Journal
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -84,7 +84,7 @@ def _open_or_renew(
 
 
 def _open_tasks(aside: Path) -> list[tuple[str, str | None, str]]:
-    """Job id, task id and state of the open entries that can still be read in a broken journal."""
+    """Job id, task id and state of the open records that can still be read in a broken journal."""
     found: list[tuple[str, str | None, str]] = []
     with contextlib.suppress(sqlite3.Error):
         # What is left stays as it is for whoever tries harder; without a log not even a lock file is needed.

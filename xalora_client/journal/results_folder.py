@@ -22,11 +22,11 @@ class KeptResults:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def stem(self, entry_id: int, job_id: str) -> Path:
+    def stem(self, record_id: int, job_id: str) -> Path:
         """Where a task's files go, without suffix: unique even after the journal was started anew."""
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", job_id).strip("._")[:80] or "task"
         self.root.mkdir(parents=True, exist_ok=True)
-        return self.root / f"{readable}-{entry_id}"
+        return self.root / f"{readable}-{record_id}"
 
     def describe(self, files: Iterable[Path]) -> list[KeptFile]:
         """Names and sizes of `files`, which must exist in the folder.
@@ -71,12 +71,12 @@ class KeptResults:
                     return False
         return True
 
-    def remove_all(self, of_entries: Sequence[tuple[str, Sequence[KeptFile]]]) -> None:
-        """Removes the files of entries that are gone, named by their stems, and unfinished downloads."""
-        if not of_entries:
+    def remove_all(self, of_records: Sequence[tuple[str, Sequence[KeptFile]]]) -> None:
+        """Removes the files of records that are gone, named by their stems, and unfinished downloads."""
+        if not of_records:
             return
         partial = [path.name for path in self.root.glob("*part*")]
-        for stem, files in of_entries:
+        for stem, files in of_records:
             begun = [name for name in partial if name.startswith((f"{stem}.", f"{stem}-"))]
             self.remove([*files, *((name, 0) for name in begun)])
 

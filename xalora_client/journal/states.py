@@ -17,7 +17,7 @@ class TaskState(str, Enum):
 
     ``PREPARED`` journaled, nothing sent. ``SENDING`` the create may have left this machine. ``SUBMITTED`` the
     network answered with a task id. ``FINISHED`` the network has the result. ``KEPT`` the result's files are
-    (or were, see `Entry.evicted`) on this disk. ``FAILED`` ended without a result. ``CANCELED`` canceled at
+    (or were, see `Record.evicted`) on this disk. ``FAILED`` ended without a result. ``CANCELED`` canceled at
     the network. ``CANCEL_PENDING`` to be canceled, not yet confirmed. ``UNKNOWN`` the create's outcome was
     never learned. ``NOT_SENT`` refused, or never left this machine: free of charge.
     """

@@ -1,4 +1,4 @@
-"""What one write transaction can do to entries and tickets. Which of it to do is the `Journal`'s decision."""
+"""What one write transaction can do to records and leases. Which of it to do is the `Journal`'s decision."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from ..polling.durations import PastRun
 from ..errors import JournalError
+from ..polling.durations import PastRun
+from .records import Record, Work, clean_text, record_from_row, to_json
 from .results_folder import KeptFile, KeptResults
-from .records import Entry, Work, clean_text, entry_from_row, to_json
 from .states import Event, TaskState, next_state
 
 logger = logging.getLogger("xalora_client.journal")
@@ -29,7 +29,7 @@ class Transaction:
 
     Args:
         connection: With a write transaction begun.
-        owner_id: Whose tickets are made and given back here.
+        owner_id: Whose leases are made and given back here.
         now: Unix seconds of the wall clock.
         results: Where kept files lie.
     """
@@ -50,34 +50,34 @@ class Transaction:
         if self.changed:
             self.connection.execute("UPDATE counters SET value = ? WHERE name = 'version'", (self._version,))
 
-    # Entries ---------------------------------------------------------------------------------------------
+    # Records ---------------------------------------------------------------------------------------------
 
-    def find(self, entry_id: int) -> sqlite3.Row | None:
+    def find(self, record_id: int) -> sqlite3.Row | None:
         """The row, None where there is none."""
-        row = self.connection.execute("SELECT * FROM entries WHERE id = ?", (entry_id,)).fetchone()
+        row = self.connection.execute("SELECT * FROM entries WHERE id = ?", (record_id,)).fetchone()
         return row if isinstance(row, sqlite3.Row) else None
 
-    def row(self, entry_id: int) -> sqlite3.Row:
+    def row(self, record_id: int) -> sqlite3.Row:
         """The row.
 
         Raises:
             JournalError: There is none.
         """
-        row = self.find(entry_id)
+        row = self.find(record_id)
         if row is None:
-            raise no_entry(entry_id)
+            raise no_record(record_id)
         return row
 
-    def state(self, entry_id: int) -> TaskState:
-        """Where the entry stands."""
-        return TaskState(self.row(entry_id)["state"])
+    def state(self, record_id: int) -> TaskState:
+        """Where the record stands."""
+        return TaskState(self.row(record_id)["state"])
 
-    def entry(self, entry_id: int) -> Entry:
-        """The entry as it stands inside this transaction."""
-        return entry_from_row(self.row(entry_id), self._results.root)
+    def record(self, record_id: int) -> Record:
+        """The record as it stands inside this transaction."""
+        return record_from_row(self.row(record_id), self._results.root)
 
     def insert(self, work: Work, job_id: str, state: TaskState) -> int:
-        """A new entry's id."""
+        """A new record's id."""
         values = {
             "fingerprint": work.fingerprint,
             "sequencer_url": work.sequencer_url,
@@ -95,35 +95,35 @@ class Transaction:
             "version": self._version,
         }
         names, marks = ", ".join(values), ", ".join("?" for _ in values)
-        entry_id = self.connection.execute(
+        record_id = self.connection.execute(
             f"INSERT INTO entries ({names}) VALUES ({marks})", list(values.values())
         ).lastrowid
-        assert entry_id is not None
-        self.changed.add(entry_id)
-        return entry_id
+        assert record_id is not None
+        self.changed.add(record_id)
+        return record_id
 
-    def update(self, entry_id: int, **values: Any) -> None:
+    def update(self, record_id: int, **values: Any) -> None:
         """Sets columns, or none but the version; times are kept from running backwards."""
         times = [name for name in values if name.endswith("_at") and values[name] is not None]
         if times:
             # A wall clock that was set back must not make a task end before it began.
-            row = self.row(entry_id)
+            row = self.row(record_id)
             floor = max(row[name] or 0.0 for name in ("created_at", "sent_at", "submitted_at", "started_at"))
             values.update({name: max(values[name], floor) for name in times})
         values["version"] = self._version
         assignments = ", ".join(f"{name} = ?" for name in values)
         self.connection.execute(
-            f"UPDATE entries SET {assignments} WHERE id = ?", (*values.values(), entry_id)
+            f"UPDATE entries SET {assignments} WHERE id = ?", (*values.values(), record_id)
         )
-        self.changed.add(entry_id)
+        self.changed.add(record_id)
 
-    def step(self, entry_id: int, event: Event, **values: Any) -> TaskState:
-        """Moves an entry by the table of states and sets columns with the move; the state after it.
+    def step(self, record_id: int, event: Event, **values: Any) -> TaskState:
+        """Moves a record by the table of states and sets columns with the move; the state after it.
 
         Raises:
-            JournalError: The step does not fit the entry's state.
+            JournalError: The step does not fit the record's state.
         """
-        row = self.row(entry_id)
+        row = self.row(record_id)
         before = TaskState(row["state"])
         try:
             after = next_state(before, event)
@@ -131,12 +131,12 @@ class Transaction:
             error.job_id, error.task_id = row["job_id"], row["task_id"]
             raise
         if after is not before or values:
-            self.update(entry_id, state=after.value, **values)
+            self.update(record_id, state=after.value, **values)
         return after
 
-    def accept(self, entry_id: int, task_id: str, submitted_at: float) -> None:
-        """Notes the task id of an entry."""
-        row = self.row(entry_id)
+    def accept(self, record_id: int, task_id: str, submitted_at: float) -> None:
+        """Notes the task id of a record."""
+        row = self.row(record_id)
         if row["task_id"] is not None:
             if row["task_id"] != task_id:
                 logger.warning(
@@ -148,7 +148,7 @@ class Transaction:
                 )
             return
         self.step(
-            entry_id,
+            record_id,
             Event.ACCEPTED,
             task_id=clean_text(task_id),
             submitted_at=submitted_at,
@@ -166,13 +166,15 @@ class Transaction:
         else:
             self.step(row["id"], Event.GIVE_UP, error=error, ended_at=self.now, worker=None)
 
-    def touch(self, entry_id: int) -> None:
-        """Makes the entry the most recently used. A counter says so, since clocks are set back."""
+    def touch(self, record_id: int) -> None:
+        """Makes the record the most recently used. A counter says so, since clocks are set back."""
         self.connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'used'")
-        self.connection.execute("UPDATE entries SET used = ? WHERE id = ?", (self._counter("used"), entry_id))
+        self.connection.execute(
+            "UPDATE entries SET used = ? WHERE id = ?", (self._counter("used"), record_id)
+        )
 
     def remove(self, row: sqlite3.Row) -> None:
-        """Removes an entry; its files are in `left_behind`, to be removed when others may write again."""
+        """Removes a record; its files are in `left_behind`, to be removed when others may write again."""
         self.left_behind.append((self._results.stem(row["id"], row["job_id"]).name, kept_files(row)))
         self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
         self.changed.add(row["id"])
@@ -189,48 +191,48 @@ class Transaction:
             (kind, kind, HISTORY_PER_KIND),
         )
 
-    # Tickets ---------------------------------------------------------------------------------------------
+    # Leases ---------------------------------------------------------------------------------------------
 
-    def new_ticket(self, entry_id: int) -> str:
-        """A ticket of this owner for an entry."""
-        ticket = secrets.token_hex(8)
-        if not self.tickets(entry_id):
-            self._note_attendance(entry_id)
-        self.connection.execute("INSERT INTO tickets VALUES (?, ?, ?)", (ticket, entry_id, self._owner_id))
-        return ticket
+    def new_lease(self, record_id: int) -> str:
+        """A lease of this owner for a record."""
+        lease = secrets.token_hex(8)
+        if not self.leases(record_id):
+            self._note_attendance(record_id)
+        self.connection.execute("INSERT INTO tickets VALUES (?, ?, ?)", (lease, record_id, self._owner_id))
+        return lease
 
-    def tickets(self, entry_id: int) -> int:
-        """How many tickets an entry has; all are live ones after `bury`."""
-        row = self.connection.execute("SELECT count(*) FROM tickets WHERE entry = ?", (entry_id,)).fetchone()
+    def leases(self, record_id: int) -> int:
+        """How many leases a record has; all are live ones after `bury`."""
+        row = self.connection.execute("SELECT count(*) FROM tickets WHERE entry = ?", (record_id,)).fetchone()
         return int(row[0])
 
-    def own_tickets(self) -> list[str]:
-        """All tickets of this owner."""
+    def own_leases(self) -> list[str]:
+        """All leases of this owner."""
         rows = self.connection.execute("SELECT ticket FROM tickets WHERE owner = ?", (self._owner_id,))
         return [row["ticket"] for row in rows.fetchall()]
 
-    def is_own(self, ticket: str | None) -> bool:
-        """Whether the ticket is one of this owner's."""
+    def is_own(self, lease: str | None) -> bool:
+        """Whether the lease is one of this owner's."""
         found = self.connection.execute(
-            "SELECT 1 FROM tickets WHERE ticket = ? AND owner = ?", (ticket, self._owner_id)
+            "SELECT 1 FROM tickets WHERE ticket = ? AND owner = ?", (lease, self._owner_id)
         ).fetchone()
         return found is not None
 
-    def row_of_ticket(self, ticket: str) -> sqlite3.Row | None:
-        """The row that a ticket of this owner stands for; None where it was given back, or is another's."""
+    def row_of_lease(self, lease: str) -> sqlite3.Row | None:
+        """The row that a lease of this owner stands for; None where it was given back, or is another's."""
         row = self.connection.execute(
             "SELECT entries.* FROM entries JOIN tickets ON tickets.entry = entries.id"
             " WHERE tickets.ticket = ? AND tickets.owner = ?",
-            (ticket, self._owner_id),
+            (lease, self._owner_id),
         ).fetchone()
         return row if isinstance(row, sqlite3.Row) else None
 
-    def drop_ticket(self, row: sqlite3.Row, ticket: str) -> int:
-        """Gives back a ticket for `row` and draws the consequences; how many the entry has left."""
-        self.connection.execute("DELETE FROM tickets WHERE ticket = ?", (ticket,))
-        left = self.tickets(row["id"])
+    def drop_lease(self, row: sqlite3.Row, lease: str) -> int:
+        """Gives back a lease for `row` and draws the consequences; how many the record has left."""
+        self.connection.execute("DELETE FROM tickets WHERE ticket = ?", (lease,))
+        left = self.leases(row["id"])
         state = TaskState(row["state"])
-        is_worker = row["worker"] == ticket
+        is_worker = row["worker"] == lease
         if is_worker and state is TaskState.SENDING:
             self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_LEFT, worker=None)
         elif state is TaskState.PREPARED and (not left or (is_worker and row["in_doubt"])):
@@ -248,7 +250,7 @@ class Transaction:
         return left
 
     def bury(self, is_alive: Callable[[str], bool]) -> None:
-        """Removes the tickets of the dead; afterwards nothing is SENDING without a living sender."""
+        """Removes the leases of the dead; afterwards nothing is SENDING without a living sender."""
         for owner in self._owners():
             if is_alive(owner):
                 continue
@@ -266,17 +268,17 @@ class Transaction:
             ).fetchall()
             self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
             for row in held:
-                if not self.tickets(row["entry"]):
+                if not self.leases(row["entry"]):
                     self._note_attendance(row["entry"])
 
-    def _note_attendance(self, entry_id: int) -> None:
-        """Whether an open entry is looked after decides what can be done with it, so that is a change."""
-        row = self.find(entry_id)
-        if row is not None and entry_from_row(row, self._results.root).is_open:
-            self.update(entry_id)
+    def _note_attendance(self, record_id: int) -> None:
+        """Whether an open record is looked after decides what can be done with it, so that is a change."""
+        row = self.find(record_id)
+        if row is not None and record_from_row(row, self._results.root).is_open:
+            self.update(record_id)
 
     def _owners(self) -> list[str]:
-        # From one to the next by the index: SELECT DISTINCT would read every ticket, at every change.
+        # From one to the next by the index: SELECT DISTINCT would read every lease, at every change.
         rows = self.connection.execute(
             "WITH RECURSIVE found(owner) AS ("
             " SELECT min(owner) FROM tickets"
@@ -293,14 +295,14 @@ class Transaction:
 
 
 def kept_files(row: sqlite3.Row) -> list[KeptFile]:
-    """The kept files of a row of table ``entries``."""
+    """The kept files of a row of table ``records``."""
     return [(name, size) for name, size in json.loads(row["files"])]
 
 
-def no_entry(entry_id: int) -> JournalError:
+def no_record(record_id: int) -> JournalError:
     """The error for an id that is not, or no longer, in the journal."""
     return JournalError(
-        f"The journal has no entry {entry_id}",
-        money="Forgetting an entry charges nothing and refunds nothing.",
+        f"The journal has no record {record_id}",
+        money="Forgetting a record charges nothing and refunds nothing.",
         next_step="List the tasks with `xalora tasks`.",
     )

@@ -20,9 +20,9 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
+from .containers import BrokenMediaError, webp_durations
 from .images import animation_frames
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .containers import BrokenMediaError, webp_durations
 from .video import VideoFile, broken_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")

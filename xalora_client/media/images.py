@@ -24,10 +24,9 @@ import numpy.typing as npt
 from PIL import GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from .memory import touched
+from .containers import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
 from .png_decode import check_png_stream, decode_plain_png, is_plain_png
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .containers import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
 ImageSource: TypeAlias = bytes | Path
@@ -460,3 +459,18 @@ def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[An
     flip_rows = orientation in {3, 4, 7, 8}
     flip_columns = orientation in {2, 3, 6, 7}
     return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+_PAGE = 4096
+
+
+def touched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """An uninitialized float32 array, each page of which has been written to once, by this thread alone.
+
+    The system gives memory at the first write to it. Threads that write to fresh memory side by side wait for
+    each other there, for longer than the work they share takes; one thread that goes ahead of them needs a
+    tenth of a second for a gigabyte.
+    """
+    array = np.empty(shape, np.float32)
+    array.reshape(-1).view(np.uint8)[::_PAGE] = 0
+    return array

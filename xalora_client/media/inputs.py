@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputImageError
+from .containers import BrokenMediaError, strip_jpeg, strip_png
 from .images import (
     PILLOW_ERRORS,
     ROWS_AT_ONCE,
@@ -33,7 +34,6 @@ from .images import (
 )
 from .png_encode import encode_png, to_uint8
 from .sniff import SNIFF_BYTES, MediaKind, sniff
-from .containers import BrokenMediaError, strip_jpeg, strip_png
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""

@@ -23,8 +23,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from .images import FloatImages, check_pixel_count
 from .containers import BrokenMediaError, check_video_container
+from .images import FloatImages, check_pixel_count
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0

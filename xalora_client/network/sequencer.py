@@ -16,11 +16,28 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base, wait_random_exponential
 
 from ..config import DEFAULT_WORKFLOW_URL, Credentials
-from ..errors import MAY_BE_CHARGED, NOT_ACCEPTED, AmbiguousCreateError, AuthenticationError, ConfigurationError, ErrorType, NetworkError, NoMinerError, RateLimitError, RequestRefusedError, ServiceError, XaloraConnectionError, XaloraError
-from ..results import WorkflowTaskResult, message_in, on_one_line
-from ..polling.schedule import FINISHED, MAX_POLLS_PER_SECOND, Pace, Verdict, create_is_settled, judge, worth_repeating
+from ..errors import (
+    MAY_BE_CHARGED,
+    NOT_ACCEPTED,
+    AmbiguousCreateError,
+    AuthenticationError,
+    ConfigurationError,
+    ErrorType,
+    NetworkError,
+    NoMinerError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+    XaloraConnectionError,
+    XaloraError,
+)
+from ..results import WorkflowTaskResult
+from .answers import message_in, on_one_line
+from .pace import MAX_POLLS_PER_SECOND, Pace
 from .sessions import MAX_CONNECTIONS
+from .status import FINISHED
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
+from .verdict import Verdict, create_is_settled, judge, worth_repeating
 
 logger = logging.getLogger("xalora_client")
 

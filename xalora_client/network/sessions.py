@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from .._version import __version__
-from ..addresses import without_login
+from ..config import without_login
 from ..errors import ConfigurationError
 
 MAX_CONNECTIONS = 64

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from .failure_text import in_words
 from ..config import Credentials
 from ..errors import ClientClosedError
+from .failure_text import in_words
 from .sessions import environment_proxy
 
 if TYPE_CHECKING:
-    from ..transfer.upload import InlineImage
+    pass
+
+if TYPE_CHECKING:
+    pass
 
 CHUNK_BYTES = 256 * 1024
 
@@ -290,3 +294,36 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
     except (TypeError, ValueError):
         return None
+
+
+@dataclass(frozen=True)
+class InlineImage:
+    """An image that goes into the request itself as a ``data:`` URI, written out piece by piece.
+
+    A 20 MB image as one base64 string inside one JSON string would take three times its size and stall the
+    event loop; :meth:`uri_chunks` never needs more than one chunk.
+    """
+
+    media_type: str
+    data: bytes = field(repr=False)
+
+    @property
+    def uri_length(self) -> int:
+        """The length of the whole URI in bytes."""
+        return len(self._head) + 4 * ((len(self.data) + 2) // 3)
+
+    @property
+    def _head(self) -> bytes:
+        return f"data:{self.media_type};base64,".encode()
+
+    def uri_chunks(self, size: int = 256 * 1024) -> Iterator[bytes]:
+        """The URI in pieces of at most ``size`` bytes (and at least 4); all are plain ASCII."""
+        yield self._head
+        step = max(size // 4, 1) * 3  # whole groups of 3 bytes, so that padding comes at the end only
+        view = memoryview(self.data)
+        for start in range(0, len(view), step):
+            yield b64encode(view[start : start + step])
+
+    def uri(self) -> str:
+        """The whole URI as one string."""
+        return b"".join(self.uri_chunks()).decode("ascii")

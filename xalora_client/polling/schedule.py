@@ -5,79 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from ..config import FallbackPolicy
 from .durations import LogNormal, PastRun, next_run
-from ..errors import AmbiguousCreateError, AuthenticationError, ClientClosedError, EngineError, MissingKeyError, NetworkError, NoMinerError, QueueLimitError, RateLimitError, ServiceError, TaskCanceledError, TaskFailedError, TaskTimeoutError, XaloraConnectionError, XaloraError
-
-WAITING = "waiting"
-RUNNING = "running"
-FINISHED = "finished"
-FAILED = "failed"
-CANCELED = "canceled"
-
-TERMINAL_STATUSES = frozenset({FINISHED, FAILED, CANCELED})
-
-
-def is_terminal(status: str) -> bool:
-    """Whether a task with this status will never change again; an unknown status is not terminal."""
-    return status in TERMINAL_STATUSES
-
 
 # --- What an answer means, and what may be sent again -----------------------------------------------------
-
-
-class Verdict(Enum):
-    """What an HTTP answer means."""
-
-    OK = "ok"
-    BAD_KEY = "bad key"
-    RATE_LIMITED = "rate limited"
-    NO_MINER = "no miner"
-    NOT_FOUND = "not found"
-    REFUSED = "refused"
-    SERVICE_FAILURE = "service failure"
-    NOT_THE_PROTOCOL = "not the protocol"
-
-
-def judge(status: int, message: str, *, well_formed: bool) -> Verdict:
-    """Sort an answer. ``well_formed``: the body is a JSON object with the fields the endpoint promises."""
-    if 200 <= status < 300:
-        return Verdict.OK if well_formed else Verdict.NOT_THE_PROTOCOL
-    if status in (401, 403):
-        return Verdict.BAD_KEY
-    if status == 429:
-        return Verdict.RATE_LIMITED
-    if _speaks_of_missing_miners(message):
-        return Verdict.NO_MINER
-    if status in (404, 410):
-        return Verdict.NOT_FOUND
-    return Verdict.SERVICE_FAILURE if status >= 500 or status in (408, 425) else Verdict.REFUSED
-
-
-def _speaks_of_missing_miners(message: str) -> bool:
-    words = message.lower()
-    return "miner" in words and any(part in words for part in ("no ", "not available", "unavailable", "none"))
-
-
-def create_is_settled(verdict: Verdict, status: int, retry_after: float | None) -> bool:
-    """Whether a create that got this answer surely made no task, so that sending it again costs nothing.
-
-    A 5xx may come from a proxy that gave up on a sequencer which went on working; only a 503 with
-    Retry-After says that the request was turned away (protocol, "Consumer side").
-    """
-    if verdict is Verdict.OK:
-        return False
-    if status == 503:
-        return retry_after is not None
-    return 300 <= status < 500
-
-
-def worth_repeating(verdict: Verdict, status: int) -> bool:
-    """Whether the same request may succeed a little later."""
-    passing = (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL)
-    return verdict in passing or status == 503
 
 
 # --- When to ask next ---------------------------------------------------------------------------------------
@@ -198,21 +129,7 @@ def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
     return math.log(x / low) / width, (x - low) / width
 
 
-MAX_POLLS_PER_SECOND = 250
 """What thousands of tasks in flight share, so that asking leaves room for everything else, at both ends."""
-
-
-class Pace:
-    """Spreads events out to so many a second, in the order they come; a second's worth may come at once."""
-
-    def __init__(self, per_second: float) -> None:
-        self._gap = 1 / per_second
-        self._reserved_until = -math.inf
-
-    def delay(self, now: float) -> float:
-        """Reserve the next place; how many seconds after ``now`` it is."""
-        self._reserved_until = max(self._reserved_until, now - 1) + self._gap
-        return max(0.0, self._reserved_until - now)
 
 
 LAST_LOOK_SECONDS = 0.5
@@ -235,33 +152,3 @@ def delay_before_deadline(delay: float, now: float, deadline: float | None) -> f
 
 
 # --- When this machine takes over ---------------------------------------------------------------------------
-
-_UNAVAILABLE = (
-    MissingKeyError,
-    XaloraConnectionError,
-    NoMinerError,
-    RateLimitError,
-    ServiceError,
-    AmbiguousCreateError,
-    QueueLimitError,
-)
-_FAILURES = (TaskFailedError, TaskCanceledError, TaskTimeoutError)
-
-
-def is_out_of_sight(error: XaloraError) -> bool:
-    """Whether it is about a task that exists and goes on, whose status merely could not be read."""
-    return isinstance(error, NetworkError) and error.task_id is not None
-
-
-def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:
-    """Whether work that ended with ``error`` on the network is to be done on this machine instead.
-
-    A wrong key never falls back: it would hide a mistake that the user must know of.
-    """
-    if isinstance(error, AuthenticationError | ClientClosedError | EngineError):
-        return False
-    if policy == "when_unavailable":
-        return isinstance(error, _UNAVAILABLE)
-    if policy == "on_any_failure":
-        return isinstance(error, (*_UNAVAILABLE, *_FAILURES)) or error.task_id is not None
-    return False

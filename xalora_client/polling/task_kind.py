@@ -29,7 +29,7 @@ class UnderWay(Protocol):
         """
 
 
-class Siblings:
+class TaskKind:
     """Tasks of one kind, and how long such tasks have taken so far.
 
     A network works on a batch in the order it came, so where one task has ended, the oldest one is the next

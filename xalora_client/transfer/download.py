@@ -22,12 +22,19 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ..network.failure_text import in_words
-from ..errors import STILL_RETRIEVABLE, ConfigurationError, ErrorType, ResultDownloadError, ResultExpiredError, ResultFormatError
-from ..network.sessions import environment_proxy
-from ..media.sniff import ANIMATION_SUFFIXES, MediaKind, sniff_file
+from ..errors import (
+    STILL_RETRIEVABLE,
+    ConfigurationError,
+    ErrorType,
+    ResultDownloadError,
+    ResultExpiredError,
+    ResultFormatError,
+)
 from ..media.containers import BrokenMediaError
-from ..media.unlisted import TextInPlaceError, check_unlisted, suffix_of
+from ..media.sniff import ANIMATION_SUFFIXES, MediaKind, sniff_file
+from ..media.validation import TextInPlaceError, check_unlisted, suffix_of
+from ..network.failure_text import in_words
+from ..network.sessions import environment_proxy
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import ceil
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from ..errors import ConfigurationError, InputTooLargeError, StoreError
+from ..network.transport import InlineImage
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Store
@@ -32,39 +32,6 @@ LONGEST_SIGNATURE = timedelta(days=7)
 
 _MAX_RETRIES = 3
 _REQUEST_TIMEOUT = timedelta(minutes=30)  # 50 MB on a line of 0.25 Mbit/s
-
-
-@dataclass(frozen=True)
-class InlineImage:
-    """An image that goes into the request itself as a ``data:`` URI, written out piece by piece.
-
-    A 20 MB image as one base64 string inside one JSON string would take three times its size and stall the
-    event loop; :meth:`uri_chunks` never needs more than one chunk.
-    """
-
-    media_type: str
-    data: bytes = field(repr=False)
-
-    @property
-    def uri_length(self) -> int:
-        """The length of the whole URI in bytes."""
-        return len(self._head) + 4 * ((len(self.data) + 2) // 3)
-
-    @property
-    def _head(self) -> bytes:
-        return f"data:{self.media_type};base64,".encode()
-
-    def uri_chunks(self, size: int = 256 * 1024) -> Iterator[bytes]:
-        """The URI in pieces of at most ``size`` bytes (and at least 4); all are plain ASCII."""
-        yield self._head
-        step = max(size // 4, 1) * 3  # whole groups of 3 bytes, so that padding comes at the end only
-        view = memoryview(self.data)
-        for start in range(0, len(view), step):
-            yield b64encode(view[start : start + step])
-
-    def uri(self) -> str:
-        """The whole URI as one string."""
-        return b"".join(self.uri_chunks()).decode("ascii")
 
 
 @dataclass(frozen=True)

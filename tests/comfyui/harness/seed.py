@@ -14,7 +14,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from xalora_client.journal import Entry, Journal, Work
+from xalora_client.journal import Journal, Record, Work
 
 HOUR = 3600.0
 
@@ -34,24 +34,24 @@ class Clock:
 
 @dataclass
 class Seeder:
-    """Makes entries in `journal`, the network's address being `url`."""
+    """Makes records in `journal`, the network's address being `url`."""
 
     journal: Journal
     clock: Clock
     url: str
     made: int = 0
 
-    def entry(
+    def record(
         self,
         task_type: str,
         label: str,
         *,
         ago: float,
         took: float = 3.0,
-        then: Callable[[Seeder, Entry, str], None] = lambda *_: None,
+        then: Callable[[Seeder, Record, str], None] = lambda *_: None,
         **details: Any,
-    ) -> Entry:
-        """An entry begun `ago` seconds before now; `then` takes it from there, given its ticket."""
+    ) -> Record:
+        """A record begun `ago` seconds before now; `then` takes it from there, given its lease."""
         now = self.clock.now
         self.made += 1
         self.clock.now = now - ago
@@ -67,17 +67,17 @@ class Seeder:
         )
         claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}")
         try:
-            then(self, claim.entry, claim.ticket)
+            then(self, claim.record, claim.lease)
         finally:
             self.clock.now = now
-            self.journal.leave(claim.ticket)
-        return self.journal.entry(claim.entry.id)
+            self.journal.leave(claim.lease)
+        return self.journal.record(claim.record.id)
 
-    def submitted(self, entry: Entry, task_id: str | None = None) -> str:
-        """The network has accepted the entry."""
-        self.journal.sending(entry.id)
-        task_id = task_id or f"task-{entry.id:04d}-{entry.job_id[-6:]}"
-        self.journal.submitted(entry.id, task_id)
+    def submitted(self, record: Record, task_id: str | None = None) -> str:
+        """The network has accepted the record."""
+        self.journal.sending(record.id)
+        task_id = task_id or f"task-{record.id:04d}-{record.job_id[-6:]}"
+        self.journal.submitted(record.id, task_id)
         return task_id
 
 
@@ -86,16 +86,16 @@ def kept(
 ) -> Any:
     """For `then`: the result came and is on disk."""
 
-    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
-        seeder.submitted(entry)
+    def finish(seeder: Seeder, record: Record, _: str) -> None:
+        seeder.submitted(record)
         seeder.clock.now += queued
-        seeder.journal.status(entry.id, "running")
+        seeder.journal.status(record.id, "running")
         seeder.clock.now += took
-        seeder.journal.finished(entry.id, "result")
-        file = seeder.journal.result_stem(entry).with_suffix(suffix)
+        seeder.journal.finished(record.id, "result")
+        file = seeder.journal.result_stem(record).with_suffix(suffix)
         file.write_bytes(data)
-        seeder.journal.kept(entry.id, [file], miner=miner)
-        seeder.journal.delivered(entry.id)
+        seeder.journal.kept(record.id, [file], miner=miner)
+        seeder.journal.delivered(record.id)
 
     return finish
 
@@ -103,42 +103,42 @@ def kept(
 def failed(reason: str) -> Any:
     """For `then`: a miner gave up."""
 
-    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
-        seeder.submitted(entry)
+    def finish(seeder: Seeder, record: Record, _: str) -> None:
+        seeder.submitted(record)
         seeder.clock.now += 6
-        seeder.journal.failed(entry.id, reason)
+        seeder.journal.failed(record.id, reason)
 
     return finish
 
 
-def canceled(seeder: Seeder, entry: Entry, _: str) -> None:
+def canceled(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: its owner did not want it any more."""
-    seeder.submitted(entry)
-    seeder.journal.cancel_pending(entry.id)
-    seeder.journal.canceled(entry.id)
+    seeder.submitted(record)
+    seeder.journal.cancel_pending(record.id)
+    seeder.journal.canceled(record.id)
 
 
-def unknown(seeder: Seeder, entry: Entry, _: str) -> None:
+def unknown(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: the answer to the create never came."""
-    seeder.journal.sending(entry.id)
-    seeder.journal.unknown(entry.id, "The answer to the create never came.")
+    seeder.journal.sending(record.id)
+    seeder.journal.unknown(record.id, "The answer to the create never came.")
 
 
 def not_sent(reason: str, engine: str | None = None) -> Any:
     """For `then`: it never left; with an engine, that did it in the network's stead."""
 
-    def finish(seeder: Seeder, entry: Entry, _: str) -> None:
-        seeder.journal.not_sent(entry.id, reason)
+    def finish(seeder: Seeder, record: Record, _: str) -> None:
+        seeder.journal.not_sent(record.id, reason)
         if engine:
-            seeder.journal.fell_back(entry.job_id, engine=engine)
+            seeder.journal.fell_back(record.job_id, engine=engine)
 
     return finish
 
 
-def left_running(seeder: Seeder, entry: Entry, _: str) -> None:
+def left_running(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: it runs in the network and nobody waits for it."""
-    seeder.submitted(entry)
-    seeder.journal.status(entry.id, "running")
+    seeder.submitted(record)
+    seeder.journal.status(record.id, "running")
 
 
 @contextmanager
@@ -176,38 +176,38 @@ def rng_factor(seed: int) -> float:
 
 def every_state(seeder: Seeder, video: bytes) -> None:
     """A day in the life of a sidebar."""
-    seeder.entry("upscaler", "upscale an image", ago=26 * HOUR, then=kept(picture(2), ".jpg", took=5.1))
-    seeder.entry(
+    seeder.record("upscaler", "upscale an image", ago=26 * HOUR, then=kept(picture(2), ".jpg", took=5.1))
+    seeder.record(
         "txt2img",
         "a steaming cup on an oak table, morning light",
         ago=9 * HOUR,
         workflow_id="3",
         then=kept(picture(1), ".jpg", took=11.4),
     )
-    seeder.entry("upscaler", "upscale portrait.png", ago=8 * HOUR, then=canceled)
-    seeder.entry(
+    seeder.record("upscaler", "upscale portrait.png", ago=8 * HOUR, then=canceled)
+    seeder.record(
         "txt2vid",
         "a rocket waits at dusk, slow pan, golden hour",
         ago=5 * HOUR,
         workflow_id="1",
         then=kept(video, ".mp4", queued=14, took=212, miner="0x4a…e1"),
     )
-    seeder.entry(
+    seeder.record(
         "txt2vid",
         "a paper boat drifts down a rainy street",
         ago=4 * HOUR,
         workflow_id="1",
         then=failed("CUDA out of memory on the miner while decoding frame 41"),
     )
-    seeder.entry("upscaler", "upscale scan-0031.tif", ago=3 * HOUR, then=unknown)
-    seeder.entry(
+    seeder.record("upscaler", "upscale scan-0031.tif", ago=3 * HOUR, then=unknown)
+    seeder.record(
         "upscaler",
         "upscale an image",
         ago=2 * HOUR,
         then=not_sent("The network can't be reached", engine="4x-UltraSharp"),
     )
     for index in range(3):
-        seeder.entry(
+        seeder.record(
             "upscaler",
             "upscale an image",
             ago=1800 - index * 20,

@@ -184,8 +184,8 @@ def _comfyui_options(url: str) -> dict[str, Any]:
     Raises:
         EngineError: The server can't be reached, or can run none.
     """
-    from ...workflows.task import catalog
     from ...devnet.comfyui_engine import ComfyUIMinerEngine
+    from ...workflows.task import catalog
 
     folder = load_settings().settings.workflows_dir
     engine = ComfyUIMinerEngine(url, catalog(*([folder] if folder is not None else ())))

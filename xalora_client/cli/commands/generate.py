@@ -13,10 +13,33 @@ from ...config import Settings, load_settings
 from ..command import command
 from ..exit_codes import ExitCode
 from ..formats import counted
-from ..options import AsJson, Engine, EngineChoice, Fallback, FallbackChoice, Force, IfUnknown, IfUnknownChoice, MaxInFlight, NetworkTimeout, NoReuse, Output, Timeout, WorkflowId
-from ..outputs import Destination, check_destinations, is_result, is_url, named, plan_for_inputs, plan_for_names
-from ..screen import Screen
 from ..job_runner import Doing, Job, do_jobs
+from ..options import (
+    AsJson,
+    Engine,
+    EngineChoice,
+    Fallback,
+    FallbackChoice,
+    Force,
+    IfUnknown,
+    IfUnknownChoice,
+    MaxInFlight,
+    NetworkTimeout,
+    NoReuse,
+    Output,
+    Timeout,
+    WorkflowId,
+)
+from ..outputs import (
+    Destination,
+    check_destinations,
+    is_result,
+    is_url,
+    named,
+    plan_for_inputs,
+    plan_for_names,
+)
+from ..screen import Screen
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora

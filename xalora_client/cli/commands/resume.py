@@ -10,15 +10,15 @@ import typer
 
 from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
-from ...journal import Entry, Journal, TaskState
+from ...journal import Journal, Record, TaskState
 from ..command import command
-from ..task_table import state_text
 from ..exit_codes import ExitCode, most_serious
-from ..task_lookup import Ids, chosen_entries, opened_journal, own_key_task, with_client
+from ..job_runner import Doing, Job, Workshop, document_of
 from ..options import AsJson, Force, Output, Timeout
 from ..outputs import check_destinations, plan_for_names
 from ..screen import Screen
-from ..job_runner import Doing, Job, Workshop, document_of
+from ..task_lookup import Ids, chosen_records, opened_journal, own_key_task, with_client
+from ..task_table import state_text
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora, TaskHandle
@@ -40,12 +40,12 @@ def resume(
     screen = Screen(json=as_json)
     settings = load_settings().settings
     with opened_journal(settings, needed=every) as journal:
-        chosen = chosen_entries(journal, ids, every, settings, lambda _: True)
-        codes = [_why_not(screen, journal, entry) for _, entry in chosen]
+        chosen = chosen_records(journal, ids, every, settings, lambda _: True)
+        codes = [_why_not(screen, journal, record) for _, record in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
-        own = [own_key_task(entry, settings) for _, entry in ready]
+        own = [own_key_task(record, settings) for _, record in ready]
         destinations = plan_for_names(
-            [_name_for(known_as, entry) for known_as, entry in ready], output if ready else None
+            [_name_for(known_as, record) for known_as, record in ready], output if ready else None
         )
         check_destinations(destinations, force=force)
         wait = settings.wait_timeout if timeout is None else timeout
@@ -55,13 +55,13 @@ def resume(
             nonlocal workshop
             handles = [_handle(client, pair, task) for pair, task in zip(ready, own, strict=True)]
             settled = await asyncio.gather(
-                *(_settle_cancel(client, entry, task) for (_, entry), task in zip(ready, own, strict=True))
+                *(_settle_cancel(client, record, task) for (_, record), task in zip(ready, own, strict=True))
             )
             jobs = []
-            for handle, (_, entry), destination, ended in zip(
+            for handle, (_, record), destination, ended in zip(
                 handles, ready, destinations, settled, strict=True
             ):
-                label = entry.work.label if entry is not None else handle.task_id
+                label = record.work.label if record is not None else handle.task_id
                 if ended is None:
                     jobs.append(Job(label, _fetching(handle, wait), destination))
                 else:
@@ -85,7 +85,7 @@ def resume(
     return code
 
 
-def _handle(client: AsyncXalora, pair: tuple[str, Entry | None], task: WorkflowTask | None) -> TaskHandle:
+def _handle(client: AsyncXalora, pair: tuple[str, Record | None], task: WorkflowTask | None) -> TaskHandle:
     from ...client import TaskHandle
 
     return TaskHandle(client, pair[0], task)
@@ -95,43 +95,43 @@ def _fetching(handle: TaskHandle, timeout: float) -> Doing:
     return lambda hear: handle.result(timeout=timeout, on_event=hear)
 
 
-async def _settle_cancel(client: AsyncXalora, entry: Entry | None, task: WorkflowTask | None) -> str | None:
+async def _settle_cancel(client: AsyncXalora, record: Record | None, task: WorkflowTask | None) -> str | None:
     """Ask again for a cancel that was not confirmed; how the task ended, or None where a result may come."""
-    if entry is None or entry.state is not TaskState.CANCEL_PENDING:
+    if record is None or record.state is not TaskState.CANCEL_PENDING:
         return None
     try:
-        await client.cancel_task(str(entry.task_id), task=task)
+        await client.cancel_task(str(record.task_id), task=task)
     except XaloraError as error:
         logger.warning("%s", error)
-    now = client.journal.find(entry.id)
+    now = client.journal.find(record.id)
     return state_text(now) if now is not None and now.state is TaskState.CANCELED else None
 
 
-def _why_not(screen: Screen, journal: Journal, entry: Entry | None) -> ExitCode | None:
-    """Why an entry can't be resumed, said and as an exit status; None where it can."""
-    if entry is None or entry.task_id is not None:
+def _why_not(screen: Screen, journal: Journal, record: Record | None) -> ExitCode | None:
+    """Why a record can't be resumed, said and as an exit status; None where it can."""
+    if record is None or record.task_id is not None:
         return None
-    subject = f"{entry.work.label} (job {entry.job_id})"
-    if entry.state is TaskState.UNKNOWN:
+    subject = f"{record.work.label} (job {record.job_id})"
+    if record.state is TaskState.UNKNOWN:
         screen.error(
             AmbiguousCreateError(
                 f"The create of {subject} went out and its outcome was never learned",
                 money="It may exist and be charged.",
                 next_step="Look for the job in your account; then run the same command again with "
-                f"--if-unknown resend or forget, or `xalora forget {entry.job_id}`.",
+                f"--if-unknown resend or forget, or `xalora forget {record.job_id}`.",
             )
         )
         return ExitCode.OUTCOME_UNKNOWN
-    if journal.attended(entry.id):
+    if journal.attended(record.id):
         screen.note(f"{subject}: another process is sending it right now")
         return ExitCode.DONE
     screen.error(XaloraError(f"{subject} was never sent", next_step="Run the same command again to send it."))
     return ExitCode.TASK_FAILED
 
 
-def _name_for(known_as: str, entry: Entry | None) -> str:
+def _name_for(known_as: str, record: Record | None) -> str:
     """What a resumed result is named after: the input or the prompt, as far as they are known."""
-    if entry is None:
+    if record is None:
         return known_as
-    label = entry.work.label
+    label = record.work.label
     return label.removeprefix("upscale ").rpartition(".")[0] or label

@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...config import load_settings
-from ...errors import NOTHING_CHARGED, STILL_RETRIEVABLE, AmbiguousCreateError, ConfigurationError, XaloraError
-from ...journal import Entry, Journal, TaskState
+from ...errors import (
+    NOTHING_CHARGED,
+    STILL_RETRIEVABLE,
+    AmbiguousCreateError,
+    ConfigurationError,
+    XaloraError,
+)
+from ...journal import Journal, Record, TaskState
 from ..command import command
-from ..task_table import entry_document, entry_table, state_text
 from ..exit_codes import ExitCode, exit_code_of, most_serious
 from ..formats import counted
-from ..task_lookup import AT_NETWORK, Ids, chosen_entries, find_entry, opened_journal, own_key_task, with_client
 from ..options import AsJson
 from ..screen import Screen, error_fields
+from ..task_lookup import (
+    AT_NETWORK,
+    Ids,
+    chosen_records,
+    find_record,
+    opened_journal,
+    own_key_task,
+    with_client,
+)
+from ..task_table import record_document, record_table, state_text
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora
@@ -32,19 +46,19 @@ def tasks(
     """List tasks that this machine knows of: open ones, or all."""
     screen = Screen(json=as_json)
     with opened_journal(load_settings().settings, needed=True) as journal:
-        still_open = journal.open_entries()
-        entries = journal.entries(limit=limit) if every else still_open[::-1]
-        attended = {entry.id: journal.attended(entry.id) > 0 for entry in still_open}
+        still_open = journal.open_records()
+        records = journal.records(limit=limit) if every else still_open[::-1]
+        attended = {record.id: journal.attended(record.id) > 0 for record in still_open}
         total = journal.count()
     if as_json:
-        screen.document({"tasks": [entry_document(e, attended.get(e.id, False)) for e in entries]})
+        screen.document({"tasks": [record_document(e, attended.get(e.id, False)) for e in records]})
         return ExitCode.DONE
-    if entries:
-        screen.show(entry_table(entries, attended))
-    if every and total > len(entries):
-        screen.say((f"{total - len(entries)} older ones are not shown; see --limit.", "dim"))
-    idle = [entry for entry in still_open if not attended[entry.id]]
-    undecided = sum(entry.state is TaskState.UNKNOWN for entry in idle)
+    if records:
+        screen.show(record_table(records, attended))
+    if every and total > len(records):
+        screen.say((f"{total - len(records)} older ones are not shown; see --limit.", "dim"))
+    idle = [record for record in still_open if not attended[record.id]]
+    undecided = sum(record.state is TaskState.UNKNOWN for record in idle)
     if len(idle) > undecided:
         screen.say(f"{counted(len(idle) - undecided, 'task')} with nobody at work: xalora resume --all")
     if undecided:
@@ -52,7 +66,7 @@ def tasks(
             f"{counted(undecided, 'outcome')} unknown: look for the job in your account, then run the same "
             "command with --if-unknown resend or forget, or: xalora forget JOB"
         )
-    if not entries:
+    if not records:
         screen.say("No tasks." if every else "No open tasks; --all shows those that have ended.")
     return ExitCode.DONE
 
@@ -68,14 +82,14 @@ def status(
     screen = Screen(json=as_json)
     settings = load_settings().settings
     with opened_journal(settings) as journal:
-        entry = find_entry(journal, task_id, settings)
-        if entry is not None and entry.task_id is None:
-            screen.say(f"{entry.work.label} (job {entry.job_id}): {state_text(entry)}")
+        record = find_record(journal, task_id, settings)
+        if record is not None and record.task_id is None:
+            screen.say(f"{record.work.label} (job {record.job_id}): {state_text(record)}")
             if as_json:
-                screen.document(entry_document(entry, attended=journal.attended(entry.id) > 0))
-            return ExitCode.OUTCOME_UNKNOWN if entry.state is TaskState.UNKNOWN else ExitCode.DONE
-        known_as = task_id if entry is None else str(entry.task_id)
-        own = own_key_task(entry, settings)
+                screen.document(record_document(record, attended=journal.attended(record.id) > 0))
+            return ExitCode.OUTCOME_UNKNOWN if record.state is TaskState.UNKNOWN else ExitCode.DONE
+        known_as = task_id if record is None else str(record.task_id)
+        own = own_key_task(record, settings)
 
         async def ask(client: AsyncXalora) -> Any:
             return await client.query_task_result(known_as, task=own)
@@ -83,7 +97,7 @@ def status(
         answer = with_client(settings, journal, ask)
     screen.say(
         (answer.status, "bold"),
-        f"  task {answer.task_id}" + (f"  {entry.work.label}" if entry is not None else ""),
+        f"  task {answer.task_id}" + (f"  {record.work.label}" if record is not None else ""),
     )
     if answer.result is not None:
         screen.say((str(without_media(answer.result)), "dim"))
@@ -91,7 +105,7 @@ def status(
         screen.document(
             {
                 "task_id": answer.task_id,
-                "job_id": entry.job_id if entry is not None else None,
+                "job_id": record.job_id if record is not None else None,
                 "status": answer.status,
                 "result": answer.result,
             }
@@ -109,12 +123,12 @@ def cancel(
     screen = Screen(json=as_json)
     settings = load_settings().settings
     with opened_journal(settings, needed=every) as journal:
-        chosen = chosen_entries(journal, ids, every, settings, lambda entry: entry.state in AT_NETWORK)
-        own = [own_key_task(entry, settings) for _, entry in chosen]
+        chosen = chosen_records(journal, ids, every, settings, lambda record: record.state in AT_NETWORK)
+        own = [own_key_task(record, settings) for _, record in chosen]
         documents: list[dict[str, Any]] = []
         codes: list[ExitCode] = []
 
-        async def one(client: AsyncXalora, known_as: str, entry: Entry | None, task: Any) -> None:
+        async def one(client: AsyncXalora, known_as: str, record: Record | None, task: Any) -> None:
             document: dict[str, Any] = {
                 "task_id": known_as,
                 "msg": None,
@@ -123,8 +137,8 @@ def cancel(
                 "finished": False,
             }
             try:
-                document |= await _cancel(client, known_as, entry, task)
-                screen.say(f"task {document['task_id']}: {_outcome(document, entry)}")
+                document |= await _cancel(client, known_as, record, task)
+                screen.say(f"task {document['task_id']}: {_outcome(document, record)}")
                 codes.append(ExitCode.DONE)
             except XaloraError as error:
                 document["error"] = error_fields(error)
@@ -164,19 +178,19 @@ def forget(
     ended_count = 0
     with opened_journal(settings, needed=True) as journal:
         for text in ids or ():
-            entry = find_entry(journal, text, settings)
-            if entry is None:
+            record = find_record(journal, text, settings)
+            if record is None:
                 raise typer.BadParameter(f"the journal knows no task or job {text}")
-            document: dict[str, Any] = {"task_id": entry.task_id, "job_id": entry.job_id, "error": None}
+            document: dict[str, Any] = {"task_id": record.task_id, "job_id": record.job_id, "error": None}
             documents.append(document)
             try:
-                _forget(journal, entry, force=force)
+                _forget(journal, record, force=force)
             except XaloraError as error:
                 document["error"] = error_fields(error)
                 screen.error(error)
                 codes.append(exit_code_of(error))
             else:
-                screen.say(f"{entry.work.label} (job {entry.job_id}) is forgotten")
+                screen.say(f"{record.work.label} (job {record.job_id}) is forgotten")
         if ended:
             ended_count = journal.forget_ended()
             screen.say(f"{counted(ended_count, 'ended task')} forgotten")
@@ -186,22 +200,22 @@ def forget(
     return code
 
 
-def _forget(journal: Journal, entry: Entry, *, force: bool) -> None:
-    if entry.state in (*AT_NETWORK, TaskState.FINISHED) and not force:
+def _forget(journal: Journal, record: Record, *, force: bool) -> None:
+    if record.state in (*AT_NETWORK, TaskState.FINISHED) and not force:
         raise ConfigurationError(
-            f"Task {entry.task_id} ({entry.work.label}) is still open",
+            f"Task {record.task_id} ({record.work.label}) is still open",
             money=STILL_RETRIEVABLE,
             next_step="Resume or cancel it, or forget it all the same with --force.",
         )
-    if not journal.forget(entry.id):
+    if not journal.forget(record.id):
         raise ConfigurationError(
-            f"{entry.work.label} (job {entry.job_id}) is in the hands of another process",
+            f"{record.work.label} (job {record.job_id}) is in the hands of another process",
             money=NOTHING_CHARGED,
             next_step="Wait until that has ended.",
         )
 
 
-def _outcome(document: dict[str, Any], before: Entry | None) -> str:
+def _outcome(document: dict[str, Any], before: Record | None) -> str:
     """How a cancel came out; that a task has ended well is no word for a cancel."""
     if document["finished"]:
         known_as = document["task_id"]
@@ -211,17 +225,17 @@ def _outcome(document: dict[str, Any], before: Entry | None) -> str:
 
 
 async def _cancel(
-    client: AsyncXalora, known_as: str, entry: Entry | None, task: WorkflowTask | None
+    client: AsyncXalora, known_as: str, record: Record | None, task: WorkflowTask | None
 ) -> dict[str, Any]:
-    if entry is not None and entry.task_id is None:
-        kind = AmbiguousCreateError if entry.state is TaskState.UNKNOWN else ConfigurationError
+    if record is not None and record.task_id is None:
+        kind = AmbiguousCreateError if record.state is TaskState.UNKNOWN else ConfigurationError
         raise kind(
-            f"{entry.work.label}: its task id is not known ({state_text(entry)}), so it can't be canceled",
+            f"{record.work.label}: its task id is not known ({state_text(record)}), so it can't be canceled",
             money="Look for the job in your account." if kind is AmbiguousCreateError else NOTHING_CHARGED,
-            job_id=entry.job_id,
+            job_id=record.job_id,
         )
     answer = await client.cancel_task(known_as, task=task)
-    now = client.journal.find(entry.id) if entry is not None else None
+    now = client.journal.find(record.id) if record is not None else None
     return {
         "task_id": known_as,
         "msg": answer["msg"],

@@ -14,10 +14,22 @@ from ...errors import XaloraError
 from ..command import command
 from ..exit_codes import ExitCode
 from ..formats import counted, printable
-from .generate import Piece, Way, do_pieces
-from ..options import AsJson, Engine, EngineChoice, FallbackChoice, Force, IfUnknown, IfUnknownChoice, NetworkTimeout, NoReuse, Output, Timeout
+from ..options import (
+    AsJson,
+    Engine,
+    EngineChoice,
+    FallbackChoice,
+    Force,
+    IfUnknown,
+    IfUnknownChoice,
+    NetworkTimeout,
+    NoReuse,
+    Output,
+    Timeout,
+)
 from ..outputs import Destination, plan_for_inputs, plan_for_names
 from ..screen import Screen
+from .generate import Piece, Way, do_pieces
 
 if TYPE_CHECKING:
     from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition

@@ -18,14 +18,14 @@ from rich.text import Text
 from ...config import Settings
 from ...events import EventCallback, Submitted, TaskEvent
 from ..command import command, run_interruptible
+from ..commands.generate import existing_inputs
 from ..exit_codes import ExitCode, most_serious
 from ..formats import counted, printable, seconds_text, short_path, shortened
-from ..commands.generate import existing_inputs
+from ..job_runner import Doing, Job, Report, Workshop
 from ..options import AsJson, Force
 from ..outputs import Destination, check_destinations, plan_for_inputs
-from .photographs import Photograph, shipped_photographs
 from ..screen import Screen
-from ..job_runner import Doing, Job, Report, Workshop
+from .photographs import Photograph, shipped_photographs
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora

@@ -21,7 +21,7 @@ class _MeasureLoading(importlib.abc.MetaPathFinder):
 
     def __init__(self, report):
         self._report = Path(report)
-        self._entries = {}
+        self._records = {}
 
     def find_spec(self, name, path=None, target=None):
         if name != "nodes":
@@ -43,12 +43,12 @@ class _MeasureLoading(importlib.abc.MetaPathFinder):
             try:
                 return await load(module_path, *args, **kwargs)
             finally:
-                self._entries[Path(module_path).name] = {
+                self._records[Path(module_path).name] = {
                     "cpu_seconds": time.process_time() - cpu,
                     "wall_seconds": time.perf_counter() - wall,
                     "imported": sorted(set(sys.modules) - before),
                 }
-                self._report.write_text(json.dumps(self._entries))
+                self._report.write_text(json.dumps(self._records))
 
         return load_custom_node
 

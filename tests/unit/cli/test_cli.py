@@ -1,0 +1,344 @@
+"""Parts of the command line that need no network: exit statuses, names of files, words on the screen."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xalora_client import errors
+from xalora_client.cli.exit_codes import ExitCode, exit_code_of, most_serious
+from xalora_client.cli.formats import (
+    bytes_text,
+    elapsed_text,
+    printable,
+    seconds_text,
+    short_path,
+    shortened,
+    slug,
+    span_text,
+)
+from xalora_client.cli.outputs import (
+    SUFFIXES,
+    Destination,
+    OutputError,
+    OutputExistsError,
+    check_destinations,
+    plan_for_inputs,
+    plan_for_names,
+    write_result,
+)
+from xalora_client.cli.progress import ALMOST, Stage
+from xalora_client.events import (
+    Downloading,
+    FallingBack,
+    LocalProgress,
+    Running,
+    Submitted,
+    UnknownStatus,
+    Waiting,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n and the rest"
+JPEG = b"\xff\xd8\xff and the rest"
+JOB = "job-1"
+
+
+# --- exit statuses ----------------------------------------------------------------------------------------
+
+
+def error_classes(kind: type[errors.XaloraError] = errors.XaloraError) -> Iterator[type[errors.XaloraError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from error_classes(child)
+
+
+CODES = {
+    "AmbiguousCreateError": 6,
+    "InvalidTaskError": 2,
+    "InputImageError": 2,
+    "ConfigurationError": 3,
+    "MissingKeyError": 3,
+    "ClientClosedError": 3,
+    "InputTooLargeError": 3,
+    "WorkflowDefinitionError": 3,
+    "AuthenticationError": 3,
+    "ResultLocationError": 3,
+    "JournalError": 3,
+    "NetworkError": 4,
+    "XaloraConnectionError": 4,
+    "RateLimitError": 4,
+    "NoMinerError": 4,
+    "RequestRefusedError": 4,
+    "ServiceError": 4,
+    "StoreError": 4,
+    "ResultDownloadError": 4,
+    "XaloraError": 5,
+    "TaskError": 5,
+    "TaskFailedError": 5,
+    "TaskCanceledError": 5,
+    "TaskTimeoutError": 5,
+    "QueueLimitError": 5,
+    "ResultError": 5,
+    "ResultExpiredError": 5,
+    "ResultFormatError": 5,
+    "EngineError": 5,
+}
+
+
+def test_every_error_has_an_exit_status() -> None:
+    assert {kind.__name__: int(exit_code_of(kind("what"))) for kind in error_classes()} == CODES
+    assert exit_code_of(OutputExistsError("what")) is ExitCode.USAGE
+
+
+def test_the_most_serious_exit_status_counts() -> None:
+    assert most_serious([]) is ExitCode.DONE
+    assert most_serious([ExitCode.DONE, ExitCode.NETWORK, ExitCode.USAGE]) is ExitCode.NETWORK
+    assert most_serious([ExitCode.OUTCOME_UNKNOWN, ExitCode.TASK_FAILED]) is ExitCode.OUTCOME_UNKNOWN
+    assert most_serious([ExitCode.INTERRUPTED, ExitCode.OUTCOME_UNKNOWN]) is ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize("missing", [["typer"], ["rich"], ["typer", "rich"]])
+def test_without_its_libraries_the_command_line_says_what_to_install(missing: list[str]) -> None:
+    hide = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import runpy; "
+    done = subprocess.run(
+        [sys.executable, "-c", hide + "runpy.run_module('xalora_client', run_name='__main__')", "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "xalora[cli]"' in done.stderr
+    assert " and ".join(missing) in done.stderr
+
+
+# --- where results go -------------------------------------------------------------------------------------
+
+
+def test_results_are_planned_beside_their_inputs() -> None:
+    places = plan_for_inputs(["a/photo.jpg", "b/photo.png", "https://example.org/x/Pic%20ture.png?k=1"], None)
+    assert [place.path for place in places] == [
+        Path("a/photo.xalora"),
+        Path("b/photo.xalora"),
+        Path("Pic_ture.xalora"),
+    ]
+    assert not any(place.exact for place in places)
+
+
+def test_inputs_that_would_share_a_result_do_not() -> None:
+    places = plan_for_inputs(["a/Photo.jpg", "a/photo.png", "b/photo.png"], "made")
+    assert [place.path.name for place in places] == ["Photo.xalora", "photo-2.xalora", "photo-3.xalora"]
+
+
+def test_an_output_is_a_file_for_one_input_unless_it_is_a_folder(tmp_path: Path) -> None:
+    assert plan_for_inputs(["photo.jpg"], "big.png") == [Destination(Path("big.png"), exact=True)]
+    assert plan_for_inputs(["photo.jpg"], "made/") == [Destination(Path("made/photo.xalora"))]
+    assert plan_for_inputs(["photo.jpg"], str(tmp_path)) == [Destination(tmp_path / "photo.xalora")]
+    assert plan_for_inputs(["1.jpg", "2.jpg"], "made")[1] == Destination(Path("made/2.xalora"))
+
+
+def test_an_output_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert plan_for_inputs(["photo.jpg"], "~/made/") == [Destination(tmp_path / "made" / "photo.xalora")]
+    assert plan_for_names(["fox"], "~/fox.mp4") == [Destination(tmp_path / "fox.mp4", exact=True)]
+
+
+def test_prompts_take_the_first_free_name() -> None:
+    Path("a-fox.xalora.mp4").write_bytes(b"")
+    assert [place.path.name for place in plan_for_names(["a fox", "A fox!", "a dog"], None)] == [
+        "a-fox-2.xalora",
+        "a-fox-3.xalora",
+        "a-dog.xalora",
+    ]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_any_result_that_is_there_is_in_the_way(suffix: str) -> None:
+    place = Destination(Path("photo.xalora"))
+    check_destinations([place], force=False)
+    Path(f"photo.xalora{suffix}").write_bytes(b"mine")
+    with pytest.raises(OutputExistsError, match="would be overwritten"):
+        check_destinations([place], force=False)
+    check_destinations([place], force=True)
+
+
+def test_folders_are_made_before_anything_is_paid_for() -> None:
+    check_destinations([Destination(Path("made/deep/photo.xalora"))], force=False)
+    assert Path("made/deep").is_dir()
+    Path("file").write_bytes(b"")
+    with pytest.raises(errors.ConfigurationError, match="can't be made"):
+        check_destinations([Destination(Path("file/photo.xalora"))], force=False)
+    with pytest.raises(errors.ConfigurationError, match="is a folder"):
+        check_destinations([Destination(Path("made"), exact=True)], force=True)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_found_beforehand() -> None:
+    Path("locked").mkdir(mode=0o500)
+    with pytest.raises(errors.ConfigurationError, match="can't be written to"):
+        check_destinations([Destination(Path("locked/photo.xalora"))], force=False)
+
+
+def kept(content: bytes, name: str = "kept") -> Path:
+    Path(name).write_bytes(content)
+    return Path(name)
+
+
+def test_a_result_is_named_by_its_content_and_copied() -> None:
+    written = write_result([kept(JPEG)], Destination(Path("photo.xalora")), force=False)
+    assert written.files == (Path("photo.xalora.jpg"),)
+    assert written.remarks == ()
+    assert Path("photo.xalora.jpg").read_bytes() == JPEG
+    assert Path("kept").exists()
+    assert {path.name for path in Path().iterdir()} == {"kept", "photo.xalora.jpg"}
+
+
+def test_a_result_of_another_format_goes_by_the_name_it_is_kept_under() -> None:
+    written = write_result([kept(bytes(9), "kept.mkv")], Destination(Path("fox.xalora")), force=False)
+    assert written.files == (Path("fox.xalora.mkv"),)
+
+
+def test_several_files_of_one_result_are_numbered() -> None:
+    sources = [kept(PNG, "1"), kept(JPEG, "2")]
+    assert write_result(sources, Destination(Path("fox.xalora")), force=False).files == (
+        Path("fox.xalora-1.png"),
+        Path("fox.xalora-2.jpg"),
+    )
+    exact = write_result([kept(PNG, "1"), kept(PNG, "2")], Destination(Path("fox.png"), True), force=False)
+    assert exact.files == (Path("fox-1.png"), Path("fox-2.png"))
+
+
+def test_a_name_the_user_gave_is_kept_with_a_remark_where_it_misleads() -> None:
+    written = write_result([kept(PNG)], Destination(Path("big.jpg"), exact=True), force=False)
+    assert written.files == (Path("big.jpg"),)
+    assert written.remarks == ("big.jpg holds PNG data, whatever its name says",)
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced() -> None:
+    Path("photo.xalora.png").write_bytes(b"mine")
+    place = Destination(Path("photo.xalora"))
+    written = write_result([kept(PNG)], place, force=False)
+    assert written.files == (Path("photo.xalora-2.png"),)
+    assert "photo.xalora.png is taken by now" in written.remarks[0]
+    assert Path("photo.xalora.png").read_bytes() == b"mine"
+    assert write_result([kept(PNG)], place, force=True).files == (Path("photo.xalora.png"),)
+    assert Path("photo.xalora.png").read_bytes() == PNG
+
+
+def test_a_result_that_cannot_be_written_says_where_it_is_kept() -> None:
+    with pytest.raises(OutputError, match="can't be written") as caught:
+        write_result([kept(PNG)], Destination(Path("gone/photo.xalora")), force=False)
+    assert "kept as kept" in str(caught.value)
+    assert "stays retrievable" in str(caught.value)
+
+
+# --- words on the screen ----------------------------------------------------------------------------------
+
+
+def test_times_and_sizes_read_as_people_write_them() -> None:
+    assert [seconds_text(s) for s in (None, 0.416, 3.24, 9.96, 47.6, 125, 3725)] == [
+        "-",
+        "0.42 s",
+        "3.2 s",
+        "10.0 s",
+        "48 s",
+        "2 min 5 s",
+        "1 h 2 min",
+    ]
+    assert [elapsed_text(s) for s in (-1, 0.9, 59.9, 60)] == ["0 s", "0 s", "59 s", "1 min 0 s"]
+    assert span_text((40.2, 55)) == "40-55 s"
+    assert span_text((0.5, 12)) == "0.50-12 s"
+    assert span_text((40.2, 39.8)) == "40 s"
+    assert span_text((55, 65)) == "55 s-1 min 5 s"
+    assert [bytes_text(b) for b in (0, 999, 1000, 3_400_000, 812_000_000, 2.5e9)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "3.4 MB",
+        "812 MB",
+        "2.5 GB",
+    ]
+
+
+def test_foreign_text_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\nc é") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\nc é"
+    assert shortened("one\n two   three", 9) == "one two…"
+
+
+def test_names_from_prompts() -> None:
+    assert slug("A red fox, in the SNOW; highly detailed, 8k, cinematic") == (
+        "a-red-fox-in-the-snow-highly-detailed-8k"
+    )
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("Fuchs im Schnee: größer") == "fuchs-im-schnee-größer"
+    assert slug("x" * 100) == "x" * 40
+    assert slug("!?") == "xalora"
+    # Windows would write to a device.
+    assert [slug(name) for name in ("Con", "lpt1", "nul!", "contact", "com12")] == [
+        "xalora-con",
+        "xalora-lpt1",
+        "xalora-nul",
+        "contact",
+        "com12",
+    ]
+
+
+def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert short_path(Path("made/photo.png")) == "made/photo.png"
+    assert short_path(tmp_path / "photo.png") == "photo.png"
+    assert short_path(tmp_path.parent / "other" / "photo.png") == "~/other/photo.png"
+    assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
+
+
+def test_a_path_is_shown_whole_where_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
+
+
+def test_a_stage_tells_the_usual_time_and_fills_by_it() -> None:
+    stage = Stage(now=100.0)
+    assert stage.text(100.0) == "preparing 0 s"
+    assert stage.fraction(100.0) is None
+    stage.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(40.0, 50.0)), 101.0)
+    stage.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0), 104.0)
+    assert stage.text(106.5) == "queued 5 s · usually 40-50 s"
+    assert stage.fraction(126.0) == pytest.approx(0.5)
+    stage.apply(Running(job_id=JOB, task_id="t", seconds=1.0), 126.0)
+    assert stage.text(128.0) == "running 3 s · usually 40-50 s"
+    assert stage.fraction(1000.0) == ALMOST
+    stage.apply(Downloading(job_id=JOB, task_id="t", received=500_000, total=2_000_000), 130.0)
+    assert stage.text(131.0) == "downloading 500 kB of 2.0 MB"
+    assert stage.fraction(131.0) == 0.25
+
+
+def test_a_stage_without_history_or_size_shows_no_share() -> None:
+    stage = Stage(now=0.0)
+    stage.apply(Submitted(job_id=JOB, task_id="t"), 1.0)
+    stage.apply(UnknownStatus(job_id=JOB, task_id="t", status="pondering"), 2.0)
+    assert stage.text(9.0) == "status 'pondering'"
+    stage.apply(Downloading(job_id=JOB, task_id="t", received=10, total=None), 3.0)
+    assert stage.text(9.0) == "downloading 10 B"
+    assert stage.fraction(9.0) is None
+
+
+def test_a_stage_follows_the_work_to_this_machine() -> None:
+    stage = Stage(now=0.0)
+    stage.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(1.0, 2.0)), 0.0)
+    stage.apply(FallingBack(job_id=JOB, engine="torch", reason="no miner"), 10.0)
+    assert stage.text(14.0) == "here, by torch 4 s"
+    assert stage.fraction(14.0) is None
+    stage.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
+    assert stage.text(20.0) == "here, by torch: 3 of 12"
+    assert stage.fraction(20.0) == 0.25

@@ -1,0 +1,406 @@
+"""Clients that are closed early, used late, from the wrong place, or by several threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scripted import Answer, ScriptedSequencer
+
+from xalora_client import (
+    AsyncXalora,
+    ClientClosedError,
+    ConfigurationError,
+    InputImageError,
+    UpscalerTask,
+    Xalora,
+    XaloraError,
+    events,
+)
+from xalora_client.devnet import DevnetThread
+from xalora_client.journal import Journal, TaskState
+from xalora_client.media.inputs import PreparedImage
+from xalora_client.transfer.upload import DeliveredImage
+
+KEY = "alice#s3cret"
+PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+ACCEPTED = Answer(200, {"task_id": "t-1"})
+PATIENCE = 20.0
+
+
+def small_image(seed: int = 5) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+# --- asyncio ------------------------------------------------------------------------------------------------
+
+
+async def test_closing_a_client_tells_those_who_wait_and_touches_no_task() -> None:
+    all_polled = asyncio.Event()
+    created: list[str] = []
+    polled: set[str] = set()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            created.append(f"t-{len(created) + 1}")
+            return Answer(200, {"task_id": created[-1]})
+        polled.add(body["task_id"])
+        if polled == {"t-1", "t-2", "t-7", "t-8"}:
+            all_polled.set()
+        return Answer(200, {"task_id": body["task_id"], "status": "running"})
+
+    async with ScriptedSequencer(answer) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        waits = [
+            asyncio.create_task(work)
+            for work in (
+                client.run(PICTURE, reuse=True, fallback="on_any_failure"),
+                client.run(PICTURE, reuse=True, fallback="never"),
+                client.execute_workflow_and_wait_for_result(PICTURE),
+                client.task("t-7").wait(),
+                client.task("t-8").result(),
+            )
+        ]
+        await asyncio.wait_for(all_polled.wait(), PATIENCE)
+        await client.close()
+        told = []
+        for wait in waits:
+            with pytest.raises(ClientClosedError, match="runs on") as caught:
+                await wait
+            assert f"xalora resume {caught.value.task_id}" in str(caught.value)
+            told.append(caught.value.task_id)
+        assert told[0] == told[1]
+        assert {*told} == polled
+        assert sequencer.count("task_cancel") == 0
+        with pytest.raises(ClientClosedError, match="is closed"):
+            await client.run(PICTURE)
+        with pytest.raises(ClientClosedError, match="is closed"):
+            await client.query_task_result("t-1")
+
+
+async def test_a_client_closed_before_the_create_left_sends_nothing(tmp_path: Path) -> None:
+    uploading = asyncio.Event()
+
+    class Endless:
+        async def deliver(self, image: PreparedImage, *, lifetime: float) -> DeliveredImage:
+            uploading.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with ScriptedSequencer([ACCEPTED]) as sequencer:
+        with Journal.open(tmp_path / "j.sqlite3", tmp_path / "results") as journal:
+            client = AsyncXalora(KEY, sequencer.url, delivery=Endless(), journal=journal)
+            run = asyncio.create_task(client.run(UpscalerTask(small_image()), fallback="never"))
+            await asyncio.wait_for(uploading.wait(), PATIENCE)
+            await client.close()
+            with pytest.raises(ClientClosedError, match="nothing was charged"):
+                await run
+            (record,) = journal.records()
+            assert record.state is TaskState.NOT_SENT
+            assert not journal.attended_records()
+    assert sequencer.asked == []
+
+
+async def test_a_client_closed_while_a_create_is_out_waits_for_its_answer() -> None:
+    created, hold = asyncio.Event(), asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        created.set()
+        return Answer(200, {"task_id": "t-1"}, hold=hold)
+
+    async with ScriptedSequencer(answer) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(created.wait(), PATIENCE)
+        asyncio.get_running_loop().call_later(0.3, hold.set)
+        await client.close()
+        with pytest.raises(ClientClosedError, match="t-1"):
+            await run
+        async with AsyncXalora(KEY, sequencer.url) as other:
+            assert other.journal.records()[0].task_id == "t-1"
+
+
+async def test_a_client_closed_while_it_claims_leaves_no_lease(tmp_path: Path) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    class Slow(Journal):
+        def claim(self, *arguments: Any, **options: Any) -> Any:
+            reached.set()
+            assert gate.wait(PATIENCE)
+            return super().claim(*arguments, **options)
+
+    async with ScriptedSequencer([]) as sequencer:
+        with Slow.open(tmp_path / "j.sqlite3", tmp_path / "results") as journal:
+            client = AsyncXalora(KEY, sequencer.url, journal=journal)
+            run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+            assert await asyncio.to_thread(reached.wait, PATIENCE)
+            await client.close()
+            gate.set()
+            with pytest.raises(ClientClosedError, match="nothing was charged"):
+                await run
+            assert not journal.attended_records()
+    assert sequencer.asked == []
+
+
+async def test_a_call_cancelled_while_its_client_is_closed_asks_the_network_nothing() -> None:
+    polled = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        polled.set()
+        return Answer(200, {"task_id": "t-1", "status": "running"})
+
+    async with ScriptedSequencer(answer) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(polled.wait(), PATIENCE)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.wait({run, closing})
+        assert sequencer.count("task_cancel") == 0
+
+
+async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> None:
+    async with ScriptedSequencer([ACCEPTED]) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        assert await client.execute_workflow(PICTURE) == "t-1"
+        await client.close()
+        await client.close()
+
+
+def test_a_client_used_in_a_second_event_loop_says_so() -> None:
+    with DevnetThread(miners=1) as devnet:
+        client = AsyncXalora(devnet.api_key, devnet.url)
+        task_id = asyncio.run(client.execute_workflow(UpscalerTask(small_image())))
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            asyncio.run(client.query_task_result(task_id))
+        asyncio.run(client.close())
+        with pytest.raises(ClientClosedError):
+            asyncio.run(client.query_task_result(task_id))
+
+
+async def test_a_broken_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("not a certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    async with ScriptedSequencer([]) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE.*ca\.pem"):
+            await client.execute_workflow(PICTURE)
+        await client.close()
+
+
+async def test_an_input_url_that_cannot_be_had_here_is_not_called_a_paid_result() -> None:
+    async with ScriptedSequencer([]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        task = UpscalerTask(image_url=f"{sequencer.url}/cat.png?signature=s3cret")
+        with pytest.raises(InputImageError, match="nothing was charged") as caught:
+            await client.run(task, fallback="local_only")
+    assert "paid" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+# --- threads ------------------------------------------------------------------------------------------------
+
+
+def test_closing_a_blocking_client_sets_the_other_threads_free() -> None:
+    seen = threading.Event()
+    caught: list[XaloraError] = []
+
+    def listen(event: events.TaskEvent) -> None:
+        if isinstance(event, events.Running):
+            seen.set()
+
+    with DevnetThread(miners=2, task_seconds=60) as devnet:
+        client = Xalora(devnet.api_key, devnet.url)
+
+        def work() -> None:
+            try:
+                client.run(UpscalerTask(small_image()), on_event=listen, fallback="never")
+            except XaloraError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert seen.wait(PATIENCE)
+        closing = [threading.Thread(target=client.close) for _ in range(3)]
+        for closer in closing:
+            closer.start()
+        for closer in (*closing, thread):
+            closer.join(PATIENCE)
+        assert not thread.is_alive()
+        (error,) = caught
+        assert isinstance(error, ClientClosedError)
+        assert error.task_id == devnet.task_ids()[0]
+        assert devnet.task(devnet.task_ids()[0]).status == "running"
+        with pytest.raises(ClientClosedError, match="is closed"):
+            client.run(UpscalerTask(small_image()))
+        with pytest.raises(ClientClosedError, match="is closed"):
+            client.task("t-1").status()
+
+
+def test_a_blocking_call_from_a_callback_is_refused_not_awaited_for_ever() -> None:
+    errors: list[XaloraError] = []
+
+    with DevnetThread(miners=1) as devnet, Xalora(devnet.api_key, devnet.url) as client:
+
+        def cancel(event: events.TaskEvent) -> None:
+            try:
+                client.cancel_task(event.task_id or "")
+            except XaloraError as error:
+                errors.append(error)
+
+        client.run(UpscalerTask(small_image()), on_event=cancel, fallback="never")
+    assert errors
+    assert all("callback" in str(error) for error in errors)
+
+
+INTERRUPTED_AMONG_OTHERS = """
+import signal, sys, threading, _thread
+from xalora_client import UpscalerTask, Xalora, events
+import numpy as np
+
+class TimeLimit(Exception):
+    pass
+
+kind = {"TimeLimit": TimeLimit, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[sys.argv[3]]
+
+def end(*_):
+    raise kind
+
+signal.signal(signal.SIGTERM, end)
+
+running = {}
+both = threading.Event()
+
+def listener(name):
+    def listen(event):
+        if isinstance(event, events.Running):
+            running[name] = event.task_id
+            if len(running) == 2 and not both.is_set():
+                both.set()
+                _thread.interrupt_main(signal.SIGTERM)
+    return listen
+
+def image(seed):
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+with Xalora(sys.argv[1], sys.argv[2]) as client:
+    def other():
+        client.run(UpscalerTask(image(1)), on_event=listener("other"), fallback="never")
+        print("other done", flush=True)
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        client.run(UpscalerTask(image(2)), on_event=listener("main"), fallback="never")
+    except kind:
+        print("interrupted", client.task(running["main"]).status(), flush=True)
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("kind", ["KeyboardInterrupt", "SystemExit", "TimeLimit"])
+def test_what_a_signal_raises_cancels_the_main_threads_call_and_no_other(tmp_path: Path, kind: str) -> None:
+    with DevnetThread(miners=2, task_seconds=3) as devnet:
+        ended = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED_AMONG_OTHERS, devnet.api_key, devnet.url, kind],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "XALORA_STATE_DIR": str(tmp_path / "state")},
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.split("\n")[:2] == ["interrupted canceled", "other done"]
+        assert sorted(devnet.task(task_id).status for task_id in devnet.task_ids()) == [
+            "canceled",
+            "finished",
+        ]
+
+
+FORKED = """
+import os, sys
+from xalora_client import ClientClosedError, Xalora
+
+with Xalora(sys.argv[1], sys.argv[2]) as client:
+    client.resource_request(task_type="upscaler")
+    child = os.fork()
+    if child == 0:
+        try:
+            client.resource_request(task_type="upscaler")
+        except ClientClosedError as error:
+            client.close()
+            os._exit(7 if "fork" in str(error) else 1)
+        os._exit(2)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    client.resource_request(task_type="upscaler")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_blocking_client_taken_through_a_fork_is_refused_not_awaited_for_ever(tmp_path: Path) -> None:
+    with DevnetThread(miners=1) as devnet:
+        ended = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", FORKED, devnet.api_key, devnet.url],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "XALORA_STATE_DIR": str(tmp_path / "state")},
+            check=False,
+        )
+    assert (ended.stdout.strip(), ended.returncode, ended.stderr) == ("7", 0, "")
+
+
+QUIT_WITH_A_CREATE_OUT = """
+import importlib.util, sys
+from xalora_client import AsyncXalora, UpscalerTask
+
+spec = importlib.util.spec_from_file_location("bridge_alone", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+async def begin():
+    client = AsyncXalora(sys.argv[2], sys.argv[3])
+    module.bridge.on_close(client.close)
+    module.bridge.submit(client.run(UpscalerTask(image_url="https://example.org/cat.png"), fallback="never"))
+
+module.bridge.call(begin())
+sys.stdin.read()
+"""
+
+
+def test_a_program_that_ends_while_a_create_is_out_keeps_the_task_id(
+    repository: Path, tmp_path: Path
+) -> None:
+    """As ComfyUI ends: Python has taken back its threads before anything of ours is told."""
+    state = tmp_path / "state"
+    with DevnetThread(miners=0, faults=["task_create:delay_after:seconds=1"]) as devnet:
+        program = [
+            sys.executable,
+            "-c",
+            QUIT_WITH_A_CREATE_OUT,
+            str(repository / "nodes" / "host" / "bridge.py"),
+        ]
+        with subprocess.Popen(
+            [*program, devnet.api_key, devnet.url],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XALORA_STATE_DIR": str(state)},
+        ) as quitting:
+            devnet.wait_for(lambda stats: stats["creates"] == 1, timeout=PATIENCE)
+            _, told = quitting.communicate(timeout=PATIENCE)
+        (task_id,) = devnet.task_ids()
+    with Journal.open(state / "journal.sqlite3", state / "results") as journal:
+        (record,) = journal.records()
+    assert (record.state, record.task_id) == (TaskState.SUBMITTED, task_id), told
+    assert quitting.returncode == 0
+    assert "RuntimeError" not in told

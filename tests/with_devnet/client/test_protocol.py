@@ -1,0 +1,447 @@
+"""The client alone, against raw JSON written by hand from the protocol: no devnet, no shared misreading."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from PIL import Image
+from scripted import Answer, ScriptedSequencer, answers_of, assert_asked, load_fixture
+
+from xalora_client import (
+    AmbiguousCreateError,
+    AsyncXalora,
+    AuthenticationError,
+    NoMinerError,
+    RateLimitError,
+    RequestRefusedError,
+    ResultLocationError,
+    ServiceError,
+    TaskCanceledError,
+    TaskFailedError,
+    TaskTimeoutError,
+    Text2VideoTask,
+    UpscalerTask,
+    WorkflowTask,
+    WorkflowTaskResult,
+    Xalora,
+    XaloraConnectionError,
+    XaloraError,
+)
+
+KEY = "alice#s3cret"
+PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+ACCEPTED = Answer(200, {"task_id": "t-1"})
+NO_WAIT = {"Retry-After": "0"}
+
+
+def status(word: str, **more: Any) -> Any:
+    return Answer(200, {"task_id": "t-1", "status": word, **more})
+
+
+async def test_the_happy_path_is_spoken_to_the_letter() -> None:
+    steps = load_fixture("happy_path")
+    async with (
+        ScriptedSequencer(answers_of(steps)) as sequencer,
+        AsyncXalora("alice#s3-cr#et", sequencer.url) as client,
+    ):
+        task = Text2VideoTask(
+            prompt="a fox ☃", seed=2**53 - 1, steps=20, workflow_id="1", timeout_seconds=600
+        )
+        assert (await client.resource_request(task_type="txt2vid", workflow_id="1"))["miner_id"] == "0xabc"
+        answer = await client.execute_workflow_and_wait_for_result(task)
+        assert answer == WorkflowTaskResult("t-1", "finished", "test-video/hunyuan-fp8-m-t.mp4")
+        assert await client.cancel_task("t-1") == {"task_id": "t-1", "msg": "already finished"}
+    assert_asked(sequencer, steps)
+
+
+async def test_what_was_not_given_is_not_sent() -> None:
+    steps = load_fixture("minimal_create")
+    async with (
+        ScriptedSequencer(answers_of(steps)) as sequencer,
+        AsyncXalora(KEY, sequencer.url + "/") as client,
+    ):
+        assert await client.execute_workflow(PICTURE) == "t-2"
+    assert_asked(sequencer, steps)
+
+
+async def test_a_local_image_goes_out_as_a_data_uri_in_one_json_body(tmp_path: Path) -> None:
+    import base64
+
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.bmp")
+    async with ScriptedSequencer([ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await client.execute_workflow(UpscalerTask(tmp_path / "in.bmp"))
+    head, _, data = sequencer.asked[0][1]["task_details"]["parameters"]["image"].partition(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), pixels)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Answer(429, {"message": "slow down"}, NO_WAIT),
+        Answer(503, {"message": "busy"}, NO_WAIT),
+    ],
+)
+async def test_a_clearly_refused_create_is_sent_again_under_the_same_job_id(refusal: Any) -> None:
+    async with ScriptedSequencer([refusal, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.execute_workflow(PICTURE) == "t-1"
+    first, second = (body for _, body in sequencer.asked)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(drop="after"),
+        Answer(drop="before"),
+        Answer(500, {"error": "oops"}),
+        Answer(502, "bad gateway"),
+        Answer(503, {"message": "busy"}),
+        Answer(504, ""),
+        Answer(200, "<html>hello</html>"),
+        Answer(200, {"message": "ok"}),
+        Answer(200, "[" * 200_000),
+    ],
+    ids=["dropped after", "dropped before", "500", "502", "503 bare", "504", "html", "no task id", "deep"],
+)
+async def test_a_create_of_unknown_outcome_is_never_sent_again(answer: Any) -> None:
+    async with ScriptedSequencer([answer, ACCEPTED]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(AmbiguousCreateError) as caught:
+            await client.execute_workflow(PICTURE)
+    assert sequencer.count("task_create") == 1
+    assert caught.value.job_id is not None and caught.value.job_id in str(caught.value)
+    assert "may exist and be charged" in str(caught.value)
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "hex", "zip", "utf-16", "unheard-of"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+async def test_an_answer_is_json_in_utf_8_whatever_it_declares(charset: str, mark: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        body = (mark + json.dumps({"task_id": "t-é"}, ensure_ascii=False)).encode()
+        return web.Response(body=body, headers={"Content-Type": f"application/json; charset={charset}"})
+
+    app = web.Application()
+    app.router.add_post("/task_create", answer)
+    async with TestServer(app) as server, AsyncXalora(KEY, str(server.make_url("/"))) as client:
+        assert await client.execute_workflow(PICTURE) == "t-é"
+
+
+async def test_a_create_that_never_left_is_tried_again_and_costs_nothing() -> None:
+    async with ScriptedSequencer([]) as gone:
+        url = gone.url
+    async with AsyncXalora(KEY, url, max_retries=1) as client:
+        with pytest.raises(XaloraConnectionError) as caught:
+            await client.execute_workflow(PICTURE)
+    assert "nothing was charged" in str(caught.value)
+    assert url in str(caught.value)
+
+
+async def test_a_slow_create_is_ambiguous_not_repeated() -> None:
+    hold = asyncio.Event()
+    async with (
+        ScriptedSequencer([Answer(200, {"task_id": "t-1"}, hold=hold), ACCEPTED]) as sequencer,
+        AsyncXalora(KEY, sequencer.url, request_timeout=0.3) as client,
+    ):
+        with pytest.raises(AmbiguousCreateError):
+            await client.execute_workflow(PICTURE)
+        hold.set()
+    assert sequencer.count("task_create") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "error_type"),
+    [
+        (Answer(401, {"message": "bad key s3cret"}), AuthenticationError, "client_error"),
+        (Answer(403, {"error": "alice#s3cret is blocked"}), AuthenticationError, "client_error"),
+        (Answer(422, {"message": "width?"}), RequestRefusedError, "client_error"),
+        (Answer(404, {"message": "No miner available"}), NoMinerError, "client_error"),
+        (Answer(302, "", {"Location": "http://127.0.0.1:9/"}), RequestRefusedError, "client_error"),
+        (Answer(429, {"message": "later"}, {"Retry-After": "3600"}), RateLimitError, "client_error"),
+    ],
+)
+async def test_a_refusal_is_one_typed_error_without_the_key(answer: Any, kind: Any, error_type: str) -> None:
+    async with ScriptedSequencer([answer]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(kind) as caught:
+            await client.execute_workflow(PICTURE)
+    assert caught.value.status_code == answer.status
+    assert caught.value.error_type == error_type
+    assert "s3cret" not in str(caught.value)
+    assert "nothing was charged" in str(caught.value)
+    assert sequencer.count("task_create") == 1
+
+
+async def test_a_body_too_large_for_the_network_names_the_way_out() -> None:
+    async with (
+        ScriptedSequencer([Answer(413, "too large")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(RequestRefusedError, match="XALORA_STORE_URL"):
+            await client.execute_workflow(PICTURE)
+
+
+async def test_free_requests_are_repeated() -> None:
+    answers = [Answer(500, "x"), Answer(drop="after"), Answer(200, "garbage"), status("running")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.query_task_result("t-1")).status == "running"
+    assert sequencer.count("task_result_query") == 4
+
+
+STRAY = {"task_id": "t-2", "status": "finished", "result": "theirs.png", "msg": "canceled"}
+
+
+async def test_an_answer_about_another_task_is_not_believed() -> None:
+    canceled = Answer(200, {"msg": "canceled"})
+    answers = [Answer(200, STRAY), status("running"), Answer(200, STRAY), canceled, status("canceled")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.query_task_result("t-1") == WorkflowTaskResult("t-1", "running")
+        assert (await client.cancel_task("t-1"))["task_id"] == "t-1"
+    async with (
+        ScriptedSequencer([Answer(200, STRAY)] * 2) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
+    ):
+        with pytest.raises(ServiceError, match="it is about another task"):
+            await client.query_task_result("t-1")
+        with pytest.raises(ServiceError, match="the task may run on"):
+            await client.cancel_task("t-1")
+
+
+async def test_another_tasks_end_does_not_end_the_wait() -> None:
+    answers = [ACCEPTED, Answer(200, STRAY), status("finished", result="ours.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        answer = await client.execute_workflow_and_wait_for_result(PICTURE)
+    assert answer == WorkflowTaskResult("t-1", "finished", "ours.png")
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"error": "too late"}, {"success": False, "msg": "too late"}], ids=["error", "no success"]
+)
+async def test_a_cancel_that_is_refused_in_a_200_is_refused(refusal: Any) -> None:
+    answers = [ACCEPTED, Answer(200, refusal), status("running")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        task_id = await client.execute_workflow(PICTURE)
+        with pytest.raises(RequestRefusedError, match="HTTP 200: too late") as caught:
+            await client.cancel_task(task_id)
+        record = client.journal.by_task_id(task_id)
+    assert "may run on and be charged" in str(caught.value)
+    assert record is not None and record.state.value == "submitted"
+
+
+async def test_free_requests_give_up_in_the_end() -> None:
+    async with (
+        ScriptedSequencer([Answer(500, {"error": "down"})] * 2) as sequencer,
+        AsyncXalora(KEY, sequencer.url, max_retries=1) as client,
+    ):
+        with pytest.raises(ServiceError, match="down") as caught:
+            await client.query_task_result("t-1")
+    assert (caught.value.task_id, caught.value.status_code) == ("t-1", 500)
+    assert caught.value.error_type == "server_error"
+
+
+async def test_a_failed_poll_does_not_end_the_wait() -> None:
+    answers = [ACCEPTED, Answer(500, "x"), Answer(drop="after"), status("finished", result="k.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        answer = await client.execute_workflow_and_wait_for_result(PICTURE)
+    assert answer.status == "finished"
+
+
+@pytest.mark.parametrize("word", ["canceled", "failed"])
+async def test_canceled_and_failed_end_the_wait(word: str) -> None:
+    async with (
+        ScriptedSequencer([ACCEPTED, status(word, result="out of memory")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        assert (await client.execute_workflow_and_wait_for_result(PICTURE)).status == word
+    async with (
+        ScriptedSequencer([ACCEPTED, status(word, result="out of memory")]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        kind = TaskCanceledError if word == "canceled" else TaskFailedError
+        with pytest.raises(kind, match="t-1"):
+            await client.run(PICTURE, fallback="never")
+
+
+async def test_an_unknown_status_is_waited_through_and_shown_as_it_came() -> None:
+    seen = []
+    answers = [ACCEPTED, status("paused"), status("finished", result="k.png")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(
+            ResultLocationError, match=r"XALORA_RESULT_BASE_URL.*k\.png|k\.png.*XALORA_RESULT"
+        ):
+            await client.run(PICTURE, fallback="never", on_event=seen.append)
+    assert "paused" in [getattr(event, "status", None) for event in seen]
+
+
+async def test_the_deadline_is_exact_and_says_how_to_take_the_task_up() -> None:
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        return ACCEPTED if endpoint == "task_create" else status("running")
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        for interval in (None, 10.0):
+            began = loop.time()
+            with pytest.raises(TaskTimeoutError, match=r"xalora resume t-1") as caught:
+                await client.execute_workflow_and_wait_for_result(PICTURE, timeout=1.2, interval=interval)
+            assert 1.2 <= loop.time() - began < 1.7
+            assert caught.value.task_id == "t-1"
+            assert isinstance(caught.value, TimeoutError)
+    assert sequencer.count("task_cancel") == 0
+
+
+async def test_a_tasks_own_key_polls_and_cancels_it_too() -> None:
+    class OtherTask(WorkflowTask):
+        task_type = "other"
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        return ACCEPTED if endpoint == "task_create" else status("running")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        handle = await client.submit(OtherTask(api_key="bob#0ther"))
+        await handle.status()
+        await handle.cancel()
+        task_id = await client.execute_workflow(OtherTask(api_key="bob#0ther"))
+        await client.query_task_result(task_id)
+    assert {body["api_key"] for _, body in sequencer.asked} == {"0ther"}
+    assert sequencer.asked[0][1]["consumer_id"] == "bob"
+
+
+async def test_a_cancelled_call_cancels_the_remote_task_and_is_still_cancelled() -> None:
+    polled = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        if endpoint == "task_cancel":
+            return Answer(200, {"task_id": "t-1", "msg": "canceled"})
+        polled.set()
+        return status("canceled" if sequencer.count("task_cancel") else "running")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(polled.wait(), 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert sequencer.count("task_cancel") == 1
+
+
+async def test_a_call_cancelled_while_its_create_is_out_waits_for_the_id_and_cancels_it() -> None:
+    hold = asyncio.Event()
+    created = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            created.set()
+            return Answer(200, {"task_id": "t-1"}, hold=hold)
+        return status("canceled")
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(created.wait(), 10)
+        running.cancel()
+        await asyncio.sleep(0)
+        hold.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert sequencer.count("task_cancel") == 1
+
+
+async def test_a_cancelled_call_is_held_up_for_three_seconds_at_most() -> None:
+    polled, never = asyncio.Event(), asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Any:
+        if endpoint == "task_create":
+            return ACCEPTED
+        if endpoint == "task_cancel":
+            return Answer(200, {}, hold=never)
+        polled.set()
+        return status("running")
+
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(PICTURE))
+        await asyncio.wait_for(polled.wait(), 10)
+        began = loop.time()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert loop.time() - began < 4.0
+        never.set()
+        (record,) = client.journal.open_records()
+        assert record.state.value == "cancel_pending"
+
+
+async def test_a_login_in_the_address_goes_to_the_sequencer_and_is_seen_nowhere_else() -> None:
+    logins: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        logins.append(request.headers.get("Authorization", ""))
+        return web.json_response({"task_id": "t-1"}, status=200 if len(logins) == 1 else 500)
+
+    app = web.Application()
+    app.router.add_post("/{endpoint}", answer)
+    async with TestServer(app) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        async with AsyncXalora(KEY, url.replace("//", "//bob:pass%40word@") + "/", max_retries=0) as client:
+            assert await client.execute_workflow(PICTURE) == "t-1"
+            with pytest.raises(XaloraError) as refused:
+                await client.query_task_result("t-1")
+            record = client.journal.by_task_id("t-1", url)
+            assert record is not None
+            shown = f"{client!r} {client.settings!r} {record!r} {refused.value}"
+        blocking = Xalora(KEY, url.replace("//", "//bob:pass%40word@"))
+        blocking.close()
+        assert repr(blocking) == f"<Xalora {url}>"
+    async with AsyncXalora(KEY, url.replace("//", "//bob:pass%40word@"), max_retries=0) as client:
+        with pytest.raises(XaloraConnectionError) as gone:
+            await client.query_task_result("t-1")
+    assert logins == ["Basic " + base64.b64encode(b"bob:pass@word").decode()] * 2
+    assert "word" not in shown
+    assert f"The sequencer at {url} can't be reached" in str(gone.value)
+    assert "word" not in str(gone.value)
+
+
+@pytest.mark.parametrize("result", ["no alice#s3cret here", {"message": ["s3cret is", {"s3cret": 1}]}])
+async def test_a_failure_that_repeats_the_key_is_told_and_remembered_without_it(result: Any) -> None:
+    async with (
+        ScriptedSequencer([ACCEPTED, status("failed", result=result)]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(TaskFailedError, match=r"\[key\]") as caught:
+            await client.run(PICTURE, fallback="never")
+        record = client.journal.by_task_id("t-1")
+    assert "s3cret" not in str(caught.value)
+    assert record is not None
+    assert "[key]" in f"{record.result} {record.error}"
+    assert "s3cret" not in repr(record)
+
+
+async def test_an_unknown_status_that_repeats_the_key_is_told_without_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen = []
+    answers = [ACCEPTED, status("held for alice#s3cret"), status("failed")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskFailedError):
+            await client.run(PICTURE, fallback="never", on_event=seen.append)
+    assert "held for [key]" in [getattr(event, "status", None) for event in seen]
+    assert "held for [key]" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+async def test_a_result_is_handed_out_as_it_came_even_with_the_key_in_its_address() -> None:
+    url = "https://store.example/a.png?token=s3cret"
+    async with (
+        ScriptedSequencer([status("finished", result=url)]) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        assert (await client.query_task_result("t-1")).result == url

@@ -1,0 +1,253 @@
+"""Input images through an object store: a real S3-speaking server, and URLs that are really fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import boto3
+import numpy as np
+import pytest
+from aiohttp import web
+from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
+
+from xalora_client.errors import NOTHING_CHARGED, StoreError
+from xalora_client.media.inputs import PreparedImage, prepare_image
+from xalora_client.transfer.upload import DeliveredImage, StoreConfig, StoreDelivery
+
+SECRET_KEY = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3(endpoint: str) -> Any:
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="id",
+        aws_secret_access_key=SECRET_KEY,
+    )
+    client.create_bucket(Bucket="inputs")
+    return client
+
+
+@pytest.fixture
+def config(endpoint: str, s3: Any) -> StoreConfig:
+    return StoreConfig(
+        "s3://inputs/from/xalora",
+        endpoint=endpoint,
+        region="us-east-1",
+        access_key_id="id",
+        secret_access_key=SecretStr(SECRET_KEY),
+    )
+
+
+def keys(s3: Any, bucket: str = "inputs") -> list[str]:
+    return [record["Key"] for record in s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
+
+
+@pytest.fixture
+def image() -> PreparedImage:
+    return prepare_image(np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8))
+
+
+async def fetched(delivered: DeliveredImage) -> tuple[int, str, bytes]:
+    assert isinstance(delivered.reference, str)
+    async with aiohttp.ClientSession() as session, session.get(delivered.reference) as response:
+        return response.status, response.content_type, await response.read()
+
+
+async def test_a_miner_can_read_the_image_until_it_is_discarded(
+    config: StoreConfig, s3: Any, image: PreparedImage
+) -> None:
+    delivered = await StoreDelivery(config).deliver(image, lifetime=900)
+    assert await fetched(delivered) == (200, "image/png", image.data)
+    await delivered.discard()
+    assert keys(s3) == []
+    assert (await fetched(delivered))[0] == 404
+    await delivered.discard()
+
+
+async def test_the_name_tells_nothing_and_never_repeats(
+    config: StoreConfig, s3: Any, image: PreparedImage
+) -> None:
+    store = StoreDelivery(config)
+    delivered = await asyncio.gather(*(store.deliver(image, lifetime=60) for _ in range(5)))
+    names = keys(s3)
+    assert len(set(names)) == 5
+    assert all(re.fullmatch(r"from/xalora/[0-9a-f]{32}\.png", name) for name in names)
+    await asyncio.gather(*(one.discard() for one in delivered))
+    assert keys(s3) == []
+
+
+@pytest.mark.parametrize("lifetime", [60, 1800.5, 7 * 24 * 3600])
+async def test_the_url_is_signed_for_at_least_the_lifetime(
+    lifetime: float, config: StoreConfig, image: PreparedImage
+) -> None:
+    delivered = await StoreDelivery(config).deliver(image, lifetime=lifetime)
+    assert isinstance(delivered.reference, str)
+    query = parse_qs(urlsplit(delivered.reference).query)
+    seconds = int(query["X-Amz-Expires"][0])
+    assert lifetime <= seconds <= min(lifetime + 1, timedelta(days=7).total_seconds())
+    assert "X-Amz-Signature" in query
+    await delivered.discard()
+
+
+async def test_large_images_go_up_in_one_piece(config: StoreConfig, s3: Any) -> None:
+    large = prepare_image(np.random.default_rng(0).integers(0, 256, (2100, 2000, 3), dtype=np.uint8))
+    assert len(large.data) > 12 * 1024**2
+    delivered = await StoreDelivery(config).deliver(large, lifetime=60)
+    status, _, data = await fetched(delivered)
+    assert (status, data) == (200, large.data)
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket="inputs")
+    await delivered.discard()
+
+
+async def test_keys_and_endpoint_come_from_the_environment_where_not_given(
+    endpoint: str, s3: Any, image: PreparedImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id-from-the-environment")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    delivered = await StoreDelivery(StoreConfig("s3://inputs")).deliver(image, lifetime=60)
+    assert isinstance(delivered.reference, str)
+    assert delivered.reference.startswith(f"{endpoint}/inputs/")
+    assert "id-from-the-environment%2F" in delivered.reference
+    assert "%2Feu-central-1%2F" in delivered.reference
+    assert (await fetched(delivered))[0] == 200
+    await delivered.discard()
+
+
+async def test_a_missing_bucket_is_an_error_before_any_task(
+    config: StoreConfig, endpoint: str, image: PreparedImage
+) -> None:
+    store = StoreDelivery(
+        StoreConfig(
+            "s3://nobody-made-this",
+            endpoint=endpoint,
+            access_key_id="id",
+            secret_access_key=SecretStr(SECRET_KEY),
+        )
+    )
+    with pytest.raises(StoreError, match="nobody-made-this") as caught:
+        await store.deliver(image, lifetime=60)
+    assert caught.value.money == NOTHING_CHARGED
+
+
+async def test_no_secret_shows_anywhere(
+    config: StoreConfig, image: PreparedImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = StoreDelivery(config)
+    delivered = await store.deliver(image, lifetime=60)
+    await delivered.discard()
+    shown = f"{config} {config!r} {store!r} {delivered!r} {caplog.text}"
+    assert SECRET_KEY not in shown
+    assert "X-Amz-Signature" not in repr(delivered)
+
+
+class ScriptedStore:
+    """A store whose answer to an upload the test decides; it writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.upload_status = 200
+        self.delete_status = 204
+        self.uploaded: list[str] = []
+        self.deleted: list[str] = []
+        self.upload_arrived = asyncio.Event()
+        self.answer_upload = asyncio.Event()
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        await request.read()
+        if request.method == "PUT":
+            self.uploaded.append(request.path.removeprefix("/inputs/"))
+            self.upload_arrived.set()
+            await self.answer_upload.wait()
+            return web.Response(
+                status=self.upload_status,
+                text="<Error><Code>Scripted</Code></Error>",
+                headers={"ETag": '"1"'},
+            )
+        assert request.method == "DELETE"
+        self.deleted.append(request.path.removeprefix("/inputs/"))
+        return web.Response(status=self.delete_status)
+
+
+@pytest.fixture
+async def scripted_store() -> AsyncIterator[ScriptedStore]:
+    store = ScriptedStore()
+    app = web.Application(client_max_size=1024**3)
+    app.router.add_route("*", "/{path:.*}", store.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    store.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield store
+    store.answer_upload.set()
+    await runner.cleanup()
+
+
+def delivery_to(store: ScriptedStore) -> StoreDelivery:
+    return StoreDelivery(
+        StoreConfig(
+            "s3://inputs",
+            endpoint=store.url,
+            access_key_id="id",
+            secret_access_key=SecretStr(SECRET_KEY),
+        )
+    )
+
+
+async def test_a_store_that_refuses_is_an_error_without_the_keys(
+    scripted_store: ScriptedStore, image: PreparedImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_store.upload_status = 403
+    scripted_store.answer_upload.set()
+    with pytest.raises(StoreError, match="did not take the input image") as caught:
+        await delivery_to(scripted_store).deliver(image, lifetime=60)
+    assert SECRET_KEY not in str(caught.value)
+    assert SECRET_KEY not in caplog.text
+    assert len(scripted_store.uploaded) == 1
+
+
+async def test_a_cancelled_upload_leaves_nothing_behind(
+    scripted_store: ScriptedStore, image: PreparedImage
+) -> None:
+    delivering = asyncio.create_task(delivery_to(scripted_store).deliver(image, lifetime=60))
+    await asyncio.wait_for(scripted_store.upload_arrived.wait(), 30)
+    delivering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    assert len(scripted_store.uploaded) == 1
+    assert scripted_store.deleted == scripted_store.uploaded
+
+
+async def test_a_store_that_will_not_delete_is_logged_and_not_raised(
+    scripted_store: ScriptedStore, image: PreparedImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_store.answer_upload.set()
+    scripted_store.delete_status = 403
+    delivered = await delivery_to(scripted_store).deliver(image, lifetime=60)
+    await delivered.discard()
+    assert scripted_store.deleted == scripted_store.uploaded
+    assert "could not delete input image" in caplog.text
+    assert SECRET_KEY not in caplog.text

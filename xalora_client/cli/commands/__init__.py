@@ -1,0 +1,1 @@
+"""The commands of `xalora`, one file a topic."""

@@ -1,0 +1,1 @@
+"""One job, from its create to its files."""

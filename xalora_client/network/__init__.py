@@ -1,0 +1,1 @@
+"""The four endpoints of the sequencer, and what their answers mean."""

@@ -1,0 +1,1 @@
+"""Upload of input images to a store, download of result files."""
