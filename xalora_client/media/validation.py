@@ -9,7 +9,6 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ResultFormatError
 from .containers import BrokenMediaError, check_video_container, png_chunks
-from .images import TooManyPixelsError, read_header, read_pixels
 from .sniff import MediaKind
 
 
@@ -23,6 +22,9 @@ def check_whole(path: Path, kind: MediaKind) -> None:
     Raises:
         BrokenMediaError: It is truncated or damaged.
     """
+    # Here, since it loads numpy, and downloads need only `suffix_of` before a file is complete.
+    from .images import TooManyPixelsError, read_header, read_pixels
+
     if kind is MediaKind.PNG:
         data = path.read_bytes()
         with contextlib.suppress(TooManyPixelsError):
