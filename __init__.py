@@ -1,7 +1,7 @@
-"""ComfyUI-Xalora: upscaling, text to video and text to image on the Xalora network, as ComfyUI nodes.
+"""ComfyUI-Xalora: ComfyUI nodes for upscaling, text to video and text to image on the Xalora network.
 
-ComfyUI imports this folder under a name of its own making, so everything inside is imported relatively, and
-nothing at all is imported before ComfyUI asks for the nodes: the package stays harmless elsewhere.
+ComfyUI imports this folder under a name that it chooses, so all imports inside are relative. The nodes are
+imported only when ComfyUI asks for them, so that importing the folder elsewhere has no effect.
 """
 
 from __future__ import annotations

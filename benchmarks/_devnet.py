@@ -1,4 +1,4 @@
-"""A devnet in a process of its own, so that its work is not counted as the client's.
+"""A devnet in a process of its own, so that its CPU time does not count as the client's.
 
 with DevnetProcess(miners=16, task_seconds=2.0) as net:
     ...  # net.url, net.api_key, net.stats(), net.add_miners(8)
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class DevnetProcess:
-    """A context manager; the arguments are those of `Devnet`. `engine="dot"` costs next to nothing."""
+    """A context manager; the arguments are those of `Devnet`. `engine="dot"` takes almost no time."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -38,13 +38,13 @@ class DevnetProcess:
         self._process.communicate()
 
     def stats(self) -> dict[str, Any]:
-        """What the devnet counts; in seconds `cpu`, its processor time so far, and `busy`, the span from the
-        first create since the last call to the last result submitted.
+        """The devnet's counts; also in seconds `cpu`, its processor time, and `busy`, the span from the first
+        create since the last call to the last submitted result.
         """
         return self._ask("stats")
 
     def add_miners(self, count: int) -> dict[str, Any]:
-        """Start more miners; gives `stats`."""
+        """Start more miners; returns `stats`."""
         return self._ask(f"miners {count}")
 
     def _ask(self, what: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class DevnetProcess:
 
 
 class DotEngine:
-    """Gives the same tiny PNG for every task."""
+    """Returns the same small PNG for every task."""
 
     def __init__(self) -> None:
         from PIL import Image
@@ -106,7 +106,7 @@ async def serve(options: dict[str, Any]) -> None:
         options["engine"] = DotEngine()
     async with Devnet(**options) as devnet:
         span = Span()
-        # Never true, so it is looked at after every change for as long as the devnet lives.
+        # The condition never holds, so it is checked after every change until the devnet ends.
         watching = asyncio.create_task(devnet.wait_for(span.note, timeout=1e6))
         print(json.dumps([devnet.url, devnet.api_key]), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):

@@ -3,8 +3,9 @@
 A remote node of T seconds beside a synchronous local one of L seconds (asleep, as one that waits for a GPU).
 Once the remote node is `XaloraUpscaleImage`, whose client lives on a thread of its own; once the same client
 lives in the prompt's loop, as in most packs with async nodes. Rounds in turn, medians, after one that teaches
-the client how long such tasks take. 1.00 is a graph that takes no longer than the slower of the two: no time
-to submit, to notice the end (by polls that cost requests), to fetch and to decode.
+the client how long such tasks take; and rounds whose tasks are the first of their kind, with no such history.
+1.00 is a graph that takes no longer than the slower of the two: no time to submit, to notice the end (by
+polls that cost requests), to fetch and to decode.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from _report import Report
 ROUNDS = 5
 # Remote and local seconds, and the image's side.
 CASES = ((3.0, 4.0, 256), (4.0, 4.0, 512), (10.0, 10.0, 1024))
-KINDS = {"ours, on its thread": "XaloraUpscaleImage", "client in the prompt's loop": "XaloraTestLoopUpscale"}
+FIRST = (4.0, 4.0)
+# A side for each round: tasks of these sizes are each a kind of their own.
+FIRST_SIDES = (64, 76, 91, 108, 128)
+OURS = "ours, on its thread"
+KINDS = {OURS: "XaloraUpscaleImage", "client in the prompt's loop": "XaloraTestLoopUpscale"}
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -61,6 +66,9 @@ def main() -> None:
     with SessionDevnet() as net, tempfile.TemporaryDirectory() as root:
         env = {"XALORA_WORKFLOW_URL": net.url, "XALORA_API_KEY": net.api_key}
         with ComfyUI(install, Path(root), env) as host:
+            net.task_seconds = FIRST[0]
+            first = [wall_seconds(host, KINDS[OURS], FIRST[1], side) for side in FIRST_SIDES]
+            print(f"T {FIRST[0]:g}, L {FIRST[1]:g}, no history: {first}", file=sys.stderr, flush=True)
             for remote, local, side in CASES:
                 net.task_seconds = remote
                 # Tasks of another size have a history of their own: the one whose polls the local node holds
@@ -75,7 +83,11 @@ def main() -> None:
                 print(f"T {remote:g}, L {local:g}: {taken}", file=sys.stderr, flush=True)
                 walls[remote, local] = taken
 
-    rows, shares = [], {}
+    share = median(first) / max(FIRST)
+    name = f"{OURS}, first of its kind"
+    rows = [[f"{FIRST[0]:g} s", f"{FIRST[1]:g} s", name, f"{median(first):.2f}", f"{share:.3f}"]]
+    shares = {f"{name}, {FIRST[0]:g} beside {FIRST[1]:g} s": share}
+    report.target(f"{FIRST[0]:g} s beside {FIRST[1]:g} s, first of its kind", share, 1.2, unit="x")
     for (remote, local), taken in walls.items():
         for name, seconds in taken.items():
             share = median(seconds) / max(remote, local)
@@ -86,7 +98,9 @@ def main() -> None:
     report.table(["remote", "local", "remote node", "wall, s", "wall / max(remote, local)"], rows)
     report.note(f"ComfyUI {'.'.join(map(str, install.version))}. Serial would be 1.75, 2 and 2.")
     report.bars("wall / max(remote, local)", shares, "", limit=1.05)
-    report.raw(walls={f"{remote:g}/{local:g}": taken for (remote, local), taken in walls.items()})
+    report.raw(
+        first=first, walls={f"{remote:g}/{local:g}": taken for (remote, local), taken in walls.items()}
+    )
     report.finish()
 
 

@@ -52,23 +52,22 @@ def image() -> bytes:
 
 def prepare_ours(arguments: Sequence[str]) -> Callable[[], Round]:
     from xalora_client.config import Credentials
-    from xalora_client.network.sessions import create_session, sequencer_session
+    from xalora_client.network.sessions import create_session, shared_session
     from xalora_client.network.transport import InlineImage, Transport
 
     inlined = InlineImage("image/png", image())
 
     async def post(picture: InlineImage) -> Round:
-        async with sequencer_session() as requests, create_session() as creates:
+        async with shared_session() as requests, create_session() as creates:
             transport = Transport(requests, creates, arguments[0], 60)
             return await measured(
-                transport.task_create(
+                transport.post(
+                    "task_create",
                     Credentials("a", "b"),
+                    consumer_id="a",
                     job_id="sdk-workflow-0123456789",
                     task_type="upscaler",
-                    parameters={"image": picture},
-                    workflow_id=None,
-                    timeout_seconds=None,
-                    handed_over=lambda: None,
+                    task_details={"parameters": {"image": picture}},
                 )
             )
 

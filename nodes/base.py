@@ -1,4 +1,4 @@
-"""What all of the pack's nodes have in common."""
+"""The base class of the pack's nodes: running tasks, caching, and expanding into a subgraph."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from .execution import node_run
-from .execution.fallback import Expansion, Place
+from .execution.fallback_expansion import Expansion, ParentNode
 from .execution.freshness import freshness, key_of
-from .execution.node_run import HandedOver, RunOptions, Sink
+from .execution.node_run import FallbackRequest, ResultDecoder
+from .execution.task_loop import RunOptions
 from .host import compat
 from .host.compat import io
 
@@ -22,7 +23,7 @@ CATEGORY = "Xalora"
 
 
 class XaloraNode(io.ComfyNode):
-    """A node whose cached outputs go stale as :mod:`.running.freshness` says.
+    """A node whose cached outputs expire as :mod:`.execution.freshness` says.
 
     A subclass asks for :data:`HIDDEN` in its schema.
     """
@@ -31,12 +32,12 @@ class XaloraNode(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **constants: Any) -> list[Any]:
-        """Asked by ComfyUI before each prompt, with the linked inputs as None."""
+        """Called by ComfyUI before each prompt, with None for each linked input."""
         return freshness.fingerprint(key_of(cls.NODE_ID, constants))
 
     @classmethod
     def node_id(cls) -> str:
-        """The id of the node that executes."""
+        """The id of the executing node."""
         return str(cls.hidden.unique_id)
 
     @classmethod
@@ -48,20 +49,24 @@ class XaloraNode(io.ComfyNode):
 
     @classmethod
     async def run_tasks(
-        cls, tasks: Sequence[WorkflowTask], options: RunOptions, sink: Sink[ValueT], noun: str = "image"
-    ) -> ValueT | HandedOver:
-        """The executing node's :func:`.running.runner.run`."""
+        cls,
+        tasks: Sequence[WorkflowTask],
+        options: RunOptions,
+        decoder: ResultDecoder[ValueT],
+        noun: str = "image",
+    ) -> ValueT | FallbackRequest:
+        """Run tasks for the executing node; see :func:`.execution.node_run.run`."""
         with freshness.attempt(cls.cache_key()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            made = await node_run.run(cls.node_id(), tasks, options, sink, attempt.learned, noun)
-            if not isinstance(made, HandedOver) or made.error is None:
+            value = await node_run.run(cls.node_id(), tasks, options, decoder, attempt.note_task, noun)
+            if not isinstance(value, FallbackRequest) or value.error is None:
                 attempt.completed()
-        return made
+        return value
 
     @classmethod
-    def place(cls) -> Place:
-        """The executing node in its prompt."""
-        return Place(
+    def parent_node(cls) -> ParentNode:
+        """The executing node, as the parent of a subgraph."""
+        return ParentNode(
             node_id=cls.node_id(),
             list_index=compat.executing_list_index(),
             prompt_id=compat.executing_prompt_id(),
@@ -69,12 +74,16 @@ class XaloraNode(io.ComfyNode):
         )
 
     @classmethod
-    def expanded(cls, expansion: Expansion, handed: HandedOver) -> io.NodeOutput:
-        """A subgraph as the node's output. Queued again, the network is asked again, unless by policy not."""
-        if handed.error is not None:
-            freshness.stale(cls.cache_key())
-        elif not handed.policy_of_node:
-            freshness.made_here(cls.cache_key())
+    def expanded(cls, expansion: Expansion, request: FallbackRequest) -> io.NodeOutput:
+        """A subgraph as the node's output.
+
+        The output expires, so that the network is asked again when the graph is queued again, unless the
+        node's own policy is not to ask it.
+        """
+        if request.error is not None:
+            freshness.expire(cls.cache_key())
+        elif not request.policy_of_node:
+            freshness.computed_here(cls.cache_key())
         return io.NodeOutput(*expansion.links, expand=expansion.nodes)
 
     @classmethod

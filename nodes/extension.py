@@ -1,4 +1,4 @@
-"""The list of nodes that the pack offers to ComfyUI."""
+"""The list of the pack's nodes, and the extension object for ComfyUI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage
 from .workflow_nodes import workflow_nodes
 
-# Ids and sockets of a published node never change: saved graphs name them.
+# Ids and sockets of a published node never change: saved graphs refer to them.
 NODES: list[type[io.ComfyNode]] = [
     XaloraUpscaleImage,
     XaloraTextToVideo,
@@ -33,7 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class XaloraExtension(ComfyExtension):
-    """What `comfy_entrypoint` hands to ComfyUI."""
+    """The object that `comfy_entrypoint` returns."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         routes.register(compat.running_server())

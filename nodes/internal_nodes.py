@@ -1,4 +1,4 @@
-"""Nodes of category "Xalora/internal", in the subgraphs of :mod:`.running.fallback`; nobody places them."""
+"""Nodes of category "Xalora/internal", used in the subgraphs of :mod:`.execution.fallback_expansion` only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
 from .base import CATEGORY
-from .conversion.held_results import handed_on
-from .conversion.images import COLOUR_CHANNELS, merged, split_batch
-from .execution.progress import Made, summary
+from .conversion.image_tensors import COLOUR_CHANNELS, merged, split_batch
+from .conversion.result_lifetimes import subgraph_results
+from .execution.node_progress import ResultSource, summary
 from .host import compat
 from .host.clients import clients
 from .host.compat import ExecutionBlocker, io, schema
@@ -24,19 +24,21 @@ from .text_to_video import FRAMES_OFF
 log = logging.getLogger("xalora_client.nodes")
 
 INTERNAL = f"{CATEGORY}/internal"
-PURPOSE = "Part of what a Xalora node becomes when this machine takes over from the network."
+PURPOSE = (
+    "Part of the subgraph that a Xalora node expands into when this machine takes over from the network."
+)
 
 
 def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
-    """What the parent was given of a list input: ComfyUI repeats the last element of a shorter list."""
+    """The parent's element of a list input: ComfyUI repeats the last element of a shorter list."""
     index = list_index[0]
     return values[index] if len(values) > index else values[-1]
 
 
 class XaloraTakeImages(io.ComfyNode):
-    """Some images of a batch, as LoadImage would give them: colour, and a mask of what is transparent.
+    """Some images of a batch, as LoadImage returns them: colour, and a mask of the transparent parts.
 
-    Past its end, a batch goes on with its last image.
+    An index past the end of the batch means its last image.
     """
 
     @classmethod
@@ -46,18 +48,18 @@ class XaloraTakeImages(io.ComfyNode):
             display_name="Xalora Take Images",
             category=INTERNAL,
             description=PURPOSE,
-            # A list has to be seen whole: a link can't name one of its elements.
+            # The node gets whole lists: a link can't name one element.
             is_input_list=True,
             inputs=[
                 io.Image.Input("image", tooltip="A batch."),
-                io.String.Input("indexes", tooltip="Which images, from 0, separated by commas."),
+                io.String.Input("indexes", tooltip="Indexes of the images, from 0, separated by commas."),
                 io.Int.Input(
-                    "list_index", default=0, min=0, optional=True, tooltip="Which element of a list."
+                    "list_index", default=0, min=0, optional=True, tooltip="Index of the list element."
                 ),
             ],
             outputs=[
-                io.Image.Output("images", display_name="IMAGE", tooltip="The images named."),
-                io.Mask.Output("mask", display_name="MASK", tooltip="Where they are transparent."),
+                io.Image.Output("images", display_name="IMAGE", tooltip="The chosen images."),
+                io.Mask.Output("mask", display_name="MASK", tooltip="Their transparent parts."),
             ],
         )
 
@@ -79,7 +81,7 @@ class XaloraTakeImages(io.ComfyNode):
 
 
 class XaloraMergeImages(io.ComfyNode):
-    """Images made here and images of the network, in order and at one size, alpha rejoined."""
+    """Images of this machine and of the network in one batch, in order and at one size, with alpha."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -91,15 +93,22 @@ class XaloraMergeImages(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 io.Image.Input("made", tooltip="The images made on this machine, in order."),
-                io.Int.Input("total", default=1, min=1, tooltip="How many images there are in all."),
+                io.Int.Input("total", default=1, min=1, tooltip="Number of images in all."),
                 io.String.Input(
-                    "kept", default="{}", optional=True, tooltip="The network's, by place: files as JSON."
+                    "kept",
+                    default="{}",
+                    optional=True,
+                    tooltip="Files of the network's results, by index, as JSON.",
                 ),
-                io.Image.Input("whole", optional=True, tooltip="The batch whose alpha is rejoined."),
+                io.Image.Input(
+                    "whole", optional=True, tooltip="The batch whose alpha channel is added again."
+                ),
                 io.Int.Input(
-                    "list_index", default=0, min=0, optional=True, tooltip="Which element of a list."
+                    "list_index", default=0, min=0, optional=True, tooltip="Index of the list element."
                 ),
-                io.String.Input("told", default="", optional=True, tooltip="How they were made, as JSON."),
+                io.String.Input(
+                    "told", default="", optional=True, tooltip="Report for the parent node, as JSON."
+                ),
             ],
             outputs=[io.Image.Output("images", display_name="IMAGE", tooltip="All images, in order.")],
         )
@@ -118,18 +127,18 @@ class XaloraMergeImages(io.ComfyNode):
         for path in (path for paths in files.values() for path in paths):
             if not path.is_file():
                 raise ResultExpiredError(
-                    f"The kept result {path.name} is gone: the folder of kept results is full",
+                    f"The kept result {path.name} is gone, because the results folder was full",
                     money=STILL_RETRIEVABLE,
-                    next_step="Queue the graph again, with a larger results_limit.",
+                    next_step="Raise results_limit and queue the graph again.",
                 )
         alpha = [] if whole is None else split_batch(_element(whole, list_index))[1]
         images = merged(files, made[0], total[0], alpha)
-        say_how(told[0])
+        show_report(told[0])
         return io.NodeOutput(images)
 
 
 class XaloraLocalVideo(io.ComfyNode):
-    """A video made here, in the three outputs of a Xalora video node."""
+    """A video of this machine in the three outputs of a Xalora video node."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -140,8 +149,12 @@ class XaloraLocalVideo(io.ComfyNode):
             description=PURPOSE,
             inputs=[
                 io.Video.Input("video", tooltip="The video made on this machine."),
-                io.Boolean.Input("decode_frames", default=True, optional=True, tooltip="Give its frames."),
-                io.String.Input("told", default="", optional=True, tooltip="How it was made, as JSON."),
+                io.Boolean.Input(
+                    "decode_frames", default=True, optional=True, tooltip="Return the frames too."
+                ),
+                io.String.Input(
+                    "told", default="", optional=True, tooltip="Report for the parent node, as JSON."
+                ),
             ],
             outputs=[
                 io.Video.Output("same", display_name="VIDEO", tooltip="The video."),
@@ -153,30 +166,35 @@ class XaloraLocalVideo(io.ComfyNode):
     @classmethod
     def execute(cls, video: Any, decode_frames: bool = True, told: str = "") -> io.NodeOutput:
         components = video.get_components()
-        say_how(told)
+        show_report(told)
         frames = components.images if decode_frames else ExecutionBlocker(FRAMES_OFF)
         return io.NodeOutput(video, frames, float(components.frame_rate))
 
 
-def say_how(told: str) -> None:
-    """The subgraph has ended: leave a line on the node that became it, what made what, in how long."""
-    if not told:
+def show_report(report: str) -> None:
+    """Show on the parent node what made its results and how long it took: its subgraph has ended."""
+    if not report:
         return
-    story = json.loads(told)
-    handed_on.done(story["prefix"])
-    _note_who_did_it(story["instead_of"])
-    line = summary([Made(**made) for made in story["made"]], time.time() - story["began"])
-    compat.send_progress_text(line, story["node_id"])
-    log.info("node %s: %s", story["node_id"], line)
+    told = json.loads(report)
+    subgraph_results.release(told["prefix"])
+    _note_fallback(told["replaced_jobs"])
+    line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
+    compat.send_progress_text(line, told["node_id"])
+    log.info("node %s: %s", told["node_id"], line)
 
 
-def _note_who_did_it(job_ids: Sequence[str]) -> None:
-    """Have the sidebar say of each task that came to nothing that this machine did its work."""
+def _note_fallback(job_ids: Sequence[str]) -> None:
+    """Record, for the sidebar, that this machine did the tasks of these jobs."""
+    from ..xalora_client.journal import Event
+
     journal = clients.journal
     if journal is None:
         return
     try:
         for job_id in job_ids:
-            journal.fell_back(job_id, engine="comfyui", device=compat.device_name())
+            record = journal.by_job_id(job_id)
+            if record is not None:
+                engine = {"engine": "comfyui", "device": compat.device_name()}
+                journal.note(record.id, Event.FELL_BACK, **engine)
     except JournalError as error:
-        log.warning("journal: %s - the tasks' work was done on this machine", error)
+        log.warning("journal: %s; the tasks were done on this machine", error)

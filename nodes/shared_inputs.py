@@ -1,13 +1,13 @@
-"""The advanced inputs that all nodes share, and what they mean."""
+"""The inputs that nodes share, and the task and run options read from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import MAX_SEED
-from .execution.node_run import RunOptions
+from .execution.task_loop import RunOptions
 from .host.compat import io, with_options
 
 MAX_SECONDS = 7 * 24 * 3600
@@ -16,128 +16,85 @@ POLICIES = (FROM_SETTINGS, "never", "when_unavailable", "on_any_failure", "local
 
 
 def advanced(socket: io.Input) -> io.Input:
-    """The same input, which the frontend shows only when it is asked for more."""
+    """The same input, which the frontend hides until the user asks for advanced inputs."""
     return with_options(socket, advanced=True)
 
 
+def _text(name: str, tooltip: str) -> io.Input:
+    return advanced(io.String.Input(name, default="", optional=True, tooltip=tooltip))
+
+
+def number(name: str, tooltip: str, *, maximum: int = MAX_SECONDS, step: int = 1) -> io.Input:
+    """An optional whole number; 0, the default, leaves it to the settings, the network or the workflow."""
+    return io.Int.Input(name, default=0, min=0, max=maximum, step=step, optional=True, tooltip=tooltip)
+
+
+def _choice(name: str, choices: Sequence[str], tooltip: str) -> io.Input:
+    """A choice, the first by default."""
+    return advanced(
+        io.Combo.Input(name, options=list(choices), default=choices[0], optional=True, tooltip=tooltip)
+    )
+
+
 def task_inputs() -> list[io.Input]:
-    """The base options of a task. The key is none of them, see :mod:`.host.keyfile`."""
+    """The options of every task. The key is not among them; see :mod:`.host.keyfile`."""
     return [
+        _text("workflow_id", "Workflow that the network runs for the task. Empty: the network's choice."),
         advanced(
-            io.String.Input(
-                "workflow_id",
-                default="",
-                optional=True,
-                tooltip="Which workflow of the network runs the task. Empty: the network's own choice.",
-            )
+            number("timeout_seconds", "The network cancels the task after this many seconds. 0: never.")
         ),
-        advanced(
-            io.Int.Input(
-                "timeout_seconds",
-                default=0,
-                min=0,
-                max=MAX_SECONDS,
-                optional=True,
-                tooltip="The network cancels the task after this many seconds. 0: it never does.",
-            )
-        ),
-        advanced(
-            io.String.Input(
-                "consumer_id",
-                default="",
-                optional=True,
-                tooltip="Consumer that pays, instead of the one in your key. Empty: the key's own.",
-            )
-        ),
-        advanced(
-            io.String.Input(
-                "job_id_prefix",
-                default="",
-                optional=True,
-                tooltip="Beginning of the task's job id in your account: letters, digits, _ . and -",
-            )
+        _text("consumer_id", "Consumer that pays, in place of the one in your key. Empty: the key's own."),
+        _text(
+            "job_id_prefix",
+            "Beginning of the task's job id in your account: letters, digits, _ . and -",
         ),
     ]
 
 
 def wait_inputs() -> list[io.Input]:
     """How long the node waits."""
-    return [
-        advanced(
-            io.Int.Input(
-                "wait_timeout",
-                default=0,
-                min=0,
-                max=MAX_SECONDS,
-                optional=True,
-                tooltip="Seconds this node waits for a task; the task itself runs on. 0: as in the settings.",
-            )
-        )
-    ]
+    tooltip = "Seconds this node waits for a task; the task itself continues. 0: as in the settings."
+    return [advanced(number("wait_timeout", tooltip))]
 
 
 def batch_inputs() -> list[io.Input]:
-    """How many tasks at a time."""
-    return [
-        advanced(
-            io.Int.Input(
-                "max_in_flight",
-                default=0,
-                min=0,
-                max=256,
-                optional=True,
-                tooltip="Tasks of this node in the network at the same time. 0: as in the settings.",
-            )
-        )
-    ]
+    """How many tasks the node has open at a time."""
+    tooltip = "Tasks of this node in the network at the same time. 0: as in the settings."
+    return [advanced(number("max_in_flight", tooltip, maximum=256))]
 
 
 def money_inputs() -> list[io.Input]:
-    """What may be sent again."""
+    """What the node reuses, and what it sends again."""
     return [
         advanced(
             io.Boolean.Input(
                 "reuse",
                 default=True,
                 optional=True,
-                tooltip="Take a kept result of the same work, or a task that is already under way. "
-                "Off: each run sends a new task, which is paid for, except where a failed run has left one "
-                "behind.",
+                tooltip="Use the kept result of an identical task, or wait for one that is still open. "
+                "Off: each run sends and pays for a new task, unless a failed run has left one open.",
             )
         ),
-        advanced(
-            io.Combo.Input(
-                "if_unknown",
-                options=["stop", "resend", "forget"],
-                default="stop",
-                optional=True,
-                tooltip="An earlier request of the same work went out and its outcome was never learned. "
-                "stop: say so. resend: send it again under the same job id. forget: pay for a new one.",
-            )
+        _choice(
+            "if_unknown",
+            ("stop", "resend", "forget"),
+            "An earlier request for an identical task was sent, and its outcome is unknown. "
+            "stop: raise an error. resend: send it again under the same job id. forget: pay for a new task.",
         ),
     ]
 
 
-def fallback_inputs() -> list[io.Input]:
-    """When this machine takes over."""
+def run_inputs() -> list[io.Input]:
+    """The inputs of a node that runs tasks: those of the tasks, waiting, money and fallback."""
     return [
+        *task_inputs(),
+        *wait_inputs(),
+        *money_inputs(),
+        _choice("fallback", POLICIES, "When this machine does the task in place of the network."),
         advanced(
-            io.Combo.Input(
-                "fallback",
-                options=list(POLICIES),
-                default=FROM_SETTINGS,
-                optional=True,
-                tooltip="When this machine does the work instead of the network.",
-            )
-        ),
-        advanced(
-            io.Int.Input(
+            number(
                 "queue_limit",
-                default=0,
-                min=0,
-                max=MAX_SECONDS,
-                optional=True,
-                tooltip="Seconds a task may wait in the network's queue before this machine takes over. "
+                "Seconds a task may wait in the network's queue before this machine takes over. "
                 "0: as in the settings.",
             )
         ),
@@ -145,7 +102,7 @@ def fallback_inputs() -> list[io.Input]:
 
 
 def task_options(widgets: Mapping[str, Any]) -> dict[str, Any]:
-    """The base options among a node's widgets, as tasks take them: what is empty or 0 is left out."""
+    """The task options among a node's widgets, without those that are empty or 0."""
     names = ("workflow_id", "timeout_seconds", "consumer_id", "job_id_prefix")
     values = {name: widgets.get(name) for name in names}
     return {
@@ -156,7 +113,7 @@ def task_options(widgets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_options(widgets: Mapping[str, Any]) -> RunOptions:
-    """How the node's tasks are run."""
+    """The run options among a node's widgets."""
     policy = widgets.get("fallback", FROM_SETTINGS)
     return RunOptions(
         wait_timeout=widgets.get("wait_timeout") or None,
@@ -169,32 +126,29 @@ def run_options(widgets: Mapping[str, Any]) -> RunOptions:
 
 
 def decode_frames_input() -> io.Input:
-    """Whether a video's frames are wanted."""
+    """Whether to decode a video's frames."""
     return io.Boolean.Input(
         "decode_frames",
         default=True,
         optional=True,
-        tooltip="Decode the frames for the IMAGE output. Off: no memory is spent on them, and the VIDEO "
-        "output is all there is.",
+        tooltip="Decode the frames for the IMAGE output. Off: they take no memory, and only the VIDEO output "
+        "is available.",
     )
 
 
 def checked_prompt(prompt: str) -> str:
-    """The prompt, if there is one.
+    """The same prompt, after a check that it is not empty.
 
     Raises:
         InvalidTaskError: It is empty.
     """
     if not prompt.strip():
-        raise InvalidTaskError("The prompt is empty", next_step="Write what the result shall show.")
+        raise InvalidTaskError("The prompt is empty", next_step="Describe what the result is to show.")
     return prompt
 
 
-__all__ = ["MAX_SEED", "seed_input", "seeds_from"]
-
-
 def seed_input() -> io.Input:
-    """The ``seed`` widget, with ComfyUI's control after each run."""
+    """The ``seed`` widget, with ComfyUI's control after generate."""
     return io.Int.Input(
         "seed",
         default=0,
@@ -206,5 +160,5 @@ def seed_input() -> io.Input:
 
 
 def seeds_from(seed: int, count: int) -> list[int]:
-    """``count`` seeds: ``seed``, ``seed + 1``, and so on; after the largest comes 0."""
+    """``count`` seeds: ``seed``, ``seed + 1``, and so on; the largest is followed by 0."""
     return [(seed + offset) % (MAX_SEED + 1) for offset in range(count)]

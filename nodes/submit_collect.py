@@ -1,4 +1,4 @@
-"""Submitting now and collecting later, so that the user decides where a graph waits."""
+"""The nodes that submit tasks, and the node that collects their results elsewhere in the graph."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing_extensions import NotRequired
 
 from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFormatError
 from ..xalora_client.media.images import decode_image
+from ..xalora_client.media.media_types import sniff_file
 from ..xalora_client.media.png_encode import encode_png
-from ..xalora_client.media.sniff import sniff_file
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .conversion.images import TensorBatch, split_batch
-from .conversion.videos import VideoSink, VideoValue
+from .conversion.image_tensors import TensorBatch, split_batch
+from .conversion.videos import VideoDecoder, VideoValue
 from .execution import node_run
 from .execution.freshness import freshness
 from .execution.interrupts import Interrupt
-from .execution.open_tasks import submissions
+from .execution.open_tasks import open_tasks
 from .host import compat
 from .host.bridge import bridge
 from .host.compat import ExecutionBlocker, io, schema
@@ -48,7 +48,7 @@ NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is 
 
 
 class SubmittedTask(TypedDict):
-    """One task: its place in the batch, its id, and the input's alpha channel as base64 of a PNG."""
+    """One task: its index in the batch, its id, and the input's alpha channel as a PNG in base64."""
 
     index: int
     task_id: str
@@ -56,14 +56,14 @@ class SubmittedTask(TypedDict):
 
 
 class Submitted(TypedDict):
-    """What goes over an XALORA_TASK link: plain JSON data, and never a key."""
+    """The value of an XALORA_TASK link: plain JSON data, and never a key."""
 
     kind: Kind
     tasks: list[SubmittedTask]
 
 
 class _SubmitNode(XaloraNode):
-    """What the three Submit nodes share."""
+    """The common part of the three Submit nodes."""
 
     @classmethod
     def _schema(cls, display_name: str, what: str, inputs: list[io.Input]) -> io.Schema:
@@ -71,10 +71,10 @@ class _SubmitNode(XaloraNode):
             node_id=cls.NODE_ID,
             display_name=display_name,
             category=CATEGORY,
-            description=f"Submits {what} to the Xalora network and goes on at once. Xalora Collect waits for "
-            "the result, wherever you put it.",
+            description=f"Submits {what} to the Xalora network and ends at once. Xalora Collect, anywhere in "
+            "the graph, waits for the result.",
             search_aliases=["submit", "queue", "async", "xalora"],
-            # Submitting is worth something by itself: the result can be collected another day by its id.
+            # Submitting is useful without a Collect node: the task id collects the result at any time.
             is_output_node=True,
             hidden=list(HIDDEN),
             inputs=[*inputs, *shared_inputs.task_inputs(), *shared_inputs.money_inputs()],
@@ -91,8 +91,8 @@ class _SubmitNode(XaloraNode):
             with freshness.attempt(key) as attempt:
 
                 def note(task_id: str) -> None:
-                    submissions.submitted(prompt_id, task_id, interrupt)
-                    attempt.learned(task_id)
+                    open_tasks.opened(prompt_id, task_id, interrupt)
+                    attempt.note_task(task_id)
 
                 how = replace(shared_inputs.run_options(widgets), reuse_among=attempt.earlier)
                 task_ids = await node_run.submit(cls.node_id(), tasks, how, note)
@@ -162,7 +162,7 @@ class XaloraSubmitTextToImage(_SubmitNode):
 
 
 class XaloraCollect(XaloraNode):
-    """Waits for tasks that were submitted before, here or anywhere."""
+    """Waits for submitted tasks, of this graph or of another program."""
 
     NODE_ID = "XaloraCollect"
 
@@ -172,8 +172,8 @@ class XaloraCollect(XaloraNode):
             node_id=cls.NODE_ID,
             display_name="Xalora Collect",
             category=CATEGORY,
-            description="Waits for tasks that a Submit node of the graph has submitted, or that you name by "
-            "their ids, and gives their images or video.",
+            description="Waits for the tasks of a linked Submit node, or for tasks with given ids, and "
+            "returns their images or video.",
             search_aliases=["collect", "wait", "resume", "result", "task id", "xalora"],
             hidden=list(HIDDEN),
             inputs=[
@@ -182,17 +182,17 @@ class XaloraCollect(XaloraNode):
                     "task_id",
                     default="",
                     optional=True,
-                    tooltip="Ids of tasks submitted at any time, separated by spaces or commas; used where "
-                    "no Submit node is linked.",
+                    tooltip="Ids of submitted tasks, separated by spaces or commas; used when no Submit node "
+                    "is linked.",
                 ),
                 *shared_inputs.batch_inputs(),
                 *shared_inputs.wait_inputs(),
             ],
             outputs=[
                 io.Image.Output(
-                    "images", display_name="IMAGE", tooltip="The images, if that is what it made."
+                    "images", display_name="IMAGE", tooltip="The images, if the tasks made images."
                 ),
-                io.Video.Output("video", display_name="VIDEO", tooltip="The video, if that is what it made."),
+                io.Video.Output("video", display_name="VIDEO", tooltip="The video, if the task made one."),
             ],
         )
 
@@ -201,19 +201,19 @@ class XaloraCollect(XaloraNode):
         submitted = _of_socket(task) if task is not None else _of_text(task_id)
         task_ids = [one["task_id"] for one in submitted]
         if task is not None:
-            # A task named by its id was not submitted by this prompt, which so has no business to cancel it.
+            # Tasks named by their ids were not submitted by this prompt, so its interrupt does not cancel
+            # them.
             prompt_id, interrupt = compat.executing_prompt_id(), Interrupt()
             for one in task_ids:
-                submissions.submitted(prompt_id, one, interrupt)
+                open_tasks.opened(prompt_id, one, interrupt)
         async with _canceled_if_interrupted():
             value = await node_run.collect(
                 cls.node_id(),
                 task_ids,
                 shared_inputs.run_options(widgets),
-                _CollectSink(submitted),
-                submissions.collected,
+                _CollectDecoder(submitted),
+                open_tasks.collected,
             )
-        assert not isinstance(value, node_run.HandedOver)
         if isinstance(value, VideoValue):
             return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
         return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))
@@ -221,21 +221,21 @@ class XaloraCollect(XaloraNode):
 
 @asynccontextmanager
 async def _canceled_if_interrupted() -> AsyncIterator[None]:
-    """An interrupted node ends when its tasks are canceled, unless that takes too long."""
+    """Make an interrupted node wait until its tasks are canceled, for a limited time."""
     try:
         yield
     except compat.InterruptProcessingException:
-        await bridge.run(submissions.confirmed())
+        await bridge.run(open_tasks.wait_for_cancels())
         raise
 
 
-class _CollectSink:
-    """Takes images, or one video, whichever they turn out to be."""
+class _CollectDecoder:
+    """Decodes images or one video, as the results' files tell."""
 
     def __init__(self, submitted: Sequence[SubmittedTask]) -> None:
         alpha = [_unpacked(task["alpha"]) for task in submitted if "alpha" in task]
         self._images = TensorBatch(len(submitted), alpha)
-        self._video = VideoSink(decode_frames=False)
+        self._video = VideoDecoder(decode_frames=False)
 
     def add(self, index: int, result: RunResult) -> Image.Image | None:
         return (self._video if _is_video(result) else self._images).add(index, result)
@@ -269,13 +269,13 @@ def _of_text(text: str) -> list[SubmittedTask]:
     if not ids:
         raise InvalidTaskError(
             "There is nothing to collect",
-            next_step="Link a Submit node to the task input, or write a task id into task_id.",
+            next_step="Link a Submit node to the task input, or enter a task id in task_id.",
         )
     return [SubmittedTask(index=index, task_id=task_id) for index, task_id in enumerate(ids)]
 
 
 def _packed(alpha: torch.Tensor) -> str:
-    """An alpha channel ``[H, W]`` as text, since a link carries nothing but JSON data."""
+    """An alpha channel ``[H, W]`` as text, because a link holds only JSON data."""
     plane = alpha.detach().float().cpu().numpy()[..., None]
     return base64.b64encode(encode_png(plane)).decode("ascii")
 

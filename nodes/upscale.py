@@ -1,4 +1,4 @@
-"""Upscaling."""
+"""The node that upscales images."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..xalora_client.tasks import UpscalerTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .conversion.images import TensorBatch, split_batch
-from .execution import fallback, node_run
+from .conversion.image_tensors import TensorBatch, split_batch
+from .execution import fallback_expansion, node_run
 from .host.compat import io, schema
 
 if TYPE_CHECKING:
@@ -28,28 +28,25 @@ class XaloraUpscaleImage(XaloraNode):
             display_name="Xalora Upscale Image",
             category=CATEGORY,
             description="Upscales images on the Xalora network, each image of a batch as a task of its own, "
-            "while the rest of the graph goes on.",
+            "while the rest of the graph continues.",
             search_aliases=["upscale", "super resolution", "enlarge", "esrgan", "xalora"],
             hidden=list(HIDDEN),
             enable_expand=True,
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="One image or a batch. A fourth channel is resized here and rejoined.",
+                    tooltip="One image or a batch. An alpha channel is resized here and added again.",
                 ),
                 io.Combo.Input(
                     "local_model",
-                    options=fallback.upscale_models(),
-                    default=fallback.AUTO,
+                    options=fallback_expansion.upscale_models(),
+                    default=fallback_expansion.AUTO,
                     optional=True,
-                    tooltip="Upscale model that this machine uses when it takes over from the network, from "
-                    "models/upscale_models. auto: one that is installed, else LANCZOS.",
+                    tooltip="Upscale model in models/upscale_models that this machine uses when it takes "
+                    "over from the network. auto: an installed one, else LANCZOS.",
                 ),
                 *shared_inputs.batch_inputs(),
-                *shared_inputs.task_inputs(),
-                *shared_inputs.wait_inputs(),
-                *shared_inputs.money_inputs(),
-                *shared_inputs.fallback_inputs(),
+                *shared_inputs.run_inputs(),
             ],
             outputs=[
                 io.Image.Output(
@@ -60,7 +57,7 @@ class XaloraUpscaleImage(XaloraNode):
 
     @classmethod
     async def execute(
-        cls, image: torch.Tensor, local_model: str = fallback.AUTO, **widgets: Any
+        cls, image: torch.Tensor, local_model: str = fallback_expansion.AUTO, **widgets: Any
     ) -> io.NodeOutput:
         colour, alpha = split_batch(image)
         made = await cls.run_tasks(
@@ -68,8 +65,8 @@ class XaloraUpscaleImage(XaloraNode):
             shared_inputs.run_options(widgets),
             TensorBatch(len(colour), alpha, keep_alpha=False),
         )
-        if isinstance(made, node_run.HandedOver):
-            here = fallback.upscale_here(cls.place(), made, len(colour), local_model)
+        if isinstance(made, node_run.FallbackRequest):
+            here = fallback_expansion.expand_upscale(cls.parent_node(), made, len(colour), local_model)
             return cls.expanded(here, made)
         return io.NodeOutput(made)
 

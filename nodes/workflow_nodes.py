@@ -1,4 +1,4 @@
-"""A node for each workflow definition, built from its endpoint file when ComfyUI loads the pack."""
+"""Nodes built from workflow definitions, one for each, when ComfyUI loads the pack."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..xalora_client.workflows.prompt import as_link
 from ..xalora_client.workflows.task import DefinedWorkflowTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .conversion.images import TensorBatch, checked_batch
-from .conversion.videos import VideoSink, VideoValue
-from .execution import fallback, node_run
-from .execution.fallback import Expansion
+from .conversion.image_tensors import TensorBatch, checked_batch
+from .conversion.videos import VideoDecoder, VideoValue
+from .execution import fallback_expansion, node_run
+from .execution.fallback_expansion import Expansion
 from .host import compat
 from .host.catalogs import catalog
 from .host.compat import ExecutionBlocker, io, schema
@@ -32,7 +32,7 @@ NUMBER_STEP = 0.01
 
 
 def workflow_nodes() -> list[type[io.ComfyNode]]:
-    """A node class for each definition. What is wrong with one costs that one, and is logged."""
+    """A node class for each definition. A faulty definition is logged and gets none."""
     try:
         found = catalog()
     except ConfigurationError as error:
@@ -45,7 +45,7 @@ def workflow_nodes() -> list[type[io.ComfyNode]]:
         try:
             node_class = node_of(definition)
             node_class.GET_SCHEMA()
-        except Exception as error:  # noqa: BLE001 - whatever a user's file leads to, the other nodes load
+        except Exception as error:  # noqa: BLE001 - a user's file must not keep the other nodes from loading
             log.warning("Workflow definition %s has no node: %s", definition.name, error)
         else:
             classes.append(node_class)
@@ -65,7 +65,7 @@ def node_of(definition: WorkflowDefinition) -> type[WorkflowNode]:
 
 
 class WorkflowNode(XaloraNode):
-    """Runs one definition: on the network by its name, or here as a subgraph."""
+    """Runs one definition: in the network by its name, or on this machine as a subgraph."""
 
     DEFINITION: ClassVar[WorkflowDefinition]
 
@@ -83,25 +83,24 @@ class WorkflowNode(XaloraNode):
             inputs=[*(parameter_input(definition, one) for one in definition.parameters), *cls._options()],
             outputs=[
                 io.Image.Output(
-                    "result_images", display_name="IMAGE", tooltip="Images, or a video's frames."
+                    "result_images", display_name="IMAGE", tooltip="The images, or the video's frames."
                 ),
                 io.Video.Output(
-                    "result_video", display_name="VIDEO", tooltip="The video, where it makes one."
+                    "result_video", display_name="VIDEO", tooltip="The video, if the workflow makes one."
                 ),
             ],
         )
 
     @classmethod
     def _options(cls) -> list[io.Input]:
-        """The inputs beside the workflow's own, whose names come first."""
-        inputs = [*shared_inputs.task_inputs(), *shared_inputs.wait_inputs(), *shared_inputs.money_inputs()]
-        inputs += shared_inputs.fallback_inputs()
+        """The other inputs, without those that the workflow has a parameter of the same name for."""
+        inputs = shared_inputs.run_inputs()
         if cls.DEFINITION.output_kind == "video":
             inputs.insert(0, shared_inputs.decode_frames_input())
         elif cls.DEFINITION.image_parameters:
             inputs = [*shared_inputs.batch_inputs(), *inputs]
         own = {parameter.name for parameter in cls.DEFINITION.parameters}
-        # The definition says which workflow it is.
+        # The definition sets the workflow.
         return [one for one in inputs if one.id not in own and one.id != "workflow_id"]
 
     @classmethod
@@ -114,21 +113,23 @@ class WorkflowNode(XaloraNode):
         sockets = {parameter.name: parameter.name for parameter in definition.image_parameters}
         if definition.output_kind == "image":
             images = await cls.run_tasks(tasks, run_options, TensorBatch(len(tasks)))
-            if isinstance(images, node_run.HandedOver):
-                here = fallback.images_here(cls.place(), images, tasks, sockets=sockets)
+            if isinstance(images, node_run.FallbackRequest):
+                here = fallback_expansion.expand_images(cls.parent_node(), images, tasks, sockets=sockets)
                 return cls.expanded(Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)]), images)
             return io.NodeOutput(images, ExecutionBlocker(NO_VIDEO))
         if len(tasks) > 1:
             raise InvalidTaskError(
                 f"The image input holds {len(tasks)} images, and {definition.title} makes a video of one",
-                next_step="Give a single image.",
+                next_step="Use a single image.",
             )
         frames = other.get("decode_frames", True)
-        video: VideoValue | node_run.HandedOver = await cls.run_tasks(
-            tasks, run_options, VideoSink(decode_frames=frames), noun="video"
+        video: VideoValue | node_run.FallbackRequest = await cls.run_tasks(
+            tasks, run_options, VideoDecoder(decode_frames=frames), noun="video"
         )
-        if isinstance(video, node_run.HandedOver):
-            here = fallback.video_here(cls.place(), video, tasks[0], decode_frames=frames, sockets=sockets)
+        if isinstance(video, node_run.FallbackRequest):
+            here = fallback_expansion.expand_video(
+                cls.parent_node(), video, tasks[0], decode_frames=frames, sockets=sockets
+            )
             return cls.expanded(Expansion(here.nodes, [here.links[1], here.links[0]]), video)
         decoded = ExecutionBlocker(FRAMES_OFF) if video.frames is None else video.frames
         return io.NodeOutput(decoded, video.video)
@@ -137,7 +138,7 @@ class WorkflowNode(XaloraNode):
 def _tasks(
     definition: WorkflowDefinition, widgets: Mapping[str, Any], base: Mapping[str, Any]
 ) -> list[DefinedWorkflowTask]:
-    """One task for each image of the batch; where there is no image input, one."""
+    """One task for each image of the batch; without an image input, one task."""
     names = {parameter.name for parameter in definition.image_parameters}
     batches = {name: checked_batch(widgets[name]) for name in names if widgets.get(name) is not None}
     values = {
@@ -153,11 +154,11 @@ def _tasks(
 
 
 def _images_at(batches: Mapping[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
-    """One image of each batch; a shorter batch goes on with its last."""
+    """One image of each batch; a shorter batch repeats its last."""
     return {name: batch[min(index, len(batch) - 1)] for name, batch in batches.items()}
 
 
-# --- from a parameter to a socket or widget ---------------------------------------------------------------
+# --- inputs of parameters ---------------------------------------------------------------------------------
 
 
 def parameter_input(definition: WorkflowDefinition, parameter: Parameter) -> io.Input:
@@ -241,7 +242,7 @@ _INPUTS = {
 
 
 def _default(definition: WorkflowDefinition, parameter: Parameter) -> Any:
-    """The default, else what the graph's author saved, else None."""
+    """The default, else the value saved in the graph, else None."""
     if parameter.default is not None:
         return parameter.default
     if parameter.comfyui is None or parameter.required:
@@ -251,7 +252,7 @@ def _default(definition: WorkflowDefinition, parameter: Parameter) -> Any:
 
 
 def _unset(definition: WorkflowDefinition, parameter: Parameter) -> int | None:
-    """The number that stands for "not given": the one below the range, where nothing else is the default."""
+    """The number that means "not set", one below the range; None where the parameter has a default."""
     if parameter.required or _default(definition, parameter) is not None or parameter.minimum is None:
         return None
     return int(parameter.minimum) - 1
@@ -268,7 +269,7 @@ def _is_given(definition: WorkflowDefinition, parameter: Parameter, value: Any) 
 
 
 def _installed(definition: WorkflowDefinition, parameter: Parameter) -> list[str]:
-    """Files of the model folder that the parameter's loader reads."""
+    """Files in the model folder of the parameter's loader."""
     if parameter.comfyui is None:
         return []
     class_type = definition.prompt[parameter.comfyui.node_id]["class_type"]

@@ -1,4 +1,4 @@
-"""Folders that are costly to make, kept for every clone of this user."""
+"""The cache that all clones of this user share, its locks, and virtual environments."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from commands import say
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def say(text: str) -> None:
+    """Print a line of progress."""
+    print(f"[xalora] {text}", file=sys.stderr, flush=True)
 
 
 def cache_folder() -> Path:
@@ -29,47 +35,47 @@ def fingerprint(*parts: str) -> str:
 
 
 @contextmanager
-def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file; another process that wants it waits, and says so. A dead process holds nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file beside a folder. Another process waits; the system frees a dead process's lock."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(folder.name + ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Waiting for another run that makes {what}")
+            say(f"Waiting for another run, which makes {folder.name}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-class Cached:
-    """One folder, whole or not there: its `.complete` file is written last, and without it all starts anew.
+def is_complete(folder: Path) -> bool:
+    return (folder / ".complete").is_file()
 
-    It is made where it stays, since virtual environments cannot be moved.
+
+@contextmanager
+def incomplete(folder: Path, program: Path | None = None) -> Iterator[bool]:
+    """Whether the caller must fill the folder, now empty: at the first call, or where its `program` is gone.
+
+    It is filled where it stays, since a virtual environment can't be moved.
     """
+    with locked(folder):
+        missing = not is_complete(folder) or (program is not None and not program.exists())
+        if missing:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield missing
+        (folder / ".complete").touch()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    @property
-    def complete(self) -> bool:
-        return (self.folder / ".complete").is_file()
-
-    @contextmanager
-    def being_made(self) -> Iterator[Path | None]:
-        """Gives the empty folder to fill, or None when it is complete already."""
-        if self.complete:
-            yield None
-            return
-        with locked(self.folder.with_name(self.folder.name + ".lock"), self.folder.name):
-            # Another run may have made it while this one waited.
-            if self.complete:
-                yield None
-                return
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            yield self.folder
-            (self.folder / ".complete").touch()
-
-    def discard(self) -> None:
-        """Have it made anew the next time."""
-        (self.folder / ".complete").unlink(missing_ok=True)
+def make_venv(folder: Path, *what: str) -> None:
+    """Make a virtual environment, or mend one, and have pip install into it."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    # Twice quiet: a machine's own mirrors make for a warning a package.
+    pip: list[str | Path] = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*pip, *what], cwd=REPOSITORY, check=True)

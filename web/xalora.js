@@ -1,4 +1,4 @@
-/** ComfyUI-Xalora in the browser: the sidebar tab, the key's dialog, settings, commands and notices. */
+/** The browser extension: registers the sidebar tab, the key dialog, settings, commands and notices. */
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
@@ -24,7 +24,7 @@ const locale = manager().setting.get('Comfy.Locale') ?? 'en'
 const t = await loadTexts(api, locale)
 const service = new Service(api, t)
 const store = new TaskStore(service)
-// Names and values of settings are the same whether or not the server answers; only what wins over them is not.
+// Without an answer the settings are registered all the same; they only do not show what overrides them.
 const inForce = await service.settings().catch(() => null)
 
 const host = {
@@ -53,13 +53,13 @@ function openTab() {
   if (manager().sidebarTab?.activeSidebarTabId !== TAB) void manager().command.execute(`Workspace.ToggleSidebarTab.${TAB}`)
 }
 
-/** Show on the tab's icon how many tasks are under way. */
+/** Show the number of open tasks on the tab's icon. */
 function showBadge() {
   const { active } = store.counts
   const tab = manager()
     .getSidebarTabs()
     .find(({ id }) => id === TAB)
-  // Assigned on what the manager hands out, which is what its template watches.
+  // Assigned on the manager's own object, which its template observes.
   if (tab) tab.iconBadge = active > 0 ? String(active) : ''
 }
 
@@ -75,7 +75,7 @@ async function catchUp() {
 
 let asking = 0
 
-/** ComfyUI saves a setting after it has told of it, so what the server makes of it is asked a little later. */
+/** ComfyUI saves a setting after this call, so the status is requested a little later. */
 function onSetting() {
   clearTimeout(asking)
   asking = setTimeout(() => panel.refreshStatus().catch(() => {}), 500)

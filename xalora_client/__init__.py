@@ -1,200 +1,110 @@
 """Python client of the Xalora network of GPU miners.
 
-Everything public is importable from here; the heavy parts are loaded when first used.
+Everything public is importable from here. The errors are loaded at once, everything else when first used.
 """
 
+# ruff: noqa: I001  # isort would give each "X as X" an import of its own
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._version import __version__
+from .errors import (
+    AmbiguousCreateError as AmbiguousCreateError,
+    AuthenticationError as AuthenticationError,
+    ClientClosedError as ClientClosedError,
+    ConfigurationError as ConfigurationError,
+    EngineError as EngineError,
+    InputImageError as InputImageError,
+    InputTooLargeError as InputTooLargeError,
+    InvalidTaskError as InvalidTaskError,
+    JournalError as JournalError,
+    MissingKeyError as MissingKeyError,
+    NetworkError as NetworkError,
+    NoMinerError as NoMinerError,
+    QueueLimitError as QueueLimitError,
+    RateLimitError as RateLimitError,
+    RequestRefusedError as RequestRefusedError,
+    ResultDownloadError as ResultDownloadError,
+    ResultError as ResultError,
+    ResultExpiredError as ResultExpiredError,
+    ResultFormatError as ResultFormatError,
+    ResultLocationError as ResultLocationError,
+    ResultMissingError as ResultMissingError,
+    ServiceError as ServiceError,
+    StoreError as StoreError,
+    TaskCanceledError as TaskCanceledError,
+    TaskError as TaskError,
+    TaskFailedError as TaskFailedError,
+    TaskNotKnownError as TaskNotKnownError,
+    TaskTimeoutError as TaskTimeoutError,
+    WorkflowDefinitionError as WorkflowDefinitionError,
+    XaloraConnectionError as XaloraConnectionError,
+    XaloraError as XaloraError,
+)
+
+_ERRORS = [name for name, value in globals().items() if isinstance(value, type)]
+
+# Where each lazy name is defined, for __getattr__; and the same as imports, for type checkers and editors.
+_LAZY = {
+    "AsyncXalora": "client",
+    "BlockingTaskHandle": "blocking",
+    "Credentials": "config",
+    "DefinedWorkflowTask": "workflows.task",
+    "FluxLoraTask": "tasks",
+    "HostOptions": "client",
+    "ImageBatch": "image_batch",
+    "LocalImage": "tasks",
+    "Outcome": "results",
+    "RunResult": "results",
+    "Settings": "config",
+    "TaskHandle": "client",
+    "Text2VideoTask": "tasks",
+    "Timing": "results",
+    "UpscalerTask": "tasks",
+    "WorkflowTask": "tasks",
+    "WorkflowTaskResult": "results",
+    "Xalora": "blocking",
+    "load_settings": "config",
+    "parse_api_key": "config",
+}
 
 if TYPE_CHECKING:
-    from .blocking import BlockingTaskHandle as BlockingTaskHandle
-    from .blocking import Xalora as Xalora
-    from .client import AsyncXalora as AsyncXalora
-    from .client import TaskHandle as TaskHandle
+    from .blocking import BlockingTaskHandle as BlockingTaskHandle, Xalora as Xalora
+    from .client import AsyncXalora as AsyncXalora, HostOptions as HostOptions, TaskHandle as TaskHandle
     from .config import (
         Credentials as Credentials,
-    )
-    from .config import (
         Settings as Settings,
-    )
-    from .config import (
         load_settings as load_settings,
-    )
-    from .config import (
         parse_api_key as parse_api_key,
-    )
-    from .errors import (
-        AmbiguousCreateError as AmbiguousCreateError,
-    )
-    from .errors import (
-        AuthenticationError as AuthenticationError,
-    )
-    from .errors import (
-        ClientClosedError as ClientClosedError,
-    )
-    from .errors import (
-        ConfigurationError as ConfigurationError,
-    )
-    from .errors import (
-        EngineError as EngineError,
-    )
-    from .errors import (
-        InputImageError as InputImageError,
-    )
-    from .errors import (
-        InputTooLargeError as InputTooLargeError,
-    )
-    from .errors import (
-        InvalidTaskError as InvalidTaskError,
-    )
-    from .errors import (
-        JournalError as JournalError,
-    )
-    from .errors import (
-        MissingKeyError as MissingKeyError,
-    )
-    from .errors import (
-        NetworkError as NetworkError,
-    )
-    from .errors import (
-        NoMinerError as NoMinerError,
-    )
-    from .errors import (
-        QueueLimitError as QueueLimitError,
-    )
-    from .errors import (
-        RateLimitError as RateLimitError,
-    )
-    from .errors import (
-        RequestRefusedError as RequestRefusedError,
-    )
-    from .errors import (
-        ResultDownloadError as ResultDownloadError,
-    )
-    from .errors import (
-        ResultError as ResultError,
-    )
-    from .errors import (
-        ResultExpiredError as ResultExpiredError,
-    )
-    from .errors import (
-        ResultFormatError as ResultFormatError,
-    )
-    from .errors import (
-        ResultLocationError as ResultLocationError,
-    )
-    from .errors import (
-        ServiceError as ServiceError,
-    )
-    from .errors import (
-        StoreError as StoreError,
-    )
-    from .errors import (
-        TaskCanceledError as TaskCanceledError,
-    )
-    from .errors import (
-        TaskError as TaskError,
-    )
-    from .errors import (
-        TaskFailedError as TaskFailedError,
-    )
-    from .errors import (
-        TaskTimeoutError as TaskTimeoutError,
-    )
-    from .errors import (
-        WorkflowDefinitionError as WorkflowDefinitionError,
-    )
-    from .errors import (
-        XaloraConnectionError as XaloraConnectionError,
-    )
-    from .errors import (
-        XaloraError as XaloraError,
     )
     from .image_batch import ImageBatch as ImageBatch
     from .results import (
         Outcome as Outcome,
-    )
-    from .results import (
         RunResult as RunResult,
-    )
-    from .results import (
         Timing as Timing,
-    )
-    from .results import (
         WorkflowTaskResult as WorkflowTaskResult,
     )
     from .tasks import (
         FluxLoraTask as FluxLoraTask,
-    )
-    from .tasks import (
         LocalImage as LocalImage,
-    )
-    from .tasks import (
         Text2VideoTask as Text2VideoTask,
-    )
-    from .tasks import (
         UpscalerTask as UpscalerTask,
-    )
-    from .tasks import (
         WorkflowTask as WorkflowTask,
     )
     from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
-
-_HOMES = {
-    "image_batch": ("ImageBatch",),
-    "blocking": ("BlockingTaskHandle", "Xalora"),
-    "client": ("AsyncXalora", "TaskHandle"),
-    "config": ("Credentials", "Settings", "load_settings", "parse_api_key"),
-    "workflows.task": ("DefinedWorkflowTask",),
-    "errors": (
-        "AmbiguousCreateError",
-        "AuthenticationError",
-        "ClientClosedError",
-        "ConfigurationError",
-        "EngineError",
-        "InputImageError",
-        "InputTooLargeError",
-        "InvalidTaskError",
-        "JournalError",
-        "MissingKeyError",
-        "NetworkError",
-        "NoMinerError",
-        "QueueLimitError",
-        "RateLimitError",
-        "RequestRefusedError",
-        "ResultDownloadError",
-        "ResultError",
-        "ResultExpiredError",
-        "ResultFormatError",
-        "ResultLocationError",
-        "ServiceError",
-        "StoreError",
-        "TaskCanceledError",
-        "TaskError",
-        "TaskFailedError",
-        "TaskTimeoutError",
-        "WorkflowDefinitionError",
-        "XaloraConnectionError",
-        "XaloraError",
-    ),
-    "results": ("Outcome", "RunResult", "Timing", "WorkflowTaskResult"),
-    "tasks": ("FluxLoraTask", "LocalImage", "Text2VideoTask", "UpscalerTask", "WorkflowTask"),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604  # names of the lazy exports, see __getattr__
+else:
+    # Hidden from type checkers: they would take any name for one that exists.
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__all__ = ["__version__", *_ERRORS, *_LAZY]  # noqa: PLE0604  # names in a list of their own
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m xalora_client``: the same as the command ``xalora``."""
+"""``python -m xalora_client``: runs the command ``xalora``."""
 
 from __future__ import annotations
 

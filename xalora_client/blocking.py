@@ -1,6 +1,6 @@
-"""The blocking client: the asynchronous one on an event loop of its own, behind plain functions.
+"""The blocking client: the asynchronous one behind plain functions.
 
-There is one implementation of the rules; this module only carries calls across.
+There is one implementation of the rules; this module only carries calls to the thread where jobs live.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle
+from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle, deliveries
 from .errors import ClientClosedError, ConfigurationError
+from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INTERRUPTIBLE_SECONDS = 0.25
-
-INTERRUPT_GRACE_SECONDS = 4.0
-"""A little over the 3 s that the asynchronous client takes at most to cancel a remote task."""
 
 
 class Xalora:
@@ -49,9 +46,7 @@ class Xalora:
 
     def __init__(self, api_key: str | None = None, workflow_url: str | None = None, **options: Any) -> None:
         self._client = AsyncXalora(api_key, workflow_url, **options)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="xalora-client", daemon=True)
-        self._thread.start()
+        self._hub = hub()
         self._closing = threading.Lock()
         self._closed = False
 
@@ -67,38 +62,27 @@ class Xalora:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        # Ctrl-C or SystemExit: what other threads still wait for is not wanted any more either.
+        self.close(cancel=error is not None and not isinstance(error, Exception))
 
-    def close(self) -> None:
+    def close(self, *, cancel: bool = False) -> None:
         """Close connections and the journal; twice is harmless.
 
-        Remote tasks are not touched. Other threads' calls that still wait get a :class:`ClientClosedError`.
+        Other threads' calls that still wait get a :class:`ClientClosedError`.
+
+        Args:
+            cancel: Have the remote tasks that are still waited for canceled first, for at most 3 s. Without,
+                they run on. Leaving a ``with`` block by Ctrl-C cancels.
         """
         with self._closing:
             if self._closed:
                 return
-            if not self._thread.is_alive():
-                # A child made by a fork: the loop's inner parts are its parent's, who goes on with them.
-                self._closed = True
-                return
             try:
-                self._call(self._client.close())
-                self._call(self._end_all())
+                # In a child made by a fork, the client's inner parts are its parent's, who goes on with them.
+                if self._hub is hub():
+                    self._call(self._client.close(cancel=cancel))
             finally:
                 self._closed = True
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-                self._loop.close()
-
-    async def _end_all(self) -> None:
-        """End what is left on the loop: once that stops, nobody waiting for it would ever be answered."""
-        me = asyncio.current_task()
-        left = [task for task in asyncio.all_tasks() if task is not me]
-        if left:
-            await asyncio.wait(left, timeout=INTERRUPT_GRACE_SECONDS)
-            for task in left:
-                task.cancel()
-            await asyncio.wait(left, timeout=INTERRUPT_GRACE_SECONDS)
 
     @property
     def settings(self) -> Settings:
@@ -116,9 +100,11 @@ class Xalora:
         """See :meth:`AsyncXalora.resource_request`."""
         return self._call(self._client.resource_request(task_type=task_type, workflow_id=workflow_id))
 
-    def execute_workflow(self, task: WorkflowTask, *, if_unknown: IfUnknown = "stop") -> str:
+    def execute_workflow(
+        self, task: WorkflowTask, *, again: bool = False, if_unknown: IfUnknown = "stop"
+    ) -> str:
         """See :meth:`AsyncXalora.execute_workflow`."""
-        return self._call(self._client.execute_workflow(task, if_unknown=if_unknown))
+        return self._call(self._client.execute_workflow(task, again=again, if_unknown=if_unknown))
 
     def query_task_result(self, task_id: str, *, task: WorkflowTask | None = None) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.query_task_result`."""
@@ -130,11 +116,14 @@ class Xalora:
         timeout: float | None = DEFAULT_SDK_TIMEOUT,
         interval: float | None = None,
         *,
+        again: bool = False,
         if_unknown: IfUnknown = "stop",
     ) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.execute_workflow_and_wait_for_result`."""
         return self._call(
-            self._client.execute_workflow_and_wait_for_result(task, timeout, interval, if_unknown=if_unknown)
+            self._client.execute_workflow_and_wait_for_result(
+                task, timeout, interval, again=again, if_unknown=if_unknown
+            )
         )
 
     def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
@@ -147,14 +136,12 @@ class Xalora:
         *,
         on_event: EventCallback | None = None,
         reuse: bool = False,
-        reuse_among: AbstractSet[str] = frozenset(),
+        again: bool = False,
         if_unknown: IfUnknown = "stop",
     ) -> BlockingTaskHandle:
         """See :meth:`AsyncXalora.submit`."""
         handle = self._call(
-            self._client.submit(
-                task, on_event=on_event, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown
-            )
+            self._client.submit(task, on_event=on_event, reuse=reuse, again=again, if_unknown=if_unknown)
         )
         return BlockingTaskHandle(self._call, handle)
 
@@ -191,42 +178,45 @@ class Xalora:
             coroutine.close()
             raise refusal
         ended = threading.Event()
+        delivered: list[int] = []
 
         async def carried() -> T:
+            deliveries.set(delivered)
             try:
                 return await coroutine
             finally:
                 ended.set()
 
-        future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), self._loop)
+        future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), self._hub)
         try:
             # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
             while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
-                if not self._thread.is_alive():
-                    future.cancel()
+                pass
         except BaseException:
             # Raised into this wait from outside: Ctrl-C, SIGTERM's SystemExit, a host's time limit. The
             # coroutine is told, cancels its remote task, and ends; only then does the program.
             future.cancel()
-            ended.wait(INTERRUPT_GRACE_SECONDS)
+            ended.wait(LEAVING_SECONDS)
             with suppress(CancelledError, Exception):
                 future.exception(timeout=0)
             raise
         try:
-            return future.result()
+            value = future.result()
         except CancelledError:
             raise ClientClosedError("This client was closed while the call was under way") from None
+        self._client.note_delivered(delivered)
+        return value
 
     def _refusal(self) -> ConfigurationError | None:
-        """Why nothing can be asked of the loop from here: it would be waited for in vain."""
+        """Why nothing can be asked from here: it would be waited for in vain."""
         if self._closed:
             return ClientClosedError("This client is closed", next_step="Make a new one.")
-        if not self._thread.is_alive():
+        if self._hub is not hub():
             return ClientClosedError(
-                "This client's thread has ended, as in a process that was made by a fork",
+                "This client was made before a fork, in the parent process",
                 next_step="Make a new client in the new process.",
             )
-        if threading.current_thread() is self._thread:
+        if is_on_hub():
             return ConfigurationError(
                 "A callback can't call the client's functions: they would wait for the callback to end",
                 next_step="Do it on another thread, or after the call.",

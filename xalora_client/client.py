@@ -3,52 +3,79 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent import futures
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .concurrency import off_loop, together
+from .concurrency import run_all_or_cancel, run_in_thread
 from .config import Credentials, FallbackPolicy, IfUnknown, Settings, TimeoutAction, load_settings
-from .engines.fallback_policy import falls_back, is_out_of_sight
+from .engines.fallback_policy import falls_back, is_status_unavailable
 from .errors import (
-    CANCELED_THERE,
     ClientClosedError,
     ConfigurationError,
     InvalidTaskError,
-    NetworkError,
+    JournalError,
     QueueLimitError,
-    RequestRefusedError,
-    TaskCanceledError,
     TaskTimeoutError,
     XaloraError,
 )
-from .events import Done, EventCallback, tell
-from .network.status import CANCELED, FAILED, is_terminal
-from .polling.schedule import PollSchedule
+from .events import EventCallback, tell
+from .jobs.background import background
+from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, is_on_hub, on_hub
+from .polling.schedule import MIN_FIXED_INTERVAL
 
 if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self
 
-    from .jobs.dispatcher import Booking, Dispatcher
-    from .jobs.job import Job
+    from .jobs.callers import Caller
+    from .jobs.dispatcher import ClaimOptions, Dispatcher
     from .journal import Journal
-    from .network.sequencer import Network
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
 
 logger = logging.getLogger("xalora_client")
 
+T = TypeVar("T")
+
 DEFAULT_SDK_TIMEOUT = 300.0
-JOURNAL_NAME = "journal.sqlite3"
+
+deliveries: ContextVar[list[int] | None] = ContextVar("deliveries", default=None)
+"""Records whose delivery the blocking client notes, once its own thread has the value."""
+
 RESULTS_FOLDER = "results"
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What a program that runs graphs of tasks, such as ComfyUI, decides for each of them.
+
+    Args:
+        among: Ids of tasks that may answer although their results were delivered before, reused or not.
+        cancels: Whether a cancelled call cancels the remote task; asked at that time, on the client's thread.
+        takes_over: The host has engines of its own: where the policy lets this machine take over, the
+            network's error is raised instead of computing here. The remote task was canceled then, unless
+            it is merely out of sight.
+        delivers: The host notes the delivery itself, by `AsyncXalora.delivered`, once it has stored the
+            result.
+    """
+
+    among: AbstractSet[str] = frozenset()
+    cancels: Callable[[], bool] = lambda: True
+    takes_over: bool = False
+    delivers: bool = False
 
 
 class AsyncXalora:
@@ -60,14 +87,16 @@ class AsyncXalora:
             result = await client.run(UpscalerTask(image="photo.jpg"))
             print(result.files, result.images.shape)
 
-    One client keeps one connection pool; use it for many tasks at once. It belongs to the event loop in
-    which it is first used.
+    One client keeps one connection pool; use it for many tasks at once, from any event loop. Its jobs run
+    on a thread of their own, so a blocked or closed loop disturbs none of them. Callbacks are called on the
+    loop of the call.
 
     Args:
         api_key: ``<consumer_id>#<api_key>``; default: ``XALORA_API_KEY``, then ``.env``.
         workflow_url: The sequencer; default: ``XALORA_WORKFLOW_URL``, then the hosted network.
         settings: Ready-made settings instead of reading them from all sources.
-        journal: A journal to share; default: the one in the ``state_dir`` of the settings.
+        journal: A journal to share, or ``"memory"`` for one that lives, with its results, as long as this
+            client; default: the one in the ``state_dir`` of the settings.
         delivery: How local images reach a miner; default: as the settings say.
         env_files: ``.env`` files to read, the first wins.
         **overrides: Any other setting by its name, see the table of settings.
@@ -82,7 +111,7 @@ class AsyncXalora:
         workflow_url: str | None = None,
         *,
         settings: Settings | None = None,
-        journal: Journal | None = None,
+        journal: Journal | Literal["memory"] | None = None,
         delivery: ImageDelivery | None = None,
         env_files: Iterable[Path | str] = (".env",),
         **overrides: Any,
@@ -98,19 +127,21 @@ class AsyncXalora:
         self._credentials = self.settings.credentials() if self.settings.api_key is not None else None
         self._given_journal = journal
         self._given_delivery = delivery
-        self._owned_journal: Journal | None = None
         self._journal_lock = threading.Lock()
+        self._owned_journal: Journal | None = None
         self._sessions: list[aiohttp.ClientSession] = []
-        self._network: Network | None = None
         self._dispatcher: Dispatcher | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hub: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        dropping = weakref.finalize(self, _close_soon, self._sessions)
+        # At the program's end the answers that are out are awaited; see `_await_answers`.
+        dropping.atexit = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.settings.sequencer_url}>"
 
     async def __aenter__(self) -> Self:
-        self._open()
+        self._check_open()
         return self
 
     async def __aexit__(
@@ -121,70 +152,87 @@ class AsyncXalora:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
+    async def close(self, *, cancel: bool = False) -> None:
         """Close connections and the journal; twice is harmless.
 
-        Remote tasks are not touched. Calls that still wait for one get a :class:`ClientClosedError`.
+        Calls that still wait for a task get a :class:`ClientClosedError`.
+
+        Args:
+            cancel: Have the remote tasks that are still waited for canceled first, for at most 3 s. Without,
+                they run on.
         """
         self._closed = True
+        if self._hub is not None and self._hub is hub():
+            await on_hub(self._close_jobs(cancel))
+        journal, self._owned_journal = self._owned_journal, None
+        if journal is not None:
+            await run_in_thread(journal.close)
+
+    async def _close_jobs(self, cancel: bool) -> None:
+        # A caller that is cancelled here takes no cancel of a task with it.
+        await asyncio.shield(background(self._end_jobs(cancel)))
+
+    async def _end_jobs(self, cancel: bool) -> None:
         try:
-            if self._dispatcher is not None and self._loop is asyncio.get_running_loop():
-                await self._dispatcher.close()
+            if self._dispatcher is not None:
+                await self._dispatcher.close(cancel=cancel)
         finally:
-            await self._close_connections()
+            await _close_sessions(self._sessions)
 
-    async def _close_connections(self) -> None:
-        sessions, self._sessions = self._sessions, []
-        for session in sessions:
-            await session.close()
-        if self._owned_journal is not None:
-            await off_loop(self._owned_journal.close)
-            self._owned_journal = None
-
-    def _open(self) -> tuple[Network, Dispatcher]:
+    def _check_open(self) -> None:
         if self._closed:
             raise ClientClosedError("This client is closed", next_step="Make a new one.")
-        loop = asyncio.get_running_loop()
-        if self._loop not in (None, loop):
-            raise ConfigurationError(
-                "This client belongs to another event loop, the one in which it was first used",
-                next_step="Make one in each loop (every asyncio.run begins a new one), or use Xalora, which "
-                "has a loop of its own.",
+        if self._hub is not None and self._hub is not hub():
+            raise ClientClosedError(
+                "This client was made before a fork, in the parent process",
+                next_step="Make a new client in the new process.",
             )
-        self._loop = loop
-        if self._network is None or self._dispatcher is None:
-            from .jobs.async_journal import AsyncJournal
-            from .jobs.dispatcher import Dispatcher
-            from .network.sequencer import Network
-            from .network.sessions import create_session, sequencer_session, shared_session
-            from .network.transport import Transport
-            from .transfer.upload import choose_delivery
 
-            delivery = self._given_delivery or choose_delivery(self.settings)
-            shared, requests, creates = shared_session(), sequencer_session(), create_session()
-            self._sessions += [shared, requests, creates]
-            transport = Transport(
-                requests, creates, self.settings.workflow_url, self.settings.request_timeout
-            )
-            self._network = Network(transport, self.settings.sequencer_url, self.settings.max_retries)
-            self._dispatcher = Dispatcher(
-                self._network,
-                AsyncJournal(self.journal),
-                shared,
-                delivery,
-                self.settings,
-                self._credentials,
-            )
-        return self._network, self._dispatcher
+    async def _on_hub(self, use: Callable[[Dispatcher], Coroutine[Any, Any, T]]) -> T:
+        """Run something with the jobs of this client, on the thread where they live."""
+        self._check_open()
+        return await on_hub(self._use(use))
+
+    async def _use(self, use: Callable[[Dispatcher], Coroutine[Any, Any, T]]) -> T:
+        return await use(self._dispatcher or self._open())
+
+    def _open(self) -> Dispatcher:
+        from .jobs.dispatcher import Dispatcher
+        from .jobs.fetching import Fetcher
+        from .jobs.job import Tools
+        from .jobs.uploads import Uploads
+        from .network.sequencer import Network
+        from .network.sessions import create_session, shared_session
+        from .network.transport import Transport
+        from .transfer.upload import choose_delivery
+
+        settings = self.settings
+        delivery = self._given_delivery or choose_delivery(settings)
+        shared, requests, creates = shared_session(), shared_session(), create_session()
+        self._sessions += [shared, requests, creates]
+        transport = Transport(requests, creates, settings.workflow_url, settings.request_timeout)
+        network = Network(transport, settings.sequencer_url, settings.max_retries)
+        fetcher = Fetcher(network, self.journal, shared, settings.result_base_url)
+        tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
+        self._hub = hub()
+        self._dispatcher = Dispatcher(tools, delivery, settings, self._credentials)
+        _open_clients.add(self)
+        # Registered last, it runs first: before the journals are closed.
+        atexit.unregister(_await_answers)
+        atexit.register(_await_answers)
+        return self._dispatcher
 
     @property
     def journal(self) -> Journal:
-        """The journal this client writes."""
-        if self._given_journal is not None:
+        """The journal this client writes; it is opened when it is first written."""
+        from .journal import Journal
+
+        if isinstance(self._given_journal, Journal):
             return self._given_journal
         with self._journal_lock:
             if self._owned_journal is None:
-                self._owned_journal = open_journal(self.settings)
+                in_memory = self._given_journal == "memory"
+                self._owned_journal = Journal(None) if in_memory else open_journal(self.settings)
             return self._owned_journal
 
     # --- the SDK's functions --------------------------------------------------------------------------------
@@ -198,24 +246,36 @@ class AsyncXalora:
             NoMinerError: Nobody serves this workflow right now.
             NetworkError: The network can't be asked.
         """
-        network, _ = self._open()
         credentials = self._credentials or self.settings.credentials()
-        return dict(await network.reserve(credentials, task_type=task_type, workflow_id=workflow_id))
 
-    async def execute_workflow(self, task: WorkflowTask, *, if_unknown: IfUnknown = "stop") -> str:
-        """Submit a task and give back its id. Always a new task, which is paid for.
+        async def ask(dispatcher: Dispatcher) -> dict[str, Any]:
+            reserve = dispatcher.network.reserve
+            return dict(await reserve(credentials, task_type=task_type, workflow_id=workflow_id))
+
+        return await self._on_hub(ask)
+
+    async def execute_workflow(
+        self, task: WorkflowTask, *, again: bool = False, if_unknown: IfUnknown = "stop"
+    ) -> str:
+        """Submit a task and give back its id.
+
+        A task whose id an earlier call did not live to return is taken up; any other is new, and paid for.
 
         Args:
-            if_unknown: As for :meth:`run`.
+            again, if_unknown: As for :meth:`run`.
 
         Raises:
             AmbiguousCreateError: The request went out and its outcome is unknown, now or the last time that
-                the same work was submitted.
+                the same task was submitted.
             XaloraError: The task was not created.
         """
-        _, dispatcher = self._open()
-        booking = await dispatcher.book(task, reuse=False, if_unknown=if_unknown)
-        return await self._created(dispatcher, booking)
+        options = _claim_options(again=again, if_unknown=if_unknown)
+
+        async def submit(dispatcher: Dispatcher) -> tuple[str, int | None]:
+            async with dispatcher.caller(task, options, wants_files=False) as caller:
+                return await caller.task_id(), caller.job.record_id
+
+        return self._delivered(*await self._on_hub(submit))
 
     async def query_task_result(
         self, task_id: str, *, task: WorkflowTask | None = None
@@ -226,10 +286,7 @@ class AsyncXalora:
             task_id: As ``execute_workflow`` gave it.
             task: The task itself, where it has a key of its own and was submitted by another client.
         """
-        network, dispatcher = self._open()
-        answer = await network.query(dispatcher.credentials_for(task_id, task), task_id)
-        await dispatcher.note_end(answer)
-        return answer
+        return await self._on_hub(lambda dispatcher: dispatcher.query(task_id, task))
 
     async def execute_workflow_and_wait_for_result(
         self,
@@ -237,6 +294,7 @@ class AsyncXalora:
         timeout: float | None = DEFAULT_SDK_TIMEOUT,
         interval: float | None = None,
         *,
+        again: bool = False,
         if_unknown: IfUnknown = "stop",
     ) -> WorkflowTaskResult:
         """Submit a task and wait until it has ended, in whichever way.
@@ -245,52 +303,49 @@ class AsyncXalora:
             timeout: Seconds to wait, exactly; None waits for ever. The task runs on after it.
             interval: Seconds between two polls, at least 1; None adapts them to the task. (The Node SDK's
                 default is a fixed 10 s.)
-            if_unknown: As for :meth:`run`.
+            again, if_unknown: As for :meth:`run`.
 
         Raises:
             AmbiguousCreateError: As :meth:`execute_workflow`.
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
-        schedule = _schedule(interval)
-        _, dispatcher = self._open()
-        booking = await dispatcher.book(task, reuse=False, if_unknown=if_unknown, schedule=schedule)
-        assert booking.job is not None
-        try:
-            answer = await booking.job.wait_for_answer(timeout=timeout)
-            await dispatcher.journal.delivered(booking.record_id)
-            return answer
-        except asyncio.CancelledError:
-            await self._abandon(booking)
-            raise
-        finally:
-            await dispatcher.leave(booking)
+        _check_interval(interval)
+        options = _claim_options(again=again, if_unknown=if_unknown)
+        deadline = None if timeout is None else monotonic() + timeout
+
+        async def wait(dispatcher: Dispatcher) -> tuple[WorkflowTaskResult, int | None]:
+            joining = dispatcher.caller(
+                task, options, deadline=deadline, wants_files=False, interval=interval
+            )
+            async with joining as caller:
+                return await caller.answer(timeout, deadline=deadline), caller.job.record_id
+
+        return self._delivered(*await self._on_hub(wait))
 
     async def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
-        """Ask the network to cancel a task: ``{task_id, msg}``.
+        """Ask the network to cancel a task, whoever waits for it: ``{task_id, msg}``.
+
+        It is tried for at most 10 s.
 
         Raises:
-            NetworkError: The cancel is not confirmed; the task may run on.
+            NetworkError: The cancel is refused, or not confirmed; the task may run on.
         """
-        network, dispatcher = self._open()
-        credentials = dispatcher.credentials_for(task_id, task)
-        record = await dispatcher.journal.record_of_task(task_id, self.settings.sequencer_url)
-        record_id = record.id if record is not None else None
-        await dispatcher.journal.cancel_pending(record_id)
-        refusal: RequestRefusedError | None = None
-        answer: dict[str, Any] = {}
-        try:
-            answer = await network.cancel(credentials, task_id)
-        except RequestRefusedError as error:
-            refusal = error
-        dispatcher.poke(task_id)
-        with suppress(XaloraError):
-            status = await network.query(credentials, task_id)
-            await dispatcher.note_end(status)
-            if refusal is not None and not is_terminal(status.status):
-                await dispatcher.journal.cancel_withdrawn(record_id)
-        if refusal is not None:
-            raise refusal
-        return answer
+        return dict(await self._on_hub(lambda dispatcher: dispatcher.cancel(task_id, task)))
+
+    async def leave_task(self, task_id: str) -> None:
+        """Ask the network to cancel a task that this program takes no more part in, for at most 3 s.
+
+        Nothing happens to a task that somebody else waits for, here or in another process.
+
+        Raises:
+            MissingKeyError: No key is known to ask with.
+        """
+
+        async def leave(dispatcher: Dispatcher) -> None:
+            async with dispatcher.caller_of(task_id, wants_files=False) as caller:
+                await caller.withdraw()
+
+        await self._on_hub(leave)
 
     # --- what people want to write --------------------------------------------------------------------------
 
@@ -300,39 +355,32 @@ class AsyncXalora:
         *,
         on_event: EventCallback | None = None,
         reuse: bool = False,
-        reuse_among: AbstractSet[str] = frozenset(),
+        again: bool = False,
         if_unknown: IfUnknown = "stop",
-        cancel_remote: bool | Callable[[], bool] = True,
+        host: HostOptions | None = None,
     ) -> TaskHandle:
         """Submit a task and give back a handle as soon as the network has accepted it.
 
         Args:
             on_event: Told what happens until the task is accepted.
-            reuse: Let a task already in flight, or a kept result of the same work, answer.
-            reuse_among, if_unknown: As for :meth:`run`.
-            cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
+            reuse, again, if_unknown: As for :meth:`run`.
+            host: For a program that runs graphs of tasks.
 
         Raises:
             XaloraError: As :meth:`execute_workflow`.
         """
-        from .jobs.job import AskJournalAgain
+        host = host or HostOptions()
+        options = _claim_options(reuse=reuse, again=again, if_unknown=if_unknown, among=host.among)
+        listener = _on_own_loop(on_event)
 
-        _, dispatcher = self._open()
-        while True:
-            booking = await dispatcher.book(task, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown)
-            if booking.kept is not None:
-                await dispatcher.leave(booking)
-                return TaskHandle(self, booking.kept.task_id or "", task)
-            assert booking.job is not None
-            if on_event is not None:
-                booking.job.subscribe(on_event)
-            try:
-                return TaskHandle(self, await self._created(dispatcher, booking, cancel_remote), task)
-            except AskJournalAgain:
-                continue
-            finally:
-                if on_event is not None:
-                    booking.job.unsubscribe(on_event)
+        async def submit(dispatcher: Dispatcher) -> str:
+            joining = dispatcher.caller(
+                task, options, wants_files=False, on_event=listener, cancels=host.cancels
+            )
+            async with joining as caller:
+                return await caller.task_id()
+
+        return TaskHandle(self, await self._on_hub(submit), task)
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""
@@ -345,126 +393,121 @@ class AsyncXalora:
         on_event: EventCallback | None = None,
         timeout: float | None = None,
         reuse: bool = False,
-        reuse_among: AbstractSet[str] = frozenset(),
+        again: bool = False,
         if_unknown: IfUnknown = "stop",
         fallback: FallbackPolicy | None = None,
         queue_limit: float | None = None,
         on_timeout: TimeoutAction | None = None,
-        cancel_remote: bool | Callable[[], bool] = True,
-        hand_over: bool = False,
+        host: HostOptions | None = None,
     ) -> RunResult:
         """Do a task and give back its result, files on disk.
 
-        A cancelled call (Ctrl-C included) first cancels the remote task, for at most 3 s.
+        What an earlier call, of this program or another, did not live to give back is taken up or joined and
+        is not paid for again. A cancelled call (Ctrl-C included) first cancels the remote task, for at most
+        3 s, unless somebody else waits for it.
 
         Args:
             on_event: Told each step, see :mod:`xalora_client.events`.
             timeout: Seconds to wait; default: the setting ``wait_timeout``.
-            reuse: Let a kept result, or a task already in flight, answer the same work.
-            reuse_among: Where ``reuse`` is off, the ids of tasks that may answer all the same: those of them
-                that did this work, or are at it, are not paid for again; one that came to nothing is.
-            if_unknown: What to do about an earlier create of the same work whose outcome is unknown, whether
-                anything is reused or not: ``stop`` raises, ``resend`` sends it again under its job id,
-                ``forget`` leaves it and pays for a new task.
+            reuse: Let a result that was given back before answer the same task.
+            again: Pay for a new task, whatever there is.
+            if_unknown: What to do about an earlier create of the same task whose outcome is unknown: ``stop``
+                raises, ``resend`` sends it again under its job id, ``forget`` leaves it and pays for a new
+                task.
             fallback: When this machine takes over; default: the setting.
             queue_limit: Seconds in the network's queue; default: the setting.
-            on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``.
-            cancel_remote: Whether a cancelled call cancels the remote task; a function is asked at that time.
-            hand_over: Raise the network's error where the policy lets this machine take over, instead of
-                computing here: for a host with engines of its own. The remote task has been withdrawn then,
-                unless it is merely out of sight.
+            on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``, which may
+                take 3 s more.
+            host: For a program that runs graphs of tasks.
 
         Raises:
-            XaloraError: The work could not be done; the message says what about the money.
+            XaloraError: The task could not be done; the message says what about the money.
         """
-        policy = fallback or self.settings.fallback
+        return await self._run(
+            task,
+            claim=_claim_options(
+                reuse=reuse, again=again, if_unknown=if_unknown, among=(host or HostOptions()).among
+            ),
+            on_event=on_event,
+            timeout=self.settings.wait_timeout if timeout is None else timeout,
+            policy=fallback or self.settings.fallback,
+            queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
+            on_timeout=on_timeout or self.settings.on_timeout,
+            host=host or HostOptions(),
+        )
+
+    async def _run(
+        self,
+        task: WorkflowTask,
+        *,
+        claim: ClaimOptions,
+        on_event: EventCallback | None,
+        timeout: float,
+        policy: FallbackPolicy,
+        queue_limit: float | None,
+        on_timeout: TimeoutAction,
+        host: HostOptions,
+    ) -> RunResult:
         remote_error: XaloraError | None = None
-        try:
-            if policy == "local_only":
-                reason = "the fallback policy is local_only"
-            else:
-                return await self._run_remotely(
-                    task,
-                    on_event=on_event,
-                    timeout=self.settings.wait_timeout if timeout is None else timeout,
-                    reuse=reuse,
-                    reuse_among=reuse_among,
-                    if_unknown=if_unknown,
-                    queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
-                    on_timeout=on_timeout or self.settings.on_timeout,
-                    policy=policy,
-                    cancel_remote=cancel_remote,
+        reason = "the fallback policy is local_only"
+        if policy != "local_only":
+            deadline = monotonic() + timeout
+            listener = _on_own_loop(on_event)
+
+            async def remotely(dispatcher: Dispatcher) -> RunResult:
+                joining = dispatcher.caller(
+                    task, claim, deadline=deadline, on_event=listener, cancels=host.cancels
                 )
-        except XaloraError as error:
-            if hand_over or not falls_back(policy, error):
-                raise
-            remote_error, reason = error, error.what
+                async with joining as caller:
+                    return await _result(caller, timeout, deadline, queue_limit, on_timeout, policy)
+
+            try:
+                result = await self._on_hub(remotely)
+                if not host.delivers:
+                    self.delivered(result)
+                return result
+            except XaloraError as error:
+                if host.takes_over or not falls_back(policy, error):
+                    raise
+                remote_error, reason = error, error.what
         from .engines.fallback import run_locally
 
         result = await run_locally(
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
         )
-        if remote_error is not None and self._dispatcher is not None:
-            await self._dispatcher.journal.fell_back(remote_error.job_id, result.engine, result.device)
+        if remote_error is not None and remote_error.job_id is not None:
+            await self._note_fallback(remote_error.job_id, result)
         return result
 
-    async def _run_remotely(
-        self,
-        task: WorkflowTask,
-        *,
-        on_event: EventCallback | None,
-        timeout: float,
-        reuse: bool,
-        reuse_among: AbstractSet[str],
-        if_unknown: IfUnknown,
-        queue_limit: float | None,
-        on_timeout: TimeoutAction,
-        policy: FallbackPolicy,
-        cancel_remote: bool | Callable[[], bool],
-    ) -> RunResult:
-        from .jobs.job import WITHDRAW_SECONDS, AskJournalAgain
+    async def _note_fallback(self, job_id: str, result: RunResult) -> None:
+        from .journal import Event
 
-        _, dispatcher = self._open()
-        deadline: float | None = None
-        while True:
-            booking = await dispatcher.book(task, reuse=reuse, reuse_among=reuse_among, if_unknown=if_unknown)
-            if booking.kept is not None:
-                return await self._kept(dispatcher, booking, on_event)
-            job = booking.job
-            assert job is not None
-            deadline = deadline or monotonic() + timeout
-            if on_event is not None:
-                job.subscribe(on_event)
-            try:
-                time_left = max(0.0, deadline - monotonic())
-                result = await job.wait(timeout=time_left, queue_limit=queue_limit)
-                await dispatcher.journal.delivered(booking.record_id)
-                return result
-            except AskJournalAgain:
-                continue
-            except asyncio.CancelledError:
-                if _holds(cancel_remote):
-                    await self._abandon(booking)
-                raise
-            except XaloraError as error:
-                if isinstance(error, TaskCanceledError) and booking.cancel_was_asked:
-                    # That cancel was meant for whoever asked before. What is asked for again is new work.
-                    continue
-                timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
-                given_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
-                # What is merely out of sight runs on: it is paid for, and this machine may fail at it, too.
-                given_up = given_up and not is_out_of_sight(error)
-                late = await job.withdraw(WITHDRAW_SECONDS) if given_up else None
-                if late is None:
-                    if given_up and job.status == CANCELED:
-                        _tell_canceled(error)
-                    raise
-                await dispatcher.journal.delivered(booking.record_id)
-                return late
-            finally:
-                if on_event is not None:
-                    job.unsubscribe(on_event)
-                await dispatcher.leave(booking)
+        try:
+            record = await run_in_thread(lambda: self.journal.by_job_id(job_id))
+        except JournalError:
+            return
+        if record is not None:
+            self.journal.note(record.id, Event.FELL_BACK, engine=result.engine, device=result.device)
+
+    def delivered(self, result: RunResult) -> None:
+        """Note that a result is where its user wants it; for hosts that deliver themselves."""
+        self._delivered(result, result.record_id)
+
+    def _delivered(self, value: T, record_id: int | None) -> T:
+        """Note that the caller has what the call promised; on the caller's own loop, so never early."""
+        held_back = deliveries.get()
+        if record_id is not None and held_back is not None:
+            held_back.append(record_id)
+        elif record_id is not None:
+            self.note_delivered([record_id])
+        return value
+
+    def note_delivered(self, record_ids: Iterable[int]) -> None:
+        """Have the journal note that callers have what their calls promised."""
+        from .journal import Event
+
+        for record_id in record_ids:
+            self.journal.note(record_id, Event.DELIVERED)
 
     async def run_many(
         self,
@@ -477,7 +520,7 @@ class AsyncXalora:
     ) -> list[Outcome]:
         """Do several tasks at once and give back how each ended, in the order given.
 
-        One failure does not disturb the others. A cancelled call cancels all of them.
+        One failure does not disturb the others. A cancelled call cancels all of them. Equal tasks are one.
 
         Args:
             max_in_flight: How many at the same time; default: the setting.
@@ -494,8 +537,9 @@ class AsyncXalora:
         if most < 1:
             raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
         places = asyncio.Semaphore(most)
-
         outcomes: dict[int, Outcome] = {}
+        delivers = (options.get("host") or HostOptions()).delivers
+        options["host"] = replace(options.get("host") or HostOptions(), delivers=True)
 
         async def one(index: int, task: WorkflowTask) -> None:
             listener = None if on_event is None else lambda event: on_event(index, event)
@@ -512,70 +556,13 @@ class AsyncXalora:
                 except Exception:
                     logger.exception("the on_done callback failed for task %d of the batch", index)
 
-        await together(one(index, task) for index, task in enumerate(tasks))
+        await run_all_or_cancel(one(index, task) for index, task in enumerate(tasks))
+        if not delivers:
+            # Now and not before: an equal task further down may still want the same result.
+            for outcome in outcomes.values():
+                if outcome.result is not None:
+                    self.delivered(outcome.result)
         return [outcomes[index] for index in range(len(tasks))]
-
-    # --- inner parts ----------------------------------------------------------------------------------------
-
-    async def _created(
-        self, dispatcher: Dispatcher, booking: Booking, cancel_remote: bool | Callable[[], bool] = True
-    ) -> str:
-        """Wait for the task id only; a cancelled caller's create is still answered for, then canceled."""
-        job = booking.job
-        assert job is not None
-        try:
-            if booking.cancel_was_asked:
-                await self._see_whether_it_goes_on(job)
-            return await job.submitted()
-        except asyncio.CancelledError:
-            if _holds(cancel_remote):
-                await self._abandon(booking)
-            raise
-        finally:
-            await dispatcher.leave(booking)
-
-    async def _see_whether_it_goes_on(self, job: Job) -> None:
-        """Give the network a moment to say what became of an earlier cancel of the task.
-
-        Raises:
-            AskJournalAgain: The task came to nothing. That cancel was meant for whoever asked before; what is
-                asked for again is new work.
-        """
-        from .jobs.job import WITHDRAW_SECONDS, AskJournalAgain
-
-        try:
-            answer = await job.wait_for_answer(timeout=WITHDRAW_SECONDS)
-        except (TaskTimeoutError, NetworkError):
-            return
-        if answer.status in (CANCELED, FAILED):
-            raise AskJournalAgain
-
-    async def _abandon(self, booking: Booking) -> None:
-        from .jobs.job import CANCEL_ON_EXIT_SECONDS
-
-        if booking.job is not None:
-            await booking.job.abandon(CANCEL_ON_EXIT_SECONDS)
-
-    async def _kept(
-        self, dispatcher: Dispatcher, booking: Booking, on_event: EventCallback | None
-    ) -> RunResult:
-        kept = booking.kept
-        assert kept is not None
-        dispatcher.journal.hold_while(kept, booking.kept_lease)
-        await dispatcher.journal.delivered(booking.record_id)
-        if on_event is not None:
-            tell(
-                on_event,
-                Done(
-                    job_id=kept.job_id,
-                    task_id=kept.task_id,
-                    engine=kept.engine,
-                    seconds=0.0,
-                    files=kept.files,
-                    reused=True,
-                ),
-            )
-        return kept
 
 
 class TaskHandle:
@@ -615,21 +602,28 @@ class TaskHandle:
         Raises:
             TaskTimeoutError: The time ended first; the task runs on.
         """
-        _, dispatcher = self._client._open()
-        booking = await dispatcher.take_up(self.task_id, self._credentials, _schedule(interval))
-        try:
-            if booking.job is None:
-                return await self._client.query_task_result(self.task_id, task=self._task)
-            if on_event is not None:
-                booking.job.subscribe(on_event)
-            return await booking.job.wait_for_answer(timeout=timeout)
-        finally:
-            if on_event is not None and booking.job is not None:
-                booking.job.unsubscribe(on_event)
-            await dispatcher.leave(booking)
+        _check_interval(interval)
+        listener = _on_own_loop(on_event)
+
+        async def wait(dispatcher: Dispatcher) -> WorkflowTaskResult:
+            joining = dispatcher.caller_of(
+                self.task_id,
+                credentials=self._credentials,
+                wants_files=False,
+                on_event=listener,
+                interval=interval,
+            )
+            async with joining as caller:
+                return await caller.answer(timeout)
+
+        return await self._client._on_hub(wait)
 
     async def result(
-        self, *, timeout: float | None = None, on_event: EventCallback | None = None
+        self,
+        *,
+        timeout: float | None = None,
+        on_event: EventCallback | None = None,
+        host: HostOptions | None = None,
     ) -> RunResult:
         """Wait for the result and bring it to disk. A cancelled call leaves the remote task running.
 
@@ -637,64 +631,109 @@ class TaskHandle:
             TaskTimeoutError: The time ended first; the task runs on.
             XaloraError: The task ended without a result, or the result can't be had.
         """
-        _, dispatcher = self._client._open()
-        booking = await dispatcher.take_up(self.task_id, self._credentials)
-        if booking.kept is not None:
-            return await self._client._kept(dispatcher, booking, on_event)
-        job = booking.job
-        assert job is not None
-        try:
-            if on_event is not None:
-                job.subscribe(on_event)
-            result = await job.wait(timeout=timeout)
-            await dispatcher.journal.delivered(booking.record_id)
-            return result
-        finally:
-            if on_event is not None:
-                job.unsubscribe(on_event)
-            await dispatcher.leave(booking)
+        listener = _on_own_loop(on_event)
+        cancels = (lambda: False) if host is None else host.cancels
+
+        async def fetch(dispatcher: Dispatcher) -> RunResult:
+            joining = dispatcher.caller_of(
+                self.task_id, credentials=self._credentials, on_event=listener, cancels=cancels
+            )
+            async with joining as caller:
+                return await caller.result(timeout)
+
+        result = await self._client._on_hub(fetch)
+        if host is None or not host.delivers:
+            self._client.delivered(result)
+        return result
 
     async def cancel(self) -> dict[str, Any]:
         """Ask the network to cancel the task."""
         return await self._client.cancel_task(self.task_id, task=self._task)
 
 
-def open_journal(settings: Settings, *, or_memory: bool = True) -> Journal:
-    """The journal in the ``state_dir`` of these settings.
+def open_journal(settings: Settings) -> Journal:
+    """The journal in the ``state_dir`` of these settings; it is opened when it is first read or written."""
+    from .journal import JOURNAL_FILE, Journal
 
-    Where it can't be used, the log says so and one in memory stands in.
-
-    Raises:
-        JournalError: It can't be used, and none in memory may stand in.
-    """
-    from .journal import open_or_memory, open_or_renew
-
-    opened = open_or_memory if or_memory else open_or_renew
-    journal, warning = opened(
-        settings.state_dir / JOURNAL_NAME, settings.state_dir / RESULTS_FOLDER, int(settings.results_limit)
-    )
-    if warning:
-        logger.warning("%s", warning)
-    return journal
+    folder = settings.state_dir
+    return Journal(folder / JOURNAL_FILE, folder / RESULTS_FOLDER, int(settings.results_limit))
 
 
-def _holds(condition: bool | Callable[[], bool]) -> bool:
-    return condition() if callable(condition) else condition
-
-
-def _tell_canceled(error: XaloraError) -> None:
-    """Let an error that ended the wait say that the task was canceled then, rather than that it runs on."""
-    if isinstance(error, QueueLimitError):
-        error.cancel_confirmed = True
-    if isinstance(error, QueueLimitError | TaskTimeoutError):
-        error.money = CANCELED_THERE
-        error.next_step = "Run it again with a longer limit, or when the network is less busy."
-
-
-def _schedule(interval: float | None) -> PollSchedule | None:
-    if interval is None:
-        return None
+async def _result(
+    caller: Caller,
+    timeout: float,
+    deadline: float,
+    queue_limit: float | None,
+    on_timeout: TimeoutAction,
+    policy: FallbackPolicy,
+) -> RunResult:
+    """The result, or the error that ends the wait, after the task that nobody wants any more was canceled."""
     try:
-        return PollSchedule(interval=interval)
-    except ValueError as error:
-        raise InvalidTaskError(str(error), next_step="Give a longer interval, or None.") from None
+        return await caller.result(timeout, deadline=deadline, queue_limit=queue_limit)
+    except XaloraError as error:
+        timed_out = isinstance(error, TaskTimeoutError) and on_timeout == "cancel"
+        is_given_up = timed_out or isinstance(error, QueueLimitError) or falls_back(policy, error)
+        # What is merely out of sight runs on: it is paid for, and this machine may fail at it, too.
+        if not is_given_up or is_status_unavailable(error):
+            raise
+        late = await caller.give_up(error)
+        if late is None:
+            raise
+        return late
+
+
+def _claim_options(**options: Any) -> ClaimOptions:
+    from .jobs.dispatcher import ClaimOptions
+
+    return ClaimOptions(**options)
+
+
+def _on_own_loop(on_event: EventCallback | None) -> EventCallback | None:
+    """A callback that is called on the loop of the caller, wherever the event comes from."""
+    if on_event is None or is_on_hub():
+        return on_event
+    loop = asyncio.get_running_loop()
+    is_broken = False
+
+    def hear(event: Any) -> None:
+        nonlocal is_broken
+        is_broken = is_broken or not tell(on_event, event)
+
+    def pass_on(event: Any) -> None:
+        # The caller's loop may have been closed under it.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(hear, event)
+
+    return pass_on
+
+
+async def _close_sessions(sessions: list[aiohttp.ClientSession]) -> None:
+    while sessions:
+        await sessions.pop().close()
+
+
+_open_clients: weakref.WeakSet[AsyncXalora] = weakref.WeakSet()
+
+
+def _await_answers() -> None:
+    """Wait, at the program's end, for answers about creates and cancels that are out; at most 3 s."""
+    waits = [
+        asyncio.run_coroutine_threadsafe(client._dispatcher.until_quiet(), client._hub)
+        for client in _open_clients
+        if client._dispatcher is not None and client._hub is not None and is_hub(client._hub)
+    ]
+    futures.wait(waits, timeout=LEAVING_SECONDS)
+
+
+def _close_soon(sessions: list[aiohttp.ClientSession]) -> None:
+    """Close what a client that is gone left open."""
+    if sessions:
+        call_on_hub(lambda: asyncio.ensure_future(_close_sessions(sessions)))
+
+
+def _check_interval(interval: float | None) -> None:
+    if interval is not None and not interval >= MIN_FIXED_INTERVAL:
+        raise InvalidTaskError(
+            f"interval is {interval} s; at least {MIN_FIXED_INTERVAL:g} s is allowed",
+            next_step="Give a longer interval, or None.",
+        )

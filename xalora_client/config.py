@@ -1,4 +1,4 @@
-"""Settings: what each one means, its default, and which source wins.
+"""The settings of the client: meaning and default of each, and the order of their sources.
 
 Precedence, highest first: an explicit argument, an environment variable ``XALORA_<NAME>``, ``.env`` files,
 values stored by a host application (ComfyUI's key file and settings), the default.
@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from platformdirs import user_state_path
-from pydantic import AfterValidator, ByteSize, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from .errors import ConfigurationError, MissingKeyError
 
@@ -35,24 +34,27 @@ TimeoutAction: TypeAlias = Literal["detach", "cancel"]
 IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
 
 
+def names_host(url: str) -> bool:
+    """Whether an address has a host, and no invalid port."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
 def _base_url(url: str) -> str:
-    """With one spelling for one place, since addresses are compared."""
+    """Normalize a URL: addresses are compared as text."""
     url = url.strip().rstrip("/")
     if not re.match(r"https?://", url):
         raise ValueError("it must begin with http:// or https://")
-    try:
-        parts = urlsplit(url)
-        has_port = parts.port is None or parts.port > 0
-        is_whole = bool(parts.hostname) and has_port and not re.search(r"\s", url)
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        raise ValueError("there is no host, or no proper port, in this address")
+    if not names_host(url) or re.search(r"\s", url):
+        raise ValueError("the address has no host, or no valid port")
     return url
 
 
 def _store_url(url: str) -> str:
-    if not url.startswith("s3://"):
+    if not re.match(r"s3://[^/]", url):
         raise ValueError("it must have the form s3://bucket/prefix")
     return url
 
@@ -61,7 +63,7 @@ def _absolute(path: Path) -> Path:
     try:
         return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  # resolve() would follow links
     except RuntimeError:
-        raise ValueError("the home folder that ~ stands for is not known") from None
+        raise ValueError("the home folder (~) is not known") from None
 
 
 HttpUrl: TypeAlias = Annotated[str, AfterValidator(_base_url)]
@@ -71,7 +73,7 @@ AbsolutePath: TypeAlias = Annotated[Path, AfterValidator(_absolute)]
 
 @dataclass(frozen=True)
 class Credentials:
-    """Who pays: the two halves of ``XALORA_API_KEY``. The key never shows in ``repr``."""
+    """The two halves of ``XALORA_API_KEY``: who pays, and the key, which ``repr`` hides."""
 
     consumer_id: str
     api_key: str = field(repr=False)
@@ -91,22 +93,16 @@ def parse_api_key(combined: str) -> Credentials:
     consumer_id, found, api_key = text.partition(separator)
     if not found or not consumer_id or not api_key:
         raise ConfigurationError(
-            "The API key has not the form <consumer_id>#<api_key> (or <consumer_id>-<api_key>)",
+            "The API key does not have the form <consumer_id>#<api_key> (or <consumer_id>-<api_key>)",
             next_step="Copy the whole key, both halves, into XALORA_API_KEY.",
         )
     return Credentials(consumer_id, api_key)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting of the client. All can be set as environment variables with the prefix ``XALORA_``."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True, hide_input_in_errors=True)
 
     api_key: SecretStr | None = Field(None, description="Key of the network: <consumer_id>#<api_key>.")
     workflow_url: HttpUrl = Field(DEFAULT_WORKFLOW_URL, description="Base URL of the sequencer.")
@@ -146,9 +142,12 @@ class Settings(BaseSettings):
         description="Folder of the journal and of kept results.",
     )
     results_limit: ByteSize = Field(
-        ByteSize(4 * 1024**3), description="Size of the kept-results folder, in bytes; oldest out first."
+        ByteSize(4 * 1024**3),
+        description="Size of the kept-results folder, in bytes; least recently used out first.",
     )
-    reuse: bool = Field(True, description="Answer the same work again from kept results (nodes and CLI).")
+    reuse: bool = Field(
+        True, description="Answer an equal task by a result that was given out before (nodes and CLI)."
+    )
     fallback: FallbackPolicy = Field(
         "when_unavailable",
         description="never | when_unavailable | on_any_failure | local_only (nodes and CLI).",
@@ -162,26 +161,14 @@ class Settings(BaseSettings):
     comfyui_url: HttpUrl | None = Field(None, description="ComfyUI server that runs workflows locally.")
     upscale_model: AbsolutePath | None = Field(None, description="Model file for local upscaling with torch.")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # `load_settings` layers the sources itself, so that it can tell where each value came from.
-        return (init_settings,)
-
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, without_login(value) if isinstance(value, str) else value
 
     @property
     def sequencer_url(self) -> str:
-        """``workflow_url`` without the login that may be in it: how the network is shown and remembered."""
-        return without_login(self.workflow_url)
+        """``workflow_url`` without a login and in one spelling, for display and for the journal."""
+        return one_spelling(without_login(self.workflow_url))
 
     def credentials(self) -> Credentials:
         """The parsed key.
@@ -215,8 +202,8 @@ def load_settings(
     """Read the settings from all their sources.
 
     Args:
-        env_files: ``.env`` files, the first wins. Files that do not exist are passed over.
-        stored: Values of a host application by the name of their place, the first wins.
+        env_files: ``.env`` files, the first wins. Missing files are skipped.
+        stored: Values of a host application by the name of their source, the first wins.
         **arguments: Explicit values; None means "not given".
 
     Relative paths among the values count from the working directory of this call.
@@ -265,7 +252,7 @@ def load_settings(
 
 
 def _env_text(path: Path) -> str | None:
-    """What a ``.env`` file says, None where there is none; Windows PowerShell writes UTF-16."""
+    """The text of a ``.env`` file, None where there is none; Windows PowerShell writes UTF-16."""
     try:
         if not path.is_file():
             return None
@@ -284,18 +271,17 @@ _warned: set[tuple[Path, str]] = set()
 
 
 def _warn_of_redirection(settings: Settings, sources: Mapping[str, str]) -> None:
-    """Once for each: a key goes where a file says that lies in the working directory, whoever put it there.
+    """Warn once where a ``.env`` file of the working directory chooses the sequencer that gets the key.
 
-    Both may stand in a ``.env``, and the key may come from elsewhere; a folder that was downloaded, with such
-    a file in it, must not go unnoticed.
+    A downloaded folder may hold such a file, to collect keys.
     """
     file, url = Path(sources["workflow_url"]).absolute(), settings.sequencer_url
     if url == DEFAULT_WORKFLOW_URL or is_loopback(url) or (file, url) in _warned:
         return
     _warned.add((file, url))
     logger.warning(
-        "%s says that the sequencer is %s, and your key (from %s) is sent there. If this file is not yours, "
-        "remove it; if all is well, keep address and key in one place, and this is not said again.",
+        "%s sets the sequencer to %s, and your key (from %s) is sent there. If this file is not yours, "
+        "remove it. To stop this warning, set address and key in the same place.",
         file,
         url,
         sources["api_key"],
@@ -321,12 +307,26 @@ _LOGIN = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def without_login(url: str) -> str:
-    """``https://user:password@host/path`` as ``https://host/path``: how an address is shown and compared."""
+    """``https://user:password@host/path`` as ``https://host/path``, for display and comparison."""
     return _LOGIN.sub("", url, count=1)
 
 
+def one_spelling(url: str) -> str:
+    """An address with scheme and host in lower case, without the scheme's own port and a slash at the end."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    try:
+        port = parts.port
+    except ValueError:
+        return url
+    if port is not None and port != {"http": 80, "https": 443}.get(parts.scheme):
+        host += f":{port}"
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, ""))
+
+
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine by its name alone; nothing is looked up."""
+    """Whether an address names this machine; no DNS lookup."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True

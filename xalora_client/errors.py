@@ -1,7 +1,7 @@
 """Every error this package raises: one tree under :class:`XaloraError`.
 
-A message always answers four questions: what happened, to which task, what it means for the user's money,
-and what to do next. The constructor asks for the parts, so that no call site can leave one out.
+A message has four parts: what happened, to which task, what it means for the user's money, and what to do
+next. The constructor takes them apart, so that no call site can leave one out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ErrorType = Literal["client_error", "server_error"]
 NOTHING_CHARGED = "Nothing was sent, so nothing was charged."
 NOT_ACCEPTED = "The task was not accepted, so nothing was charged."
 NOTHING_SPENT = (NOTHING_CHARGED, NOT_ACCEPTED)
-"""What the money sentence of an error says where no money can be gone."""
+"""The money sentences of errors that never cost anything."""
 STILL_RETRIEVABLE = "The task is paid for and its result stays retrievable by its id."
 RUNS_ON = "The task is paid for and runs on in the network."
 MAY_BE_CHARGED = "The task may exist and be charged, so it was not sent again."
@@ -33,7 +33,8 @@ class XaloraError(Exception):
         task_id: The network's id of the task, where there is one.
         job_id: The client's own id of the create request, where there is one.
         status_code: HTTP status of the answer, where there was one.
-        error_type: ``client_error`` below 500, ``server_error`` from 500 up (protocol, "Consumer side").
+        error_type: From the status: ``client_error`` below 500, ``server_error`` from 500 up (protocol,
+            "Consumer side").
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class XaloraError(Exception):
         self.task_id = task_id
         self.job_id = job_id
         self.status_code = status_code
-        self.error_type: ErrorType | None = error_type
+        if error_type is None and status_code is not None:
+            error_type = "server_error" if status_code >= 500 else "client_error"
+        self.error_type = error_type
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -71,11 +74,11 @@ class ConfigurationError(XaloraError):
 
 
 class MissingKeyError(ConfigurationError):
-    """No API key was found in any of the places the client looks."""
+    """No API key is set."""
 
 
 class ClientClosedError(ConfigurationError):
-    """The client was closed before this call, or while it waited. Remote tasks are not touched by that."""
+    """The client was closed before this call, or while it waited. Remote tasks are not affected."""
 
 
 class InvalidTaskError(ConfigurationError, ValueError):
@@ -134,7 +137,7 @@ class ServiceError(NetworkError):
 class AmbiguousCreateError(NetworkError):
     """A create went out and its answer never came: the task may or may not exist.
 
-    It is never sent again by itself, since every create costs money; ``job_id`` identifies it.
+    The client never sends it again unasked, since every create costs money; ``job_id`` identifies it.
     """
 
 
@@ -146,12 +149,16 @@ class TaskFailedError(TaskError):
     """The network reports the task as failed."""
 
 
+class TaskNotKnownError(TaskError):
+    """The network answers for some time that it does not know a task that it accepted before."""
+
+
 class TaskCanceledError(TaskError):
     """The task was canceled, by its owner or by the network's own timeout."""
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
-    """The client's waiting time ended before the task did. The task itself runs on, unless told otherwise."""
+    """The client's waiting time ended before the task did. The task runs on, unless told otherwise."""
 
 
 class QueueLimitError(TaskError):
@@ -168,11 +175,15 @@ class ResultError(XaloraError):
 
 
 class ResultLocationError(ResultError):
-    """The result is a bare storage key and no result base URL is configured, or a form nobody knows."""
+    """The result is a bare storage key and no result base URL is configured, or its form is unknown."""
 
 
 class ResultDownloadError(ResultError):
     """The result could not be downloaded in full."""
+
+
+class ResultMissingError(ResultError):
+    """The network reports the task as finished, and has no result for it."""
 
 
 class ResultExpiredError(ResultDownloadError):
@@ -180,7 +191,7 @@ class ResultExpiredError(ResultDownloadError):
 
 
 class ResultFormatError(ResultError):
-    """The downloaded bytes are not a whole image or video that this package can read."""
+    """The downloaded bytes are not a complete image or video that this package reads."""
 
 
 class JournalError(XaloraError):
@@ -188,4 +199,4 @@ class JournalError(XaloraError):
 
 
 class EngineError(XaloraError):
-    """An engine on this machine (torch, a ComfyUI server, Pillow) could not do the work."""
+    """An engine on this machine (torch, a ComfyUI server, Pillow) could not run the task."""

@@ -1,4 +1,4 @@
-"""What a progress callback receives while a task lives: one small frozen class a step."""
+"""Events that a progress callback receives, one class for each step of a task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TypeAlias
 
 from .errors import XaloraError
@@ -69,9 +70,9 @@ class Downloading(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class FallingBack(TaskEvent):
-    """The work moves to an engine on this machine; ``reason`` is one readable sentence.
+    """The task moves to an engine on this machine; ``reason`` is one readable sentence.
 
-    ``error`` is what the network ended with, where it was asked.
+    ``error`` is the network's, None where the network was not asked.
     """
 
     engine: str
@@ -81,7 +82,7 @@ class FallingBack(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalProgress(TaskEvent):
-    """A local engine did ``done`` of ``total`` nodes or tiles; ``label`` says what it is at.
+    """A local engine did ``done`` of ``total`` nodes or tiles; ``label`` names the current one.
 
     ``preview`` is an encoded JPEG or PNG of the unfinished result, where the engine has one.
     """
@@ -110,27 +111,56 @@ class Done(TaskEvent):
 EventCallback: TypeAlias = Callable[[TaskEvent], None]
 """Called on the client's event loop; it must return quickly.
 
-What it raises is logged and disturbs nothing; it is not called again for the same task then.
+An exception in it is logged and has no other effect; the callback is not called again for that task.
 """
 
 
 def tell(listener: EventCallback, event: TaskEvent) -> bool:
-    """Call a listener; False where it raised: no display may stand between a task and its result."""
+    """Call a listener and log what it raises; False where it raised, so that it is not called again."""
     try:
         listener(event)
-    except Exception:
+    except BaseException as error:
+        # Ctrl-C and an exit belong to the main thread; anywhere else they would end the jobs' loop.
+        if not isinstance(error, Exception) and current_thread() is main_thread():
+            raise
         logger.exception("a callback failed at %s", event)
         return False
     return True
 
 
-def guarded(listener: EventCallback | None) -> EventCallback:
-    """``listener`` as one that never raises: it is not called again after it did, nor where it is None."""
+def without_exceptions(listener: EventCallback | None) -> EventCallback:
+    """``listener`` as one that never raises; after an exception it is not called again. None does nothing."""
     listening = listener is not None
 
-    def hear(event: TaskEvent) -> None:
+    def call(event: TaskEvent) -> None:
         nonlocal listening
         if listening and listener is not None:
             listening = tell(listener, event)
 
-    return hear
+    return call
+
+
+class Listeners:
+    """The callbacks of those who want to be told each step of one task."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[EventCallback] = []
+        self._last: TaskEvent | None = None
+
+    def subscribe(self, callback: EventCallback) -> None:
+        """Tell `callback` what happens from now on, beginning with the latest event."""
+        self._callbacks.append(callback)
+        if self._last is not None and not tell(callback, self._last):
+            self.unsubscribe(callback)
+
+    def unsubscribe(self, callback: EventCallback) -> None:
+        """Tell it nothing more; twice is harmless."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
+
+    def emit(self, event: TaskEvent) -> None:
+        """Tell all of them."""
+        self._last = event
+        for callback in tuple(self._callbacks):
+            if not tell(callback, event):
+                self.unsubscribe(callback)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from .media.images import FloatImages, Pixels, decode_images, decode_pixels, touched
-from .media.result_files import count_of, image_files
-from .media.sniff import MediaKind, sniff_file
-from .results import RunResult, told_of
+from .media.images import FloatImages, Pixels, decode_images, decode_pixels, touched_array
+from .media.media_types import sniff_file
+from .media.result_files import count_images_in_files, image_files
+from .results import RunResult, add_result_to_errors
 
 _COLOUR_CHANNELS = 3
 
@@ -16,8 +16,8 @@ _COLOUR_CHANNELS = 3
 class ImageBatch:
     """Collects the images of several results in one array, in order. Safe for several threads.
 
-    The array is made for the first result that comes. Where another one does not fit it (another size or
-    number of images, transparency, an animation), all are decoded again in the end.
+    The array is allocated for the first result. Where another one does not fit (another size or number of
+    images, transparency, an animation), all are decoded again in :meth:`finish`.
 
     Args:
         total: How many results there will be.
@@ -33,7 +33,7 @@ class ImageBatch:
         self._lock = threading.Lock()
 
     def add(self, index: int, result: RunResult) -> FloatImages | None:
-        """Decode a result to its place in the batch. Blocking: a worker thread's job, as the results come.
+        """Decode a result to its place in the batch. Blocking.
 
         Args:
             index: The place among the results, from 0.
@@ -46,9 +46,10 @@ class ImageBatch:
             ResultFormatError: A file is not an image this package can read, or the result is a video.
             ResultDownloadError: A file is no longer there.
         """
-        with told_of(result):
+        with add_result_to_errors(result):
             files = image_files(result.files)
-            if any(sniff_file(file) in (MediaKind.ANIMATED_WEBP, MediaKind.GIF) for file in files):
+            kinds = [sniff_file(file) for file in files]
+            if any(kind is not None and kind.is_animation for kind in kinds):
                 self._uneven = True
                 return None
             first: FloatImages | None = None
@@ -66,7 +67,7 @@ class ImageBatch:
         with self._lock:
             if self._array is None:
                 self._images_each = images
-                self._array = touched((self._total * images, *shape))
+                self._array = touched_array((self._total * images, *shape))
             if self._images_each != images or self._array.shape[1:] != shape:
                 self._uneven = True
                 return None
@@ -91,10 +92,10 @@ class ImageBatch:
 
 
 def images_in(result: RunResult) -> int:
-    """How many images :class:`ImageBatch` takes of a result.
+    """The number of images of a result in an :class:`ImageBatch`.
 
     Raises:
         ResultFormatError: As for :meth:`ImageBatch.add`.
     """
-    with told_of(result):
-        return count_of(result.files)
+    with add_result_to_errors(result):
+        return count_images_in_files(result.files)

@@ -1,4 +1,4 @@
-"""Answers of the network, and what a finished task gives back."""
+"""Results: a status answer of the network, the files of a finished task, the outcomes of a batch."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ class _DecodedOnce(Generic[T]):
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished piece of work, its files on disk.
+    """The result of a finished task, its files on disk.
 
     Attributes:
         files: The result's files in order, named by content (png, jpg, webp, mp4). A file in a format that
-            nothing here reads is there as it came.
-        engine: What made it: ``xalora`` (the network), ``comfyui``, ``torch`` or ``pillow`` (this machine).
-        device: What the engine ran on, where it tells (``cuda``, ``cpu``, ...).
-        miner: The miner's id, where the network tells.
-        task_id: The network's id; None for work done on this machine.
+            this package does not read is kept as it came.
+        engine: ``xalora`` (the network), or ``comfyui``, ``torch`` or ``pillow`` (this machine).
+        device: The engine's device, where known (``cuda``, ``cpu``, ...).
+        miner: The miner's id, where known.
+        task_id: The network's id; None for a task that ran on this machine.
         reused: A kept result answered; nothing was sent and nothing charged.
-        note: A sentence for people where there is something to say (which local model was chosen).
+        note: A sentence for people, may be empty (which local model was chosen).
     """
 
     files: tuple[Path, ...]
@@ -89,6 +89,8 @@ class RunResult:
     seconds: Timing = field(default_factory=Timing)
     reused: bool = False
     note: str = ""
+    record_id: int | None = field(default=None, repr=False, compare=False)
+    """The journal's record, for `AsyncXalora.delivered`."""
 
     @_DecodedOnce
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -103,14 +105,14 @@ class RunResult:
         """
         from .media.result_files import decode_files
 
-        with told_of(self):
+        with add_result_to_errors(self):
             return decode_files(self.files)
 
     @_DecodedOnce
     def video(self) -> VideoFile:
         """The result's first file as a video: its path, size, fps, and frames on demand.
 
-        An animated WebP or GIF is handed on as H.264 (lying beside the original, which is kept).
+        An animated WebP or GIF is converted to H.264; the original is kept beside it.
 
         Raises:
             ResultFormatError: The result is not a video.
@@ -118,20 +120,20 @@ class RunResult:
         """
         from .media.result_files import open_as_video
 
-        with told_of(self):
+        with add_result_to_errors(self):
             return open_as_video(self.files[0])
 
 
 @contextmanager
-def told_of(result: RunResult) -> Iterator[None]:
-    """Have an error about a result's files say whose they are, and how to get others."""
+def add_result_to_errors(result: RunResult) -> Iterator[None]:
+    """Complete an error about a result's files: which task, the money, and the next step."""
     try:
         yield
     except OSError as error:
         raise ResultDownloadError(
-            f"The result {result.files[0]} can't be read any more: {error.strerror or error}",
+            f"The result {result.files[0]} can no longer be read: {error.strerror or error}",
             money=MADE_HERE if result.task_id is None else STILL_RETRIEVABLE,
-            next_step="Ask for the same work again: it is fetched anew, as long as the network has it.",
+            next_step="Run the same task again: its result is fetched anew while the network has it.",
             task_id=result.task_id,
             job_id=result.job_id,
         ) from error
@@ -142,8 +144,8 @@ def told_of(result: RunResult) -> Iterator[None]:
         else:
             error.money = STILL_RETRIEVABLE
             error.next_step = (
-                f"It is kept as {result.files[0]}, and answers the same work again. To have the work sent "
-                "anew, and paid for again, forget the task: in ComfyUI's sidebar, or by "
+                f"It is kept as {result.files[0]}, and answers equal tasks. To run the task again, which is "
+                "charged again, forget it first: in ComfyUI's sidebar, or by "
                 f"`xalora forget {result.task_id}`."
             )
         raise

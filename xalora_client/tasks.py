@@ -1,4 +1,4 @@
-"""What can be asked of the network: one class a workflow, its parameters checked before anything is sent."""
+"""Task classes, one for each workflow; parameters are checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self, Unpack
 
 from .config import Credentials, parse_api_key
@@ -42,8 +50,13 @@ FLUX_ASPECT_RATIOS = (
 )
 
 
+def number_as_text(value: Any) -> Any:
+    """An id as text; files and users write many ids as numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class LocalImage:
-    """Marks a field whose value may be an image of this machine, which is delivered before the create."""
+    """Marks a field whose value may be an image of this machine; it is delivered before the create."""
 
 
 class BaseOptions(TypedDict, total=False):
@@ -93,7 +106,7 @@ class WorkflowTask(BaseModel):
     consumer_id: str | None = None
     job_id_prefix: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     timeout_seconds: int | None = Field(default=None, ge=1)
-    workflow_id: str | None = None
+    workflow_id: Annotated[str | None, BeforeValidator(number_as_text)] = None
     api_key: SecretStr | None = Field(default=None, repr=False)
 
     def __init__(self, **values: Any) -> None:
@@ -106,13 +119,6 @@ class WorkflowTask(BaseModel):
                 next_step="Correct the parameter and try again.",
             ) from None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_numeric_workflow_id(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("workflow_id"), int):
-            return {**values, "workflow_id": str(values["workflow_id"])}
-        return values
-
     # pydantic compares field by field, which is ambiguous for the arrays a field may hold.
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -121,7 +127,7 @@ class WorkflowTask(BaseModel):
         return id(self)
 
     def parameters(self) -> dict[str, Any]:
-        """The workflow's parameters, those given only; local images stand as they were given."""
+        """The parameters that were given, by their network names; local images as they were given."""
         return {
             field.alias or name: value
             for name, field in type(self).model_fields.items()
@@ -129,7 +135,7 @@ class WorkflowTask(BaseModel):
         }
 
     def image_parameters(self) -> dict[str, Any]:
-        """Those parameters that hold an image, local or by URL."""
+        """The parameters that hold an image, local or by URL."""
         given = self.parameters()
         return {
             field.alias or name: given[field.alias or name]
@@ -159,8 +165,13 @@ class WorkflowTask(BaseModel):
         """Whether the same task gives the same result: no randomness, or a seed is given."""
         return self.seed_field is None or getattr(self, self.seed_field) is not None
 
+    @property
+    def recipe(self) -> str | None:
+        """A digest of what computes the task, where that is known here: another one is another task."""
+        return None
+
     def describe(self) -> str:
-        """A few words for people: shown in lists and in the journal."""
+        """A short description, for lists and the journal."""
         text = str(getattr(self, "prompt", "") or self.task_type)
         return text if len(text) <= 80 else text[:77] + "..."
 
@@ -179,7 +190,7 @@ class WorkflowTask(BaseModel):
         return True
 
     def own_credentials(self, default: Credentials | None) -> Credentials | None:
-        """The credentials this task asks for, on top of the client's own.
+        """The credentials of this task: its own key or consumer, else the client's.
 
         Raises:
             ConfigurationError: ``api_key`` is combined and malformed.
@@ -271,7 +282,7 @@ class FluxLoraTask(WorkflowTask):
 
 
 class VideoLimits(BaseModel):
-    """What a hosted text-to-video workflow can make (protocol, "Known workflow ids")."""
+    """The limits of a hosted text-to-video workflow (protocol, "Known workflow ids")."""
 
     width: tuple[int, int]
     height: tuple[int, int]

@@ -1,1 +1,1 @@
-"""ComfyUI's IMAGE and VIDEO: what tasks take of them, and results as them."""
+"""Conversion between ComfyUI's IMAGE and VIDEO and what tasks take and give."""

@@ -1,4 +1,4 @@
-"""Small pictures of inputs and results for the sidebar, in ComfyUI's temp folder: gone when it restarts."""
+"""Small pictures of inputs and results for the sidebar, in ComfyUI's temp folder, which a restart empties."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ PREVIEW_PIXELS = 256
 """The longest side. The sidebar shows 64, viewers up to four times that."""
 
 _QUALITY = 82
-_VIDEO_SUFFIXES = (".mp4", ".webm")
 
 
-def keep_input(job_id: str, picture: Image.Image) -> None:
-    """Keep a small copy of a job's input picture."""
-    _write(_place("input", job_id), lambda: picture)
+def save_input_preview(job_id: str, picture: Image.Image) -> None:
+    """Save a small copy of a job's input image."""
+    _write(_preview_path("input", job_id), lambda: picture)
 
 
 def input_preview(job_id: str) -> Path | None:
-    """The kept copy of a job's input; None where there is none."""
-    path = _place("input", job_id)
+    """The small copy of a job's input image; None where there is none."""
+    path = _preview_path("input", job_id)
     return path if path.is_file() else None
 
 
-def made_preview(job_id: str) -> Path | None:
-    """The small picture of a job's result; None where none was made yet."""
-    path = _place("result", job_id)
+def cached_result_preview(job_id: str) -> Path | None:
+    """The small picture of a job's result; None until :func:`result_preview` has created it."""
+    path = _preview_path("result", job_id)
     return path if path.is_file() else None
 
 
 def result_preview(job_id: str, file: Path) -> Path:
-    """A small picture of a result, made at its first use: the image, or a video's first frame. Blocking.
+    """A small picture of a result, created at its first use: the image, or a video's first frame. Blocking.
 
     Raises:
         OSError: The file can't be read.
         ValueError: It is not an image or video.
     """
-    path = _place("result", job_id)
+    path = _preview_path("result", job_id)
     if not path.is_file():
         _write(path, lambda: _picture_of(file))
     return path
@@ -55,17 +54,19 @@ def _picture_of(file: Path) -> Image.Image:
     from PIL import Image
 
     from ...xalora_client.errors import XaloraError
-    from ...xalora_client.media.images import open_image
+    from ...xalora_client.media.image_files import open_image
+    from ...xalora_client.media.media_types import sniff_file
     from ...xalora_client.media.video import open_video
 
-    if file.suffix.lower() in _VIDEO_SUFFIXES:
+    kind = sniff_file(file)
+    if kind is not None and kind.media_type.startswith("video/"):
         try:
             frame = open_video(file).frames(0, 1)[0]
         except XaloraError as error:
             raise ValueError(str(error)) from error
         return Image.fromarray((frame * 255 + 0.5).astype("uint8"), "RGB")
     _, picture = open_image(file.read_bytes())
-    # JPEG is decoded at a fraction of its size, which is all that is needed.
+    # A JPEG can be decoded at a fraction of its size, which is enough here.
     picture.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
     return picture
 
@@ -83,7 +84,7 @@ def _write(path: Path, picture: Callable[[], Image.Image]) -> None:
     draft.replace(path)
 
 
-def _place(kind: str, job_id: str) -> Path:
-    # A job id may begin with what a user chose, so it is no file name.
+def _preview_path(kind: str, job_id: str) -> Path:
+    # The beginning of a job id is the user's choice, so it is not safe as a file name.
     name = hashlib.sha256(job_id.encode()).hexdigest()[:32]
     return compat.temp_directory() / "xalora" / f"{kind}-{name}.webp"

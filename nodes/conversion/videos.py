@@ -1,4 +1,4 @@
-"""Results that are videos: a VIDEO that stays on disk, and its frames only where they are asked for."""
+"""Video results as a VIDEO, which stays on disk, and as frames where a node asks for them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from ...xalora_client.media.result_files import decode_files
 from ..host.compat import InputImpl
-from .held_results import keep_while
-from .images import COLOUR_CHANNELS, preview_of
+from .image_tensors import COLOUR_CHANNELS, preview_of
+from .result_lifetimes import keep_alive_with
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VideoValue:
-    """What a video result becomes in a graph.
+    """A video result in a graph.
 
     Attributes:
         video: VIDEO, backed by the downloaded file.
-        frames: IMAGE ``[N, H, W, 3]``, None where they were not asked for.
+        frames: IMAGE ``[N, H, W, 3]``, None where the node does not decode them.
         fps: Frames per second.
     """
 
@@ -34,32 +34,32 @@ class VideoValue:
     fps: float
 
 
-class VideoSink:
-    """Takes one video.
+class VideoDecoder:
+    """Decodes one video.
 
     Args:
-        decode_frames: Whether the frames are wanted as well: a second of 1080p takes 600 MB of memory.
+        decode_frames: Whether to decode the frames: a second of 1080p takes 600 MB of memory.
     """
 
     def __init__(self, *, decode_frames: bool) -> None:
         self._decode_frames = decode_frames
 
     def add(self, index: int, result: RunResult) -> Image.Image | None:
-        """Look at the file; its first frame is the preview."""
+        """Open the file; its first frame is the preview."""
         first = result.video.frames(0, 1)
         return preview_of(first[0]) if len(first) else None
 
     def close(self, results: Sequence[RunResult]) -> VideoValue:
-        """The video, and its frames where they are wanted."""
+        """The video, and its frames where they are decoded."""
         (result,) = results
         file = result.video
         video = InputImpl.VideoFromFile(str(file.path))
-        keep_while(video, result)
+        keep_alive_with(video, result)
         frames = _frames_of(result) if self._decode_frames else None
         return VideoValue(video, frames, float(file.fps))
 
 
 def _frames_of(result: RunResult) -> torch.Tensor:
-    """The frames as the miner made them: of an animation not those of the video that it was turned into."""
+    """The frames in the miner's file; for an animation, not those of the video converted from it."""
     frames = torch.from_numpy(decode_files(result.files[:1]))
     return frames if frames.shape[3] == COLOUR_CHANNELS else frames[..., :COLOUR_CHANNELS] * frames[..., 3:]

@@ -1,1 +1,1 @@
-"""A node while it runs: from its inputs to a client's tasks, to what it shows, and to what it hands on."""
+"""A node's execution: running its tasks, showing progress, cancelling, and falling back to this machine."""

@@ -1,4 +1,4 @@
-"""Which tasks of a node are to be sent, sent again, left to this machine, or given up. No I/O."""
+"""The decisions about a node's tasks: send, send again, leave to this machine, or give up. No I/O."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ...xalora_client.errors import (
 )
 
 MAX_RESENDS = 2
-"""How often one failed task is sent again. Each time costs, and what fails three times fails for a reason."""
+"""How often a failed task is sent again. Each resend costs, and a task that fails three times is at fault."""
 
 _LISTED = 5
 
-# Ended without a usable result for a reason that another miner need not share.
+# No usable result, for a reason that another miner need not share.
 _WORTH_ANOTHER_TASK = (TaskFailedError, ResultExpiredError, ResultFormatError)
 
-# What the next task would meet too: sending it would only take time, or money.
+# Errors that the next task would meet too: sending it would cost only time, or money.
 _CONCERNS_ALL = (
     MissingKeyError,
     AuthenticationError,
@@ -57,8 +57,8 @@ class BatchError(XaloraError):
     """Some tasks of a node ended without a result.
 
     Attributes:
-        errors: What happened, by the task's index from 0.
-        finished: Task ids of the results that are there, by index.
+        errors: The errors, by the task's index from 0.
+        finished: Ids of the finished tasks, by index.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class BatchPlan:
     Args:
         total: How many tasks there are.
         policy: When this machine takes over.
-        noun: What one of them makes, for messages: ``image``.
-        max_resends: How often one of them is sent again.
-        done_word: What those are that succeeded, for messages: ``finished``, ``submitted``.
+        noun: What a task makes, for messages: ``image``.
+        max_resends: How often a task is sent again.
+        done_word: The state of a task that succeeded, for messages: ``finished``, ``submitted``.
     """
 
     def __init__(
@@ -101,36 +101,36 @@ class BatchPlan:
         self._policy = policy
         self._noun = noun
         self._queue = deque(range(total))
-        # All errors of a task in their order: each try may be charged, not just the last one.
+        # All errors of a task, in order: each try may be charged, not only the last.
         self._tries: dict[int, list[XaloraError]] = {}
         self._finished: dict[int, str | None] = {}
         self._errors: dict[int, XaloraError] = {}
         self._missing: dict[int, XaloraError | None] = {}
         self._unsent: list[int] = []
         self._stopped_by: XaloraError | None = None
-        self._of_no_use: XaloraError | None = None
+        self._unusable: XaloraError | None = None
         self._canceled = False
         if policy == "local_only":
             self._missing.update(dict.fromkeys(self._queue))
             self._queue.clear()
 
     def next(self) -> int | None:
-        """The index of the task to be done now, None where none is left to begin."""
+        """The index of the next task to begin, None where there is none."""
         return self._queue.popleft() if self._queue else None
 
     def succeeded(self, index: int, task_id: str | None) -> None:
-        """The task's result is there."""
+        """Note that the task succeeded."""
         self._finished[index] = task_id
 
     def failed(self, index: int, error: XaloraError, *, is_kept: bool = False) -> bool:
-        """The task ended with this error.
+        """Note that the task ended with this error.
 
         Args:
-            is_kept: Its result is whole and kept, and no use to the node: asked again it would answer again,
-                and where kept results are not to answer, a new task would most likely make the same.
+            is_kept: Its result is complete and kept, but the node can't use it. A resend would be answered
+                with the kept result, and a new task would most likely make the same.
 
         Returns:
-            Whether it is to be sent again: :meth:`next` gives it once more.
+            Whether it is sent again: :meth:`next` returns it once more.
         """
         tries = self._tries.setdefault(index, [])
         tries.append(error)
@@ -139,7 +139,7 @@ class BatchPlan:
             self._queue.append(index)
             return True
         if is_kept:
-            self._of_no_use = error
+            self._unusable = error
         if falls_back(self._policy, error):
             self._missing[index] = error
         else:
@@ -150,7 +150,7 @@ class BatchPlan:
         return False
 
     def cancel(self) -> None:
-        """The user has canceled everything: nothing more is sent, nor made on this machine instead."""
+        """Note that the user canceled all tasks: nothing more is sent, or done on this machine."""
         self._canceled = True
         self._policy = "never"
         self._leave_queued()
@@ -169,7 +169,7 @@ class BatchPlan:
             self._leave_queued()
 
     def _leave_queued(self) -> None:
-        """What is queued is sent no more: it was never sent, or came to nothing at its last try."""
+        """Give up the queued tasks, which were never sent or failed at their last try."""
         for index in self._queue:
             error = self._last(index)
             if error is None:
@@ -183,16 +183,16 @@ class BatchPlan:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Indexes of what this machine is to compute, in order. Empty where an error has to be raised."""
+        """Indexes of the tasks left to this machine, in order. Empty where an error is to be raised."""
         return () if self._errors else tuple(sorted(self._missing))
 
     @property
     def reasons(self) -> tuple[XaloraError, ...]:
-        """The errors for which this machine takes over, as they came; none where the policy alone says so."""
+        """The errors for which this machine takes over, in order; none with the policy local_only."""
         return tuple(self._told(index) for index, error in self._missing.items() if error is not None)
 
     def check(self) -> None:
-        """Raise what has to be told to the user, if anything.
+        """Raise the node's error, if there is one.
 
         Raises:
             XaloraError: A single task's own error, with all of its tries.
@@ -213,7 +213,7 @@ class BatchPlan:
         ) from next(iter(self._errors.values()), None)
 
     def _told(self, index: int) -> XaloraError:
-        """The task's last error; of one that was sent again, with how often, and what each try may cost."""
+        """The task's last error; after resends, with their number and what each try may cost."""
         *earlier, last = self._tries[index]
         if not earlier:
             return last
@@ -224,22 +224,22 @@ class BatchPlan:
         told.money = " ".join(costs) or last.money
         if self._is_worn_out(index):
             told.next_step = (
-                "Another miner did no better: change the input or the parameters, or ask with the ids. "
-                f"Queued again as it is, it is sent up to {self._max_resends + 1} times more."
+                "Other miners failed too: change the input or the parameters. "
+                f"Queued again unchanged, it is sent up to {self._max_resends + 1} times more."
             )
         return told
 
     def _is_worn_out(self, index: int) -> bool:
-        """Whether it failed at every try there is, each time in a way that another miner need not share."""
+        """Whether it failed at every try, in a way that another miner need not share."""
         tries = self._tries[index]
         return len(tries) > max(self._max_resends, 1) and isinstance(tries[-1], _WORTH_ANOTHER_TASK)
 
     def _next_step(self) -> str:
         if self._stopped_by is not None and self._stopped_by.next_step:
             return self._stopped_by.next_step
-        if self._of_no_use is not None:
-            return self._of_no_use.next_step
-        step = "Queue the graph again for the missing ones: those that are there are not sent again. "
+        if self._unusable is not None:
+            return self._unusable.next_step
+        step = "Queue the graph again for the missing ones; finished ones are not sent again. "
         if worn_out := [index for index in sorted(self._errors) if self._is_worn_out(index)]:
             which = _capital(self._numbered(worn_out))
             step += f"{which} failed each time: change input or parameters first. "
@@ -256,17 +256,17 @@ class BatchPlan:
             shown += f"; and {left} more"
         if self._unsent:
             shown += f"; {len(self._unsent)} more were not sent for that reason"
-        return f"{len(self._errors)} of {self.total} {self._noun}s came to nothing: {shown}"
+        return f"{len(self._errors)} of {self.total} {self._noun}s failed: {shown}"
 
     def _grouped(self, by: Callable[[int], str]) -> dict[str, list[int]]:
-        """The indexes of the failed tasks, by what their errors have in common."""
+        """The indexes of the failed tasks, by a common text."""
         groups: dict[str, list[int]] = {}
         for index in sorted(self._errors):
             groups.setdefault(by(index), []).append(index)
         return groups
 
     def _reason(self, index: int) -> str:
-        """What happened, the same for all tasks that it happened to, as often."""
+        """The error's text, the same for all tasks with the same error and number of tries."""
         error = self._errors[index]
         what = error.what.rstrip(".")
         if error.task_id:
@@ -298,7 +298,7 @@ class BatchPlan:
         return " ".join(told) or NOTHING_CHARGED
 
     def _costs(self) -> dict[str, dict[int, list[XaloraError]]]:
-        """All tries that may be charged, by what is said of that and by their indexes."""
+        """The tries that may be charged, by the sentence about the charge and by index."""
         costs: dict[str, dict[int, list[XaloraError]]] = {}
         for index, tries in sorted(self._tries.items()):
             for money, group in _by_cost(tries).items():
@@ -306,13 +306,13 @@ class BatchPlan:
         return costs
 
     def _tries_of(self, index: int, group: Sequence[XaloraError]) -> str:
-        """Which of a task's tries are meant, where there were several or it is there by now."""
+        """The ids of a task's tries, where it had several or has succeeded since."""
         is_clear = index not in self._finished and len(self._tries[index]) == 1
         return "" if is_clear else f" ({_tries_named(group)})"
 
 
 def _by_cost(tries: Sequence[XaloraError]) -> dict[str, list[XaloraError]]:
-    """Those of a task's tries that may be charged, by what is said of that."""
+    """Those of a task's tries that may be charged, by the sentence about the charge."""
     groups: dict[str, list[XaloraError]] = {}
     for error in tries:
         if error.money not in NOTHING_SPENT:
@@ -321,7 +321,7 @@ def _by_cost(tries: Sequence[XaloraError]) -> dict[str, list[XaloraError]]:
 
 
 def _tries_named(errors: Sequence[XaloraError]) -> str:
-    """``tasks a and b``; by the job where the network has told no id."""
+    """``tasks a and b``; the job id where the network gave no task id."""
     tasks = [error.task_id for error in errors if error.task_id]
     jobs = [error.job_id for error in errors if not error.task_id and error.job_id]
     named = [_enumerated(noun, ids) for noun, ids in (("task", tasks), ("job", jobs)) if ids]

@@ -1,11 +1,11 @@
-"""What ComfyUI's cache must not serve: open and failed tasks, work done here, another network's results.
+"""Fingerprints of a node's constants, which tell ComfyUI when a cached output must not be used again.
 
-ComfyUI asks a node for a fingerprint of its constant inputs before each prompt, and runs it again only if
-that, or an input, has changed. The fingerprints here change when the user's network does, and when something
-became known about earlier runs with the same constants that makes their outputs stale.
+ComfyUI asks a node for a fingerprint of its constant inputs before each prompt, and executes the node again
+only if the fingerprint or an input has changed. The fingerprints here change with the user's network, and
+when an earlier execution with the same constants turns out to have outputs that must not be used.
 
-A node that so runs again, or that failed and is queued again, takes up the tasks that are there already, with
-reuse off as well: the user has asked for them once, and pays for them once.
+A node that executes again, after that or after a failure, reuses the tasks of its earlier executions even
+with reuse off: the user has asked for them once, and pays for them once.
 """
 
 from __future__ import annotations
@@ -20,121 +20,125 @@ from typing import Any
 
 from ...xalora_client.errors import ConfigurationError, JournalError
 from ..host.clients import clients
-from ..host.settings import read_settings
+from ..host.comfyui_settings import read_settings
 
 log = logging.getLogger("xalora_client.nodes")
 
 LOCAL_ONLY = "local_only"
 
-# What came to nothing is submitted anew. What is still open is taken up again by the node itself, so that the
-# prompt which leans on it knows of it, and cancels it when it is interrupted.
-_ASKS_FOR_A_RUN = frozenset({"failed", "canceled", "cancel_pending", "submitted"})
+# Ended tasks are submitted again. Open ones are reused by the node itself, so that the prompt which depends
+# on them knows them, and cancels them when it is interrupted.
+_STATES_TO_EXECUTE_AGAIN = frozenset({"failed", "canceled", "submitted", "unknown"})
 
 
 @dataclass
-class _Runs:
-    """What is known of the runs of a node.
+class _NodeHistory:
+    """The earlier executions of a node.
 
-    ``named`` are the tasks that outputs name, ``left`` those that no output that is still good stands on.
+    ``output_task_ids`` are the tasks that its cached output names; ``leftover_task_ids`` those that no usable
+    output comes from.
     """
 
     generation: int = 0
-    named: set[str] = field(default_factory=set)
-    left: set[str] = field(default_factory=set)
-    made_here: bool = False
+    output_task_ids: set[str] = field(default_factory=set)
+    leftover_task_ids: set[str] = field(default_factory=set)
+    computed_here: bool = False
 
 
 class Attempt:
-    """One execution of a node. Safe for several threads.
+    """One execution of a node. Thread-safe.
 
     Attributes:
-        earlier: Tasks that earlier executions have left behind; some may be paid for and of use to this one.
+        earlier: Tasks that earlier executions left over; some may be paid for and usable.
     """
 
-    def __init__(self, left: set[str], lock: threading.Lock) -> None:
-        self.earlier = frozenset(left)
-        self._left = left
+    def __init__(self, leftover_task_ids: set[str], lock: threading.Lock) -> None:
+        self.earlier = frozenset(leftover_task_ids)
+        self._leftover = leftover_task_ids
         self._lock = lock
         self._task_ids: set[str] = set()
         self._has_ended = False
         self._has_completed = False
 
-    def learned(self, task_id: str) -> None:
-        """It has submitted this task, or taken it up; told twice is harmless."""
+    def note_task(self, task_id: str) -> None:
+        """Note that the execution has submitted or reused this task; a repeated call does nothing."""
         with self._lock:
-            (self._left if self._has_ended else self._task_ids).add(task_id)
+            (self._leftover if self._has_ended else self._task_ids).add(task_id)
 
     def completed(self) -> None:
-        """The node's output is there, and as good as the user wants it."""
+        """Note that the node's output is complete and usable."""
         self._has_completed = True
 
     def ended(self) -> None:
-        """The execution has ended, one way or the other."""
+        """Note that the execution has ended, completed or not."""
         with self._lock:
             self._has_ended = True
             if self._has_completed:
-                self._left -= self._task_ids
+                self._leftover -= self._task_ids
             else:
-                self._left |= self._task_ids
+                self._leftover |= self._task_ids
 
 
 class Freshness:
-    """Generations of outputs, by a node's class and constant inputs. Safe for several threads."""
+    """Generations of outputs, by a node's class and constant inputs. Thread-safe."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Runs] = {}
+        self._histories: dict[str, _NodeHistory] = {}
         self._lock = threading.Lock()
 
     def fingerprint(self, key: str) -> list[Any]:
-        """What the node's outputs depend on beside its inputs; a list of plain values."""
+        """A list of plain values that changes when the node's cached outputs must not be used."""
         try:
             settings = read_settings().settings
         except ConfigurationError:
-            # The node says so when it runs.
+            # The node raises the error when it executes.
             return ["", self._generation(key, local_only=True)]
         return [settings.sequencer_url, self._generation(key, local_only=settings.fallback == LOCAL_ONLY)]
 
     def _generation(self, key: str, *, local_only: bool) -> int:
         with self._lock:
-            run = self._runs.get(key)
-            if run is None:
+            history = self._histories.get(key)
+            if history is None:
                 return 0
-            if run.made_here and not local_only:
-                run.generation += 1
-                run.made_here = False
-            if _any_asks_for_a_run(run.named):
-                run.generation += 1
-                run.left |= run.named
-                run.named = set()
-            return run.generation
+            if history.computed_here and not local_only:
+                history.generation += 1
+                history.computed_here = False
+            if _needs_execution(history.output_task_ids):
+                history.generation += 1
+                history.leftover_task_ids |= history.output_task_ids
+                history.output_task_ids = set()
+            return history.generation
 
     @contextmanager
     def attempt(self, key: str) -> Iterator[Attempt]:
-        """An execution of the node, from its start to its end."""
+        """One execution of the node, from its start to its end."""
         with self._lock:
-            attempt = Attempt(self._runs.setdefault(key, _Runs()).left, self._lock)
+            attempt = Attempt(self._history(key).leftover_task_ids, self._lock)
         try:
             yield attempt
         finally:
             attempt.ended()
 
     def submitted(self, key: str, task_ids: Iterable[str]) -> None:
-        """The node's output names these tasks: while one is open, or came to nothing, the output is stale."""
+        """Note that the node's output names these tasks: it expires while one is open, or when one fails."""
         with self._lock:
-            self._runs.setdefault(key, _Runs()).named.update(task_ids)
+            self._history(key).output_task_ids.update(task_ids)
 
-    def stale(self, key: str) -> None:
-        """The output was made in a way that is to be tried again: the network did not do it."""
+    def expire(self, key: str) -> None:
+        """Expire the node's output: this machine computed it because the network failed."""
         with self._lock:
-            self._runs.setdefault(key, _Runs()).generation += 1
+            self._history(key).generation += 1
 
-    def made_here(self, key: str) -> None:
-        """The output was made here because the settings say so: once they no longer do, it is stale."""
+    def computed_here(self, key: str) -> None:
+        """Note that the settings had this machine compute the output: it expires once they change."""
         with self._lock:
-            self._runs.setdefault(key, _Runs()).made_here = True
+            self._history(key).computed_here = True
+
+    def _history(self, key: str) -> _NodeHistory:
+        return self._histories.setdefault(key, _NodeHistory())
 
 
-def _any_asks_for_a_run(task_ids: set[str]) -> bool:
+def _needs_execution(task_ids: set[str]) -> bool:
     journal = clients.journal
     if journal is None:
         return False
@@ -143,11 +147,11 @@ def _any_asks_for_a_run(task_ids: set[str]) -> bool:
     except JournalError as error:
         log.warning("%s", error)
         return False
-    return any(record is not None and record.state.value in _ASKS_FOR_A_RUN for record in records)
+    return any(record is not None and record.state.value in _STATES_TO_EXECUTE_AGAIN for record in records)
 
 
 def key_of(node_id: str, constants: Mapping[str, Any]) -> str:
-    """Names a node's class with its constant inputs; linked inputs are None, as ComfyUI gives them."""
+    """The key of a node's class and constant inputs; linked inputs are None, as ComfyUI gives them."""
     return json.dumps([node_id, dict(constants)], sort_keys=True, default=str)
 
 

@@ -1,4 +1,4 @@
-"""The cancel button, as one running node sees it."""
+"""Stopping a running node when the user presses ComfyUI's cancel button."""
 
 from __future__ import annotations
 
@@ -10,60 +10,62 @@ from ..host import compat
 
 T = TypeVar("T")
 
-LOOK_EVERY = 0.2
-"""Seconds between two looks at ComfyUI's flag, which nobody else tells a waiting node of."""
+POLL_SECONDS = 0.2
+"""How often ComfyUI's interrupt flag is read; a waiting node is not told of it."""
 
-WIND_DOWN_SECONDS = 6.0
+CANCEL_GRACE_SECONDS = 6.0
 """How long an interrupted node waits for its remote tasks to be canceled before it ends."""
 
-_winding_down: set[asyncio.Task[Any]] = set()
+_ending: set[asyncio.Task[Any]] = set()
 
 
 class Interrupt:
-    """Made when a node starts; from then on it knows whether the user asked to stop."""
+    """Whether the user has pressed cancel since a node started. Create it when the node starts."""
 
     def __init__(self) -> None:
-        self._before = compat.interrupt_count()
+        self._count_before = compat.interrupt_count()
 
     @property
     def requested(self) -> bool:
-        """Whether the user has asked to stop since the node began, whoever took ComfyUI's flag away."""
-        return compat.interrupt_count() != self._before or compat.interrupted()
+        """Whether the user has pressed cancel, even where another node has cleared ComfyUI's flag."""
+        return compat.interrupt_count() != self._count_before or compat.interrupted()
 
-    async def guard(self, work: Coroutine[Any, Any, T], on_cancel: Callable[[], None]) -> T:
-        """Run ``work``, on the bridge's loop, until it ends or the user asks to stop.
+    async def run_until_requested(
+        self, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], None]
+    ) -> T:
+        """Run a coroutine on the bridge's loop until it ends or the user presses cancel.
 
         Args:
-            on_cancel: Called before ``work`` is cancelled, for whichever reason.
+            on_cancel: Called before the coroutine is cancelled, for whatever reason.
 
         Raises:
-            InterruptProcessingException: The user asked to stop; ``work`` was cancelled and has wound down,
-                or goes on winding down after :data:`WIND_DOWN_SECONDS`.
+            InterruptProcessingException: The user pressed cancel. The coroutine was cancelled and has ended,
+                or is still ending after :data:`CANCEL_GRACE_SECONDS`.
         """
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(coroutine)
         try:
             while not task.done():
-                await asyncio.wait({task}, timeout=LOOK_EVERY)
+                await asyncio.wait({task}, timeout=POLL_SECONDS)
                 if self.requested and not task.done():
                     on_cancel()
                     _cancel(task)
-                    await asyncio.wait({task}, timeout=WIND_DOWN_SECONDS)
+                    await asyncio.wait({task}, timeout=CANCEL_GRACE_SECONDS)
                     raise compat.InterruptProcessingException
         except asyncio.CancelledError:
-            # Work that winds down already is not torn: another node has ended the prompt in the meantime.
-            if task not in _winding_down:
+            # Another node has ended the prompt: a task that is already ending is not cancelled twice.
+            if task not in _ending:
                 on_cancel()
                 _cancel(task)
             raise
         if self.requested and task.exception() is not None:
-            # An interrupt makes work fail in several ways; the user knows of one.
+            # An interrupt makes a coroutine fail in several ways; the user hears of one.
             raise compat.InterruptProcessingException
         return task.result()
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
-    """Cancel it and let it wind down by itself, whatever it ends with."""
-    _winding_down.add(task)
-    task.add_done_callback(_winding_down.discard)
+    """Cancel a task without waiting for it, and ignore its outcome."""
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     task.cancel()

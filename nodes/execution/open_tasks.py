@@ -1,4 +1,4 @@
-"""Tasks that a graph has submitted and not collected yet, so that an interrupt reaches them all."""
+"""Submitted and not yet collected tasks of the running prompt, so that an interrupt cancels them all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from ...xalora_client.concurrency import together
+from ...xalora_client.concurrency import run_all_or_cancel
 from ...xalora_client.errors import XaloraError
 from ..host import compat
 from ..host.bridge import BridgeError, bridge
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("xalora_client.nodes")
 
 CONFIRM_SECONDS = 3.0
-"""How long an interrupted node waits for the network to confirm the cancels, which go on without it."""
+"""How long an interrupted node waits for the network to confirm the cancels, which continue without it."""
 
 
-class Submissions:
-    """Open tasks of the running prompt, canceled when it is interrupted. Safe for several threads.
+class OpenTasks:
+    """Open tasks of the running prompt, canceled when it is interrupted. Thread-safe.
 
-    No node cancels them itself: between a Submit node and its Collect node none runs, a Collect node waits
-    for a few of them at a time, and a prompt that ends tears what its nodes are at.
+    The nodes can't cancel them: no node runs between a Submit node and its Collect node, a Collect node waits
+    for a few tasks at a time, and a prompt that ends cancels its waiting nodes.
     """
 
     def __init__(self) -> None:
@@ -39,18 +39,18 @@ class Submissions:
         self._lock = threading.Lock()
         compat.on_interrupt(self._on_interrupt)
 
-    def submitted(self, prompt_id: str, task_id: str, interrupt: Interrupt) -> None:
-        """This prompt has submitted this task, or is to collect it; told twice is harmless.
+    def opened(self, prompt_id: str, task_id: str, interrupt: Interrupt) -> None:
+        """Note that a prompt has submitted this task, or is to collect it; a repeated call does nothing.
 
         Args:
-            interrupt: Of the node that says so. Where it is requested already, the task is canceled at once.
+            interrupt: The calling node's. If it is requested already, the task is canceled at once.
         """
         with self._lock:
-            # Requests are counted before the listeners hear of them: either it shows here, or the task is
-            # found below.
+            # Requests are counted before the listeners are called: either the count shows it here, or
+            # `_on_interrupt` finds the task.
             if not interrupt.requested:
                 if prompt_id != self._prompt_id:
-                    # One prompt runs at a time, so the earlier one has ended; its tasks are left running.
+                    # One prompt runs at a time: the earlier one has ended, and its tasks are left running.
                     self._prompt_id = prompt_id
                     self._open.clear()
                 self._open.add(task_id)
@@ -58,12 +58,12 @@ class Submissions:
         self._cancel([task_id])
 
     def collected(self, task_id: str) -> None:
-        """The task's result is here."""
+        """Note that the task's result is on this machine."""
         with self._lock:
             self._open.discard(task_id)
 
-    async def confirmed(self) -> None:
-        """Wait, on the bridge's loop, until no cancel is under way, for :data:`CONFIRM_SECONDS` at most."""
+    async def wait_for_cancels(self) -> None:
+        """Wait, on the bridge's loop, until all cancels have ended; :data:`CONFIRM_SECONDS` at most."""
         with self._lock:
             cancels = {asyncio.wrap_future(cancel) for cancel in self._canceling.values()}
         if cancels:
@@ -84,7 +84,7 @@ class Submissions:
             try:
                 canceling = bridge.submit(_cancel_each(new))
             except BridgeError as error:
-                log.warning("Not canceled, and left running: tasks %s (%s)", ", ".join(new), error)
+                log.warning("tasks %s are not canceled, and left running: %s", ", ".join(new), error)
                 return
             self._canceling.update(dict.fromkeys(new, canceling))
         canceling.add_done_callback(lambda _: self._canceled(new))
@@ -98,15 +98,14 @@ class Submissions:
 async def _cancel_each(task_ids: Iterable[str]) -> None:
     log.info("interrupted: canceling tasks %s", ", ".join(task_ids))
     async with clients.client() as client:
-        await together(_cancel_one(client, task_id) for task_id in task_ids)
+        await run_all_or_cancel(_cancel_one(client, task_id) for task_id in task_ids)
 
 
 async def _cancel_one(client: AsyncXalora, task_id: str) -> None:
-    # Asked for without looking at the task first: that costs time, and may fail. An ended one stays as it is.
     try:
-        await client.cancel_task(task_id)
+        await client.leave_task(task_id)
     except XaloraError as error:
-        log.warning("The cancel of task %s is not confirmed: %s", task_id, error)
+        log.warning("the cancel of task %s is not confirmed: %s", task_id, error)
 
 
-submissions = Submissions()
+open_tasks = OpenTasks()

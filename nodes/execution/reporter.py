@@ -1,4 +1,4 @@
-"""Brings a node's progress to the browser: the bar, the line of text, previews."""
+"""Sends a node's progress to the browser: the bar, the line of text, previews."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from ..host import compat
-from .progress import NodeProgress, PreviewPace
+from .node_progress import NodeProgress, PreviewPace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,30 +16,30 @@ REFRESH_SECONDS = 0.5
 
 
 class Reporter:
-    """Shows one node's progress while :meth:`run` runs; from any thread, and nothing more once closed.
+    """Shows one node's progress until it is closed. Thread-safe.
 
     Args:
-        node_id: The node of the running prompt.
-        progress: What to show.
+        node_id: A node of the running prompt.
+        progress: The progress to show.
     """
 
     def __init__(self, node_id: str, progress: NodeProgress) -> None:
         self._node_id = node_id
         self._progress = progress
-        self._bar = compat.progress_bar(*progress.bar(monotonic())[1:], node_id)
+        self._bar = compat.ProgressBar(progress.bar(monotonic())[1], node_id)
         self._shown_line = ""
         self._shown_bar: tuple[float, float] | None = None
         self._previews = PreviewPace()
         self._closed = False
 
     async def run(self) -> None:
-        """Show what has changed, until cancelled."""
+        """Show changes until cancelled."""
         while True:
             self.show()
             await asyncio.sleep(REFRESH_SECONDS)
 
     def show(self, preview: Image.Image | None = None) -> None:
-        """Send what differs from what the browser has, and a preview if it has had its last for a while."""
+        """Send what has changed since the last call, and the preview unless one was sent a moment ago."""
         if self._closed:
             return
         now = monotonic()
@@ -59,5 +59,5 @@ class Reporter:
             compat.send_progress_text(line, self._node_id)
 
     def close(self) -> None:
-        """The node has ended, or its prompt has: what is still winding down shows nothing any more."""
+        """Show nothing more: the node or its prompt has ended."""
         self._closed = True

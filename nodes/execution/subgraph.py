@@ -1,7 +1,7 @@
-"""A bound workflow as a subgraph of the prompt that is running. No ComfyUI, no I/O.
+"""Bound workflows as subgraphs of the running prompt. No ComfyUI, no I/O.
 
-The graph of a definition loads its images from files and saves its result. Inside a prompt both ends are
-links instead: loaders give way to the images that are there, and what fed the saving node is the result.
+The graph of a definition loads its images from files and saves its result. In a subgraph both are links: to
+the images in place of the loaders, and from the input of the saving node as the result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGE_LOADER = "LoadImage"
 
 @dataclass(frozen=True)
 class ImageLinks:
-    """What stands for a loaded image: an IMAGE, and the MASK that its loader gives beside it."""
+    """The links that replace a loader: its IMAGE and its MASK."""
 
     image: Link
     mask: Link
@@ -33,11 +33,11 @@ class ImageLinks:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A bound workflow under ids of its own.
+    """A bound workflow with prefixed ids.
 
     Attributes:
-        nodes: To be added to the prompt.
-        results: What the saving node was fed with, by input: ``{"images": [...]}``, ``{"video": [...]}``.
+        nodes: The nodes to add to the prompt.
+        results: The links to the saving node's inputs: ``{"images": [...]}``, ``{"video": [...]}``.
         saving: The saving node's other inputs, such as ``fps``.
     """
 
@@ -50,12 +50,12 @@ def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]
     """Turn a bound workflow into a subgraph.
 
     Args:
-        bound: With every "auto" chosen.
-        prefix: Of all ids; unique in the prompt.
-        images: For each image parameter that was given, what stands for it.
+        bound: The workflow, with a file in place of each "auto".
+        prefix: The prefix of all ids, unique in the prompt.
+        images: The links for each image parameter that has a value.
 
     Raises:
-        WorkflowDefinitionError: An image parameter feeds another node than a LoadImage.
+        WorkflowDefinitionError: An image parameter belongs to another node than a LoadImage.
     """
     loaders: dict[str, ImageLinks] = {}
     for slot in bound.image_inputs:
@@ -64,11 +64,11 @@ def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]
             raise WorkflowDefinitionError(
                 f"Workflow {bound.name} reads its image {slot.parameter} with a {class_type} node, so it "
                 "can't run as part of a graph",
-                next_step=f"Let the parameter set a {IMAGE_LOADER} node instead.",
+                next_step=f"Use a {IMAGE_LOADER} node for the parameter.",
             )
         loaders[slot.node_id] = images[slot.parameter]
 
-    def placed(value: Any) -> Any:
+    def translated(value: Any) -> Any:
         if not _is_link(value):
             return copy.deepcopy(value)
         origin, index = value
@@ -79,21 +79,21 @@ def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]
     nodes: Graph = {}
     for node_id, node in bound.prompt.items():
         if node_id not in loaders and node_id != bound.output_node_id:
-            inputs = {name: placed(value) for name, value in node["inputs"].items()}
+            inputs = {name: translated(value) for name, value in node["inputs"].items()}
             nodes[prefix + node_id] = {"class_type": node["class_type"], "inputs": inputs}
     saving = bound.prompt[bound.output_node_id]["inputs"]
     return Subgraph(
         nodes=nodes,
-        results={name: placed(value) for name, value in saving.items() if _is_link(value)},
+        results={name: translated(value) for name, value in saving.items() if _is_link(value)},
         saving={name: value for name, value in saving.items() if not _is_link(value)},
     )
 
 
 def image_result(graph: Subgraph, name: str) -> Link:
-    """The IMAGE that a subgraph gives.
+    """The IMAGE link of a subgraph.
 
     Raises:
-        WorkflowDefinitionError: Its saving node takes none.
+        WorkflowDefinitionError: Its saving node takes no images.
     """
     if "images" in graph.results:
         return graph.results["images"]
@@ -101,7 +101,7 @@ def image_result(graph: Subgraph, name: str) -> Link:
 
 
 def video_result(graph: Subgraph, prefix: str, name: str) -> Link:
-    """The VIDEO that a subgraph gives; where it saves frames, a CreateVideo node is added for them.
+    """The VIDEO link of a subgraph; if it saves frames, a CreateVideo node is added.
 
     Raises:
         WorkflowDefinitionError: Its saving node takes neither.
@@ -119,7 +119,7 @@ def video_result(graph: Subgraph, prefix: str, name: str) -> Link:
 
 
 def batched(links: Sequence[Link], nodes: Graph, prefix: str) -> Link:
-    """One IMAGE of several, joined pairwise: a chain would copy the first ones again and again."""
+    """One IMAGE of several, joined in pairs, because a chain would copy the first ones repeatedly."""
     level = list(links)
     step = 0
     while len(level) > 1:
@@ -150,5 +150,5 @@ def _no_result(name: str, what: str) -> WorkflowDefinitionError:
     return WorkflowDefinitionError(
         f"Workflow {name} saves its result with a node that takes no {what}, so it can't run as part of a "
         "graph",
-        next_step="Let it end in SaveImage or SaveVideo.",
+        next_step="Use SaveImage or SaveVideo to save the result.",
     )

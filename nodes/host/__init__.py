@@ -1,1 +1,1 @@
-"""ComfyUI around the pack: its modules, settings and files, and the thread where the client lives."""
+"""The pack's access to ComfyUI: its modules, settings and files, and the thread on which the client runs."""

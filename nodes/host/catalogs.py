@@ -1,4 +1,4 @@
-"""The workflow definitions that this ComfyUI knows: shipped, and the user's own."""
+"""The catalog of workflow definitions in this ComfyUI: those of the pack, and the user's own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 
 from ...xalora_client.workflows import WorkflowCatalog
 from . import compat
-from .settings import STATE_FOLDER, read_settings
+from .comfyui_settings import STATE_FOLDER, read_settings
 
 FOLDER = "workflows"
 
 
 def own_folder() -> Path:
-    """Where users of ComfyUI put definitions of their own: ``<user folder>/xalora/workflows``."""
+    """The folder for the user's own definitions: ``<user folder>/xalora/workflows``."""
     return compat.user_directory() / STATE_FOLDER / FOLDER
 
 
 def catalog() -> WorkflowCatalog:
-    """All definitions, read anew; a later folder's wins over an earlier one's of the same name.
+    """All definitions, read again at each call; of two with one name, the later folder's is used.
 
     Raises:
-        ConfigurationError: The settings do not fit.
+        ConfigurationError: A setting is invalid.
     """
     folders = [own_folder()] if own_folder().is_dir() else []
     configured = read_settings().settings.workflows_dir

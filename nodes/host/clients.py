@@ -1,4 +1,4 @@
-"""One client for the settings in force, living on the bridge's loop."""
+"""The pack's client for the current settings, on the bridge's loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...xalora_client.concurrency import off_loop
+from ...xalora_client.concurrency import run_in_thread
 from ...xalora_client.config import Settings
 from .bridge import SHUTTING_DOWN, BridgeError, bridge
-from .settings import read_settings
+from .comfyui_settings import read_settings
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Clients:
-    """Hands out the client; every method belongs to the bridge's loop.
+    """Provides the client; every method belongs to the bridge's loop.
 
-    A changed setting makes a new client. The old one is closed when the last piece of work on it has ended;
-    the journal is not: results in ComfyUI's cache hold their files through it for as long as they live.
+    A changed setting creates a new client, and the old one is closed when its last user has finished. Its
+    journal stays open, because results in ComfyUI's cache keep their files through it.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class Clients:
 
     @asynccontextmanager
     async def client(self, settings: Settings | None = None) -> AsyncIterator[AsyncXalora]:
-        """The client for ``settings``, by default those in force now.
+        """The client for ``settings``, by default the current ones.
 
         Raises:
-            ConfigurationError: The settings do not fit.
+            ConfigurationError: A setting is invalid.
             BridgeError: ComfyUI is shutting down.
         """
         client = await self._for(settings or (await asyncio.to_thread(read_settings)).settings)
@@ -50,7 +50,7 @@ class Clients:
 
     @property
     def journal(self) -> Journal | None:
-        """The journal of the client that was used last, from any thread; None before the first."""
+        """The journal of the client that was used last, None before the first. Any thread may call it."""
         current = self._current
         return current.journal if current is not None else None
 
@@ -86,14 +86,14 @@ class Clients:
             await client.close()
 
     async def close(self) -> None:
-        """Close all clients and journals, for good; remote tasks are not touched."""
+        """Close all clients and journals for good; remote tasks continue."""
         self._closed = True
         self._current = None
         try:
             await asyncio.gather(*(client.close() for client in self._users))
         finally:
             for journal in self._journals.values():
-                await off_loop(journal.close)
+                await run_in_thread(journal.close)
 
 
 clients = Clients()

@@ -1,1 +1,1 @@
-"""What the sidebar and the dialogs ask for, and who may ask."""
+"""The HTTP routes and websocket messages of the sidebar and its dialogs."""

@@ -1,17 +1,16 @@
-"""The user's key and network, as the dialogs see them: whether a key is there and works, never the key."""
+"""The state of the user's key and network for the dialogs, which never get the key itself."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from pydantic import SecretStr
 
 from ...xalora_client import __version__
-from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LoadedSettings, Settings
+from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, Settings
 from ...xalora_client.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -20,7 +19,7 @@ from ...xalora_client.errors import (
     XaloraError,
 )
 from ..host import keyfile
-from ..host.settings import KEY_FILE, defaults, in_force, read_settings
+from ..host.comfyui_settings import KEY_FILE, defaults, in_force, read_settings
 
 TEST_SECONDS = 15.0
 RECENT_SECONDS = 60.0
@@ -28,16 +27,16 @@ TEST_TASK_TYPE = "upscaler"
 
 
 async def status() -> dict[str, Any]:
-    """What the sidebar's head shows, as JSON: ``key`` (``present``, ``source``, ``editable``), ``endpoint``
-    (``url``, ``source``, ``hosted``), ``network`` (the last verdict on this key there, or None),
-    ``fallback``, ``version``, and a ``problem`` with the settings."""
+    """The sidebar's status as JSON: ``key`` (``present``, ``source``, ``editable``), ``endpoint`` (``url``,
+    ``source``, ``editable``), ``network`` (the last verdict on this key there, or None), ``fallback``,
+    ``version``, and a ``problem`` with the settings."""
     try:
         loaded = await asyncio.to_thread(read_settings)
         if loaded.settings.api_key is not None:
             loaded.settings.credentials()
     except ConfigurationError as error:
         return {"version": __version__, "problem": str(error), "key": None, "endpoint": None, "network": None}
-    tried = _tried.get(_pair(loaded.settings))
+    verdict, _ = _verdicts.get(_pair(loaded.settings), (None, 0.0))
     return {
         "version": __version__,
         "problem": None,
@@ -45,7 +44,7 @@ async def status() -> dict[str, Any]:
             "present": loaded.settings.api_key is not None,
             "source": loaded.sources["api_key"] if loaded.settings.api_key is not None else None,
             "variable": f"{ENV_PREFIX}API_KEY",
-            # What is entered in the dialog counts only where nothing stronger is set.
+            # A key from the dialog is used only where no source of higher precedence is set.
             "editable": loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE,
         },
         "endpoint": {
@@ -55,28 +54,28 @@ async def status() -> dict[str, Any]:
             "default": DEFAULT_WORKFLOW_URL,
             "editable": loaded.sources["workflow_url"] in (KEY_FILE, "default"),
         },
-        "network": tried.verdict if tried is not None else None,
+        "network": verdict,
         "fallback": loaded.settings.fallback,
     }
 
 
 async def settings() -> dict[str, Any]:
-    """The dialog's settings in force, and their defaults."""
+    """The dialog's current settings and their defaults."""
     return {"settings": in_force(await asyncio.to_thread(read_settings)), "defaults": defaults()}
 
 
 async def enter_key(key: str, url: str | None) -> dict[str, Any]:
-    """Try a key at its network and store the pair, unless the network refuses it; gives the verdict.
+    """Test a key at its network, store both unless the network refuses the key, and return the verdict.
 
-    Where the network can't be reached the pair is stored all the same, and the verdict says so.
+    If the network can't be reached, they are stored all the same, and the verdict says so.
 
     Raises:
-        ConfigurationError: It has a wrong form, or a stronger source makes it useless, or it can't be stored.
+        ConfigurationError: The key is malformed, overridden by another source, or can't be stored.
         AuthenticationError: The network refuses the key.
     """
-    await asyncio.to_thread(_check_that_it_counts)
+    await asyncio.to_thread(_check_not_overridden)
     pair = keyfile.checked(key, url)
-    verdict = await _try(pair)
+    verdict = await _test(pair)
     if verdict["outcome"] == "refused":
         raise AuthenticationError(
             "The network refuses this key",
@@ -87,22 +86,17 @@ async def enter_key(key: str, url: str | None) -> dict[str, Any]:
     return verdict
 
 
-def _check_that_it_counts() -> None:
-    loaded = _loaded_or_none()
-    if loaded is None or loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE:
-        return
-    raise ConfigurationError(
-        f"{ENV_PREFIX}API_KEY is set (by {loaded.sources['api_key']}) and wins over a key entered here",
-        next_step="Change it there, or remove it there first.",
-    )
-
-
-def _loaded_or_none() -> LoadedSettings | None:
-    # Settings that are broken elsewhere must not keep the user from entering a key.
+def _check_not_overridden() -> None:
     try:
-        return read_settings()
+        loaded = read_settings()
     except ConfigurationError:
-        return None
+        # An invalid setting must not keep the user from entering a key.
+        return
+    if loaded.settings.api_key is not None and loaded.sources["api_key"] != KEY_FILE:
+        raise ConfigurationError(
+            f"{ENV_PREFIX}API_KEY is set (by {loaded.sources['api_key']}) and overrides a key entered here",
+            next_step="Change it there, or remove it there first.",
+        )
 
 
 async def remove_key() -> dict[str, Any]:
@@ -111,33 +105,26 @@ async def remove_key() -> dict[str, Any]:
     return await status()
 
 
-@dataclass(frozen=True)
-class _Tried:
-    verdict: dict[str, Any]
-    at: float
-
-
-_tried: dict[tuple[str, str], _Tried] = {}
-"""The last verdict on each key at its network: an answer that comes late says nothing about another key."""
+_verdicts: dict[tuple[str, str], tuple[dict[str, Any], float]] = {}
+"""The last verdict on each key at its network and its time, so that none is taken for another key's."""
 
 
 async def test_key(recent: bool = False) -> dict[str, Any]:
-    """Ask the network for a miner with the key in force, which is free; gives the verdict.
+    """Request a miner with the current key, which is free, and return the verdict.
 
     Args:
-        recent: Be content with a good answer of the last minute: asking reserves a miner for a moment.
+        recent: Accept a good answer of the last minute, because a request reserves a miner for a moment.
 
     Raises:
         MissingKeyError: There is no key.
     """
     loaded = await asyncio.to_thread(read_settings)
     loaded.settings.credentials()
-    last = _tried.get(_pair(loaded.settings))
-    # What is bad is asked again each time: the user may just have mended it.
-    is_good = last is not None and last.verdict["outcome"] == "accepted"
-    if recent and last is not None and is_good and monotonic() - last.at < RECENT_SECONDS:
-        return last.verdict
-    return await _try(loaded.settings)
+    verdict, at = _verdicts.get(_pair(loaded.settings), ({}, 0.0))
+    # After a bad answer the network is asked each time: the user may have corrected the key.
+    if recent and verdict.get("outcome") == "accepted" and monotonic() - at < RECENT_SECONDS:
+        return verdict
+    return await _test(loaded.settings)
 
 
 def _pair(settings: Settings) -> tuple[str, str]:
@@ -145,9 +132,9 @@ def _pair(settings: Settings) -> tuple[str, str]:
     return hashlib.sha256(key.encode()).hexdigest(), settings.workflow_url
 
 
-async def _try(pair: Settings) -> dict[str, Any]:
-    """``outcome``: ``accepted``, ``no_miner`` (accepted, nobody serves now), ``refused``, ``unreachable`` or
-    ``failed``; ``message`` has the words."""
+async def _test(pair: Settings) -> dict[str, Any]:
+    """The verdict: ``outcome`` is ``accepted``, ``no_miner`` (accepted, but no miner is free), ``refused``,
+    ``unreachable`` or ``failed``; ``message`` is the error's text."""
     from ...xalora_client.client import AsyncXalora
 
     key = pair.api_key or SecretStr("")
@@ -168,5 +155,5 @@ async def _try(pair: Settings) -> dict[str, Any]:
     else:
         outcome, message = "accepted", ""
     verdict = {"outcome": outcome, "message": message, "endpoint": pair.sequencer_url}
-    _tried[_pair(pair)] = _Tried(verdict, monotonic())
+    _verdicts[_pair(pair)] = verdict, monotonic()
     return verdict

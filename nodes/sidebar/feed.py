@@ -1,4 +1,4 @@
-"""Tells the open browser windows what has changed in the journal, over ComfyUI's websocket."""
+"""Websocket messages that tell the open browser windows about changes in the journal."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
-from .task_service import Desk, counts
+from .task_service import TaskService, counts
 
 log = logging.getLogger("xalora_client.nodes")
 
 EVENT = "xalora.tasks"
 
 SHORTEST_PAUSE = 0.2
-"""Seconds between two messages: at most five a second, whatever happens."""
+"""Shortest time between two messages."""
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks at the journal's version, for what other processes change."""
+POLL_SECONDS = 1.0
+"""How often the journal's version is read, for changes by other processes."""
 
 ROWS_PER_MESSAGE = 50
-"""Where more has changed, the windows are told to look for themselves."""
+"""After more changes than this, the windows are told to reload."""
 
 
 class Server(Protocol):
-    """What is needed of ComfyUI's server."""
+    """The part of ComfyUI's server that a feed uses."""
 
     sockets: dict[str, Any]
 
@@ -39,16 +39,16 @@ class Server(Protocol):
 
 
 class Feed:
-    """Follows the journal while any window is open; :meth:`start` is called whenever one asks for tasks."""
+    """Watches the journal while a window is open. Call :meth:`start` whenever one requests tasks."""
 
-    def __init__(self, server: Server, desk: Desk) -> None:
+    def __init__(self, server: Server, task_service: TaskService) -> None:
         self._server = server
-        self._desk = desk
+        self._task_service = task_service
         self._lock = threading.Lock()
         self._running = False
 
     def start(self) -> None:
-        """Follow the journal, unless that is being done. From any thread."""
+        """Watch the journal, unless that is being done. Any thread may call it."""
         with self._lock:
             if self._running:
                 return
@@ -63,25 +63,25 @@ class Feed:
         try:
             while self._server.sockets:
                 try:
-                    await self._look(watch)
+                    await self._send_changes(watch)
                 except XaloraError as error:
-                    # Broken settings or a full disk: the routes say so; the next look may find them mended.
+                    # Invalid settings or a full disk: the routes report it, and the next poll may succeed.
                     log.debug("%s", error)
                 await asyncio.sleep(SHORTEST_PAUSE)
-                await watch.woken(LOOK_EVERY - SHORTEST_PAUSE)
+                await watch.changed(POLL_SECONDS - SHORTEST_PAUSE)
         finally:
             watch.stop()
             with self._lock:
                 self._running = False
 
-    async def _look(self, watch: _Watch) -> None:
+    async def _send_changes(self, watch: _Watch) -> None:
         async with clients.client() as client:
             journal = client.journal
             watch.follow(journal)
             version = await asyncio.to_thread(journal.version)
             if version == watch.version:
                 return
-            # The first message holds no rows: a window that listed them before learns what it missed.
+            # The first message has no rows: a window with an older version reloads.
             since = version if watch.version is None else watch.version
             touched, watch.version = watch.touched(), version
             message = await asyncio.to_thread(
@@ -100,26 +100,26 @@ class Feed:
             "version": version,
             "now": time(),
             "counts": counts(journal),
-            "tasks": [] if many else self._desk.rows(journal, url, records),
+            "tasks": [] if many else self._task_service.rows(journal, url, records),
             "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
             "reload": many,
         }
 
 
 class _Watch:
-    """What this process changes in a journal, noted as it happens."""
+    """Notes which records of a journal this process changes."""
 
     def __init__(self) -> None:
         self.version: int | None = None
         self._loop = asyncio.get_running_loop()
-        self._woken = asyncio.Event()
+        self._changed = asyncio.Event()
         self._journal: Journal | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._touched: set[int] = set()
 
     def follow(self, journal: Journal) -> None:
-        """Listen to this journal; another one than before starts anew."""
+        """Listen to this journal instead of an earlier one."""
         if journal is self._journal:
             return
         self.stop()
@@ -131,9 +131,9 @@ class _Watch:
     def _note(self, record_id: int) -> None:
         with self._lock:
             self._touched.add(record_id)
-        # The loop may have been closed with ComfyUI.
+        # ComfyUI may have ended, and closed the loop.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._woken.set)
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def touched(self) -> set[int]:
         """Records changed or removed since the last call."""
@@ -141,13 +141,13 @@ class _Watch:
             touched, self._touched = self._touched, set()
         return touched
 
-    async def woken(self, within: float) -> None:
-        """Return at the next change, or after so many seconds."""
+    async def changed(self, within: float) -> None:
+        """Return at the next change, or after ``within`` seconds."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), within)
-        self._woken.clear()
+            await asyncio.wait_for(self._changed.wait(), within)
+        self._changed.clear()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._unsubscribe()
         self._unsubscribe = lambda: None

@@ -1,15 +1,16 @@
-"""Which requests the pack's routes answer: none that another website can have made. No I/O.
+"""Refusal of requests that another website may have made. No I/O.
 
-ComfyUI has no login, so a page on any website may send requests to the user's ComfyUI. Three ways in, and
-what stops them here:
+ComfyUI has no login, so a page on any website can send requests to the user's ComfyUI. The attacks, and the
+defence against each:
 
 - Forms, images, `fetch` from a foreign page: the browser names the page's origin, or says ``cross-site``.
-  State is changed by POST alone, with a JSON body and a header of our own, which a foreign page can't send
-  without being asked for permission first (and ComfyUI's `--enable-cors-header` does not permit ours).
-- Sandboxed frames and local files: their origin is ``null``, which is refused like a foreign one.
-- DNS rebinding: the attacker's own name is made to point here, so that origin and host agree. Refused by the
-  name: an address, a name that nobody can register, or one that the user allows. Over https no name is
-  refused, since the attacker has no certificate that this server, or the proxy in front of it, would show.
+  Only POST changes state, with a JSON body and a header of our own, which a foreign page can't send without a
+  CORS preflight (and ComfyUI's `--enable-cors-header` does not allow our header).
+- Sandboxed frames and local files: their origin is ``null``, which is refused like a foreign origin.
+- DNS rebinding: the attacker's own name resolves to this machine, so that origin and host agree. The host
+must
+  be an address, a name that nobody can register, or one that the user allows. Over https every name is
+  accepted, because the attacker has no certificate for this server or the proxy in front of it.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 MARKER = "X-Xalora"
-"""The header that state changes carry, with the value ``1``."""
+"""The header of requests that change state, with the value ``1``."""
 
 ALLOWED_HOSTS_VARIABLE = "XALORA_ALLOWED_HOSTS"
 
-# Names of these kinds can't be registered by anybody, so no attacker can make them point here.
+# Nobody can register names with these suffixes, so no attacker's name has one.
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".test")
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is not answered: the HTTP status and one sentence for the user."""
+    """The HTTP status and the reason, in one sentence for the user."""
 
     status: int
     reason: str
 
 
 def refusal(method: str, headers: Mapping[str, str], allowed_hosts: Set[str] = frozenset()) -> Refusal | None:
-    """Decide about a request; None lets it through.
+    """The refusal of a request, None for one that is answered.
 
     Args:
         method: ``GET``, ``POST``...
-        headers: The request's, with names looked up regardless of case.
-        allowed_hosts: Host names that the user vouches for, in lower case.
+        headers: The request's headers, with case-insensitive names.
+        allowed_hosts: Host names that the user allows, in lower case.
     """
     host, origin = headers.get("Host", ""), headers.get("Origin")
     site = headers.get("Sec-Fetch-Site")
@@ -62,7 +63,7 @@ def refusal(method: str, headers: Mapping[str, str], allowed_hosts: Set[str] = f
 
 def _unmarked(headers: Mapping[str, str]) -> Refusal | None:
     if headers.get(MARKER) != "1":
-        return Refusal(403, f"State is changed by requests with the header {MARKER}: 1 alone.")
+        return Refusal(403, f"Only requests with the header {MARKER}: 1 change state.")
     if headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
         return Refusal(415, "The request's body must be JSON.")
     return None

@@ -1,7 +1,7 @@
-"""The routes under ``/xalora/`` that the sidebar and its dialogs use.
+"""The routes under ``/xalora/`` for the sidebar and its dialogs.
 
-GET never changes anything; :mod:`.guard` decides which requests are answered at all. No route takes a path,
-and only the key's own takes a URL. No answer holds a key.
+GET changes no state, and :mod:`.guard` refuses foreign requests. No route takes a path, only the key's route
+takes a URL, and no answer contains a key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..host.bridge import BridgeError, bridge
 from . import account, guard
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type
-from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, desk
+from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, task_service
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -51,24 +51,24 @@ _STATUS: tuple[tuple[type[XaloraError], int], ...] = (
 
 
 class ServerWithRoutes(Server):
-    """What is needed of ComfyUI's server to add routes to it."""
+    """The part of ComfyUI's server that the routes use."""
 
     routes: web.RouteTableDef
 
 
 def register(server: ServerWithRoutes | None) -> bool:
-    """Add the routes to ComfyUI's server, once; False where there is no server, or they are there already."""
+    """Add the routes to ComfyUI's server, once; False without a server, or if they were added before."""
     if server is None or hasattr(server, _REGISTERED):
         return False
     setattr(server, _REGISTERED, True)
-    feed = Feed(server, desk)
+    feed = Feed(server, task_service)
     for method, path, handler in _Routes(feed).table():
         server.routes.route(method, PREFIX + path)(_guarded(handler))
     return True
 
 
 class _Routes:
-    """The handlers, on ComfyUI's own loop; what takes time is done on the bridge's."""
+    """The handlers, on ComfyUI's own loop; slow operations run on the bridge's."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -92,7 +92,7 @@ class _Routes:
             ("POST", "/key/test", self.test_key),
         ]
 
-    # --- looking ------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
 
     async def status(self, _: web.Request) -> web.StreamResponse:
         self._feed.start()
@@ -103,7 +103,7 @@ class _Routes:
 
     async def tasks(self, request: web.Request) -> web.StreamResponse:
         self._feed.start()
-        listing = await bridge.run(desk.page(_query(request.query)))
+        listing = await bridge.run(task_service.page(_query(request.query)))
         return web.json_response(
             {
                 "version": listing.version,
@@ -115,35 +115,35 @@ class _Routes:
         )
 
     async def task(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(await bridge.run(desk.row(_record_id(request))))
+        return web.json_response(await bridge.run(task_service.row(_record_id(request))))
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        path = await bridge.run(desk.file(_record_id(request), int(request.match_info["index"])))
+        path = await bridge.run(task_service.file(_record_id(request), int(request.match_info["index"])))
         return _sent(path)
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(desk.preview(_record_id(request))))
+        return _sent(await bridge.run(task_service.preview(_record_id(request))))
 
     async def input(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(desk.input(_record_id(request))))
+        return _sent(await bridge.run(task_service.input(_record_id(request))))
 
-    # --- steering -----------------------------------------------------------------------------------------
+    # --- changing tasks -----------------------------------------------------------------------------------
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        return web.json_response(await bridge.run(desk.cancel(_record_id(request))))
+        return web.json_response(await bridge.run(task_service.cancel(_record_id(request))))
 
     async def cancel_all(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        return web.json_response(await bridge.run(desk.cancel_all()))
+        return web.json_response(await bridge.run(task_service.cancel_all()))
 
     async def resume(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        return web.json_response(await bridge.run(desk.resume(_record_id(request))))
+        return web.json_response(await bridge.run(task_service.resume(_record_id(request))))
 
     async def forget(self, request: web.Request) -> web.StreamResponse:
         await _body(request)
-        await bridge.run(desk.forget(_record_id(request)))
+        await bridge.run(task_service.forget(_record_id(request)))
         return web.json_response({})
 
     # --- the key ------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class _Routes:
 
 
 def _guarded(handler: Handler) -> Handler:
-    """The handler behind the guard, with errors as JSON and nothing that other sites or caches could use."""
+    """The handler behind the guard, with errors as JSON and headers against other sites and caches."""
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         refused = guard.refusal(request.method, request.headers, _allowed_hosts())
@@ -199,7 +199,7 @@ def _error(status: int, what: str, money: str = "", next_step: str = "") -> web.
 
 def _record_id(request: web.Request) -> int:
     digits = request.match_info["id"]
-    # SQLite's numbers end there; no record has such a one.
+    # SQLite's integers have at most 19 digits; no record has id 0.
     return int(digits) if len(digits) < 18 else 0
 
 
@@ -217,7 +217,7 @@ def _query(values: Mapping[str, str]) -> Query:
             limit=min(PAGE_LIMIT, max(0, int(values.get("limit", PAGE_LIMIT)))),
         )
     except ValueError as error:
-        raise ConfigurationError(f"The list can't be asked for like this: {error}", money="") from error
+        raise ConfigurationError(f"The query is invalid: {error}", money="") from error
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
@@ -232,13 +232,13 @@ async def _body(request: web.Request) -> dict[str, Any]:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        # Without the parser's own words: they may quote the body, and so a key.
-        raise ConfigurationError("The request's body is not the JSON object it should be")
+        # Without the parser's message, which may quote the body, and so a key.
+        raise ConfigurationError("The request's body is not a JSON object")
     return body
 
 
 def _sent(path: Path | None) -> web.StreamResponse:
-    """A file's contents, as one of the media that results are."""
+    """A response with a file's contents; 404 for anything but media."""
     kind = media_type(path) if path is not None else None
     if path is None or kind is None:
         return _error(404, "There is no such file.")

@@ -1,72 +1,47 @@
-"""A journaled task as the sidebar gets it: plain values, and which actions make sense. No I/O."""
+"""The rows of the sidebar's task list: a record as JSON, with the actions that it allows. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ...xalora_client.journal import Record, TaskState
+from ...xalora_client.journal import Group, Record, TaskState
+from ...xalora_client.media.media_types import MEDIA_TYPES
 from ..execution.task_origins import Origin
 
-GROUPS: Mapping[str, frozenset[TaskState]] = {
-    "active": frozenset(
-        {
-            TaskState.PREPARED,
-            TaskState.SENDING,
-            TaskState.SUBMITTED,
-            TaskState.CANCEL_PENDING,
-            TaskState.FINISHED,
-        }
-    ),
-    "done": frozenset({TaskState.KEPT}),
-    "failed": frozenset({TaskState.FAILED, TaskState.CANCELED, TaskState.NOT_SENT, TaskState.UNKNOWN}),
-}
-"""The sidebar's groups, which share no state and leave none out."""
-
-_RESUMABLE = frozenset({TaskState.SUBMITTED, TaskState.CANCEL_PENDING, TaskState.FINISHED})
-_CANCELABLE = frozenset({TaskState.SUBMITTED, TaskState.CANCEL_PENDING})
-_VIDEO_SUFFIXES = frozenset({".mp4", ".webm"})
-_MEDIA_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".mp4": "video/mp4",
-    ".webm": "video/webm",
-}
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""The sidebar's groups; each record is in one of them."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What the sidebar shows about a task that its journal record does not hold.
+class RowContext:
+    """What a row needs beside the record.
 
     Args:
-        workflow_url: The network of the settings in force: no other's tasks are in our hands.
-        attended: Somebody, here or in another process, waits for the task.
+        workflow_url: The network of the current settings; tasks of another can't be canceled or resumed.
+        leased: Something, here or in another process, waits for the task or uses its files.
         origin: The node that asked for it, where known.
         has_input: There is a small picture of its input.
-        usual: The span of seconds that its kind usually takes, where known.
-        problem: What went wrong when it was last taken up from the sidebar.
+        usual: The seconds that tasks of its kind usually take, from and to, where known.
+        problem: The error when it was last resumed from the sidebar.
     """
 
     workflow_url: str
-    attended: bool = False
+    leased: bool = False
     origin: Origin | None = None
     has_input: bool = False
     usual: tuple[float, float] | None = None
     problem: str | None = None
 
 
-def task_row(record: Record, around: Surroundings) -> dict[str, Any]:
+def task_row(record: Record, context: RowContext) -> dict[str, Any]:
     """The record as JSON; times are Unix seconds of this machine's clock."""
     work = record.work
     return {
         "id": record.id,
-        "group": group_of(record.state),
-        "state": record.state.value,
+        "group": record.group,
+        "state": _state(record),
         "status": record.status,
         "type": work.task_type,
         "workflow": work.workflow_id,
@@ -81,61 +56,53 @@ def task_row(record: Record, around: Surroundings) -> dict[str, Any]:
         "engine": record.engine,
         "miner": record.miner,
         "device": record.device,
-        "error": around.problem or record.error,
+        "error": context.problem or record.error,
         "files": [_file(file) for file in record.files],
         "size": record.size,
         "evicted": record.evicted,
-        "attended": around.attended,
-        "node": around.origin.node_id if around.origin else None,
-        "prompt": around.origin.prompt_id if around.origin else None,
-        "has_input": around.has_input,
-        "usual": list(around.usual) if around.usual else None,
-        "actions": actions(record, around),
+        "leased": context.leased,
+        "node": context.origin.node_id if context.origin else None,
+        "prompt": context.origin.prompt_id if context.origin else None,
+        "has_input": context.has_input,
+        "usual": list(context.usual) if context.usual else None,
+        "actions": actions(record, context),
         "version": record.version,
     }
 
 
-def actions(record: Record, around: Surroundings) -> list[str]:
-    """Which of ``cancel``, ``resume`` and ``forget`` can be asked for."""
+def actions(record: Record, context: RowContext) -> list[str]:
+    """Which of ``cancel``, ``resume`` and ``forget`` are possible."""
     ours = (
         record.task_id is not None
         and not record.work.own_key
-        and record.work.sequencer_url.rstrip("/") == around.workflow_url.rstrip("/")
+        and record.work.sequencer_url.rstrip("/") == context.workflow_url.rstrip("/")
     )
     possible = []
-    if (
-        ours
-        and record.state in _CANCELABLE
-        and not (record.state is TaskState.CANCEL_PENDING and around.attended)
-    ):
+    if ours and record.state is TaskState.SUBMITTED:
         possible.append("cancel")
-    if ours and not around.attended and (record.state in _RESUMABLE or record.evicted):
+    if ours and not context.leased and (record.group == "active" or record.evicted):
         possible.append("resume")
-    # A kept file is let go of without a word, so a row that said it was in use would say so for ever.
-    if not around.attended or record.state is TaskState.KEPT:
+    # The end of a kept file's lease changes no record, so a row without "forget" would not be updated.
+    if not context.leased or record.group == "done":
         possible.append("forget")
     return possible
 
 
-def group_of(state: TaskState) -> str:
-    """The sidebar's group of a state."""
-    return next(name for name, states in GROUPS.items() if state in states)
-
-
-def states_of(groups: Iterable[str]) -> frozenset[TaskState] | None:
-    """The states of these groups, None for all of them. KeyError for a name that is no group."""
-    names = set(groups)
-    return frozenset[TaskState]().union(*(GROUPS[name] for name in names)) if names else None
+def _state(record: Record) -> str:
+    """The record's state in the sidebar's words."""
+    if record.group == "done":
+        return "kept"
+    if record.state is TaskState.SUBMITTED and record.cancel_requested_at is not None:
+        return "cancel_requested"
+    return record.state.value
 
 
 def media_type(file: Path) -> str | None:
     """The MIME type of a result file; None for what no result is."""
-    return _MEDIA_TYPES.get(file.suffix.lower())
+    return MEDIA_TYPES.get(file.suffix.lower())
 
 
 def _file(file: Path) -> dict[str, Any]:
-    return {
-        "name": file.name,
-        "kind": "video" if file.suffix.lower() in _VIDEO_SUFFIXES else "image",
-        "media_type": media_type(file),
-    }
+    kind = media_type(file)
+    is_video = kind is not None and kind.startswith("video/")
+    return {"name": file.name, "kind": "video" if is_video else "image", "media_type": kind}

@@ -1,6 +1,6 @@
-"""What the sidebar can see and do: the journal's tasks, canceled, taken up again, or forgotten.
+"""The sidebar's operations on the journal's tasks: list, preview, cancel, resume and forget.
 
-Everything runs on the bridge's loop, the journal in threads.
+They run on the bridge's loop, and call the journal in threads.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...xalora_client.errors import XaloraError
-from ...xalora_client.journal import Journal, Record, TaskState
-from ..conversion.previews import input_preview, made_preview, result_preview
-from ..execution import node_run
+from ...xalora_client.journal import Journal, Record
+from ...xalora_client.polling.durations import usual_span
+from ..conversion.previews import cached_result_preview, input_preview, result_preview
+from ..execution import task_loop
 from ..execution.task_origins import origins
 from ..host.clients import clients
-from .task_rows import GROUPS, Surroundings, states_of, task_row
+from .task_rows import GROUPS, RowContext, task_row
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
@@ -28,15 +29,15 @@ log = logging.getLogger("xalora_client.nodes")
 PAGE_LIMIT = 200
 CANCELS_AT_ONCE = 8
 PREVIEWS_AT_ONCE = 2
-"""Large results take a good part of a second to decode; scrolling past many must not take all cores."""
+"""Decoding a large result takes up to a second; scrolling past many must not take all cores."""
 
 
 class NoSuchTaskError(XaloraError):
-    """The journal has no such record: it was forgotten, perhaps in another window."""
+    """The journal has no such record; it may have been forgotten in another window."""
 
 
 class NotNowError(XaloraError):
-    """The task's state does not allow what was asked for."""
+    """The task's state does not allow the action."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Query:
     """Which tasks to list.
 
     Args:
-        groups: Names of groups; none for all.
-        text: Only those with this text in label, ids, type, workflow, engine, miner or error.
-        since: Only those changed after this version of the journal.
-        offset: Leaving out so many first.
-        limit: At most so many.
+        groups: Names of groups; empty for all.
+        text: Only tasks with this text in label, ids, type, workflow, engine, miner or error.
+        since: Only tasks changed after this version of the journal.
+        offset: How many to leave out at the beginning.
+        limit: How many to list at most.
     """
 
     groups: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of tasks, the latest first, and how many there are in all."""
+    """One page of tasks, the latest first, and their number in all."""
 
     version: int
     total: int
@@ -68,15 +69,15 @@ class Listing:
     tasks: list[dict[str, Any]]
 
 
-class Desk:
-    """Answers the routes. Tasks taken up here are followed until they end, whoever looks."""
+class TaskService:
+    """The operations behind the routes. A task resumed here is waited for until it ends."""
 
     def __init__(self) -> None:
-        self._following: dict[int, asyncio.Task[None]] = {}
+        self._waiting: dict[int, asyncio.Task[None]] = {}
         self._problems: dict[int, str] = {}
         self._previewing = asyncio.Semaphore(PREVIEWS_AT_ONCE)
 
-    # --- looking ------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------
 
     async def page(self, query: Query) -> Listing:
         """A page of tasks."""
@@ -85,29 +86,28 @@ class Desk:
             return await asyncio.to_thread(self._page, journal, url, query)
 
     def _page(self, journal: Journal, url: str, query: Query) -> Listing:
-        # The version first: what changes in between is listed again, never missed.
+        # The version is read first, so that a change in between is sent again rather than missed.
         version = journal.version()
-        states = states_of(query.groups)
         text = query.text or None
         records = journal.records(
-            states=states, text=text, since=query.since, limit=query.limit, offset=query.offset
+            groups=query.groups, text=text, since=query.since, limit=query.limit, offset=query.offset
         )
-        total = journal.count(states=states, text=text, since=query.since)
+        total = journal.count(groups=query.groups, text=text, since=query.since)
         return Listing(version, total, counts(journal), self.rows(journal, url, records))
 
     def rows(self, journal: Journal, url: str, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """Records as the sidebar gets them; blocking."""
-        attended = journal.attended_records() if records else frozenset()
+        """Rows of records. Blocking."""
+        leased = journal.leased() if records else frozenset()
         usual = {
-            kind: journal.usual(kind)
-            for kind in {record.work.kind for record in records if record.state in GROUPS["active"]}
+            kind: usual_span(journal.past_runs(kind))
+            for kind in {record.work.kind for record in records if record.group == "active"}
         }
         return [
             task_row(
                 record,
-                Surroundings(
+                RowContext(
                     workflow_url=url,
-                    attended=record.id in attended,
+                    leased=record.id in leased,
                     origin=origins.of(record.job_id),
                     has_input=input_preview(record.job_id) is not None,
                     usual=usual.get(record.work.kind),
@@ -118,7 +118,7 @@ class Desk:
         ]
 
     async def row(self, record_id: int) -> dict[str, Any]:
-        """One task as it stands.
+        """The current row of a task.
 
         Raises:
             NoSuchTaskError: It was forgotten.
@@ -135,12 +135,12 @@ class Desk:
         record = await asyncio.to_thread(client.journal.find, record_id)
         if record is None:
             raise NoSuchTaskError(
-                "This task is not in the journal any more", next_step="Look at the list anew.", money=""
+                "This task is not in the journal any more", next_step="Reload the list.", money=""
             )
         return record
 
     async def file(self, record_id: int, index: int) -> Path | None:
-        """A file of a kept result; None where there is none of this number."""
+        """A file of a kept result; None where there is none with this index."""
         async with clients.client() as client:
             files = (await self._record(client, record_id)).files
         return files[index] if 0 <= index < len(files) and files[index].is_file() else None
@@ -151,11 +151,11 @@ class Desk:
             record = await self._record(client, record_id)
         if not record.files:
             return None
-        made = await asyncio.to_thread(made_preview, record.job_id)
+        made = await asyncio.to_thread(cached_result_preview, record.job_id)
         if made is not None:
             return made
         try:
-            # The turn comes before the thread: the journal needs threads too, and those would only wait.
+            # The semaphore is taken outside the thread, to leave threads to the journal.
             async with self._previewing:
                 return await asyncio.to_thread(result_preview, record.job_id, record.files[0])
         except (OSError, ValueError) as error:
@@ -168,10 +168,10 @@ class Desk:
             record = await self._record(client, record_id)
         return await asyncio.to_thread(input_preview, record.job_id)
 
-    # --- steering -----------------------------------------------------------------------------------------
+    # --- changing tasks -----------------------------------------------------------------------------------
 
     async def cancel(self, record_id: int) -> dict[str, Any]:
-        """Cancel a task at the network, whoever waits for it. The task as it then stands.
+        """Cancel a task in the network, even if something waits for it; returns its row.
 
         Raises:
             NotNowError: There is nothing to cancel.
@@ -188,12 +188,12 @@ class Desk:
         await client.cancel_task(row["task_id"])
 
     async def cancel_all(self) -> dict[str, Any]:
-        """Cancel every task that can be: ``canceled`` counts them, ``failed`` holds messages.
+        """Cancel every task that can be canceled; ``canceled`` counts them, ``failed`` holds messages.
 
-        Nodes that have more to send do not send it; what they were just sending counts as canceled.
+        Running nodes send no more tasks; a task that is being sent counts as canceled.
         """
-        # First of all: a node that is told of a canceled task would begin its next one.
-        withdrawing = node_run.cancel_all()
+        # First, because a node whose task is canceled would begin its next one.
+        withdrawals = task_loop.cancel_all()
         turns = asyncio.Semaphore(CANCELS_AT_ONCE)
         failed: list[str] = []
 
@@ -208,39 +208,34 @@ class Desk:
 
         async with clients.client() as client:
             url = client.settings.sequencer_url
-            records = await asyncio.to_thread(client.journal.records, states=GROUPS["active"])
+            records = await asyncio.to_thread(client.journal.records, groups=("active",))
             rows = await asyncio.to_thread(self.rows, client.journal, url, records)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
-        if withdrawing:
-            await asyncio.wait(withdrawing)
-        return {"canceled": sum(ended) + len(withdrawing), "failed": failed}
+        if withdrawals:
+            await asyncio.wait(withdrawals)
+        return {"canceled": sum(ended) + len(withdrawals), "failed": failed}
 
     async def resume(self, record_id: int) -> dict[str, Any]:
-        """Take a task up again and follow it until its result is here. The task as it now stands.
+        """Wait for a task, in the background, until its result is on this machine; returns its row.
 
         Raises:
-            NotNowError: Somebody does so already, or there is nothing to take up.
+            NotNowError: Something waits for it already, or there is nothing to wait for.
         """
         async with clients.client() as client:
             row = await self._row(client, record_id)
             if "resume" not in row["actions"]:
-                raise _not_now(row, "taken up")
+                raise _not_now(row, "resumed")
             self._problems.pop(record_id, None)
-            if record_id not in self._following:
-                follow = asyncio.get_running_loop().create_task(self._follow(record_id, row))
-                self._following[record_id] = follow
-                follow.add_done_callback(lambda _: self._following.pop(record_id, None))
-            return {**row, "attended": True, "actions": [a for a in row["actions"] if a == "cancel"]}
+            if record_id not in self._waiting:
+                waiting = asyncio.get_running_loop().create_task(self._wait_for(record_id, row))
+                self._waiting[record_id] = waiting
+                waiting.add_done_callback(lambda _: self._waiting.pop(record_id, None))
+            return {**row, "leased": True, "actions": [a for a in row["actions"] if a == "cancel"]}
 
-    async def _follow(self, record_id: int, row: dict[str, Any]) -> None:
+    async def _wait_for(self, record_id: int, row: dict[str, Any]) -> None:
         try:
             async with clients.client() as client:
-                handle = client.task(row["task_id"])
-                if row["state"] == TaskState.CANCEL_PENDING.value:
-                    await handle.cancel()
-                    await handle.wait()
-                else:
-                    await handle.result()
+                await client.task(row["task_id"]).result()
         except XaloraError as error:
             log.warning("%s", error)
             self._problems[record_id] = str(error)
@@ -249,28 +244,28 @@ class Desk:
         """Remove a task from the journal, with its kept files.
 
         Raises:
-            NotNowError: Somebody looks after it.
+            NotNowError: Something waits for it.
         """
         async with clients.client() as client:
             row = await self._row(client, record_id)
-            if not await asyncio.to_thread(client.journal.forget, record_id):
+            if not await asyncio.wrap_future(client.journal.forget([record_id])):
                 raise _not_now(row, "forgotten")
             self._problems.pop(record_id, None)
 
 
 def counts(journal: Journal) -> dict[str, int]:
     """How many tasks there are in each group."""
-    return {name: journal.count(states=states) for name, states in GROUPS.items()}
+    return {name: journal.count(groups=(name,)) for name in GROUPS}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:
     reason, next_step = f"it is {row['state'].replace('_', ' ')}", ""
-    if row["attended"] and row["group"] == "done":
+    if row["leased"] and row["group"] == "done":
         reason = "an open graph, or another program, still uses its file"
-        next_step = "Unload Models and Execution Cache, in ComfyUI's menu, lets go of it."
-    elif row["attended"]:
+        next_step = "Choose Unload Models and Execution Cache in ComfyUI's menu."
+    elif row["leased"]:
         reason += ", and a node or another program waits for it"
-        next_step = "Cancel its prompt in ComfyUI's queue, or wait for its end."
+        next_step = "Cancel its prompt in ComfyUI's queue, or wait until it ends."
     return NotNowError(
         f"The task can't be {what} from here: {reason}",
         money="Nothing has changed.",
@@ -280,4 +275,4 @@ def _not_now(row: dict[str, Any], what: str) -> NotNowError:
     )
 
 
-desk = Desk()
+task_service = TaskService()

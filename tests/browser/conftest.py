@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import comfyui_install
+from chromium import find_browser
 from harness import ComfyUI, SessionDevnet, find_install, seed
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from workbench import OTHER_KEY, Workbench
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPTS = REPOSITORY / "scripts"
 SHOTS = REPOSITORY / ".artifacts" / "screenshots"
 
 FLAGS = [
@@ -49,6 +54,19 @@ QUIET = {
 }
 
 
+class ProcessForEachFrontend(LoadScopeScheduling):
+    """Has each process start one ComfyUI and one browser, for the frontend that its tests name first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        of_frontend = re.search(rf"\[({PINNED}|{CURRENT})", nodeid)
+        return of_frontend[1] if of_frontend else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    # Marks of pytest-xdist's own `loadgroup` have no effect in this pytest.
+    return ProcessForEachFrontend(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # The first test that asks for ComfyUI pays for its start, and for the frontend's download.
@@ -69,18 +87,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Path:
+def chromium() -> str:
     """The installed Chrome or Chromium."""
-    told = subprocess.run(
-        [sys.executable, "-c", "from browser import find_browser; print(find_browser() or '')"],
-        cwd=SCRIPTS,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    if not (found := told.stdout.strip()):
+    if not (found := find_browser()):
         pytest.skip("No Chrome or Chromium is installed here; CHROMIUM_PATH may name one.")
-    return Path(found)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +101,7 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="session")
-def browser(playwright: Playwright, chromium: Path) -> Iterator[Browser]:
+def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
     """With a new, empty profile."""
     browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
     yield browser
@@ -102,12 +113,11 @@ def frontend(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
     """Which frontend ComfyUI serves: its name, and the arguments for ComfyUI."""
     if request.param == PINNED:
         return PINNED, ()
-    fetched = subprocess.run(
-        [sys.executable, str(SCRIPTS / "comfyui_frontend.py")], capture_output=True, text=True, check=False
-    )
-    if fetched.returncode != 0:
-        pytest.skip(f"The current frontend could not be fetched: {fetched.stderr.strip()[-500:]}")
-    return CURRENT, (f"--front-end-root={fetched.stdout.strip()}",)
+    try:
+        fetched = comfyui_install.frontend()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"The current frontend could not be fetched: {error}")
+    return CURRENT, (f"--front-end-root={fetched}",)
 
 
 @pytest.fixture(scope="session")

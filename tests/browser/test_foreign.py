@@ -1,4 +1,4 @@
-"""Pages of other websites, opened in the same browser: none of them sees or changes anything."""
+"""Requests from pages of other websites in the same browser, which are all refused."""
 
 from __future__ import annotations
 

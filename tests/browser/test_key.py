@@ -1,4 +1,4 @@
-"""The key: entered in the page, stored on the server, and found nowhere else."""
+"""The key dialog, and the key, which is stored on the server and nowhere else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_key_is_entered_and_found_nowhere(without_key: Workbench) -> None:
     dialog.get_by_label("Endpoint").fill(bench.devnet.url)
     field.fill("without-a-second-half#")
     dialog.get_by_role("button", name="Save key").click()
-    expect(dialog.get_by_role("status")).to_contain_text("has not the form")
+    expect(dialog.get_by_role("status")).to_contain_text("does not have the form")
     field.fill(bench.devnet.api_key + "-but-not-this-one")
     dialog.get_by_role("button", name="Save key").click()
     expect(dialog.get_by_role("status")).to_contain_text("refuses this key")

@@ -1,4 +1,4 @@
-"""Tasks that nodes on the page have asked for: seen while they run, canceled, taken over, taken up again."""
+"""Tasks of nodes on the page, in the sidebar: running, canceled, done by fallback, and resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sidebar with a journal of tasks in every state, and with a very long one."""
+"""The sidebar with tasks in every state, and with a very long list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from harness import seed
 from playwright.sync_api import Page, expect
 from workbench import Workbench
+
+from xalora_client.journal import Event
 
 MANY = 5000
 NO_TAGS = str.maketrans("<>", "\u2039\u203a")
@@ -79,9 +81,9 @@ def test_what_is_changed_elsewhere_appears_by_itself(seeded: Workbench) -> None:
         added = seeder.record("upscaler", "upscale from-a-shell.png", ago=0, then=seed.left_running)
         row = seeded.rows.filter(has_text="from-a-shell.png")
         expect(row).to_contain_text("Running")
-        seeder.journal.failed(added.id, "the miner caught fire")
+        seeder.note(added, Event.FAILED, error="the miner caught fire")
         expect(row).to_contain_text("the miner caught fire")
-        assert seeder.journal.forget(added.id)
+        assert seeder.journal.forget([added.id]).result() == 1
     expect(row).to_have_count(0)
     expect(seeded.rows).to_have_count(10)
 
@@ -102,7 +104,7 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     # What changes meanwhile is not shown for having changed.
     with seed.seeder(seeded.state_dir, seeded.devnet.url, time.time()) as seeder:
         for record in seeder.journal.records(limit=3):
-            seeder.journal.fell_back(record.job_id, engine="another")
+            seeder.note(record, Event.FELL_BACK, engine="another", device=None)
         seeder.made = 100
         seeder.record("upscaler", "upscale 100%_\\.png", ago=0, then=seed.canceled)
     expect(seeded.rows).to_have_count(1)

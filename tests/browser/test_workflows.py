@@ -1,4 +1,4 @@
-"""Workflows loaded, built and run on the page, as users do."""
+"""Workflows that a user loads, builds and runs on the page."""
 
 from __future__ import annotations
 

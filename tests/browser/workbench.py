@@ -13,6 +13,8 @@ from typing import Any
 from harness import ComfyUI, SessionDevnet, seed
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 
+from xalora_client.journal import Journal
+
 # The devnet's usual key may stand anywhere by chance, in a name or an address; this one may not.
 OTHER_KEY = "browser#k3y-of-the-browser-tests-7c1f"
 
@@ -64,7 +66,7 @@ AT_REST = """async () => {
 }"""
 
 SET_SETTINGS = """async (values) => {
-    for (const [id, value] of Object.records(values)) await app.extensionManager.setting.set(id, value)
+    for (const [id, value] of Object.entries(values)) await app.extensionManager.setting.set(id, value)
 }"""
 
 BOUNDS = """
@@ -105,7 +107,7 @@ BUILD = """([nodes, links]) => {
         const node = LiteGraph.createNode(type)
         node.pos = [80 + (index % 3) * 420, 120 + Math.floor(index / 3) * 420]
         app.graph.add(node)
-        for (const [name, value] of Object.records(values)) {
+        for (const [name, value] of Object.entries(values)) {
             const widget = node.widgets.find((widget) => widget.name === name)
             if (!widget) throw new Error(`${type} has no widget ${name}`)
             widget.value = value
@@ -203,8 +205,8 @@ class Workbench:
     @contextmanager
     def _journal(self) -> Iterator[sqlite3.Connection]:
         """The journal's own file, for what no interface is there to do."""
-        # The server makes the file when it is first asked for tasks.
-        self.tasks(limit=0)
+        # Whoever writes first makes the file.
+        Journal.open(self.state_dir / "journal.sqlite3", self.state_dir / "results").close()
         with (
             closing(sqlite3.connect(self.state_dir / "journal.sqlite3", timeout=30)) as connection,
             connection,
@@ -227,7 +229,8 @@ class Workbench:
             connection.execute(
                 "UPDATE entries SET state = 'submitted', status = 'running', files = '[]', size = 0,"
                 " engine = NULL, ended_at = NULL, delivered = 0,"
-                " version = (SELECT value + 1 FROM counters WHERE name = 'version') WHERE state = 'kept'"
+                " version = (SELECT value + 1 FROM counters WHERE name = 'version')"
+                " WHERE state = 'finished' AND files <> '[]'"
             )
             connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
 

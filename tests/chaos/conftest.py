@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-WHOLE = os.environ.get("CHAOS") == "whole"
+# `whole`, or a share of it such as 0.02; without, as short as `make test` needs it.
+LENGTH = os.environ.get("CHAOS", "")
+WHOLE = LENGTH == "whole"
+SHORT = 0.008
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "chaos.md"
 
-Note = Callable[[str, str], None]
+# The scripted sequencer of the tests with a devnet.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "with_devnet"))
 
-_notes: list[tuple[str, str]] = []
+Note = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -25,18 +30,27 @@ def whole() -> bool:
 
 
 @pytest.fixture
-def note() -> Note:
+def share() -> float:
+    """How much of its full length a test has that is scaled."""
+    return 1.0 if WHOLE else float(LENGTH or SHORT)
+
+
+@pytest.fixture
+def note(record_property: Note) -> Note:
     """Adds a line to the table that is printed at the end, and kept by a run at full length."""
-    return lambda what, figure: _notes.append((what, figure))
+    return record_property
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _notes:
+    # In the reports, which also come from other processes of pytest-xdist.
+    stats = terminalreporter.stats
+    notes = [note for report in stats.get("passed", ()) for note in report.user_properties]
+    if not notes:
         return
-    lines = ["| what | figure |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in _notes)]
+    lines = ["| what | figure |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in notes)]
     terminalreporter.section("chaos")
     terminalreporter.write("\n".join(lines) + "\n")
-    failed = terminalreporter.stats.get("failed") or terminalreporter.stats.get("error")
+    failed = stats.get("failed") or stats.get("error")
     if WHOLE and not failed:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         head = (

@@ -158,7 +158,7 @@ async def test_killed_at_any_moment_the_same_work_is_one_task_in_the_end(
         stats = devnet.stats()
     assert stats["creates"] == kills + 1, found
     with Journal.open(state_dir / "journal.sqlite3", state_dir / "results") as journal:
-        assert not journal.open_records()
+        assert not journal.records(is_open=True)
     note("(b) processes killed by SIGKILL, creates counted by the sequencer", f"{kills}, {kills} (1 each)")
     note("(b) creates repeated under the same job id after `resend`", str(stats["duplicates"]))
     note(

@@ -93,7 +93,7 @@ async def test_every_task_ends_once_and_none_is_paid_twice(
         assert devnet.stats()["duplicates"] == 0
 
         # Nothing is left behind: not in the journal, and not in the network once its miners are done.
-        left = client.journal.open_records()
+        left = client.journal.records(is_open=True)
         assert {record.state for record in left} == {TaskState.UNKNOWN}
         assert {record.job_id for record in left} == unknown_jobs
         await devnet.wait_for(lambda stats: not stats["tasks"]["waiting"] + stats["tasks"]["running"])
@@ -106,7 +106,7 @@ async def test_every_task_ends_once_and_none_is_paid_twice(
         assert all(isinstance(error, ResultFormatError) for error in fresh)
         assert devnet.stats()["creates"] == works
         assert devnet.stats()["duplicates"] == len(arrived)
-        assert not client.journal.open_records()
+        assert not client.journal.records(is_open=True)
 
         # And all that is asked a second time comes from this machine's disk.
         kept = await client.run_many([o.task for o in good], **options)

@@ -7,10 +7,10 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,9 @@ from xalora_client import (
     UpscalerTask,
 )
 from xalora_client.devnet import Devnet
-from xalora_client.journal import Claim, Journal, TaskState
+from xalora_client.journal import Journal, TaskState
+from xalora_client.journal.database import BusyJournalError
+from xalora_client.journal.writer import Writer
 
 Note = Callable[[str, str], None]
 
@@ -41,27 +43,34 @@ def held(path: Path) -> Iterator[None]:
         blocker.execute("ROLLBACK")
 
 
+def executed(journal: Journal, statement: str) -> None:
+    """Run a statement on the journal's own connection, e.g. to let its disk be full."""
+    journal.flush(10)
+    with journal._writer._in_use:
+        assert journal._writer._connection is not None
+        journal._writer._connection.execute(statement)
+
+
 async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
-    asked_again = threading.Event()
-    claims, claim = count(1), Journal.claim
+    found_busy = threading.Event()
+    wait_on = Writer._wait_on
 
-    def counted(self: Journal, *arguments: Any, **options: Any) -> Claim:
-        if next(claims) == 3:
-            asked_again.set()
-        return claim(self, *arguments, **options)
+    def seen(self: Writer, busy: BusyJournalError) -> None:
+        wait_on(self, busy)
+        found_busy.set()
 
-    monkeypatch.setattr(Journal, "claim", counted)
+    monkeypatch.setattr(Writer, "_wait_on", seen)
     path = tmp_path / "journal.sqlite3"
-    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+    with Journal.open(path, tmp_path / "results") as journal:
         async with (
             Devnet(miners=1) as devnet,
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
             with held(path):
                 running = asyncio.create_task(client.run(task(1), reuse=True, fallback="never"))
-                assert await asyncio.to_thread(asked_again.wait, 20)
+                assert await asyncio.to_thread(found_busy.wait, 20)
                 assert devnet.stats()["creates"] == 0
             result = await running
             assert result.images.shape == (1, 16, 16, 3)
@@ -74,38 +83,49 @@ async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
 async def test_nothing_is_sent_past_a_journal_that_stays_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
-    monkeypatch.setattr("xalora_client.jobs.async_journal.CLAIM_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("xalora_client.jobs.dispatcher.PATIENCE_SECONDS", 0.3)
     path = tmp_path / "journal.sqlite3"
-    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+    with Journal.open(path, tmp_path / "results") as journal:
         async with (
             Devnet(miners=1) as devnet,
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
-            with held(path), pytest.raises(JournalError, match=r"locked.*nothing was charged.*try again"):
+            with (
+                held(path),
+                pytest.raises(JournalError, match=r"holds the journal.*[Nn]othing was charged.*try again"),
+            ):
                 await client.run(task(1), reuse=True, fallback="never")
             assert devnet.stats()["creates"] == 0
             # With the lock gone, the journal is used again.
             await client.run(task(1), reuse=True, fallback="never")
-            assert journal.count(states=[TaskState.KEPT]) == 1
+            journal.flush(10)
+            assert [r.state for r in journal.records()] == [TaskState.FINISHED]
     note("(d) journal locked for good", "JournalError, nothing sent; sent once it was free")
 
 
-async def test_what_cannot_be_written_down_is_not_sent(tmp_path: Path, note: Note) -> None:
+async def test_what_cannot_be_written_down_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
+) -> None:
     path = tmp_path / "journal.sqlite3"
-    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
+    sending = Journal.sending
+    with Journal.open(path, tmp_path / "results") as journal:
         async with (
             Devnet(miners=1) as devnet,
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
-            blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            # The row stands, and the disk fails before "sending" is written: after a crash now, the journal
-            # would take the work for unsent and send it again.
-            unsubscribe = journal.subscribe(lambda _: blocker.execute("BEGIN EXCLUSIVE"))
-            with pytest.raises(JournalError, match=r"locked.*[Nn]othing"):
-                await client.run(task(1), reuse=True, fallback="never")
-            unsubscribe()
-            blocker.execute("ROLLBACK")
-            blocker.close()
+
+            def impatient(self: Journal, record_id: int, **_: object) -> Future[None]:
+                # The row stands, and the journal fails before "sending" is written: after a crash now, it
+                # would take the work for unsent and send it again.
+                blocker.execute("BEGIN EXCLUSIVE")
+                return sending(self, record_id, patience=0.1)
+
+            with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as blocker:
+                monkeypatch.setattr(Journal, "sending", impatient)
+                with pytest.raises(JournalError, match=r"holds the journal.*[Nn]othing"):
+                    await client.run(task(1), reuse=True, fallback="never")
+                monkeypatch.setattr(Journal, "sending", sending)
+                blocker.execute("ROLLBACK")
             assert devnet.stats()["creates"] == 0
             result = await client.run(task(1), reuse=True, fallback="never")
             assert result.images.shape == (1, 16, 16, 3)
@@ -122,7 +142,7 @@ async def test_nothing_is_sent_past_a_full_journal_and_what_it_has_kept_is_given
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
             await client.run(task(0), reuse=True, fallback="never")
-            journal._database.connection.execute("PRAGMA max_page_count = 1")
+            executed(journal, "PRAGMA max_page_count = 1")
             outcomes = await client.run_many(
                 [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
             )
@@ -130,12 +150,12 @@ async def test_nothing_is_sent_past_a_full_journal_and_what_it_has_kept_is_given
             errors = [outcome.error for outcome in outcomes if outcome.error is not None]
             assert errors, "the journal was never full"
             assert all(isinstance(error, JournalError) for error in errors)
-            assert all("full" in str(error) and "nothing was charged" in str(error) for error in errors)
+            assert all("no room" in str(error) and "othing was charged" in str(error) for error in errors)
             # Room is made by the page, so some of them could still be remembered.
             assert devnet.stats()["creates"] == 1 + len(results)
             assert all(journal.by_job_id(result.job_id) is not None for result in results)
             assert (await client.run(task(0), reuse=True, fallback="never")).reused
-            journal._database.connection.execute("PRAGMA max_page_count = 1000000")
+            executed(journal, "PRAGMA max_page_count = 1000000")
             outcomes = await client.run_many(
                 [task(n) for n in range(1, 40)], reuse=True, fallback="never", max_in_flight=16
             )
@@ -151,15 +171,15 @@ async def test_nothing_is_sent_past_a_journal_that_cannot_be_written(tmp_path: P
             AsyncXalora(devnet.api_key, devnet.url, journal=journal) as client,
         ):
             await client.run(task(0), reuse=True, fallback="never")
-            journal._database.connection.execute("PRAGMA query_only = ON")
-            with pytest.raises(JournalError, match=r"can't be written.*nothing was charged"):
+            executed(journal, "PRAGMA query_only = ON")
+            with pytest.raises(JournalError, match=r"can't be written.*[Nn]othing was charged"):
                 await client.run(task(1), reuse=True, fallback="never")
             # What is kept is not what was asked for.
             with pytest.raises(JournalError, match="can't be written"):
                 await client.run(task(0), fallback="never")
             assert (await client.run(task(0), reuse=True, fallback="never")).reused
             assert devnet.stats()["creates"] == 1
-            journal._database.connection.execute("PRAGMA query_only = OFF")
+            executed(journal, "PRAGMA query_only = OFF")
             await client.run(task(1), reuse=True, fallback="never")
             assert devnet.stats()["creates"] == 2
     note("(d) journal read-only", "JournalError, nothing sent; a kept result was given out; sent once later")
@@ -228,7 +248,7 @@ async def test_a_result_whose_download_fails_is_fetched_later_at_no_cost(note: N
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 200 KiB."""
+    """A file system of 200 KiB, mended by a larger one."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
@@ -240,18 +260,41 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-async def test_a_full_disk_under_results_is_named_and_the_result_fetched_once_there_is_room(
-    tiny_disk: Path, note: Note
-) -> None:
-    big = UpscalerTask(np.random.default_rng(1).integers(0, 256, (160, 160, 3), dtype=np.uint8))
+async def test_nothing_is_sent_while_its_result_has_no_room(tiny_disk: Path, note: Note) -> None:
     async with (
         Devnet(miners=1) as devnet,
         AsyncXalora(devnet.api_key, devnet.url, state_dir=tiny_disk) as client,
     ):
+        with pytest.raises(JournalError, match=r"[Nn]othing was charged"):
+            await client.run(task(1), reuse=True, fallback="never")
+        assert devnet.stats()["creates"] == 0
+        subprocess.run(["mount", "-o", "remount,size=100m", str(tiny_disk)], check=True)
+        result = await client.run(task(1), reuse=True, fallback="never")
+        assert result.images.shape == (1, 16, 16, 3)
+        assert devnet.stats()["creates"] == 1
+    note("(d) disk full before a task", "JournalError, nothing sent; sent once there was room")
+
+
+async def test_a_disk_that_fills_up_amid_a_task_is_named_and_the_result_fetched_once_there_is_room(
+    tiny_disk: Path, note: Note
+) -> None:
+    big = UpscalerTask(np.random.default_rng(1).integers(0, 256, (160, 160, 3), dtype=np.uint8))
+    subprocess.run(["mount", "-o", "remount,size=100m", str(tiny_disk)], check=True)
+    async with (
+        Devnet(miners=1, faults=["result:500"]) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, state_dir=tiny_disk) as client,
+    ):
+        running = asyncio.create_task(client.run(big, reuse=True, fallback="never"))
+        await devnet.wait_for(lambda stats: stats["creates"] == 1)
+        client.journal.flush(10)
+        with (tiny_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        devnet.clear_faults()
         with pytest.raises(ResultDownloadError, match="No space left") as caught:
-            await client.run(big, reuse=True, fallback="never")
+            await running
         assert caught.value.task_id == devnet.task_ids()[0]
-        subprocess.run(["mount", "-o", "remount,size=20m", str(tiny_disk)], check=True)
+        (tiny_disk / "filler").unlink()
         result = await client.run(big, reuse=True, fallback="never")
         assert result.images.shape == (1, 320, 320, 3)
         assert devnet.stats()["creates"] == 1

@@ -1,28 +1,20 @@
-"""What the pack leans on in ComfyUI, through `nodes.host.compat` and `nodes.host.bridge`, in a real one."""
+"""`nodes.host.compat` and `nodes.host.bridge` in a real ComfyUI: interrupts, folders, schemas."""
 
 from __future__ import annotations
 
 import json
 import time
-import uuid
 from typing import Any
 
 import requests
+from graphs import fresh, node
 from harness import ComfyUI, RunRecord
 
 CEILING = 30.0
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def fresh() -> str:
-    return uuid.uuid4().hex
-
-
-def how_it_ended(comfyui: ComfyUI, name: str) -> dict[str, Any]:
-    """What an XaloraTestRemote wrote; a moment after the prompt has ended, so it is waited for."""
+def remote_outcome(comfyui: ComfyUI, name: str) -> dict[str, Any]:
+    """What an XaloraTestRemote wrote, which may be a moment after the prompt has ended."""
     path = comfyui.output_dir / f"{name}.json"
     until = time.monotonic() + CEILING
     while time.monotonic() < until:
@@ -49,18 +41,18 @@ def start_remote(comfyui: ComfyUI, name: str, beside: dict[str, Any], **inputs: 
     )
 
 
-def test_work_on_the_bridge_goes_on_beside_a_blocking_node(comfyui: ComfyUI) -> None:
+def test_a_coroutine_on_the_bridge_runs_beside_a_blocking_node(comfyui: ComfyUI) -> None:
     blocking = node("XaloraTestBlock", seconds=1.5, busy=True, nonce=fresh())
     name = fresh()
     record = start_remote(comfyui, name, blocking, seconds=1.0).wait()
     assert record.status == "success"
-    assert how_it_ended(comfyui, name) == {"ended": "done", "interrupts": 0}
-    # One after the other would be 2.5 s.
+    assert remote_outcome(comfyui, name) == {"ended": "done", "interrupts": 0}
+    # In sequence they would take 2.5 s.
     assert record.outputs["2"]["at"][0] - record.outputs["4"]["at"][0] < 0.5
 
 
 def test_the_cancel_button_reaches_every_waiting_node(comfyui: ComfyUI) -> None:
-    """Whichever polls first ends the prompt; the others learn from their count what the cancelling meant."""
+    """The first to poll ends the prompt; the others learn from the count that it was an interrupt."""
     names = [fresh(), fresh(), fresh()]
     prompt = {}
     for number, name in enumerate(names):
@@ -71,20 +63,20 @@ def test_the_cancel_button_reaches_every_waiting_node(comfyui: ComfyUI) -> None:
         wait_until_waiting(record, f"r{number}")
     comfyui.interrupt()
     assert record.wait().status == "interrupted"
-    told = [how_it_ended(comfyui, name) for name in names]
+    told = [remote_outcome(comfyui, name) for name in names]
     assert [one["interrupts"] for one in told] == [1, 1, 1]
     assert "interrupted" in [one["ended"] for one in told]
 
 
-def test_a_flag_that_another_node_took_is_still_counted(comfyui: ComfyUI) -> None:
-    """A blocking node takes the flag; the waiting node is cancelled, as after a failure, but can tell."""
+def test_a_flag_that_another_node_cleared_is_still_counted(comfyui: ComfyUI) -> None:
+    """A blocking node clears the flag; the waiting node is cancelled, as after a failure, but can tell."""
     name = fresh()
     blocking = node("XaloraTestBlock", seconds=1.0, nonce=fresh())
     record = start_remote(comfyui, name, blocking, seconds=60, polls=False)
     record.wait_for("executing", node="3")
     comfyui.interrupt()
     assert record.wait().status == "interrupted"
-    assert how_it_ended(comfyui, name) == {"ended": "cancelled", "interrupts": 1}
+    assert remote_outcome(comfyui, name) == {"ended": "cancelled", "interrupts": 1}
 
 
 def test_a_failure_elsewhere_counts_as_no_interrupt(comfyui: ComfyUI) -> None:
@@ -93,21 +85,19 @@ def test_a_failure_elsewhere_counts_as_no_interrupt(comfyui: ComfyUI) -> None:
     record = start_remote(comfyui, name, failing, seconds=60).wait()
     assert record.status == "error"
     assert record.error["node_id"] == "3"
-    assert how_it_ended(comfyui, name) == {"ended": "cancelled", "interrupts": 0}
+    assert remote_outcome(comfyui, name) == {"ended": "cancelled", "interrupts": 0}
 
 
 def test_comfyui_works_on_after_each_of_these(comfyui: ComfyUI) -> None:
-    """A `CancelledError` that escaped would have killed its worker thread, and nothing would run any more."""
+    """An escaped `CancelledError` would have ended its worker thread, and no prompt would run."""
     assert comfyui.run({"1": node("XaloraTestClock", nonce=fresh())}, timeout=CEILING).status == "success"
 
 
-def test_places_schema_and_options(comfyui: ComfyUI) -> None:
+def test_folders_schema_and_options(comfyui: ComfyUI) -> None:
     told = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())}).outputs["1"]
-    assert {name: told[name][0] for name in ("pack", "base", "input", "output", "temp", "user")} == {
+    assert {name: told[name][0] for name in ("pack", "base", "temp", "user")} == {
         "pack": str(comfyui.pack_dir),
         "base": str(comfyui.root),
-        "input": str(comfyui.input_dir),
-        "output": str(comfyui.output_dir),
         "temp": str(comfyui.temp_dir),
         "user": str(comfyui.user_dir),
     }

@@ -1,4 +1,4 @@
-"""ComfyUI killed amid a batch, or quit while a create is out: nothing is lost, nothing is paid twice."""
+"""ComfyUI killed during a batch, or ended during a create request: nothing is lost or paid twice."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 from graphs import doubled, dump, fresh_seed, image, node, noise
 from harness import ComfyUI, ComfyUIFactory, SessionDevnet
 
-from xalora_client.journal import Journal, TaskState
+from xalora_client.journal import Journal, Record, TaskState
 
 BATCH = 8
 IN_FLIGHT = 3
 
 
-def sent(comfyui: ComfyUI) -> list[TaskState]:
-    """The states of the tasks that the journal has an id for."""
+def sent(comfyui: ComfyUI) -> list[Record]:
+    """The records of the tasks that the journal has an id for."""
     state = comfyui.root / "xalora-state"
     with Journal.open(state / "journal.sqlite3", state / "results") as journal:
-        return [record.state for record in journal.records() if record.task_id is not None]
+        return [record for record in journal.records() if record.task_id is not None]
 
 
 def test_quit_while_a_create_is_out_the_task_id_is_kept(
@@ -34,7 +34,7 @@ def test_quit_while_a_create_is_out_the_task_id_is_kept(
     comfyui.start(graph)
     devnet.wait_for(lambda stats: stats["creates"] > before, timeout=60)
     comfyui.stop()
-    assert sent(comfyui) == [TaskState.SUBMITTED]
+    assert [record.state for record in sent(comfyui)] == [TaskState.SUBMITTED]
 
 
 def test_killed_in_the_middle_of_a_batch_the_graph_is_finished_without_paying_twice(
@@ -59,7 +59,7 @@ def test_killed_in_the_middle_of_a_batch_the_graph_is_finished_without_paying_tw
         assert comfyui.alive
     comfyui.kill()
     assert 2 * IN_FLIGHT <= len(devnet.new_task_ids()) == len(sent(comfyui)) < BATCH
-    assert TaskState.KEPT in sent(comfyui)
+    assert any(record.is_kept for record in sent(comfyui))
 
     devnet.task_seconds = None
     comfyui.restart()

@@ -1,5 +1,5 @@
-"""Every shipped definition against a real ComfyUI: checked against its node classes, and run where no
-download is needed. What needs model files that are not here is listed as such, and not run."""
+"""Every shipped definition in a real ComfyUI: checked against its node classes, and run unless it needs model
+files that are not installed."""
 
 from __future__ import annotations
 

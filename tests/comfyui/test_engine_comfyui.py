@@ -1,4 +1,4 @@
-"""The ComfyUI engine against a real ComfyUI: good runs, refusals, cancels, and a server that goes away."""
+"""The ComfyUI engine with a real ComfyUI: successful runs, refusals, cancels, and a server that ends."""
 
 from __future__ import annotations
 

@@ -1,26 +1,18 @@
-"""The harness itself: what the other tests in this folder take for granted."""
+"""The test harness itself: logs, pixels, events, settings and restarts of its ComfyUI."""
 
 from __future__ import annotations
 
 import re
 import threading
-import uuid
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
+from graphs import fresh, node
 from harness import ComfyUI, ComfyUIFactory, LoadCost, PromptRefusedError, SessionDevnet
 from PIL import Image
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def fresh() -> str:
-    return uuid.uuid4().hex
 
 
 def test_the_pack_loads_without_a_complaint(comfyui: ComfyUI) -> None:

@@ -1,4 +1,4 @@
-"""The cancel button, and what becomes of paid tasks when a prompt ends for another reason."""
+"""The cancel button, and paid tasks of prompts that end for another reason."""
 
 from __future__ import annotations
 

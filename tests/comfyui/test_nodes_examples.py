@@ -1,4 +1,4 @@
-"""Every example workflow: its two formats say the same, and it runs."""
+"""The example workflows: their two formats agree, and they run."""
 
 from __future__ import annotations
 

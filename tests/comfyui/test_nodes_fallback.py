@@ -1,4 +1,4 @@
-"""What the nodes do when the network can't: they become the bound workflow, on ComfyUI's own nodes."""
+"""The fallback: nodes expand into the bound workflow, with ComfyUI's own nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the nodes look for a key, and what they say without one. Nothing needs a restart."""
+"""The sources of the key and of settings, which need no restart, and the messages without a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Submitting now and collecting later."""
+"""The Submit nodes and Xalora Collect in a real ComfyUI, with the devnet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node for each workflow definition: its widgets, the network by its name, and the subgraph."""
+"""The nodes of workflow definitions: their widgets, runs in the network, and subgraphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several pieces of work, and how they end together."""
+"""Coroutines that run together, and how they end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from xalora_client.concurrency import together
+from xalora_client.concurrency import run_all_or_cancel
 
 
 class Worker:
@@ -34,7 +34,7 @@ class Worker:
 async def test_one_that_ends_at_once_does_not_tear_the_others() -> None:
     slow = Worker()
     at_once = asyncio.Event().wait()
-    task = asyncio.ensure_future(together([at_once, slow.work()]))
+    task = asyncio.ensure_future(run_all_or_cancel([at_once, slow.work()]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     task.cancel()
@@ -55,7 +55,7 @@ async def test_the_first_failure_is_raised_once_all_have_ended() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await together([slow.work(), fail()])
+        await run_all_or_cancel([slow.work(), fail()])
     assert slow.ended == "in peace"
 
 
@@ -65,6 +65,6 @@ async def test_all_may_succeed() -> None:
     async def succeed(number: int) -> None:
         done.append(number)
 
-    await together(succeed(number) for number in range(3))
-    await together([])
+    await run_all_or_cancel(succeed(number) for number in range(3))
+    await run_all_or_cancel([])
     assert done == [0, 1, 2]

@@ -199,7 +199,7 @@ def test_a_key_that_a_found_file_redirects_is_told_once(
     load_settings()
     load_settings()
     (message,) = redirections(caplog)
-    assert f"{tmp_path / '.env'} says that the sequencer is https://elsewhere.example, " in message
+    assert f"{tmp_path / '.env'} sets the sequencer to https://elsewhere.example, " in message
     assert "(from environment)" in message
     assert "s3cret" not in message
     assert "pass" not in message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+import subprocess
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -14,22 +14,24 @@ import pytest
 @pytest.fixture
 def suite(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(repository / "scripts"))
-    import suite
+    import run_tests
 
-    return suite
+    monkeypatch.setattr(run_tests, "REPORTS", Path.cwd())
+    return run_tests
 
 
-def test_all_parts_make_one_closing_line(suite: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    results = [
-        suite.Result(name="ruff", note="clean", seconds=1.0),
-        suite.Result(Counter(passed=40, skipped=1), [("a.py::slow", "call", 9.0)], name="unit", seconds=30.0),
-        suite.Result(Counter(passed=2), [("b.py::slower", "setup", 20.0)], name="comfyui", seconds=3630.5),
-        suite.Result(name="browser", note="LEFT OUT: no browser"),
-    ]
-    assert suite.report(results) == 0
+def test_all_stages_make_one_closing_line(suite: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {
+        "lint": suite.Result(note="clean", seconds=1.0),
+        "quick": suite.Result(Counter(passed=40, skipped=1), [(9.0, "a::slow")], seconds=30.0),
+        "comfyui": suite.Result(Counter(passed=2), [(20.0, "b::slower")], seconds=3630.5),
+        "browser": suite.Result(note="LEFT OUT: no browser"),
+    }
+    assert suite.summarize(results) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:3] == ["20.00s setup    b.py::slower", "9.00s call     a.py::slow"]
-    assert "ok      browser     0.0 s  LEFT OUT: no browser" in lines
+    assert [line.split() for line in lines[1:3]] == [["20.00s", "b::slower"], ["9.00s", "a::slow"]]
+    assert "ok      quick       30.0 s  40 passed, 1 skipped" in lines
+    assert "ok      browser      0.0 s  LEFT OUT: no browser" in lines
     assert lines[-1].strip("=") == " 42 passed, 1 skipped in 3661.50s (1:01:01) "
     assert len(lines[-1]) == 80
 
@@ -39,46 +41,53 @@ def test_all_parts_make_one_closing_line(suite: ModuleType, capsys: pytest.Captu
     [
         ({"failed": 1, "passed": 3}, "1 failed, 3 passed"),
         ({"error": 1}, "1 error"),
-        ({"error": 2, "warnings": 1, "passed": 1}, "1 passed, 1 warning, 2 errors"),
+        ({"error": 2, "passed": 1}, "1 passed, 2 errors"),
     ],
 )
 def test_anything_bad_is_named_and_fails(
     suite: ModuleType, capsys: pytest.CaptureFixture[str], counts: dict[str, int], words: str
 ) -> None:
-    results = [suite.Result(Counter(counts), name="unit", seconds=1.25)]
-    assert suite.report(results) == 1
+    assert suite.summarize({"quick": suite.Result(Counter(counts), seconds=1.25)}) == 1
     closing = capsys.readouterr().out.splitlines()[-1]
     assert re.fullmatch(rf"=+ {words} in 1\.25s =+", closing)
 
 
-def test_a_part_reports_its_counts_and_leaves_the_closing_line_to_the_summary(
-    suite: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("options", [(), ("-n2",)], ids=["one process", "two processes"])
+def test_a_stage_gives_its_counts_and_leaves_the_closing_line_to_the_summary(
+    suite: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
-    part = tmp_path / "part"
-    part.mkdir()
-    (part / "pytest.ini").write_text("[pytest]\n")
-    (part / "test_part.py").write_text(
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\naddopts = -ra\n")
+    (folder / "test_stage.py").write_text(
         "import pytest\n"
         "def test_good(): pass\n"
-        "def test_bad(): assert False\n"
+        "def test_bad(): assert 'this' == 'that'\n"
         "def test_left_out(): pytest.skip('not here')\n"
     )
-    result = suite._pytest(Path(sys.executable), [part])
+    result = suite.run_pytest("stage", [folder], *options)
     assert result.counts == Counter(passed=1, failed=1, skipped=1)
     assert not result.good
-    assert {test for test, _, _ in result.durations} >= {"test_part.py::test_good"}
-    assert not re.search(r"\d passed.* in \d", capfd.readouterr().out)
+    assert {test for _, test in result.durations} >= {"test_stage::test_good"}
+    told = capfd.readouterr().out
+    assert re.search("SKIPPED .* not here", told)
+    assert "assert 'this' == 'that'" in told
+    assert not re.search(r"\d passed.* in \d", told)
 
 
-def test_a_part_that_cannot_even_start_is_an_error(suite: ModuleType, tmp_path: Path) -> None:
-    result = suite._pytest(Path(sys.executable), [tmp_path / "nowhere"])
+def test_a_stage_that_cannot_even_start_is_an_error(suite: ModuleType, tmp_path: Path) -> None:
+    result = suite.run_pytest("nowhere", [tmp_path / "nowhere"])
     assert not result.good
+    assert "exit status" in result.note
 
 
-def test_one_step_that_cannot_run_does_not_keep_the_others_from_running(suite: ModuleType) -> None:
-    def cannot() -> None:
-        raise suite.CommandError("no network\nmore lines")
+def test_one_stage_that_cannot_run_does_not_keep_the_others_from_running(suite: ModuleType) -> None:
+    def install() -> None:
+        raise subprocess.CalledProcessError(2, ["pip", "install"])
 
-    results = suite.run_steps([("install", cannot), ("lint", lambda: suite.Result(note="clean"))])
-    assert [(result.name, result.good) for result in results] == [("install", False), ("lint", True)]
-    assert results[0].told == "no network"
+    def lint() -> object:
+        return suite.Result(note="clean")
+
+    results = suite.run_stages([install, lint])
+    assert {name: result.good for name, result in results.items()} == {"install": False, "lint": True}
+    assert "exit status 2" in results["install"].note

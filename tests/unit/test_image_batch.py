@@ -13,7 +13,7 @@ from PIL import Image
 
 from xalora_client import ImageBatch, ResultFormatError, RunResult
 from xalora_client.image_batch import images_in
-from xalora_client.media.images import touched
+from xalora_client.media.images import touched_array
 from xalora_client.media.png_encode import encode_png
 
 
@@ -111,7 +111,7 @@ def test_what_is_no_image_is_an_error_that_says_whose_it_is_and_how_to_get_out(t
         assert caught.value.task_id == "t1"
         for part in ("t1", "is paid for", str(unusable.files[0]), "`xalora forget t1`", "sidebar"):
             assert part in str(caught.value)
-    assert "is a video, and images were wanted" in str(caught.value)
+    assert "is a video, not an image" in str(caught.value)
 
 
 def test_what_was_made_here_and_is_no_image_is_not_called_paid_for(tmp_path: Path) -> None:
@@ -123,5 +123,5 @@ def test_what_was_made_here_and_is_no_image_is_not_called_paid_for(tmp_path: Pat
 
 def test_touched_memory_is_an_array_like_any_other() -> None:
     for shape in ((1,), (3, 5, 7, 3), (0, 4, 4, 3), (1000, 1000)):
-        array = touched(shape)
+        array = touched_array(shape)
         assert (array.shape, array.dtype, array.flags.c_contiguous) == (shape, np.float32, True)

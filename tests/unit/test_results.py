@@ -109,7 +109,7 @@ def test_a_still_gif_has_alpha_only_where_it_is_seen(tmp_path: Path) -> None:
     "look", [lambda one: one.images, lambda one: one.video, lambda one: ImageBatch(1).add(0, one)]
 )
 def test_a_kept_file_that_was_removed_is_told_with_its_task(tmp_path: Path, look: Any) -> None:
-    with pytest.raises(ResultDownloadError, match=r"a\.png can't be read any more.*fetched anew") as caught:
+    with pytest.raises(ResultDownloadError, match=r"a\.png can no longer be read.*fetched anew") as caught:
         look(RunResult((tmp_path / "a.png",), "xalora", "job-1", task_id="t1"))
     assert caught.value.task_id == "t1"
 

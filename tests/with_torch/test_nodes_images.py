@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed in this Pyth
 
 @pytest.fixture(scope="module")
 def images(pack: ModuleType) -> ModuleType:
-    return import_module(".nodes.conversion.images", pack.__name__)
+    return import_module(".nodes.conversion.image_tensors", pack.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
-/** A dialog over the page: the browser's own, which keeps the focus inside and closes on Escape. */
+/** Modal dialogs, based on the browser's `<dialog>`, which keeps the focus inside and closes on Escape. */
 
 import { iconButton, make } from './dom.js'
 
 let serial = 0
 
 /**
- * Open a dialog and give it back; `close` events end it and remove it.
+ * Open a dialog and return it; its `close` event removes it.
  *
  * @param {string} title
  * @param {object} options
@@ -30,11 +30,11 @@ export function openDialog(title, { t, kind = '', body, footer = [] }) {
     make('div', { class: 'xalora-dialog-body' }, ...body),
     footer.length ? make('footer', { class: 'xalora-dialog-foot' }, ...footer) : null
   )
-  // ComfyUI's shortcuts must not act on the canvas behind.
+  // Keep ComfyUI's shortcuts from acting on the canvas behind.
   for (const event of ['keydown', 'keyup', 'keypress', 'paste', 'copy']) {
     dialog.addEventListener(event, (raised) => raised.stopPropagation())
   }
-  // Nor while the focus is nowhere, as after a focused button was disabled.
+  // Also while nothing has the focus, as after a focused button was disabled.
   const strayKey = (event) => {
     if (dialog.contains(event.target) || [...document.querySelectorAll('dialog[open]')].at(-1) !== dialog) return
     event.stopImmediatePropagation()

@@ -1,7 +1,7 @@
-/** Small helpers for making elements. */
+/** Helpers that create and update DOM elements. */
 
 /**
- * An element with attributes, listeners and children.
+ * Create an element with attributes, listeners and children.
  *
  * @param {string} tag
  * @param {object} [attributes] `class`, `text`, `on: {event: listener}`, `data: {...}`; any other is an
@@ -21,7 +21,7 @@ export function make(tag, attributes = {}, ...children) {
   return element
 }
 
-/** Set or remove an attribute, touching the document only where it differs. */
+/** Set or remove an attribute, if it differs. */
 export function setAttribute(element, name, value) {
   if (value === false || value === null || value === undefined) element.removeAttribute(name)
   else {
@@ -30,7 +30,7 @@ export function setAttribute(element, name, value) {
   }
 }
 
-/** Set an element's text, touching the document only where it differs. */
+/** Set an element's text, if it differs. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text
 }
@@ -42,8 +42,8 @@ export function fill(element, ...children) {
 }
 
 /**
- * Replace the children of an element where they would differ, told by a signature: what stays the same keeps its
- * focus, and is not read out again.
+ * Replace the children of an element if the signature has changed. Unchanged children keep the focus, and screen
+ * readers do not read them again.
  *
  * @param {string} signature
  * @param {() => Node|null} build
@@ -54,12 +54,12 @@ export function fillAs(element, signature, build) {
   fill(element, build())
 }
 
-/** An icon of the set that ComfyUI ships, hidden from screen readers. */
+/** An icon from ComfyUI's set, hidden from screen readers. */
 export function icon(name) {
   return make('i', { class: `pi pi-${name}`, 'aria-hidden': 'true' })
 }
 
-/** A button that shows an icon alone; `label` is its name and tooltip. */
+/** A button with only an icon; `label` is its accessible name and tooltip. */
 export function iconButton(name, label, onClick, attributes = {}) {
   return make(
     'button',
@@ -75,7 +75,7 @@ export function iconButton(name, label, onClick, attributes = {}) {
   )
 }
 
-/** A button with words, and an icon before them if given. */
+/** A button with a label, and an optional icon before it. */
 export function textButton(label, onClick, { kind = 'secondary', iconName, ...attributes } = {}) {
   return make(
     'button',
@@ -85,7 +85,7 @@ export function textButton(label, onClick, { kind = 'secondary', iconName, ...at
   )
 }
 
-/** Put text on the clipboard, on pages without a secure context too. */
+/** Copy text to the clipboard, also on pages without a secure context. */
 export async function copyText(text) {
   if (navigator.clipboard && window.isSecureContext) {
     await navigator.clipboard.writeText(text)

@@ -1,4 +1,4 @@
-/** Numbers as people read them. `t` is the look-up of texts. */
+/** Durations, sizes and ages as text. `t` looks up texts. */
 
 /** `0.8 s`, `12 s`, `2 min 5 s`, `1 h 4 min`. */
 export function duration(seconds, t) {
@@ -9,7 +9,7 @@ export function duration(seconds, t) {
   return t('time.hours', { count: Math.floor(minutes / 60), rest: minutes % 60 })
 }
 
-/** Whole seconds, for what counts up: `12 s`, `2 min 5 s`. */
+/** Whole seconds, for a running count: `12 s`, `2 min 5 s`. */
 export function elapsed(seconds, t) {
   const whole = Math.max(0, Math.floor(seconds))
   return whole < 10 ? t('time.seconds', { count: whole }) : duration(whole, t)
@@ -35,7 +35,7 @@ export function bytes(size) {
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(value >= 10 ? 0 : 1)} ${units[unit]}`
 }
 
-/** `now`, `5 min`, `3 h`, `2 d`: how long something has been. */
+/** An age: `now`, `5 min`, `3 h`, `2 d`. */
 export function ago(seconds, t) {
   if (seconds < 60) return t('ago.now')
   if (seconds < 3600) return t('ago.minutes', { count: Math.floor(seconds / 60) })

@@ -1,4 +1,4 @@
-/** The dialog in which a key is entered, tried and removed. What was entered is never shown again. */
+/** The dialog to enter, test and remove the API key. A stored key is never shown. */
 
 import { openDialog } from './dialog.js'
 import { fill, icon, iconButton, make, setText, textButton } from './dom.js'
@@ -10,7 +10,7 @@ const OUTCOME_TONES = { accepted: 'good', no_miner: 'note', unreachable: 'bad', 
  * @param {object} context
  * @param {Function} context.t Looks up texts.
  * @param {import('./service.js').Service} context.service
- * @param {(status: object) => void} context.onStatus Told the status after a change.
+ * @param {(status: object) => void} context.onStatus Called with the new status after a change.
  */
 export async function openKeyDialog({ t, service, onStatus }) {
   const body = make('div', { class: 'xalora-key' })
@@ -26,7 +26,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
     )
   }
 
-  /** Run one of the dialog's actions with its buttons disabled, and show how it ended. */
+  /** Run one of the dialog's actions with its controls disabled, and show its error. */
   async function during(words, work) {
     const controls = [...dialog.querySelectorAll('button, input')].filter((control) => !control.closest('header'))
     const focused = document.activeElement
@@ -187,12 +187,12 @@ function currentState(status, t) {
   )
 }
 
-/** Where a value comes from, in words: the variable's name, or the file's. */
+/** The source of a value, in words: the environment variable, or the file. */
 export function sourceName({ source, variable }, t) {
   return source === 'environment' ? t('source.environment', { variable }) : source
 }
 
-/** The host of an address, for people: `sequencer-v2.xalora.xyz`. */
+/** The host of an URL, such as `sequencer-v2.xalora.xyz`; the whole text if it is no URL. */
 export function hostOf(url) {
   try {
     return new URL(url).host

@@ -1,8 +1,8 @@
-/** The node that a task came from, found on the canvas of either renderer. */
+/** Finds, shows and adds nodes on the canvas, with either of ComfyUI's renderers. */
 
 /**
- * The node of this execution id (`7`, or `3:7` inside of a subgraph) in the open workflow, if it is one of ours:
- * ids say nothing about which workflow they belong to.
+ * The node with this execution id (`7`, or `3:7` inside of a subgraph) in the open workflow, if it is a Xalora
+ * node: an id does not tell which workflow it belongs to.
  */
 export function findNode(app, executionId) {
   let graph = app.rootGraph ?? app.graph
@@ -17,7 +17,7 @@ export function findNode(app, executionId) {
   return type.startsWith('Xalora') ? found : null
 }
 
-/** Select the node and bring it into sight; false where it is not in the open workflow. */
+/** Select the node and center the canvas on it; false where it is not in the open workflow. */
 export function showNode(app, executionId) {
   const found = findNode(app, executionId)
   const canvas = app.canvas
@@ -29,7 +29,7 @@ export function showNode(app, executionId) {
   return true
 }
 
-/** Put a new node of this type into the middle of the canvas and select it. */
+/** Add a node of this type in the middle of the canvas and select it. */
 export function addNode(app, type) {
   const node = window.LiteGraph?.createNode(type)
   const canvas = app.canvas

@@ -1,4 +1,4 @@
-/** One toast for each prompt that fell back or failed, however many images it has. */
+/** Toasts for prompts that fell back or failed: one for each prompt and kind. */
 
 const LIFE = 12000
 const REMEMBERED = 200
@@ -9,20 +9,20 @@ const REMEMBERED = 200
  * @param {(message: object) => void} context.toast Shows one of ComfyUI's toasts.
  */
 export function createNotices({ t, toast }) {
-  const told = new Set()
+  const shown = new Set()
 
   function once(kind, promptId, message) {
     const key = `${kind} ${promptId}`
-    if (told.has(key)) return
-    told.add(key)
-    if (told.size > REMEMBERED) told.delete(told.values().next().value)
+    if (shown.has(key)) return
+    shown.add(key)
+    if (shown.size > REMEMBERED) shown.delete(shown.values().next().value)
     toast({ life: LIFE, ...message })
   }
 
   return {
     /**
      * @param {{prompt_id: string, reason: string, money: string, engine: string, count: number, total: number}} event
-     *   From the pack's server side.
+     *   The `xalora.fallback` event.
      */
     onFallback(event) {
       once('fallback', event.prompt_id, {

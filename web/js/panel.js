@@ -1,4 +1,4 @@
-/** The sidebar tab: what runs, what has come back, what failed, and what to do about it. */
+/** The sidebar tab: banner, search, filters, task list and footer. */
 
 import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } from './dom.js'
 import { hostOf } from './key_dialog.js'
@@ -18,22 +18,22 @@ export class Panel {
    * @param {Function} context.t Looks up texts.
    * @param {import('./service.js').Service} context.service
    * @param {import('./store.js').TaskStore} context.store
-   * @param {object} context.host What ComfyUI does for us: `canShowNode`, `showNode`, `confirm`, `toast`,
+   * @param {object} context.host Functions of ComfyUI: `canShowNode`, `showNode`, `confirm`, `toast`,
    *   `openKey`, `openSettings`, `openExamples`, `addNode`, `openViewer`.
    */
   constructor(context) {
     this._context = context
     this._element = null
     this._status = null
-    this._trouble = null
+    this._networkError = null
     this._statusTurn = 0
     this._offline = false
     this._ticking = 0
-    this._looked = 0
+    this._checkedAt = 0
     this._onChange = () => this._show()
   }
 
-  /** ComfyUI calls this with the same element more than once. */
+  /** Build the panel in ComfyUI's element; ComfyUI calls this more than once with the same one. */
   mount(slot) {
     if (this._element?.parentElement === slot) return
     this.unmount()
@@ -46,7 +46,7 @@ export class Panel {
     }, TICK)
     this._show()
     void this._context.store.open()
-    void this._lookAround()
+    void this._checkNetwork()
   }
 
   unmount() {
@@ -60,25 +60,25 @@ export class Panel {
     this._element = null
   }
 
-  /** @param {object} status The server's account of key, network and settings. */
+  /** @param {object} status The server's status of key, network and settings. */
   setStatus(status) {
-    // Whatever was asked before this and is answered later is out of date.
+    // An answer to an earlier request is out of date from now on.
     this._statusTurn += 1
     this._status = status
-    this._trouble = null
+    this._networkError = null
     this._show()
   }
 
-  /** Ask for the status. */
+  /** Request the status. */
   async refreshStatus() {
     const turn = ++this._statusTurn
     const status = await this._context.service.status()
     if (turn === this._statusTurn) this.setStatus(status)
   }
 
-  /** The last verdict on the key in force, or what keeps it from being asked for; null before the first. */
+  /** The last verdict on the current key, or the error of its request; null before the first. */
   get _network() {
-    return this._trouble ?? this._status?.network ?? null
+    return this._networkError ?? this._status?.network ?? null
   }
 
   /** @param {boolean} offline Whether the connection to ComfyUI is lost. */
@@ -88,11 +88,11 @@ export class Panel {
     this._show()
     if (!offline && this._element) {
       void this._context.store.refresh()
-      void this._lookAround()
+      void this._checkNetwork()
     }
   }
 
-  /** Take in pushed tasks: what becomes of them says whether the network answers. */
+  /** Check the network again when pushed tasks show that it has started or stopped to answer. */
   noticeTasks(tasks) {
     if (!this._element || !this._status?.key?.present) return
     const now = this._context.store.now()
@@ -100,13 +100,13 @@ export class Panel {
     const isDown = this._network !== null && !ANSWERS.includes(this._network.outcome)
     const refused = fresh.some((row) => row.state === 'not_sent')
     const accepted = fresh.some((row) => row.state === 'submitted' || row.state === 'kept')
-    if (!(isDown ? accepted : refused) || Date.now() - this._looked < FRESH * 1000) return
-    this._looked = Date.now()
-    void this._lookAround(true)
+    if (!(isDown ? accepted : refused) || Date.now() - this._checkedAt < FRESH * 1000) return
+    this._checkedAt = Date.now()
+    void this._checkNetwork(true)
   }
 
-  /** Ask for the status, and whether the network answers. */
-  async _lookAround(again = false) {
+  /** Request the status, and test the key in the network. */
+  async _checkNetwork(again = false) {
     let turn = this._statusTurn
     try {
       await this.refreshStatus()
@@ -116,7 +116,7 @@ export class Panel {
       await this.refreshStatus()
     } catch (error) {
       if (error.isOffline || turn !== this._statusTurn) return
-      this._trouble = { outcome: 'failed', message: error.message }
+      this._networkError = { outcome: 'failed', message: error.message }
       this._show()
     }
   }
@@ -192,7 +192,7 @@ export class Panel {
     })
   }
 
-  /** What can be done to a task: for its row, and for its viewer. */
+  /** The actions on a task, for its row and for its viewer. */
   _newActions() {
     const { t, service, store, host } = this._context
     const act = (name, done) => async (row) => {
@@ -222,7 +222,7 @@ export class Panel {
         if (!sure) return
         const top = this._list?.topOf(row.id) ?? null
         await forget(row)
-        // The question has taken the focus with it, or the row has.
+        // The focus was in the confirmation or in the removed row.
         if (top !== null && !store.has(row.id) && document.activeElement === document.body) this._list?.focusNear(top)
       }
     }
@@ -304,15 +304,15 @@ export class Panel {
     if (!this._element) return
     const { store } = this._context
     this._showFilters()
-    fillAs(this._banner, this._situation(), () => this._bannerFor())
+    fillAs(this._banner, this._signature(), () => this._bannerFor())
     this._showFoot()
     const sections = store.sections.filter((section) => section.total > 0)
     const visible = store.loaded ? sections : []
     const isEmpty = visible.length === 0
     this._scroller.hidden = isEmpty
     this._empty.hidden = !isEmpty
-    const situation = `${isEmpty} ${store.loaded} ${store.filter} ${store.text} ${store.everything > 0} ${this._situation()}`
-    fillAs(this._empty, situation, () => (!isEmpty ? null : store.loaded ? this._emptyState() : this._beforeTasks()))
+    const signature = `${isEmpty} ${store.loaded} ${store.filter} ${store.text} ${store.everything > 0} ${this._signature()}`
+    fillAs(this._empty, signature, () => (!isEmpty ? null : store.loaded ? this._emptyState() : this._beforeTasks()))
     this._list.show(
       visible.map(({ name, ids, total }) => ({
         name,
@@ -338,13 +338,13 @@ export class Panel {
     if (store.loaded) setText(this._announcer, t('list.announcement', store.counts))
   }
 
-  /** All that banner and empty states depend on. */
-  _situation() {
+  /** A signature of everything that the banner and the empty states depend on. */
+  _signature() {
     const { error } = this._context.store
     return JSON.stringify([this._offline, error && [error.status, error.message], this._status, this._network])
   }
 
-  /** The one thing that most needs to be said, or nothing. */
+  /** The banner with the most important problem, or null. */
   _bannerFor() {
     const { t, host, store } = this._context
     const status = this._status
@@ -369,13 +369,13 @@ export class Panel {
         t(`network.${outcome}`, { host: hostOf(status.endpoint.url) }),
         [outcome === 'unreachable' ? '' : this._network.message, this._consequence(outcome)].filter(Boolean).join(' '),
         outcome === 'refused' ? textButton(t('action.openKey'), () => host.openKey(), { kind: 'primary' }) : null,
-        textButton(t('action.tryAgain'), () => this._lookAround(true), { iconName: 'refresh' })
+        textButton(t('action.tryAgain'), () => this._checkNetwork(true), { iconName: 'refresh' })
       )
     }
     return null
   }
 
-  /** What trouble with the network means for nodes: a wrong key never falls back, so that it is noticed. */
+  /** The effect of a network problem on nodes. A rejected key never falls back, so that the user notices it. */
   _consequence(outcome) {
     const { fallback } = this._status
     const never = outcome === 'refused' && fallback !== 'local_only'
@@ -406,7 +406,7 @@ export class Panel {
     if (!store.error) {
       return make('div', { class: 'xalora-loading', role: 'status', 'aria-label': t('list.loading') }, ...Array.from({ length: 4 }, () => make('div', { class: 'xalora-task xalora-gap' })))
     }
-    // The banner says it already.
+    // The banner shows it.
     if (store.error.isOffline || this._status?.problem) return null
     return emptyState(
       'exclamation-triangle',

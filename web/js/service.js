@@ -1,8 +1,8 @@
-/** The pack's routes, as functions. */
+/** A client for the pack's HTTP routes. */
 
 const ROOT = '/xalora'
 
-/** What a route answered instead of doing what was asked. `detail` says what about money, and what next. */
+/** An error answer of a route. `detail` says what it means for the money, and what to do next. */
 export class ServiceError extends Error {
   constructor(what, detail = '', status = 0) {
     super(what)
@@ -11,7 +11,7 @@ export class ServiceError extends Error {
     this.status = status
   }
 
-  /** Whether ComfyUI itself did not answer. */
+  /** Whether ComfyUI did not answer. */
   get isOffline() {
     return this.status === 0
   }
@@ -58,12 +58,12 @@ export class Service {
     return this._post('/key/remove')
   }
 
-  /** @param {boolean} recent Be content with an answer of the last minutes. */
+  /** @param {boolean} recent Accept an answer of the last minute. */
   testKey(recent = false) {
     return this._post('/key/test', { recent })
   }
 
-  /** Addresses for `src` and `href`. The job id in them keeps one task's picture from being shown as another's. */
+  /** URLs for `src` and `href`. The job id keeps a cached picture from being shown for another task. */
   previewUrl(row) {
     return this._api.apiURL(`${ROOT}/tasks/${row.id}/preview?of=${encodeURIComponent(row.job_id)}`)
   }
@@ -99,7 +99,7 @@ export class Service {
     if (response.ok && answer !== null) return answer
     const error = answer?.error
     if (error) throw new ServiceError(error.what, [error.money, error.next_step].filter(Boolean).join(' '), response.status)
-    // A proxy in front of a ComfyUI that is down, or one without this pack.
+    // A proxy whose ComfyUI is down, or a ComfyUI without this pack.
     const status = response.status >= 500 ? 0 : response.status
     throw new ServiceError(this._t('offline.status', { status: response.status }), '', status)
   }

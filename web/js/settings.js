@@ -5,13 +5,13 @@ import { sourceName } from './key_dialog.js'
 
 const POLICIES = ['never', 'when_unavailable', 'on_any_failure', 'local_only']
 
-/** Each setting's place, control and English words; what is in `locales/` goes before the latter. */
+/** Each setting's group, control and English text; a text in `locales/` replaces the latter. */
 const SETTINGS = [
   {
     id: 'Xalora.Fallback',
     group: 'Fallback',
     name: 'When this machine takes over',
-    tooltip: 'What happens to a task that the network can not do.',
+    tooltip: 'What happens to a task that the network can not run.',
     type: 'combo',
     options: POLICIES
   },
@@ -35,14 +35,14 @@ const SETTINGS = [
     id: 'Xalora.Reuse',
     group: 'Tasks',
     name: 'Reuse kept results',
-    tooltip: 'The same work again is answered from kept results, without paying twice.',
+    tooltip: 'An identical task uses the kept result and is not paid for twice.',
     type: 'boolean'
   },
   {
     id: 'Xalora.ResultsLimitGiB',
     group: 'Tasks',
     name: 'Size of the kept results (GiB)',
-    tooltip: 'The least recently used go first.',
+    tooltip: 'The least recently used results are deleted first.',
     type: 'number',
     attrs: { min: 0.1, max: 1024, step: 1, maxFractionDigits: 1, showButtons: true }
   },
@@ -50,7 +50,7 @@ const SETTINGS = [
     id: 'Xalora.InlineLimitMiB',
     group: 'Input images',
     name: 'Largest image sent inside a request (MiB)',
-    tooltip: 'Larger ones go by way of your own store.',
+    tooltip: 'Larger images are uploaded to your own store.',
     type: 'number',
     attrs: { min: 0.1, max: 64, step: 1, maxFractionDigits: 1, showButtons: true }
   },
@@ -82,11 +82,11 @@ const SETTINGS = [
 /**
  * The settings for `registerExtension`.
  *
- * @param {object|null} inForce The answer of `Service.settings`: what is in force, and the defaults.
+ * @param {object|null} inForce The answer of `Service.settings`: the current settings and the defaults.
  * @param {object} context
  * @param {Function} context.t Looks up texts.
- * @param {() => void} context.openKey Opens the dialog for the key.
- * @param {() => void} context.onChange Told of each change.
+ * @param {() => void} context.openKey Opens the key dialog.
+ * @param {() => void} context.onChange Called at each change.
  */
 export function settingsOf(inForce, { t, openKey, onChange }) {
   const facts = new Map((inForce?.settings ?? []).map((setting) => [setting.id, setting]))
@@ -110,16 +110,16 @@ function keyRow(t, openKey) {
     id: 'Xalora.Key',
     category: ['Xalora', 'Account', 'Key'],
     name: 'API key and network',
-    tooltip: 'The key is stored by the server for this user only, and no page can read it again.',
+    tooltip: 'The key is stored on the server in a file that only its user can read. No page can read it back.',
     sortOrder: 1000,
-    // Nothing is ever saved under this id: the row is a button.
+    // Nothing is saved under this id: the control is a button.
     defaultValue: '',
     type: () =>
       make('span', { class: 'xalora' }, make('button', { type: 'button', class: 'xalora-button xalora-button-secondary', text: t('settings.key'), on: { click: openKey } }))
   }
 }
 
-/** What stands in the place of a control that would have no effect. */
+/** Replaces a control that would have no effect. */
 function overridden(fact, setting, t) {
   const value = setting.options ? t(`policy.${fact.value}`) : String(fact.value)
   return make(

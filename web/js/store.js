@@ -1,4 +1,4 @@
-/** The tasks as the sidebar knows them: pages fetched where they are looked at, kept true by pushed changes. */
+/** The sidebar's copy of the task list: fetched by the page as needed, and updated by pushed changes. */
 
 const PAGE = 100
 const SEARCH_PAUSE = 200
@@ -11,7 +11,7 @@ const FILTERS = {
   failed: { active: null, history: ['failed'] }
 }
 
-/** One section's tasks, the latest first. `ids` has a hole for each task that has not been fetched. */
+/** One section's task ids, the latest first. `ids` has a hole for each task that has not been fetched. */
 class Section {
   constructor(groups) {
     this.groups = groups
@@ -50,7 +50,7 @@ class Section {
   }
 
   insert(id) {
-    // Ids grow, so the newest stand first; among holes the place is unknown, and all after it is asked for anew.
+    // Ids grow, so the newest are first. Among holes the index is unknown, and everything after it is fetched again.
     let index = 0
     while (index < this.total && this.ids[index] !== undefined && this.ids[index] > id) index += 1
     if (index < this.total && this.ids[index] === undefined) {
@@ -63,7 +63,7 @@ class Section {
 }
 
 /**
- * Sends `change` whenever what it holds has changed, and `failure` with `detail.error` when it can't be read.
+ * Dispatches `change` when its contents have changed, and `failure` with `detail.error` when a request failed.
  */
 export class TaskStore extends EventTarget {
   /** @param {import('./service.js').Service} service */
@@ -91,28 +91,28 @@ export class TaskStore extends EventTarget {
       .map(([name, section]) => ({ name, ids: section.ids, total: section.total }))
   }
 
-  /** Whether one of the sections has this task. */
+  /** Whether a section contains this task. */
   has(id) {
     return this.sections.some(({ ids }) => ids.includes(id))
   }
 
-  /** How many tasks there are in all, whatever the filter. */
+  /** The number of all tasks, regardless of the filter. */
   get everything() {
     return this.counts.active + this.counts.done + this.counts.failed
   }
 
-  /** Seconds on the server's clock, which all times in rows are of. */
+  /** Seconds on the server's clock, as all times in rows. */
   now() {
     return Date.now() / 1000 + this._clockOffset
   }
 
-  /** Begin to hold tasks: somebody looks. */
+  /** Begin to hold tasks: the sidebar is open. */
   async open() {
     this._open = true
     await this.refresh()
   }
 
-  /** Hold nothing but the counts, and forget filter and search. */
+  /** Drop everything but the counts: the sidebar is closed. */
   close() {
     this._open = false
     this.loaded = false
@@ -137,7 +137,7 @@ export class TaskStore extends EventTarget {
     this._searching = setTimeout(() => this._restart(), SEARCH_PAUSE)
   }
 
-  /** Tell which rows of a section are in sight, so that they are fetched. */
+  /** Fetch the visible rows of a section. */
   want(name, start, end) {
     const section = this._sections[name]
     if (!section) return
@@ -147,7 +147,7 @@ export class TaskStore extends EventTarget {
     }
   }
 
-  /** Fetch what is in sight once more. */
+  /** Fetch the visible rows again. */
   async refresh() {
     if (!this._open) return
     const generation = ++this._generation
@@ -170,7 +170,7 @@ export class TaskStore extends EventTarget {
     }
   }
 
-  /** Take in a message pushed by the server. */
+  /** Apply a message pushed by the server. */
   apply(message) {
     this._clockOffset = message.now - Date.now() / 1000
     this.counts = message.counts
@@ -190,13 +190,13 @@ export class TaskStore extends EventTarget {
     else this._changed()
   }
 
-  /** Take in one row, as an action has answered it. */
+  /** Apply one row, the answer to an action. */
   put(row) {
     if (!this._place(row)) void this.refresh()
     else this._changed()
   }
 
-  /** Drop one row: it was forgotten. */
+  /** Remove the row of a forgotten task. */
   drop(id) {
     this._forget(id)
     this._changed()
@@ -249,7 +249,7 @@ export class TaskStore extends EventTarget {
     )
   }
 
-  /** Put a row where it belongs; false where only the server knows whether it matches the search. */
+  /** Put a row into its section; false where only the server knows whether it matches the search. */
   _place(row) {
     const known = this.rows.get(row.id)
     if (known && known.version > row.version) return true
@@ -265,7 +265,7 @@ export class TaskStore extends EventTarget {
     return true
   }
 
-  /** Whether the row stands where it belongs, and so has only to be shown anew. */
+  /** Whether the row is in its section already. */
   _shows(row) {
     return Object.values(this._sections).some((section) => section?.groups.includes(row.group) && section.ids.includes(row.id))
   }
@@ -275,7 +275,7 @@ export class TaskStore extends EventTarget {
     for (const section of Object.values(this._sections)) section?.remove(id)
   }
 
-  /** Whether the totals are what the server counts; what another process removes is seen by nothing else. */
+  /** Whether the totals equal the server's counts; a difference is the only sign of a removal by another process. */
   _agrees() {
     if (this.text) return true
     return Object.values(this._sections).every(

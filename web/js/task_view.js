@@ -1,4 +1,4 @@
-/** One task's row in the list. */
+/** The row of one task in the list. */
 
 import { icon, iconButton, make, setAttribute, setText } from './dom.js'
 import { ageOf, iconOf, kindOf, lineOf, progressOf, stateOf, titleOf, toneOf } from './task_words.js'
@@ -55,7 +55,7 @@ export function createTaskView(context) {
     image.addEventListener('load', () => {
       if (picture === url) thumbnail.replaceChildren(image)
     })
-    // Lazy images load when they are laid out, so it has to be in the document, unseen.
+    // A lazy image loads only when it is in the document.
     thumbnail.append(image)
   }
 
@@ -82,7 +82,7 @@ export function createTaskView(context) {
     focus: () => main.focus(),
     update(shown, index, total) {
       row = shown
-      const stamp = `${row.version} ${row.attended} ${row.error ?? ''} ${row.actions}`
+      const stamp = `${row.version} ${row.leased} ${row.error ?? ''} ${row.actions}`
       if (stamp !== shownVersion) {
         shownVersion = stamp
         showFixed()
@@ -90,7 +90,7 @@ export function createTaskView(context) {
       const now = context.now()
       const words = lineOf(row, now, t)
       setText(line, words)
-      // Not while it counts the seconds: a tooltip that changes flickers.
+      // Not while it counts seconds: a changing tooltip flickers.
       setAttribute(line, 'title', toneOf(row) === 'busy' ? null : words)
       setText(age, row.group === 'active' ? '' : ageOf(row, now, t))
       setAttribute(main, 'aria-label', [titleOf(row, t), kindOf(row, t), stateOf(row, t), words].join(', '))
@@ -104,7 +104,7 @@ export function createTaskView(context) {
   }
 }
 
-/** The address of the picture that shows the task best, null where there is none. */
+/** The URL of a task's picture: of its result, else of its input, else null. */
 export function pictureUrl(row, service) {
   if (row.files.length) return service.previewUrl(row)
   return row.has_input ? service.inputUrl(row) : null

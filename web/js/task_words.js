@@ -1,73 +1,73 @@
-/** What to say about a task: pure functions of its row. */
+/** The texts about a task, as pure functions of its row. */
 
 import { ago, bytes, duration, elapsed, span } from './format.js'
 
 const KINDS = { upscaler: 'upscale', txt2img: 'image', txt2vid: 'video' }
 const REMOTE = 'xalora'
 
-/** Which icon stands for a task without a picture. */
+/** The icon of a task without a picture. */
 export function iconOf(row) {
   return { upscaler: 'arrow-up-right', txt2img: 'image', txt2vid: 'video' }[row.type] ?? 'cloud'
 }
 
-/** What kind of work it is: `Upscale`, `Text to video`, or the workflow's own name. */
+/** The type of task: `Upscale`, `Text to video`, or the workflow's name. */
 export function kindOf(row, t) {
   const kind = KINDS[row.type]
   return kind ? t(`kind.${kind}`) : row.workflow || row.type
 }
 
-/** The task's title: its prompt, or what is done to which image. */
+/** The title: the prompt, or the operation and its image. */
 export function titleOf(row, t) {
   const label = row.label.trim()
   if (!label || label === row.type) return kindOf(row, t)
   return label.charAt(0).toUpperCase() + label.slice(1)
 }
 
-/** How it stands, in a word or two. */
+/** The state, in a word or two. */
 export function stateOf(row, t) {
   switch (row.state) {
     case 'submitted':
       if (!row.status || row.status === 'waiting') return t('state.waiting')
       return row.status === 'running' ? t('state.running') : t('state.other', { status: row.status })
     case 'finished':
-      return row.attended ? t('state.fetching') : t('state.ready')
+      return row.leased ? t('state.fetching') : t('state.ready')
     case 'kept':
       return row.evicted ? t('state.evicted') : t('state.kept')
     default:
-      if (settledHere(row)) return t('state.madeHere')
+      if (isSettledHere(row)) return t('state.madeHere')
       return t(`state.${row.state}`)
   }
 }
 
-/** Whether an engine of this machine did the work in the network's stead. */
+/** Whether this machine did the task in place of the network. */
 export function madeHere(row) {
   return row.group === 'failed' && Boolean(row.engine) && row.engine !== REMOTE
 }
 
-/** Whether that settles it: a task that may be charged stays a matter to look into. */
-function settledHere(row) {
+/** Whether nothing is left to do: a task with an unknown outcome may still be charged. */
+function isSettledHere(row) {
   return madeHere(row) && row.state !== 'unknown'
 }
 
-/** Who made the result. */
+/** The maker of the result. */
 export function makerOf(row, t) {
   if (!row.engine) return ''
   if (row.engine !== REMOTE) return t('maker.here', { engine: row.engine })
   return row.miner ? t('maker.miner', { miner: row.miner }) : t('maker.network')
 }
 
-/** How bad it is: `busy`, `good`, `bad`, `idle` (nobody acts), or `note` (ended without a result, and rightly). */
+/** The tone: `busy`, `good`, `bad`, `idle` (nothing waits for it), or `note` (no result, as expected). */
 export function toneOf(row) {
   if (row.group === 'done') return 'good'
-  if (row.group === 'active') return row.attended || row.state === 'cancel_pending' ? 'busy' : 'idle'
-  return row.state === 'canceled' || row.state === 'not_sent' || settledHere(row) ? 'note' : 'bad'
+  if (row.group === 'active') return row.leased || row.state === 'cancel_requested' ? 'busy' : 'idle'
+  return row.state === 'canceled' || row.state === 'not_sent' || isSettledHere(row) ? 'note' : 'bad'
 }
 
-/** How far it is, 0 to 1; null where nobody can tell. */
+/** The estimated progress, 0 to 1, or null. */
 export function progressOf(row, now) {
   if (row.state === 'finished') return 0.97
   if (row.state !== 'submitted' || !row.usual || !row.submitted_at) return null
-  // Past what is usual it waits just short of the end, for who knows how long.
+  // A task that takes longer than usual stays at 0.95.
   return Math.min(0.95, Math.max(0, now - row.submitted_at) / Math.max(row.usual[1], 0.5))
 }
 
@@ -84,7 +84,7 @@ export function lineOf(row, now, t) {
   }
   const reason = (row.error ?? '').trim()
   if (madeHere(row)) {
-    const state = settledHere(row) ? '' : stateOf(row, t)
+    const state = isSettledHere(row) ? '' : stateOf(row, t)
     return [state, t('state.madeHereBy', { engine: row.engine }), reason].filter(Boolean).join(' · ')
   }
   if (!reason) return stateOf(row, t)
@@ -92,10 +92,10 @@ export function lineOf(row, now, t) {
 }
 
 function activeLine(row, now, t) {
-  if (!row.attended && row.state !== 'cancel_pending') {
-    return row.error ? `${stateOf(row, t)} · ${row.error}` : `${stateOf(row, t)} · ${t('state.unattended')}`
+  if (!row.leased && row.state !== 'cancel_requested') {
+    return row.error ? `${stateOf(row, t)} · ${row.error}` : `${stateOf(row, t)} · ${t('state.nobodyWaits')}`
   }
-  // What is usual is counted from the submission on, and so is what is told beside it.
+  // The usual duration counts from the submission, so the time beside it does too.
   const began = row.status === 'running' && !row.usual ? row.started_at : row.submitted_at
   const parts = [stateOf(row, t)]
   if (row.state === 'submitted' && began) {
@@ -105,12 +105,12 @@ function activeLine(row, now, t) {
   return parts.join(' · ')
 }
 
-/** When it was asked for, told by how long ago. */
+/** The age of the task. */
 export function ageOf(row, now, t) {
   return ago(Math.max(0, now - (row.ended_at ?? row.created_at)), t)
 }
 
-/** All that is known, as `[name, value]` pairs of text. */
+/** All known facts, as `[name, value]` pairs of text. */
 export function factsOf(row, t, locale) {
   const time = (seconds) => new Date(seconds * 1000).toLocaleString(locale)
   const between = (from, to) => (from && to && to > from ? duration(to - from, t) : '')

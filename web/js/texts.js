@@ -1,8 +1,8 @@
-/** The words of the user interface, from the pack's `locales/`, in the language that ComfyUI is set to. */
+/** The texts of the user interface, from the pack's `locales/`, in ComfyUI's language. */
 
 /**
- * Fetch the words and give the function that looks them up: `t('filter.all')`, `t('ago.minutes', {count: 3})`.
- * A text missing in the user's language is taken from English; one missing there too shows its key.
+ * Fetch the texts and return the function that looks them up: `t('filter.all')`, `t('ago.minutes', {count: 3})`.
+ * A text missing in the user's language is taken from English; one missing there too is shown as its key.
  *
  * @param api ComfyUI's `api`.
  * @param {string} locale `en`, `zh`, `zh-TW`...

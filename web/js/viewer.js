@@ -1,4 +1,4 @@
-/** The dialog that shows one task: its result in full, and all that is known about it. */
+/** The dialog that shows one task: its result in full size, and all known facts. */
 
 import { openDialog } from './dialog.js'
 import { copyText, fill, icon, iconButton, make, setText, textButton } from './dom.js'
@@ -36,7 +36,7 @@ export function openViewer(row, context) {
     if (event.key === 'ArrowRight') step(1)
   })
 
-  /** The tasks before and after this one, among those that the list holds. */
+  /** The ids of the fetched tasks, and the index of this one. */
   function neighbours() {
     const ids = store.sections.flatMap((section) => section.ids).filter((id) => store.rows.has(id))
     return { ids, at: ids.indexOf(row.id) }
@@ -120,8 +120,8 @@ export function openViewer(row, context) {
 
   function onChange() {
     const fresh = store.rows.get(row.id)
-    // Not while somebody tabs through the buttons: a new set of them would lose the focus.
-    if (!fresh || (fresh.version === row.version && fresh.attended === row.attended)) return
+    // Unchanged rows are not shown again: new buttons would lose the focus.
+    if (!fresh || (fresh.version === row.version && fresh.leased === row.leased)) return
     row = fresh
     show()
   }
@@ -149,7 +149,7 @@ function mediaOf(row, index, service, t) {
 }
 
 function adviceFor(row, t) {
-  const key = row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.attended ? 'unattended' : null
+  const key = row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
   return key ? make('p', { class: 'xalora-hint', text: t(`advice.${key}`) }) : null
 }
 

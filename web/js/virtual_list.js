@@ -1,4 +1,4 @@
-/** A long list of which only the rows in sight exist. */
+/** A virtual list: only the visible rows are in the document. */
 
 import { make } from './dom.js'
 
@@ -8,20 +8,20 @@ const MARGIN_ROWS = 4
  * @typedef {object} ListSection
  * @property {string} name
  * @property {number} count
- * @property {(index: number) => string|null} keyAt The row's key, null while it is not known yet.
- * @property {boolean} header Whether a heading stands before the rows.
+ * @property {(index: number) => string|null} keyAt The row's key, null until it is fetched.
+ * @property {boolean} header Whether the section has a heading.
  */
 
 export class VirtualList {
   /**
-   * @param {HTMLElement} scroller What scrolls. It gets one child, which is as high as the whole list.
+   * @param {HTMLElement} scroller The scrolling element. It gets one child, as high as the whole list.
    * @param {object} options
    * @param {number} options.rowHeight Pixels of a row.
    * @param {number} options.headerHeight Pixels of a heading.
    * @param {(kind: 'row'|'header'|'gap', name: string, key: string|null) => {element: HTMLElement, update: Function}}
-   *   options.create Makes what stands at a place; a gap is a row that is not known yet.
-   * @param {(name: string, start: number, end: number) => void} options.onRange Told which rows are in sight.
-   * @param {(key: string) => boolean} options.exists Whether the list still has this row, in sight or not.
+   *   options.create Creates the view of a row, a heading, or a gap, which is a row that is not fetched yet.
+   * @param {(name: string, start: number, end: number) => void} options.onRange Called with the visible rows.
+   * @param {(key: string) => boolean} options.exists Whether the list still has this row, visible or not.
    */
   constructor(scroller, { rowHeight, headerHeight, create, onRange, exists }) {
     this._scroller = scroller
@@ -50,7 +50,7 @@ export class VirtualList {
     this._draw()
   }
 
-  /** Update the rows in sight. */
+  /** Update the visible rows. */
   update() {
     for (const view of this._views.values()) view.update(view.key, view.index)
   }
@@ -125,7 +125,7 @@ export class VirtualList {
     for (const [id, view] of this._views) {
       if (wanted.has(id)) continue
       const focused = view.kind === 'row' && view.element.contains(document.activeElement)
-      // What has the focus keeps it, however far it is scrolled away.
+      // A row with the focus stays, even when it is scrolled out of sight.
       if (focused && this._exists(view.key)) continue
       if (focused) orphaned = view.top
       view.element.remove()
@@ -145,7 +145,7 @@ export class VirtualList {
         view.element.style.transform = `translateY(${top}px)`
       }
       view.update(key, index)
-      // In the order of the list, which is the order of the Tab key and of screen readers.
+      // The Tab key and screen readers follow the order in the document.
       const expected = before ? before.nextSibling : this._canvas.firstChild
       if (view.element !== expected) this._canvas.insertBefore(view.element, expected)
       before = view.element
@@ -153,19 +153,19 @@ export class VirtualList {
     if (orphaned !== null) this.focusNear(orphaned)
   }
 
-  /** Where a row stands, in pixels from the top of the list; null where it is not in sight. */
+  /** The top of a row in pixels; null where it is not visible. */
   topOf(key) {
     return this._views.get(`row ${key}`)?.top ?? null
   }
 
-  /** Focus the row that stands there by now. */
+  /** Focus the visible row that is nearest to this top. */
   focusNear(top) {
     const rows = [...this._views.values()].filter((view) => view.kind === 'row')
     rows.sort((a, b) => Math.abs(a.top - top) - Math.abs(b.top - top))
     rows[0]?.focus()
   }
 
-  /** The first row in sight, so that what comes in above it does not push it away. */
+  /** The first visible row, which keeps its position when rows are inserted above it. */
   _anchor() {
     const { scrollTop } = this._scroller
     if (scrollTop <= 0) return null
@@ -181,7 +181,7 @@ export class VirtualList {
     if (!anchor) return
     const section = this._sections.find(({ name }) => name === anchor.name)
     if (!section) return
-    // New rows come in at the top, a few at a time: the row is near where it was.
+    // Rows are inserted at the top, a few at a time, so the search begins at the old index.
     for (let step = 0; step < 200; step += 1) {
       for (const index of step === 0 ? [anchor.index] : [anchor.index + step, anchor.index - step]) {
         if (index >= 0 && index < section.count && section.keyAt(index) === anchor.key) {

@@ -1,4 +1,4 @@
-"""The command ``xalora``. Its libraries (typer, rich) are the extra ``cli``, so they are imported late."""
+"""The command ``xalora``. Its libraries (typer, rich) are optional, so they are imported late."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .broken_pipes import outlast_readers
+from .broken_pipes import ignore_closed_pipes
 from .exit_codes import ExitCode
 
-NEEDED = ("typer", "rich")
+REQUIRED = ("typer", "rich")
 
 
 def main() -> NoReturn:
     """Run the command line of this process and end the process with an :class:`.ExitCode`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A character that the terminal lacks is worth a question mark, not a crash.
+            # A character that the terminal can't show becomes a question mark.
             stream.reconfigure(errors="replace")
-    outlast_readers()
-    missing = [name for name in NEEDED if not _is_there(name)]
+    ignore_closed_pipes()
+    missing = [name for name in REQUIRED if not _is_installed(name)]
     if missing:
         sys.stderr.write(
             f'The command line needs {" and ".join(missing)}; install with: pip install "xalora[cli]"\n'
@@ -33,9 +33,9 @@ def main() -> NoReturn:
         app(prog_name="xalora")
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except Exception as error:  # noqa: BLE001 - a mistake of this package, and the user's screen
+    except Exception as error:  # noqa: BLE001 - a bug of this package
         sys.stderr.write(
-            f"error: {type(error).__name__}: {error}. This is a mistake in xalora itself; please report it "
+            f"error: {type(error).__name__}: {error}. This is a bug of xalora; please report it "
             "with the output of the same command after `xalora -vv`.\n"
         )
         if logging.getLogger("xalora_client").isEnabledFor(logging.DEBUG):
@@ -44,7 +44,7 @@ def main() -> NoReturn:
     sys.exit(ExitCode.DONE)
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ValueError:

@@ -1,4 +1,4 @@
-"""The command line as a whole: which commands there are, and the options before them."""
+"""The command line: its commands and the options that precede them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .commands import workflows as workflow_commands
 from .demo import command as demo_command
 from .screen import Screen, log_to
 
-START = "First steps"
-WORK = "Work"
-TASKS = "Tasks under way"
+START = "Get started"
+RUN = "Run tasks"
+TASKS = "Manage tasks"
 LOCAL = "A network on this machine"
 SETUP = "Set-up"
 
 app = typer.Typer(
     name="xalora",
     help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.\n\n"
-    "Your key goes into XALORA_API_KEY, or into a .env file here. Without one, begin with: xalora demo",
+    "Set XALORA_API_KEY to your key, or write it to a .env file here. To try it without a key: xalora demo",
     epilog="Exit status: 0 done, 2 usage, 3 configuration or key, 4 network or service, 5 task failed, "
-    "6 outcome of a create unknown, 130 interrupted; of several inputs the most serious.",
+    "6 outcome of a create unknown, 130 interrupted. Several inputs give the most serious one.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -38,10 +38,12 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def start(
+def global_options(
     verbose: Annotated[
         int,
-        typer.Option("--verbose", "-v", count=True, help="Tell more, twice: everything. Before the command."),
+        typer.Option(
+            "--verbose", "-v", count=True, help="Print more; -vv prints everything. Goes before the command."
+        ),
     ] = 0,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -53,7 +55,7 @@ def start(
 
 for panel, commands in {
     START: (demo_command.demo,),
-    WORK: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
+    RUN: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
     TASKS: (tasks.tasks, tasks.status, resume.resume, tasks.cancel, tasks.forget),
     LOCAL: (devnet.devnet, devnet.miner),
     SETUP: (settings.config,),

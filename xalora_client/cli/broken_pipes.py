@@ -1,4 +1,4 @@
-"""Output into a pipe whose reader may leave (``| head``), which must not end work that is paid for."""
+"""Standard streams that survive a closed pipe (``| head``), so that paid tasks are not lost with it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def outlast_readers() -> None:
-    """From here on, what nobody reads any more is dropped instead of raising, whichever library writes it."""
+def ignore_closed_pipes() -> None:
+    """Discard output to a closed pipe from now on, instead of raising BrokenPipeError."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        # A terminal has no reader that leaves, and on Windows it is no file to write bytes to.
+        # A terminal is not closed by its reader, and on Windows it takes no bytes.
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-            setattr(sys, name, _outlasting(stream))
+            setattr(sys, name, _without_pipe_errors(stream))
 
 
-def _outlasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def _without_pipe_errors(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Pipe(stream.fileno(), "w", closefd=False)),
@@ -35,8 +35,8 @@ class _Pipe(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            # For good: whatever else holds the descriptor writes to nowhere, too.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            # Permanent, for everything that writes to this descriptor.
+            null_device = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null_device, self.fileno())
+            os.close(null_device)
             return super().write(data)

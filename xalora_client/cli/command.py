@@ -1,13 +1,15 @@
-"""What all commands share: how they end, and how Ctrl-C or SIGTERM reaches the client."""
+"""The decorator of all commands (exit status, error messages), and asyncio with Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 import typer
 
@@ -15,23 +17,29 @@ from ..errors import XaloraError
 from .exit_codes import ExitCode, exit_code_of
 from .screen import Screen, error_fields
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger("xalora_client.cli")
 
 
-def command(function: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """Let a function be a command: it returns its exit status, and its errors become one message each.
+def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
+    """Turn a function into a command: it ends with the returned exit status, or with a message for an error.
 
-    A parameter called ``as_json`` decides whether an error also ends up in a JSON document on stdout.
+    A parameter whose type is a dataclass stands for an option for each of its fields. With the option
+    ``as_json`` an error is also printed as a JSON document on stdout.
     """
+    hints = get_type_hints(function, include_extras=True)
+    groups = [name for name, kind in hints.items() if is_dataclass(kind)]
+    parameters = list(_parameters(function))
 
     @functools.wraps(function)
-    def run(*arguments: P.args, **options: P.kwargs) -> None:
+    def run(**options: Any) -> None:
         screen = Screen(json=bool(options.get("as_json")))
         try:
-            code = function(*arguments, **options) or ExitCode.DONE
+            for name in groups:
+                values = {each.name: options.pop(each.name) for each in fields(hints[name])}
+                options[name] = hints[name](**values)
+            code = function(**options) or ExitCode.DONE
         except XaloraError as error:
             code = exit_code_of(error)
             _report(screen, error, code)
@@ -39,35 +47,49 @@ def command(function: Callable[P, ExitCode | None]) -> Callable[P, None]:
             code = ExitCode.INTERRUPTED
         except OSError as error:
             code = ExitCode.CONFIGURATION
-            _report(screen, XaloraError(f"This machine refused: {error}", money=""), code)
+            _report(screen, XaloraError(f"The operating system refused: {error}", money=""), code)
         raise typer.Exit(code)
 
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 
 
+def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
+    """The parameters of a function, with the fields of a dataclass in place of one."""
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        if is_dataclass(hints[parameter.name]):
+            yield from _parameters(hints[parameter.name])
+        else:
+            yield parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY)
+
+
 def _report(screen: Screen, error: XaloraError, code: ExitCode) -> None:
-    logger.debug("where it happened", exc_info=error)
+    logger.debug("traceback of the error", exc_info=error)
     screen.error(error)
     if screen.json:
         screen.document({"error": error_fields(error), "exit_code": int(code)})
 
 
-def run_interruptible(work: Coroutine[Any, Any, T], *, on_interrupt: Callable[[], None] = lambda: None) -> T:
-    """``asyncio.run`` with a Ctrl-C or SIGTERM that cancels ``work`` alone and lets it clean up.
+def run_interruptible(
+    coroutine: Coroutine[Any, Any, T], *, on_interrupt: Callable[[], None] = lambda: None
+) -> T:
+    """``asyncio.run``, except that Ctrl-C or SIGTERM cancels only ``coroutine`` and lets it clean up.
 
     On Python 3.10 ``asyncio.run`` would cancel every coroutine at once, among them those that cancel the
-    remote tasks. A second one ends at once.
+    remote tasks. A second signal ends the process at once.
 
     Args:
-        on_interrupt: Called on the event loop when the signal comes, before ``work`` is cancelled.
+        on_interrupt: Called on the event loop at the signal, before ``coroutine`` is cancelled.
 
     Raises:
-        KeyboardInterrupt: The signal came; ``work`` has ended.
+        KeyboardInterrupt: A signal came and ``coroutine`` has ended.
     """
 
     async def guarded() -> T:
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(coroutine)
 
         def interrupt(*_: object) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What the exit status of ``xalora`` means, and which one an error gets."""
+"""The exit statuses of ``xalora``, and the one for each error."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .outputs import OutputExistsError
 
 
 class ExitCode(IntEnum):
-    """Exit statuses; the higher, the more serious, since the more money may be at stake.
+    """Exit statuses in the order of their seriousness: a higher one may concern more money.
 
-    ``UNEXPECTED`` is a mistake in this package.
+    ``UNEXPECTED`` is a bug of this package.
     """
 
     DONE = 0
@@ -38,10 +38,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-# The first that fits.
+# The first match counts.
 _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
     ((AmbiguousCreateError,), ExitCode.OUTCOME_UNKNOWN),
-    # What was typed does not fit, as opposed to how this machine is set up.
+    # Errors in the arguments, as opposed to the configuration.
     ((InvalidTaskError, InputImageError, OutputExistsError), ExitCode.USAGE),
     (
         (AuthenticationError, ConfigurationError, ResultLocationError, JournalError),
@@ -53,10 +53,10 @@ _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
 
 
 def exit_code_of(error: XaloraError) -> ExitCode:
-    """The exit status for an error: what it is about, not where it was raised."""
+    """The exit status for an error."""
     return next((code for kinds, code in _CODES if isinstance(error, kinds)), ExitCode.TASK_FAILED)
 
 
 def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
-    """The exit status of several pieces of work together; ``DONE`` for none."""
+    """The exit status of several jobs together; ``DONE`` for none."""
     return max(codes, default=ExitCode.DONE)

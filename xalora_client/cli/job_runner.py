@@ -1,4 +1,4 @@
-"""Pieces of work done side by side: bars while they run, files where they belong, a report of each."""
+"""Runs the jobs of a command side by side: progress bars, results written to their destinations, reports."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..client import open_journal
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import EventCallback, FallingBack, TaskEvent
 from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
+from ..text import counted, seconds_text
 from .command import run_interruptible
 from .exit_codes import ExitCode, exit_code_of, most_serious
-from .formats import counted, seconds_text, short_path
-from .outputs import Destination, write_result
-from .progress import Board
-from .screen import Screen, error_fields
-from .task_lookup import opened_journal
+from .formats import short_path
+from .outputs import Destination, check_destinations, write_result
+from .progress import ProgressDisplay
+from .screen import Screen, attributes, error_fields
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -29,32 +30,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("xalora_client.cli")
 
-Doing: TypeAlias = Callable[[EventCallback], Coroutine[Any, Any, RunResult]]
-"""Does one piece of work, telling each step; e.g. a call of ``AsyncXalora.run``."""
+RunCall: TypeAlias = "Callable[[AsyncXalora, EventCallback], Coroutine[Any, Any, RunResult]]"
+"""Gets the result of one task and reports events meanwhile, as ``AsyncXalora.run`` does."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work, and where its result goes.
+    """A task to run, and the destination of its result.
 
-    ``label`` names it on the screen; ``source`` is the input as the user gave it, where there is one.
+    ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one.
     """
 
     label: str
-    do: Doing
+    run: RunCall
     destination: Destination
     source: str | None = None
 
 
 @dataclass
-class Report:
-    """How a job stands; in the end exactly one of ``result``, ``error`` and neither (interrupted) is so.
+class JobReport:
+    """The state of a job. At the end it has a ``result`` or an ``error``; an interrupted job has neither.
 
-    ``unsettled``: its create may have made a task all the same, whatever this machine has made of it.
+    ``unsettled`` is set where the network may have a task although this machine made the result.
     """
 
     job: Job
-    begun: bool = False
+    started: bool = False
     task_id: str | None = None
     result: RunResult | None = None
     error: XaloraError | None = None
@@ -71,7 +72,7 @@ class Report:
         return ExitCode.DONE if self.unsettled is None else exit_code_of(self.unsettled)
 
     def document(self) -> dict[str, Any]:
-        """As it stands in the JSON document."""
+        """The report as JSON."""
         result, error = self.result, self.error or self.unsettled
         status = "failed" if self.error is not None else "done" if self.files else "interrupted"
         return {
@@ -80,87 +81,91 @@ class Report:
             "status": status,
             "files": [str(path) for path in self.files],
             "task_id": result.task_id if result else self.task_id,
-            "job_id": result.job_id if result else error.job_id if error else None,
-            "engine": result.engine if result else None,
-            "device": result.device if result else None,
-            "miner": result.miner if result else None,
-            "reused": result.reused if result else False,
+            "job_id": getattr(result or error, "job_id", None),
+            **attributes(result, "engine", "device", "miner"),
+            "reused": result is not None and result.reused,
             "seconds": vars(result.seconds) if result else None,
             "error": error_fields(error) if error else None,
         }
 
 
-class Workshop:
-    """Does jobs and keeps their reports.
+class JobRunner:
+    """Runs jobs and keeps their reports.
 
     Args:
-        screen: Where to show them.
-        jobs: What to do.
-        force: Replace files that are in the way.
-        at_once: How many at the same time.
-        quiet: Say nothing of those that went well.
+        screen: Where progress and outcomes are printed.
+        jobs: The jobs, in the order in which they start.
+        force: Replace existing files.
+        at_once: How many jobs run at the same time.
+        quiet: Print failures only.
     """
 
     def __init__(
         self, screen: Screen, jobs: Sequence[Job], *, force: bool, at_once: int, quiet: bool = False
     ) -> None:
-        self.reports = [Report(job) for job in jobs]
+        self.reports = [JobReport(job) for job in jobs]
         self._screen = screen
         self._force = force
         self._quiet = quiet
-        self._places = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(at_once)
 
     @property
     def code(self) -> ExitCode:
-        """Of all jobs together."""
+        """The exit status of all jobs together."""
         return most_serious(report.code for report in self.reports)
 
-    async def run(self) -> None:
-        """Do all jobs; one failure does not disturb the others. A cancelled call cancels all."""
-        with Board(self._screen.live, len(self.reports)) as board:
-            await asyncio.gather(*(self._one(key, report, board) for key, report in enumerate(self.reports)))
+    async def run(self, client: AsyncXalora) -> None:
+        """Run all jobs; a failure of one does not affect the others. Cancelling this call cancels all."""
+        with ProgressDisplay(self._screen.live, len(self.reports)) as display:
+            await asyncio.gather(
+                *(self._run_one(client, key, report, display) for key, report in enumerate(self.reports))
+            )
 
-    async def _one(self, key: int, report: Report, board: Board) -> None:
-        def hear(event: TaskEvent) -> None:
+    async def _run_one(
+        self, client: AsyncXalora, key: int, report: JobReport, display: ProgressDisplay
+    ) -> None:
+        def on_event(event: TaskEvent) -> None:
             report.task_id = event.task_id or report.task_id
             if isinstance(event, FallingBack) and isinstance(event.error, AmbiguousCreateError):
                 report.unsettled = event.error
-            board.event(key, event)
+            display.event(key, event)
 
-        async with self._places:
-            report.begun = True
-            board.begin(key, report.job.label)
+        async with self._slots:
+            report.started = True
+            display.start(key, report.job.label)
             try:
-                report.result = await report.job.do(hear)
-                await self._deliver(report, report.result)
+                report.result = await report.job.run(client, on_event)
+                await self._deliver(client, report, report.result)
             except XaloraError as error:
                 report.error = error
             finally:
-                board.end(key, counts=report.code is not ExitCode.INTERRUPTED)
+                display.end(key, counts=report.code is not ExitCode.INTERRUPTED)
         try:
-            self._tell(report)
+            self._print_outcome(report)
         except OSError as error:
-            # A full disk behind stdout: the other tasks are paid for, too, and this one's file is there.
-            logger.debug("%s can't be reported: %s", report.job.label, error)
+            # Such as a full disk behind stdout: the file of this job is written, the other jobs go on.
+            logger.debug("the outcome of %s can't be printed: %s", report.job.label, error)
 
-    async def _deliver(self, report: Report, result: RunResult) -> None:
+    async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:
         writing = asyncio.ensure_future(
             asyncio.to_thread(write_result, result.files, report.job.destination, force=self._force)
         )
         try:
             written = await asyncio.shield(writing)
         except asyncio.CancelledError:
-            # The result is paid for: an interrupt that comes now does not keep it from being written.
+            # The result is paid for, so it is written in spite of the interrupt.
             report.files = (await writing).files
+            client.delivered(result)
             raise
+        client.delivered(result)
         if result.engine != REMOTE_ENGINE:
-            # Only results of the network are kept: one made here costs nothing to make again.
+            # Only results of the network are kept; one of this machine costs nothing to repeat.
             for path in result.files:
                 path.unlink(missing_ok=True)
         report.files = written.files
         report.remarks.extend(written.remarks)
 
-    def _tell(self, report: Report) -> None:
+    def _print_outcome(self, report: JobReport) -> None:
         subject = report.job.label if len(self.reports) > 1 else ""
         if report.error is not None:
             self._screen.error(report.error, subject)
@@ -181,7 +186,7 @@ class Workshop:
 
 
 def summary(result: RunResult) -> str:
-    """What made a result, and how long that took: ``the network (miner-7) · 12 s · task 5f0c``."""
+    """The engine of a result, its time and task: ``the network (miner-7) · 12 s · task 5f0c``."""
     engine = engine_text(result.engine, result.device)
     if result.miner:
         engine += f" ({result.miner})"
@@ -194,7 +199,7 @@ def summary(result: RunResult) -> str:
 
 
 def engine_text(engine: str, device: str | None) -> str:
-    """What an engine is called before people: LANCZOS is never passed off as a model."""
+    """The engine in words; LANCZOS is never presented as a model."""
     if engine == REMOTE_ENGINE:
         return "the network"
     if engine == "pillow":
@@ -205,72 +210,85 @@ def engine_text(engine: str, device: str | None) -> str:
 def do_jobs(
     screen: Screen,
     settings: Settings,
-    make_jobs: Callable[[AsyncXalora], Sequence[Job]],
+    jobs: Sequence[Job],
     *,
     force: bool,
     at_once: int | None = None,
     skipped: Sequence[str] = (),
 ) -> ExitCode:
-    """Do jobs with a client of their own, and report them. Ctrl-C cancels them in the network, too.
+    """Check the destinations, run the jobs with a new client and report them.
+
+    Ctrl-C cancels their tasks in the network too.
 
     Args:
-        skipped: Inputs that no job was made of, for the JSON document.
+        skipped: Inputs without a job, for the JSON document.
+
+    Raises:
+        OutputExistsError: A result would replace a file, and ``force`` is not set.
+        ConfigurationError: A destination can't be written.
     """
     from ..client import AsyncXalora
 
-    began = time()
-    with opened_journal(settings) as journal:
-        client = AsyncXalora(settings=settings, journal=journal)
-        workshop = Workshop(screen, make_jobs(client), force=force, at_once=at_once or settings.max_in_flight)
+    check_destinations([job.destination for job in jobs], force=force)
+    started_at = time()
+    with open_journal(settings) as journal:
+        runner = JobRunner(screen, jobs, force=force, at_once=at_once or settings.max_in_flight)
 
-        async def work() -> None:
+        async def run_all() -> None:
             try:
-                async with client:
-                    await workshop.run()
+                async with AsyncXalora(settings=settings, journal=journal) as client:
+                    await runner.run(client)
             except asyncio.CancelledError:
-                # Only a client that has closed knows which cancels the network has confirmed.
-                # A journal that can't be read has said so before, and must not hide the interrupt.
+                # The journal knows the confirmed cancels once the client is closed. If it can't be read, it
+                # has logged that, and the interrupt still counts.
                 with suppress(JournalError):
-                    _say_what_runs_on(screen, journal, settings, workshop.reports, began)
+                    _print_tasks_left(screen, journal, settings, runner.reports, started_at)
                 raise
 
         try:
-            run_interruptible(work(), on_interrupt=lambda: _say_what_is_canceled(screen, workshop.reports))
-            code = workshop.code
+            run_interruptible(run_all(), on_interrupt=lambda: _print_cancels(screen, runner.reports))
+            code = runner.code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
     if screen.json:
-        screen.document({"skipped": list(skipped), **document_of(workshop.reports, code)})
+        screen.document({"skipped": list(skipped), **document_of(runner.reports, code)})
     return code
 
 
-def document_of(reports: Sequence[Report], code: ExitCode) -> dict[str, Any]:
+def document_of(reports: Sequence[JobReport], code: ExitCode) -> dict[str, Any]:
     """The JSON document of several jobs."""
     return {"results": [report.document() for report in reports], "exit_code": int(code)}
 
 
-def _say_what_is_canceled(screen: Screen, reports: Sequence[Report]) -> None:
-    """On an interrupt: what keeps the command from ending at once."""
-    begun = [report for report in reports if report.begun and report.code is ExitCode.INTERRUPTED]
-    known = sum(report.task_id is not None for report in begun)
+def _print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
+    """Print why the command does not end at once after an interrupt."""
+    interrupted = [report for report in reports if report.started and report.code is ExitCode.INTERRUPTED]
+    known = sum(report.task_id is not None for report in interrupted)
     parts = []
     if known:
         parts.append(f"canceling {counted(known, 'task')} in the network")
-    if len(begun) > known:
-        parts.append(f"finding out what became of {counted(len(begun) - known, 'create')}")
+    if len(interrupted) > known:
+        parts.append(f"waiting for the answer to {counted(len(interrupted) - known, 'create')}")
     if parts:
-        screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again: at once).")
+        screen.note(
+            f"Interrupted: {' and '.join(parts)}, a few seconds at most (press Ctrl-C again to end at once)."
+        )
 
 
-def _say_what_runs_on(
-    screen: Screen, journal: Journal, settings: Settings, reports: Sequence[Report], began: float
+def _print_tasks_left(
+    screen: Screen, journal: Journal, settings: Settings, reports: Sequence[JobReport], started_at: float
 ) -> None:
-    """After an interrupt and the end of the client: which tasks were canceled, and which may run on."""
+    """Print which tasks were canceled and which may run on, after an interrupt and the client's close."""
     for report in reports:
         if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
         record = journal.by_task_id(report.task_id, settings.sequencer_url)
-        if record is not None and record.is_open and journal.attended(record.id):
+        if record is not None and record.state is TaskState.FINISHED:
+            screen.note(
+                f"{report.job.label}: task {report.task_id} has finished and is paid for; for its result: "
+                f"xalora resume {report.task_id}"
+            )
+        elif record is not None and record.is_open and journal.leased([record.id]):
             screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
         elif record is not None and record.is_open:
             screen.warn(
@@ -280,7 +298,7 @@ def _say_what_runs_on(
         elif record is not None:
             screen.note(f"{report.job.label}: task {report.task_id} is {record.state.value}")
     for record in journal.records(states=[TaskState.UNKNOWN], limit=len(reports)):
-        if record.created_at >= began:
+        if record.created_at >= started_at:
             screen.warn(
                 f"{record.work.label}: job {record.job_id} was sent and not answered; it may exist and be "
                 "charged (see: xalora tasks)"

@@ -1,4 +1,4 @@
-"""Where results go: named before anything is paid for, never over a file, and whole or not at all."""
+"""Output files: planned and checked before a task is paid for, written whole, never over an existing file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, XaloraError
-from ..media.sniff import MediaKind, sniff_file
+from ..media.media_types import MediaKind, sniff_file
 from .formats import short_path, slug
 
 MARK = ".xalora"
-"""Between the input's name and the suffix of what was made of it."""
+"""Stands between the input's name and the suffix of its result."""
 
 _RESULT_STEM = re.compile(rf"{re.escape(MARK)}(-\d+)?$")
 
@@ -24,26 +26,26 @@ SUFFIXES = tuple(dict.fromkeys(kind.suffix for kind in MediaKind))
 
 
 class OutputError(XaloraError):
-    """A result could not be put where it belongs."""
+    """A result could not be written to its destination."""
 
 
 class OutputExistsError(ConfigurationError):
-    """A result would go over a file that is already there. Nothing was sent."""
+    """A result would overwrite an existing file. Nothing was sent."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where one task's result goes.
+    """Where the result of one task goes.
 
-    ``exact``: ``path`` is the file itself, as the user named it. Else the suffix that the content asks for is
-    added to it.
+    ``exact``: ``path`` is the whole file name, given by the user. Otherwise the suffix of the result's format
+    is added to it.
     """
 
     path: Path
     exact: bool = False
 
     def candidates(self) -> Iterator[Path]:
-        """Every file that a single result may become."""
+        """Every path that a result of one file may get."""
         if self.exact:
             yield self.path
         else:
@@ -51,92 +53,84 @@ class Destination:
                 yield self.path.with_name(self.path.name + suffix)
 
     def taken(self) -> list[Path]:
-        """The files that are in its way."""
+        """The candidates that exist."""
         return [path for path in self.candidates() if path.exists()]
 
-    def file(self, kind: MediaKind | None, number: int, count: int) -> Path:
-        """The path of the ``number``-th (from 0) of ``count`` files of this content."""
+    def file(self, kind: MediaKind | None, number: int, total: int) -> Path:
+        """The path of the ``number``-th (from 0) of ``total`` files, for this kind of content."""
         base, suffix = self.path, kind.suffix if kind is not None else ".bin"
         if self.exact:
             base, suffix = base.with_suffix(""), base.suffix
-        name = base.name if count == 1 else f"{base.name}-{number + 1}"
+        name = base.name if total == 1 else f"{base.name}-{number + 1}"
         return base.with_name(name + suffix)
 
 
 def is_url(text: str) -> bool:
-    """Whether an input is an address instead of a file."""
+    """Whether an input is a URL and not a path."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def is_result(source: str) -> bool:
-    """Whether an input is a file that this command has made, as its name says."""
+    """Whether an input is named like a result of this command."""
     return not is_url(source) and _RESULT_STEM.search(Path(source).stem) is not None
 
 
 def named(paths: Sequence[Path]) -> str:
-    """Files in a sentence: the first few by name, the others counted."""
+    """Files for a sentence: the first three by name, the others as a number."""
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return ", ".join(short_path(path) for path in paths[:3]) + more
 
 
 def plan_for_inputs(inputs: Sequence[str], output: str | None) -> list[Destination]:
-    """A destination for each input: beside it, or where ``output`` says.
+    """A destination for each input: beside it, or at ``output``.
 
     Args:
-        inputs: Paths or URLs (whose results go into the working directory).
-        output: A file for one input, a folder for several; one that exists or ends in ``/`` is a folder. The
-            ``~`` that a shell has left as it is counts as the home folder.
+        inputs: Paths or URLs. Results of URLs go into the working directory.
+        output: A file for one input, a folder for several. A path that is a folder or ends in ``/`` is a
+            folder for one input too. A leading ``~`` is the home folder.
     """
-    output = _at_home(output)
-    if output is not None and len(inputs) == 1 and not _names_folder(output):
-        return [Destination(Path(output), exact=True)]
-    taken: set[str] = set()
-    destinations = []
-    for source in inputs:
-        name = _name_of(source)
-        folder = Path(output) if output else Path() if is_url(source) else Path(source).parent
-        # Some file systems take Photo and photo for the same name, so both count as taken.
-        path = next(
-            path
-            for path in (folder / f"{name}{ordinal}{MARK}" for ordinal in _ordinals())
-            if str(path).casefold() not in taken
-        )
-        taken.add(str(path).casefold())
-        destinations.append(Destination(path))
-    return destinations
+    bases = [
+        Path(_name_of_url(source)) if is_url(source) else Path(source).parent / Path(source).stem
+        for source in inputs
+    ]
+    return _plan(bases, output, lambda _: True)
 
 
 def plan_for_names(names: Sequence[str], output: str | None) -> list[Destination]:
-    """A destination named after each prompt or label, in the working directory or where ``output`` says.
+    """A destination named after each prompt or label, in the working directory or at ``output``.
 
-    The first such name that is free: the same prompt is often tried again.
+    A name that is taken gets a number, since the same prompt is often tried again.
 
     Args:
         output: As for :func:`plan_for_inputs`.
     """
-    output = _at_home(output)
-    if output is not None and len(names) == 1 and not _names_folder(output):
+    return _plan([Path(slug(name)) for name in names], output, lambda place: not place.taken())
+
+
+def _plan(
+    bases: Sequence[Path], output: str | None, is_free: Callable[[Destination], bool]
+) -> list[Destination]:
+    output = output and os.path.expanduser(output)  # noqa: PTH111  # a Path would drop the final slash
+    if output and len(bases) == 1 and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
         return [Destination(Path(output), exact=True)]
-    destinations: list[Destination] = []
-    for name in names:
-        destinations.append(
-            next(
-                place
-                for ordinal in _ordinals()
-                if (place := Destination(Path(output or "") / f"{slug(name)}{ordinal}{MARK}"))
-                not in destinations
-                and not any(path.exists() for path in place.candidates())
-            )
-        )
-    return destinations
+    destinations: dict[str, Destination] = {}
+    for base in bases:
+        folder = Path(output) if output else base.parent
+        for ordinal in _ordinals():
+            place = Destination(folder / f"{base.name}{ordinal}{MARK}")
+            # Some file systems do not tell Photo from photo.
+            if str(place.path).casefold() not in destinations and is_free(place):
+                destinations[str(place.path).casefold()] = place
+                break
+    return list(destinations.values())
 
 
 def check_destinations(destinations: Iterable[Destination], *, force: bool) -> None:
-    """Make the folders, and see that every result can be written; called before anything is paid for.
+    """Create the folders and check that every result can be written, before a task is paid for.
 
     Raises:
-        OutputExistsError: A file is in the way, and ``force`` was not given.
-        ConfigurationError: A folder can't be made or written.
+        OutputExistsError: A file exists, and ``force`` is not set.
+        ConfigurationError: A folder can't be created or written to.
     """
     destinations = list(destinations)
     blocked = [path for each in destinations for path in each.taken()]
@@ -155,7 +149,7 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"The folder {short_path(folder)} can't be made: {error.strerror or error}",
+                f"The folder {short_path(folder)} can't be created: {error.strerror or error}",
                 next_step="Use -o to write elsewhere.",
             ) from None
         if not os.access(folder, os.W_OK):
@@ -166,7 +160,7 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
 
 @dataclass(frozen=True)
 class Written:
-    """Files written, and what the user should know about how."""
+    """The files of a result, and remarks for the user."""
 
     files: tuple[Path, ...]
     remarks: tuple[str, ...] = ()
@@ -175,11 +169,11 @@ class Written:
 def write_result(sources: Sequence[Path], destination: Destination, *, force: bool) -> Written:
     """Copy a result to its destination. Blocking.
 
-    A file that has come into the way since :func:`check_destinations` is not replaced without ``force``: the
-    result gets another name, since it is paid for.
+    If a file has appeared since :func:`check_destinations`, the result gets another name unless ``force`` is
+    set, since it is paid for.
 
     Raises:
-        OutputError: It can't be written; the message says where the result is kept.
+        OutputError: The result can't be written; the message says where it is kept.
     """
     files: list[Path] = []
     remarks: list[str] = []
@@ -199,14 +193,14 @@ def write_result(sources: Sequence[Path], destination: Destination, *, force: bo
             ) from error
         files.append(written)
         if written != wanted:
-            remarks.append(f"{short_path(wanted)} is taken by now, so this went to {short_path(written)}")
+            remarks.append(f"{short_path(wanted)} exists by now, so the result is in {short_path(written)}")
         if kind is not None and destination.exact and not _suits(wanted.suffix, kind):
-            remarks.append(f"{short_path(written)} holds {kind.value.upper()} data, whatever its name says")
+            remarks.append(f"{short_path(written)} holds {kind.value.upper()} data, in spite of its name")
     return Written(tuple(files), tuple(remarks))
 
 
 def _copy(source: Path, wanted: Path, *, force: bool) -> Path:
-    """Copy to ``wanted``, or to the first free name beside it unless ``force``; gives the path used."""
+    """Copy to ``wanted``, or to a free name beside it unless ``force``; returns the path."""
     part = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}.part")
     try:
         with source.open("rb") as reader, part.open("xb") as writer:
@@ -221,38 +215,22 @@ def _copy(source: Path, wanted: Path, *, force: bool) -> Path:
 
 
 def _reserve(wanted: Path) -> Path:
-    """Take the first free name, in one step with finding it free, so that no other program gets it too."""
+    """Create an empty file under the first free name, so that no other program takes it."""
     for ordinal in _ordinals():
         path = wanted.with_name(f"{wanted.stem}{ordinal}{wanted.suffix}")
-        try:
+        with suppress(FileExistsError):
             path.open("xb").close()
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("there are endless ordinals")
+            return path
+    raise AssertionError("the ordinals are infinite")
 
 
 def _ordinals() -> Iterator[str]:
-    """Nothing, then ``-2``, ``-3`` and so on."""
-    yield ""
-    number = 2
-    while True:
-        yield f"-{number}"
-        number += 1
+    """An empty string, then ``-2``, ``-3`` and so on."""
+    return chain([""], (f"-{number}" for number in count(2)))
 
 
-def _at_home(output: str | None) -> str | None:
-    return output and os.path.expanduser(output)  # noqa: PTH111  # a Path would lose the slash at the end
-
-
-def _names_folder(output: str) -> bool:
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
-
-
-def _name_of(source: str) -> str:
-    if not is_url(source):
-        return Path(source).stem
-    last = unquote(urlsplit(source).path).rpartition("/")[2]
+def _name_of_url(url: str) -> str:
+    last = unquote(urlsplit(url).path).rpartition("/")[2]
     return re.sub(r"[^\w.-]+", "_", Path(last).stem).strip("._") or "image"
 
 

@@ -1,4 +1,4 @@
-"""Live bars in a terminal: a line for each task under way, and one for all where there are several."""
+"""Live progress bars in a terminal: one for each running task, and one for all if there are several."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from ..events import (
     Uploading,
     Waiting,
 )
-from .formats import bytes_text, elapsed_text, printable, shortened, span_text
+from ..polling.durations import estimated_share
+from ..text import bytes_text, elapsed_text, span_text
+from .formats import printable, shortened
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,8 +34,8 @@ LABEL_WIDTH = 30
 BAR_WIDTH = 24
 
 
-class Board:
-    """Shows tasks while they are under way; a context manager.
+class ProgressDisplay:
+    """Live progress bars; a context manager.
 
     Args:
         console: The terminal, or None to show nothing.
@@ -41,69 +43,63 @@ class Board:
     """
 
     def __init__(self, console: Console | None, total: int) -> None:
-        self._progress: Progress | None = None
-        self._overall: TaskID | None = None
+        self._console = console
         self._total = total
-        self._lines: dict[int, TaskID] = {}
-        self._stages: dict[int, Stage] = {}
-        if console is not None:
-            self._progress = Progress(
-                SpinnerColumn(finished_text=" "),
-                TextColumn("{task.description}", markup=False),
-                _StageBar(bar_width=BAR_WIDTH),
-                _StageText(),
-                console=console,
-                transient=True,
-                # rich would take over both streams; one that goes to a file must stay as it is.
-                redirect_stdout=sys.stdout.isatty(),
-                redirect_stderr=sys.stderr.isatty(),
-            )
+        self._overall: TaskID | None = None
+        self._bars: dict[int, TaskID] = {}
+        self._tasks: dict[int, TaskProgress] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}", markup=False),
+            _TaskBar(bar_width=BAR_WIDTH),
+            _TaskText(),
+            console=console,
+            transient=True,
+            # rich would redirect both streams; one that goes to a file must not be touched.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+            disable=console is None,
+        )
 
     def __enter__(self) -> Self:
-        if self._progress is not None:
+        if self._console is not None:
             self._progress.start()
-            if self._total > 1:
-                self._overall = self._progress.add_task("all", total=self._total)
+        if self._total > 1:
+            self._overall = self._progress.add_task("all", total=self._total)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._progress is not None:
+        if self._console is not None:
             self._progress.stop()
 
-    def begin(self, key: int, label: str) -> None:
-        """A task is taken in hand."""
-        if self._progress is None:
-            return
-        stage = self._stages[key] = Stage(monotonic())
-        self._lines[key] = self._progress.add_task(
-            shortened(printable(label), LABEL_WIDTH), total=None, stage=stage
+    def start(self, key: int, label: str) -> None:
+        """Add a bar for a task."""
+        task = self._tasks[key] = TaskProgress(monotonic())
+        self._bars[key] = self._progress.add_task(
+            shortened(printable(label), LABEL_WIDTH), total=None, progress=task
         )
 
     def event(self, key: int, event: TaskEvent) -> None:
-        """What the client tells about it."""
-        if key in self._stages:
-            self._stages[key].apply(event, monotonic())
+        """Apply an event of the client to the task's bar."""
+        self._tasks[key].apply(event, monotonic())
 
     def end(self, key: int, *, counts: bool) -> None:
-        """Its line goes; ``counts``: it is one more of those that are done."""
-        if self._progress is None or key not in self._lines:
-            return
-        self._progress.remove_task(self._lines.pop(key))
-        del self._stages[key]
+        """Remove the task's bar; ``counts`` adds it to those done."""
+        self._progress.remove_task(self._bars[key])
         if counts and self._overall is not None:
             self._progress.advance(self._overall)
 
 
-class _StageBar(BarColumn):
-    """Filled by what the stage knows; a pulse where it knows nothing."""
+class _TaskBar(BarColumn):
+    """The fraction of a task, as far as it is known; a pulse where it is not."""
 
     def render(self, task: Task) -> ProgressBar:
-        stage: Stage | None = task.fields.get("stage")
-        if stage is None:
+        progress: TaskProgress | None = task.fields.get("progress")
+        if progress is None:
             return super().render(task)
-        fraction = stage.fraction(monotonic())
+        fraction = progress.fraction(monotonic())
         return ProgressBar(
             total=1.0,
             completed=fraction or 0.0,
@@ -113,34 +109,30 @@ class _StageBar(BarColumn):
         )
 
 
-class _StageText(ProgressColumn):
+class _TaskText(ProgressColumn):
     def render(self, task: Task) -> Text:
-        stage: Stage | None = task.fields.get("stage")
-        if stage is None:
+        progress: TaskProgress | None = task.fields.get("progress")
+        if progress is None:
             return Text(f"{int(task.completed)} of {int(task.total or 0)} done")
-        return Text(printable(stage.text(monotonic())), style="dim")
+        return Text(printable(progress.text(monotonic())), style="dim")
 
 
-ALMOST = 0.95
-"""How full a bar gets on the usual time alone: only the task's end fills it."""
-
-
-class Stage:
-    """One task's stage. Times are seconds on any one clock that runs evenly.
+class TaskProgress:
+    """What one task does at present, for how long, and how far it is.
 
     Args:
-        now: When the work on the task began.
+        now: When its job started. All times are seconds on one monotonic clock.
     """
 
     def __init__(self, now: float) -> None:
-        self._what = "preparing"
+        self._activity = "preparing"
         self._since: float | None = now
         self._submitted: float | None = None
         self._usual: tuple[float, float] | None = None
         self._share: float | None = None
 
     def apply(self, event: TaskEvent, now: float) -> None:
-        """Take in an event; those that say nothing about the stage leave it as it is."""
+        """Update from an event; other kinds of events change nothing."""
         if isinstance(event, Uploading):
             self._set(f"uploading {bytes_text(event.total)}", now)
         elif isinstance(event, Submitted):
@@ -166,12 +158,12 @@ class Stage:
             self._set(f"here, by {event.engine}: {event.done} of {event.total}", None)
             self._share = event.done / event.total if event.total else None
 
-    def _set(self, what: str, since: float | None) -> None:
-        self._what, self._since, self._share = what, since, None
+    def _set(self, activity: str, since: float | None) -> None:
+        self._activity, self._since, self._share = activity, since, None
 
     def text(self, now: float) -> str:
         """``running 12 s · usually 40-55 s``"""
-        text = self._what
+        text = self._activity
         if self._since is not None:
             text += f" {elapsed_text(now - self._since)}"
         if self._usual is not None and self._share is None:
@@ -179,9 +171,9 @@ class Stage:
         return text
 
     def fraction(self, now: float) -> float | None:
-        """How far the task is, 0..1: bytes or steps done, else an estimate by the usual time, else None."""
+        """How far the task is, 0..1: by bytes or steps, else by the usual time, else None."""
         if self._share is not None:
             return min(1.0, self._share)
         if self._usual is None or self._submitted is None:
             return None
-        return max(0.0, min(ALMOST, (now - self._submitted) / max(self._usual[1], 0.1)))
+        return estimated_share(now - self._submitted, self._usual)

@@ -1,4 +1,4 @@
-"""The two streams of the command line: results on stdout, everything else on stderr."""
+"""Output of the command line: results to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 class Screen:
-    """Where a command writes.
+    """The output of a command.
 
     Args:
-        json: Only one JSON document goes to stdout.
+        json: Print one JSON document to stdout and nothing else.
     """
 
     def __init__(self, *, json: bool = False) -> None:
@@ -30,30 +30,31 @@ class Screen:
 
     @property
     def live(self) -> Console | None:
-        """Where moving bars belong: the stream with a terminal that is not meant for a program, if any."""
+        """The terminal for live progress: stdout, or stderr if stdout is for a program; None without one."""
         if self.out.is_terminal and not self.json:
             return self.out
         return self.err if self.err.is_terminal else None
 
     def say(self, *parts: str | tuple[str, str]) -> None:
-        """One line of the result for people; parts may have a style. Nothing under ``json``."""
+        """Print a line of the result, of parts with or without a style. Does nothing with ``json``."""
         if not self.json:
             self._line(self.out, *parts)
 
     def show(self, renderable: Any) -> None:
-        """A table or panel for people. Nothing under ``json``."""
+        """Print a table or panel. Does nothing with ``json``."""
         if not self.json:
             self.out.print(renderable)
 
     def note(self, *parts: str | tuple[str, str]) -> None:
-        """One line beside the result."""
+        """Print a line that is not a part of the result."""
         self._line(self.err, *parts)
 
     def warn(self, text: str) -> None:
+        """Print a warning."""
         self.note(("warning: ", "bold yellow"), text)
 
     def error(self, problem: XaloraError | str, subject: str = "") -> None:
-        """One readable message: in a terminal a line for each thing it says, else all on one line."""
+        """Print an error: in a terminal on a line for each of its parts, else on one line."""
         text = str(problem)
         if self.err.is_terminal and isinstance(problem, XaloraError):
             what, *_ = text.partition(f" {problem.money}") if problem.money else (text,)
@@ -61,19 +62,19 @@ class Screen:
         self.note(("error: ", "bold red"), f"{subject}: {text}" if subject else text)
 
     def document(self, document: Any) -> None:
-        """The JSON document: one line for a program, indented for a person."""
+        """Print the JSON document: on one line, or indented in a terminal."""
         indent = 2 if self.out.is_terminal else None
         sys.stdout.write(json.dumps(document, indent=indent, default=str) + "\n")
         sys.stdout.flush()
 
     def _line(self, console: Console, *parts: str | tuple[str, str]) -> None:
         clean = [printable(p) if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts]
-        # A program that reads the line must find it whole.
+        # A program reads whole lines.
         console.print(Text.assemble(*clean), soft_wrap=not console.is_terminal)
 
 
 def log_to(screen: Screen, verbosity: int) -> None:
-    """Show the package's log on stderr: warnings, with ``-v`` what happens, with ``-vv`` everything."""
+    """Print the package's log to stderr: warnings; with ``-v`` information; with ``-vv`` everything."""
     logger = logging.getLogger("xalora_client")
     logger.setLevel(LEVELS[min(verbosity, len(LEVELS) - 1)])
     logger.handlers = [_ScreenHandler(screen)]
@@ -95,15 +96,15 @@ class _ScreenHandler(logging.Handler):
             self._screen.note((f"{record.levelname.lower()}: ", "dim"), (text, "dim"))
 
 
+def attributes(thing: object, *names: str) -> dict[str, Any]:
+    """These attributes of an object by name, for a JSON document; None each without an object."""
+    return {name: None if thing is None else getattr(thing, name) for name in names}
+
+
 def error_fields(error: XaloraError) -> dict[str, Any]:
-    """An error as it stands in a JSON document."""
+    """An error as JSON."""
     return {
         "type": type(error).__name__,
         "message": str(error),
-        "money": error.money,
-        "next_step": error.next_step,
-        "task_id": error.task_id,
-        "job_id": error.job_id,
-        "status_code": error.status_code,
-        "error_type": error.error_type,
+        **attributes(error, "money", "next_step", "task_id", "job_id", "status_code", "error_type"),
     }

@@ -1,52 +1,43 @@
-"""What this machine knows of earlier tasks: finding them in the journal, reaching them in the network."""
+"""Looks up earlier tasks by id in the journal, and opens a client for them."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ..config import Settings
-from ..errors import STILL_RETRIEVABLE, MissingKeyError
-from ..journal import Journal, Record, TaskState
+from ..errors import STILL_RETRIEVABLE, JournalError, MissingKeyError
+from ..journal import Journal, Record
+from ..text import counted
 from .command import run_interruptible
-from .formats import counted
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
     from ..tasks import WorkflowTask
 
+T = TypeVar("T")
+
 logger = logging.getLogger("xalora_client.cli")
+
+SETTLE_SECONDS = 1.0
+"""How long a journal that another program holds is waited for before its records are read as they stand."""
 
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="ID", help="Task ids or job ids.", show_default=False)
 ]
 
-AT_NETWORK = (TaskState.SUBMITTED, TaskState.CANCEL_PENDING)
-
-
-@contextmanager
-def opened_journal(settings: Settings, *, needed: bool = False) -> Iterator[Journal]:
-    """The journal of these settings, or one in memory where that can't be used.
-
-    Args:
-        needed: The answer is in the journal alone, and one in memory would say that there is nothing.
-
-    Raises:
-        JournalError: It can't be used, and is ``needed``.
-    """
-    from ..client import open_journal
-
-    with open_journal(settings, or_memory=not needed) as journal:
-        yield journal
-
 
 def find_record(journal: Journal, text: str, settings: Settings) -> Record | None:
-    return journal.by_task_id(text, settings.sequencer_url) or journal.by_job_id(text)
+    """The record of a task id or job id; None where the journal has none, or can't be read."""
+    try:
+        return journal.by_task_id(text, settings.sequencer_url) or journal.by_job_id(text)
+    except JournalError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def chosen_records(
@@ -54,44 +45,57 @@ def chosen_records(
     ids: Sequence[str] | None,
     every: bool,
     settings: Settings,
-    suits: Callable[[Record], bool],
+    condition: Callable[[Record], bool],
 ) -> list[tuple[str, Record | None]]:
-    """What the user means, each with its record where the journal has one."""
+    """The tasks named by ``ids``, or ``every`` open one that meets the condition.
+
+    Returns:
+        Their task ids (the id as given if no task id is known) and records (None if the journal has none).
+    """
     if bool(ids) == every:
         raise typer.BadParameter("give ids, or --all")
     if not every:
         found = [(text, find_record(journal, text, settings)) for text in dict.fromkeys(ids or ())]
         return [(record.task_id or text if record else text, record) for text, record in found]
-    records = journal.open_records()
+    journal.settle(SETTLE_SECONDS)
+    records = journal.records(is_open=True)[::-1]
     here = [record for record in records if record.work.sequencer_url == settings.sequencer_url]
-    if len(here) < len(records):
-        logger.warning(
-            "%s of another network left alone; set XALORA_WORKFLOW_URL to reach it",
-            counted(len(records) - len(here), "open task"),
-        )
-    return [(record.task_id or record.job_id, record) for record in here if suits(record)]
+    _note_ignored(len(records) - len(here), "another network", "XALORA_WORKFLOW_URL to that network")
+    if settings.api_key is None:
+        own = here
+    else:
+        consumer = settings.credentials().consumer_id
+        own = [record for record in here if record.work.consumer_id == consumer or record.work.own_key]
+        _note_ignored(len(here) - len(own), "another account", "XALORA_API_KEY to the key of that account")
+    return [(record.task_id or record.job_id, record) for record in own if condition(record)]
+
+
+def _note_ignored(count: int, whose: str, setting: str) -> None:
+    if count:
+        logger.warning("%s of %s ignored; set %s", counted(count, "open task"), whose, setting)
 
 
 def with_client(
     settings: Settings,
     journal: Journal,
-    work: Callable[[AsyncXalora], Awaitable[Any]],
+    function: Callable[[AsyncXalora], Awaitable[T]],
     on_interrupt: Callable[[], None] = lambda: None,
-) -> Any:
+) -> T:
+    """Run a coroutine function with an open client. Ctrl-C cancels it and raises KeyboardInterrupt."""
     from ..client import AsyncXalora
 
-    async def run() -> Any:
+    async def run() -> T:
         async with AsyncXalora(settings=settings, journal=journal) as client:
-            return await work(client)
+            return await function(client)
 
     return run_interruptible(run(), on_interrupt=on_interrupt)
 
 
 def own_key_task(record: Record | None, settings: Settings) -> WorkflowTask | None:
-    """A task that carries the key of its own which this record was paid with, asked for in the terminal.
+    """A task with the record's own key, asked for in the terminal; None if the settings have its key.
 
     Raises:
-        MissingKeyError: There is nobody to ask.
+        MissingKeyError: The input is not a terminal.
     """
     from ..tasks import WorkflowTask
 
@@ -102,9 +106,9 @@ def own_key_task(record: Record | None, settings: Settings) -> WorkflowTask | No
         return None
     if not sys.stdin.isatty():
         raise MissingKeyError(
-            f"Task {record.task_id} has a key of its own (of consumer {consumer}), which is kept nowhere",
+            f"Task {record.task_id} has its own key (of consumer {consumer}), which is not stored",
             money=STILL_RETRIEVABLE,
-            next_step="Run this in a terminal to be asked for it, or set XALORA_API_KEY to it.",
+            next_step="Run this in a terminal to enter the key, or set XALORA_API_KEY to it.",
             task_id=record.task_id,
         )
     key = typer.prompt(f"Key of consumer {consumer} for task {record.task_id}", hide_input=True, err=True)

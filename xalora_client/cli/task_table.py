@@ -1,8 +1,9 @@
-"""Records of the journal as people and programs read them."""
+"""The journal's records as a table for people and as JSON for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,44 +11,50 @@ from rich.table import Table
 from rich.text import Text
 
 from ..journal import Record, TaskState
-from .formats import elapsed_text, printable, seconds_text, shortened
+from ..text import elapsed_text, seconds_text
+from .formats import printable, shortened
+from .screen import attributes
 
 STATES = {
     TaskState.PREPARED: ("preparing", "cyan"),
     TaskState.SENDING: ("being sent", "cyan"),
-    TaskState.FINISHED: ("to download", "cyan"),
-    TaskState.KEPT: ("done", "green"),
+    TaskState.FINISHED: ("done", "green"),
     TaskState.FAILED: ("failed", "red"),
     TaskState.CANCELED: ("canceled", "dim"),
-    TaskState.CANCEL_PENDING: ("cancel not confirmed", "yellow"),
     TaskState.UNKNOWN: ("outcome unknown", "bold yellow"),
     TaskState.NOT_SENT: ("not sent", "dim"),
 }
 
 
 def state_text(record: Record) -> str:
+    """The state of a record in words."""
+    if record.state is TaskState.SUBMITTED and record.cancel_requested_at is not None:
+        return "cancel not confirmed"
+    if record.state is TaskState.FINISHED and record.is_open:
+        return "to download"
     if record.state is TaskState.SUBMITTED:
         return {"waiting": "queued", None: "submitted"}.get(record.status, record.status or "")
     if record.forgotten:
-        return "outcome unknown, given up"
-    return STATES[record.state][0] + (" (files made room)" if record.evicted else "")
+        return "outcome unknown, forgotten"
+    return STATES[record.state][0] + (" (files removed)" if record.evicted else "")
 
 
-def record_table(records: Sequence[Record], attended: dict[int, bool]) -> Table:
+def record_table(records: Sequence[Record], leased: AbstractSet[int]) -> Table:
+    """A table of records; ``leased`` has the ids of those that a process works on."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("Age", "What", "State", "Took"):
+    for name in ("Age", "Task", "State", "Time"):
         table.add_column(name)
     table.add_column("Task id", no_wrap=True)
     now = datetime.now(timezone.utc).timestamp()
     for record in records:
         style = STATES.get(record.state, ("", "cyan"))[1]
-        state = state_text(record) + (", in hand" if attended.get(record.id) else "")
-        what = shortened(printable(record.work.label), 40)
+        state = state_text(record) + (", a process waits" if record.is_open and record.id in leased else "")
+        label = shortened(printable(record.work.label), 40)
         if record.error and record.state in (TaskState.FAILED, TaskState.NOT_SENT):
-            what += f"\n{shortened(printable(record.error), 60)}"
+            label += f"\n{shortened(printable(record.error), 60)}"
         table.add_row(
             Text(elapsed_text(now - record.created_at), style="dim"),
-            Text(what),
+            Text(label),
             Text(printable(state), style=style),
             Text(seconds_text(record.total_seconds), style="dim"),
             Text(printable(record.task_id or f"job {record.job_id}")),
@@ -55,27 +62,15 @@ def record_table(records: Sequence[Record], attended: dict[int, bool]) -> Table:
     return table
 
 
-def record_document(record: Record, attended: bool) -> dict[str, Any]:
-    work = record.work
+def record_document(record: Record, leased: AbstractSet[int]) -> dict[str, Any]:
+    """A record as JSON; ``leased`` has the ids of those that a process works on."""
     return {
-        "task_id": record.task_id,
-        "job_id": record.job_id,
+        **attributes(record, "task_id", "job_id", "status", "created_at", "submitted_at", "started_at"),
+        **attributes(record, "ended_at", "engine", "miner", "device", "error"),
+        **attributes(record.work, "label", "task_type", "workflow_id", "consumer_id"),
         "state": record.state.value,
-        "status": record.status,
         "open": record.is_open,
-        "attended": attended,
-        "label": work.label,
-        "task_type": work.task_type,
-        "workflow_id": work.workflow_id,
-        "workflow_url": work.sequencer_url,
-        "consumer_id": work.consumer_id,
-        "created_at": record.created_at,
-        "submitted_at": record.submitted_at,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "engine": record.engine,
-        "miner": record.miner,
-        "device": record.device,
-        "error": record.error,
+        "attended": record.is_open and record.id in leased,
+        "workflow_url": record.work.sequencer_url,
         "files": [str(path) for path in record.files],
     }

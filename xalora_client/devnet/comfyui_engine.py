@@ -1,4 +1,4 @@
-"""A ComfyUI server as the engine of a miner: it runs every definition that the server has the models for."""
+"""A miner's engine that runs workflow definitions on a ComfyUI server."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import tempfile
 from pathlib import Path
 
 from ..engines.comfyui import ComfyUIEngine
-from ..errors import EngineError, XaloraError
+from ..errors import EngineError
 from ..workflows.catalog import WorkflowCatalog
 from ..workflows.check import check_definition
 from ..workflows.definition import WorkflowDefinition
-from .engines import EngineError as MinerError
 from .engines import MinerTask
 
 FETCHED_PARAMETER = "image"
-"""The one parameter whose picture the miner itself fetches before it asks an engine."""
+"""The only parameter whose image the miner fetches before it calls an engine."""
 
 logger = logging.getLogger("xalora_client.engines")
 
 
 class ComfyUIMinerEngine:
-    """Runs a miner's tasks on a ComfyUI server; fits ``MinerEngine`` of the devnet.
+    """Runs a miner's tasks on a ComfyUI server; a :class:`.engines.MinerEngine`.
 
     Args:
         url: The server's base URL.
-        catalog: The definitions to serve; None for those shipped and the user's own.
+        catalog: The definitions to run; None for those shipped and the user's own.
     """
 
     def __init__(self, url: str, catalog: WorkflowCatalog | None = None) -> None:
@@ -33,7 +32,7 @@ class ComfyUIMinerEngine:
         self._catalog = WorkflowCatalog.load() if catalog is None else catalog
 
     def servable(self) -> tuple[tuple[WorkflowDefinition, ...], dict[str, str]]:
-        """Definitions that the server can run now, and for the names of the others why it can't.
+        """The definitions that the server can run now, and by name the reasons why it can't run the others.
 
         Raises:
             EngineError: The server can't be reached.
@@ -51,44 +50,37 @@ class ComfyUIMinerEngine:
         return tuple(able), lacking
 
     def workflow_ids(self) -> tuple[str, ...]:
-        """What to ask the sequencer for: the ids of :meth:`servable`, and task types for tasks without one.
+        """The ids of the :meth:`servable` workflows, and task types for tasks without a workflow id.
 
         Raises:
             EngineError: The server can't be reached.
         """
         able, lacking = self.servable()
         for name, reason in lacking.items():
-            logger.info("the ComfyUI at %s can't serve %s: %s", self._engine.url, name, reason)
+            logger.info("the ComfyUI at %s can't run %s: %s", self._engine.url, name, reason)
         ids = [definition.network_id for definition in able]
         return tuple(dict.fromkeys([*ids, *(definition.task_type for definition in able)]))
 
     def run(self, task: MinerTask) -> tuple[bytes, str]:
-        """The result file of a task and its suffix.
-
-        Raises:
-            MinerError: The server can't do it; the message says why.
-        """
-        try:
-            definition = self._definition_for(task)
-            # Like the public miner: what the workflow has no parameter for is left aside.
-            known = {parameter.name for parameter in definition.parameters}
-            bound = definition.bind({name: value for name, value in task.parameters.items() if name in known})
-            images = {FETCHED_PARAMETER: task.image} if task.image is not None else {}
-            if unfetched := {slot.parameter for slot in bound.image_inputs} - images.keys():
-                raise EngineError(
-                    f"A miner fetches the parameter {FETCHED_PARAMETER} only, not {', '.join(unfetched)}"
-                )
-            with tempfile.TemporaryDirectory(prefix="xalora-miner-") as folder:
-                run = self._engine.run(bound, images, Path(folder) / "result", cancel=task.stopped)
-                return run.files[0].read_bytes(), run.files[0].suffix
-        except XaloraError as error:
-            raise MinerError(error.what) from error
+        """See :meth:`.engines.MinerEngine.run`."""
+        definition = self._definition_for(task)
+        # Like the public miner, ignore parameters that the workflow does not have.
+        known = {parameter.name for parameter in definition.parameters}
+        bound = definition.bind({name: value for name, value in task.parameters.items() if name in known})
+        images = {FETCHED_PARAMETER: task.image} if task.image is not None else {}
+        if unfetched := {slot.parameter for slot in bound.image_inputs} - images.keys():
+            raise EngineError(
+                f"A miner fetches the parameter {FETCHED_PARAMETER} only, not {', '.join(unfetched)}"
+            )
+        with tempfile.TemporaryDirectory(prefix="xalora-miner-") as folder:
+            run = self._engine.run(bound, images, Path(folder) / "result", cancel=task.stopped)
+            return run.files[0].read_bytes(), run.files[0].suffix
 
     def _definition_for(self, task: MinerTask) -> WorkflowDefinition:
         named = self._catalog.find(workflow_id=task.workflow_id)
         if named is not None:
             return named
-        # Without a workflow of its own a task takes the first one of its type that the server can run.
+        # A task without a known workflow gets the first one of its type that the server can run.
         able, lacking = self.servable()
         for definition in able:
             if definition.task_type == task.task_type:

@@ -1,23 +1,27 @@
-"""Faults on demand, as data: what goes wrong, where, and at which requests.
+"""Faults to inject: their kinds, the endpoints they affect, and the plan that draws them for each request.
 
 A fault has a text form for the command line, ``endpoint:kind[:option=value]...``::
 
-    task_create:503:p=0.1                 one create in ten answers 503 and does nothing
+    task_create:503:p=0.1                 one create in ten answers 503 without effect
     task_create:429:retry_after=2:n=1     the first create answers 429 with Retry-After: 2
-    task_create:drop_after:n=3,5          the third and fifth creates are done, but never answered
-    result:truncate:p=0.02                downloads cut in the middle of the body
+    task_create:drop_after:n=3,5          the third and fifth creates take effect, unanswered
+    result:truncate:p=0.02                one download in fifty ends in the middle of the body
     consumer:delay:seconds=0.2            every request of a consumer takes 0.2 s longer
-    miner:death:n=4                       the miner that takes the fourth task vanishes half-way
+    miner:death:n=4                       the miner that takes the fourth task dies half-way
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, NonNegativeFloat, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from .engines import reason
 from .state import ENDPOINTS
 
 FaultKind = Literal[
@@ -64,76 +68,67 @@ _WHERE: dict[str, frozenset[str]] = {
     "death": frozenset({MINER}),
     "failed": frozenset({MINER}),
 }
+_OPTIONS = ("probability", "nth", "times", "seconds", "status", "retry_after")
 _SHORT_NAMES = {"p": "probability", "n": "nth"}
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong.
+    """A fault.
 
     ========================  =======================  ====================================================
-    kind                      endpoints                what happens
+    kind                      endpoints                effect
     ========================  =======================  ====================================================
-    ``delay``                 all but ``miner``        nothing is done for ``seconds`` first
-    ``delay_after``           the six                  acted upon at once, answered after ``seconds``
-    ``status``                all but ``miner``        ``status`` is answered, nothing is done
-    ``status_after``          the six, ``upload``      the request is acted upon, then ``status`` is answered
-    ``drop_before``           all but ``miner``        the connection is closed before the body is taken
-    ``drop_after``            the six, ``upload``      acted upon, then the connection is closed unanswered
-    ``garbage``               the six                  acted upon, then 200 with a body that is not JSON
-    ``truncate``              ``result``               cut in the middle, though Content-Length says more
-    ``corrupt``               ``result``               a stretch of wrong bytes on the way, right length
+    ``delay``                 all but ``miner``        handled after ``seconds``
+    ``delay_after``           the six                  handled at once, answered after ``seconds``
+    ``status``                all but ``miner``        answers ``status`` without effect
+    ``status_after``          the six, ``upload``      handled, then answers ``status``
+    ``drop_before``           all but ``miner``        closes the connection before the body is read
+    ``drop_after``            the six, ``upload``      handled, then closes the connection unanswered
+    ``garbage``               the six                  handled, then answers 200 with a body that is not JSON
+    ``truncate``              ``result``               ends in the middle, short of Content-Length
+    ``corrupt``               ``result``               some bytes are wrong, the length is right
     ``slow``                  ``result``               the body takes ``seconds``
-    ``truncate_stored``       ``upload``               the stored file itself loses its second half
-    ``corrupt_stored``        ``upload``               the stored file itself has wrong bytes
-    ``death``                 ``miner``                the miner vanishes in the middle of the task
-    ``failed``                ``miner``                the miner says that the task failed
+    ``truncate_stored``       ``upload``               the stored file lacks its second half
+    ``corrupt_stored``        ``upload``               the stored file has wrong bytes
+    ``death``                 ``miner``                the miner dies in the middle of the task
+    ``failed``                ``miner``                the miner reports the task as failed
     ========================  =======================  ====================================================
 
     Args:
         kind: See the table.
-        endpoint: One of the six endpoints, ``result`` (downloads), ``upload``, ``miner`` (one count a task
-            taken), ``consumer`` (the four of a consumer) or ``*`` (all but ``miner``).
-        probability: Chance of each matching request, 0..1. Without it and ``nth``: every one.
-        nth: Ordinals (from 1) of the matching requests that are hit. Exact, so tests need no luck.
-        times: At most so many hits.
+        endpoint: One of the six endpoints, ``result`` (downloads), ``upload``, ``miner`` (counts the
+            tasks taken), ``consumer`` (the four of a consumer) or ``*`` (all but ``miner``).
+        probability: Of each matching request, 0..1. Without it and ``nth``: every one.
+        nth: Ordinals (from 1) of the matching requests that are hit, for exact tests.
+        times: The most hits.
         seconds: For ``delay``, ``delay_after`` and ``slow``.
         status: HTTP status for ``status`` and ``status_after``.
         retry_after: Seconds for a ``Retry-After`` header, sent with ``status`` and ``status_after``.
 
     Raises:
-        ValueError: Kind, endpoint or a number makes no sense; the message says which.
+        ValueError: The kind, the endpoint or a number is invalid; the message says which.
     """
 
     kind: FaultKind
     endpoint: str = "*"
-    probability: float | None = None
-    nth: tuple[int, ...] = ()
+    probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    nth: tuple[Annotated[int, Field(ge=1)], ...] = ()
     times: int | None = None
-    seconds: float = 1.0
-    status: int = 503
-    retry_after: float | None = None
+    seconds: NonNegativeFloat = 1.0
+    status: Annotated[int, Field(ge=400, le=599)] = 503
+    retry_after: NonNegativeFloat | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(FaultKind):
-            raise ValueError(f"Unknown fault {self.kind!r}; known are {', '.join(get_args(FaultKind))}")
         if not self.endpoints:
             places = ", ".join(sorted(_WHERE[self.kind]))
-            raise ValueError(f"Fault {self.kind!r} cannot happen at {self.endpoint!r}, only at: {places}")
-        if self.probability is not None and not 0 <= self.probability <= 1:
-            raise ValueError(f"A fault's probability lies in 0..1, not {self.probability}")
+            raise ValueError(f"Fault {self.kind!r} can't happen at {self.endpoint!r}, only at: {places}")
         if self.probability is not None and self.nth:
             raise ValueError("A fault has a probability or ordinals, not both")
-        if any(n < 1 for n in self.nth):
-            raise ValueError("A fault's ordinals count from 1")
-        if not 400 <= self.status <= 599:
-            raise ValueError(f"A fault's status lies in 400..599, not {self.status}")
-        if self.seconds < 0 or (self.retry_after is not None and self.retry_after < 0):
-            raise ValueError("A fault's seconds are not negative")
 
     @property
     def endpoints(self) -> frozenset[str]:
-        """The places where this fault can happen."""
+        """The endpoints that this fault affects."""
         return _GROUPS.get(self.endpoint, frozenset({self.endpoint})) & _WHERE[self.kind]
 
     @classmethod
@@ -144,7 +139,7 @@ class Fault:
         ``probability`` and ``n`` for ``nth`` (``n=1,4``).
 
         Raises:
-            ValueError: The text is no fault; the message says why.
+            ValueError: The text is not a fault; the message says why.
         """
         endpoint, separator, rest = text.partition(":")
         if not separator:
@@ -156,42 +151,28 @@ class Fault:
         for option in options:
             name, separator, value = option.partition("=")
             name = _SHORT_NAMES.get(name, name)
-            if not separator or name not in _READERS:
-                known = ", ".join((*_READERS, *_SHORT_NAMES))
+            if not separator or name not in _OPTIONS:
+                known = ", ".join((*_OPTIONS, *_SHORT_NAMES))
                 raise ValueError(f"Not an option of a fault: {option!r}; known are {known}")
-            try:
-                values[name] = _READERS[name](value)
-            except ValueError:
-                raise ValueError(f"Not a value for a fault's {name}: {value!r}") from None
-        return cls(**values)
+            values[name] = value.split(",") if name == "nth" else value
+        try:
+            return cls(**values)
+        except ValidationError as problem:
+            raise ValueError(reason(problem)) from None
 
     def __str__(self) -> str:
         """The text form; :meth:`parse` reads it back to an equal fault."""
         parts = [self.endpoint, self.kind]
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if spec.name in _READERS and value != spec.default:
+            if spec.name in _OPTIONS and value != spec.default:
                 shown = ",".join(map(str, value)) if spec.name == "nth" else value
                 parts.append(f"{spec.name}={shown}")
         return ":".join(parts)
 
 
-def _ordinals(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-_READERS: dict[str, Callable[[str], object]] = {
-    "probability": float,
-    "nth": _ordinals,
-    "times": int,
-    "seconds": float,
-    "status": int,
-    "retry_after": float,
-}
-
-
 @dataclass
-class _Armed:
+class _ActiveFault:
     fault: Fault
     random: random.Random
     requests: int = 0
@@ -199,26 +180,25 @@ class _Armed:
 
     def draw(self) -> bool:
         self.requests += 1
-        # Drawn even when ordinals or the limit decide, so that one fault's luck depends on its own count
-        # alone.
-        luck = self.random.random()
+        # Drawn in any case, so that the outcome depends on the number of requests alone.
+        number = self.random.random()
         if self.fault.times is not None and self.hits >= self.fault.times:
             return False
         if self.fault.nth:
             hit = self.requests in self.fault.nth
         else:
-            hit = self.fault.probability is None or luck < self.fault.probability
+            hit = self.fault.probability is None or number < self.fault.probability
         self.hits += hit
         return hit
 
 
 @dataclass
 class FaultPlan:
-    """The faults in force. The same seed and order of requests give the same faults.
+    """The active faults. The same seed and order of requests give the same faults.
 
     Args:
         faults: Faults, or their text form.
-        seed: Of all chances; each fault has its own stream, so adding one leaves the others' luck alone.
+        seed: Each fault has its own random stream, so another fault does not change its draws.
     """
 
     faults: Iterable[Fault | str] = ()
@@ -227,27 +207,27 @@ class FaultPlan:
 
     def __post_init__(self) -> None:
         self._added = 0
-        self._armed: list[_Armed] = []
+        self._active: list[_ActiveFault] = []
         for fault in self.faults:
             self.add(fault)
 
     def add(self, fault: Fault | str) -> Fault:
-        """Put one more fault in force; its count of requests starts now."""
+        """Add a fault; its count of requests starts now."""
         if isinstance(fault, str):
             fault = Fault.parse(fault)
         self._added += 1
-        self._armed.append(_Armed(fault, random.Random(f"{self.seed}/{self._added}/{fault}")))
+        self._active.append(_ActiveFault(fault, random.Random(f"{self.seed}/{self._added}/{fault}")))
         return fault
 
     def clear(self) -> None:
-        """From now on nothing goes wrong."""
-        self._armed.clear()
+        """Remove all faults."""
+        self._active.clear()
 
     def draw(self, endpoint: str) -> dict[FaultKind, Fault]:
-        """What goes wrong with the request that now arrives at this endpoint, by kind."""
+        """The faults for the request that now arrives at this endpoint, by kind."""
         hits: dict[FaultKind, Fault] = {}
-        for armed in self._armed:
-            if endpoint in armed.fault.endpoints and armed.draw():
-                hits.setdefault(armed.fault.kind, armed.fault)
+        for active in self._active:
+            if endpoint in active.fault.endpoints and active.draw():
+                hits.setdefault(active.fault.kind, active.fault)
         self.hits.update(hits.keys())
         return hits

@@ -1,8 +1,7 @@
-"""Miners: ask the sequencer for work, run it, upload the result, submit its key. Only the protocol in
-between.
+"""Miners: request a task from the sequencer, run it, upload the result, submit its key.
 
-A miner asks for work at once after a submit, and ``poll`` seconds after an answer that had none. While it
-works it shows that it lives by asking for nothing (``miner_request`` with no ``workflow_ids``); see
+A miner requests the next task at once after a submit, and ``poll`` seconds after an answer without a task.
+While it runs a task it renews its lease by a ``miner_request`` without ``workflow_ids``; see
 :mod:`.sequencer`.
 """
 
@@ -16,90 +15,81 @@ import io
 import json
 import logging
 import os
-import secrets
 import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_exponential
 
-from .engines import EngineError, MinerEngine, MinerTask, engine_by_name
+from ..errors import EngineError, XaloraError
+from . import DEFAULT_POLL_SECONDS
+from .engines import DefaultEngine, MinerEngine, MinerTask
 from .faults import MINER, Fault, FaultPlan
 
 logger = logging.getLogger("xalora_client.devnet")
 
-#: The known workflows of the network, and the upscaling that needs no model.
 DEFAULT_WORKFLOW_IDS = ("1", "2", "3", "lanczos-upscale")
+"""The known workflows of the network, and LANCZOS upscaling."""
 
-#: Seconds a task takes: fixed, or found out from the task.
 TaskSeconds = float | Callable[[MinerTask], float] | None
+"""How long a task takes at least: a number, or a function of the task."""
 
 _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "flux-lora"}
 _MAX_INPUT_BYTES = 256 << 20
-_LONGEST_PAUSE = 0.5
+_MAX_RETRY_SECONDS = 0.5
 _WAITING_THREADS = 64
 
 
 class MinerDied(Exception):
-    """A fault killed this miner in the middle of a task."""
+    """A ``death`` fault killed this miner in the middle of a task."""
 
 
 class _Unreachable(Exception):
-    """The sequencer or store did not give a usable answer; trying again may help."""
+    """The sequencer or store gave no usable answer; a retry may help."""
 
 
 class _Refused(Exception):
-    """The sequencer or store said no; trying again does not help."""
+    """The sequencer or store refused; a retry does not help."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Miner:
     """One miner.
 
     Args:
         sequencer_url: Base URL of the sequencer.
-        session: For all its requests; its owner closes it.
-        executor: Where the engine runs.
-        name: Sent as ``erc20_address`` and ``miner_id``; one name, one miner.
-        engine: What runs the tasks.
-        workflow_ids: The workflows it takes.
-        poll: Seconds from an answer without work to the next question.
-        heartbeat: Seconds between two signs of life while busy.
-        task_seconds: The least a task takes, waited for beside the engine's work, so that it costs no CPU.
-        faults: What goes wrong with it (endpoint ``miner``).
+        session: For all requests; the caller closes it.
+        executor: Runs the engine.
+        name: Sent as ``erc20_address`` and ``miner_id``; unique.
+        engine: Runs the tasks.
+        workflow_ids: The workflows that the miner takes.
+        poll: Seconds between two requests while idle.
+        heartbeat: Seconds between two renewals of the lease.
+        task_seconds: How long a task takes at least. The miner sleeps meanwhile, so it costs no CPU.
+        faults: Its faults have the endpoint ``miner``.
     """
 
-    def __init__(
-        self,
-        sequencer_url: str,
-        *,
-        session: aiohttp.ClientSession,
-        executor: Executor,
-        name: str,
-        engine: MinerEngine,
-        workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
-        poll: float = 0.1,
-        heartbeat: float = 1.0,
-        task_seconds: TaskSeconds = None,
-        faults: FaultPlan | None = None,
-    ) -> None:
-        self.name = name
-        self.task_id: str | None = None
-        self._url = sequencer_url.rstrip("/")
-        self._session = session
-        self._executor = executor
-        self._engine = engine
-        self._workflow_ids = list(workflow_ids)
-        self._poll = poll
-        self._heartbeat = heartbeat
-        self._task_seconds = task_seconds
-        self._faults = faults or FaultPlan()
+    sequencer_url: str
+    session: aiohttp.ClientSession
+    executor: Executor
+    name: str
+    engine: MinerEngine
+    workflow_ids: Sequence[str]
+    poll: float
+    heartbeat: float
+    task_seconds: TaskSeconds
+    faults: FaultPlan
+    task_id: str | None = field(default=None, init=False)
 
     async def run(self) -> None:
-        """Mine until cancelled.
+        """Run tasks until cancelled.
 
         Raises:
             MinerDied: A ``death`` fault hit.
@@ -107,44 +97,44 @@ class Miner:
         while True:
             try:
                 answer = await self._post(
-                    "miner_request", {"erc20_address": self.name, "workflow_ids": self._workflow_ids}
+                    "miner_request", {"erc20_address": self.name, "workflow_ids": self.workflow_ids}
                 )
             except (_Unreachable, _Refused) as problem:
-                logger.debug("%s cannot ask for work: %s", self.name, problem)
+                logger.debug("%s can't request a task: %s", self.name, problem)
                 answer = {}
             if not answer.get("task_id"):
-                await asyncio.sleep(self._poll)
+                await asyncio.sleep(self.poll)
                 continue
             self.task_id = answer["task_id"]
             try:
-                await self._work(answer)
+                await self._handle(answer)
             finally:
                 self.task_id = None
 
-    async def _work(self, answer: Mapping[str, Any]) -> None:
-        """Do one task and submit it, unless the sequencer lets it drop meanwhile."""
-        hits = self._faults.draw(MINER)
-        job = asyncio.create_task(self._do(answer, hits))
-        alive = asyncio.create_task(self._stay_alive(answer["task_id"]))
+    async def _handle(self, answer: Mapping[str, Any]) -> None:
+        """Run one task and submit it, unless the sequencer takes it back meanwhile."""
+        hits = self.faults.draw(MINER)
+        run = asyncio.create_task(self._run_and_submit(answer, hits))
+        renewal = asyncio.create_task(self._renew_lease(answer["task_id"]))
         try:
-            await asyncio.wait({job, alive}, return_when=asyncio.FIRST_COMPLETED)
-            if job.done():
-                job.result()
+            await asyncio.wait({run, renewal}, return_when=asyncio.FIRST_COMPLETED)
+            if run.done():
+                run.result()
         finally:
-            for part in (job, alive):
+            for part in (run, renewal):
                 part.cancel()
-            await asyncio.gather(job, alive, return_exceptions=True)
+            await asyncio.gather(run, renewal, return_exceptions=True)
 
-    async def _stay_alive(self, task_id: str) -> None:
-        """Renew the lease; returns when the task is no longer this miner's."""
+    async def _renew_lease(self, task_id: str) -> None:
+        """Renew the lease regularly; returns when the miner no longer holds the task."""
         while True:
-            await asyncio.sleep(self._heartbeat)
+            await asyncio.sleep(self.heartbeat)
             with contextlib.suppress(_Unreachable, _Refused):
                 answer = await self._post("miner_request", {"erc20_address": self.name, "workflow_ids": []})
                 if answer.get("task_id") != task_id:
                     return
 
-    async def _do(self, answer: Mapping[str, Any], hits: Mapping[Any, Fault]) -> None:
+    async def _run_and_submit(self, answer: Mapping[str, Any], hits: Mapping[Any, Fault]) -> None:
         task_id = answer["task_id"]
         report: dict[str, Any] = {"task_id": task_id, "miner_id": self.name}
         started = time.monotonic()
@@ -164,13 +154,14 @@ class Miner:
                 "upload_latency": round(time.monotonic() - uploading, 3),
                 "msg": "",
             }
-        except (EngineError, _Refused) as problem:
-            report |= {"success": False, "msg": str(problem)}
-            logger.info("%s failed task %s: %s", self.name, task_id, problem)
+        except (XaloraError, _Refused) as problem:
+            message = problem.what if isinstance(problem, XaloraError) else str(problem)
+            report |= {"success": False, "msg": message}
+            logger.info("%s failed task %s: %s", self.name, task_id, message)
         try:
-            await self._insist(lambda: self._post("miner_submit", report))
+            await self._retry(self._post, "miner_submit", report)
         except _Refused as problem:
-            logger.info("%s could not submit task %s: %s", self.name, task_id, problem)
+            logger.info("%s can't submit task %s: %s", self.name, task_id, problem)
 
     async def _task(self, answer: Mapping[str, Any]) -> MinerTask:
         details = answer.get("task_details")
@@ -181,7 +172,7 @@ class Miner:
                 details = None
         parameters = details.get("parameters") if isinstance(details, dict) else None
         if not isinstance(parameters, dict):
-            raise EngineError("task_details hold no parameters")
+            raise EngineError("task_details has no parameters")
         image = parameters.get("image")
         return MinerTask(
             task_id=answer["task_id"],
@@ -192,21 +183,21 @@ class Miner:
         )
 
     async def _run_engine(self, task: MinerTask, *, dying: bool) -> tuple[bytes, str]:
-        seconds = self._task_seconds(task) if callable(self._task_seconds) else self._task_seconds or 0.0
+        seconds = self.task_seconds(task) if callable(self.task_seconds) else self.task_seconds or 0.0
         if dying:
             await asyncio.sleep(seconds / 2)
             raise MinerDied(self.name)
         loop = asyncio.get_running_loop()
         try:
             result, _ = await asyncio.gather(
-                loop.run_in_executor(self._executor, self._engine.run, task), asyncio.sleep(seconds)
+                loop.run_in_executor(self.executor, self.engine.run, task), asyncio.sleep(seconds)
             )
-        except EngineError:
+        except XaloraError:
             raise
         except Exception as problem:
-            # Whatever an engine stumbles over ends its task, which else would kill one miner after another.
-            logger.exception("The engine of %s broke at task %s", self.name, task.task_id)
-            raise EngineError(f"The engine broke: {type(problem).__name__}: {problem}") from problem
+            # Fails the task; otherwise it would stop one miner after another.
+            logger.exception("The engine of %s failed at task %s", self.name, task.task_id)
+            raise EngineError(f"The engine failed: {type(problem).__name__}: {problem}") from problem
         finally:
             task.stopped.set()
         return result
@@ -215,14 +206,14 @@ class Miner:
         if url.startswith("data:"):
             return _data_from(url)
         try:
-            async with self._session.get(url) as response:
+            async with self.session.get(url) as response:
                 if response.status != 200:
                     raise EngineError(f"The input image answered {response.status}")
                 if (response.content_length or 0) > _MAX_INPUT_BYTES:
                     raise EngineError("The input image is too large")
                 return await response.read()
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as problem:
-            raise EngineError(f"The input image cannot be fetched: {type(problem).__name__}") from problem
+            raise EngineError(f"The input image can't be fetched: {type(problem).__name__}") from problem
 
     async def _upload(self, credential: Mapping[str, str], key: str, data: bytes) -> None:
         url = f"{credential['upload_url']}/{urllib.parse.quote(key)}"
@@ -232,22 +223,22 @@ class Miner:
             async with self._request("PUT", url, data=io.BytesIO(data), headers=headers):
                 pass
 
-        await self._insist(put)
+        await self._retry(put)
 
     async def _post(self, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        async with self._request("POST", f"{self._url}/{endpoint}", json=body) as response:
+        async with self._request("POST", f"{self.sequencer_url}/{endpoint}", json=body) as response:
             try:
                 answer = await response.json(content_type=None)
             except ValueError as problem:
-                raise _Unreachable(f"{endpoint} answered what is not JSON") from problem
+                raise _Unreachable(f"the answer of {endpoint} is not JSON") from problem
         if not isinstance(answer, dict):
-            raise _Unreachable(f"{endpoint} answered no JSON object")
+            raise _Unreachable(f"the answer of {endpoint} is not a JSON object")
         return answer
 
     @contextlib.asynccontextmanager
     async def _request(self, method: str, url: str, **options: Any) -> Any:
         try:
-            async with self._session.request(method, url, **options) as response:
+            async with self.session.request(method, url, **options) as response:
                 if response.status >= 500 or response.status == 429:
                     raise _Unreachable(f"{response.status}")
                 if response.status >= 400:
@@ -256,19 +247,14 @@ class Miner:
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as problem:
             raise _Unreachable(f"{type(problem).__name__}: {problem}") from problem
 
-    async def _insist(self, attempt: Callable[[], Any]) -> None:
-        """Try until it works or is refused: work that is done should not be lost to a restart of the
-        sequencer."""
-        pause = 0.05
-        while True:
-            try:
-                await attempt()
-            except _Unreachable as problem:
-                logger.debug("%s tries again: %s", self.name, problem)
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * 2)
-            else:
-                return
+    async def _retry(self, attempt: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Try until success or refusal, so that a restart of the sequencer loses no finished task."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_Unreachable),
+            wait=wait_exponential(multiplier=0.05, max=_MAX_RETRY_SECONDS),
+            before_sleep=before_sleep_log(logger, logging.DEBUG),
+        )
+        await retrying(attempt, *arguments)
 
 
 def _data_from(url: str) -> bytes:
@@ -278,34 +264,29 @@ def _data_from(url: str) -> bytes:
     if not head.endswith(";base64"):
         return urllib.parse.unquote_to_bytes(body)
     try:
-        data = base64.b64decode(body)
+        return base64.b64decode(body, validate=True)
     except binascii.Error as problem:
         raise EngineError(f"The data: URI is not base64: {problem}") from problem
-    # What is no base64 is passed over; looking for it beforehand takes several times as long as decoding.
-    if len(data) != len(body) * 3 // 4 - body[-2:].count("="):
-        raise EngineError("The data: URI is not base64: it has other characters")
-    return data
 
 
-def _stand_back() -> None:
-    """Let the calling thread compute only where nobody else wants the processor.
+def _lower_priority() -> None:
+    """Lower the priority of the calling thread, so that the miners do not slow the client down.
 
-    Miners stand for machines elsewhere: what they compute is not to hold up their client, which they share
-    this one with. Linux only; a thread has no priority of its own elsewhere.
+    Miners represent other machines. Linux only; elsewhere a thread has no priority of its own.
     """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-class MinerCrew:
+class MinerPool:
     """Several miners in this process, sharing a connection pool and worker threads.
 
     Args:
         sequencer_url: Base URL of the sequencer.
-        miners: How many to start with.
-        engine: An engine, or the name of one (``auto``, ``pillow``, ``testcard``).
-        name_prefix: Miners are called by this and a number.
-        replace_dead: Start a new miner for each that a ``death`` fault killed, so that work goes on.
+        miners: How many to start.
+        engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
+        name_prefix: A miner's name is this and a number.
+        replace_dead: Start a new miner for each that a ``death`` fault has killed.
         workflow_ids, poll, heartbeat, task_seconds, faults: See :class:`Miner`.
     """
 
@@ -314,35 +295,39 @@ class MinerCrew:
         sequencer_url: str,
         *,
         miners: int = 1,
-        engine: MinerEngine | str = "auto",
+        engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
-        poll: float = 0.1,
+        poll: float = DEFAULT_POLL_SECONDS,
         heartbeat: float = 1.0,
         task_seconds: TaskSeconds = None,
-        faults: FaultPlan | None = None,
+        faults: FaultPlan | Iterable[Fault | str] = (),
         name_prefix: str = "miner",
         replace_dead: bool = True,
     ) -> None:
-        self._url = sequencer_url
         self._size = miners
-        self._engine = engine_by_name(engine) if isinstance(engine, str) else engine
         self._workflow_ids = tuple(workflow_ids)
-        self._poll = poll
-        self._heartbeat = heartbeat
-        self._task_seconds = task_seconds
-        self._faults = faults or FaultPlan()
         self._prefix = name_prefix
         self._replace_dead = replace_dead
-        self._hired = 0
+        self._started = 0
         self._running: dict[str, tuple[Miner, asyncio.Task[None]]] = {}
         self._session: aiohttp.ClientSession | None = None
-        # The engines of this package compute; another may only wait for a machine elsewhere.
-        threads = (os.cpu_count() or 1) if isinstance(engine, str) else _WAITING_THREADS
+        # The default engine computes; another may only wait for another machine.
+        threads = (os.cpu_count() or 1) if engine is None else _WAITING_THREADS
         self._executor = ThreadPoolExecutor(
-            threads, thread_name_prefix="xalora-miner", initializer=_stand_back
+            threads, thread_name_prefix="xalora-miner", initializer=_lower_priority
+        )
+        self._new_miner = partial(
+            Miner,
+            sequencer_url=sequencer_url.rstrip("/"),
+            executor=self._executor,
+            engine=engine or DefaultEngine(),
+            poll=poll,
+            heartbeat=heartbeat,
+            task_seconds=task_seconds,
+            faults=faults if isinstance(faults, FaultPlan) else FaultPlan(faults),
         )
 
-    async def __aenter__(self) -> MinerCrew:
+    async def __aenter__(self) -> MinerPool:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=300, sock_connect=10)
         )
@@ -364,24 +349,17 @@ class MinerCrew:
 
     @property
     def miners(self) -> dict[str, str | None]:
-        """The living miners by name, and the task that each is at."""
-        return {name: miner.task_id for name, (miner, _) in self._running.items()}
+        """The running miners by name, with the task of each."""
+        return {name: miner.task_id for name, (miner, _) in tuple(self._running.items())}
 
     def add_miner(self, workflow_ids: Iterable[str] | None = None) -> str:
-        """Start one more miner; returns its name. ``workflow_ids`` may differ from the crew's."""
-        assert self._session is not None, "a crew is entered before miners are added"
-        self._hired += 1
-        miner = Miner(
-            self._url,
+        """Start one more miner, with the pool's ``workflow_ids`` or other ones; returns its name."""
+        assert self._session is not None, "the pool is not entered"
+        self._started += 1
+        miner = self._new_miner(
             session=self._session,
-            executor=self._executor,
-            name=f"{self._prefix}{self._hired}",
-            engine=self._engine,
+            name=f"{self._prefix}{self._started}",
             workflow_ids=self._workflow_ids if workflow_ids is None else tuple(workflow_ids),
-            poll=self._poll,
-            heartbeat=self._heartbeat,
-            task_seconds=self._task_seconds,
-            faults=self._faults,
         )
         task = asyncio.create_task(miner.run(), name=miner.name)
         task.add_done_callback(self._ended)
@@ -389,7 +367,7 @@ class MinerCrew:
         return miner.name
 
     def kill_miner(self, name: str | None = None) -> str:
-        """A miner vanishes without a word: this one, else one that is at work, else any. Returns its name.
+        """Stop a miner without notice: this one, or one with a task, or any. Returns its name.
 
         Raises:
             LookupError: There is no such miner, or none at all.
@@ -398,7 +376,7 @@ class MinerCrew:
             busy = [name for name, task_id in self.miners.items() if task_id is not None]
             name = next(iter(busy or self._running), None)
         if name is None or name not in self._running:
-            raise LookupError(f"No such miner: {name}" if name else "No miner is alive")
+            raise LookupError(f"No such miner: {name}" if name else "No miner is running")
         _, task = self._running.pop(name)
         task.cancel()
         return name
@@ -413,19 +391,3 @@ class MinerCrew:
             logger.error("%s stopped", name, exc_info=problem)
         if self._replace_dead and self._session is not None and not self._session.closed:
             self.add_miner()
-
-
-async def mine(
-    sequencer_url: str,
-    *,
-    stop: asyncio.Event,
-    miners: int = 1,
-    on_ready: Callable[[], None] = lambda: None,
-    **options: Any,
-) -> None:
-    """Run miners against a sequencer until ``stop`` is set; options as of :class:`MinerCrew`."""
-    # Miners of several processes must not share a name.
-    options.setdefault("name_prefix", f"miner_{secrets.token_hex(2)}_")
-    async with MinerCrew(sequencer_url, miners=miners, **options):
-        on_ready()
-        await stop.wait()

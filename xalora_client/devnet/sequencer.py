@@ -2,18 +2,17 @@
 
 Where the protocol leaves a choice, this sequencer chooses:
 
-* It is strict in what it takes. A field that the protocol lacks, a ``null``, or a parameter that a known
-  workflow does not know is refused with 400, so that a client's slip shows here rather than on a network
-  that costs money.
-* A wrong key answers 401, an unknown task 404, ``{"message": ...}`` in the body.
-* ``resource_request`` with nobody there for the workflow answers 404.
+* It is strict. A field outside the protocol, a ``null``, or an unknown parameter of a known workflow is
+  refused with 400, so that a bug of the client shows here and not on a network that costs money.
+* A wrong key gets 401, an unknown task 404, both with ``{"message": ...}``.
+* ``resource_request`` gets 404 if no miner takes the workflow.
 * A task without ``workflow_id`` goes to the usual workflow of its type.
-* Canceling a task that has ended changes nothing and answers 200; ``msg`` says how it ended.
-* A busy miner shows that it lives by asking for work with no ``workflow_ids``. The answer holds its
-  ``task_id`` while the task is still its own; an answer without one means that nothing is left to do (the
-  task was canceled, say).
-* A question for work is held while there is none, for a second at most: work starts when it comes.
-* A miner's name is its ``erc20_address``, and one name holds one task at a time.
+* Canceling an ended task changes nothing and gets 200; ``msg`` says how the task ended.
+* A busy miner renews its lease by a ``miner_request`` without ``workflow_ids``. The answer has the
+  ``task_id`` while the miner holds the task; an answer without one means that the task is over, such as
+  canceled.
+* A ``miner_request`` that finds no task stays pending for up to a second and is answered when one comes.
+* A miner's name is its ``erc20_address``; a name holds one task at a time.
 """
 
 from __future__ import annotations
@@ -24,46 +23,38 @@ import contextlib
 import hmac
 import json
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
 from aiohttp import web
+from pydantic import ConfigDict, Field, ValidationError, validate_call
 
+from ..media.media_types import MEDIA_TYPES
+from .engines import reason
 from .faults import FaultPlan
-from .state import ENDPOINTS, Assignment, NewTask, State, TaskRecord
-from .storage import MEDIA_TYPES, Storage
-from .wire import drop, refusal, refused_by
+from .state import ENDPOINTS, State, TaskRecord
+from .storage import Storage
+from .wire import hidden_by, refusal, refused_by
 
 logger = logging.getLogger("xalora_client.devnet")
 
 ResultForm = Literal["url", "key", "object", "list", "images", "videos", "image_url", "video_url", "data"]
 RESULT_FORMS: tuple[str, ...] = get_args(ResultForm)
 
-#: The workflow of a task that names none, by task type.
 USUAL_WORKFLOWS = {"upscaler": "lanczos-upscale", "txt2img": "3", "txt2vid": "1"}
+"""The workflow of a task without ``workflow_id``, by task type."""
 
 MAX_BODY_BYTES = 256 << 20
-_TICK = 0.25
-_LONGEST_HOLD = 1.0
+_TICK_SECONDS = 0.25
+_MAX_PENDING_SECONDS = 1.0
+_BACKLOG = 4096
+_TURNS_TO_ACCEPT = 3
 
-_FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "resource_request": (frozenset({"consumer_id", "api_key"}), frozenset({"workflow_id", "task_type"})),
-    "task_create": (
-        frozenset({"consumer_id", "api_key", "task_type", "task_details", "job_id"}),
-        frozenset({"workflow_id", "timeout_seconds"}),
-    ),
-    "task_result_query": (frozenset({"task_id", "api_key"}), frozenset()),
-    "task_cancel": (frozenset({"task_id", "api_key"}), frozenset()),
-    "miner_request": (frozenset({"erc20_address", "workflow_ids"}), frozenset()),
-    "miner_submit": (
-        frozenset({"success", "task_id", "miner_id"}),
-        frozenset({"result", "inference_latency", "upload_latency", "msg"}),
-    ),
-}
 _PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "upscaler": (frozenset({"image"}), frozenset()),
     "txt2img": (
@@ -81,11 +72,16 @@ _KNOWN_WORKFLOWS = {"1": "txt2vid", "2": "txt2vid", "3": "txt2img", "lanczos-ups
 
 Body = dict[str, Any]
 Answer = dict[str, Any] | bytes
+Id = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+_checked = validate_call(config=ConfigDict(strict=True))
+"""A method's parameters are the fields of its endpoint: types, and which are required."""
 
 
 @dataclass(frozen=True, eq=False)
-class _HeldQuestion:
-    """A miner's question for work that is still to be answered."""
+class _PendingRequest:
+    """A ``miner_request`` that waits for a task."""
 
     body: Body
     request: web.Request
@@ -93,12 +89,12 @@ class _HeldQuestion:
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody still waits for the answer."""
+        """Whether the miner still waits for the answer."""
         return not self.answer.done() and self.request.transport is not None
 
 
 class Refusal(Exception):
-    """A request that is answered with an error status."""
+    """Answers a request with an error status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -110,11 +106,11 @@ class Sequencer:
     """The HTTP side of the devnet, on one address.
 
     Args:
-        state: Tasks and counts; its owner closes it.
+        state: Tasks and counts; the caller closes it.
         storage: The result store, served on the same address.
         keys: API key by consumer id.
-        faults: What goes wrong at the six endpoints.
-        result_form: The form in which ``task_result_query`` tells a result.
+        faults: The faults of the six endpoints.
+        result_form: The form of results in ``task_result_query``.
         details_as_text: Send miners ``task_details`` as a JSON string instead of an object.
     """
 
@@ -135,68 +131,66 @@ class Sequencer:
         self.url = ""
         self._keys = dict(keys)
         self._faults = faults
-        self._held: list[_HeldQuestion] = []
+        self._pending: list[_PendingRequest] = []
+        self._listener: socket.socket | None = None
         self._runner: web.AppRunner | None = None
-        self._clockwork: asyncio.Task[None] | None = None
-        self._answers: dict[str, Callable[[Body], Coroutine[Any, Any, Answer]]] = {
-            "resource_request": self._resource_request,
-            "task_create": self._task_create,
-            "task_result_query": self._task_result_query,
-            "task_cancel": self._task_cancel,
-            "miner_request": self._miner_request,
-            "miner_submit": self._miner_submit,
-        }
+        self._timer: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> None:
-        """Serve on this address; port 0 takes a free one. :attr:`url` then holds the base URL.
+        """Serve on this address and set :attr:`url`; port 0 takes a free one.
 
         Raises:
-            OSError: The address is taken or not ours.
+            OSError: The address is taken or not of this machine.
         """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
         for name in ENDPOINTS:
             app.router.add_post(f"/{name}", self._endpoint(name))
         app.router.add_get("/devnet/stats", self._stats)
         self.storage.add_routes(app)
-        # Stopping means what a crash means to clients: what hangs is cut off, nothing is waited for.
+        # Stopping looks like a crash to clients: no request is waited for.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=4096)
-        try:
-            await site.start()
-        except OSError:
-            await self._runner.cleanup()
-            raise
-        port = self._runner.addresses[0][1]
+        await web.SockSite(self._runner, self._listener, backlog=_BACKLOG).start()
+        port = self._listener.getsockname()[1]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._clockwork = asyncio.create_task(self._keep_time())
+        self._timer = asyncio.create_task(self._run_timer())
 
     async def stop(self) -> None:
         """Stop serving and free the address. The state stays open."""
-        if self._clockwork is not None:
-            self._clockwork.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._clockwork
-        for held in self._held:
-            held.answer.cancel()
-        if self._runner is not None:
+                await self._timer
+        for request in self._pending:
+            request.answer.cancel()
+        if self._listener is not None and self._runner is not None:
+            # asyncio loses a connection whose listener closes while it is being accepted.
+            with contextlib.suppress(NotImplementedError):
+                asyncio.get_running_loop().remove_reader(self._listener)
+            for _ in range(_TURNS_TO_ACCEPT):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
+            self._listener = None
         self.state.save_counts()
 
-    async def _keep_time(self) -> None:
-        """Let leases and timeouts end even while nobody asks."""
+    async def _run_timer(self) -> None:
+        """Expire leases and timeouts while no request comes."""
         while True:
             due = self.state.next_due()
-            # Never longer than a tick: a lease granted meanwhile may end before what was due next.
-            await asyncio.sleep(_TICK if due is None else min(_TICK, max(0.01, due - time.time())))
+            # At most a tick: a lease granted meanwhile may end before the next due time.
+            await asyncio.sleep(
+                _TICK_SECONDS if due is None else min(_TICK_SECONDS, max(0.01, due - time.time()))
+            )
             self.state.expire()
-            await self._hand_out()
+            await self._assign_to_pending()
             self.state.save_counts()
 
     # HTTP
 
     def _endpoint(self, name: str) -> Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]:
-        answer = self._answers[name]
+        answer: Callable[..., Coroutine[Any, Any, Answer]] = getattr(self, f"_{name}")
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self.state.count_request(name)
@@ -204,18 +198,16 @@ class Sequencer:
             if early := await refused_by(request, hits):
                 return early
             try:
-                body = _checked(name, await request.read())
-                result = await answer(body)
+                body = _read(await request.read())
+                result = await answer(**body)
                 if name == "miner_request" and body["workflow_ids"] and not result:
-                    result = await self._hold(body, request)
+                    result = await self._wait_for_task(body, request)
             except Refusal as problem:
                 return refusal(problem.status, problem.message)
-            if fault := hits.get("delay_after"):
-                await asyncio.sleep(fault.seconds)
-            if "drop_after" in hits:
-                return drop(request)
-            if fault := hits.get("status_after"):
-                return refusal(fault.status, "Injected fault", retry_after=fault.retry_after)
+            except ValidationError as problem:
+                return refusal(400, reason(problem))
+            if late := await hidden_by(request, hits):
+                return late
             if "garbage" in hits:
                 return web.Response(text="<html>Bad gateway", content_type="text/html")
             text = result if isinstance(result, bytes) else json.dumps(result).encode()
@@ -228,60 +220,75 @@ class Sequencer:
 
     # Consumers
 
-    async def _resource_request(self, body: Body) -> Answer:
-        self._check_key(body)
-        workflow_id = _workflow_id(body)
+    @_checked
+    async def _resource_request(
+        self, *, consumer_id: str, api_key: str, workflow_id: str | int = "", task_type: str = ""
+    ) -> Answer:
+        self._check_key(consumer_id, api_key)
+        workflow_id = _workflow_id(workflow_id, task_type)
         found = self.state.miner_for(workflow_id)
         if found is None:
-            raise Refusal(404, f"No miner takes workflow {workflow_id!r} at present")
+            raise Refusal(404, f"No miner takes workflow {workflow_id!r} now")
         miner_id, idle = found
         return {"miner_id": miner_id, "msg": "idle" if idle else "busy"}
 
-    async def _task_create(self, body: Body) -> Answer:
-        self._check_key(body)
-        workflow_id = _workflow_id(body)
-        details = body["task_details"]
-        _check_parameters(body["task_type"], workflow_id, details)
+    @_checked
+    async def _task_create(
+        self,
+        *,
+        consumer_id: str,
+        api_key: str,
+        task_type: str,
+        task_details: dict[str, Any],
+        job_id: Id,
+        workflow_id: str | int = "",
+        timeout_seconds: Seconds = 0,
+    ) -> Answer:
+        self._check_key(consumer_id, api_key)
+        workflow_id = _workflow_id(workflow_id, task_type)
+        _check_parameters(task_type, workflow_id, task_details)
         task_id, _ = self.state.create(
-            NewTask(
-                consumer_id=body["consumer_id"],
-                job_id=body["job_id"],
-                task_type=body["task_type"],
-                workflow_id=workflow_id,
-                details=json.dumps(details),
-                timeout_seconds=body.get("timeout_seconds"),
-            )
+            consumer_id=consumer_id,
+            job_id=job_id,
+            task_type=task_type,
+            workflow_id=workflow_id,
+            details=json.dumps(task_details),
+            timeout_seconds=timeout_seconds or None,
         )
-        await self._hand_out()
+        await self._assign_to_pending()
         return {"task_id": task_id}
 
-    async def _task_result_query(self, body: Body) -> Answer:
-        task = self._own_task(body)
-        answer: Body = {"task_id": task.task_id, "status": task.status}
+    @_checked
+    async def _task_result_query(self, *, task_id: Id, api_key: str) -> Answer:
+        task = self._own_task(task_id, api_key)
+        answer: Body = {"task_id": task_id, "status": task.status}
         if task.result is not None:
             answer["result"] = await self._result(task.result)
         elif task.status == "failed":
             answer["result"] = {"message": task.message}
         return answer
 
-    async def _task_cancel(self, body: Body) -> Answer:
-        task = self._own_task(body)
-        if self.state.cancel(task.task_id):
-            return {"task_id": task.task_id, "msg": "Task canceled"}
-        return {"task_id": task.task_id, "msg": f"Task has already ended: {task.status}"}
+    @_checked
+    async def _task_cancel(self, *, task_id: Id, api_key: str) -> Answer:
+        task = self._own_task(task_id, api_key)
+        canceled = self.state.cancel(task_id)
+        return {
+            "task_id": task_id,
+            "msg": "Task canceled" if canceled else f"Task has already ended: {task.status}",
+        }
 
-    def _check_key(self, body: Body) -> None:
-        key = self._keys.get(body["consumer_id"])
-        if key is None or not hmac.compare_digest(key.encode(), body["api_key"].encode()):
+    def _check_key(self, consumer_id: str, api_key: str) -> None:
+        key = self._keys.get(consumer_id)
+        if key is None or not hmac.compare_digest(key.encode(), api_key.encode()):
             raise Refusal(401, "Invalid consumer id or API key")
 
-    def _own_task(self, body: Body) -> TaskRecord:
-        if body["api_key"] not in self._keys.values():
+    def _own_task(self, task_id: str, api_key: str) -> TaskRecord:
+        if api_key not in self._keys.values():
             raise Refusal(401, "Invalid API key")
-        task = self.state.get(body["task_id"])
+        task = self.state.get(task_id)
         if task is None:
-            raise Refusal(404, f"No such task: {body['task_id']}")
-        self._check_key({"consumer_id": task.consumer_id, "api_key": body["api_key"]})
+            raise Refusal(404, f"No such task: {task_id}")
+        self._check_key(task.consumer_id, api_key)
         return task
 
     async def _result(self, key: str) -> object:
@@ -301,42 +308,43 @@ class Sequencer:
         try:
             data = await self.storage.read(key)
         except OSError:
-            raise Refusal(404, f"The result of this task is no longer kept: {key}") from None
+            raise Refusal(404, f"The result of this task is no longer stored: {key}") from None
         media_type = MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
         return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
     # Miners
 
-    async def _miner_request(self, body: Body) -> Answer:
-        miner_id = body["erc20_address"]
-        workflow_ids = [str(workflow_id) for workflow_id in body["workflow_ids"]]
+    @_checked
+    async def _miner_request(self, *, erc20_address: str, workflow_ids: list[str | int]) -> Answer:
         if not workflow_ids:
-            held = self.state.renew(miner_id)
+            held = self.state.renew(erc20_address)
             return {"task_id": held} if held else {}
-        task = self.state.assign(miner_id, workflow_ids)
+        task = self.state.assign(erc20_address, [str(workflow_id) for workflow_id in workflow_ids])
         return self._assignment(task) if task else {}
 
-    async def _hold(self, body: Body, request: web.Request) -> Answer:
-        """Hold a miner's question until there is work for it, or for a while."""
-        held = _HeldQuestion(body, request, asyncio.get_running_loop().create_future())
-        self._held.append(held)
+    async def _wait_for_task(self, body: Body, request: web.Request) -> Answer:
+        """The answer to a ``miner_request`` when a task comes, or an empty one after a while."""
+        pending = _PendingRequest(body, request, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
         try:
-            # A miner that waits must not be taken for one that has gone silent.
-            return await asyncio.wait_for(held.answer, min(_LONGEST_HOLD, self.state.lease_seconds / 4))
+            # Shorter than a lease: a waiting miner must not look like a silent one.
+            return await asyncio.wait_for(
+                pending.answer, min(_MAX_PENDING_SECONDS, self.state.lease_seconds / 4)
+            )
         except asyncio.TimeoutError:
             return {}
         finally:
-            self._held.remove(held)
+            self._pending.remove(pending)
 
-    async def _hand_out(self) -> None:
-        """Give what waits to the miners whose questions are held, first come, first served."""
-        for held in tuple(self._held):
+    async def _assign_to_pending(self) -> None:
+        """Assign waiting tasks to pending requests, in the order of their arrival."""
+        for pending in tuple(self._pending):
             if not self.state.has_waiting():
                 return
-            if held.is_open and (answer := await self._miner_request(held.body)):
-                held.answer.set_result(answer)
+            if pending.is_open and (answer := await self._miner_request(**pending.body)):
+                pending.answer.set_result(answer)
 
-    def _assignment(self, task: Assignment) -> bytes:
+    def _assignment(self, task: TaskRecord) -> bytes:
         head = json.dumps(
             {
                 "task_id": task.task_id,
@@ -348,20 +356,28 @@ class Sequencer:
                 },
             }
         )
-        # The details are JSON text already, perhaps megabytes of it: joined on, not parsed once more.
+        # The details are JSON text already, maybe megabytes, so they are joined and not parsed again.
         details = json.dumps(task.details) if self.details_as_text else task.details
         return f'{head[:-1]}, "task_details": {details}}}'.encode()
 
-    async def _miner_submit(self, body: Body) -> Answer:
-        task_id, success, result = body["task_id"], body["success"], body.get("result")
+    @_checked
+    async def _miner_submit(
+        self,
+        *,
+        success: bool,
+        task_id: Id,
+        miner_id: str,
+        result: str = "",
+        inference_latency: float = 0,
+        upload_latency: float = 0,
+        msg: str = "",
+    ) -> Answer:
         if self.state.get(task_id) is None:
             raise Refusal(404, f"No such task: {task_id}")
-        if success and not (result and self.storage.has(result)):
+        if success and not self.storage.has(result):
             raise Refusal(400, f"Nothing is stored as {result!r}")
-        wanted = self.state.submit(
-            task_id, body["miner_id"], success=success, result=result, message=body.get("msg", "")
-        )
-        return {"msg": "Taken" if wanted else "Not wanted any more"}
+        wanted = self.state.submit(task_id, miner_id, success=success, result=result, message=msg)
+        return {"msg": "Accepted" if wanted else "No longer wanted"}
 
 
 @web.middleware
@@ -373,57 +389,30 @@ async def _errors_as_json(
     except web.HTTPException as problem:
         return refusal(problem.status, problem.reason)
     except ConnectionResetError:
-        # The other side hung up in the middle of a body, its own or ours; nobody reads this answer.
+        # The other side closed the connection in the middle of a body; nobody reads this answer.
         return web.Response(status=400)
 
 
-_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "task_details": (dict, "an object"),
-    "timeout_seconds": ((int, float), "a number"),
-    "workflow_ids": (list, "a list"),
-    "workflow_id": ((str, int), "a string"),
-    "success": (bool, "true or false"),
-    "inference_latency": ((int, float), "a number"),
-    "upload_latency": ((int, float), "a number"),
-}
-
-
 def _no_number(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-def _checked(endpoint: str, data: bytes) -> Body:
-    """The request's body, with the fields that the protocol gives this endpoint and no others."""
+def _read(data: bytes) -> Body:
+    """The body of a request: a JSON object."""
     try:
         body = json.loads(data, parse_constant=_no_number)
     except ValueError:
         raise Refusal(400, "The body is not JSON") from None
     if not isinstance(body, dict):
         raise Refusal(400, "The body is not a JSON object")
-    required, optional = _FIELDS[endpoint]
-    if missing := sorted(required - body.keys()):
-        raise Refusal(400, f"Missing: {', '.join(missing)}")
-    if unknown := sorted(body.keys() - required - optional):
-        raise Refusal(400, f"{endpoint} knows no {', '.join(unknown)}")
-    for name, value in body.items():
-        wanted, described = _TYPES.get(name, (str, "a string"))
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise Refusal(400, f"{name} must be {described}")
-    if body.get("timeout_seconds", 1) <= 0:
-        raise Refusal(400, "timeout_seconds must be positive")
-    if "" in (body.get("job_id"), body.get("task_id")):
-        raise Refusal(400, "An id must not be empty")
     return body
 
 
-def _workflow_id(body: Body) -> str:
-    if "workflow_id" in body:
-        return str(body["workflow_id"])
-    task_type = body.get("task_type", "")
-    try:
-        return USUAL_WORKFLOWS[task_type]
-    except KeyError:
-        raise Refusal(400, f"Name a workflow_id: task type {task_type!r} has no usual one") from None
+def _workflow_id(given: str | int, task_type: str) -> str:
+    workflow_id = str(given) or USUAL_WORKFLOWS.get(task_type)
+    if workflow_id is None:
+        raise Refusal(400, f"workflow_id is required: task type {task_type!r} has no usual one")
+    return workflow_id
 
 
 def _check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
@@ -431,7 +420,7 @@ def _check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
     if not isinstance(parameters, dict) or len(details) != 1:
         raise Refusal(400, 'task_details must be {"parameters": {...}}')
     if nulls := sorted(name for name, value in parameters.items() if value is None):
-        raise Refusal(400, f"Parameters are left out rather than null: {', '.join(nulls)}")
+        raise Refusal(400, f"Parameters must not be null: {', '.join(nulls)}")
     if workflow_id not in _KNOWN_WORKFLOWS:
         return
     if task_type != _KNOWN_WORKFLOWS[workflow_id]:
@@ -440,4 +429,4 @@ def _check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
     if missing := sorted(required - parameters.keys()):
         raise Refusal(400, f"{task_type} needs {', '.join(missing)}")
     if unknown := sorted(parameters.keys() - required - optional):
-        raise Refusal(400, f"{task_type} knows no {', '.join(unknown)}")
+        raise Refusal(400, f"{task_type} does not take {', '.join(unknown)}")

@@ -1,5 +1,4 @@
-"""The whole network in one object: ``Devnet`` for async code, ``DevnetThread`` for the rest,
-``serve_forever`` for a shell.
+"""``Devnet``: sequencer, result store and miners on this machine, as an async context manager.
 
 ::
 
@@ -11,32 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from .engines import MinerEngine, engine_by_name
+from . import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
+from .engines import MinerEngine
 from .faults import Fault, FaultPlan
-from .miner import DEFAULT_WORKFLOW_IDS, MinerCrew, TaskSeconds, mine
+from .miner import DEFAULT_WORKFLOW_IDS, MinerPool, TaskSeconds
 from .sequencer import RESULT_FORMS, ResultForm, Sequencer
 from .state import State, TaskRecord
 from .storage import Storage
 
-T = TypeVar("T")
-
-DEFAULT_API_KEY = "devnet#devnet"
-_PATIENCE = 30.0
+WAIT_SECONDS = 30.0
+"""How long the ``wait_for`` methods wait by default."""
 
 
 def split_key(combined: str) -> tuple[str, str]:
-    """Consumer id and key of a combined API key, split once at the first ``#``, or ``-`` where there is no
-    ``#``.
+    """Consumer id and key of a combined API key, split at the first ``#``, or the first ``-`` without one.
 
     Raises:
-        ValueError: There is no separator, or nothing before or after it.
+        ValueError: The separator, the consumer id or the key is missing.
     """
     consumer_id, _, key = combined.partition("#" if "#" in combined else "-")
     if not consumer_id or not key:
@@ -48,28 +43,27 @@ class Devnet:
     """Sequencer, result store and miners on this machine; an async context manager.
 
     Args:
-        port: Of the sequencer; 0 takes a free one.
+        port: Port of the sequencer; 0 takes a free one.
         host: Address to listen on. The default is reachable from this machine only.
-        miners: How many miners run in this process; 0 for none.
-        api_key: Combined key of the one consumer, as ``XALORA_API_KEY`` has it.
+        miners: How many miners run in this process.
+        api_key: Combined key of the consumer, as in ``XALORA_API_KEY``.
         more_api_keys: Combined keys of further consumers.
-        task_seconds: The least each task takes, as a number or a function of the task. ``None``: what it
-            takes.
-        miner_poll: Seconds from an answer without work to a miner's next question.
+        task_seconds: How long each task takes at least, as a number or a function of the task.
+        miner_poll: Seconds between two requests of an idle miner.
         faults: :class:`~.faults.Fault` objects or their text form.
-        seed: Of all chances in the faults.
-        db: SQLite file of the sequencer; results lie beside it in ``<db>.results``. ``None``: in memory and
-            in a temporary folder, both gone at the end.
-        result_form: How ``task_result_query`` tells a result; see :data:`~.sequencer.RESULT_FORMS`.
+        seed: Seed of the random faults.
+        db: SQLite file of the sequencer; results go to the folder ``<db>.results`` beside it. ``None``: in
+            memory and in a temporary folder, both deleted at the end.
+        result_form: The form of results in ``task_result_query``; see :data:`~.sequencer.RESULT_FORMS`.
         details_as_text: Send miners ``task_details`` as a JSON string.
-        lease: Seconds that a miner may be silent before its task goes back to waiting.
-        engine: What miners run: an engine, or ``auto``, ``pillow``, ``testcard``.
+        lease: Seconds of silence after which a miner's task goes back to waiting.
+        engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         workflow_ids: The workflows that the miners take.
-        replace_dead: A new miner starts for each that a ``death`` fault killed.
+        replace_dead: Start a new miner for each that a ``death`` fault has killed.
 
     Raises:
-        ValueError: A key, fault, engine's name or result form makes no sense; when made.
-        OSError: The port is taken; when entered.
+        ValueError: A key, fault or result form is invalid; raised by the constructor.
+        OSError: The port is taken; raised on entering.
     """
 
     def __init__(
@@ -77,34 +71,35 @@ class Devnet:
         port: int = 0,
         *,
         host: str = "127.0.0.1",
-        miners: int = 3,
+        miners: int = DEFAULT_MINERS,
         api_key: str = DEFAULT_API_KEY,
         more_api_keys: Sequence[str] = (),
         task_seconds: TaskSeconds = None,
-        miner_poll: float = 0.1,
+        miner_poll: float = DEFAULT_POLL_SECONDS,
         faults: Iterable[Fault | str] = (),
         seed: int = 0,
         db: str | Path | None = None,
         result_form: ResultForm = "url",
         details_as_text: bool = False,
         lease: float = 5.0,
-        engine: MinerEngine | str = "auto",
+        engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
         replace_dead: bool = True,
     ) -> None:
         if result_form not in RESULT_FORMS:
             raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
-        if isinstance(engine, str):
-            engine_by_name(engine)
         self.api_key = api_key
         self.faults = FaultPlan(faults, seed)
+        # Actions that the plan of faults does.
+        self.add_fault = self.faults.add
+        self.clear_faults = self.faults.clear
         self._keys = dict(split_key(key) for key in (api_key, *more_api_keys))
         self._host, self._port = host, port
         self._db = None if db is None else Path(db)
         self._lease = lease
         self._result_form: ResultForm = result_form
         self._details_as_text = details_as_text
-        self._crew_options: dict[str, Any] = {
+        self._miner_options: dict[str, Any] = {
             "miners": miners,
             "engine": engine,
             "workflow_ids": workflow_ids,
@@ -117,7 +112,7 @@ class Devnet:
         self._stack = contextlib.AsyncExitStack()
         self._state: State | None = None
         self._sequencer: Sequencer | None = None
-        self._crew: MinerCrew | None = None
+        self._miner_pool: MinerPool | None = None
         self._folder = Path()
         self._url = ""
         self._waits: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
@@ -131,9 +126,9 @@ class Devnet:
             stack.callback(self._close_state)
             stack.push_async_callback(self.stop_sequencer)
             await self.start_sequencer()
-            self._crew = await stack.enter_async_context(MinerCrew(self._url, **self._crew_options))
+            self._miner_pool = await stack.enter_async_context(MinerPool(self._url, **self._miner_options))
             await self._until(
-                lambda: all(map(self._running_state.has_heard, self._running_crew.miners)), _PATIENCE
+                lambda: all(map(self._running_state.has_heard, self._running_pool.miners)), WAIT_SECONDS
             )
             self._stack = stack.pop_all()
         return self
@@ -143,22 +138,22 @@ class Devnet:
 
     @property
     def url(self) -> str:
-        """Base URL of the sequencer: what ``XALORA_WORKFLOW_URL`` should be."""
+        """Base URL of the sequencer, for ``XALORA_WORKFLOW_URL``."""
         return self._url
 
     @property
     def result_base_url(self) -> str:
-        """What ``XALORA_RESULT_BASE_URL`` should be where results are bare keys."""
+        """Base URL of results that are bare keys, for ``XALORA_RESULT_BASE_URL``."""
         return f"{self._url}/results"
 
-    # Looking
+    # Queries
 
     def stats(self) -> dict[str, Any]:
-        """What ``GET /devnet/stats`` answers."""
+        """The answer of ``GET /devnet/stats``."""
         return self._running_state.stats()
 
     def task(self, task_id: str) -> TaskRecord:
-        """A task as it stands now. Raises ``KeyError`` if there is none."""
+        """The present state of a task. Raises ``KeyError`` if there is none."""
         task = self._running_state.get(task_id)
         if task is None:
             raise KeyError(task_id)
@@ -170,52 +165,44 @@ class Devnet:
 
     @property
     def miners(self) -> dict[str, str | None]:
-        """The living miners of this process by name, and the task that each is at."""
-        return self._running_crew.miners
+        """The running miners of this process by name, with the task of each."""
+        return self._running_pool.miners
 
     async def wait_for(
-        self, condition: Callable[[dict[str, Any]], object], *, timeout: float = _PATIENCE
+        self, condition: Callable[[dict[str, Any]], object], *, timeout: float = WAIT_SECONDS
     ) -> dict[str, Any]:
-        """Wait until the condition holds for :meth:`stats`; returns those. It is looked at after every
-        change.
+        """Wait until the condition holds for :meth:`stats`; returns these. Checked after every change.
 
         Raises:
-            TimeoutError: It did not come true within ``timeout`` seconds.
+            TimeoutError: The condition did not hold within ``timeout`` seconds.
         """
         await self._until(lambda: bool(condition(self.stats())), timeout)
         return self.stats()
 
-    async def wait_for_status(self, task_id: str, *statuses: str, timeout: float = _PATIENCE) -> TaskRecord:
+    async def wait_for_status(
+        self, task_id: str, *statuses: str, timeout: float = WAIT_SECONDS
+    ) -> TaskRecord:
         """Wait until the task has one of these statuses.
 
         Raises:
             KeyError: There is no such task.
-            TimeoutError: It did not come within ``timeout`` seconds.
+            TimeoutError: The task did not get there within ``timeout`` seconds.
         """
         await self._until(lambda: self.task(task_id).status in statuses, timeout)
         return self.task(task_id)
 
-    # Acting
-
-    def add_fault(self, fault: Fault | str) -> Fault:
-        """Put one more fault in force; see :mod:`.faults`."""
-        return self.faults.add(fault)
-
-    def clear_faults(self) -> None:
-        """From now on nothing goes wrong."""
-        self.faults.clear()
+    # Actions
 
     def add_miner(self, workflow_ids: Iterable[str] | None = None) -> str:
         """Start one more miner; returns its name."""
-        return self._running_crew.add_miner(workflow_ids)
+        return self._running_pool.add_miner(workflow_ids)
 
     def kill_miner(self, name: str | None = None) -> str:
-        """A miner vanishes without a word: this one, else one at work, else any. Its task waits out the
-        lease.
+        """Stop a miner without notice: this one, or one with a task, or any. Returns its name.
 
-        Returns its name. Raises ``LookupError`` if there is no such miner.
+        Its task goes back to waiting when the lease ends. Raises ``LookupError`` if there is no such miner.
         """
-        return self._running_crew.kill_miner(name)
+        return self._running_pool.kill_miner(name)
 
     def expire_results(self, task_ids: Iterable[str] | None = None, *, status: int = 404) -> int:
         """Delete the results of these tasks, or all; their URLs answer ``status``. Returns how many."""
@@ -233,7 +220,7 @@ class Devnet:
         """
         if self._state is None:
             self._state = State(self._db, lease_seconds=self._lease, on_change=self._changed)
-        storage = Storage(self._folder, self._state.secret("storage"), self.faults)
+        storage = Storage(self._folder, self._state.secret, self.faults)
         self._sequencer = Sequencer(
             self._state,
             storage,
@@ -248,7 +235,7 @@ class Devnet:
         self._changed()
 
     async def stop_sequencer(self) -> None:
-        """Cut every connection and free the port. Miners go on and keep trying."""
+        """Close every connection and free the port. The miners keep trying."""
         if self._sequencer is not None:
             await self._sequencer.stop()
         if self._db is not None:
@@ -259,7 +246,7 @@ class Devnet:
         await self.stop_sequencer()
         await self.start_sequencer()
 
-    # Within
+    # Internals
 
     @property
     def _running_state(self) -> State:
@@ -268,10 +255,10 @@ class Devnet:
         return self._state
 
     @property
-    def _running_crew(self) -> MinerCrew:
-        if self._crew is None:
+    def _running_pool(self) -> MinerPool:
+        if self._miner_pool is None:
             raise RuntimeError("The devnet is not running")
-        return self._crew
+        return self._miner_pool
 
     def _close_state(self) -> None:
         if self._state is not None:
@@ -285,7 +272,7 @@ class Devnet:
             try:
                 if condition():
                     future.set_result(None)
-            except Exception as problem:  # noqa: BLE001 - the waiter gets it
+            except Exception as problem:  # noqa: BLE001 - raised in the waiter
                 future.set_exception(problem)
 
     async def _until(self, condition: Callable[[], bool], timeout: float) -> None:
@@ -296,189 +283,7 @@ class Devnet:
         try:
             await asyncio.wait_for(wait[1], timeout)
         except asyncio.TimeoutError:
-            stand = "the sequencer is stopped" if self._state is None else f"its counts are {self.stats()}"
-            raise TimeoutError(f"The devnet did not get there within {timeout:g} s; {stand}") from None
+            now = "the sequencer is stopped" if self._state is None else f"its counts are {self.stats()}"
+            raise TimeoutError(f"The devnet did not get there within {timeout:g} s; {now}") from None
         finally:
             self._waits.remove(wait)
-
-
-class DevnetThread:
-    """:class:`Devnet` on a thread and event loop of its own; a blocking context manager with the same
-    arguments.
-
-    Every method blocks, may be called from any thread, and does what its namesake in :class:`Devnet` does.
-    """
-
-    def __init__(self, port: int = 0, **options: Any) -> None:
-        self._devnet = Devnet(port, **options)
-
-    def __enter__(self) -> DevnetThread:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="xalora-devnet", daemon=True)
-        self._thread.start()
-        try:
-            self._await(self._devnet.__aenter__())
-        except BaseException:
-            self._end_loop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._await(self._devnet.__aexit__())
-        finally:
-            self._end_loop()
-
-    @property
-    def url(self) -> str:
-        """Base URL of the sequencer."""
-        return self._devnet.url
-
-    @property
-    def result_base_url(self) -> str:
-        """What ``XALORA_RESULT_BASE_URL`` should be where results are bare keys."""
-        return self._devnet.result_base_url
-
-    @property
-    def api_key(self) -> str:
-        """Combined key of the consumer."""
-        return self._devnet.api_key
-
-    @property
-    def miners(self) -> dict[str, str | None]:
-        """The living miners by name, and the task that each is at."""
-        return self._call(lambda: self._devnet.miners)
-
-    def stats(self) -> dict[str, Any]:
-        """What ``GET /devnet/stats`` answers."""
-        return self._call(self._devnet.stats)
-
-    def task(self, task_id: str) -> TaskRecord:
-        """A task as it stands now. Raises ``KeyError`` if there is none."""
-        return self._call(lambda: self._devnet.task(task_id))
-
-    def task_ids(self) -> list[str]:
-        """Every task's id, oldest first."""
-        return self._call(self._devnet.task_ids)
-
-    def wait_for(
-        self, condition: Callable[[dict[str, Any]], object], *, timeout: float = _PATIENCE
-    ) -> dict[str, Any]:
-        """Block until the condition holds for :meth:`stats`. Raises ``TimeoutError``."""
-        return self._await(self._devnet.wait_for(condition, timeout=timeout))
-
-    def wait_for_status(self, task_id: str, *statuses: str, timeout: float = _PATIENCE) -> TaskRecord:
-        """Block until the task has one of these statuses. Raises ``KeyError``, ``TimeoutError``."""
-        return self._await(self._devnet.wait_for_status(task_id, *statuses, timeout=timeout))
-
-    def add_fault(self, fault: Fault | str) -> Fault:
-        """Put one more fault in force."""
-        return self._call(lambda: self._devnet.add_fault(fault))
-
-    def clear_faults(self) -> None:
-        """From now on nothing goes wrong."""
-        self._call(self._devnet.clear_faults)
-
-    def add_miner(self, workflow_ids: Iterable[str] | None = None) -> str:
-        """Start one more miner; returns its name."""
-        return self._call(lambda: self._devnet.add_miner(workflow_ids))
-
-    def kill_miner(self, name: str | None = None) -> str:
-        """A miner vanishes without a word; returns its name."""
-        return self._call(lambda: self._devnet.kill_miner(name))
-
-    def expire_results(self, task_ids: Iterable[str] | None = None, *, status: int = 404) -> int:
-        """Delete results; their URLs answer ``status``."""
-        return self._call(lambda: self._devnet.expire_results(task_ids, status=status))
-
-    def start_sequencer(self) -> None:
-        """Serve again after :meth:`stop_sequencer`."""
-        self._await(self._devnet.start_sequencer())
-
-    def stop_sequencer(self) -> None:
-        """Cut every connection and free the port."""
-        self._await(self._devnet.stop_sequencer())
-
-    def restart_sequencer(self) -> None:
-        """Stop and start the sequencer: same port, same tasks."""
-        self._await(self._devnet.restart_sequencer())
-
-    def _await(self, work: Awaitable[T]) -> T:
-        async def run() -> T:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
-
-    def _call(self, function: Callable[[], T]) -> T:
-        if threading.current_thread() is self._thread:
-            # Asked from within a `wait_for` condition, which runs there: waiting for oneself would never end.
-            return function()
-
-        async def run() -> T:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result()
-
-    def _end_loop(self) -> None:
-        self._await(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def serve_forever(on_ready: Callable[[Devnet], None], **options: Any) -> None:
-    """Run a devnet until SIGINT or SIGTERM, then stop it cleanly; for a command line, on the main thread.
-
-    Args:
-        on_ready: Called once it serves; the place to print ``url`` and ``api_key``.
-        options: As of :class:`Devnet`.
-
-    Raises:
-        OSError: The port is taken.
-        ValueError: An option makes no sense.
-    """
-
-    async def serve() -> None:
-        with _stop_signals() as stop:
-            async with Devnet(**options) as devnet:
-                on_ready(devnet)
-                await stop.wait()
-
-    asyncio.run(serve())
-
-
-def run_miner(
-    sequencer_url: str, *, miners: int = 1, on_ready: Callable[[], None] = lambda: None, **options: Any
-) -> None:
-    """Run miners until SIGINT or SIGTERM; for a command line, on the main thread.
-
-    Args:
-        sequencer_url: Base URL of the sequencer.
-        miners: How many.
-        on_ready: Called once they have started.
-        options: As of :class:`~.miner.MinerCrew`: ``engine``, ``workflow_ids``, ``poll``, ``task_seconds``,
-            ``faults`` ...
-    """
-
-    async def run() -> None:
-        with _stop_signals() as stop:
-            await mine(sequencer_url, stop=stop, on_ready=on_ready, miners=miners, **options)
-
-    asyncio.run(run())
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set; the handlers before are put back at the end."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    # Not loop.add_signal_handler: Windows has none.
-    before = {
-        number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,11 +1,7 @@
-"""What the sequencer knows: tasks, who holds them and until when, and the counts that tests rely on.
+"""The sequencer's state: tasks, miners' leases on them, and request counts. No network I/O.
 
-Every decision of the sequencer that needs no network stands here, so that it can be read and tested without a
-socket. Tasks live in SQLite (a file outlives the process; ``:memory:`` does not). Leases are kept in memory
-only: after a restart every running task gets a fresh one, because no miner could renew it while the sequencer
-was down.
-
-One object belongs to one thread, the one that made it.
+It is in memory, and each task and count is also written to the SQLite file where there is one. Leases are in
+memory only: after a restart every running task gets a new one, since no miner could renew it meanwhile.
 """
 
 from __future__ import annotations
@@ -15,10 +11,11 @@ import json
 import secrets
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 STATUSES = ("waiting", "running", "finished", "failed", "canceled")
 OPEN_STATUSES = ("waiting", "running")
@@ -31,85 +28,50 @@ ENDPOINTS = (
     "miner_submit",
 )
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tasks (
-    seq         INTEGER PRIMARY KEY,
-    task_id     TEXT NOT NULL UNIQUE,
-    consumer_id TEXT NOT NULL,
-    job_id      TEXT NOT NULL,
-    task_type   TEXT NOT NULL,
-    workflow_id TEXT NOT NULL,
-    details     TEXT,
-    status      TEXT NOT NULL,
-    deadline    REAL,
-    miner_id    TEXT,
-    result      TEXT,
-    message     TEXT NOT NULL DEFAULT '',
-    assignments INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (consumer_id, job_id)
-);
-CREATE INDEX IF NOT EXISTS tasks_waiting ON tasks (workflow_id, seq) WHERE status = 'waiting';
-CREATE TABLE IF NOT EXISTS miners (miner_id TEXT PRIMARY KEY, workflow_ids TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 
-#: The oldest waiting task of one workflow; an index answers it however many tasks wait.
-NEXT_WAITING = (
-    "SELECT seq, task_id, task_type, workflow_id, details FROM tasks"
-    " WHERE status='waiting' AND workflow_id=? ORDER BY seq LIMIT 1"
-)
-
-
-@dataclass(frozen=True)
-class NewTask:
-    """A task as a consumer asks for it. ``details`` is the JSON text of ``task_details``."""
-
-    consumer_id: str
-    job_id: str
-    task_type: str
-    workflow_id: str
-    details: str
-    timeout_seconds: float | None = None
-
-
-@dataclass(frozen=True)
+@dataclass
 class TaskRecord:
-    """One task as it stands now.
+    """A task.
 
-    ``result`` is a storage key and set only when finished; ``assignments`` counts how often a miner got it.
+    ``details`` is the JSON text of ``task_details`` until the task ends, since it may hold megabytes of an
+    inlined image; ``result`` the storage key once it is finished; ``assignments`` counts the miners that got
+    it.
     """
 
+    number: int
     task_id: str
     consumer_id: str
     job_id: str
     task_type: str
     workflow_id: str
-    status: str
-    miner_id: str | None
-    result: str | None
-    message: str
-    assignments: int
+    details: str | None
+    deadline: float | None
+    status: str = "waiting"
+    miner_id: str | None = None
+    result: str | None = None
+    message: str = ""
+    assignments: int = 0
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A task handed to a miner. ``details`` is the JSON text the consumer sent as ``task_details``."""
-
-    task_id: str
-    task_type: str
-    workflow_id: str
-    details: str
+_COLUMNS = [field.name for field in fields(TaskRecord)]
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS tasks ({", ".join(_COLUMNS)}, PRIMARY KEY (number));
+CREATE TABLE IF NOT EXISTS rest (id INTEGER PRIMARY KEY, json TEXT NOT NULL);
+"""
+_SAVE_TASK = f"INSERT OR REPLACE INTO tasks VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
 class State:
     """Tasks, leases and counts of one sequencer.
 
     Args:
-        db: SQLite file, made if absent; ``None`` keeps everything in memory.
-        lease_seconds: How long a miner may stay silent before its task goes back to waiting.
-        clock: Seconds since the epoch. Wall clock, because deadlines outlive the process.
-        on_change: Called after anything that :meth:`stats` or :meth:`get` shows has changed.
+        db: SQLite file, created if absent; ``None`` keeps everything in memory.
+        lease_seconds: Seconds of silence after which a miner's task goes back to waiting.
+        clock: Seconds since the epoch; deadlines outlive the process.
+        on_change: Called after each change in :meth:`stats` or :meth:`get`.
+
+    Attributes:
+        secret: A random secret that lives as long as the database.
     """
 
     def __init__(
@@ -122,224 +84,215 @@ class State:
     ) -> None:
         self.lease_seconds = lease_seconds
         self.on_change = on_change
+        self.secret = secrets.token_hex(32)
         self._clock = clock
-        self._db = sqlite3.connect(":memory:" if db is None else str(db), isolation_level=None)
-        # WAL with NORMAL writes no fsync per commit and still loses nothing when the process is killed.
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
-
-        self._tasks = Counter[str](
-            dict(self._db.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall())
-        )
-        self._counters = Counter[str](dict(self._db.execute("SELECT name, value FROM counters").fetchall()))
-        self._unsaved: set[str] = set()
-        self._lease_until: dict[str, float] = {}
-        self._holder: dict[str, str] = {}
-        self._held: dict[str, set[str]] = {}
-        self._seen: dict[str, tuple[float, frozenset[str]]] = {}
-        self._heard: set[str] = set()
-        now = clock()
-        # Who was there before gets as long to be heard again as a lease lasts.
-        for miner_id, workflow_ids in self._db.execute("SELECT miner_id, workflow_ids FROM miners"):
-            self._seen[miner_id] = (now, frozenset(json.loads(workflow_ids)))
-        running = self._db.execute("SELECT task_id, miner_id FROM tasks WHERE status='running'").fetchall()
-        for task_id, miner_id in running:
-            self._grant(task_id, miner_id, now)
-        self._deadlines: list[tuple[float, str]] = self._db.execute(
-            "SELECT deadline, task_id FROM tasks"
-            " WHERE deadline IS NOT NULL AND status IN ('waiting', 'running')"
-        ).fetchall()
-        heapq.heapify(self._deadlines)
+        self._tasks: dict[str, TaskRecord] = {}
+        self._jobs: dict[tuple[str, str], str] = {}
+        self._waiting: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        self._deadlines: list[tuple[float, str]] = []
+        self._leases: dict[str, tuple[str, float]] = {}
+        self._seen: dict[str, tuple[float, list[str]]] = {}
+        self._requested: set[str] = set()
+        self._statuses = Counter[str]()
+        self._counters = Counter[str]()
+        self._saved = ""
+        self._db = None if db is None else sqlite3.connect(str(db), isolation_level=None)
+        if self._db is not None:
+            self._load(self._db)
+            self.save_counts()
 
     def close(self) -> None:
         """Save the counts and close the database."""
         self.save_counts()
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
 
     # Consumers
 
-    def create(self, new: NewTask) -> tuple[str, bool]:
-        """Take in a task; returns its id and whether it is new.
+    def create(
+        self,
+        *,
+        consumer_id: str,
+        job_id: str,
+        task_type: str,
+        workflow_id: str,
+        details: str,
+        timeout_seconds: float | None = None,
+    ) -> tuple[str, bool]:
+        """Create a task; returns its id and whether it is new.
 
-        The same ``job_id`` of the same consumer gives the first task's id and counts as a duplicate.
+        A known ``job_id`` of the same consumer gives the first task's id and counts as a duplicate.
         """
-        known = self._db.execute(
-            "SELECT task_id FROM tasks WHERE consumer_id=? AND job_id=?", (new.consumer_id, new.job_id)
-        ).fetchone()
-        if known:
-            self._count("duplicates", at_once=True)
+        if known := self._jobs.get((consumer_id, job_id)):
+            self._counters["duplicates"] += 1
+            self.save_counts()
             self.on_change()
-            return str(known[0]), False
-        task_id = secrets.token_hex(8)
-        deadline = None if new.timeout_seconds is None else self._clock() + new.timeout_seconds
-        self._db.execute(
-            "INSERT INTO tasks"
-            " (task_id, consumer_id, job_id, task_type, workflow_id, details, status, deadline)"
-            " VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?)",
-            (task_id, new.consumer_id, new.job_id, new.task_type, new.workflow_id, new.details, deadline),
-        )
-        if deadline is not None:
-            heapq.heappush(self._deadlines, (deadline, task_id))
-        self._tasks["waiting"] += 1
-        self.on_change()
+            return known, False
+        number, task_id = len(self._tasks), secrets.token_hex(8)
+        deadline = None if timeout_seconds is None else self._clock() + timeout_seconds
+        task = TaskRecord(number, task_id, consumer_id, job_id, task_type, workflow_id, details, deadline)
+        self._add(task)
+        self._save(task)
         return task_id, True
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """The task as it stands now, or ``None`` if there is no such task."""
+        """The present state of a task, or ``None`` if there is no such task."""
         self.expire()
-        row = self._db.execute(
-            "SELECT task_id, consumer_id, job_id, task_type, workflow_id, status, miner_id, result, message,"
-            " assignments FROM tasks WHERE task_id=?",
-            (task_id,),
-        ).fetchone()
-        return TaskRecord(*row) if row else None
+        task = self._tasks.get(task_id)
+        return task and replace(task)
 
     def cancel(self, task_id: str, message: str = "Canceled by its consumer") -> bool:
-        """End an open task as canceled; ``False`` if it had already ended (or never was)."""
+        """End an open task as canceled; ``False`` if it has ended or does not exist."""
         self.expire()
         return self._end(task_id, "canceled", message=message)
 
     # Miners
 
-    def assign(self, miner_id: str, workflow_ids: Iterable[str]) -> Assignment | None:
-        """Hand the oldest waiting task of these workflows to a miner.
+    def assign(self, miner_id: str, workflow_ids: Sequence[str]) -> TaskRecord | None:
+        """Assign the oldest waiting task of these workflows to a miner.
 
-        Who asks for work has empty hands: a task still leased to this miner (its process started anew, or the
-        answer that carried the task was lost) goes back first and is the likely answer.
+        A miner that requests a task has none: a task still leased to it (the miner was restarted, or the
+        answer with the task was lost) goes back to waiting first.
         """
         self.expire()
-        wanted = frozenset(workflow_ids)
-        self._saw(miner_id, wanted)
-        for held in tuple(self._held.get(miner_id, ())):
-            self._give_back(held)
-        if not self._tasks["waiting"]:
-            return None
-        # One indexed look-up a workflow: a single query with IN would sort every waiting task each time.
-        heads = [
-            row
-            for workflow_id in wanted
-            if (row := self._db.execute(NEXT_WAITING, (workflow_id,)).fetchone())
-        ]
+        self._note_miner(miner_id, sorted(set(workflow_ids)))
+        if miner_id in self._leases:
+            self._return_to_waiting(miner_id)
+        heads = [head for workflow_id in workflow_ids if (head := self._next_waiting(workflow_id))]
         if not heads:
             return None
-        seq, task_id, task_type, workflow_id, details = min(heads)
-        self._db.execute(
-            "UPDATE tasks SET status='running', miner_id=?, assignments=assignments+1 WHERE seq=?",
-            (miner_id, seq),
-        )
-        self._move("waiting", "running")
-        self._grant(task_id, miner_id, self._clock())
-        if self._tasks["running"] > self._counters["running_most"]:
-            self._counters["running_most"] = self._tasks["running"]
-            self._unsaved.add("running_most")
-        self.on_change()
-        return Assignment(task_id, task_type, workflow_id, details)
+        task = self._tasks[min(heads)[1]]
+        heapq.heappop(self._waiting[task.workflow_id])
+        self._leases[miner_id] = task.task_id, self._clock() + self.lease_seconds
+        self._change(task, "running", miner_id=miner_id, assignments=task.assignments + 1)
+        return replace(task)
 
     def has_waiting(self) -> bool:
         """Whether any task waits for a miner."""
-        return bool(self._tasks["waiting"])
+        return bool(self._statuses["waiting"])
 
     def renew(self, miner_id: str) -> str | None:
-        """A busy miner shows that it lives; returns the task it still holds, if it holds one."""
+        """Renew the lease of a busy miner; returns the task that it holds, if any."""
         self.expire()
         now = self._clock()
         if miner_id in self._seen:
             self._seen[miner_id] = (now, self._seen[miner_id][1])
-        held = self._held.get(miner_id)
-        if not held:
+        if miner_id not in self._leases:
             return None
-        for task_id in held:
-            self._lease_until[task_id] = now + self.lease_seconds
-        return next(iter(held))
+        task_id, _ = self._leases[miner_id]
+        self._leases[miner_id] = task_id, now + self.lease_seconds
+        return task_id
 
     def submit(self, task_id: str, miner_id: str, *, success: bool, result: str | None, message: str) -> bool:
-        """Take a miner's result; ``False`` if it is not wanted any more.
+        """Accept a miner's result; ``False`` if it is no longer wanted.
 
-        Unwanted are results of tasks that have ended (canceled ones among them), and failures told by a
-        miner that no longer holds the task. A late success is taken from anybody while the task is open: the
-        work is done.
+        Results of ended tasks are not wanted, nor are failures from a miner that no longer holds the task. A
+        late success is accepted from any miner while the task is open.
         """
         self.expire()
-        if not success:
-            return self._holder.get(task_id) == miner_id and self._end(task_id, "failed", message=message)
-        return self._end(task_id, "finished", result=result, miner_id=miner_id)
+        if success:
+            return self._end(task_id, "finished", result=result, miner_id=miner_id)
+        holds = self._leases.get(miner_id, ("",))[0] == task_id
+        return holds and self._end(task_id, "failed", message=message)
 
     def miner_for(self, workflow_id: str) -> tuple[str, bool] | None:
-        """A living miner that takes this workflow and whether it is idle; an idle one if there is any."""
+        """A present miner that takes this workflow, idle if possible, and whether it is idle."""
         self.expire()
         oldest = self._clock() - self.lease_seconds
-        busy: str | None = None
-        for miner_id, (seen, workflow_ids) in self._seen.items():
-            if seen < oldest or workflow_id not in workflow_ids:
-                continue
-            if not self._held.get(miner_id):
-                return miner_id, True
-            busy = busy or miner_id
-        return (busy, False) if busy else None
+        present = [
+            (miner_id, miner_id not in self._leases)
+            for miner_id, (seen, workflow_ids) in self._seen.items()
+            if seen >= oldest and workflow_id in workflow_ids
+        ]
+        return max(present, key=lambda miner: miner[1], default=None)
 
     def has_heard(self, miner_id: str) -> bool:
-        """Whether this miner has asked for work since the state was opened."""
-        return miner_id in self._heard
+        """Whether this miner has requested a task since the state was opened."""
+        return miner_id in self._requested
 
     # Time
 
     def expire(self) -> None:
-        """Cancel what ran past its ``timeout_seconds``; take back what silent miners hold."""
+        """Cancel tasks past their ``timeout_seconds``; return tasks of silent miners to waiting."""
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             _, task_id = heapq.heappop(self._deadlines)
             self._end(task_id, "canceled", message="Canceled: its timeout_seconds ran out")
-        # As many leases as busy miners at most, so this scan stays short however many tasks wait.
-        for task_id in [task_id for task_id, until in self._lease_until.items() if until <= now]:
-            self._give_back(task_id)
+        # Searched anew each time, since on_change may come back here.
+        while silent := [miner_id for miner_id, (_, until) in self._leases.items() if until <= now]:
+            self._return_to_waiting(silent[0])
 
     def next_due(self) -> float | None:
-        """When :meth:`expire` may next have something to do (seconds since the epoch)."""
-        due = list(self._lease_until.values())
-        if self._deadlines:
-            due.append(self._deadlines[0][0])
-        return min(due, default=None)
+        """When :meth:`expire` is next needed, in seconds since the epoch."""
+        first = [deadline for deadline, _ in self._deadlines[:1]]
+        return min([*first, *(until for _, until in self._leases.values())], default=None)
 
     # Counts
 
     def count_request(self, endpoint: str) -> None:
-        """Count one request that arrived at an endpoint, whatever became of it."""
-        self._count(f"endpoint:{endpoint}")
+        """Count a request to an endpoint, whatever its outcome."""
+        self._counters[endpoint] += 1
         self.on_change()
 
     def save_counts(self) -> None:
-        """Write the request counts to the database; they are gathered so that a poll costs no write."""
-        if self._unsaved:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO counters VALUES (?, ?)",
-                [(name, self._counters[name]) for name in self._unsaved],
-            )
-            self._unsaved.clear()
+        """Write the request counts to the database; they are collected so that a poll costs no write."""
+        miners = {miner_id: workflow_ids for miner_id, (_, workflow_ids) in self._seen.items()}
+        text = json.dumps({"secret": self.secret, "counters": self._counters, "miners": miners})
+        if self._db is not None and text != self._saved:
+            self._db.execute("INSERT OR REPLACE INTO rest VALUES (1, ?)", (text,))
+            self._saved = text
 
     def stats(self) -> dict[str, object]:
         """The answer of ``GET /devnet/stats``."""
         self.expire()
         return {
-            "endpoints": {name: self._counters[f"endpoint:{name}"] for name in ENDPOINTS},
-            "creates": sum(self._tasks.values()),
+            "endpoints": {name: self._counters[name] for name in ENDPOINTS},
+            "creates": len(self._tasks),
             "duplicates": self._counters["duplicates"],
-            "tasks": {status: self._tasks[status] for status in STATUSES},
-            "running_now": self._tasks["running"],
+            "tasks": {status: self._statuses[status] for status in STATUSES},
+            "running_now": self._statuses["running"],
             "running_most": self._counters["running_most"],
         }
 
     def task_ids(self) -> list[str]:
         """Every task's id, oldest first."""
-        return [row[0] for row in self._db.execute("SELECT task_id FROM tasks ORDER BY seq")]
+        return list(self._tasks)
 
-    def secret(self, name: str) -> str:
-        """A random secret that lives as long as the database does."""
-        self._db.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, secrets.token_hex(32)))
-        row = self._db.execute("SELECT value FROM secrets WHERE name=?", (name,)).fetchone()
-        return str(row[0])
+    # Internals
 
-    # Within
+    def _load(self, db: sqlite3.Connection) -> None:
+        # WAL with NORMAL does not sync each commit, and a killed process still loses nothing.
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.executescript(_SCHEMA)
+        now = self._clock()
+        for (text,) in db.execute("SELECT json FROM rest"):
+            rest = json.loads(text)
+            self.secret = rest["secret"]
+            self._counters.update(rest["counters"])
+            # Miners known before count as present for the time of a lease.
+            self._seen = {miner_id: (now, ids) for miner_id, ids in rest["miners"].items()}
+        for row in db.execute("SELECT * FROM tasks ORDER BY number"):
+            task = TaskRecord(*row)
+            self._add(task)
+            if task.status == "running":
+                self._leases[str(task.miner_id)] = task.task_id, now + self.lease_seconds
+
+    def _add(self, task: TaskRecord) -> None:
+        self._tasks[task.task_id] = task
+        self._jobs[task.consumer_id, task.job_id] = task.task_id
+        self._statuses[task.status] += 1
+        if task.status == "waiting":
+            heapq.heappush(self._waiting[task.workflow_id], (task.number, task.task_id))
+        if task.status in OPEN_STATUSES and task.deadline is not None:
+            heapq.heappush(self._deadlines, (task.deadline, task.task_id))
+
+    def _next_waiting(self, workflow_id: str) -> tuple[int, str] | None:
+        """The oldest waiting task of a workflow; drops those that ended meanwhile from the heap."""
+        heap = self._waiting[workflow_id]
+        while heap and self._tasks[heap[0][1]].status != "waiting":
+            heapq.heappop(heap)
+        return heap[0] if heap else None
 
     def _end(
         self,
@@ -350,54 +303,38 @@ class State:
         message: str = "",
         miner_id: str | None = None,
     ) -> bool:
-        row = self._db.execute("SELECT status FROM tasks WHERE task_id=?", (task_id,)).fetchone()
-        if row is None or row[0] not in OPEN_STATUSES:
+        task = self._tasks.get(task_id)
+        if task is None or task.status not in OPEN_STATUSES:
             return False
-        # The details may be megabytes of inlined image and nobody reads them again.
-        self._db.execute(
-            "UPDATE tasks SET status=?, result=?, message=?, miner_id=coalesce(?, miner_id), details=NULL"
-            " WHERE task_id=?",
-            (status, result, message, miner_id, task_id),
+        self._leases.pop(task.miner_id or "", None)
+        self._change(
+            task, status, result=result, message=message, miner_id=miner_id or task.miner_id, details=None
         )
-        self._release(task_id)
-        self._move(row[0], status)
-        self.on_change()
         return True
 
-    def _saw(self, miner_id: str, workflow_ids: frozenset[str]) -> None:
+    def _note_miner(self, miner_id: str, workflow_ids: list[str]) -> None:
         before = self._seen.get(miner_id)
         self._seen[miner_id] = (self._clock(), workflow_ids)
         if before is None or before[1] != workflow_ids:
-            self._db.execute(
-                "INSERT OR REPLACE INTO miners VALUES (?, ?)", (miner_id, json.dumps(sorted(workflow_ids)))
-            )
-        if miner_id not in self._heard:
-            self._heard.add(miner_id)
+            self.save_counts()
+        if miner_id not in self._requested:
+            self._requested.add(miner_id)
             self.on_change()
 
-    def _give_back(self, task_id: str) -> None:
-        self._db.execute("UPDATE tasks SET status='waiting', miner_id=NULL WHERE task_id=?", (task_id,))
-        self._release(task_id)
-        self._move("running", "waiting")
+    def _return_to_waiting(self, miner_id: str) -> None:
+        task = self._tasks[self._leases.pop(miner_id)[0]]
+        heapq.heappush(self._waiting[task.workflow_id], (task.number, task.task_id))
+        self._change(task, "waiting", miner_id=None)
+
+    def _change(self, task: TaskRecord, status: str, **changes: Any) -> None:
+        self._statuses[task.status] -= 1
+        self._statuses[status] += 1
+        self._counters["running_most"] = max(self._counters["running_most"], self._statuses["running"])
+        task.status = status
+        vars(task).update(changes)
+        self._save(task)
+
+    def _save(self, task: TaskRecord) -> None:
+        if self._db is not None:
+            self._db.execute(_SAVE_TASK, tuple(vars(task).values()))
         self.on_change()
-
-    def _grant(self, task_id: str, miner_id: str, now: float) -> None:
-        self._lease_until[task_id] = now + self.lease_seconds
-        self._holder[task_id] = miner_id
-        self._held.setdefault(miner_id, set()).add(task_id)
-
-    def _release(self, task_id: str) -> None:
-        miner_id = self._holder.pop(task_id, None)
-        self._lease_until.pop(task_id, None)
-        if miner_id is not None:
-            self._held[miner_id].discard(task_id)
-
-    def _move(self, old: str, new: str) -> None:
-        self._tasks[old] -= 1
-        self._tasks[new] += 1
-
-    def _count(self, name: str, *, at_once: bool = False) -> None:
-        self._counters[name] += 1
-        self._unsaved.add(name)
-        if at_once:
-            self.save_counts()

@@ -1,4 +1,4 @@
-"""Answers that the sequencer and the result store have in common, the deliberately broken ones among them."""
+"""HTTP answers that sequencer and result store share: refusals, and connections closed by a fault."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ def refusal(status: int, message: str, *, retry_after: float | None = None) -> w
     return web.json_response({"message": message}, status=status, headers=headers)
 
 
-def drop(request: web.Request) -> web.Response:
-    """Close the connection at once, without an answer; what is still to be sent is lost."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
-
-
-def hang_up(request: web.Request) -> None:
-    """Close the connection after what was already written has gone out."""
-    if request.transport is not None:
-        request.transport.close()
-
-
 async def refused_by(request: web.Request, hits: Mapping[FaultKind, Fault]) -> web.Response | None:
-    """Let the faults happen that come before a request is acted upon; an answer means: go no further."""
+    """Apply the faults that come before a request is handled; returns an answer if it must not be handled."""
     if fault := hits.get("delay"):
         await asyncio.sleep(fault.seconds)
-    if "drop_before" in hits:
-        return drop(request)
-    if fault := hits.get("status"):
-        return refusal(fault.status, "Injected fault", retry_after=fault.retry_after)
+    return _replaced(request, hits.get("drop_before"), hits.get("status"))
+
+
+async def hidden_by(request: web.Request, hits: Mapping[FaultKind, Fault]) -> web.Response | None:
+    """Apply the faults that come after a request is handled; returns an answer that replaces the true one."""
+    if fault := hits.get("delay_after"):
+        await asyncio.sleep(fault.seconds)
+    return _replaced(request, hits.get("drop_after"), hits.get("status_after"))
+
+
+def _replaced(request: web.Request, drop: Fault | None, status: Fault | None) -> web.Response | None:
+    if drop is not None:
+        # Closes the connection at once; unsent data is lost.
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+    if status is not None:
+        return refusal(status.status, "Injected fault", retry_after=status.retry_after)
     return None

@@ -1,4 +1,4 @@
-"""Engines that run a bound workflow on this machine. Each one's own module is imported when it is wanted."""
+"""Engines that run a bound workflow on this machine. The module of each is imported when it is used."""
 
 from __future__ import annotations
 

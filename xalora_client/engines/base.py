@@ -1,4 +1,4 @@
-"""What all engines on this machine have in common. Blocking on purpose: the client runs them in a thread."""
+"""The interface of local engines, and what they share. Blocking: the client runs them in a thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOCAL_MONEY = "It ran on this machine, so nothing was charged for it."
 
 
 class EngineCanceledError(EngineError):
-    """The run was stopped by its cancel event; no result file was left behind."""
+    """The run was stopped by its cancel event; it left no result file."""
 
 
 class MissingFilesError(EngineError):
     """Model files that the workflow names are not installed where it would run.
 
-    ``missing`` lists them with the folders where they belong.
+    ``missing`` lists them with their folders.
     """
 
     missing: tuple[MissingFile, ...] = ()
@@ -32,9 +32,9 @@ class MissingFilesError(EngineError):
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine can run anything at all here; true in a condition when it can.
+    """Whether an engine can run anything on this machine; it is true in a condition when it can.
 
-    ``reason`` says why not, in a sentence that names what would help; ``device`` what it would run on.
+    ``reason`` is a sentence that says why not, and what would help; ``device`` is the engine's device.
     """
 
     ok: bool
@@ -49,8 +49,8 @@ class Availability:
 class EngineProgress:
     """How far a run is: ``done`` of ``total`` nodes or tiles (``done`` may be a fraction).
 
-    ``label`` is what it is at ("Sample 5/20"). ``preview`` holds an encoded JPEG or PNG picture of the
-    unfinished result, where the engine has one.
+    ``label`` names the current one ("Sample 5/20"). ``preview`` is the unfinished result as JPEG or PNG,
+    where the engine has one.
     """
 
     done: float
@@ -67,9 +67,9 @@ ProgressCallback: TypeAlias = Callable[[EngineProgress], None]
 class EngineRun:
     """A finished run.
 
-    ``files`` are on disk and whole; ``engine`` and ``device`` say what made them ("comfyui", "cuda:0 NVIDIA
-    H100"); ``seconds`` is the run's wall time; ``note`` is a sentence for people where there is something
-    to say (which model file was chosen).
+    ``files`` are on disk and complete; ``engine`` and ``device`` are "comfyui" and "cuda:0 NVIDIA H100", for
+    example; ``seconds`` is the wall time; ``note`` is a sentence for people, may be empty (which model file
+    was chosen).
     """
 
     files: tuple[Path, ...]
@@ -84,11 +84,11 @@ class LocalEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """What results and logs call it: ``comfyui``, ``torch`` or ``pillow``."""
+        """Its name in results and logs: ``comfyui``, ``torch`` or ``pillow``."""
         ...
 
     def can_run(self, workflow: BoundWorkflow) -> bool:
-        """Whether this engine is made for such a workflow; no I/O."""
+        """Whether this engine runs such workflows; no I/O."""
         ...
 
     def available(self) -> Availability:
@@ -111,12 +111,11 @@ class LocalEngine(Protocol):
             images: Encoded image files (PNG, JPEG, WebP) by image parameter.
             dest: Where the result goes: a path without its suffix; the suffix follows the content. A second
                 file gets ``-2`` before it, and so on.
-            on_progress: Told how far it is.
-            cancel: When set, the run stops as soon as the engine lets it, within a few seconds, and raises
-                EngineCanceledError.
+            on_progress: Called with the progress.
+            cancel: When set, the run stops within a few seconds and raises EngineCanceledError.
 
         Raises:
-            ConfigurationError: Something is not installed or not configured.
+            ConfigurationError: A package or a setting is missing.
             MissingFilesError: Model files are missing.
             EngineCanceledError: ``cancel`` was set.
             EngineError: It failed; the message says at which node or why.
@@ -131,12 +130,17 @@ def result_path(dest: Path, number: int, suffix: str) -> Path:
 
 
 def write_result(path: Path, data: bytes) -> Path:
-    """Write a result so that a file under its final name is always whole."""
+    """Write a result such that a file under its final name is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)
     return path
+
+
+def local_error(what: str, next_step: str) -> EngineError:
+    """An error of a run on this machine."""
+    return EngineError(what, money=LOCAL_MONEY, next_step=next_step)
 
 
 def raise_if_canceled(cancel: threading.Event | None, engine: str) -> None:
@@ -152,18 +156,17 @@ def only_image(images: Mapping[str, bytes], engine: str) -> bytes:
         EngineError: There is none, or more than one.
     """
     if len(images) != 1:
-        raise EngineError(
+        raise local_error(
             f"The {engine} engine upscales one image at a time, and was given {len(images)}",
-            money=LOCAL_MONEY,
-            next_step="Run one task for each image.",
+            "Run one task for each image.",
         )
     return next(iter(images.values()))
 
 
 def missing_files_error(title: str, missing: Sequence[MissingFile], where: str) -> MissingFilesError:
-    """The error for files that are not installed, one message for all of them."""
+    """One error for all files that are not installed."""
     error = MissingFilesError(
-        f"Workflow {title} can't run on {where}: missing are " + ", ".join(str(file) for file in missing),
+        f"Workflow {title} can't run on {where}, which lacks " + ", ".join(str(file) for file in missing),
         money=LOCAL_MONEY,
         next_step="Put the files into those folders of ComfyUI, or choose others that are installed.",
     )

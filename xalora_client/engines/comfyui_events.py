@@ -1,4 +1,4 @@
-"""A ComfyUI server's messages about one prompt, understood without any I/O."""
+"""Parsers of a ComfyUI server's messages and history about one prompt. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PREVIEW, _TEXT, _PREVIEW_WITH_METADATA = 1, 3, 4
 _ENDINGS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 RESULT_KEYS = ("images", "gifs", "videos")
-"""Where output nodes put their files; core's SaveVideo says ``images`` too, beside an ``animated`` flag."""
+"""Keys of files in a node's output; core's SaveVideo uses ``images`` too, beside an ``animated`` flag."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Message:
 
 
 def parse_text(raw: str | bytes) -> Message | None:
-    """A text message; None where it is not what the server is known to send."""
+    """A text message; None for unknown ones."""
     try:
         document = json.loads(raw)
     except ValueError:
@@ -60,10 +60,9 @@ def parse_binary(raw: bytes) -> Message | None:
 
 
 class RunTracker:
-    """Follows one prompt through the server's messages.
+    """The progress of one prompt by the server's messages.
 
-    ``ended`` turns true with the message that says so; whether it went well is for the server's history to
-    say.
+    ``ended`` turns true with the last message; the server's history tells whether the prompt succeeded.
     """
 
     def __init__(self, prompt: Prompt, prompt_id: str) -> None:
@@ -80,14 +79,14 @@ class RunTracker:
         return EngineProgress(0, len(self._prompt), "waiting in the server's queue")
 
     def feed(self, message: Message) -> EngineProgress | None:
-        """Take in a message; returns the new progress where it changed."""
+        """Process a message; gives the new progress where it changed."""
         data = message.data
-        # Older servers send previews and texts without saying for which prompt, to its own client only.
+        # Older servers send previews and texts without a prompt id, to the prompt's own client only.
         if data.get("prompt_id", self._prompt_id) != self._prompt_id:
             return None
         handler = getattr(self, f"_on_{message.kind}", None)
         if message.kind in _ENDINGS or (message.kind == "executing" and data.get("node") is None):
-            # "executing" nothing without an id comes from old servers at a node's end too: only an id counts.
+            # Old servers send "executing" without a node at a node's end too, but then without a prompt id.
             self.ended = self.ended or data.get("prompt_id") == self._prompt_id
             return None
         return handler(message) if handler is not None and not self.ended else None
@@ -117,9 +116,9 @@ class RunTracker:
         value, maximum = message.data.get("value"), message.data.get("max")
         if not isinstance(value, int | float) or not isinstance(maximum, int | float) or maximum <= 0:
             return None
-        # Asynchronous nodes run beside each other: the node that reports need not be the one begun last.
+        # Asynchronous nodes run in parallel: the node that reports need not be the last one started.
         node = str(message.data.get("display_node") or message.data.get("node") or self._current)
-        # A node may count to its end more than once; the bar does not go back for that.
+        # A node may count to its end more than once; the bar never goes back.
         self._fractions[node] = max(self._fractions.get(node, 0.0), min(1.0, value / maximum))
         title = node_title(self._prompt, node if node in self._prompt else str(self._current))
         self._label = f"{title} {value:g}/{maximum:g}"
@@ -168,7 +167,7 @@ def failure_of(status: Mapping[str, Any], prompt: Prompt) -> str | None:
 
 
 def refusal_of(answer: Any, prompt: Prompt) -> str:
-    """What a server's 400 on a prompt means, by the titles of the nodes."""
+    """The reasons of a server's 400 on a prompt, by the titles of the nodes."""
     if not isinstance(answer, Mapping):
         return str(answer)[:300]
     reasons = []

@@ -1,10 +1,12 @@
-"""The HTTP routes and the websocket of one ComfyUI server. Blocking, and without any policy."""
+"""The HTTP routes and the websocket of a ComfyUI server. Blocking, without retries."""
 
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,16 +19,18 @@ from typing import Any
 from ..errors import ConfigurationError
 from .comfyui_events import Message, parse_binary, parse_text
 
+logger = logging.getLogger("xalora_client.engines")
+
 _CHUNK_BYTES = 1 << 20
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class UnreachableError(Exception):
-    """The connection was refused, reset or never made."""
+    """The connection was refused, reset or not made."""
 
 
 class SilentError(UnreachableError):
-    """The server took the connection, but gave no answer in time."""
+    """The server accepted the connection, but gave no answer in time."""
 
 
 class RefusedError(Exception):
@@ -63,20 +67,19 @@ class ComfyUIServer:
         handlers = [urllib.request.ProxyHandler({})] if self._local else []
         self._opener = urllib.request.build_opener(*handlers)
 
-    def get(self, path: str, **query: str) -> Any:
+    def get(self, path: str) -> Any:
         """GET a route that answers JSON. Raises UnreachableError or RefusedError."""
-        with self._open(urllib.request.Request(self._address(path, query))) as response:
-            return self._json(response)
+        return self._json(path)
 
     def post(self, path: str, body: Any) -> Any:
         """POST JSON; gives the answer's JSON or None. Raises UnreachableError or RefusedError."""
-        return self._post(path, json.dumps(body).encode(), "application/json")
+        return self._json(path, json.dumps(body).encode(), "application/json")
 
     def upload_image(self, data: bytes, filename: str, subfolder: str) -> str:
         """Put an image into the server's input folder.
 
-        A file with this name and content that is there already is used as it is; one with other content is
-        left alone, and the new file gets another name.
+        An existing file with this name and content is used; if its content differs, the new file gets another
+        name.
 
         Returns:
             The name that a LoadImage node takes.
@@ -88,7 +91,7 @@ class ComfyUIServer:
             "Content-Type: application/octet-stream\r\n\r\n",
         ]
         body = b"".join(["".join(lines).encode(), data, f"\r\n--{boundary}--\r\n".encode()])
-        answer = self._post("/upload/image", body, f"multipart/form-data; boundary={boundary}")
+        answer = self._json("/upload/image", body, f"multipart/form-data; boundary={boundary}")
         if not isinstance(answer, Mapping) or not answer.get("name"):
             raise RefusedError(200, answer)
         return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
@@ -99,7 +102,7 @@ class ComfyUIServer:
         Raises UnreachableError (also when the file comes to less than announced) or RefusedError.
         """
         query = {key: str(entry.get(key) or "") for key in ("filename", "subfolder", "type")}
-        with self._open(urllib.request.Request(self._address("/view", query))) as response:
+        with self._open(f"/view?{urllib.parse.urlencode(query)}") as response:
             announced = response.headers.get("Content-Length")
             received = 0
             with path.open("wb") as file:
@@ -109,7 +112,7 @@ class ComfyUIServer:
                     file.write(chunk)
                     received += len(chunk)
             if announced is not None and received != int(announced):
-                raise UnreachableError(f"{received} of {announced} bytes of {query['filename']} came")
+                raise UnreachableError(f"{received} of {announced} bytes of {query['filename']} arrived")
 
     def object_info(self, classes: Iterable[str]) -> dict[str, Any]:
         """The server's description of these node classes; classes it does not have are left out."""
@@ -121,7 +124,7 @@ class ComfyUIServer:
         return found
 
     def device(self) -> str:
-        """What the server computes on, as it says itself."""
+        """The server's device."""
         stats = self.get("/system_stats")
         devices = stats.get("devices") if isinstance(stats, Mapping) else None
         names = [str(device.get("name")) for device in devices or () if isinstance(device, Mapping)]
@@ -131,10 +134,10 @@ class ComfyUIServer:
         """Ids of the prompts that are (running, waiting)."""
         answer = self.get("/queue")
         running, waiting = (answer.get(key) or () for key in ("queue_running", "queue_pending"))
-        return {str(item[1]) for item in running}, {str(item[1]) for item in waiting}
+        return {str(prompt[1]) for prompt in running}, {str(prompt[1]) for prompt in waiting}
 
     def history(self, prompt_id: str) -> Mapping[str, Any] | None:
-        """The record of a prompt that has ended, None where the server has none."""
+        """The history entry of a prompt that has ended, None where there is none."""
         answer = self.get(f"/history/{prompt_id}")
         entry = answer.get(prompt_id) if isinstance(answer, Mapping) else None
         return entry if isinstance(entry, Mapping) else None
@@ -144,43 +147,36 @@ class ComfyUIServer:
         address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
         return EventStream(address, timeout=self.timeout, direct=self._local)
 
-    def _post(self, path: str, body: bytes, content_type: str) -> Any:
-        request = urllib.request.Request(
-            self._address(path, {}), data=body, headers={"Content-Type": content_type}
-        )
-        with self._open(request) as response:
-            return self._json(response)
+    def _json(self, path: str, body: bytes | None = None, content_type: str = "") -> Any:
+        with self._open(path, body, content_type) as response:
+            text = self._read(response)
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise RefusedError(response.status, text[:300].decode(errors="replace")) from None
 
-    def _address(self, path: str, query: Mapping[str, str]) -> str:
-        return f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-
-    def _open(self, request: urllib.request.Request) -> HTTPResponse:
+    def _open(self, path: str, body: bytes | None = None, content_type: str = "") -> HTTPResponse:
+        headers = {"Content-Type": content_type} if body is not None else {}
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
         try:
             response: HTTPResponse = self._opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             with error:
                 text = error.read(1 << 20).decode(errors="replace")
             try:
-                body = json.loads(text)
+                reason = json.loads(text)
             except ValueError:
-                body = text.strip()
-            raise RefusedError(error.code, body) from None
+                reason = text.strip()
+            raise RefusedError(error.code, reason) from None
         except (OSError, HTTPException) as error:
             raise _connection_problem(error) from error
         return response
 
-    def _read(self, response: HTTPResponse, size: int = -1) -> bytes:
+    def _read(self, response: HTTPResponse, size: int | None = None) -> bytes:
         try:
-            return response.read() if size < 0 else response.read(size)
+            return response.read(size)
         except (OSError, HTTPException) as error:
             raise _connection_problem(error) from error
-
-    def _json(self, response: HTTPResponse) -> Any:
-        text = self._read(response)
-        try:
-            return json.loads(text) if text else None
-        except ValueError:
-            raise RefusedError(response.status, text[:300].decode(errors="replace")) from None
 
 
 def _connection_problem(error: Exception) -> UnreachableError:
@@ -190,54 +186,74 @@ def _connection_problem(error: Exception) -> UnreachableError:
 
 
 class EventStream:
-    """A websocket to the server, read on a thread of its own until :meth:`close`.
+    """A websocket to the server, read on a thread of its own; it may break, and be opened again.
 
-    The thread exists so that the reader of :meth:`get` can look at other things meanwhile (a cancel event,
-    the clock), whatever the socket does.
+    The thread lets the caller of :meth:`get` check other things in between (a cancel event, the clock).
+
+    Raises:
+        UnreachableError: It can't be opened at first.
     """
 
     def __init__(self, address: str, *, timeout: float, direct: bool) -> None:
-        import websocket
+        self._address = address
+        self._options: dict[str, Any] = {"timeout": timeout, "http_no_proxy": ["*"] if direct else None}
+        self._socket: Any = None
+        self._open()
 
-        options: dict[str, Any] = {"http_no_proxy": ["*"]} if direct else {}
-        try:
-            # ComfyUI refuses foreign origins; a program has none.
-            self._socket = websocket.create_connection(
-                address, timeout=timeout, suppress_origin=True, **options
-            )
-            flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-            self._socket.send(json.dumps(flags))
-        except (OSError, websocket.WebSocketException) as error:
-            raise _connection_problem(error) from error
-        # Silence is normal: a model may take minutes to load.
-        self._socket.settimeout(None)
-        self._messages: queue.SimpleQueue[Message | UnreachableError] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._read, name="xalora-comfyui-events", daemon=True)
-        self._thread.start()
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
 
-    def get(self, timeout: float) -> Message | None:
-        """The next message, None after ``timeout`` seconds without. Raises UnreachableError at the end."""
+    def get(self, seconds: float) -> Message | None:
+        """The next message, None after ``seconds`` without one, and when the socket has broken."""
+        if self._socket is None:
+            time.sleep(seconds)
+            return None
         try:
-            message = self._messages.get(timeout=timeout)
+            message = self._messages.get(timeout=seconds)
         except queue.Empty:
             return None
-        if isinstance(message, UnreachableError):
-            # Kept for the next caller: an ended stream stays ended.
-            self._messages.put(message)
-            raise message
+        if message is None:
+            self.close()
         return message
+
+    def reopen(self) -> None:
+        """Try to listen again; without success the run goes on without progress."""
+        try:
+            self._open()
+        except UnreachableError as problem:
+            logger.debug("no websocket to %s: %s", self._address, problem)
 
     def close(self) -> None:
         """End the thread and close the socket."""
-        # Closing alone would not wake the thread out of its read.
-        self._socket.abort()  # type: ignore[no-untyped-call]
-        self._thread.join()
-        self._socket.shutdown()  # type: ignore[no-untyped-call]
+        if self._socket is not None:
+            # Closing alone would not end the thread's read.
+            self._socket.abort()
+            self._thread.join()
+            self._socket.shutdown()
+            self._socket = None
 
-    def _read(self) -> None:
+    def _open(self) -> None:
         import websocket
 
-        end = UnreachableError("the server closed the websocket")
+        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        try:
+            # ComfyUI refuses foreign origins; a program sends none.
+            opened = websocket.create_connection(self._address, suppress_origin=True, **self._options)
+            opened.send(json.dumps(flags))
+        except (OSError, websocket.WebSocketException) as error:
+            raise _connection_problem(error) from error
+        # Silence is normal: a model may take minutes to load.
+        opened.settimeout(None)
+        self._socket = opened
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, name="xalora-comfyui-events", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        """Queue what arrives, and None at the end."""
+        import websocket
+
         try:
             while True:
                 opcode, data = self._socket.recv_data()
@@ -247,6 +263,6 @@ class EventStream:
                 if message is not None:
                     self._messages.put(message)
         except (OSError, websocket.WebSocketException) as error:
-            end = _connection_problem(error)
+            logger.debug("the websocket to %s broke: %s", self._address, error)
         finally:
-            self._messages.put(end)
+            self._messages.put(None)

@@ -1,4 +1,4 @@
-"""Work that the network can't do, done on this machine: which engine, and how a task becomes its input."""
+"""Tasks run on this machine: the choice of an engine, the task's workflow and images, and the result."""
 
 from __future__ import annotations
 
@@ -7,37 +7,27 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
 
 from ..config import Settings
 from ..errors import ConfigurationError, EngineError, InputImageError, ResultError, XaloraError
-from ..events import Done, EventCallback, FallingBack, LocalProgress, guarded
+from ..events import Done, EventCallback, FallingBack, LocalProgress, without_exceptions
 from ..media.inputs import is_remote, prepare_image
 from ..results import RunResult, Timing
 from ..tasks import WorkflowTask
-from ..workflows import BoundWorkflow, WorkflowDefinition
-from ..workflows.task import DefinedWorkflowTask, catalog
-from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
+from ..workflows import BoundWorkflow, WorkflowCatalog
+from ..workflows.task import definition_of
+from .base import UPSCALER, EngineCanceledError, EngineProgress, EngineRun, LocalEngine
 
 logger = logging.getLogger("xalora_client")
 
 EngineName = Literal["comfyui", "torch", "pillow"]
 
-UPSCALER = "upscaler"
 LANCZOS_UPSCALE = "lanczos-upscale"
 STOP_SECONDS = 5.0
 LOCAL_FOLDER = "local"
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """One way of doing the work here: an engine, and the workflow as it would run it."""
-
-    engine: LocalEngine
-    workflow: BoundWorkflow
 
 
 async def run_locally(
@@ -49,89 +39,92 @@ async def run_locally(
     on_event: EventCallback | None = None,
     engine: EngineName | None = None,
 ) -> RunResult:
-    """Do a task with an engine of this machine.
+    """Run a task with an engine of this machine.
 
     Args:
-        reason: Why, for the log and the progress callback.
-        remote_error: What the network said, kept as the cause should this machine fail as well.
+        reason: Why the task does not run on the network, for the log and the progress callback.
+        remote_error: The network's error, kept as the cause if this machine fails too.
         engine: This engine only; default: a ComfyUI server if one is set, then torch with a model file, then
             (for upscaling) LANCZOS.
 
     Raises:
-        EngineError: No engine here can do it; the message says what each one lacks. After a failure of the
-            network it is that failure's own class.
+        EngineError: No engine here can run it; the message says what each one lacks. After a failure of the
+            network the error has that failure's class.
         InputImageError: An image can't be read.
     """
-    tell = guarded(on_event)
+    emit = without_exceptions(on_event)
     images = await _image_bytes(task)
     refusals: list[str] = []
     job_id = task.new_job_id()
     dest = settings.state_dir / LOCAL_FOLDER / job_id
-    for candidate in await asyncio.to_thread(lambda: list(_candidates(task, settings, engine, refusals))):
-        name = candidate.engine.name
-        # Where the user named the engine, it is what was asked for and nothing to warn of.
+    candidates = await asyncio.to_thread(lambda: list(_candidates(task, settings, engine, refusals)))
+    for chosen, workflow in candidates:
+        name = chosen.name
+        # An engine that the user named needs no warning.
         level = logging.WARNING if engine is None else logging.INFO
-        said = reason if remote_error is None else f"{reason}. {remote_error.money}".rstrip()
-        logger.log(level, "%s Running on this machine with the %s engine.", f"{said.rstrip('.')}.", name)
-        tell(FallingBack(job_id=job_id, engine=name, reason=reason, error=remote_error))
+        cause = reason if remote_error is None else f"{reason}. {remote_error.money}".rstrip()
+        logger.log(level, "%s Running on this machine with the %s engine.", f"{cause.rstrip('.')}.", name)
+        emit(FallingBack(job_id=job_id, engine=name, reason=reason, error=remote_error))
         try:
-            _being_made.add(job_id)
-            run = await _in_thread(candidate, images, dest, job_id, tell)
-            result = _in_hand[job_id] = _result(run, job_id, tell)
+            _running.add(job_id)
+            run = await _in_thread(chosen, workflow, images, dest, job_id, emit)
+            result = _results_in_use[job_id] = _result(run, job_id, emit)
         except EngineCanceledError:
             raise
-        except (EngineError, ConfigurationError) as error:
-            refusals.append(f"{name}: {error.what}")
-            continue
-        except OSError as error:
-            refusals.append(f"{name}: {error}")
+        except (EngineError, ConfigurationError, OSError) as error:
+            refusals.append(f"{name}: {getattr(error, 'what', error)}")
             continue
         finally:
-            _being_made.discard(job_id)
-        wanted = (*_being_made, *_in_hand)
-        await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), wanted)
+            _running.discard(job_id)
+        protected = (*_running, *_results_in_use)
+        await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), protected)
         return result
     raise _nothing_can(task, refusals, remote_error) from remote_error
 
 
-def make_room(folder: Path, limit: int, wanted: Collection[str]) -> None:
-    """Remove the oldest local results until the folder is within ``limit`` bytes; none of ``wanted`` jobs.
+def make_room(folder: Path, limit: int, protected: Collection[str]) -> None:
+    """Remove the oldest local results until the folder is within ``limit`` bytes, except ``protected`` jobs'.
 
-    They cost nothing and can be made again, so nothing else than their age decides.
+    Local results cost nothing and can be made again, so only their age counts.
     """
     files = []
     for path in folder.iterdir():
-        # Another process may be making room, too.
+        # Another process may remove files at the same time.
         with suppress(OSError):
             if path.is_file():
                 files.append((path.stat(), path))
     total = sum(stat.st_size for stat, _ in files)
-    prefixes = tuple(wanted)
+    prefixes = tuple(protected)
     for stat, path in sorted(files, key=lambda record: record[0].st_mtime):
         if total <= limit:
             return
         if not path.name.startswith(prefixes):
-            # On Windows, a file that somebody reads stays for now.
+            # On Windows, an open file can't be removed.
             with suppress(OSError):
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
 
 
-_being_made: set[str] = set()
-_in_hand: WeakValueDictionary[str, RunResult] = WeakValueDictionary()
-"""Results by job id that somebody holds, and whose files may yet be read."""
+_running: set[str] = set()
+_results_in_use: WeakValueDictionary[str, RunResult] = WeakValueDictionary()
+"""Results by job id that a caller still refers to, so that their files may yet be read."""
 
 
 def _candidates(
     task: WorkflowTask, settings: Settings, only: EngineName | None, refusals: list[str]
-) -> Iterator[_Candidate]:
-    """Every way that is open, the best first; why the others are not goes into ``refusals``."""
-    definition, values = definition_of(task, settings)
+) -> Iterator[tuple[LocalEngine, BoundWorkflow]]:
+    """The engines that can run the task, the best first, each with the workflow that it would run.
+
+    The reasons against others go to ``refusals``.
+    """
+    folders = () if settings.workflows_dir is None else (settings.workflows_dir,)
+    catalog = WorkflowCatalog.load(folders)
+    definition, values = definition_of(task, catalog)
     if definition is None:
         refusals.append(f"there is no workflow definition for {task.kind_of_task} tasks")
         return
     workflow = definition.bind(values)
-    lanczos = catalog(*_folders(settings)).get(LANCZOS_UPSCALE)
+    lanczos = catalog.get(LANCZOS_UPSCALE)
     for name in (only,) if only else ("comfyui", "torch", "pillow"):
         try:
             local = _engine(name, settings)
@@ -139,32 +132,14 @@ def _candidates(
             refusals.append(f"{name}: {error.what}")
             continue
         if not local.can_run(workflow):
-            refusals.append(f"{name}: not made for {task.kind_of_task} tasks")
+            refusals.append(f"{name}: runs no {task.kind_of_task} tasks")
             continue
-        available = local.available()
-        if not available:
+        if not (available := local.available()):
             refusals.append(f"{name}: {available.reason}")
             continue
-        yield _Candidate(local, workflow)
+        yield local, workflow
         if name == "comfyui" and task.kind_of_task == UPSCALER and definition.name != LANCZOS_UPSCALE:
-            yield _Candidate(local, lanczos.bind({"image": values.get("image")}))
-
-
-def definition_of(
-    task: WorkflowTask, settings: Settings
-) -> tuple[WorkflowDefinition | None, Mapping[str, object]]:
-    """The workflow definition behind a task, and the task's parameters that it knows."""
-    if isinstance(task, DefinedWorkflowTask):
-        return task.definition, task.values
-    definition = catalog(*_folders(settings)).find(task_type=task.task_type, workflow_id=task.workflow_id)
-    if definition is None:
-        return None, {}
-    known = {parameter.name for parameter in definition.parameters}
-    return definition, {name: value for name, value in task.parameters().items() if name in known}
-
-
-def _folders(settings: Settings) -> tuple[Path, ...]:
-    return (settings.workflows_dir,) if settings.workflows_dir is not None else ()
+            yield local, lanczos.bind({"image": values.get("image")})
 
 
 def _engine(name: str, settings: Settings) -> LocalEngine:
@@ -175,8 +150,6 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
 
         return ComfyUIEngine(settings.comfyui_url)
     if name == "torch":
-        if settings.upscale_model is None:
-            raise ConfigurationError("XALORA_UPSCALE_MODEL names no model file")
         from .torch import TorchEngine
 
         return TorchEngine(settings.upscale_model)
@@ -206,7 +179,7 @@ async def _remote_image(url: str) -> bytes:
             try:
                 path = await download(session, url, Path(folder) / "input", task_id=None)
             except ResultError as error:
-                # Said of a result, which is paid for; this one is only an input.
+                # The error speaks of a result, which is paid for; this is an input.
                 raise InputImageError(
                     error.what.replace("The result at", "The input image at"),
                     next_step="Check the URL, or give the image as a file.",
@@ -215,31 +188,30 @@ async def _remote_image(url: str) -> bytes:
 
 
 async def _in_thread(
-    candidate: _Candidate,
+    engine: LocalEngine,
+    workflow: BoundWorkflow,
     images: Mapping[str, bytes],
     dest: Path,
     job_id: str,
-    tell: EventCallback,
+    emit: EventCallback,
 ) -> EngineRun:
-    """Run the engine off the loop; a cancelled caller stops it and waits until it has stopped."""
+    """Run the engine in a thread; a cancelled caller stops it and waits until it has stopped."""
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
     def note(progress: EngineProgress) -> None:
         event = LocalProgress(
             job_id=job_id,
-            engine=candidate.engine.name,
+            engine=engine.name,
             done=round(progress.done),
             total=round(progress.total),
             label=progress.label,
             preview=progress.preview,
         )
-        loop.call_soon_threadsafe(tell, event)
+        loop.call_soon_threadsafe(emit, event)
 
     working = loop.create_task(
-        asyncio.to_thread(
-            candidate.engine.run, candidate.workflow, images, dest, on_progress=note, cancel=stop
-        )
+        asyncio.to_thread(engine.run, workflow, images, dest, on_progress=note, cancel=stop)
     )
     try:
         return await asyncio.shield(working)
@@ -251,9 +223,11 @@ async def _in_thread(
         raise
 
 
-def _result(run: EngineRun, job_id: str, tell: EventCallback) -> RunResult:
-    logger.info("done on this machine in %.1f s by %s (%s) %s", run.seconds, run.engine, run.device, run.note)
-    tell(Done(job_id=job_id, engine=run.engine, seconds=run.seconds, files=run.files))
+def _result(run: EngineRun, job_id: str, emit: EventCallback) -> RunResult:
+    logger.info(
+        "finished on this machine in %.1f s by %s (%s) %s", run.seconds, run.engine, run.device, run.note
+    )
+    emit(Done(job_id=job_id, engine=run.engine, seconds=run.seconds, files=run.files))
     return RunResult(
         files=run.files,
         engine=run.engine,
@@ -268,7 +242,7 @@ def _nothing_can(task: WorkflowTask, refusals: list[str], remote_error: XaloraEr
     lacks = "; ".join(refusals) or "there is no engine for it"
     if remote_error is None:
         return EngineError(
-            f"This machine can't do {task.describe()!r} ({lacks})",
+            f"This machine can't run {task.describe()!r} ({lacks})",
             next_step="Set XALORA_COMFYUI_URL to a ComfyUI server, or XALORA_UPSCALE_MODEL to a model file.",
         )
     return type(remote_error)(
@@ -278,5 +252,4 @@ def _nothing_can(task: WorkflowTask, refusals: list[str], remote_error: XaloraEr
         task_id=remote_error.task_id,
         job_id=remote_error.job_id,
         status_code=remote_error.status_code,
-        error_type=remote_error.error_type,
     )

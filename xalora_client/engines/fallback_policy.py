@@ -1,4 +1,4 @@
-"""Whether an error of the network lets this machine take over. No I/O."""
+"""The fallback policy: which errors of the network let this machine take over. No I/O."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _UNAVAILABLE = (
 _FAILURES = (TaskFailedError, TaskCanceledError, TaskTimeoutError)
 
 
-def is_out_of_sight(error: XaloraError) -> bool:
-    """Whether it is about a task that exists and goes on, whose status merely could not be read."""
+def is_status_unavailable(error: XaloraError) -> bool:
+    """Whether the task exists and runs on, and only its status could not be read."""
     return isinstance(error, NetworkError) and error.task_id is not None
 
 
 def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:
-    """Whether work that ended with ``error`` on the network is to be done on this machine instead.
+    """Whether a task that ended with ``error`` on the network runs on this machine instead.
 
-    A wrong key never falls back: it would hide a mistake that the user must know of.
+    A wrong key never falls back: the user must learn of that mistake.
     """
     if isinstance(error, AuthenticationError | ClientClosedError | EngineError):
         return False

@@ -1,4 +1,4 @@
-"""LANCZOS upscaling by Pillow: the last resort, which needs no model and no GPU. It invents no detail."""
+"""Engine that upscales by LANCZOS with Pillow: the last resort, without a model or a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEVICE = "CPU (LANCZOS)"
 
 
 class PillowEngine:
-    """Doubles images by LANCZOS, so that an upscaling task always has a result."""
+    """Doubles the size of images by LANCZOS, so that an upscaling task always has a result."""
 
     name = "pillow"
 

@@ -1,4 +1,4 @@
-"""Pixels of upscaling: the input decoded, and LANCZOS resampling by Pillow."""
+"""Input decoding and LANCZOS resampling for the upscaling engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decode_input(data: bytes) -> npt.NDArray[np.float32]:
     """Decode an input image to float32 ``[H, W, 3 or 4]`` in 0..1.
 
     Raises:
-        InputImageError: It is no image, or not a whole one.
+        InputImageError: It is no image, or incomplete.
     """
     try:
         return decode_image(data)
@@ -45,7 +45,7 @@ def lanczos_upscale(image: npt.NDArray[Any], factor: int = 2) -> npt.NDArray[np.
 
 
 def lanczos_resize(image: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float32]:
-    """Bring an image to a size by LANCZOS, in float precision.
+    """Resize an image by LANCZOS, in float precision.
 
     Args:
         image: float32 ``[H, W, C]``.

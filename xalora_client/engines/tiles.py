@@ -1,4 +1,4 @@
-"""How an image is cut into tiles: rectangles only, no pixels."""
+"""Tiles of an image, as rectangles without pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of an image, in its pixels; ``bottom`` and ``right`` are the first ones outside."""
+    """A rectangle of an image in pixels; ``bottom`` and ``right`` are exclusive."""
 
     top: int
     left: int
@@ -29,10 +29,10 @@ class Tile:
         return max(self.height, self.width)
 
     def widened(self, margin: int, height: int, width: int, align: int = 1) -> Tile:
-        """The tile with ``margin`` more pixels on every side that has them in an image of that size.
+        """The tile with up to ``margin`` more pixels on every side, within an image of that size.
 
-        Its corner stays on a multiple of ``align``, since some models work on blocks of pixels and give
-        another result for the same pixels at another place in the block.
+        Its corner stays on a multiple of ``align``: some models process blocks of pixels, and their result
+        depends on the position in the block.
         """
         return Tile(
             max(0, (self.top - margin) // align * align),

@@ -1,6 +1,7 @@
-"""Upscaling by a model file with torch and spandrel: CUDA, MPS or CPU, in tiles that fit the memory.
+"""Engine that upscales by a model file with torch and spandrel, on CUDA, MPS or CPU.
 
-Needs the extra ``xalora[local]``. torch is imported when an engine is first asked to work, never before.
+Images are cut into tiles that fit the memory. Needs the extra ``xalora[local]``; torch is imported at the
+first run.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigurationError, EngineError
+from ..errors import ConfigurationError
 from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
 from .base import (
-    LOCAL_MONEY,
     UPSCALER,
     Availability,
     EngineProgress,
     EngineRun,
     ProgressCallback,
+    local_error,
     only_image,
     raise_if_canceled,
     result_path,
@@ -39,17 +40,18 @@ logger = logging.getLogger("xalora_client.engines")
 
 NAME = "torch"
 
-INSTALL = 'Install it with: pip install "xalora[local]"'
+INSTALL = 'Install it with: pip install "xalora[local]".'
+CONFIGURE = "Set XALORA_UPSCALE_MODEL to one that exists."
 
 DEFAULT_TILE = 512
 SMALLEST_TILE = 32
-"""Tiles are halved on a lack of memory down to this side; below, the overlap would be most of the work."""
+"""Tiles are halved on a lack of memory down to this side; in smaller ones the overlap would dominate."""
 
 MARGINS = (8, 16, 24, 32, 48, 64)
 """The overlaps that :meth:`TorchUpscaler.measure_overlap` chooses from, in pixels of the input."""
 
-_PROBE_CORE = 16  # pixels whose surroundings are varied when the overlap is measured
-_PROBE_LIMIT = 0.1 / 255  # what the surroundings may change at most
+_PROBE_CORE = 16  # pixels of the patch whose surroundings are varied to measure the overlap
+_PROBE_LIMIT = 0.1 / 255  # the largest change by the surroundings
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,9 +63,9 @@ class TorchUpscaler:
         model_path: A single-image model that spandrel can load (.pth, .safetensors, ...).
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best there is.
         tile: Side of the largest tile in pixels of the input, without its overlap.
-        overlap: How far each tile reaches into its neighbours, in pixels of the input; what the model makes
-            of that part is dropped, so that seams come out as if there were none. None measures how far this
-            model looks, see :meth:`measure_overlap`.
+        overlap: How far each tile reaches into its neighbours, in pixels of the input; the result of that
+            part is dropped, so that no seams show. None measures it for this model, see
+            :meth:`measure_overlap`.
         half: Compute in 16 bits; None for yes on CUDA where the model supports it.
 
     Raises:
@@ -84,21 +86,11 @@ class TorchUpscaler:
         self.descriptor = _load(model_path, self.device)
         self.scale: int = self.descriptor.scale
         self._align: int = self.descriptor.size_requirements.multiple_of
-        self._tile = self._tile_of(tile)
-        self._overlap = self.measure_overlap() if overlap is None else overlap
+        self.tile = self._tile_of(tile)
+        self.overlap = self.measure_overlap() if overlap is None else overlap
         wants_half = self.device.type == "cuda" and self.descriptor.supports_half
         if wants_half if half is None else half:
             self.descriptor.half()
-
-    @property
-    def overlap(self) -> int:
-        """Pixels of the input by which tiles reach into their neighbours."""
-        return self._overlap
-
-    @property
-    def tile(self) -> int:
-        """Side of the largest tile that will be tried next: halved once for each lack of memory so far."""
-        return self._tile
 
     @property
     def device_name(self) -> str:
@@ -119,8 +111,8 @@ class TorchUpscaler:
 
         Args:
             image: float32 ``[H, W, 3 or 4]`` in 0..1; alpha is enlarged by LANCZOS.
-            factor: Bring the result to this many times the input's size by LANCZOS, whatever the model's own
-                factor; None leaves it as the model made it.
+            factor: Resize the result to this many times the input's size by LANCZOS; None keeps the model's
+                own factor.
             on_tile: Called with (tiles done, tiles in all); the latter grows when tiles are halved.
             cancel: When set, stops at the next tile.
 
@@ -141,11 +133,11 @@ class TorchUpscaler:
         return result
 
     def measure_overlap(self) -> int:
-        """How far the model looks: the smallest of :data:`MARGINS` beyond which nothing counts.
+        """The receptive field: the smallest of :data:`MARGINS` beyond which pixels have no effect.
 
         A patch of noise is upscaled with more and more of its surroundings, until more of them change its
-        middle by less than a tenth of an 8-bit step. Deep networks see farther in theory than in effect, and
-        what is theirs in effect depends on their weights, so it is measured and not counted.
+        middle by less than a tenth of an 8-bit step. The effective receptive field of a deep network is
+        smaller than the theoretical one and depends on its weights, so it is measured.
         """
         widest = MARGINS[-1]
         side = _PROBE_CORE + 2 * widest
@@ -170,15 +162,15 @@ class TorchUpscaler:
         cancel: threading.Event | None,
     ) -> None:
         whole = Tile(0, 0, *image.shape[:2])
-        # Such a model looks at the whole image and tiles by itself.
+        # Such a model takes the complete image and tiles it itself.
         tiles_itself = self.descriptor.tiling.name == "INTERNAL"
-        todo = deque([whole] if tiles_itself else whole.cut(self._tile, self._align))
+        todo = deque([whole] if tiles_itself else whole.cut(self.tile, self._align))
         done = 0
         while todo:
             raise_if_canceled(cancel, NAME)
             tile = todo[0]
             try:
-                pixels = self._upscale_tile(image, tile, self._overlap)
+                pixels = self._upscale_tile(image, tile, self.overlap)
             except RuntimeError as error:
                 if not _is_out_of_memory(self._torch, error):
                     raise
@@ -193,22 +185,21 @@ class TorchUpscaler:
                 done += 1
                 on_tile(done, done + len(todo))
                 continue
-            # Only here, after the handler, the failed tile's memory is no longer referred to.
+            # After the handler, nothing refers to the failed tile's memory any more.
             self._halve(tile, reason)
-            todo = deque(part for left in todo for part in left.cut(self._tile, self._align))
+            todo = deque(part for left in todo for part in left.cut(self.tile, self._align))
 
     def _halve(self, tile: Tile, reason: str) -> None:
         if self.device.type == "cuda":
             self._torch.cuda.empty_cache()
-        half = self._tile_of(min(self._tile, tile.side) // 2)
+        half = self._tile_of(min(self.tile, tile.side) // 2)
         if half < SMALLEST_TILE or half >= tile.side:
-            raise EngineError(
+            raise local_error(
                 f"The memory of {self.device_name} does not suffice for a tile of {tile.side} px ({reason})",
-                money=LOCAL_MONEY,
-                next_step="Close what else uses it, or take a smaller model.",
+                "Close other programs that use it, or take a smaller model.",
             )
         logger.info("out of memory at a tile of %d pixels, trying %d", tile.side, half)
-        self._tile = half
+        self.tile = half
 
     def _tile_of(self, side: int) -> int:
         return max(self._align, side // self._align * self._align)
@@ -224,7 +215,7 @@ class TorchUpscaler:
     def _infer(self, pixels: Floats) -> Floats:
         torch = self._torch
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-        # A model for gray images takes the three channels as three images.
+        # A model for gray images gets the three channels as three images.
         is_gray = self.descriptor.input_channels == 1
         tensor = tensor[:, None] if is_gray else tensor[None]
         tensor = tensor.to(self.device, self.descriptor.dtype)
@@ -242,27 +233,19 @@ class TorchEngine:
     """Upscales with a model file on this machine's own device.
 
     Args:
-        model_path: The model file; None makes the engine unavailable, which is all that it then says.
-        device, tile, overlap, half: See :class:`TorchUpscaler`.
+        model_path: The model file; None makes the engine unavailable.
+        **options: Of :class:`TorchUpscaler`.
     """
 
     name = NAME
     factor = 2
-    """How many times wider and higher results are, as the network's upscaler makes them."""
+    """How many times wider and higher results are, as on the network."""
 
-    def __init__(
-        self,
-        model_path: Path | str | None,
-        *,
-        device: str | None = None,
-        tile: int = DEFAULT_TILE,
-        overlap: int | None = None,
-        half: bool | None = None,
-    ) -> None:
-        self._model_path = Path(model_path).expanduser() if model_path is not None else None
-        self._options: dict[str, Any] = {"device": device, "tile": tile, "overlap": overlap, "half": half}
+    def __init__(self, model_path: Path | None, **options: Any) -> None:
+        self._model_path = model_path
+        self._options = options
         self._upscaler: TorchUpscaler | None = None
-        # One image at a time: two would only compete for the same memory.
+        # One image at a time: two would compete for the same memory.
         self._lock = threading.Lock()
 
     def can_run(self, workflow: BoundWorkflow) -> bool:
@@ -275,9 +258,9 @@ class TorchEngine:
         if missing:
             return Availability(False, f"{' and '.join(missing)} not installed. {INSTALL}")
         if self._model_path is None:
-            return Availability(False, "No model file is configured. Set XALORA_UPSCALE_MODEL to one.")
+            return Availability(False, f"No model file is configured. {CONFIGURE}")
         if not self._model_path.is_file():
-            return Availability(False, f"The model file {self._model_path} is missing.")
+            return Availability(False, f"The model file {self._model_path} is missing. {CONFIGURE}")
         return Availability(True, device=self._upscaler.device_name if self._upscaler else "")
 
     def run(
@@ -292,10 +275,9 @@ class TorchEngine:
         """See :meth:`.base.LocalEngine.run`. The result is a PNG of exactly twice the size, alpha kept."""
         started = time.monotonic()
         raise_if_canceled(cancel, NAME)
-        if self._model_path is None:
-            raise ConfigurationError(
-                "The torch engine has no model file", next_step="Set XALORA_UPSCALE_MODEL to one."
-            )
+        model_path, available = self._model_path, self.available()
+        if model_path is None or not available:
+            raise ConfigurationError(available.reason)
         image = decode_input(only_image(images, NAME))
 
         def on_tile(done: int, total: int) -> None:
@@ -304,20 +286,13 @@ class TorchEngine:
 
         with self._lock:
             if self._upscaler is None:
-                self._upscaler = _load_upscaler(self._model_path, self._options)
+                self._upscaler = TorchUpscaler(model_path, **self._options)
             upscaler = self._upscaler
             result = upscaler.upscale(image, factor=self.factor, on_tile=on_tile, cancel=cancel)
         path = write_result(result_path(dest, 0, ".png"), encode_png(result))
-        note = f"Upscaled with {self._model_path.name} ({upscaler.scale}x"
-        note += ")." if upscaler.scale == self.factor else f", brought to {self.factor}x by LANCZOS)."
+        note = f"Upscaled with {model_path.name} ({upscaler.scale}x"
+        note += ")." if upscaler.scale == self.factor else f", resized to {self.factor}x by LANCZOS)."
         return EngineRun((path,), NAME, upscaler.device_name, time.monotonic() - started, note)
-
-
-def _load_upscaler(model_path: Path, options: Mapping[str, Any]) -> TorchUpscaler:
-    upscaler = TorchUpscaler(model_path, **options)
-    if upscaler.scale < 2:
-        raise _no_model(model_path, "it restores images without enlarging them")
-    return upscaler
 
 
 def _import_torch() -> Any:
@@ -326,7 +301,7 @@ def _import_torch() -> Any:
         import torch
     except ImportError as error:
         raise ConfigurationError(
-            f"Upscaling on this machine needs {error.name}, which is not installed", next_step=f"{INSTALL}."
+            f"Upscaling on this machine needs {error.name}, which is not installed", next_step=INSTALL
         ) from error
     return torch
 
@@ -334,21 +309,18 @@ def _import_torch() -> Any:
 def _load(model_path: Path, device: Any) -> Any:
     import spandrel
 
-    if not model_path.is_file():
-        raise ConfigurationError(
-            f"The model file {model_path} is missing",
-            next_step="Set XALORA_UPSCALE_MODEL to one that exists.",
-        )
     try:
-        # spandrel's own loader refuses pickles that hold more than tensors.
+        # spandrel's loader refuses pickles that contain more than tensors.
         descriptor = spandrel.ModelLoader().load_from_file(model_path)
     except Exception as error:
-        # Every architecture fails in its own way on a file that is not its.
+        # Each architecture raises other errors for a file that does not fit.
         raise _no_model(model_path, f"{type(error).__name__}: {error}".splitlines()[0]) from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise _no_model(model_path, "it needs a mask besides the image")
     if descriptor.input_channels not in (1, 3) or descriptor.output_channels != descriptor.input_channels:
         raise _no_model(model_path, f"it takes images of {descriptor.input_channels} channels")
+    if descriptor.scale < 2:
+        raise _no_model(model_path, "it restores images without enlarging them")
     return descriptor.to(device).eval()
 
 
@@ -366,7 +338,7 @@ def _best_device(torch: Any) -> str:
 
 
 def _is_out_of_memory(torch: Any, error: RuntimeError) -> bool:
-    """Whether the memory did not suffice; MPS and the CPU say so in words only."""
+    """Whether the memory did not suffice; MPS and the CPU raise a plain RuntimeError."""
     if isinstance(error, getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)):
         return True
     text = str(error).lower()

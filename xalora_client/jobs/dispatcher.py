@@ -1,260 +1,399 @@
-"""From a task to its job: the journal says whether to send the work, join it, or take it up."""
+"""From a task to its job: the journal says whether to send it, join it, or give out its kept result."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from time import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-import aiohttp
-
+from ..concurrency import run_in_thread
 from ..config import Credentials, IfUnknown, Settings
-from ..errors import AmbiguousCreateError, ClientClosedError, JournalError
+from ..errors import (
+    STILL_RETRIEVABLE,
+    ClientClosedError,
+    JournalError,
+    ResultDownloadError,
+)
+from ..events import Done, EventCallback
+from ..journal import BusyJournalError, Claim, Event, Journal, Record, Work, busy_error
+from ..journal.records import without_queries
+from ..journal.results_folder import digest_of
+from ..journal.rules import Ending, Happened, Phase
+from ..network.answers import failure_reason
 from ..network.sequencer import Network
-from ..network.status import is_terminal
-from ..polling.durations import usual_span
+from ..network.status import FAILED, FINISHED, is_terminal
+from ..polling.pacing import Pacing
 from ..polling.schedule import PollSchedule
 from ..polling.task_kind import TaskKind
 from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
+from ..tasks import WorkflowTask
 from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
-from .async_journal import AsyncJournal
-from .fetching import Fetcher
-from .job import CANCEL_ON_EXIT_SECONDS, WITHDRAW_SECONDS, Job
+from . import messages
+from .callers import Caller
+from .cancellation import CANCEL_SECONDS
+from .job import Job, Tools, release_with
 from .preparation import PreparedTask, credentials_of, prepare
-from .uploads import Uploads
 
-if TYPE_CHECKING:
-    from ..journal import Record
-    from ..tasks import WorkflowTask
-
-logger = logging.getLogger("xalora_client")
+T = TypeVar("T")
 
 CLOSED_BEFORE = "The client was closed before the task was sent"
+
+PATIENCE_SECONDS = 30.0
+"""How long a journal that another program holds is waited for before a task is sent."""
+
+KEPT_SECONDS = 0.5
+"""How long a held journal is waited for before a kept result is looked for by reading alone."""
+
+CLOSING_SECONDS = 3.0
+"""How long answers about creates and cancels that are out are waited for when the client closes."""
 
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
 
 
 @dataclass(frozen=True)
-class Booking:
-    """A caller's place on a job, or the kept result that makes one needless.
+class ClaimOptions:
+    """What may answer a task instead of a new one; see `journal.rules.choose`.
 
-    ``cancel_was_asked`` tells that the job's task was to be canceled before this caller came, and that the
-    network has not confirmed it.
+    Args:
+        among: Ids of tasks that may answer whatever was delivered before.
     """
 
-    record_id: int | None
-    job: Job | None = None
-    cancel_was_asked: bool = False
-    kept: RunResult | None = None
-    kept_lease: str = ""
+    reuse: bool = False
+    again: bool = False
+    among: AbstractSet[str] = frozenset()
+    if_unknown: IfUnknown = "stop"
 
 
 class Dispatcher:
-    """Knows every job of this process.
+    """Knows every job of a client.
 
     Args:
-        network: The sequencer.
-        journal: The journal, kept going when it fails.
-        session: For downloads; it never carries a key.
+        tools: What all jobs share.
         delivery: How local images reach a miner.
         settings: The client's settings.
         credentials: The client's own, None where no key is set.
     """
 
     def __init__(
-        self,
-        network: Network,
-        journal: AsyncJournal,
-        session: aiohttp.ClientSession,
-        delivery: ImageDelivery,
-        settings: Settings,
-        credentials: Credentials | None,
+        self, tools: Tools, delivery: ImageDelivery, settings: Settings, credentials: Credentials | None
     ) -> None:
-        self.journal = journal
-        self.uploads = Uploads()
-        self._network = network
-        self._fetcher = Fetcher(network, journal, session, settings.result_base_url)
+        self.journal: Journal = tools.journal
+        self.network: Network = tools.network
+        self._tools = tools
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
         # Half the cores, the rest is for sending: were a batch prepared at once, its first task would be
         # sent with its last.
         self._preparing = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self._jobs: dict[int, Job] = {}
-        self._loose: set[Job] = set()
+        self._jobs: dict[int | str, Job] = {}
         self._kinds: WeakValueDictionary[str, TaskKind] = WeakValueDictionary()
         self._task_credentials: dict[str, Credentials] = {}
-        self._landings: set[asyncio.Task[None]] = set()
-        self._seats = 0
-        self._all_left = asyncio.Event()
         self._closed = False
 
-    # --- finding the job -------------------------------------------------------------------------------
+    # --- callers ------------------------------------------------------------------------------------------
 
-    async def book(
+    def caller(
         self,
         task: WorkflowTask,
+        options: ClaimOptions,
         *,
-        reuse: bool,
-        if_unknown: IfUnknown,
-        reuse_among: AbstractSet[str] = frozenset(),
-        schedule: PollSchedule | None = None,
-    ) -> Booking:
-        """A place on the job that does this work, or the kept result of it.
+        deadline: float | None = None,
+        wants_files: bool = True,
+        on_event: EventCallback | None = None,
+        cancels: Callable[[], bool] = lambda: True,
+        interval: float | None = None,
+    ) -> Caller:
+        """A caller of the job that does this task; `async with` joins it and leaves it.
 
-        Raises:
-            AmbiguousCreateError: An earlier create of the same work has an unknown outcome.
+        Args:
+            deadline: Until when to wait for the journal, on the monotonic clock.
+            wants_files: Whether the result's files are wanted on this disk.
+            cancels: Whether a cancelled caller cancels the remote task; asked at that time.
+            interval: Seconds between two polls; None adapts them to the task.
+
+        Raises (when entered):
+            AmbiguousCreateError: The outcome of an earlier create of the same task is not known.
             ClientClosedError: The client was closed meanwhile.
-            XaloraError: The task can't be prepared.
+            TaskTimeoutError: The deadline came first; nothing was sent.
+            XaloraError: The task can't be prepared, or can't be remembered.
         """
-        async with self._preparing:
-            prepared = await prepare(task, self._credentials, self._settings.sequencer_url)
-        kind = await self._kind(prepared.kind)
-        usual = usual_span(kind.past_runs)
-        while True:
-            try:
-                claim = await self.journal.claim(
-                    prepared, self._settings.sequencer_url, reuse, reuse_among, if_unknown
-                )
-            except JournalError:
-                if self._closed:
-                    raise ClientClosedError(CLOSED_BEFORE) from None
-                raise
-            # Until somebody answers for the lease nothing is awaited: a caller cancelled there would take
-            # it along, and nobody could ever send this work again.
-            if self._closed:
-                await self.journal.leave(claim.lease)
-                raise ClientClosedError(CLOSED_BEFORE)
-            record = claim.record
-            if claim.action == "unknown":
-                raise _outcome_unknown(record)
-            if claim.action == "kept":
-                return Booking(record.id, kept=_kept_result(record), kept_lease=claim.lease)
-            under_way = self._jobs.get(record.id)
-            if under_way is None or under_way.ended:
-                job = self._new_job(prepared, record, claim.lease, schedule, kind, usual)
-                self._jobs[record.id] = job
-                if claim.action == "send":
-                    self._send(job, prepared)
-                elif record.task_id is None:
-                    job.begin_waiting_for_owner()
-                job.cancel_was_asked = claim.cancel_was_asked
-                return self._seat(job)
-            under_way.give_back(claim.lease)
-            if not under_way.withdrawn:
-                under_way.cancel_was_asked |= claim.cancel_was_asked
-                return self._seat(under_way)
-            # Somebody has just given this work up. Once that is through, the journal says what is left of it.
-            if not await under_way.landed(WITHDRAW_SECONDS):
-                reuse, reuse_among = False, frozenset()
+        prepared: PreparedTask | None = None
 
-    async def take_up(
+        async def find() -> tuple[Job, bool]:
+            nonlocal prepared
+            if prepared is None:
+                prepared = await self._prepare(task, deadline)
+            return await self._job_for(prepared, options, deadline, interval)
+
+        return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=True)
+
+    def caller_of(
         self,
         task_id: str,
+        *,
         credentials: Credentials | None = None,
-        schedule: PollSchedule | None = None,
-    ) -> Booking:
-        """A place on the job of a task that was submitted before, here or anywhere.
+        wants_files: bool = True,
+        on_event: EventCallback | None = None,
+        cancels: Callable[[], bool] = lambda: False,
+        interval: float | None = None,
+    ) -> Caller:
+        """A caller of the job of a task that was submitted before, here or anywhere.
 
-        Raises:
+        Raises (when entered):
             MissingKeyError: No key is known to ask with.
         """
-        record = await self.journal.record_of_task(task_id, self._settings.sequencer_url)
-        job = self._job_of(record, task_id)
-        if job is not None:
-            return self._seat(job)
+
+        async def find() -> tuple[Job, bool]:
+            return await self._job_of_task(task_id, credentials, interval), False
+
+        return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=False)
+
+    # --- finding the job ----------------------------------------------------------------------------------
+
+    async def _prepare(self, task: WorkflowTask, deadline: float | None) -> PreparedTask:
+        async with self._preparing:
+            return await _before(
+                prepare(task, self._credentials, self._settings.sequencer_url),
+                deadline,
+                lambda waited: messages.not_sent_in_time(None, waited),
+            )
+
+    async def _job_for(
+        self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None, interval: float | None
+    ) -> tuple[Job, bool]:
+        """The job of the record that answers, and whether a cancel of its task is under way."""
+        kind = await self._kind(prepared.kind)
+        claim = await self._claim(prepared, options, deadline)
+        is_whole = claim.action == "kept" and await self._check(claim.record, claim.lease)
+        # Until a job answers for the lease nothing is awaited: a caller cancelled there would take it along.
+        record = claim.record
+        if self._closed:
+            self.journal.leave(claim.lease)
+            raise ClientClosedError(CLOSED_BEFORE)
+        if claim.action == "unknown":
+            raise messages.outcome_unknown(record)
+        asked_at = record.cancel_requested_at
+        is_canceled = asked_at is not None and time() - asked_at < CANCEL_SECONDS
+        under_way = self._under_way(record.id)
+        if under_way is not None:
+            under_way.take_lease(claim.lease)
+            return under_way, is_canceled
+        job = self._new_job(record, claim.lease, prepared.credentials, kind, interval)
+        if claim.action == "kept":
+            return self._give_out(job, record, claim.lease, is_whole), False
+        sent = prepared if claim.action == "send" else None
+        job.begin(sent, self._delivery, _lifetime(prepared.task.timeout_seconds))
+        return job, is_canceled
+
+    async def _job_of_task(
+        self, task_id: str, credentials: Credentials | None, interval: float | None
+    ) -> Job:
+        url = self._settings.sequencer_url
+        record = await self._read(lambda: self.journal.by_task_id(task_id, url))
+        under_way = self._with_task_id(task_id) or (record and self._under_way(record.id))
+        if under_way:
+            return under_way
         credentials = credentials or self.credentials_for(task_id)
         kind = await self._kind(record.work.kind) if record is not None else TaskKind()
-        lease = await self.journal.hold(record.id) if record is not None else ""
-        if record is not None and record.files and all(file.exists() for file in record.files):
-            return Booking(record.id, kept=_kept_result(record), kept_lease=lease)
-        job = self._job_of(record, task_id)
-        if job is not None:
-            job.give_back(lease)
-            return self._seat(job)
-        job = Job(
-            self._network,
-            self.journal,
-            self._fetcher.fetch,
-            self.uploads,
-            credentials=credentials,
-            job_id=record.job_id if record is not None else task_id,
-            record_id=record.id if record is not None else None,
-            lease=lease,
-            schedule=schedule or PollSchedule(kind.past_runs),
-            kind=kind,
-            outage_limit=self._settings.outage_limit,
-            task_id=task_id,
-            submitted_ago=_seconds_since_submission(record),
-        )
-        if record is not None:
-            self._jobs[record.id] = job
-        else:
-            self._loose.add(job)
-        return self._seat(job)
-
-    def _seat(self, job: Job) -> Booking:
-        job.waiters += 1
-        self._seats += 1
-        self._all_left.clear()
-        return Booking(job.record_id, job, cancel_was_asked=job.cancel_was_asked)
-
-    def _job_of(self, record: Record | None, task_id: str) -> Job | None:
-        """The job that follows a task, unless it has ended or been given up."""
-        job = self._jobs.get(record.id) if record is not None else self._with_task_id(task_id)
-        return None if job is None or job.ended or job.withdrawn else job
-
-    def _with_task_id(self, task_id: str) -> Job | None:
-        jobs = (*self._jobs.values(), *self._loose)
-        return next((job for job in jobs if job.task_id == task_id), None)
+        lease = await self._lease(record)
+        is_whole = record is not None and bool(record.files) and await self._check(record, lease)
+        if (under_way := self._with_task_id(task_id)) is not None:
+            self.journal.leave(lease)
+            return under_way
+        job = self._new_job(record, lease, credentials, kind, interval, task_id)
+        if record is not None and record.files:
+            return self._give_out(job, record, lease, is_whole)
+        job.begin(None, self._delivery, 0.0)
+        return job
 
     def _new_job(
         self,
-        prepared: PreparedTask,
-        record: Record,
+        record: Record | None,
         lease: str,
-        schedule: PollSchedule | None,
+        credentials: Credentials,
         kind: TaskKind,
-        usual_seconds: tuple[float, float] | None,
+        interval: float | None,
+        task_id: str | None = None,
     ) -> Job:
-        return Job(
-            self._network,
-            self.journal,
-            self._fetcher.fetch,
-            self.uploads,
-            credentials=prepared.credentials,
-            job_id=record.job_id,
-            record_id=record.id,
+        schedule = PollSchedule(kind.past_runs) if interval is None else PollSchedule(interval=interval)
+        pacing = Pacing(schedule, kind)
+        if record is not None and record.submitted_at is not None:
+            pacing.submitted(max(0.0, time() - record.submitted_at))
+        job = Job(
+            self._tools,
+            credentials=credentials,
+            job_id=record.job_id if record is not None else task_id or "",
+            record_id=None if record is None else record.id,
             lease=lease,
-            schedule=schedule or PollSchedule(kind.past_runs),
-            kind=kind,
-            outage_limit=self._settings.outage_limit,
-            usual_seconds=usual_seconds,
-            in_doubt=record.in_doubt,
-            task_id=record.task_id,
-            submitted_ago=_seconds_since_submission(record),
+            pacing=pacing,
+            task_id=task_id or (record.task_id if record is not None else None),
+            in_doubt=record is not None and record.in_doubt,
         )
+        if credentials != self._credentials:
+            job.accepted.add_done_callback(lambda accepted: self._remember(accepted, credentials))
+        key = job.job_id if record is None else record.id
+        self._jobs[key] = job
+        # A job that has ended is not kept: with it its result, and its lease, would stay.
+        job.fetched.add_done_callback(lambda _: self._forget(key, job))
+        return job
+
+    def _forget(self, key: int | str, job: Job) -> None:
+        if self._jobs.get(key) is job:
+            del self._jobs[key]
+
+    def _remember(self, accepted: asyncio.Future[str], credentials: Credentials) -> None:
+        """Whose key a task with a key of its own is asked about with."""
+        if not accepted.cancelled() and accepted.exception() is None:
+            self._task_credentials[accepted.result()] = credentials
+
+    async def _check(self, record: Record, lease: str) -> bool:
+        """Whether the kept files are as they were when they came; damaged ones are removed.
+
+        A caller that is cancelled here drops the lease: no job answers for it yet.
+        """
+        try:
+            is_whole = await run_in_thread(lambda: _is_whole(record))
+            if not is_whole:
+                # So that nobody takes them for those of a process whose note was lost.
+                await run_in_thread(lambda: _remove(record.files))
+        except BaseException:
+            self.journal.leave(lease)
+            raise
+        return is_whole
+
+    def _give_out(self, job: Job, record: Record, lease: str, is_whole: bool) -> Job:
+        """Have the kept files answer if they are whole; else they are fetched anew."""
+        if is_whole:
+            self._jobs.pop(record.id, None)
+            job.pacing.stop()
+            result = _kept_result(record)
+            release_with(result, self.journal, lease)
+            job.fetched.set_result(result)
+            job.state = replace(job.state, phase=Phase.DONE, ending=Ending.RESULT, is_seen=True)
+            if record.task_id is not None:
+                job.accepted.set_result(record.task_id)
+                job.answered.set_result(WorkflowTaskResult(record.task_id, "finished", record.result))
+            job.events.emit(_done_again(result))
+            return job
+        self.journal.note(record.id, Event.FILES_GONE)
+        if record.task_id is None:
+            job.tell(Happened.NO_FILES)
+            raise ResultDownloadError(
+                f"The kept result of job {record.job_id} was damaged or removed",
+                money=STILL_RETRIEVABLE,
+                next_step="Run the task again.",
+                job_id=record.job_id,
+            )
+        job.begin(None, self._delivery, 0.0)
+        return job
+
+    def _under_way(self, record_id: int) -> Job | None:
+        job = self._jobs.get(record_id)
+        if job is not None and job.is_done:
+            del self._jobs[record_id]
+            return None
+        return job
+
+    def _with_task_id(self, task_id: str) -> Job | None:
+        return next((job for job in self._live() if job.task_id == task_id), None)
+
+    def _live(self) -> Iterator[Job]:
+        for key, job in list(self._jobs.items()):
+            if job.is_done:
+                self._jobs.pop(key, None)
+            else:
+                yield job
+
+    async def _claim(self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None) -> Claim:
+        """The journal's answer.
+
+        A journal that can be read only, or that another program holds, still gives out a kept result.
+
+        Raises:
+            JournalError: It can't be written: nothing may be sent that could not be remembered.
+            TaskTimeoutError: Another program held it until the deadline.
+        """
+        patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
+        work = _work(prepared, self._settings.sequencer_url)
+        how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
+        claiming = self.journal.claim(
+            work, job_id=prepared.job_id, if_unknown=options.if_unknown, patience=max(0.0, patience), **how
+        )
+        look = lambda: self.journal.kept_result(work, **how)  # noqa: E731
+        began, has_looked = monotonic(), False
+        try:
+            answer = asyncio.wrap_future(claiming)
+            await asyncio.wait({answer}, timeout=min(KEPT_SECONDS, max(0.0, patience)))
+            if not answer.done():
+                has_looked = True
+                if (kept := await self._read(look)) is not None:
+                    self._withdraw(claiming)
+                    return kept
+                await asyncio.wait({answer}, timeout=max(0.0, began + patience - monotonic()))
+            if answer.done():
+                return answer.result()
+            raise busy_error(self.journal.path)
+        except JournalError as error:
+            self._withdraw(claiming)
+            if not has_looked and (kept := await self._read(look)) is not None:
+                return kept
+            if isinstance(error, BusyJournalError) and deadline is not None and monotonic() >= deadline - 0.2:
+                why = f", since another program holds the journal {self.journal.path}"
+                raise messages.not_sent_in_time(prepared.job_id, patience, why) from error
+            raise
+        except asyncio.CancelledError:
+            self._withdraw(claiming)
+            raise
+
+    def _withdraw(self, claiming: Future[Claim] | Future[str]) -> None:
+        """Take a claim, or a lease, back; where it was given already, nobody holds it any more."""
+
+        def leave(decided: Future[Any]) -> None:
+            if not decided.cancelled() and decided.exception() is None:
+                given = decided.result()
+                self.journal.leave(given.lease if isinstance(given, Claim) else given)
+
+        if not claiming.cancel():
+            claiming.add_done_callback(leave)
+
+    async def _lease(self, record: Record | None) -> str:
+        if record is None:
+            return ""
+        holding = self.journal.hold(record.id, patience=KEPT_SECONDS)
+        try:
+            return await asyncio.wrap_future(holding)
+        except JournalError:
+            return ""
+        except asyncio.CancelledError:
+            self._withdraw(holding)
+            raise
 
     async def _kind(self, name: str) -> TaskKind:
         kind = self._kinds.get(name)
         if kind is None:
             # Of several that ask at once, all wait for what is known, and the first one's are everybody's.
-            kind = self._kinds.setdefault(name, TaskKind(await self.journal.past_runs(name)))
+            runs = await self._read(lambda: self.journal.past_runs(name)) or []
+            kind = self._kinds.setdefault(name, TaskKind(runs))
         return kind
 
-    def _send(self, job: Job, prepared: PreparedTask) -> None:
-        timeout = prepared.task.timeout_seconds
-        # Without a timeout of its own a task may be queued for days, whatever time its caller waits. What is
-        # uploaded is deleted at the task's end, however long it could be read.
-        lifetime = timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
-        job.begin_create(prepared, self._delivery, lifetime)
+    async def _read(self, reading: Callable[[], T | None]) -> T | None:
+        """What the journal says; None where it can't be read."""
+        try:
+            return await run_in_thread(reading)
+        except JournalError:
+            return None
+
+    # --- tasks by their ids -------------------------------------------------------------------------------
 
     def credentials_for(self, task_id: str, task: WorkflowTask | None = None) -> Credentials:
         """Whose key polls and cancels this task.
@@ -269,67 +408,128 @@ class Dispatcher:
             return job.credentials
         return self._task_credentials.get(task_id) or self._settings.credentials()
 
-    # --- leaving ------------------------------------------------------------------------------------------
+    async def query(self, task_id: str, task: WorkflowTask | None = None) -> WorkflowTaskResult:
+        """Ask once for a task's status, and note how it ended if it has.
 
-    async def leave(self, booking: Booking) -> None:
-        """Give a place back. The last to leave takes the job down; the remote task is not touched.
-
-        A create or a cancel that is out goes on without the caller until its answer is noted.
+        Raises:
+            NetworkError: The status could not be read.
         """
-        job = booking.job
-        if job is None:
-            await self.journal.leave(booking.kept_lease)
-            return
-        job.waiters -= 1
-        self._seats -= 1
-        if not self._seats:
-            self._all_left.set()
-        if job.task_id is not None and job.credentials != self._credentials:
-            self._task_credentials[job.task_id] = job.credentials
-        if job.waiters == 0:
-            landing = asyncio.get_running_loop().create_task(self._land(job))
-            self._landings.add(landing)
-            landing.add_done_callback(self._landings.discard)
-            if not job.is_busy:
-                await asyncio.shield(landing)
+        answer = await self.network.query(self.credentials_for(task_id, task), task_id)
+        await self._note_end(answer)
+        return answer
 
-    async def _land(self, job: Job) -> None:
-        await job.landed()
-        if job.waiters:
-            return
-        self._loose.discard(job)
-        if job.record_id is not None and self._jobs.get(job.record_id) is job:
-            del self._jobs[job.record_id]
-        await job.close()
-        if job.result is not None:
-            self.journal.hold_while(job.result, job.lease)
-        else:
-            await self.journal.leave(job.lease)
+    async def cancel(self, task_id: str, task: WorkflowTask | None = None) -> dict[str, str]:
+        """Have a task canceled, whoever waits for it: ``{task_id, msg}``.
 
-    async def note_end(self, answer: WorkflowTaskResult) -> None:
-        """Write down what an answer says of a task's end, if it has ended, and clean up after it."""
+        Raises:
+            NetworkError: The cancel is refused, or not confirmed; the task may run on.
+        """
+        credentials = self.credentials_for(task_id, task)
+        async with self.caller_of(task_id, credentials=credentials, wants_files=False) as caller:
+            return await caller.cancel_by_order()
+
+    async def _note_end(self, answer: WorkflowTaskResult) -> None:
         if not is_terminal(answer.status):
             return
-        record = await self.journal.record_of_task(answer.task_id, self._settings.sequencer_url)
+        url = self._settings.sequencer_url
+        record = await self._read(lambda: self.journal.by_task_id(answer.task_id, url))
         if record is not None:
-            await self.journal.settle(record.id, answer)
-            await self.uploads.discard(record.job_id)
+            event, values = end_of(answer)
+            self.journal.note(record.id, event, **values)
+            await self._tools.uploads.discard(record.job_id)
 
-    def poke(self, task_id: str) -> None:
-        """Ask for a task's status now, wherever it is waited for."""
-        for job in (*self._jobs.values(), *self._loose):
-            if job.task_id == task_id:
-                job.poke()
+    # --- closing ------------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Take all jobs down; those who wait are told so by a ClientClosedError."""
+    async def close(self, *, cancel: bool = False) -> None:
+        """End all jobs; those who wait are told so by a ClientClosedError.
+
+        Args:
+            cancel: Have their tasks canceled first, for at most 3 s, unless other processes wait for them.
+        """
         self._closed = True
-        jobs = [*self._jobs.values(), *self._loose]
-        await asyncio.gather(*(job.close() for job in jobs))
-        if self._seats:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._all_left.wait(), CANCEL_ON_EXIT_SECONDS)
-        await asyncio.gather(*self._landings, return_exceptions=True)
+        jobs = list(self._live())
+        if cancel:
+            await asyncio.gather(*(job.cancel(Happened.ALL_LEAVE, CLOSING_SECONDS) for job in jobs))
+        await self.until_quiet()
+        for job in jobs:
+            job.tell(Happened.CLOSED)
+        # Those who waited leave before the journal is closed.
+        await asyncio.sleep(0)
+
+    async def until_quiet(self) -> None:
+        """Wait for answers about creates and cancels that are out; at most 3 s."""
+        await asyncio.gather(*(job.until_quiet(CLOSING_SECONDS) for job in self._live()))
+
+
+def end_of(answer: WorkflowTaskResult) -> tuple[Event, dict[str, Any]]:
+    """How the journal notes the end of a task."""
+    if answer.status == FINISHED:
+        return Event.FINISHED, {"result": answer.result}
+    if answer.status == FAILED:
+        return Event.FAILED, {"error": failure_reason(answer.result)}
+    return Event.CANCELED, {}
+
+
+async def _before(
+    coroutine: Coroutine[Any, Any, T], deadline: float | None, late: Callable[[float], Exception]
+) -> T:
+    """The coroutine's value before a deadline.
+
+    Raises:
+        Exception: What `late` makes of the seconds there were, where the deadline came first.
+    """
+    if deadline is None:
+        return await coroutine
+    began = monotonic()
+    working = asyncio.ensure_future(coroutine)
+    try:
+        await asyncio.wait({working}, timeout=max(0.0, deadline - began))
+        if working.done():
+            return working.result()
+        raise late(deadline - began)
+    finally:
+        working.cancel()
+
+
+def _work(prepared: PreparedTask, sequencer_url: str) -> Work:
+    task = prepared.task
+    # No pixels, and no query of an address, which may sign it.
+    details = {n: without_queries(v) for n, v in prepared.parameters.items() if n not in prepared.images}
+    return Work(
+        fingerprint=prepared.fingerprint,
+        sequencer_url=sequencer_url,
+        consumer_id=prepared.credentials.consumer_id,
+        task_type=task.kind_of_task,
+        workflow_id=task.workflow_id,
+        kind=prepared.kind,
+        label=task.describe(),
+        seeded=task.repeatable,
+        own_key=task.api_key is not None,
+        details=details,
+    )
+
+
+def _lifetime(timeout: float | None) -> float:
+    # Without a timeout of its own a task may be queued for days, whatever time its caller waits. What is
+    # uploaded is deleted at the task's end, however long it could be read.
+    return timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether the kept files are as they were when they were fetched. Blocking: it reads them."""
+    try:
+        return all(
+            not digest or digest_of(file) == digest
+            for file, digest in zip(record.files, record.digests, strict=True)
+        )
+    except OSError:
+        return False
+
+
+def _remove(files: Sequence[Path]) -> None:
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _kept_result(record: Record) -> RunResult:
@@ -344,21 +544,16 @@ def _kept_result(record: Record) -> RunResult:
             queued=record.queued_seconds, running=record.running_seconds, total=record.total_seconds
         ),
         reused=True,
+        record_id=record.id,
     )
 
 
-def _seconds_since_submission(record: Record | None) -> float:
-    if record is None or record.submitted_at is None:
-        return 0.0
-    return max(0.0, time() - record.submitted_at)
-
-
-def _outcome_unknown(record: Record) -> AmbiguousCreateError:
-    return AmbiguousCreateError(
-        f"An earlier create of the same work (job {record.job_id}) went out and its outcome "
-        "was never learned",
-        money="That task may exist and be charged, so nothing was sent now.",
-        next_step='Look for the job in your account. Then choose: if_unknown="resend" sends it again under '
-        'the same job id, "forget" pays for a new one (`--if-unknown resend|forget`).',
-        job_id=record.job_id,
+def _done_again(result: RunResult) -> Done:
+    return Done(
+        job_id=result.job_id,
+        task_id=result.task_id,
+        engine=result.engine,
+        seconds=0.0,
+        files=result.files,
+        reused=True,
     )

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING
 
 import aiohttp
 
+from ..concurrency import run_in_thread
 from ..errors import (
     STILL_RETRIEVABLE,
+    JournalError,
     NetworkError,
     ResultDownloadError,
     ResultError,
     ResultFormatError,
     ResultLocationError,
+    ResultMissingError,
 )
 from ..events import Downloading
+from ..journal import Event, Journal
 from ..network.answers import resolve_reference, result_references
 from ..network.sequencer import Network
 from ..network.status import FINISHED, is_terminal
 from ..results import WorkflowTaskResult
-from .async_journal import AsyncJournal
 
 if TYPE_CHECKING:
     from .job import Job
 
 logger = logging.getLogger("xalora_client")
+
+LEFT_SECONDS = 90.0
+"""The age at which a partial download counts as left by a process that has ended."""
 
 NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
 """Seconds before each further try at a result that is not there: stores lag behind what miners say."""
@@ -54,7 +64,7 @@ class Fetcher:
 
     Args:
         network: Asked for fresh addresses.
-        journal: Where the files go, and whose turn it is.
+        journal: Where the files go.
         session: For downloads; it never carries a key.
         result_base_url: Where bare storage keys are found, None where that is not set.
     """
@@ -62,7 +72,7 @@ class Fetcher:
     def __init__(
         self,
         network: Network,
-        journal: AsyncJournal,
+        journal: Journal,
         session: aiohttp.ClientSession,
         result_base_url: str | None,
     ) -> None:
@@ -70,6 +80,7 @@ class Fetcher:
         self._journal = journal
         self._session = session
         self._result_base_url = result_base_url
+        self._mark = secrets.token_hex(4)
 
     async def fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         """Bring a finished task's files to disk.
@@ -79,33 +90,72 @@ class Fetcher:
             ResultLocationError: They have no known form, or are not under the configured base URL.
             ResultError: They can't be had, or are broken.
         """
+        answer = await self._with_result(job, answer)
         places = self._places(answer)
-        async with self._journal.download_turn(job.record_id, job.lease) as kept_by_another:
-            if kept_by_another:
-                return kept_by_another
-            stem = await self._journal.result_stem(job.record_id, job.job_id)
-            said = answer
-            files: list[Path] = []
-            pauses = iter(NOT_FOUND_PAUSES)
-            while len(files) < len(places):
-                index = len(files)
-                dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
-                try:
-                    files.append(await self._brought(job, answer.task_id, places[index].url, dest))
-                except ResultDownloadError as missing:
-                    if missing.status_code not in _ASKED_ABOUT:
-                        raise
-                    pause = next(pauses, None)
-                    if pause is None:
-                        raise _explained(missing, said, places[index], job) from missing
-                    said = await self._asked_again(job, answer, missing, pause)
-                    fresh = self._places(said) if said.status == FINISHED else places
-                    if not _is_worth_a_try(said.status, fresh, places, index, missing):
-                        raise _explained(missing, said, places[index], job) from missing
-                    if len(fresh) != len(places):
-                        files.clear()
-                    places = fresh
-            return tuple(files)
+        try:
+            stem = await run_in_thread(lambda: self._stem(job))
+        except JournalError as error:
+            raise _not_stored(job, answer.task_id, error) from error
+        said = answer
+        files: list[Path] = []
+        pauses = iter(NOT_FOUND_PAUSES)
+        while len(files) < len(places):
+            index = len(files)
+            dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
+            try:
+                files.append(await self._brought(job, answer.task_id, places[index].url, dest))
+            except ResultDownloadError as missing:
+                if missing.status_code not in _ASKED_ABOUT:
+                    raise
+                pause = next(pauses, None)
+                if pause is None:
+                    raise _explained(missing, said, places[index], job) from missing
+                said = await self._asked_again(job, answer, missing, pause)
+                fresh = self._places(said) if said.status == FINISHED else places
+                if not _is_worth_a_try(said.status, fresh, places, index, missing):
+                    raise _explained(missing, said, places[index], job) from missing
+                if len(fresh) != len(places):
+                    files.clear()
+                places = fresh
+        return tuple(files)
+
+    async def _with_result(self, job: Job, answer: WorkflowTaskResult) -> WorkflowTaskResult:
+        """The answer, asked for again while it is "finished" and holds no result.
+
+        Raises:
+            ResultMissingError: It stays without one.
+        """
+        pauses = iter(NOT_FOUND_PAUSES)
+        while not answer.result and answer.status == FINISHED:
+            pause = next(pauses, None)
+            if pause is None:
+                raise ResultMissingError(
+                    f"Task {answer.task_id} finished without a result",
+                    money="Whether such a task is charged is the network's decision; ask with the task id.",
+                    next_step="Run it again; that is a new task.",
+                    task_id=answer.task_id,
+                    job_id=job.job_id,
+                )
+            await asyncio.sleep(pause)
+            with suppress(NetworkError):
+                answer = await self._network.query(job.credentials, answer.task_id)
+        return answer
+
+    async def recover(self, job: Job) -> tuple[Path, ...]:
+        """The file of a process that ended between its rename and the note of it; empty where there is none.
+
+        Only a result of one file: of several, the network has to say how many there are.
+        """
+        from ..transfer.download import find_complete_file
+
+        try:
+            found = await run_in_thread(lambda: find_complete_file(self._stem(job)))
+        except JournalError:
+            return ()
+        return () if found is None else (found,)
+
+    def _stem(self, job: Job) -> Path:
+        return self._journal.result_stem(job.record_id, job.job_id)
 
     def _places(self, answer: WorkflowTaskResult) -> list[_Place]:
         references = result_references(answer.result)
@@ -142,24 +192,69 @@ class Fetcher:
             why = f"the network could not be asked for another address: {error.what}"
             raise _still_there(missing, why, job) from error
         if said.status == FINISHED:
-            await self._journal.finished(job.record_id, said.result)
+            self._journal.note(job.record_id, Event.FINISHED, result=said.result)
         return said
 
     async def _brought(self, job: Job, task_id: str, url: str, dest: Path) -> Path:
-        from ..transfer.download import download, left_whole
+        """One file, whole, under its lasting name."""
+        from ..transfer.download import download, find_complete_file
 
-        # By a process that ended between the last byte and the note of it.
-        if (left := await asyncio.to_thread(left_whole, dest)) is not None:
+        # By a process that ended between the rename and the note of it, or that fetches the same task.
+        if (left := await run_in_thread(lambda: find_complete_file(dest))) is not None:
             return left
 
         def tell(received: int, total: int | None) -> None:
-            job.emit(Downloading(job_id=job.job_id, task_id=task_id, received=received, total=total))
+            job.events.emit(Downloading(job_id=job.job_id, task_id=task_id, received=received, total=total))
 
+        # Several processes may fetch the same task: each writes a file of its own.
+        private = dest.with_name(f"{dest.name}.{self._mark}")
+        await run_in_thread(lambda: _continue_from(dest, private))
         try:
-            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
+            path = await download(self._session, url, private, task_id=task_id, on_progress=tell)
         except ResultFormatError:
             # Broken on its way, perhaps: twice the same means that the miner wrote it so.
-            return await download(self._session, url, dest, task_id=task_id, on_progress=tell)
+            path = await download(self._session, url, private, task_id=task_id, on_progress=tell)
+        try:
+            return await run_in_thread(lambda: _settle(path, dest.with_name(dest.name + path.suffix)))
+        except OSError as error:
+            raise _not_stored(job, task_id, error) from error
+
+
+def _continue_from(dest: Path, private: Path) -> None:
+    """Take over what a process that has ended left of a download. Blocking."""
+    if private.with_name(f"{private.name}.part").exists():
+        return
+    for part in dest.parent.glob(f"{dest.name}.*.part"):
+        with suppress(OSError):
+            # A living process gives a connection up before its file is that old.
+            if time() - part.stat().st_mtime < LEFT_SECONDS:
+                continue
+            part.rename(private.with_name(f"{private.name}.part"))
+            notes = part.with_name(f"{part.name}.json")
+            notes.rename(private.with_name(f"{private.name}.part.json"))
+            return
+
+
+def _settle(path: Path, lasting: Path) -> Path:
+    """Give a whole file its lasting name, safely on disk on return. Blocking."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    if lasting.is_dir():
+        # Somebody's folder stands where the file belongs; it is kept.
+        lasting.rename(lasting.with_name(f"{lasting.name}.aside-{secrets.token_hex(4)}"))
+    path.replace(lasting)
+    return lasting
+
+
+def _not_stored(job: Job, task_id: str, why: Exception) -> ResultDownloadError:
+    said = why.what if isinstance(why, JournalError) else why
+    return ResultDownloadError(
+        f"The result of task {task_id} could not be stored: {said}",
+        money=STILL_RETRIEVABLE,
+        next_step="Mend the folder of results, then run the task again; it is fetched at no cost.",
+        task_id=task_id,
+        job_id=job.job_id,
+    )
 
 
 def _is_worth_a_try(

@@ -88,6 +88,7 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             workflow_id=task.workflow_id,
             parameters=parameters,
             image_digests=digests,
+            recipe=task.recipe,
         ),
         kind=duration_kind(
             task_type=task.kind_of_task,
@@ -117,8 +118,9 @@ def fingerprint(
     workflow_id: str | None,
     parameters: Mapping[str, Any],
     image_digests: Mapping[str, str],
+    recipe: str | None = None,
 ) -> str:
-    """A digest that is equal exactly for the same work asked of the same network by the same consumer.
+    """A digest that is equal exactly for the same task asked of the same network by the same consumer.
 
     Images count by their decoded pixels, not by file name or encoding; the sequencer's URL is part of it, so
     that a devnet's answer can never stand for the hosted network's.
@@ -126,6 +128,7 @@ def fingerprint(
     Args:
         parameters: As sent; images among them are passed over.
         image_digests: For each image parameter, the digest of its pixels, or its URL.
+        recipe: A digest of the graph that computes it, where that is known.
     """
     work = {
         "sequencer": sequencer_url.rstrip("/"),
@@ -135,6 +138,8 @@ def fingerprint(
         "parameters": {name: value for name, value in parameters.items() if name not in image_digests},
         "images": dict(image_digests),
     }
+    if recipe is not None:
+        work["recipe"] = recipe
     canonical = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -1,25 +1,28 @@
-"""The journal: nothing paid twice, nothing paid lost. `Journal` is the door, the rest stands behind it."""
+"""The journal: what this machine knows of its tasks, in a file that outlives the process.
+
+`rules` holds the decisions, `Journal` is what everybody else uses.
+"""
 
 from __future__ import annotations
 
-from .database import BusyJournalError, CorruptJournalError
-from .journal import Journal
-from .records import Action, Claim, IfUnknown, Record, Work
-from .recovery import open_or_memory, open_or_renew
-from .states import ENDED, OPEN, TaskState
+from .database import BusyJournalError, CorruptJournalError, busy_error
+from .journal import JOURNAL_FILE, Journal
+from .records import Claim, Group, Record, Work
+from .rules import ENDED, Action, Event, IfUnknown, TaskState
 
 __all__ = [
     "ENDED",
-    "OPEN",
+    "JOURNAL_FILE",
     "Action",
     "BusyJournalError",
     "Claim",
     "CorruptJournalError",
+    "Event",
+    "Group",
     "IfUnknown",
     "Journal",
     "Record",
     "TaskState",
     "Work",
-    "open_or_memory",
-    "open_or_renew",
+    "busy_error",
 ]

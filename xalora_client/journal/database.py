@@ -1,18 +1,18 @@
-"""One SQLite connection for a whole process: transactions, durability, forks, and errors in plain words."""
+"""SQLite connections of the journal: one that writes, one that reads, and their errors in plain words."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import NOTHING_CHARGED, JournalError
+from .schema import MIGRATIONS, migrate, schema_version
 
-BUSY_SECONDS = 5.0
-OPENING_PAUSE = 0.02
+BUSY_SECONDS = 0.1
+"""How long SQLite itself waits for a lock. Whoever waits longer does so in a loop that looks at deadlines."""
 
 
 class CorruptJournalError(JournalError):
@@ -23,181 +23,173 @@ class BusyJournalError(JournalError):
     """Another program holds the journal; a moment later it can be used again."""
 
 
-class Database:
-    """The connection to `path` (None: in memory), shared by threads; every use holds `lock`."""
+class LostJournalError(JournalError):
+    """The file was removed or replaced while this process used it: its record ids mean nothing any more."""
 
-    def __init__(self, path: Path | None, *, busy_seconds: float) -> None:
-        self.path = path
-        self.lock = threading.RLock()
-        self._busy_seconds = busy_seconds
-        self._suspended = False
-        self._connection: sqlite3.Connection | None = None
-        with self.explained(NOTHING_CHARGED):
-            self._connection = self._connect()
-            try:
-                self._check()
-            except BaseException:
-                self.close()
-                raise
 
-    def _connect(self) -> sqlite3.Connection:
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            ":memory:" if self.path is None else self.path,
-            timeout=self._busy_seconds,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+class OldJournalError(JournalError):
+    """The journal lacks what a newer version of this program added; the next writing adds it."""
+
+
+def connect_to_write(path: Path) -> sqlite3.Connection:
+    """A connection that may write, in autocommit mode; the file and its folder are made where missing.
+
+    Raises:
+        JournalError: See `explain`.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = _connect(str(path))
         try:
-            connection.row_factory = sqlite3.Row
-            self._use_wal(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            # What is committed survives a power failure: there are few commits, and money is in them.
+            connection.execute("PRAGMA synchronous = FULL")
             # Without these two, macOS answers a flush before the disk has the bytes.
             connection.execute("PRAGMA fullfsync = ON")
             connection.execute("PRAGMA checkpoint_fullfsync = ON")
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {' '.join(verdict.split())}")
         except BaseException:
             connection.close()
             raise
-        return connection
+    return connection
 
-    def _check(self) -> None:
-        verdict = str(self.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(f"malformed: {' '.join(verdict.split())}")
 
-    def _use_wal(self, connection: sqlite3.Connection) -> None:
-        # Two processes that both turn a new file to WAL get "locked" at once, past the busy timeout.
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(OPENING_PAUSE)
-            else:
-                return
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that only reads; it never waits for a held write lock.
 
-    @contextlib.contextmanager
-    def write(self, *, durable: bool = False, money: str = NOTHING_CHARGED) -> Iterator[sqlite3.Connection]:
-        """A write transaction, begun before the first read so that what is read stays true until the end.
-
-        Args:
-            durable: On return the change survives a power failure. Without, it survives the death of the
-                process, and a power failure may undo it (but never half of it).
-            money: What a failure here means for the user's money.
-
-        Raises:
-            JournalError: Locked for too long, read-only, full, broken or closed; nothing was changed.
-        """
-        with self.lock, self.explained(money):
-            connection = self.connection
-            if connection.in_transaction:
-                # A finalizer that the garbage collector runs amid this thread's own change must not end it.
-                raise JournalError("The journal is in the midst of a change", money=money)
-            connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                # SQLite has already rolled back by itself after some errors, a full disk among them.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+    Raises:
+        JournalError: See `explain`.
+    """
+    with explained(path):
+        try:
+            connection = _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if _is_busy(error) or not path.exists():
                 raise
+            # In a folder that can't be written, SQLite can't make the files that readers share. Nobody else
+            # writes there either, so the file stays as it is.
+            connection = _connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        try:
+            if schema_version(connection) < len(MIGRATIONS):
+                raise OldJournalError(f"The journal {path} is of an older version")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _empty() -> sqlite3.Connection:
+    """What a journal that was never written has to say."""
+    connection = _connect(":memory:")
+    migrate(connection)
+    return connection
+
+
+def _connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+class Reader:
+    """A connection for single SELECTs, shared by threads and opened at the first one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
-        """The connection for a single SELECT.
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one SELECT.
 
         Raises:
-            JournalError: As for `write`.
+            JournalError: It can't be read.
         """
-        with self.lock, self.explained(NOTHING_CHARGED):
-            yield self.connection
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The connection of this process; hold `lock`."""
-        if self._suspended:
-            self._connection, self._suspended = self._connect(), False
-        if self._connection is None:
-            raise JournalError("The journal is closed")
-        return self._connection
-
-    @property
-    def is_open(self) -> bool:
-        """False once closed."""
-        return self._connection is not None or self._suspended
+        with self._lock, explained(self._path):
+            if self._connection is None:
+                try:
+                    self._path.stat()
+                except FileNotFoundError:
+                    with contextlib.closing(_empty()) as nothing:
+                        yield nothing
+                    return
+                self._connection = connect_to_read(self._path)
+            yield self._connection
 
     def close(self) -> None:
-        """Closes the connection; twice is harmless."""
-        with self.lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection, self._suspended = None, False
+        """Close the connection; the next use opens another."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def before_fork(self) -> None:
-        """Keeps the connection out of the fork: a child that has it would believe in locks it does not hold.
-
-        The parent could then, as the last one it knows of, delete the log under the child's hands. A
-        connection in memory has no locks, so the child may go on with its copy.
-        """
-        self.lock.acquire()
-        if self.path is not None and self._connection is not None:
-            self._connection.close()
-            self._connection, self._suspended = None, True
+        """Close the connection and keep others from opening one until the fork is done."""
+        self._lock.acquire()
+        self._drop()
 
     def after_fork_in_parent(self) -> None:
-        """The next use connects again."""
-        self.lock.release()
+        self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """The same for the child, with a lock of its own: the old one belongs to the parent's thread."""
-        self.lock = threading.RLock()
+        self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def explained(self, money: str) -> Iterator[None]:
-        """Turns the errors of SQLite and of the file system into `JournalError`."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._explain(error, money) from error
-        except OSError as error:
-            raise JournalError(
-                f"The journal {self._name} can't be used: {error}",
-                money=money,
-                next_step="Set XALORA_STATE_DIR to a folder that can be written.",
-            ) from error
 
-    @property
-    def _name(self) -> str:
-        return "in memory" if self.path is None else str(self.path)
+@contextlib.contextmanager
+def explained(path: Path, money: str = NOTHING_CHARGED) -> Iterator[None]:
+    """Turn the errors of SQLite and of the file system into `JournalError`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise explain(error, path, money) from error
 
-    def _explain(self, error: sqlite3.Error, money: str) -> JournalError:
-        text = str(error).lower()
-        if "not a database" in text or "malformed" in text or "corrupt" in text:
-            return CorruptJournalError(
-                f"The journal {self._name} is broken ({error})",
-                money=money,
-                next_step="It is moved aside and a new one begun when it is opened next.",
-            )
-        if "locked" in text or "busy" in text:
-            return BusyJournalError(
-                f"The journal {self._name} was locked by another program for {self._busy_seconds:g} s",
-                money=money,
-                next_step="Close the program that holds it, or try again.",
-            )
-        if "readonly" in text or "unable to open" in text:
-            return JournalError(
-                f"The journal {self._name} can't be written ({error})",
-                money=money,
-                next_step="Set XALORA_STATE_DIR to a folder that can be written.",
-            )
-        if "full" in text or "disk i/o" in text:
-            return JournalError(
-                f"The disk has no room for the journal {self._name} ({error})",
-                money=money,
-                next_step="Free some space; the journal goes on by itself then.",
-            )
-        return JournalError(f"The journal {self._name} can't be used ({error})", money=money)
+
+def explain(error: Exception, path: Path, money: str = NOTHING_CHARGED) -> JournalError:
+    """The `JournalError` for an error of SQLite or of the file system."""
+    if isinstance(error, JournalError):
+        return error
+    text = str(error).lower()
+    writable = "Set XALORA_STATE_DIR to a folder that can be written."
+    if isinstance(error, sqlite3.Error) and _is_busy(error):
+        return busy_error(path, money)
+    if isinstance(error, sqlite3.Error) and any(word in text for word in _BROKEN):
+        return CorruptJournalError(
+            f"The journal {path} is broken ({error})",
+            money=money,
+            next_step="It is moved aside and a new one begun when it is opened next.",
+        )
+    if "full" in text or "disk i/o" in text or "no space" in text:
+        return JournalError(
+            f"The disk has no room for the journal {path} ({error})",
+            money=money,
+            next_step="Free some space, then try again.",
+        )
+    if "readonly" in text or "unable to open" in text:
+        return JournalError(f"The journal {path} can't be written ({error})", money=money, next_step=writable)
+    return JournalError(f"The journal {path} can't be used ({error})", money=money, next_step=writable)
+
+
+def busy_error(path: Path, money: str = NOTHING_CHARGED) -> BusyJournalError:
+    """The error of a journal that another program holds for too long."""
+    return BusyJournalError(
+        f"Another program holds the journal {path}",
+        money=money,
+        next_step="Close the program that holds it, or try again.",
+    )
+
+
+_BROKEN = ("not a database", "malformed", "corrupt")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    text = str(error).lower()
+    return "locked" in text or "busy" in text

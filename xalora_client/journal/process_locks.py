@@ -1,4 +1,4 @@
-"""Who of those named in the journal is still alive.
+"""A file lock that tells whether the process that owns leases is still alive, and its notes not yet written.
 
 A process id can't tell (it is reused, and means nothing in another container), a heartbeat lies after a
 suspend. A lock on a file can: the operating system drops it with the process, however that dies.
@@ -11,16 +11,21 @@ Closing the descriptor without unlocking is the only right way, and libraries in
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(descriptor: int) -> bool:
+    def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
+        # Windows has no shared lock here. Two that probe at the same moment take each other for the owner,
+        # so the dead one is noticed a moment later.
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -30,51 +35,109 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(descriptor: int) -> bool:
+    def _try_lock(descriptor: int, *, shared: bool = False) -> bool:
         # flock, not lockf: a POSIX record lock would vanish when any descriptor of the file is closed, and
         # would not hold between two journals of one process.
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
 
+LOCK_SUFFIX = ".lock"
+NOTES_SUFFIX = ".notes"
+
+
 class Owner:
-    """One open journal's sign of life: a locked file named after `id`, for as long as it is open."""
+    """One open journal's sign of life, a locked file named after `id`, and beside it the notes it owes.
 
-    def __init__(self, folder: Path | None) -> None:
-        """Makes and locks the file in `folder`; None makes an owner nobody else can see.
+    Made inside a write transaction of the journal: that keeps `remove_dead` of another process from meeting
+    the file before it is locked.
 
-        Call it inside a write transaction of the journal: that keeps `sweep` of another process from meeting
-        the file before it is locked.
+    Raises:
+        OSError: The folder can't be written, or its file system has no locks.
+    """
 
-        Raises:
-            OSError: The folder can't be written, or its file system has no locks.
-        """
+    def __init__(self, folder: Path) -> None:
         self.id = uuid.uuid4().hex
-        self._descriptor: int | None = None
-        self._path: Path | None = None
-        if folder is None:
-            return
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = _lock_path(folder, self.id)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._path = folder / f"{self.id}{LOCK_SUFFIX}"
+        self._notes = folder / f"{self.id}{NOTES_SUFFIX}"
+        self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         if not _try_lock(self._descriptor):
             os.close(self._descriptor)
             raise OSError(f"{self._path} can't be locked")
 
+    def owe(self, notes: Iterable[Mapping[str, Any]]) -> None:
+        """Append notes to this owner's file, safely on disk on return.
+
+        Raises:
+            OSError: They can't be written.
+        """
+        lines = "".join(json.dumps(note, separators=(",", ":"), default=str) + "\n" for note in notes)
+        is_new = not self._notes.exists()
+        with self._notes.open("a", encoding="utf-8") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            _sync_folder(self._notes.parent)
+
+    def owe_nothing(self) -> None:
+        """Remove the notes: the journal has them."""
+        _remove(self._notes)
+
     def release(self) -> None:
-        """Ends the sign of life."""
+        """End the sign of life; notes that are owed stay for whoever opens the journal next."""
         self.abandon()
-        if self._path is not None:
-            _remove(self._path)
+        _remove(self._path)
 
     def abandon(self) -> None:
-        """In a forked child: lets go of the parent's lock without taking it away from the parent."""
+        """In a forked child: let go of the parent's lock without taking it away from the parent."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def is_alive(folder: Path, owner_id: str) -> bool:
+    """Whether the owner's process holds its lock. Needs no transaction: any number may probe at once."""
+    try:
+        descriptor = os.open(folder / f"{owner_id}{LOCK_SUFFIX}", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        # Another user's process. Taking it for dead might pay for its task a second time.
+        return True
+    try:
+        return not _try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+def all_owners(folder: Path) -> set[str]:
+    """Ids of all owners that left a file in the folder."""
+    with contextlib.suppress(OSError):
+        return {path.stem for path in folder.iterdir() if path.suffix in (LOCK_SUFFIX, NOTES_SUFFIX)}
+    return set()
+
+
+def owed_notes(folder: Path, owner_id: str) -> Iterator[dict[str, Any]]:
+    """The notes that a dead owner left, the oldest first."""
+    try:
+        lines = (folder / f"{owner_id}{NOTES_SUFFIX}").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # The last line may have been cut off by the owner's death.
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def remove_dead(folder: Path, owner_id: str) -> None:
+    """Remove a dead owner's files. Call it when its notes are committed."""
+    _remove(folder / f"{owner_id}{NOTES_SUFFIX}")
+    _remove(folder / f"{owner_id}{LOCK_SUFFIX}")
 
 
 class Guard:
@@ -102,40 +165,17 @@ class Guard:
             os.close(self._descriptor)
 
 
-def is_alive(folder: Path, owner_id: str) -> bool:
-    """Whether the owner's process holds its lock. Call it inside a write transaction of the journal.
-
-    Two processes probing at the same moment would take each other's probe for the owner; the journal's
-    write lock keeps them apart.
-    """
-    path = _lock_path(folder, owner_id)
+def _sync_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        # Another user's process. Taking it for dead might pay for its work a second time.
-        return True
-    try:
-        dead = _try_lock(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if dead:
-        _remove(path)
-    return not dead
-
-
-def sweep(folder: Path) -> None:
-    """Removes the files of the dead. Call it inside a write transaction of the journal."""
-    for path in folder.glob("*.lock"):
-        is_alive(folder, path.stem)
-
-
-def _lock_path(folder: Path, owner_id: str) -> Path:
-    return folder / f"{owner_id}.lock"
 
 
 def _remove(path: Path) -> None:
-    # Windows keeps a file that somebody is just probing; the next sweep gets it.
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    # Windows keeps a file that somebody is just probing; the next one that looks removes it.
+    with contextlib.suppress(OSError):
         path.unlink()

@@ -1,19 +1,35 @@
-"""WHERE clauses for listing entries. No I/O."""
+"""WHERE clauses for listing records. No I/O."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from .records import clean_text
-from .states import TaskState
+from .rules import ENDED, TaskState
 
 _TEXT_COLUMNS = ("label", "job_id", "task_id", "task_type", "workflow_id", "engine", "miner", "error")
 
+_ENDED_STATES = ", ".join(f"'{state.value}'" for state in sorted(ENDED))
+# The same as `Record.group`.
+GROUP = (
+    f"(CASE WHEN state IN ({_ENDED_STATES}, 'unknown') THEN 'failed'"
+    f" WHEN state <> 'finished' OR (files = '[]' AND delivered = 0) THEN 'active' ELSE 'done' END)"
+)
+# The same as `Record.is_open`.
+IS_OPEN = (
+    f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
+    f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
+)
+
 
 def where(
-    states: Iterable[TaskState] | None = None, text: str | None = None, since: int | None = None
+    states: Iterable[TaskState] | None = None,
+    text: str | None = None,
+    since: int | None = None,
+    is_open: bool | None = None,
+    groups: Collection[str] = (),
 ) -> tuple[str, tuple[Any, ...]]:
     """The clause and its values for `Journal.records`; without conditions it lets everything through."""
     clauses = ["1"]
@@ -29,4 +45,9 @@ def where(
     if since is not None:
         clauses.append("version > ?")
         values.append(since)
+    if is_open is not None:
+        clauses.append(IS_OPEN if is_open else f"NOT {IS_OPEN}")
+    if groups:
+        clauses.append(f"{GROUP} IN ({', '.join('?' for _ in groups)})")
+        values.extend(groups)
     return "WHERE " + " AND ".join(clauses), tuple(values)

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .states import TaskState
+from .rules import ENDED, Action, TaskState
 
-Action = Literal["send", "join", "kept", "unknown"]
-IfUnknown = Literal["resend", "forget", "stop"]
+Group = Literal["active", "done", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +48,21 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One task as the journal knows it: a snapshot, not updated when the row changes.
+    """A snapshot of a job's row in the journal.
 
     Times are Unix seconds of the wall clock, None until reached, and never run backwards within a record.
-    ``status`` is the network's last word as it came. ``result`` is the network's raw answer, with inlined
-    media left out. ``files`` are absolute; empty before KEPT and after eviction. ``version`` is the journal's
-    `Journal.version` at the record's last change. ``forgotten`` marks an UNKNOWN one that was given up.
-    ``in_doubt`` marks one that was to be sent again although an earlier create of it may have made a task.
+
+    Attributes:
+        status: The network's last status as it came.
+        result: The network's raw result, without inlined media and without the query strings of addresses.
+        files: The kept files, absolute; empty before they are fetched and after eviction.
+        digests: A digest of each file's bytes, as they were when the file was fetched.
+        size: Their bytes, together.
+        delivered: A caller got what its call promised.
+        forgotten: An UNKNOWN record that was given up.
+        in_doubt: It is sent again although an earlier create of it may have made a task.
+        cancel_requested_at: When a cancel was asked for that the network has not answered; else None.
+        version: The journal's `Journal.version` at the record's last change.
     """
 
     id: int
@@ -69,12 +76,14 @@ class Record:
     submitted_at: float | None
     started_at: float | None
     ended_at: float | None
+    cancel_requested_at: float | None
     engine: str | None
     miner: str | None
     device: str | None
     error: str | None
     result: Any
     files: tuple[Path, ...]
+    digests: tuple[str, ...]
     size: int
     delivered: bool
     forgotten: bool
@@ -83,13 +92,27 @@ class Record:
 
     @property
     def is_open(self) -> bool:
-        """True where there is something left to do or to decide."""
-        return not self.state.is_ended and not self.forgotten
+        """Whether there is something left to do or to decide."""
+        if self.state is TaskState.FINISHED:
+            return not (self.files or self.delivered)
+        return self.state not in ENDED and not self.forgotten
+
+    @property
+    def group(self) -> Group:
+        """``active``: under way or to be fetched; ``done``: result kept or delivered; else ``failed``."""
+        if self.state in ENDED or self.state is TaskState.UNKNOWN:
+            return "failed"
+        return "done" if self.state is TaskState.FINISHED and not self.is_open else "active"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the result's files are on this disk."""
+        return bool(self.files)
 
     @property
     def evicted(self) -> bool:
-        """True where the result was kept once and its files had to make room."""
-        return self.state is TaskState.KEPT and not self.files
+        """Whether the result was delivered and has no files here any more."""
+        return self.state is TaskState.FINISHED and self.delivered and not self.files
 
     @property
     def queued_seconds(self) -> float | None:
@@ -109,20 +132,20 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What to do about a piece of work, decided in one transaction against everybody else's wishes.
+    """What to do about a task, decided in one transaction against everybody else's wishes.
 
-    ``send``: the caller, and nobody else, sends ``record`` under ``record.job_id``. ``join``: follow the
-    record until it ends. ``kept``: ``record.files`` answer. ``unknown``: an earlier create's outcome was not
-    learned; nothing is sent. ``lease`` stands for the caller's interest (empty for ``unknown``): as long as
-    it lives, the files are not evicted and a cancel by others does not reach the task. Give it back with
-    `Journal.leave`; it lapses when the process dies. ``cancel_was_asked``: the task was to be canceled before
-    this caller came, and the network had not confirmed it.
+    ``send``: the caller, and nobody else, sends `record` under its job id. ``join``: follow the record until
+    it ends. ``kept``: its files answer. ``unknown``: an earlier create's outcome, or what became of its task,
+    is not known; nothing is sent.
+
+    `lease` stands for the caller's interest: as long as it lives, the files are not evicted and a cancel by
+    others does not reach the task. It is empty for ``unknown``, and for a kept result that was only read.
+    Give it back with `Journal.leave`; it lapses when the process dies.
     """
 
     action: Action
     record: Record
-    lease: str
-    cancel_was_asked: bool = False
+    lease: str = ""
 
 
 _DATA_URI = re.compile(r"(?P<head>\bdata:[\w.+-]+/[\w.+-]+[^,\s]{0,200}),\S*", re.IGNORECASE)
@@ -157,6 +180,15 @@ def to_json(value: Any) -> str:
     return json.dumps(without_media(value), separators=(",", ":"), default=str)
 
 
+def without_queries(value: Any) -> Any:
+    """A JSON value whose addresses have no query: it may sign them."""
+    if isinstance(value, str):
+        return value.partition("?")[0] if value.lower().startswith(("http://", "https://")) else value
+    if isinstance(value, Mapping):
+        return {name: without_queries(item) for name, item in value.items()}
+    return [without_queries(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
     """An `Record` from a row of table ``records``; relative file names are resolved in `results_dir`."""
     work = Work(
@@ -171,6 +203,7 @@ def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
         own_key=bool(row["own_key"]),
         details=json.loads(row["details"]),
     )
+    kept = json.loads(row["files"])
     return Record(
         id=row["id"],
         work=work,
@@ -183,12 +216,14 @@ def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
         submitted_at=row["submitted_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        cancel_requested_at=row["cancel_requested_at"],
         engine=row["engine"],
         miner=row["miner"],
         device=row["device"],
         error=row["error"],
         result=None if row["result"] is None else json.loads(row["result"]),
-        files=tuple(results_dir / name for name, _ in json.loads(row["files"])),
+        files=tuple(results_dir / name for name, *_ in kept),
+        digests=tuple(file[2] if len(file) > 2 else "" for file in kept),
         size=row["size"],
         delivered=bool(row["delivered"]),
         forgotten=bool(row["forgotten"]),

@@ -1,86 +1,44 @@
-"""Opening a journal whatever state its file is in, so that work goes on."""
+"""A broken journal is moved aside, never deleted, and its open tasks are told in the log."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import sqlite3
 import time
 from pathlib import Path
 
 from ..errors import JournalError
-from .database import BUSY_SECONDS, CorruptJournalError, Database
-from .journal import Journal
+from .database import CorruptJournalError, connect_to_write
 from .process_locks import Guard
-from .states import OPEN
+from .queries import IS_OPEN
 
 logger = logging.getLogger("xalora_client.journal")
 
-_OPEN_VALUES = frozenset(state.value for state in OPEN)
+MOVING_SECONDS = 5.0
 
 
-def open_or_memory(
-    path: str | os.PathLike[str] | None,
-    results_dir: str | os.PathLike[str],
-    results_limit_bytes: int | None = None,
-    *,
-    busy_seconds: float = BUSY_SECONDS,
-) -> tuple[Journal, str | None]:
-    """The journal at `path`, or the best that can be had, with a warning to show the user.
-
-    A broken file is moved aside, never deleted, and a new one begun. Where the file can't be used at all,
-    work goes on with a journal in memory.
-    """
-    try:
-        return open_or_renew(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds)
-    except JournalError as problem:
-        return Journal.open(None, results_dir, results_limit_bytes), (
-            f"{problem} Work goes on without it: the tasks of this process are remembered until it ends and "
-            "their ids are in the log, but a crash may lose sight of them."
-        )
-
-
-def open_or_renew(
-    path: str | os.PathLike[str] | None,
-    results_dir: str | os.PathLike[str],
-    results_limit_bytes: int | None = None,
-    *,
-    busy_seconds: float = BUSY_SECONDS,
-) -> tuple[Journal, str | None]:
-    """The journal at `path`, or a new one in the place of a broken one, with a warning to show the user.
+def connect_or_renew(path: Path) -> sqlite3.Connection:
+    """A writing connection to the journal, or to a new one in the place of a broken one.
 
     Raises:
         JournalError: The file can't be used at all.
     """
-    # Twice: another process may have moved a broken file aside just while it was being opened.
-    with contextlib.suppress(JournalError):
-        return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
-    return _open_or_renew(path, results_dir, results_limit_bytes, busy_seconds)
-
-
-def _open_or_renew(
-    path: str | os.PathLike[str] | None,
-    results_dir: str | os.PathLike[str],
-    results_limit_bytes: int | None,
-    busy_seconds: float,
-) -> tuple[Journal, str | None]:
     try:
-        return Journal.open(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds), None
+        return connect_to_write(path)
     except CorruptJournalError as error:
-        if path is None:
-            raise
-        aside = _move_aside(Path(path).absolute(), busy_seconds)
+        aside = _move_aside(path)
         if aside is not None:
             for job_id, task_id, state in _open_tasks(aside):
                 logger.warning("Open in the broken journal: job %s, task %s (%s)", job_id, task_id, state)
-        journal = Journal.open(path, results_dir, results_limit_bytes, busy_seconds=busy_seconds)
-        where = f"It was moved to {aside}" if aside else "Another process has moved it aside"
-        return journal, (
-            f"{error.what}. {where} and a new one was begun. Tasks that were open in it stay retrievable by "
-            "their task ids, which the log holds; queued again, their work would be sent and charged again."
+        logger.warning(
+            "%s. %s and a new one was begun. Tasks that were open in it stay retrievable by their task ids, "
+            "which the log holds; run again, they would be sent and charged again.",
+            error.what,
+            f"It was moved to {aside}" if aside else "Another process has moved it aside",
         )
+        return connect_to_write(path)
 
 
 def _open_tasks(aside: Path) -> list[tuple[str, str | None, str]]:
@@ -93,24 +51,22 @@ def _open_tasks(aside: Path) -> list[tuple[str, str | None, str]]:
         connection = sqlite3.connect(f"{aside.as_uri()}?{mode}", uri=True)
         with contextlib.closing(connection):
             # By the rows alone: an index may be what is broken.
-            for job_id, task_id, state, forgotten in connection.execute(
-                "SELECT job_id, task_id, state, forgotten FROM entries NOT INDEXED"
-            ):
-                if state in _OPEN_VALUES and not forgotten:
-                    found.append((job_id, task_id, state))
+            select = f"SELECT job_id, task_id, state FROM entries NOT INDEXED WHERE {IS_OPEN}"
+            for row in connection.execute(select):
+                found.append((row[0], row[1], row[2]))
     return found
 
 
-def _move_aside(path: Path, busy_seconds: float) -> Path | None:
-    """Moves a broken journal and its log away; None where another process was faster.
+def _move_aside(path: Path) -> Path | None:
+    """Move a broken journal and its log away; None where another process was faster.
 
     Raises:
         JournalError: It can't be moved.
     """
     try:
-        with Guard(path.with_name(f"{path.name}.moving"), busy_seconds):
+        with Guard(path.with_name(f"{path.name}.moving"), MOVING_SECONDS):
             try:
-                Database(path, busy_seconds=busy_seconds).close()
+                connect_to_write(path).close()
             except CorruptJournalError:
                 stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
                 aside = path.with_name(f"{path.name}.corrupt-{stamp}")

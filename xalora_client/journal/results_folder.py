@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import STILL_RETRIEVABLE, JournalError
-from ..media.sniff import ANIMATION_SUFFIXES, video_made_of
+from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
 
 logger = logging.getLogger("xalora_client.journal")
 
-KeptFile = tuple[str, int]
-"""A file's name relative to the folder, with forward slashes, and its size in bytes."""
+KeptFile = tuple[str, int, str]
+"""A file's name relative to the folder, with forward slashes, its size in bytes, and its digest."""
+
+ROOM_BYTES = 32 * 2**20
+"""Free disk space without which no task is sent: its result would have no place."""
+
+_PROBE_BYTES = 256 * 1024
+_BLOCK_BYTES = 1024 * 1024
+
+
+def digest_of(path: Path) -> str:
+    """A digest of a file's bytes. Blocking.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class KeptResults:
@@ -22,14 +46,33 @@ class KeptResults:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def stem(self, record_id: int, job_id: str) -> Path:
+    def stem(self, record_id: int | None, job_id: str) -> Path:
         """Where a task's files go, without suffix: unique even after the journal was started anew."""
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", job_id).strip("._")[:80] or "task"
         self.root.mkdir(parents=True, exist_ok=True)
-        return self.root / f"{readable}-{record_id}"
+        return self.root / (readable if record_id is None else f"{readable}-{record_id}")
+
+    def check_room(self) -> None:
+        """Check that a result can be stored: the folder can be made and written, and the disk has room.
+
+        Raises:
+            OSError: It can't.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".room-", dir=self.root)
+        try:
+            with os.fdopen(descriptor, "wb") as probe:
+                # Quotas and some network disks tell of a lack of room only at a write.
+                probe.write(bytes(_PROBE_BYTES))
+                probe.flush()
+        finally:
+            Path(name).unlink()
+        free = shutil.disk_usage(self.root).free
+        if free < ROOM_BYTES:
+            raise OSError(errno.ENOSPC, f"only {free // 2**20} MB free, {ROOM_BYTES // 2**20} MB needed")
 
     def describe(self, files: Iterable[Path]) -> list[KeptFile]:
-        """Names and sizes of `files`, which must exist in the folder.
+        """Name, size and digest of `files`, which must exist in the folder. Blocking: it reads them.
 
         Raises:
             JournalError: One is missing or lies elsewhere.
@@ -38,7 +81,7 @@ class KeptResults:
         for file in files:
             try:
                 name = file.resolve().relative_to(self.root.resolve()).as_posix()
-                described.append((name, file.stat().st_size))
+                described.append((name, file.stat().st_size, digest_of(file)))
             except (OSError, ValueError) as error:
                 raise JournalError(
                     f"{file} can't be journaled as a kept result: {error}",
@@ -47,14 +90,14 @@ class KeptResults:
                 ) from error
         return described
 
-    def intact(self, files: Sequence[KeptFile]) -> bool:
-        """Whether there are any, and all are there in their full size."""
-        return bool(files) and all(self._size(name) == size for name, size in files)
+    def are_there(self, files: Sequence[KeptFile]) -> bool:
+        """Whether there are any, and all have their full size."""
+        return bool(files) and all(self._size(name) == size for name, size, *_ in files)
 
     def size(self, files: Sequence[KeptFile]) -> int:
         """The bytes of `files` and of the videos that were made of them."""
-        made = (self._size(video) or 0 for name, _ in files for video in _made_of(name))
-        return sum(size for _, size in files) + sum(made)
+        made = (self._size(video) or 0 for name, *_ in files for video in _made_of(name))
+        return sum(size for _, size, *_ in files) + sum(made)
 
     def remove(self, files: Sequence[KeptFile]) -> bool:
         """Removes `files`, and the videos that were made of them.
@@ -62,7 +105,7 @@ class KeptResults:
         Returns:
             False where one is held open by another program (Windows) and stays.
         """
-        for kept, _ in files:
+        for kept, *_ in files:
             for name in (*_made_of(kept), kept):
                 try:
                     self._path(name).unlink(missing_ok=True)
@@ -78,7 +121,7 @@ class KeptResults:
         partial = [path.name for path in self.root.glob("*part*")]
         for stem, files in of_records:
             begun = [name for name in partial if name.startswith((f"{stem}.", f"{stem}-"))]
-            self.remove([*files, *((name, 0) for name in begun)])
+            self.remove([*files, *((name, 0, "") for name in begun)])
 
     def _path(self, name: str) -> Path:
         return self.root / PurePosixPath(name)
@@ -93,4 +136,4 @@ class KeptResults:
 def _made_of(name: str) -> tuple[str, ...]:
     """The name of the video that may have been made of an animation, which no row knows of."""
     path = PurePosixPath(name)
-    return (video_made_of(path).as_posix(),) if path.suffix in ANIMATION_SUFFIXES else ()
+    return (converted_video_path(path).as_posix(),) if path.suffix in ANIMATION_SUFFIXES else ()

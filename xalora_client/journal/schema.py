@@ -40,6 +40,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             size INTEGER NOT NULL DEFAULT 0,
             delivered INTEGER NOT NULL DEFAULT 0,
             forgotten INTEGER NOT NULL DEFAULT 0,
+            in_doubt INTEGER NOT NULL DEFAULT 0,
+            cancel_requested_at REAL,
             used INTEGER NOT NULL DEFAULT 0,
             worker TEXT,
             version INTEGER NOT NULL DEFAULT 0
@@ -66,12 +68,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX past_runs_kind ON past_runs (kind, id)",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-        "INSERT INTO counters VALUES ('version', 0), ('used', 0)",
-    ),
-    (
+        "INSERT INTO counters VALUES ('version', 0), ('used', 0), ('kept', 0)",
         # What every change asks must not take longer with every task in flight or result kept.
         "CREATE INDEX tickets_owner ON tickets (owner)",
-        "INSERT INTO counters SELECT 'kept', coalesce(sum(size), 0) FROM entries",
         """
         CREATE TRIGGER kept_changed AFTER UPDATE OF size ON entries WHEN new.size <> old.size BEGIN
             UPDATE counters SET value = value + new.size - old.size WHERE name = 'kept';
@@ -83,7 +82,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
-    ("ALTER TABLE entries ADD COLUMN in_doubt INTEGER NOT NULL DEFAULT 0",),
 )
 
 
@@ -101,11 +99,6 @@ def schema_version(connection: sqlite3.Connection) -> int:
             next_step="Update this program, or set XALORA_STATE_DIR to another folder.",
         )
     return version
-
-
-def is_current(connection: sqlite3.Connection) -> bool:
-    """Whether no step is missing. Raises JournalError as `schema_version` does."""
-    return schema_version(connection) == len(MIGRATIONS)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

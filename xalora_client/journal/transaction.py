@@ -1,4 +1,4 @@
-"""What one write transaction can do to records and leases. Which of it to do is the `Journal`'s decision."""
+"""What one write transaction of the journal can do: events applied to rows, leases made and dropped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
-from ..polling.durations import PastRun
-from .records import Record, Work, clean_text, record_from_row, to_json
+from .records import Record, Work, clean_text, record_from_row, to_json, without_queries
 from .results_folder import KeptFile, KeptResults
-from .states import Event, TaskState, next_state
+from .rules import Event, TaskState, next_state
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -21,7 +21,7 @@ HISTORY_PER_KIND = 100
 SENDER_DIED = "The process that sent it ended before the network's answer came."
 SENDER_LEFT = "It was given up while the create was on its way."
 NEVER_SENT = "It was given up before it was sent."
-STILL_UNKNOWN = "What became of its first create is still unknown; sent again, it was not accepted:"
+STILL_UNKNOWN = "The outcome of its first create is still unknown; sent again, it was not accepted:"
 
 
 class Transaction:
@@ -29,7 +29,7 @@ class Transaction:
 
     Args:
         connection: With a write transaction begun.
-        owner_id: Whose leases are made and given back here.
+        owner_id: Whose leases are made and dropped here.
         now: Unix seconds of the wall clock.
         results: Where kept files lie.
     """
@@ -40,17 +40,17 @@ class Transaction:
         self.connection = connection
         self.now = now
         self.changed: set[int] = set()
-        self.left_behind: list[tuple[str, list[KeptFile]]] = []
+        self.removed: list[tuple[str, list[KeptFile]]] = []
         self._owner_id = owner_id
         self._results = results
-        self._version = self._counter("version") + 1
+        self._version = self.counter("version") + 1
 
     def conclude(self) -> None:
-        """Publishes the new version where anything changed; to be called last."""
+        """Publish the new version where anything changed; to be called last."""
         if self.changed:
             self.connection.execute("UPDATE counters SET value = ? WHERE name = 'version'", (self._version,))
 
-    # Records ---------------------------------------------------------------------------------------------
+    # --- records ------------------------------------------------------------------------------------------
 
     def find(self, record_id: int) -> sqlite3.Row | None:
         """The row, None where there is none."""
@@ -65,19 +65,19 @@ class Transaction:
         """
         row = self.find(record_id)
         if row is None:
-            raise no_record(record_id)
+            raise JournalError(
+                f"The journal has no record {record_id}",
+                money="Forgetting a record charges nothing and refunds nothing.",
+                next_step="List the tasks with `xalora tasks`.",
+            )
         return row
-
-    def state(self, record_id: int) -> TaskState:
-        """Where the record stands."""
-        return TaskState(self.row(record_id)["state"])
 
     def record(self, record_id: int) -> Record:
         """The record as it stands inside this transaction."""
         return record_from_row(self.row(record_id), self._results.root)
 
-    def insert(self, work: Work, job_id: str, state: TaskState) -> int:
-        """A new record's id."""
+    def insert(self, work: Work, job_id: str) -> int:
+        """A new record's id; it is PREPARED."""
         values = {
             "fingerprint": work.fingerprint,
             "sequencer_url": work.sequencer_url,
@@ -90,7 +90,7 @@ class Transaction:
             "own_key": int(work.own_key),
             "details": to_json(work.details),
             "job_id": clean_text(job_id),
-            "state": state.value,
+            "state": TaskState.PREPARED.value,
             "created_at": self.now,
             "version": self._version,
         }
@@ -103,7 +103,7 @@ class Transaction:
         return record_id
 
     def update(self, record_id: int, **values: Any) -> None:
-        """Sets columns, or none but the version; times are kept from running backwards."""
+        """Set columns, or none but the version; times are kept from running backwards."""
         times = [name for name in values if name.endswith("_at") and values[name] is not None]
         if times:
             # A wall clock that was set back must not make a task end before it began.
@@ -117,73 +117,74 @@ class Transaction:
         )
         self.changed.add(record_id)
 
-    def step(self, record_id: int, event: Event, **values: Any) -> TaskState:
-        """Moves a record by the table of states and sets columns with the move; the state after it.
+    def apply(self, record_id: int, event: Event, values: Mapping[str, Any]) -> None:
+        """Apply an event; a report about a record that is gone, or in another state, changes nothing.
 
         Raises:
-            JournalError: The step does not fit the record's state.
+            JournalError: A step that does not fit.
         """
-        row = self.row(record_id)
-        before = TaskState(row["state"])
-        try:
-            after = next_state(before, event)
-        except JournalError as error:
-            error.job_id, error.task_id = row["job_id"], row["task_id"]
-            raise
-        if after is not before or values:
-            self.update(record_id, state=after.value, **values)
-        return after
-
-    def accept(self, record_id: int, task_id: str, submitted_at: float) -> None:
-        """Notes the task id of a record."""
-        row = self.row(record_id)
-        if row["task_id"] is not None:
-            if row["task_id"] != task_id:
-                logger.warning(
-                    "Job %s was accepted twice, as task %s and as task %s; both may be charged. The journal "
-                    "follows the first.",
-                    row["job_id"],
-                    row["task_id"],
-                    task_id,
-                )
+        row = self.find(record_id)
+        if row is None:
             return
-        self.step(
-            record_id,
-            Event.ACCEPTED,
-            task_id=clean_text(task_id),
-            submitted_at=submitted_at,
-            ended_at=None,
-            error=None,
-            forgotten=0,
-            in_doubt=0,
-            worker=None,
-        )
+        if event is Event.ACCEPTED:
+            if row["task_id"] is not None:
+                _warn_if_accepted_twice(row, values["task_id"])
+                return
+            self._check_not_anothers(row, values["task_id"])
+        if event is Event.NOT_SENT and row["in_doubt"]:
+            # Whether work in doubt was accepted the first time is as unknown as before.
+            event, values = Event.ANSWER_LOST, {"error": f"{STILL_UNKNOWN} {values['error']}"}
+        state = TaskState(row["state"])
+        after = next_state(state, event)
+        if after is None:
+            return
+        if state is TaskState.UNKNOWN and row["task_id"] is None and event in _NEEDS_TASK_ID:
+            return
+        columns = _COLUMNS[event](row, values, self.now)
+        if after is not state or any(row[name] != value for name, value in columns.items()):
+            self.update(record_id, state=after.value, **columns)
+        if event is Event.KEPT:
+            self.touch(record_id)
+        run = values.get("run")
+        if event is Event.FINISHED and run is not None and state is not TaskState.FINISHED:
+            self._note_run(row["kind"], *run)
 
-    def give_up(self, row: sqlite3.Row, error: str) -> None:
-        """The create will not be sent (again): free of charge, unless an earlier one may have made a task."""
-        if row["in_doubt"]:
-            self.step(row["id"], Event.LOSE_ANSWER, error=f"{STILL_UNKNOWN} {error}", worker=None)
-        else:
-            self.step(row["id"], Event.GIVE_UP, error=error, ended_at=self.now, worker=None)
+    def _check_not_anothers(self, row: sqlite3.Row, task_id: str) -> None:
+        """An id that the network gave to another task before would give out that one's result.
+
+        Raises:
+            JournalError: It did.
+        """
+        other = self.connection.execute(
+            "SELECT job_id FROM entries WHERE task_id = ? AND sequencer_url = ? AND fingerprint <> ?",
+            (task_id, row["sequencer_url"], row["fingerprint"]),
+        ).fetchone()
+        if other is not None:
+            raise JournalError(
+                f"The network answered job {row['job_id']} with the id of another task, {task_id} (job "
+                f"{other['job_id']})",
+                job_id=row["job_id"],
+            )
 
     def touch(self, record_id: int) -> None:
-        """Makes the record the most recently used. A counter says so, since clocks are set back."""
+        """Make the record the most recently used. A counter says so, since clocks are set back."""
         self.connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'used'")
-        self.connection.execute(
-            "UPDATE entries SET used = ? WHERE id = ?", (self._counter("used"), record_id)
-        )
+        self.connection.execute("UPDATE entries SET used = ? WHERE id = ?", (self.counter("used"), record_id))
 
     def remove(self, row: sqlite3.Row) -> None:
-        """Removes a record; its files are in `left_behind`, to be removed when others may write again."""
-        self.left_behind.append((self._results.stem(row["id"], row["job_id"]).name, kept_files(row)))
+        """Remove a record; its files are in `removed`, to be deleted when others may write again."""
+        self.removed.append((self._results.stem(row["id"], row["job_id"]).name, kept_files(row)))
         self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
         self.changed.add(row["id"])
 
-    def note_run(self, kind: str, run: PastRun) -> None:
-        """Adds to the history of a kind, which is kept to a useful length."""
+    def counter(self, name: str) -> int:
+        """The value of a counter."""
+        row = self.connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+        return int(row[0])
+
+    def _note_run(self, kind: str, at_least: float, at_most: float) -> None:
         self.connection.execute(
-            "INSERT INTO past_runs (kind, at_least, at_most) VALUES (?, ?, ?)",
-            (kind, run.at_least, run.at_most),
+            "INSERT INTO past_runs (kind, at_least, at_most) VALUES (?, ?, ?)", (kind, at_least, at_most)
         )
         self.connection.execute(
             "DELETE FROM past_runs WHERE kind = ? AND id NOT IN"
@@ -191,25 +192,20 @@ class Transaction:
             (kind, kind, HISTORY_PER_KIND),
         )
 
-    # Leases ---------------------------------------------------------------------------------------------
+    # --- leases -------------------------------------------------------------------------------------------
 
     def new_lease(self, record_id: int) -> str:
-        """A lease of this owner for a record."""
+        """A lease of this owner on a record."""
         lease = secrets.token_hex(8)
         if not self.leases(record_id):
-            self._note_attendance(record_id)
+            self._note_leased(record_id)
         self.connection.execute("INSERT INTO tickets VALUES (?, ?, ?)", (lease, record_id, self._owner_id))
         return lease
 
     def leases(self, record_id: int) -> int:
-        """How many leases a record has; all are live ones after `bury`."""
+        """How many leases a record has; all are of living owners after `drop_dead`."""
         row = self.connection.execute("SELECT count(*) FROM tickets WHERE entry = ?", (record_id,)).fetchone()
         return int(row[0])
-
-    def own_leases(self) -> list[str]:
-        """All leases of this owner."""
-        rows = self.connection.execute("SELECT ticket FROM tickets WHERE owner = ?", (self._owner_id,))
-        return [row["ticket"] for row in rows.fetchall()]
 
     def is_own(self, lease: str | None) -> bool:
         """Whether the lease is one of this owner's."""
@@ -218,66 +214,18 @@ class Transaction:
         ).fetchone()
         return found is not None
 
-    def row_of_lease(self, lease: str) -> sqlite3.Row | None:
-        """The row that a lease of this owner stands for; None where it was given back, or is another's."""
+    def drop(self, lease: str) -> None:
+        """Drop a lease of this owner; one that was dropped before is passed over."""
         row = self.connection.execute(
             "SELECT entries.* FROM entries JOIN tickets ON tickets.entry = entries.id"
             " WHERE tickets.ticket = ? AND tickets.owner = ?",
             (lease, self._owner_id),
         ).fetchone()
-        return row if isinstance(row, sqlite3.Row) else None
+        if row is not None:
+            self._drop([lease], row, SENDER_LEFT)
 
-    def drop_lease(self, row: sqlite3.Row, lease: str) -> int:
-        """Gives back a lease for `row` and draws the consequences; how many the record has left."""
-        self.connection.execute("DELETE FROM tickets WHERE ticket = ?", (lease,))
-        left = self.leases(row["id"])
-        state = TaskState(row["state"])
-        is_worker = row["worker"] == lease
-        if is_worker and state is TaskState.SENDING:
-            self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_LEFT, worker=None)
-        elif state is TaskState.PREPARED and (not left or (is_worker and row["in_doubt"])):
-            # Whether work in doubt is sent again is its sender's choice, which nobody else inherits.
-            self.give_up(row, row["error"] or NEVER_SENT)
-        elif is_worker:
-            self.update(row["id"], worker=None)
-        if not left and row["size"]:
-            # A video may have been made of an animation while it was in hand.
-            size = self._results.size(kept_files(row))
-            if size != row["size"]:
-                self.update(row["id"], size=size)
-        if not left:
-            self._note_attendance(row["id"])
-        return left
-
-    def bury(self, is_alive: Callable[[str], bool]) -> None:
-        """Removes the leases of the dead; afterwards nothing is SENDING without a living sender."""
-        for owner in self._owners():
-            if is_alive(owner):
-                continue
-            for row in self.connection.execute(
-                "SELECT entries.* FROM tickets JOIN entries ON entries.worker = ticket WHERE owner = ?",
-                (owner,),
-            ).fetchall():
-                if row["state"] == TaskState.SENDING.value:
-                    self.step(row["id"], Event.LOSE_ANSWER, error=SENDER_DIED)
-                elif row["state"] == TaskState.PREPARED.value and row["in_doubt"]:
-                    self.give_up(row, row["error"] or NEVER_SENT)
-                self.update(row["id"], worker=None)
-            held = self.connection.execute(
-                "SELECT DISTINCT entry FROM tickets WHERE owner = ?", (owner,)
-            ).fetchall()
-            self.connection.execute("DELETE FROM tickets WHERE owner = ?", (owner,))
-            for row in held:
-                if not self.leases(row["entry"]):
-                    self._note_attendance(row["entry"])
-
-    def _note_attendance(self, record_id: int) -> None:
-        """Whether an open record is looked after decides what can be done with it, so that is a change."""
-        row = self.find(record_id)
-        if row is not None and record_from_row(row, self._results.root).is_open:
-            self.update(record_id)
-
-    def _owners(self) -> list[str]:
+    def owners(self) -> set[str]:
+        """Ids of all owners of leases."""
         # From one to the next by the index: SELECT DISTINCT would read every lease, at every change.
         rows = self.connection.execute(
             "WITH RECURSIVE found(owner) AS ("
@@ -287,22 +235,155 @@ class Transaction:
             " WHERE found.owner IS NOT NULL"
             ") SELECT owner FROM found WHERE owner IS NOT NULL"
         )
-        return [row["owner"] for row in rows.fetchall()]
+        return {row["owner"] for row in rows.fetchall()}
 
-    def _counter(self, name: str) -> int:
-        row = self.connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
-        return int(row[0])
+    def drop_own(self) -> None:
+        """Drop all leases of this owner."""
+        self._drop_all_of(self._owner_id, SENDER_LEFT)
+
+    def drop_dead(self, dead: Collection[str]) -> None:
+        """Drop the leases of owners that have died; afterwards a living process sends whatever is SENDING."""
+        for owner in dead:
+            self._drop_all_of(owner, SENDER_DIED)
+
+    def _drop_all_of(self, owner: str, sender_gone: str) -> None:
+        leases: dict[int, list[str]] = {}
+        for row in self.connection.execute(
+            "SELECT ticket, entry FROM tickets WHERE owner = ?", (owner,)
+        ).fetchall():
+            leases.setdefault(row["entry"], []).append(row["ticket"])
+        for record_id, of_record in leases.items():
+            row = self.find(record_id)
+            if row is None:
+                self.connection.executemany(
+                    "DELETE FROM tickets WHERE ticket = ?", [(lease,) for lease in of_record]
+                )
+            else:
+                self._drop(of_record, row, sender_gone)
+
+    def _drop(self, leases: list[str], row: sqlite3.Row, sender_gone: str) -> None:
+        self.connection.executemany("DELETE FROM tickets WHERE ticket = ?", [(lease,) for lease in leases])
+        record_id, left = row["id"], self.leases(row["id"])
+        state = TaskState(row["state"])
+        was_worker = row["worker"] in leases
+        if was_worker and state is TaskState.SENDING:
+            self.apply(record_id, Event.ANSWER_LOST, {"error": sender_gone})
+        elif state is TaskState.PREPARED and (not left or (was_worker and row["in_doubt"])):
+            # Whether work in doubt is sent again is its sender's choice, which nobody else inherits.
+            self.apply(record_id, Event.NOT_SENT, {"error": row["error"] or NEVER_SENT})
+        elif was_worker:
+            self.update(record_id, worker=None)
+        if not left and row["size"]:
+            # A video may have been made of an animation while it was in use.
+            size = self._results.size(kept_files(row))
+            if size != row["size"]:
+                self.update(record_id, size=size)
+        if not left:
+            self._note_leased(record_id)
+
+    def _note_leased(self, record_id: int) -> None:
+        """Whether an open record is leased decides what can be done with it, so that is a change."""
+        row = self.find(record_id)
+        if row is not None and record_from_row(row, Path()).is_open:
+            self.update(record_id)
+
+
+_NEEDS_TASK_ID = frozenset({Event.FINISHED, Event.FAILED, Event.CANCELED})
+
+Columns = Callable[[sqlite3.Row, Mapping[str, Any], float], dict[str, Any]]
+
+
+def _ended(status: str) -> Columns:
+    def columns(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
+        return {
+            "status": status,
+            "error": _text(values.get("error")),
+            "ended_at": values.get("at", now),
+            "worker": None,
+            "cancel_requested_at": None,
+        }
+
+    return columns
+
+
+def _status(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
+    started = values.get("at", now) if values["status"] == "running" else None
+    return {"status": clean_text(values["status"]), "started_at": row["started_at"] or started}
+
+
+def _finished(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
+    ended = row["ended_at"] if row["state"] == TaskState.FINISHED.value else values.get("at", now)
+    # No query: it may sign the address, and whoever needs a fresh one asks the network.
+    result = row["result"] if row["files"] != "[]" else to_json(without_queries(values["result"]))
+    return {**_ended("finished")(row, {}, now), "ended_at": ended, "result": result}
+
+
+def _kept(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
+    return {
+        "files": json.dumps(values["files"]),
+        "size": sum(size for _, size, *_ in values["files"]),
+        "engine": values.get("engine"),
+        "miner": values.get("miner"),
+        "device": values.get("device"),
+        "status": "finished",
+        "ended_at": row["ended_at"] or now,
+        "worker": None,
+    }
+
+
+_COLUMNS: dict[Event, Columns] = {
+    Event.SEND: lambda row, values, now: {"sent_at": now, "error": None},
+    Event.RESEND: lambda row, values, now: {"in_doubt": 1, "error": None, "forgotten": 0},
+    Event.HELD_BACK: lambda row, values, now: {"error": _text(values["error"])},
+    Event.NOT_SENT: lambda row, values, now: {
+        "error": _text(values["error"]),
+        "ended_at": now,
+        "worker": None,
+    },
+    Event.ANSWER_LOST: lambda row, values, now: {"error": _text(values["error"]), "worker": None},
+    Event.ACCEPTED: lambda row, values, now: {
+        "task_id": clean_text(values["task_id"]),
+        "submitted_at": values.get("at", now),
+        "ended_at": None,
+        "error": None,
+        "forgotten": 0,
+        "in_doubt": 0,
+        "worker": None,
+    },
+    Event.STATUS: _status,
+    Event.FINISHED: _finished,
+    Event.FAILED: _ended("failed"),
+    Event.CANCELED: _ended("canceled"),
+    Event.NOT_KNOWN: lambda row, values, now: {
+        "error": _text(values["error"]),
+        "cancel_requested_at": None,
+        "worker": None,
+    },
+    Event.EXPIRED: lambda row, values, now: {"error": _text(values["error"]), "files": "[]", "size": 0},
+    Event.CANCEL_REQUESTED: lambda row, values, now: {"cancel_requested_at": values.get("at", now)},
+    Event.CANCEL_LAPSED: lambda row, values, now: {"cancel_requested_at": None},
+    Event.KEPT: _kept,
+    Event.FILES_GONE: lambda row, values, now: {"files": "[]", "size": 0},
+    Event.DELIVERED: lambda row, values, now: {"delivered": 1},
+    Event.FELL_BACK: lambda row, values, now: {"engine": values["engine"], "device": values["device"]},
+}
+
+
+def _text(text: str | None) -> str | None:
+    return None if text is None else clean_text(text)
+
+
+def _warn_if_accepted_twice(row: sqlite3.Row, task_id: str) -> None:
+    if row["task_id"] != task_id:
+        logger.warning(
+            "Job %s was accepted twice, as task %s and as task %s; both may be charged. The journal follows "
+            "the first.",
+            row["job_id"],
+            row["task_id"],
+            task_id,
+        )
 
 
 def kept_files(row: sqlite3.Row) -> list[KeptFile]:
-    """The kept files of a row of table ``records``."""
-    return [(name, size) for name, size in json.loads(row["files"])]
-
-
-def no_record(record_id: int) -> JournalError:
-    """The error for an id that is not, or no longer, in the journal."""
-    return JournalError(
-        f"The journal has no record {record_id}",
-        money="Forgetting a record charges nothing and refunds nothing.",
-        next_step="List the tasks with `xalora tasks`.",
-    )
+    """The kept files of a row of table ``entries``."""
+    return [(name, size, digest[0] if digest else "") for name, size, *digest in json.loads(row["files"])]

@@ -1,1 +1,1 @@
-"""Bytes to numpy and back: images, video, how a local image reaches a miner, how a result comes home."""
+"""Image and video files: detection, checks, decoding to numpy, encoding; no HTTP."""

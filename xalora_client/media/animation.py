@@ -1,6 +1,6 @@
-"""Animated WebP and GIF: checked frame by frame, and turned into H.264, which every player shows.
+"""Animated WebP and GIF: checked frame by frame, and converted to H.264, which every player shows.
 
-PyAV can't decode animated WebP, so Pillow decodes, one frame at a time, and PyAV encodes.
+PyAV can't decode animated WebP, so Pillow decodes one frame at a time, and PyAV encodes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import Image
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
 from .containers import BrokenMediaError, webp_durations
-from .images import animation_frames
-from .sniff import SNIFF_BYTES, MediaKind, sniff
+from .image_files import animation_frames
+from .media_types import SNIFF_BYTES, MediaKind, sniff
 from .video import VideoFile, broken_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")
@@ -32,22 +32,22 @@ _BT709, _BT601, _VIDEO_RANGE = 1, 6, 1
 
 
 def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[str]) -> VideoFile:
-    """Turn an animated WebP (or GIF) into an H.264 MP4 that every player shows; the original stays as it is.
+    """Convert an animated WebP (or GIF) to an H.264 MP4; the original stays.
 
     Each frame keeps its own duration, to the millisecond. H.264 needs even sizes: an odd width or height is
-    padded by repeating the last column or row, so that no pixel is lost. Transparency is put on black. The
-    file says how its colours are to be read: players guess that by the size where nothing is said.
+    padded by repeating the last column or row. Transparency is put on black. The file declares its colour
+    matrix: without one, players guess by the size.
 
     Args:
         path: The animation; a still WebP or GIF becomes a video of one frame.
-        dest: The MP4 to write; an existing file is replaced once the new one is whole.
+        dest: The MP4 to write; an existing file is replaced once the new one is complete.
 
     Raises:
         ResultFormatError: The animation is truncated or damaged.
         ConfigurationError: The installed PyAV has no H.264 encoder.
     """
     path, dest = Path(path), Path(dest)
-    # Two nodes with the same kept result may do this at the same time.
+    # Two nodes with the same kept result may convert it at the same time.
     unfinished = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         data = path.read_bytes()
@@ -68,12 +68,12 @@ def check_animation(path: Path) -> None:
 
 
 def _animation_durations(data: bytes) -> list[int]:
-    """How long each frame is shown, in milliseconds. Raises BrokenMediaError."""
+    """The duration of each frame in milliseconds. Raises BrokenMediaError."""
     if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
         durations = [frame.info.get("duration", 0) for frame in animation_frames(data)]
     else:
         durations = webp_durations(data) or [0]  # a still one has none
-    # Browsers show a frame that gives no time, or hardly any, for a tenth of a second.
+    # Browsers show a frame of at most 10 ms for a tenth of a second.
     return [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
 
 
@@ -106,7 +106,7 @@ def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[in
             if not ticks_at:
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
                 stream.codec_context.time_base = Fraction(tick, 1000)
-                # MP4 counts durations in decoding order: only without B-frames are those the frames' own.
+                # MP4 stores durations in decoding order, which is the order of display only without B-frames.
                 stream.codec_context.max_b_frames = 0
                 _tag_colours(stream)
                 if encoder == "libx264":
@@ -122,11 +122,11 @@ def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[in
 
 
 def _tag_colours(stream: VideoStream) -> None:
-    """Say what swscale makes of RGB: BT.601's matrix in video range; primaries and curve stay BT.709's."""
+    """Declare what swscale makes of RGB: BT.601's matrix in video range, BT.709's primaries and curve."""
     context = stream.codec_context
     context.color_range = _VIDEO_RANGE
     context.color_primaries = context.color_trc = _BT709
-    # PyAV before 17 decodes by this matrix whatever the file says, so no other one is safe in ComfyUI.
+    # PyAV before 17 decodes by this matrix whatever the file declares, so it is the safe one in ComfyUI.
     context.colorspace = _BT601
 
 

@@ -1,8 +1,7 @@
-"""The skeletons of image and video files: chunks, segments and boxes, without decoding a pixel.
+"""Parsers for PNG, JPEG, RIFF, GIF, MP4 and WebM containers, which detect truncation and strip metadata.
 
-Two jobs need them: telling a whole file from a truncated one, and dropping metadata without touching pixels.
-The first can't be left to Pillow, since inside ComfyUI other packs switch ``LOAD_TRUNCATED_IMAGES`` on for
-the whole process, and half an image would then pass for a result.
+They decode no pixels. Pillow can't be relied on to detect truncation: inside ComfyUI other packs switch
+``LOAD_TRUNCATED_IMAGES`` on for the whole process, and half an image would then pass for a result.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class BrokenMediaError(ValueError):
-    """The bytes are not a whole, readable image. The message is a clause that fits after "it is broken:"."""
+    """The bytes are not a complete, readable image. The message is a clause about "it"."""
 
 
 class PngChunk(NamedTuple):
-    """One chunk of a PNG file: its four-letter name, its payload, and the chunk as it stands in the file."""
+    """One chunk of a PNG file: its four-letter name, its payload, and its bytes in the file."""
 
     name: bytes
     payload: memoryview
@@ -29,7 +28,7 @@ class PngChunk(NamedTuple):
 
 
 class JpegSegment(NamedTuple):
-    """One segment of a JPEG file: its marker byte, its payload, and the segment as it stands in the file.
+    """One segment of a JPEG file: its marker byte, its payload, and its bytes in the file.
 
     For a start of scan ``raw`` includes the entropy-coded data that follows.
     """
@@ -40,10 +39,10 @@ class JpegSegment(NamedTuple):
 
 
 def png_chunks(data: bytes, *, verify: bool = True) -> Iterator[PngChunk]:
-    """Walk the chunks of a PNG file up to and including IEND, checking each chunk's CRC if ``verify``.
+    """The chunks of a PNG file up to and including IEND; each CRC is checked if ``verify``.
 
     Raises:
-        BrokenMediaError: A chunk is cut off or damaged, or IEND never comes.
+        BrokenMediaError: A chunk is cut off or damaged, or IEND is missing.
     """
     view = memoryview(data)
     if not data.startswith(PNG_SIGNATURE):
@@ -72,10 +71,10 @@ _MARKER_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
-    """Walk the segments of a JPEG file from SOI to EOI; what follows EOI is never looked at.
+    """The segments of a JPEG file from SOI to EOI; bytes after EOI are ignored.
 
     Raises:
-        BrokenMediaError: A segment is cut off, or EOI never comes.
+        BrokenMediaError: A segment is cut off, or EOI is missing.
     """
     view = memoryview(data)
     if data[:2] != b"\xff\xd8":
@@ -115,7 +114,7 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
 
 
 def check_riff(data: bytes) -> None:
-    """Check that a RIFF file (WebP) is as long as its header says.
+    """Check that a RIFF file (WebP) is as long as its header declares.
 
     Raises:
         BrokenMediaError: It is shorter.
@@ -125,7 +124,7 @@ def check_riff(data: bytes) -> None:
 
 
 def webp_durations(data: bytes) -> list[int]:
-    """How long an animated WebP shows each of its frames, in milliseconds.
+    """The duration of each frame of an animated WebP, in milliseconds.
 
     Raises:
         BrokenMediaError: The file is truncated.
@@ -157,7 +156,7 @@ _KEPT_PNG_CHUNKS = frozenset(
 
 
 def strip_png(data: bytes) -> bytes:
-    """A PNG file with only the chunks that its pixels and their colours need; animation is dropped too.
+    """A PNG file reduced to the chunks for its pixels and their colours; animation is dropped too.
 
     Raises:
         BrokenMediaError: As :func:`png_chunks`.
@@ -170,9 +169,9 @@ _APP0, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
 
 
 def strip_jpeg(data: bytes) -> bytes:
-    """A JPEG file without comments, EXIF, XMP, thumbnails and whatever follows its end.
+    """A JPEG file without comments, EXIF, XMP, thumbnails and trailing bytes.
 
-    Its colour profile and Adobe's colour transform stay, as do all the compressed pixels.
+    Its colour profile, Adobe's colour transform and the compressed pixels stay.
 
     Raises:
         BrokenMediaError: As :func:`jpeg_segments`.
@@ -181,7 +180,7 @@ def strip_jpeg(data: bytes) -> bytes:
     for segment in jpeg_segments(data):
         if segment.marker == _APP0:
             if bytes(segment.payload[:5]) == b"JFIF\0" and len(segment.payload) >= 14:
-                # Version, density and no thumbnail: all that JFIF says about the pixels.
+                # Version and density, without the thumbnail.
                 parts.append(b"\xff\xe0\x00\x10" + bytes(segment.payload[:12]) + b"\0\0")
         elif segment.marker == _APP2:
             if bytes(segment.payload[:12]) == b"ICC_PROFILE\0":
@@ -199,13 +198,13 @@ _MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 
 
 def check_video_container(file: BinaryIO) -> None:
-    """Check that the outermost boxes of an MP4 or WebM file end where the file does, at the latest.
+    """Check that no outermost box of an MP4 or WebM file reaches beyond the end of the file.
 
     Args:
         file: A seekable binary file; its position is moved.
 
     Raises:
-        BrokenMediaError: A box reaches beyond the end of the file: it is truncated.
+        BrokenMediaError: One does: the file is truncated.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -231,7 +230,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
 
 
 def _webm_end(file: BinaryIO) -> int | None:
-    """Where the file must end; None for a recording of open length."""
+    """The offset of the end; None for a recording of open length."""
     file.seek(4)
     header_size = _read_ebml_size(file)
     if header_size is None:

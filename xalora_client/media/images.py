@@ -1,51 +1,49 @@
-"""Encoded images to numpy: whole or not at all, straight into the array they are wanted in.
+"""Decoding of image files to numpy arrays, several images into one array where that is asked for.
 
-Pillow does the decoding, except for most PNG, where PyAV is faster and keeps 16-bit colours at full depth.
-Files are opened through the format's own class and not ``Image.open``: that skips the process-wide pixel
-limit, which other ComfyUI packs switch off and on, in favour of :data:`MAX_PIXELS`.
+Pillow decodes, except for most PNG, where PyAV is faster and keeps 16-bit colours at full depth. An image
+that is truncated or damaged is an error and never half an array.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import GifImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from .containers import BrokenMediaError, PngChunk, check_gif, check_riff, jpeg_segments, png_chunks
+from .containers import BrokenMediaError, PngChunk, png_chunks
+from .image_files import (
+    ImageHeader,
+    ImageSource,
+    animation_frames,
+    check_end,
+    has_alpha,
+    image_orientation,
+    loaded_upright,
+    open_image,
+    read_header,
+    read_source,
+)
+from .media_types import SNIFF_BYTES, MediaKind, sniff
 from .png_decode import check_png_stream, decode_plain_png, is_plain_png
-from .sniff import SNIFF_BYTES, MediaKind, sniff
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
-ImageSource: TypeAlias = bytes | Path
-
-MAX_PIXELS = 16384 * 16384
-"""The largest image that is decoded. As float32 RGB it takes 3.2 GB."""
 
 ROWS_AT_ONCE = 32
-"""Rows converted in one step: few enough to stay in a core's cache, enough to keep Python out of it."""
-
-_EXIF_ORIENTATION = 0x0112
-_EXIF_KEYWORDS = (b"Raw profile type", b"XML:com.adobe.xmp")
-_ANIMATIONS = frozenset({MediaKind.ANIMATED_WEBP, MediaKind.GIF})
-_ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+"""Rows converted in one step: few enough for a core's cache, enough to make Python's overhead small."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A decoded image whose rows are handed out a few at a time.
+    """A decoded image whose rows are read a few at a time.
 
     ``channels`` is 1 (gray), 3 (RGB) or 4 (RGBA); ``maximum`` is the value of full brightness, 255 or 65535;
     ``rows(start, stop)`` gives ``[stop - start, width, channels]``, uint8 or uint16 to match.
@@ -59,9 +57,9 @@ class Pixels:
     icc_profile: bytes | None = None
 
     def write_to(self, out: FloatImages) -> None:
-        """Fill ``out``, float32 ``[height, width, 3 or 4]``, with values in 0..1, with no other full copy.
+        """Fill ``out``, float32 ``[height, width, 3 or 4]``, with values in 0..1, without another full copy.
 
-        Alpha that is not in the image is 1, and alpha that has no place in ``out`` is left out.
+        Missing alpha becomes 1; alpha is dropped where ``out`` has three channels.
         """
         target = out
         if out.shape[2] == 4 and self.channels != 4:
@@ -71,20 +69,6 @@ class Pixels:
             stop = min(start + ROWS_AT_ONCE, self.height)
             rows = self.rows(start, stop)[..., : target.shape[2]]
             np.divide(rows, self.maximum, out=target[start:stop], dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """What a file says of itself before any pixel is decoded; sizes are after EXIF rotation.
-
-    ``frames`` is 1 for a still image. An animation may claim alpha and be opaque all the same.
-    """
-
-    kind: MediaKind
-    width: int
-    height: int
-    has_alpha: bool
-    frames: int = 1
 
 
 def decode_image(source: ImageSource) -> FloatImages:
@@ -100,7 +84,7 @@ def decode_image(source: ImageSource) -> FloatImages:
 
     Raises:
         ResultFormatError: It is not an image this package reads, is truncated or damaged, or has more than
-            :data:`MAX_PIXELS` pixels.
+            :data:`.image_files.MAX_PIXELS` pixels.
     """
     pixels = decode_pixels(source)
     image: FloatImages = np.empty((pixels.height, pixels.width, 4 if pixels.channels == 4 else 3), np.float32)
@@ -123,25 +107,26 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
     """
     if not sources:
         raise ValueError("decode_images needs at least one image")
-    headers = [_for_result(read_header, source, place, sources) for place, source in enumerate(sources)]
+    headers: list[ImageHeader] = []
+    with_alpha = False
+    for place, source in enumerate(sources):
+        with _errors_of_result(place, len(sources)):
+            header = read_header(source)
+            headers.append(header)
+            if header.has_alpha and not with_alpha:
+                with_alpha = header.frames == 1 or _is_see_through(source)
     height, width = headers[0].height, headers[0].width
-    has_alpha = any(
-        header.has_alpha and (header.frames == 1 or _for_result(_is_see_through, source, place, sources))
-        for place, (source, header) in enumerate(zip(sources, headers, strict=True))
-    )
     starts = list(accumulate((header.frames for header in headers), initial=0))
     workers = min(len(sources), os.cpu_count() or 1)
-    shape = (starts[-1], height, width, 4 if has_alpha else 3)
-    batch = touched(shape) if workers > 1 else np.empty(shape, np.float32)
+    shape = (starts[-1], height, width, 4 if with_alpha else 3)
+    batch = touched_array(shape) if workers > 1 else np.empty(shape, np.float32)
 
     def decode_into(place: int) -> None:
-        def decode(source: ImageSource) -> None:
-            targets = batch[starts[place] : starts[place + 1]]
-            for target, pixels in zip(targets, read_frames(source), strict=True):
+        targets = batch[starts[place] : starts[place + 1]]
+        with _errors_of_result(place, len(sources)):
+            for target, pixels in zip(targets, read_frames(sources[place]), strict=True):
                 fits = (pixels.height, pixels.width) == (height, width)
                 (pixels if fits else _resized(pixels, width, height)).write_to(target)
-
-        _for_result(decode, sources[place], place, sources)
 
     if workers == 1:
         for place in range(len(sources)):
@@ -153,92 +138,39 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
 
 
 def decode_pixels(source: ImageSource) -> Pixels:
-    """Decode an image in the depth it is stored in, EXIF rotation applied; of an animation its first frame.
+    """Decode an image at its stored depth, EXIF rotation applied; of an animation its first frame.
 
     Raises:
         ResultFormatError: As for :func:`decode_image`.
     """
-    pixels: Pixels = _for_result(read_pixels, source, 0, [source])
-    return pixels
+    with _errors_of_result():
+        return read_pixels(source)
 
 
 def count_images(source: ImageSource) -> int:
-    """How many images :func:`decode_images` makes of a source, without decoding it.
+    """The number of images that :func:`decode_images` makes of a source; only the header is read.
 
     Raises:
         ResultFormatError: The header is not one of an image this package reads.
     """
-    header: ImageHeader = _for_result(read_header, source, 0, [source])
-    return header.frames
-
-
-def image_size(source: ImageSource) -> tuple[int, int]:
-    """The (width, height) of an image from its header, EXIF rotation applied.
-
-    Raises:
-        ResultFormatError: The header is not one of an image this package reads.
-    """
-    header = _for_result(read_header, source, 0, [source])
-    return header.width, header.height
-
-
-def read_header(source: ImageSource) -> ImageHeader:
-    """Read an image's size and kind without decoding it. Raises BrokenMediaError."""
-    data = _read(source)
-    kind, image = open_image(data)
-    width, height = image.size
-    if _orientation(image, kind, data) >= 5:
-        width, height = height, width
-    if kind not in _ANIMATIONS:
-        return ImageHeader(kind, width, height, _has_alpha(image))
-    frames = _frame_count(image, kind, data)
-    # Of a moving GIF only the frames themselves tell, since each has a palette of its own.
-    may_have_alpha = _has_alpha(image) or (kind is MediaKind.GIF and frames > 1)
-    return ImageHeader(kind, width, height, may_have_alpha, frames)
-
-
-def stored_orientation(data: bytes) -> int:
-    """The EXIF orientation that an encoded image asks for, 1..8. Raises BrokenMediaError."""
-    kind, image = open_image(data)
-    return _orientation(image, kind, data)
+    with _errors_of_result():
+        return read_header(source).frames
 
 
 def read_frames(source: ImageSource) -> Iterator[Pixels]:
     """Decode an image, or an animation's frames in turn, see :func:`read_pixels`. Raises BrokenMediaError."""
-    data = _read(source)
-    if sniff(data[:SNIFF_BYTES]) in _ANIMATIONS:
+    data = read_source(source)
+    kind = sniff(data[:SNIFF_BYTES])
+    if kind is not None and kind.is_animation:
         yield from map(pixels_of, animation_frames(data))
     else:
         yield read_pixels(data)
 
 
-def animation_frames(data: bytes) -> Iterator[Image.Image]:
-    """The frames of a WebP or GIF, each valid until the next is asked for. Raises BrokenMediaError."""
-    kind, image = open_image(data)
-    orientation = _orientation(image, kind, data)
-    for place in range(_frame_count(image, kind, data)):
-        try:
-            image.seek(place)
-        except PILLOW_ERRORS as error:
-            raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-        yield _rotated(_loaded(image), orientation)
-
-
-def _frame_count(image: Image.Image, kind: MediaKind, data: bytes) -> int:
-    if kind is MediaKind.GIF:
-        check_gif(data)
-    else:
-        check_riff(data)
-    try:
-        return int(getattr(image, "n_frames", 1))
-    except PILLOW_ERRORS as error:
-        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-
-
 def _is_see_through(source: ImageSource) -> bool:
     """Whether any pixel of an animation is not opaque.
 
-    Encoders mark what does not change from frame to frame as transparent, so the header can't tell.
+    Encoders mark unchanged pixels of later frames as transparent, so the header can't tell.
     """
     return any(
         pixels.channels == 4 and bool((pixels.rows(0, pixels.height)[..., 3] != pixels.maximum).any())
@@ -248,28 +180,20 @@ def _is_see_through(source: ImageSource) -> bool:
 
 def read_pixels(source: ImageSource) -> Pixels:
     """See :func:`decode_pixels`. Raises BrokenMediaError."""
-    data = _read(source)
+    data = read_source(source)
     kind, image = open_image(data)
-    chunks: list[PngChunk] = []
-    if kind is MediaKind.PNG:
-        chunks = list(png_chunks(data))
-    elif kind is MediaKind.JPEG:
-        for _ in jpeg_segments(data):
-            pass
-    elif kind is MediaKind.GIF:
-        check_gif(data)
-    else:
-        check_riff(data)
-    orientation = _orientation(image, kind, data)
+    chunks = list(png_chunks(data)) if kind is MediaKind.PNG else []
+    check_end(kind, data)
+    orientation = image_orientation(image, kind, data)
     if chunks and is_plain_png(chunks):
         return _plain_png_pixels(data, chunks, image, orientation)
     if chunks and ImageFile.LOAD_TRUNCATED_IMAGES:
         check_png_stream(chunks)
-    return pixels_of(_rotated(_loaded(image), orientation))
+    return pixels_of(loaded_upright(image, orientation))
 
 
 def pixels_of(image: Image.Image) -> Pixels:
-    """Hand out the rows of a Pillow image of any mode with a defined value range. Raises BrokenMediaError."""
+    """The pixels of a Pillow image of any mode with a defined value range. Raises BrokenMediaError."""
     image = _in_plain_mode(image)
     width, height = image.size
     if image.mode.startswith("I;16"):
@@ -287,14 +211,14 @@ def pixels_of(image: Image.Image) -> Pixels:
 
 
 def _icc_profile(image: Image.Image, channels: int) -> bytes | None:
-    """The image's colour profile, where it is one for the channels that the image has now."""
+    """The image's colour profile, where it fits the image's channels."""
     profile = image.info.get("icc_profile")
     colour_space = b"GRAY" if channels == 1 else b"RGB "
     return profile if isinstance(profile, bytes) and profile[16:20] == colour_space else None
 
 
 def _in_plain_mode(image: Image.Image) -> Image.Image:
-    """Bring a Pillow image to L, I;16, RGB or RGBA without losing depth or transparency."""
+    """Convert a Pillow image to L, I;16, RGB or RGBA without loss of depth or transparency."""
     mode = image.mode
     if mode in {"L", "I;16", "I;16L", "I;16B", "RGB", "RGBA"} and not (
         mode in {"L", "RGB"} and "transparency" in image.info
@@ -312,121 +236,24 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
         return Image.fromarray(values.astype(np.uint16))
     if mode == "F":
         raise BrokenMediaError("its pixels are 32-bit floats of unknown range; give a float array in 0..1")
-    target = "RGBA" if _has_alpha(image) else "RGB"
+    target = "RGBA" if has_alpha(image) else "RGB"
     try:
         return image.convert(target)
     except ValueError as error:
         raise BrokenMediaError(f"its colour mode {mode} can't be converted to RGB") from error
 
 
-def _for_result(
-    read: Callable[[ImageSource], Any], source: ImageSource, place: int, sources: Sequence[ImageSource]
-) -> Any:
+@contextmanager
+def _errors_of_result(place: int = 0, total: int = 1) -> Iterator[None]:
     try:
-        return read(source)
+        yield
     except BrokenMediaError as error:
-        which = f"Image {place + 1} of {len(sources)} of the result" if len(sources) > 1 else "The result"
+        which = f"Image {place + 1} of {total} of the result" if total > 1 else "The result"
         raise ResultFormatError(
             f"{which} can't be read: {error}",
             money=STILL_RETRIEVABLE,
             next_step="Download it again; if it stays broken, the miner wrote it so.",
         ) from error
-
-
-def _read(source: ImageSource) -> bytes:
-    return source.read_bytes() if isinstance(source, Path) else bytes(source)
-
-
-_OPENERS: dict[MediaKind, Callable[[io.BytesIO], Image.Image]] = {
-    MediaKind.PNG: PngImagePlugin.PngImageFile,
-    MediaKind.JPEG: JpegImagePlugin.JpegImageFile,
-    MediaKind.WEBP: WebPImagePlugin.WebPImageFile,
-    MediaKind.ANIMATED_WEBP: WebPImagePlugin.WebPImageFile,
-    MediaKind.GIF: GifImagePlugin.GifImageFile,
-}
-# What Pillow's parsers are seen to raise on damaged files, MemoryError for absurd allocations included.
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-
-
-def open_image(data: bytes) -> tuple[MediaKind, Image.Image]:
-    """Open an encoded image with Pillow, decoding nothing yet. Raises BrokenMediaError."""
-    kind = sniff(data[:SNIFF_BYTES])
-    opener = _OPENERS.get(kind) if kind is not None else None
-    if kind is None or opener is None:
-        raise BrokenMediaError("it is no PNG, JPEG, WebP or GIF image")
-    try:
-        image = opener(io.BytesIO(data))
-    except PILLOW_ERRORS as error:
-        raise BrokenMediaError(f"its header is damaged or cut off ({error})") from error
-    check_pixel_count(*image.size)
-    return kind, image
-
-
-class TooManyPixelsError(BrokenMediaError):
-    """Nothing need be wrong with it but its size."""
-
-
-def check_pixel_count(width: int, height: int) -> None:
-    """Refuse what would fill the memory when decoded. Raises TooManyPixelsError."""
-    if width * height > MAX_PIXELS:
-        raise TooManyPixelsError(
-            f"it claims {width}x{height} pixels, more than the {MAX_PIXELS // 1_000_000} million allowed"
-        )
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    try:
-        image.load()
-    except PILLOW_ERRORS as error:
-        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-    return image
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return image.mode in _ALPHA_MODES or "transparency" in image.info
-
-
-def _rotated(image: Image.Image, orientation: int) -> Image.Image:
-    return ImageOps.exif_transpose(image) if orientation != 1 else image
-
-
-def _orientation(image: Image.Image, kind: MediaKind, data: bytes) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none or it can't be read."""
-    if kind is MediaKind.GIF or (kind is MediaKind.PNG and not _may_hold_exif(data)):
-        return 1
-    return exif_orientation(image)
-
-
-def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a Pillow image, 1..8; 1 where there is none or it can't be read."""
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except PILLOW_ERRORS:
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _may_hold_exif(data: bytes) -> bool:
-    # Pillow decodes a whole PNG to find EXIF behind the pixels, so it is asked only where there is a sign.
-    with suppress(BrokenMediaError):
-        for chunk in png_chunks(data, verify=False):
-            is_text = chunk.name in {b"tEXt", b"zTXt", b"iTXt"}
-            if chunk.name == b"eXIf" or (is_text and bytes(chunk.payload[:24]).startswith(_EXIF_KEYWORDS)):
-                return True
-    return False
 
 
 def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
@@ -453,7 +280,7 @@ def _plain_png_pixels(
 
 
 def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """A view of ``[H, W, C]`` pixels as the EXIF orientation says they are to be looked at."""
+    """A view of ``[H, W, C]`` pixels with the EXIF orientation applied."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     flip_rows = orientation in {3, 4, 7, 8}
@@ -464,12 +291,11 @@ def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[An
 _PAGE = 4096
 
 
-def touched(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """An uninitialized float32 array, each page of which has been written to once, by this thread alone.
+def touched_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """An uninitialized float32 array whose memory pages are allocated.
 
-    The system gives memory at the first write to it. Threads that write to fresh memory side by side wait for
-    each other there, for longer than the work they share takes; one thread that goes ahead of them needs a
-    tenth of a second for a gigabyte.
+    The system allocates a page at the first write. Threads that do so side by side wait for each other longer
+    than the decoding takes; one thread allocates a gigabyte in a tenth of a second.
     """
     array = np.empty(shape, np.float32)
     array.reshape(-1).view(np.uint8)[::_PAGE] = 0

@@ -1,7 +1,7 @@
-"""Anything a user may call an image, made ready to leave this machine: whole, upright, and without metadata.
+"""Input images of any form, prepared to be sent: complete, upright, and without metadata.
 
-What a camera or an editor wrote beside the pixels (place, time, names, prompts) never leaves. JPEG and PNG
-files are stripped without touching their compressed pixels; everything else becomes a new PNG.
+Metadata of a camera or an editor (place, time, names, prompts) never leaves this machine. JPEG and PNG files
+are stripped without a change to their compressed pixels; everything else becomes a new PNG.
 """
 
 from __future__ import annotations
@@ -17,37 +17,34 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputImageError
 from .containers import BrokenMediaError, strip_jpeg, strip_png
-from .images import (
+from .image_files import (
     PILLOW_ERRORS,
-    ROWS_AT_ONCE,
-    Pixels,
     check_pixel_count,
     exif_orientation,
-    pixels_of,
+    loaded_upright,
     read_header,
-    read_pixels,
-    stored_orientation,
 )
+from .images import ROWS_AT_ONCE, Pixels, pixels_of, read_pixels
+from .media_types import SNIFF_BYTES, MediaKind, sniff
 from .png_encode import encode_png, to_uint8
-from .sniff import SNIFF_BYTES, MediaKind, sniff
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""
 
 _REMOTE_SCHEMES = frozenset({"http", "https", "data"})
-# Formats an input may have beside those a result may have. Pillow's others run external programs or are too
-# loosely recognised to be tried on a stranger's file.
+# Formats of inputs beside those of results. Pillow's others run external programs or are detected too loosely
+# for untrusted files.
 _OTHER_FORMATS = ("BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI", "HEIF")
-_NO_FLOAT_IMAGE_IS_THIS_BRIGHT = 2.0
+_BRIGHTEST_FLOAT_IMAGE = 2.0
 
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An input image as it will be sent.
+    """An input image, ready to be sent.
 
     Attributes:
         data: The encoded file, free of metadata.
@@ -56,7 +53,7 @@ class PreparedImage:
         height: Pixels.
         pixel_digest: SHA-256 (hex) over the decoded pixels and their shape. The same 8-bit pixels give the
             same digest whether they came as a file with its colour profile, a Pillow image or an array.
-        given_bytes: The size of the file it was given as, where that could not be sent as it was.
+        given_bytes: The size of the given file, where it had to be encoded anew.
     """
 
     data: bytes
@@ -71,12 +68,12 @@ class PreparedImage:
 
 
 def is_remote(image: object) -> bool:
-    """Whether an input image is a URL (http, https or data:), which goes to the network as it stands."""
+    """Whether an input image is a URL (http, https or data:), which is sent unchanged."""
     return isinstance(image, str) and urlsplit(image[:64]).scheme.lower() in _REMOTE_SCHEMES
 
 
 def prepare_image(image: ImageInput) -> PreparedImage:
-    """Make an image on this machine ready to be sent. Blocking and CPU-bound: run it in a thread.
+    """Prepare an image of this machine to be sent. Blocking and CPU-bound: run it in a thread.
 
     Args:
         image: A path, encoded bytes, a Pillow image, an array or tensor ``[H, W]``, ``[H, W, C]`` or
@@ -122,16 +119,16 @@ def _from_bytes(data: bytes) -> PreparedImage:
     if not data:
         raise BrokenMediaError("it is empty")
     kind = sniff(data[:SNIFF_BYTES])
-    if kind in {MediaKind.PNG, MediaKind.JPEG, MediaKind.WEBP, MediaKind.ANIMATED_WEBP, MediaKind.GIF}:
-        frames = read_header(data).frames
-        if frames > 1:
+    if kind is not None and not kind.is_container:
+        header = read_header(data)
+        if header.frames > 1:
             raise _refusal(
-                f"The input image is an animation of {frames} frames, and a task takes one image",
+                f"The input image is an animation of {header.frames} frames, and a task takes one image",
                 "Give its frames as images, each to a task of its own.",
             )
         pixels = read_pixels(data)
         strip = _STRIPPERS.get(kind)
-        if strip is not None and stored_orientation(data) == 1:
+        if strip is not None and header.orientation == 1:
             return _prepared(strip(data), kind, pixels)
         return replace(_encoded(pixels), given_bytes=len(data))
     return replace(_from_pillow(_open_other(data)), given_bytes=len(data))
@@ -165,12 +162,7 @@ def _from_pillow(image: Image.Image) -> PreparedImage:
     check_pixel_count(*image.size)
     if 0 in image.size:
         raise BrokenMediaError("it has no pixels")
-    try:
-        upright = ImageOps.exif_transpose(image) if exif_orientation(image) != 1 else image
-        upright.load()
-    except PILLOW_ERRORS as error:
-        raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
-    return _encoded(pixels_of(upright))
+    return _encoded(pixels_of(loaded_upright(image, exif_orientation(image))))
 
 
 def _encoded(pixels: Pixels) -> PreparedImage:
@@ -209,7 +201,7 @@ def _from_array(array: npt.NDArray[Any]) -> PreparedImage:
 
 
 def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Bring an array to ``[H, W, C]`` or say what is wrong with it."""
+    """The array as ``[H, W, C]``. Raises InputImageError."""
     shape = list(array.shape)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise _refusal(
@@ -239,7 +231,7 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if array.dtype != np.uint8:
         sample = array[:: max(1, array.shape[0] // 64)]
         brightness = np.fmin(np.fmax(sample, 0), 255).mean(dtype=np.float64)  # NaN counts as 0
-        if brightness > _NO_FLOAT_IMAGE_IS_THIS_BRIGHT:
+        if brightness > _BRIGHTEST_FLOAT_IMAGE:
             raise _refusal(
                 "The input array's float values go far beyond 1, so it would turn out white",
                 "Floats must be in 0..1: divide by 255, or give uint8.",
@@ -252,7 +244,7 @@ def _prepared(data: bytes, kind: MediaKind, pixels: Pixels) -> PreparedImage:
 
 
 def _digest(pixels: Pixels) -> str:
-    # Gray is spread to three channels, as decoding does, so that a gray file and its RGB array agree.
+    # Gray is spread to three channels, as decoding does: a gray file and its RGB array have one digest.
     channels = max(pixels.channels, 3)
     digest = hashlib.sha256(f"{pixels.height}x{pixels.width}x{channels}/{pixels.maximum}\n".encode())
     for start in range(0, pixels.height, ROWS_AT_ONCE):

@@ -1,7 +1,7 @@
-"""PNG to pixels by FFmpeg, which undoes the filters fast but inflates slowly.
+"""PNG decoding by FFmpeg, which undoes the filters fast but inflates slowly.
 
-Where ``isal`` is installed (extra ``fast``) it does the inflating, two to three times as fast, and FFmpeg is
-handed the same image deflated by storing alone.
+Where ``isal`` is installed (extra ``fast``), it inflates two to three times as fast, and FFmpeg gets the same
+image with its data stored uncompressed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STORED_CHANNELS = {
 
 
 def is_plain_png(chunks: Sequence[PngChunk]) -> bool:
-    """Whether FFmpeg reads this PNG: whole bytes a sample, no palette, no transparent colour."""
+    """Whether FFmpeg reads this PNG: full bytes per sample, no palette, no transparent colour."""
     width, height, depth, colour_type, _ = _header(chunks)
     return (
         depth >= 8
@@ -71,8 +71,8 @@ def decode_plain_png(data: bytes, chunks: Sequence[PngChunk]) -> npt.NDArray[Any
         memoryview(plane),
         strides=(plane.line_size, dtype.itemsize * channels, dtype.itemsize),
     )
-    # FFmpeg gives the rows it got when the compressed data ends early, without a word, and leaves the others
-    # zero as they were allocated. So anything in the last row proves that it is there; else inflating does.
+    # Where the compressed data ends early, FFmpeg reports no error and leaves the missing rows zero. A last
+    # row with other values proves that the data is complete; else the stream is inflated to find out.
     is_interlaced = _header(chunks)[4]
     if stored is None and (is_interlaced or not pixels[-1].any()):
         check_png_stream(chunks)
@@ -103,7 +103,7 @@ def _header(chunks: Sequence[PngChunk]) -> tuple[int, int, int, int, bool]:
 
 
 def _inflated(chunks: Sequence[PngChunk]) -> bytes | None:
-    """The same PNG with its image data stored instead of deflated; None where that is not to be had so."""
+    """The same PNG with its image data stored uncompressed; None where isal can't inflate it in one go."""
     width, height, depth, colour_type, is_interlaced = _header(chunks)
     size = height * (1 + width * _CHANNELS_BY_COLOUR_TYPE[colour_type] * (depth // 8))
     if isal_zlib is None or is_interlaced or size > _MOST_INFLATED_AHEAD:
@@ -111,12 +111,12 @@ def _inflated(chunks: Sequence[PngChunk]) -> bytes | None:
     deflated = b"".join(chunk.payload for chunk in chunks if chunk.name == b"IDAT")
     inflate = isal_zlib.decompressobj()
     try:
-        # One byte more than there is: without it, the checksum behind the last row would not be compared.
+        # One byte more than needed: without it, the checksum after the last row would not be compared.
         rows = inflate.decompress(deflated, size + 1)
     except isal_zlib.IsalError as error:  # type: ignore[misc]  # isal's stubs take the class for an instance
         raise BrokenMediaError(f"its compressed data is damaged ({error})") from error
     if len(rows) > size:
-        # More than there should be: an encoder's oddity, or damage that only the stream's end gives away.
+        # More data than expected: an encoder's oddity, or damage that shows at the end of the stream only.
         check_png_stream(chunks)
     elif len(rows) < size or not inflate.eof:
         raise BrokenMediaError("its compressed data ends early")

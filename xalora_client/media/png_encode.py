@@ -1,8 +1,8 @@
-"""Pixels to PNG, fast: rounded, filtered and deflated block by block on a few threads.
+"""Fast PNG encoding: pixels are rounded, filtered and deflated block by block on a few threads.
 
-Every block of rows is one independent deflate stream, ended on a byte boundary, and one IDAT chunk; strung
-together they are the single zlib stream that a PNG holds. ISA-L does the deflating where ``isal`` is
-installed (extra ``fast``), zlib elsewhere.
+Every block of rows is an independent deflate stream that ends on a byte boundary, and one IDAT chunk; in
+sequence they form the zlib stream of the PNG. ISA-L deflates where ``isal`` is installed (extra ``fast``),
+zlib elsewhere.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ except ImportError:
     isal_zlib = None  # type: ignore[assignment]
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
-# Of filtered rows, taken in one go. Smaller blocks fit the caches better, and yet take longer: with more and
-# shorter steps the threads spend their time waiting for the interpreter.
+# Of filtered rows in one step. Smaller blocks fit the caches better but take longer: with more and shorter
+# steps the threads wait for the interpreter.
 _BLOCK_BYTES = 1536 * 1024
-_ROUNDED_AT_ONCE = 128 * 1024  # floats, on their way through the cache
-_MOST_THREADS = 4  # each has 5 MB of scratch, and sending is slower than encoding long before that
+_ROUNDED_AT_ONCE = 128 * 1024  # floats, so that they stay in the cache
+_MOST_THREADS = 4  # each has 5 MB of scratch; sending is slower than encoding with far fewer
 _ADLER_MODULUS = 65521
 _ZLIB_HEADER = b"\x78\x01"
-_SAMPLED_ROWS = 16  # one in so many is looked at to tell drawings from photographs
-# One in so many is filtered in each way to choose one: not at the edges of what images are made of, JPEG's
-# blocks or tiles, where the row above has little to do with it.
+_SAMPLED_ROWS = 16  # every so many rows one is sampled, to tell drawings from photographs
+# Every so many rows one is filtered in each way, to choose a filter. 101 is prime, to avoid the edges of
+# JPEG's blocks or tiles, where a row has little in common with the one above.
 _TRIED_ROWS = 101
 _DRAWING_SHARE = 0.4  # of residuals that are not zero: fewer in drawings and screenshots
 _ROUGH_SHARE = 0.85  # more where every surface has grain
@@ -45,7 +45,7 @@ Bytes2D = npt.NDArray[np.uint8]
 
 
 class _Block(NamedTuple):
-    """Rows on their way into the file: their IDAT chunk, and what they add to the checksum of all rows."""
+    """Encoded rows: their IDAT chunk, and their part of the checksum of all rows."""
 
     chunk: list[bytes]
     adler: int
@@ -61,7 +61,7 @@ def encode_png(
         array: ``[H, W, C]`` with C of 1 (gray), 3 (RGB) or 4 (RGBA); uint8, uint16 (gives 16 bits a channel),
             or any float type with values in 0..1. Floats are rounded to the nearest of 256 steps, clipped,
             and NaN becomes 0. It may be a view of any strides.
-        threads: How many threads work at it; None for one a core, at most 4.
+        threads: How many threads encode; None for one per core, at most 4.
         icc_profile: A colour profile to embed.
 
     Raises:
@@ -85,7 +85,7 @@ def encode_png(
     blocks: dict[int, _Block] = {}
     waiting = deque(starts)
 
-    def work() -> None:
+    def encode_blocks() -> None:
         row_filter = _RowFilter(array, rows_in_block)
         while True:
             try:
@@ -97,12 +97,12 @@ def encode_png(
             blocks[start] = _Block(_chunk(b"IDAT", *deflated), _adler32(filtered), filtered.nbytes)
 
     if workers == 1:
-        work()
+        encode_blocks()
     else:
         with ThreadPoolExecutor(workers - 1, thread_name_prefix="xalora-png") as pool:
-            # This thread takes its share: two new ones are often put on one core, and stay there too long.
-            others = [pool.submit(work) for _ in range(workers - 1)]
-            work()
+            # This thread takes its share: the system often puts two new ones on one core.
+            others = [pool.submit(encode_blocks) for _ in range(workers - 1)]
+            encode_blocks()
             for done in others:
                 done.result()
 
@@ -197,7 +197,7 @@ class _RowFilter:
             np.subtract(current[:, step:], current[:, :-step], out=out[:, step:])
         else:
             left, up, mean, rest = current[:, :-step], above[:, step:], self._mean[: len(out)], out[:, step:]
-            # floor((a + b) / 2) without leaving 8 bits: the bits both have, and half of those one has.
+            # floor((a + b) / 2) within 8 bits: the common bits, and half of the others.
             np.bitwise_xor(left, up, out=mean)
             np.right_shift(mean, 1, out=mean)
             np.bitwise_and(left, up, out=rest)
@@ -207,8 +207,8 @@ class _RowFilter:
 
 
 def _deflate_with_zlib(filtered: Bytes2D, *, last: bool) -> tuple[bytes, bytes]:
-    # The more of the residuals are zero, the more a search for repetitions pays. In photographs run lengths
-    # and Huffman codes give a full search's size sooner, and in rough ones there are not even runs.
+    # A search for repetitions pays where many residuals are zero. In photographs run lengths and Huffman
+    # codes give the same size sooner, and rough ones have no runs.
     sample = filtered[::_SAMPLED_ROWS]
     busy_share = np.count_nonzero(sample) / sample.size
     if busy_share < _DRAWING_SHARE:
@@ -227,7 +227,7 @@ def _deflate_with_isal(filtered: Bytes2D, *, last: bool) -> tuple[bytes, bytes]:
 
 
 def _sum_of(residuals: Bytes2D) -> int:
-    """PNG's own heuristic: cheap, but blind to what repeats."""
+    """PNG's own heuristic: cheap, but it ignores repetitions."""
     return int(np.abs(residuals.view(np.int8)).view(np.uint8).sum(dtype=np.uint32))
 
 

@@ -1,4 +1,4 @@
-"""What the files of a result hold: images, animations or videos, told apart by content."""
+"""The files of a result, read as images or as a video; their kind is detected by content."""
 
 from __future__ import annotations
 
@@ -8,38 +8,35 @@ from typing import TYPE_CHECKING
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .images import FloatImages, count_images, decode_images
-from .sniff import MediaKind, sniff_file, video_made_of
+from .media_types import MediaKind, converted_video_path, sniff_file
 
 if TYPE_CHECKING:
     from .video import VideoFile
-
-_CONTAINERS = (MediaKind.MP4, MediaKind.WEBM)
 
 
 def image_files(files: Sequence[Path]) -> tuple[Path, ...]:
     """The images and animations of a result; videos beside them are left out.
 
     Raises:
-        ResultFormatError: The first file, which says what the result is, is a video, or of a format that
-            nothing here reads.
+        ResultFormatError: The first file, which decides what the result is, is a video, or has a format that
+            this package does not read.
     """
-    _check_is_read(files[0])
-    if _is_container(files[0]):
+    if _known_kind(files[0]).is_container:
         raise ResultFormatError(
-            f"The result {files[0].name} is a video, and images were wanted; Xalora Collect, or .video in "
-            "Python, takes it as it is",
+            f"The result {files[0].name} is a video, not an image; Xalora Collect, or .video in Python, "
+            "reads it",
             money=STILL_RETRIEVABLE,
         )
-    return tuple(file for file in files if sniff_file(file) not in (None, *_CONTAINERS))
+    return tuple(file for file in files if (kind := sniff_file(file)) is not None and not kind.is_container)
 
 
-def count_of(files: Sequence[Path]) -> int:
-    """How many images a result's :func:`image_files` hold, each frame of an animation being one."""
+def count_images_in_files(files: Sequence[Path]) -> int:
+    """The number of images in a result's :func:`image_files`; each frame of an animation counts."""
     return sum(count_images(file) for file in image_files(files))
 
 
 def left_out(files: Sequence[Path]) -> int:
-    """How many files a result has that nothing shows: any beside a video, and videos beside images."""
+    """The number of files that are not shown: any beside a video, and videos beside images."""
     if len(files) == 1:
         return 0
     return len(files) - (1 if _is_container(files[0]) else len(image_files(files)))
@@ -59,37 +56,39 @@ def decode_files(files: Sequence[Path]) -> FloatImages:
 
 
 def open_as_video(file: Path) -> VideoFile:
-    """A video; an animation is turned into one, which lies beside it from then on.
+    """A result file as a video; an animation is converted once, to a file beside it.
 
     Raises:
         ResultFormatError: It is neither.
     """
     from .video import open_video
 
-    _check_is_read(file)
-    kind = sniff_file(file)
-    if kind in (MediaKind.ANIMATED_WEBP, MediaKind.GIF):
+    kind = _known_kind(file)
+    if kind.is_animation:
         from .animation import animated_webp_to_h264
 
-        converted = video_made_of(file)
+        converted = converted_video_path(file)
         return open_video(converted) if converted.exists() else animated_webp_to_h264(file, converted)
-    if kind is None or not kind.is_video:
+    if not kind.is_video:
         raise ResultFormatError(
-            f"The result {file.name} is not a video; Xalora Collect, or .images in Python, takes it as it is",
+            f"The result {file.name} is not a video; Xalora Collect, or .images in Python, reads it",
             money=STILL_RETRIEVABLE,
         )
     return open_video(file)
 
 
 def _is_container(file: Path) -> bool:
-    return sniff_file(file) in _CONTAINERS
+    kind = sniff_file(file)
+    return kind is not None and kind.is_container
 
 
-def _check_is_read(file: Path) -> None:
-    if sniff_file(file) is None:
+def _known_kind(file: Path) -> MediaKind:
+    kind = sniff_file(file)
+    if kind is None:
         format_name = file.suffix[1:].upper() if file.suffix != ".bin" else "unknown"
         raise ResultFormatError(
-            f"The result {file.name} is of a format that nothing here reads ({format_name}); the file itself "
-            "is kept as it came",
+            f"The result {file.name} has a format that Xalora does not read ({format_name}); the file is "
+            "kept unchanged",
             money=STILL_RETRIEVABLE,
         )
+    return kind

@@ -1,4 +1,4 @@
-"""Video files to numpy, all of one or a range of its frames.
+"""Decoding of video files to numpy arrays, all frames or a range of them.
 
 The array is allocated once and filled in place: one thread decodes, a second converts to RGB and scales.
 """
@@ -24,7 +24,8 @@ from av.video.stream import VideoStream
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .containers import BrokenMediaError, check_video_container
-from .images import FloatImages, check_pixel_count
+from .image_files import check_pixel_count
+from .images import FloatImages
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0
@@ -34,7 +35,7 @@ _OTHER_MATRICES = frozenset({1, 4, 7, 9})
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video on disk, as :func:`open_video` finds it. Its pixels stay there until :meth:`frames` is called.
+    """A video on disk. Its pixels are read by :meth:`frames`.
 
     Attributes:
         path: The file.
@@ -43,7 +44,7 @@ class VideoFile:
         fps: Frames per second, the average where the rate varies.
         frame_count: How many frames :meth:`frames` gives.
         duration: Seconds.
-        has_audio: Whether there is a sound track (it is not decoded here).
+        has_audio: Whether there is a sound track (it is not decoded).
     """
 
     path: Path
@@ -58,7 +59,7 @@ class VideoFile:
     def frames(self, start: int = 0, stop: int | None = None) -> FloatImages:
         """Decode frames ``start`` up to, and without, ``stop``, in the order they are shown.
 
-        Only what lies between the last key frame at or before ``start`` and ``stop`` is decoded.
+        Decoding starts at the last key frame at or before ``start``, and ends at ``stop``.
 
         Args:
             start: The first frame; negative counts from the end, as in a slice.
@@ -80,7 +81,7 @@ class VideoFile:
         with _opened(self.path) as (container, stream), ThreadPoolExecutor(1, "xalora-video") as scaler:
             pending: deque[Future[None]] = deque()
             for frame in islice(self._decoded_from(container, stream, first), count):
-                # The scaler is a few frames behind at most, so that only the array fills the memory.
+                # The scaler lags a few frames at most, which bounds the memory.
                 if len(pending) == _FRAMES_IN_FLIGHT:
                     pending.popleft().result()
                 pending.append(scaler.submit(write_rgb, frame, batch[written]))
@@ -120,10 +121,10 @@ class VideoFile:
 
 
 def open_video(path: str | os.PathLike[str]) -> VideoFile:
-    """Read what a video file (MP4, WebM) says of itself, and where its frames are, without decoding it.
+    """Read the header and the frame index of a video file (MP4, WebM), without decoding it.
 
     Raises:
-        ResultFormatError: It is no video that can be read, or its end is missing.
+        ResultFormatError: It is no readable video, or its end is missing.
         OSError: The file can't be opened.
     """
     path = Path(path)
@@ -152,7 +153,7 @@ def open_video(path: str | os.PathLike[str]) -> VideoFile:
 
 @dataclass(frozen=True)
 class _FrameIndex:
-    """Every frame's time in the order shown, in the stream's time base, and the numbers of the key frames."""
+    """Times of the frames in display order, in the stream's time base, and numbers of the key frames."""
 
     times: tuple[int, ...]
     key_frames: tuple[int, ...]
@@ -171,7 +172,7 @@ class _RgbWriter:
 
     def __call__(self, frame: av.VideoFrame, out: FloatImages) -> None:
         height, width = out.shape[:2]
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **_told_colours(frame))
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **_colour_arguments(frame))
         plane = rgb.planes[0]
         pixels: npt.NDArray[np.uint8] = np.ndarray(
             (height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
@@ -179,8 +180,8 @@ class _RgbWriter:
         np.divide(pixels, 255, out=out, dtype=np.float32)
 
 
-def _told_colours(frame: av.VideoFrame) -> dict[str, int]:
-    """What PyAV before 17 has to be told; by itself it takes every matrix for BT.601's."""
+def _colour_arguments(frame: av.VideoFrame) -> dict[str, int]:
+    """The colour arguments that PyAV before 17 needs; without them it takes every matrix for BT.601's."""
     if frame.colorspace not in _OTHER_MATRICES:
         return {}
     return {
@@ -193,13 +194,13 @@ def _told_colours(frame: av.VideoFrame) -> dict[str, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a container and its first video stream; what PyAV raises inside becomes ResultFormatError."""
+    """Open a container and its first video stream; PyAV's errors become ResultFormatError."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise broken_video(path, "it holds no video")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"  # PyAV before 18 decodes on one thread unless told
+            stream.thread_type = "AUTO"  # PyAV before 18 decodes on one thread by default
             yield container, stream
     except FileNotFoundError:
         raise
@@ -208,7 +209,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _read_index(container: InputContainer, stream: VideoStream) -> tuple[_FrameIndex, int]:
-    """The index of the frames shown, and the number of all packets, those for decoding only included."""
+    """The index of the displayed frames, and the number of packets, those not displayed included."""
     shown: list[tuple[int, bool]] = []
     packets = 0
     for packet in container.demux(stream):

@@ -1,23 +1,19 @@
-"""Readers for the sequencer's answers: result references, failure reasons, messages, the miner. No I/O."""
+"""Parsers of the sequencer's answers: results, failure reasons, messages, the miner, Retry-After. No I/O."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from time import time
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ..errors import (
-    STILL_RETRIEVABLE,
-    ResultLocationError,
-)
+from ..errors import STILL_RETRIEVABLE, ResultLocationError
 
-if TYPE_CHECKING:
-    pass
-
-
-# The keys under which results were seen (protocol, "result has no fixed form"); `url` comes first, since
-# an object that has it names its one file there.
+# The keys of results (protocol, "result has no fixed form"); `url` comes first, since an object that has it
+# describes one file.
 _REFERENCE_KEYS = ("url", "video_url", "image_url", "videos", "images", "video", "image", "result", "key")
 
 
@@ -37,21 +33,21 @@ def _references(result: Any) -> Iterator[str]:
         for key in _REFERENCE_KEYS:
             if result.get(key):
                 yield from _references(result[key])
-                # An object with a `url` describes one file; its other keys repeat it.
+                # Its other keys repeat the file.
                 if key == "url":
                     return
     elif isinstance(result, Sequence):
-        for entry in result:
-            yield from _references(entry)
+        for each in result:
+            yield from _references(each)
 
 
 REASON_LIMIT = 200
 
 
 def failure_reason(result: Any) -> str:
-    """Why a task failed, on one line, from what the network gives in place of its result.
+    """Why a task failed, on one line; the network sends it in place of the result.
 
-    The protocol does not say what that is: a text, or an object with the text under ``message``, ``error``,
+    The protocol leaves its form open: a text, or an object with the text under ``message``, ``error``,
     or ``msg``, as in refused requests.
     """
     said = message_in(result) if isinstance(result, Mapping) else None
@@ -59,12 +55,12 @@ def failure_reason(result: Any) -> str:
 
 
 def message_in(answer: Mapping[str, Any]) -> Any:
-    """What an object of the network says in words, None where it says nothing."""
+    """The message of an answer, None where it has none."""
     return answer.get("message") or answer.get("error") or answer.get("msg")
 
 
 def on_one_line(text: str, limit: int) -> str:
-    """A text for a message: its white space single spaces, cut to ``limit`` characters."""
+    """A text on one line, cut to ``limit`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
@@ -91,9 +87,25 @@ def resolve_reference(reference: str, *, result_base_url: str | None, task_id: s
     if result_base_url is None:
         raise ResultLocationError(
             f"The result of task {task_id} is the bare storage key {reference!r}, and the setting "
-            "XALORA_RESULT_BASE_URL, which says where such keys are found, is missing",
+            "XALORA_RESULT_BASE_URL, the base URL of such keys, is missing",
             money=STILL_RETRIEVABLE,
             next_step="Set XALORA_RESULT_BASE_URL and take the task up again by its id.",
             task_id=task_id,
         )
     return f"{result_base_url.rstrip('/')}/{quote(reference.lstrip('/'))}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a Retry-After header: a number or an HTTP date."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except (TypeError, ValueError):
+        return None

@@ -1,14 +1,13 @@
-"""Why a request failed, in words for people: aiohttp's own are for its developers, or hold whole URLs."""
+"""Texts for failed requests; aiohttp's own address developers, or contain URLs with secrets."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from functools import singledispatch
 
 import aiohttp
 
-# OSError maps an errno to these; others (gaierror, SSLError) number their errors in their own way.
+# OSError maps an errno to these; others (gaierror, SSLError) have error numbers of their own.
 _NUMBERED_BY_THE_SYSTEM = {
     OSError,
     BrokenPipeError,
@@ -19,74 +18,44 @@ _NUMBERED_BY_THE_SYSTEM = {
 }
 
 
-@singledispatch
-def in_words(error: Exception) -> str:
-    """The cause of a failed request, as the end of a sentence. It never holds a URL, a header or a password.
+def describe_failure(error: Exception) -> str:
+    """The cause of a failed request, as the end of a sentence. It contains no URL, header or password.
 
     Args:
-        error: What aiohttp or the operating system raised; any other exception gives its own text.
+        error: From aiohttp or the operating system; any other exception gives its own text.
     """
-    return _first_line(str(error)) or type(error).__name__
-
-
-@in_words.register
-def _(error: aiohttp.ClientConnectorError) -> str:
-    return f"{error.host}:{error.port} does not answer ({_system(error.os_error)})"
-
-
-@in_words.register
-def _(error: aiohttp.ClientConnectorDNSError) -> str:
-    return f"no address is known for the name {error.host}, or this machine is offline"
-
-
-@in_words.register
-def _(error: aiohttp.ClientProxyConnectionError) -> str:
-    return f"the proxy {error.host}:{error.port} does not answer ({_system(error.os_error)})"
-
-
-@in_words.register
-def _(error: aiohttp.ClientHttpProxyError) -> str:
-    return f"the proxy refused with HTTP {error.status} {_first_line(error.message)}".rstrip()
-
-
-@in_words.register
-def _(error: aiohttp.ClientConnectorSSLError) -> str:
-    return f"{error.host}:{error.port} does not speak TLS as https:// needs it ({_system(error.os_error)})"
-
-
-@in_words.register
-def _(error: aiohttp.ClientConnectorCertificateError) -> str:
-    reason = getattr(error.certificate_error, "verify_message", "") or _system(error.certificate_error)
-    return f"the certificate of {error.host}:{error.port} is not trusted ({reason})"
-
-
-@in_words.register
-def _(error: aiohttp.ServerDisconnectedError) -> str:
-    return "the connection was closed before an answer came"
-
-
-@in_words.register
-def _(error: aiohttp.ClientPayloadError) -> str:
-    return "the answer broke off"
-
-
-@in_words.register
-def _(error: aiohttp.ClientResponseError) -> str:
-    return f"what came back is not an HTTP answer ({_first_line(error.message).rstrip(':')})"
-
-
-@in_words.register(asyncio.TimeoutError)
-def _(error: Exception) -> str:
-    return "no answer came in time"
-
-
-@in_words.register
-def _(error: OSError) -> str:
-    return _system(error)
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            text = f"no address is known for the name {error.host}, or this machine is offline"
+        case aiohttp.ClientProxyConnectionError():
+            text = f"the proxy {error.host}:{error.port} does not answer ({_system(error.os_error)})"
+        case aiohttp.ClientConnectorSSLError():
+            reason = _system(error.os_error)
+            text = f"{error.host}:{error.port} does not speak TLS as https:// needs it ({reason})"
+        case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
+            reason = getattr(cause, "verify_message", "") or _system(cause)
+            text = f"the certificate of {error.host}:{error.port} is not trusted ({reason})"
+        case aiohttp.ClientConnectorError():
+            text = f"{error.host}:{error.port} does not answer ({_system(error.os_error)})"
+        case aiohttp.ServerDisconnectedError():
+            text = "the connection was closed before an answer came"
+        case aiohttp.ClientPayloadError():
+            text = "the answer broke off"
+        case aiohttp.ClientHttpProxyError():
+            text = f"the proxy refused with HTTP {error.status} {_first_line(error.message)}".rstrip()
+        case aiohttp.ClientResponseError():
+            text = f"what came back is not an HTTP answer ({_first_line(error.message).rstrip(':')})"
+        case asyncio.TimeoutError():
+            text = "no answer came in time"
+        case OSError():
+            text = _system(error)
+        case _:
+            text = _first_line(str(error)) or type(error).__name__
+    return text
 
 
 def _system(error: BaseException) -> str:
-    """The operating system's words; asyncio replaces them by its own for a failed connect."""
+    """The operating system's text; asyncio puts its own in place of it when a connect fails."""
     if isinstance(error, OSError) and error.errno is not None and type(error) in _NUMBERED_BY_THE_SYSTEM:
         return os.strerror(error.errno).lower()
     text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)

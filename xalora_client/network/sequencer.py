@@ -1,6 +1,6 @@
-"""The four endpoints with policy: what is sent again, and which error says what happened.
+"""The four endpoints of the sequencer, with retries and typed errors.
 
-Joins :mod:`.transport` (bytes, no policy) and :mod:`.rules` (policy, no bytes).
+Joins :mod:`.transport` (requests without policy) and :mod:`.verdict` (policy without requests).
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, stop_any
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from ..config import DEFAULT_WORKFLOW_URL, Credentials
 from ..errors import (
@@ -22,7 +20,6 @@ from ..errors import (
     AmbiguousCreateError,
     AuthenticationError,
     ConfigurationError,
-    ErrorType,
     NetworkError,
     NoMinerError,
     RateLimitError,
@@ -49,7 +46,7 @@ RETRY_AFTER_CAP_SECONDS = 120.0
 MESSAGE_LIMIT = 300
 
 POLLS_AT_ONCE = MAX_CONNECTIONS * 3 // 4
-"""Fewer than there are connections, so that a cancel never waits behind the polls of thousands of tasks."""
+"""Fewer than there are connections: a cancel must not queue behind the polls of thousands of tasks."""
 
 FREE = "This request costs nothing."
 UNAFFECTED = "This request costs nothing, and the task itself is not affected."
@@ -57,7 +54,7 @@ NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be char
 
 
 class Network:
-    """Requests to one sequencer, repeated where that can cost nothing, failed with a typed error otherwise.
+    """Requests to one sequencer: repeated where that costs nothing, else failed with a typed error.
 
     Args:
         transport: Sends single requests.
@@ -69,8 +66,8 @@ class Network:
         self._transport = transport
         self._url = sequencer_url
         self._max_retries = max_retries
-        # Turns are waited for here and not in the connection pool, where the waiting would count as part of
-        # the request: it would time out, and a create that has not left would pass for one that has.
+        # Requests queue here and not in the connection pool, where the wait would count as part of the
+        # request: it would time out, and a create that was never sent would pass for one that was.
         self._creates = asyncio.Semaphore(MAX_CONNECTIONS)
         self._polls = asyncio.Semaphore(POLLS_AT_ONCE)
         self._poll_pace = Pace(MAX_POLLS_PER_SECOND)
@@ -81,13 +78,19 @@ class Network:
         """``resource_request``: ``{miner_id, msg?}``.
 
         Raises:
-            NoMinerError: Nobody serves this workflow right now.
+            NoMinerError: No miner serves this workflow right now.
             NetworkError: Any other refusal or failure.
         """
 
         async def once() -> Mapping[str, Any]:
             answer = await self._ask(
-                self._transport.resource_request(credentials, task_type=task_type, workflow_id=workflow_id),
+                self._transport.post(
+                    "resource_request",
+                    credentials,
+                    consumer_id=credentials.consumer_id,
+                    workflow_id=workflow_id,
+                    task_type=task_type,
+                ),
                 credentials,
                 "asking for a miner",
             )
@@ -118,22 +121,26 @@ class Network:
     ) -> str:
         """``task_create``; gives the task id.
 
-        Sent again only where the first attempt surely made no task. Every attempt has the same ``job_id``.
+        Repeated only where the attempt surely created no task. Every attempt has the same ``job_id``.
 
         Args:
             before_attempt: Awaited before each time the request leaves; what it raises stops the create.
-            handed_over: Called when the network may have the whole request, and so may act upon it.
-            after_refusal: Awaited after each attempt that surely made no task and may be repeated; what it
-                raises stops the create.
+            handed_over: Called when the network may have the complete request, and so may act on it.
+            after_refusal: Awaited after each attempt that created no task and may be repeated; what it raises
+                stops the create.
 
         Raises:
             AmbiguousCreateError: The request went out and its outcome is not known.
             NetworkError: The task was not created.
         """
 
+        attempts = 0
+
         async def once() -> str:
+            nonlocal attempts
             async with self._creates:
                 await before_attempt()
+                attempts += 1
                 try:
                     return await attempt()
                 except _Repeatable as refusal:
@@ -142,14 +149,16 @@ class Network:
 
         async def attempt() -> str:
             try:
-                answer = await self._transport.task_create(
+                answer = await self._transport.post(
+                    "task_create",
                     credentials,
-                    job_id=job_id,
+                    handed_over=handed_over,
+                    consumer_id=credentials.consumer_id,
                     task_type=task_type,
-                    parameters=parameters,
+                    task_details={"parameters": parameters},
+                    job_id=job_id,
                     workflow_id=workflow_id,
                     timeout_seconds=timeout_seconds,
-                    handed_over=handed_over,
                 )
             except Undelivered as error:
                 raise _Repeatable(self._unreachable(error, job_id=job_id)) from error
@@ -160,11 +169,13 @@ class Network:
             if verdict is Verdict.OK:
                 return str(task_id)
             reason = _message(answer, credentials)
-            if answer.had_all and not create_is_settled(verdict, answer.status, answer.retry_after):
+            if answer.sent_in_full and not create_is_settled(
+                verdict, answer.status, answer.retry_after, attempts
+            ):
                 raise _ambiguous(job_id, f"HTTP {answer.status}: {reason}", status_code=answer.status)
             raise self._refusal(verdict, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id)
 
-        return await self._repeat(once)
+        return await self._repeat(once, is_create=True)
 
     async def query(
         self, credentials: Credentials, task_id: str, *, retries: int | None = None
@@ -180,7 +191,7 @@ class Network:
                 await asyncio.sleep(delay)
             async with self._polls:
                 answer = await self._ask(
-                    self._transport.task_result_query(credentials, task_id),
+                    self._transport.post("task_result_query", credentials, task_id=task_id),
                     credentials,
                     "asking for the task's status",
                     task_id=task_id,
@@ -189,7 +200,7 @@ class Network:
                 )
             payload = answer.payload or {}
             status, result = _without_key(str(payload["status"]), credentials), payload.get("result")
-            # The address of a result must stay what it is; whatever else stands there is only read.
+            # The address of a result must stay unchanged; a failure's text is only read.
             return WorkflowTaskResult(
                 task_id, status, result if status == FINISHED else _without_key(result, credentials)
             )
@@ -207,7 +218,7 @@ class Network:
 
         async def once() -> dict[str, Any]:
             answer = await self._ask(
-                self._transport.task_cancel(credentials, task_id),
+                self._transport.post("task_cancel", credentials, task_id=task_id),
                 credentials,
                 "canceling the task",
                 task_id=task_id,
@@ -244,10 +255,10 @@ class Network:
             raise
         payload = answer.payload
         well_formed = payload is not None and (required is None or bool(payload.get(required)))
-        is_stray = _is_about_another(answer, task_id)
-        verdict = judge(answer.status, answer.text, well_formed=well_formed and not is_stray)
+        names_other = _names_other_task(answer, task_id)
+        verdict = judge(answer.status, answer.text, well_formed=well_formed and not names_other)
         if verdict is not Verdict.OK:
-            reason = "it is about another task" if is_stray else _message(answer, credentials)
+            reason = "it is about another task" if names_other else _message(answer, credentials)
             raise self._refusal(verdict, answer, reason, doing, money, task_id=task_id)
         return answer
 
@@ -283,7 +294,6 @@ class Network:
         kind, what, next_step = _REFUSALS[verdict]
         if answer.status == 413:
             next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
-        error_type: ErrorType = "server_error" if answer.status >= 500 else "client_error"
         error = kind(
             f"{what} ({doing}; HTTP {answer.status}: {reason or 'no reason given'})",
             money=money,
@@ -291,18 +301,26 @@ class Network:
             task_id=task_id,
             job_id=job_id,
             status_code=answer.status,
-            error_type=error_type,
         )
         error.retry_after = answer.retry_after
         if worth_repeating(verdict, answer.status):
             return _Repeatable(error, answer.retry_after)
         return error
 
-    async def _repeat(self, once: Callable[[], Awaitable[T]], *, retries: int | None = None) -> T:
+    async def _repeat(
+        self, once: Callable[[], Awaitable[T]], *, retries: int | None = None, is_create: bool = False
+    ) -> T:
         attempts = 1 + (self._max_retries if retries is None else retries)
+
+        def gives_up(state: RetryCallState) -> bool:
+            # A sequencer that never answers is not waited for again and again.
+            took_long = not is_create and (state.seconds_since_start or 0) >= self._transport.timeout
+            is_pause_too_long = (_retry_after_of(state) or 0) > RETRY_AFTER_CAP_SECONDS
+            return state.attempt_number >= attempts or took_long or is_pause_too_long
+
         repeat = AsyncRetrying(
-            stop=stop_any(stop_after_attempt(attempts), _StopWhenToldToWaitTooLong()),
-            wait=_WaitAsTold(),
+            stop=gives_up,
+            wait=_pause,
             retry=retry_if_exception_type(_Repeatable),
             reraise=True,
         )
@@ -340,14 +358,14 @@ _REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
     Verdict.NOT_FOUND: (
         RequestRefusedError,
         "The network does not know this task, or this address",
-        "Check the id, XALORA_WORKFLOW_URL, and that the key is the one that made the task.",
+        "Check the id, XALORA_WORKFLOW_URL, and that the key is the one that created the task.",
     ),
     Verdict.REFUSED: (
         RequestRefusedError,
         "The network refused the request",
         "Correct what the message names; sending the same again will not help.",
     ),
-    Verdict.SERVICE_FAILURE: (ServiceError, "The network had a failure of its own", "Try again later."),
+    Verdict.SERVICE_FAILURE: (ServiceError, "The network had an internal failure", "Try again later."),
     Verdict.NOT_THE_PROTOCOL: (
         ServiceError,
         "The answer is not what the protocol promises",
@@ -358,30 +376,29 @@ _REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
 
 def _ambiguous(job_id: str, cause: str, *, status_code: int | None = None) -> AmbiguousCreateError:
     return AmbiguousCreateError(
-        f"The create request {job_id} went out, and its outcome is unknown ({cause})",
+        f"The create request {job_id} was sent, and its outcome is unknown ({cause})",
         money=MAY_BE_CHARGED,
         next_step="Look for the job in your account. To send it again under the same job id, which may be "
         'charged again: run(task, if_unknown="resend"), or `--if-unknown resend`.',
         job_id=job_id,
         status_code=status_code,
-        error_type=None if status_code is None else "server_error" if status_code >= 500 else "client_error",
     )
 
 
-def _is_about_another(answer: Answer, task_id: str | None) -> bool:
-    """Whether an answer names a task that is not the one asked about: its status and result are not ours."""
+def _names_other_task(answer: Answer, task_id: str | None) -> bool:
+    """Whether an answer names another task than the request: then its status and result don't count."""
     named = (answer.payload or {}).get("task_id")
     return answer.ok and task_id is not None and bool(named) and str(named) != task_id
 
 
 def _message(answer: Answer, credentials: Credentials) -> str:
-    """What the answer says, short, on one line, and without the key should the server repeat it."""
+    """The answer's message on one line, shortened, and without the key in case the server repeats it."""
     text = str(message_in(answer.payload or {}) or answer.text)
     return on_one_line(str(_without_key(text, credentials)), MESSAGE_LIMIT)
 
 
 def _without_key(value: Any, credentials: Credentials) -> Any:
-    """A part of an answer, of any JSON form, without the key should it be repeated there."""
+    """A part of an answer, of any JSON form, with the key replaced."""
     if isinstance(value, str):
         for secret in (f"{credentials.consumer_id}#{credentials.api_key}", credentials.api_key):
             value = value.replace(secret, "[key]")
@@ -395,24 +412,15 @@ def _without_key(value: Any, credentials: Credentials) -> Any:
     return value
 
 
-def _told_to_wait(state: RetryCallState) -> float | None:
+_BACK_OFF = wait_random_exponential(multiplier=RETRY_BASE_SECONDS, max=RETRY_CAP_SECONDS)  # full jitter
+
+
+def _retry_after_of(state: RetryCallState) -> float | None:
     error = state.outcome.exception() if state.outcome else None
     return error.retry_after if isinstance(error, _Repeatable) else None
 
 
-class _WaitAsTold(wait_base):
-    """Retry-After where the network gave one, else exponential back-off with full jitter."""
-
-    _backoff = wait_random_exponential(multiplier=RETRY_BASE_SECONDS, max=RETRY_CAP_SECONDS)
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        told = _told_to_wait(retry_state)
-        return self._backoff(retry_state) if told is None else told
-
-
-class _StopWhenToldToWaitTooLong(stop_base):
-    """A Retry-After of an hour is an answer, not a pause."""
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        told = _told_to_wait(retry_state)
-        return told is not None and told > RETRY_AFTER_CAP_SECONDS
+def _pause(state: RetryCallState) -> float:
+    """Retry-After where the network gave one, else exponential back-off."""
+    seconds = _retry_after_of(state)
+    return float(_BACK_OFF(state)) if seconds is None else seconds

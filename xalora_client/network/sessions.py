@@ -1,4 +1,4 @@
-"""The aiohttp sessions of one client: proxies and certificates as the environment says."""
+"""The aiohttp sessions of a client, with the environment's proxies and certificates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from .._version import __version__
-from ..config import without_login
+from ..config import names_host, without_login
 from ..errors import ConfigurationError
 
 MAX_CONNECTIONS = 64
@@ -22,26 +22,20 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def shared_session() -> aiohttp.ClientSession:
-    """For downloads from anywhere; connections are reused."""
-    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_certificates()))
-
-
-def sequencer_session() -> aiohttp.ClientSession:
-    """For requests to the sequencer that cost nothing; connections are reused."""
-    return _session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=_certificates()))
+    """For downloads, and requests to the sequencer that cost nothing; connections are reused."""
+    return _session(force_close=False)
 
 
 def create_session() -> aiohttp.ClientSession:
-    """For creates: each gets a connection of its own, see :class:`xalora_client.transport.Transport`."""
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=True, ssl=_certificates())
-    return _session(connector)
+    """For creates: each gets a connection of its own, see :class:`.transport.Transport`."""
+    return _session(force_close=True)
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy that the environment, or the system, names for this address. Blocking: it may ask DNS.
+    """The proxy of the environment, or the system, for this address. Blocking: it may query DNS.
 
-    With ``trust_env``, aiohttp finds it out anew for each request, on a thread: more work than a poll itself.
-    It also takes ``127.0.0.1:7890`` for something else than every other program does.
+    aiohttp's ``trust_env`` looks it up for each request, on a thread, which takes longer than a poll. It also
+    reads ``127.0.0.1:7890`` differently from every other program.
 
     Raises:
         ConfigurationError: It is not an HTTP proxy.
@@ -55,17 +49,12 @@ def environment_proxy(url: str) -> str | None:
 
 def _http_proxy(named: str, variable: str) -> str:
     address = named if "://" in named else f"http://{named}"
-    try:
-        parts = urlsplit(address)
-        is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        is_address = False
-    if not is_address:
+    if not names_host(address):
         raise ConfigurationError(
-            f"{variable}, or the system's settings, name a proxy whose address can't be read",
+            f"{variable}, or the system's settings, name a proxy with an invalid address",
             next_step=f"Set {variable} to http://host:port.",
         )
-    if parts.scheme not in ("http", "https"):
+    if urlsplit(address).scheme not in ("http", "https"):
         raise ConfigurationError(
             f"{variable}, or the system's settings, name the proxy {without_login(address)}, and only HTTP "
             "proxies can be used",
@@ -75,12 +64,13 @@ def _http_proxy(named: str, variable: str) -> str:
     return address
 
 
-def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def _session(*, force_close: bool) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=force_close, ssl=_certificates())
     return aiohttp.ClientSession(connector=connector, headers={"User-Agent": USER_AGENT})
 
 
 def _certificates() -> ssl.SSLContext | bool:
-    """The CA bundle that the environment names, in the variables Python users know.
+    """The CA bundle that the environment names, in the variables of OpenSSL, requests and curl.
 
     Raises:
         ConfigurationError: It can't be read, or holds no certificates.

@@ -1,7 +1,7 @@
-"""The four consumer endpoints over one aiohttp session: one function each, no policy.
+"""Requests to the four endpoints of the sequencer over aiohttp, without retries.
 
-A request ends in one of three ways, which the caller must tell apart because money may be at stake: an
-answer (whatever its status), :class:`Undelivered`, or :class:`OutcomeUnknown`.
+A request ends in one of three ways, which differ in what they may have cost: an answer (whatever its status),
+:class:`Undelivered`, or :class:`OutcomeUnknown`.
 """
 
 from __future__ import annotations
@@ -13,62 +13,59 @@ import secrets
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
-from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import Any
 
 import aiohttp
 
 from ..config import Credentials
 from ..errors import ClientClosedError
-from .failure_text import in_words
+from .answers import retry_after
+from .failure_text import describe_failure
 from .sessions import environment_proxy
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
 
 CHUNK_BYTES = 256 * 1024
 
+MAX_ANSWER_BYTES = 4 * 2**20
+"""The most bytes of an answer that are read; results inside answers are far smaller."""
+
 OVERSLEPT_SECONDS = 1.0
-"""How late a wait may end before it counts as a sign that this process stood still (stopped, suspended)."""
+"""A wait that ends later than this means that the process was stopped or suspended."""
 
 AFTER_STANDSTILL_SECONDS = 2.0
-"""How long what came in the meantime then has to be read: the answer to a create may lie ready."""
+"""The time to read what arrived in the meantime, such as the answer to a create."""
 
-_NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would count the sending, too
+_NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would include the upload
 
 # Random, so that no text of a user can contain it.
-_STAND_IN = f"inline-{secrets.token_hex(16)}-"
+_PLACEHOLDER = f"inline-{secrets.token_hex(16)}-"
 
 
 class Undelivered(Exception):
-    """The request never reached the sequencer in full: nothing can have come of it."""
+    """The request never reached the sequencer in full, so it had no effect."""
 
 
 class OutcomeUnknown(Exception):
-    """The request went out and no answer came back."""
+    """The request was sent in full and no answer came back."""
 
 
 class _Stalled(Exception):
-    """Nothing moved for too long; the text says what was waited for."""
+    """No progress for too long; the text says at which step."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer; ``payload`` is the parsed JSON object, or None where the body is not one.
 
-    ``had_all``: the sequencer may have had the whole request. Else it answered before, and can't have acted
-    on it.
+    ``sent_in_full`` is False where the sequencer answered before it had the whole request: then it can't have
+    acted on it.
     """
 
     status: int
     payload: Mapping[str, Any] | None
     text: str
     retry_after: float | None = None
-    had_all: bool = True
+    sent_in_full: bool = True
 
     @property
     def ok(self) -> bool:
@@ -77,19 +74,19 @@ class Answer:
 
 @dataclass
 class _Body:
-    """A JSON body of known length, sent in pieces, so that an inlined image is never held as one string.
+    """A JSON body of known length, sent in chunks, so that an inlined image is never one string in memory.
 
-    ``moved`` is when the connection last took a part of it.
+    ``moved`` is when the connection last took a chunk.
     """
 
-    pieces: list[bytes | InlineImage] = field(repr=False)  # the key is in there
+    parts: list[bytes | InlineImage] = field(repr=False)  # one contains the key
     on_handed_over: Callable[[], None] = lambda: None
     handed_over: bool = False
     moved: float | None = None
     length: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.length = sum(len(p) if isinstance(p, bytes) else p.uri_length for p in self.pieces)
+        self.length = sum(len(part) if isinstance(part, bytes) else part.uri_length for part in self.parts)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         held_back: bytes | None = None
@@ -97,11 +94,10 @@ class _Body:
             self.moved = monotonic()
             if held_back is not None:
                 yield held_back
-                # A network that takes everything at once would never give the event loop another turn.
+                # A connection that takes everything at once would never give the event loop a turn.
                 await asyncio.sleep(0)
             held_back = chunk
-        # Set before the last chunk is given away: from then on the sequencer may have the whole body, and
-        # only an incomplete body is sure not to have been acted upon.
+        # Set before the last chunk is sent: from then on the sequencer may have the body and act on it.
         self.handed_over = True
         self.moved = monotonic()
         self.on_handed_over()
@@ -109,29 +105,30 @@ class _Body:
             yield held_back
 
     def _iterate(self) -> Iterator[bytes]:
-        for piece in self.pieces:
-            if isinstance(piece, bytes):
-                yield piece
+        for part in self.parts:
+            if isinstance(part, bytes):
+                yield part
             else:
-                yield from piece.uri_chunks(CHUNK_BYTES)
+                yield from part.uri_chunks(CHUNK_BYTES)
 
 
-def json_body(payload: Mapping[str, Any]) -> _Body:
+def json_body(payload: Mapping[str, Any], handed_over: Callable[[], None] = lambda: None) -> _Body:
     """Serialize ``payload``; values that are :class:`InlineImage` become streamed ``data:`` URIs."""
     images: list[InlineImage] = []
 
-    def stand_in(value: Any) -> str:
+    def placeholder(value: Any) -> str:
         if not hasattr(value, "uri_chunks"):
             raise TypeError(f"{type(value).__name__} has no JSON form")
         images.append(value)
-        return f"{_STAND_IN}{len(images) - 1}."
+        return f"{_PLACEHOLDER}{len(images) - 1}."
 
-    text = json.dumps(payload, default=stand_in, allow_nan=False).encode()
-    pieces: list[bytes | InlineImage] = []
+    given = {key: value for key, value in payload.items() if value is not None}
+    text = json.dumps(given, default=placeholder, allow_nan=False).encode()
+    parts: list[bytes | InlineImage] = []
     for index, image in enumerate(images):
-        head, _, text = text.partition(f"{_STAND_IN}{index}.".encode())
-        pieces += [head, image]
-    return _Body([*pieces, text])
+        head, _, text = text.partition(f"{_PLACEHOLDER}{index}.".encode())
+        parts += [head, image]
+    return _Body([*parts, text], handed_over)
 
 
 class Transport:
@@ -139,11 +136,11 @@ class Transport:
 
     Args:
         session: For requests that cost nothing; connections are reused.
-        create_session: For creates. It must not reuse connections: one that the server closed a moment ago
-            would make the outcome of a create unknown for no good reason.
+        create_session: For creates. It must not reuse connections: on one that the server has just closed,
+            the outcome of a create would be unknown.
         base_url: The sequencer's URL.
-        request_timeout: Seconds for connecting, for the answer once the body is handed over, and for a body
-            that stands still on its way: how long a large one may take depends on the user's line alone.
+        request_timeout: Seconds to connect, to wait for the answer once the body is sent, and without
+            progress while it is sent: a large body may take any time on a slow line.
     """
 
     def __init__(
@@ -156,80 +153,49 @@ class Transport:
         self._session = session
         self._create_session = create_session
         self._base_url = base_url.rstrip("/")
-        self._timeout = request_timeout
+        self.timeout = request_timeout
         self._proxy: str | None = None
         self._proxy_known = False
 
-    async def resource_request(
-        self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
-    ) -> Answer:
-        payload = {
-            "consumer_id": credentials.consumer_id,
-            "api_key": credentials.api_key,
-            "workflow_id": workflow_id,
-            "task_type": task_type,
-        }
-        return await self._post(self._session, "resource_request", payload)
-
-    async def task_create(
+    async def post(
         self,
+        endpoint: str,
         credentials: Credentials,
         *,
-        job_id: str,
-        task_type: str,
-        parameters: Mapping[str, Any],
-        workflow_id: str | None,
-        timeout_seconds: int | None,
-        handed_over: Callable[[], None],
-    ) -> Answer:
-        payload = {
-            "consumer_id": credentials.consumer_id,
-            "api_key": credentials.api_key,
-            "task_type": task_type,
-            "task_details": {"parameters": parameters},
-            "job_id": job_id,
-            "workflow_id": workflow_id,
-            "timeout_seconds": timeout_seconds,
-        }
-        return await self._post(self._create_session, "task_create", payload, handed_over)
-
-    async def task_result_query(self, credentials: Credentials, task_id: str) -> Answer:
-        payload = {"task_id": task_id, "api_key": credentials.api_key}
-        return await self._post(self._session, "task_result_query", payload)
-
-    async def task_cancel(self, credentials: Credentials, task_id: str) -> Answer:
-        payload = {"task_id": task_id, "api_key": credentials.api_key}
-        return await self._post(self._session, "task_cancel", payload)
-
-    async def _post(
-        self,
-        session: aiohttp.ClientSession,
-        endpoint: str,
-        payload: Mapping[str, Any],
         handed_over: Callable[[], None] = lambda: None,
+        **fields: Any,
     ) -> Answer:
-        body = json_body({key: value for key, value in payload.items() if value is not None})
-        body.on_handed_over = handed_over
+        """Send ``fields`` with the key to an endpoint; those that are None are left out.
+
+        Args:
+            handed_over: Called when the sequencer may have the complete request.
+
+        Raises:
+            Undelivered, OutcomeUnknown: There is no answer.
+        """
+        body = json_body({**fields, "api_key": credentials.api_key}, handed_over)
+        # The key is in no local variable: error reporters send those along with a traceback.
         if not self._proxy_known:
             self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
             self._proxy_known = True
+        session = self._create_session if endpoint == "task_create" else self._session
         if session.closed:
             raise ClientClosedError("This client was closed before the request left")
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
         try:
             answer = await self._unless_stalled(request, body)
-            return replace(answer, had_all=body.handed_over)
+            return replace(answer, sent_in_full=body.handed_over)
         except aiohttp.InvalidURL:
             raise Undelivered("this is not a URL") from None
         except aiohttp.ClientConnectorError as error:
-            raise Undelivered(in_words(error)) from error
+            raise Undelivered(describe_failure(error)) from error
         except aiohttp.ClientResponseError as error:
-            # Not chained: its own text holds a URL, that of a proxy with the password in it.
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from None
+            # Not chained: its text contains a URL, that of a proxy with its password.
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(describe_failure(error)) from None
         except _Stalled as stall:
             raise (OutcomeUnknown if body.handed_over else Undelivered)(str(stall)) from None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(in_words(error)) from error
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(describe_failure(error)) from error
 
     async def _exchange(self, session: aiohttp.ClientSession, url: str, body: _Body) -> Answer:
         async with session.post(
@@ -238,21 +204,21 @@ class Transport:
             headers={"Content-Type": "application/json", "Content-Length": str(body.length)},
             timeout=_NO_TIMEOUT,
             proxy=self._proxy,
-            # A redirected POST would be sent again, or become a GET: both are wrong here.
+            # A redirected POST would be sent again, or become a GET.
             allow_redirects=False,
         ) as response:
-            # JSON is UTF-8, whatever charset is declared; a byte order mark before it is no part of it.
-            text = (await response.read()).decode("utf-8-sig", "replace")
-            return Answer(response.status, _parse(text), text, _retry_after(response.headers))
+            # JSON is UTF-8, whatever charset is declared; a byte order mark is skipped.
+            text = (await _read(response)).decode("utf-8-sig", "replace")
+            return Answer(response.status, _parse(text), text, retry_after(response.headers))
 
     async def _unless_stalled(self, request: Coroutine[Any, Any, Answer], body: _Body) -> Answer:
-        """The answer, or :class:`_Stalled`; either way the request has ended, and its body moves no more."""
+        """The answer, or :class:`_Stalled`; either way the request has ended."""
         began = monotonic()
         went_on = -math.inf
         exchange = asyncio.ensure_future(request)
         try:
             while not exchange.done():
-                ends = max((body.moved or began) + self._timeout, went_on + AFTER_STANDSTILL_SECONDS)
+                ends = max((body.moved or began) + self.timeout, went_on + AFTER_STANDSTILL_SECONDS)
                 left = ends - monotonic()
                 if left <= 0:
                     break
@@ -268,8 +234,23 @@ class Transport:
         if body.handed_over:
             raise _Stalled("no answer came in time")
         if body.moved is None:
-            raise _Stalled("no connection came about in time")
-        raise _Stalled("the connection stood still while the request was being sent")
+            raise _Stalled("no connection was made in time")
+        raise _Stalled("the connection stalled while the request was being sent")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body of an answer.
+
+    Raises:
+        aiohttp.ClientPayloadError: It is larger than any answer of the protocol.
+    """
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            response.close()
+            raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+    return bytes(body)
 
 
 def _parse(text: str) -> Mapping[str, Any] | None:
@@ -280,25 +261,9 @@ def _parse(text: str) -> Mapping[str, Any] | None:
     return payload if isinstance(payload, dict) else None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a Retry-After header: a number or an HTTP date."""
-    value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (TypeError, ValueError):
-        return None
-
-
 @dataclass(frozen=True)
 class InlineImage:
-    """An image that goes into the request itself as a ``data:`` URI, written out piece by piece.
+    """An image inside the request as a ``data:`` URI, written in chunks.
 
     A 20 MB image as one base64 string inside one JSON string would take three times its size and stall the
     event loop; :meth:`uri_chunks` never needs more than one chunk.
@@ -309,7 +274,7 @@ class InlineImage:
 
     @property
     def uri_length(self) -> int:
-        """The length of the whole URI in bytes."""
+        """The length of the URI in bytes."""
         return len(self._head) + 4 * ((len(self.data) + 2) // 3)
 
     @property
@@ -317,13 +282,9 @@ class InlineImage:
         return f"data:{self.media_type};base64,".encode()
 
     def uri_chunks(self, size: int = 256 * 1024) -> Iterator[bytes]:
-        """The URI in pieces of at most ``size`` bytes (and at least 4); all are plain ASCII."""
+        """The URI in ASCII chunks of at most ``size`` bytes (and at least 4)."""
         yield self._head
-        step = max(size // 4, 1) * 3  # whole groups of 3 bytes, so that padding comes at the end only
+        step = max(size // 4, 1) * 3  # a multiple of 3 bytes, so that padding comes at the end only
         view = memoryview(self.data)
         for start in range(0, len(view), step):
             yield b64encode(view[start : start + step])
-
-    def uri(self) -> str:
-        """The whole URI as one string."""
-        return b"".join(self.uri_chunks()).decode("ascii")

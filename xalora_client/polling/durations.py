@@ -1,33 +1,35 @@
-"""How long runs took, and what that says about the next one. No I/O."""
+"""Durations of past runs, and the expected duration of the next one. No I/O."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from statistics import fmean, median_low
 
 HISTORY_LENGTH = 10
 """How many past runs count: enough to know their spread, few enough to follow a network that changes."""
 
-_BELIEFS = ((0.01, 1), (0.04, 1), (0.13, 2))
-"""Spreads of the logs of durations within a kind of task, and how much each is believed in beforehand: GPUs
-of one kind repeat themselves within a percent or two, a mixed lot of them does not."""
+LONGEST_ESTIMATED_SHARE = 0.95
+"""How far a progress bar moves by the usual time alone; only the network can say that a task has ended."""
 
-_MEANS_TRIED = 16
-"""For each spread; more move the next poll by less than its jitter."""
-
-_UNLIKELY = 1e-6
+# Before any run is known, durations within a kind are taken to vary by 13 %. This assumption weighs as much
+# as a fifth of a run, so two or three runs that agree outweigh it.
+_ASSUMED_SPREAD = 0.13
+_ASSUMED_WEIGHT = 0.2
+_SMALLEST_SPREAD = 0.01
+# A run more than twice as long or short as the middle one waited in a queue, or went to another kind of GPU.
+_FAR_OFF = math.log(2)
 _SHORTEST = 1e-6
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """How long a run took, known as exactly as it was looked at.
+    """The duration of one run, as exactly as its polls tell.
 
     Args:
-        at_least: Seconds from its submission to when it was last seen under way.
-        at_most: Seconds from its submission to when its end was noticed.
+        at_least: Seconds from its submission to the last answer that it was not finished.
+        at_most: Seconds from its submission to the answer that it was.
     """
 
     at_least: float
@@ -35,21 +37,25 @@ class PastRun:
 
     @property
     def likely(self) -> float:
-        """The one number to tell, in seconds."""
-        # The first look comes after a long while, at whose end the task was expected: it ended late in it.
+        """The best single estimate, in seconds."""
+        # The first poll comes after a long pause, just when the end is expected: most tasks end late in it.
         return self.at_most - min((self.at_most - self.at_least) / 2, 0.05 * self.at_most)
 
 
 def usual_span(runs: Sequence[PastRun]) -> tuple[float, float] | None:
     """The span in seconds that holds the middle 60 % of past runs; None for fewer than two runs.
 
-    Less than everything, so that one odd run does not stretch the estimate; more than the quartiles, so that
-    "usually" is true more often than not.
+    A span of all runs would be stretched by a single odd one; the quartiles would be wrong half of the time.
     """
     if len(runs) < 2:
         return None
     ordered = sorted(run.likely for run in runs)
     return _quantile(ordered, 0.2), _quantile(ordered, 0.8)
+
+
+def estimated_share(elapsed: float, usual: tuple[float, float]) -> float:
+    """How much of a task is done after ``elapsed`` seconds if it takes its usual time, 0..1."""
+    return max(0.0, min(LONGEST_ESTIMATED_SHARE, elapsed / max(usual[1], 0.1)))
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
@@ -60,10 +66,10 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def watched_duration(wall_seconds: float, monotonic_seconds: float) -> float | None:
-    """How long something took that was watched all the time, None where the clocks disagree.
+    """The duration of a run by two clocks; None where they disagree.
 
-    The clocks part when the wall clock is set, or when the machine sleeps: then nobody watched, and the end
-    was noticed late by an unknown time.
+    The clocks disagree when the wall clock is set, or when the machine sleeps. After a sleep the end is
+    noticed late by an unknown time.
     """
     if abs(wall_seconds - monotonic_seconds) > max(2.0, 0.05 * monotonic_seconds):
         return None
@@ -72,59 +78,23 @@ def watched_duration(wall_seconds: float, monotonic_seconds: float) -> float | N
 
 @dataclass(frozen=True)
 class LogNormal:
-    """A part of a mixture: seconds whose log is normal around ``mu`` with the spread ``sigma``."""
+    """A distribution of seconds whose logarithm is normal with mean ``mu`` and deviation ``sigma``."""
 
-    share: float
     mu: float
     sigma: float
 
 
-def next_run(runs: Sequence[PastRun]) -> tuple[LogNormal, ...]:
-    """How long the next run will take, as a mixture with a part for each spread that such runs may have.
-
-    A run ended somewhere between two looks; where, the other runs help to tell. So the looks of several runs
-    of equal length close in on it, though each alone leaves much open, and the more runs agree, the less is
-    left of the wide parts.
+def next_run(runs: Sequence[PastRun]) -> LogNormal:
+    """The expected duration of the next run: mean and spread of the logs of the past ones.
 
     Args:
         runs: At least one, the latest first.
     """
-    return _next_run(tuple(runs[:HISTORY_LENGTH]))
-
-
-@lru_cache(maxsize=256)
-def _next_run(runs: tuple[PastRun, ...]) -> tuple[LogNormal, ...]:
-    narrowest, widest = _BELIEFS[0][0], _BELIEFS[-1][0]
-    spans = []
-    for run in runs:
-        low, high = (math.log(max(seconds, _SHORTEST)) for seconds in (run.at_least, run.at_most))
-        missing = max(0.0, narrowest - (high - low)) / 2
-        spans.append((low - missing, high + missing))
-    # The first look comes when the end is near; so long before it nobody need have looked.
-    lowest = min(max(low, high - 4 * widest) for low, high in spans)
-    highest = max(high for _, high in spans)
-    parts = []
-    for sigma, belief in _BELIEFS:
-        start, width = lowest - 2 * sigma, highest - lowest + 4 * sigma
-        means = [start + width * index / (_MEANS_TRIED - 1) for index in range(_MEANS_TRIED)]
-        weights = [_likelihood(spans, mu, sigma) for mu in means]
-        total = math.fsum(weights)
-        mu = math.fsum(w * m for w, m in zip(weights, means, strict=True)) / total
-        variance = math.fsum(w * (m - mu) ** 2 for w, m in zip(weights, means, strict=True)) / total
-        parts.append(LogNormal(belief * width * total, mu, math.sqrt(sigma**2 + variance)))
-    everything = math.fsum(part.share for part in parts)
-    return tuple(
-        LogNormal(part.share / everything, part.mu, part.sigma)
-        for part in parts
-        if part.share > 0.005 * everything
-    )
-
-
-def _likelihood(spans: Sequence[tuple[float, float]], mu: float, sigma: float) -> float:
-    """How likely it is that the runs ended where they did; one odd run rules nothing out."""
-    scale = 1 / (sigma * math.sqrt(2))
-    likelihood = 1.0
-    for low, high in spans:
-        inside = (math.erfc((mu - high) * scale) - math.erfc((mu - low) * scale)) / 2
-        likelihood *= inside if inside > _UNLIKELY else _UNLIKELY
-    return likelihood
+    logs = [math.log(max(run.likely, _SHORTEST)) for run in runs[:HISTORY_LENGTH]]
+    middle = median_low(logs)
+    near = [log for log in logs if abs(log - middle) <= _FAR_OFF]
+    mu = fmean(near)
+    squares = _ASSUMED_WEIGHT * _ASSUMED_SPREAD**2 + math.fsum((log - mu) ** 2 for log in near)
+    spread = max(math.sqrt(squares / (_ASSUMED_WEIGHT + len(near) - 1)), _SMALLEST_SPREAD)
+    # The next run varies, and the mean of a few runs is off by a part of that itself.
+    return LogNormal(mu, spread * math.sqrt(1 + 1 / len(near)))

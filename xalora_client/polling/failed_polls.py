@@ -1,4 +1,4 @@
-"""Polls that fail: how long that says nothing about the task. No I/O."""
+"""Failed polls: when to poll again, and when to end the wait. No I/O."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from ..network.sequencer import RETRY_AFTER_CAP_SECONDS
 from .schedule import MIN_POLL_DELAY
 
 REFUSAL_SECONDS = 15.0
-"""How long the network may refuse to tell a task's status (403, 404, ...) before the wait for it ends."""
+"""How long the network may refuse a task's status (403, 404, ...) before the wait for the task ends."""
+
+NOT_FOUND = (404, 410)
+"""HTTP statuses that say that the network does not know a task."""
 
 REFUSALS = (AuthenticationError, RequestRefusedError)
 
 _UNAUTHORIZED = 401
 
 
-class PollTrouble:
-    """Polls of one task that failed one after the other: when to ask again, and when to stop.
+class FailedPolls:
+    """Consecutive failed polls of one task.
 
     Args:
         outage_limit: Seconds the sequencer may stay unreachable.
@@ -31,9 +34,9 @@ class PollTrouble:
         self._refused_since: float | None = None
 
     def pause_after(self, error: NetworkError, now: float) -> float | None:
-        """Seconds until the next poll; None where there have been enough of them."""
+        """Seconds until the next poll; None to end the wait."""
         self._failures += 1
-        # A network that asks to slow down has not gone.
+        # A network that asks to slow down is reachable.
         self._since = None if isinstance(error, RateLimitError) else self._since or now
         self._refused_since = (self._refused_since or now) if isinstance(error, REFUSALS) else None
         left = math.inf if self._since is None else self._since + self._outage_limit - now
@@ -42,28 +45,27 @@ class PollTrouble:
         if left < 0 or error.status_code == _UNAUTHORIZED:
             return None
         back_off = min(0.5 * 2 ** min(self._failures, 4), 8.0) * (0.5 + random() / 2)
-        told = min(error.retry_after or back_off, RETRY_AFTER_CAP_SECONDS)
-        return min(told, max(left, MIN_POLL_DELAY))
+        pause = min(error.retry_after or back_off, RETRY_AFTER_CAP_SECONDS)
+        return min(pause, max(left, MIN_POLL_DELAY))
 
     def seconds(self, now: float) -> float:
-        """For how long no poll has been answered."""
+        """Seconds since the first of these polls failed."""
         return 0.0 if self._since is None else now - self._since
 
 
-def lost_sight(error: NetworkError, task_id: str, job_id: str, seconds: float) -> NetworkError:
-    """What those who wait are told when enough polls have failed, the last with ``error``."""
+def status_unavailable_error(error: NetworkError, task_id: str, job_id: str, seconds: float) -> NetworkError:
+    """The error that ends the wait for a task; ``error`` is the last poll's."""
     next_step = "Take it up again by its id when the network is back"
     if isinstance(error, REFUSALS):
-        how = f"the network does not tell its status any more ({error.what})"
+        reason = f"the network refuses it ({error.what})"
         next_step = f"{error.next_step} Then take it up again by its id"
     else:
-        how = f"the sequencer has not answered properly for {seconds:.0f} s ({error.what})"
+        reason = f"the sequencer has given no valid answer for {seconds:.0f} s ({error.what})"
     return type(error)(
-        f"Task {task_id} is out of sight: {how}",
+        f"The status of task {task_id} can't be read: {reason}",
         money=RUNS_ON,
         next_step=f"{next_step}: `xalora resume {task_id}`.",
         task_id=task_id,
         job_id=job_id,
         status_code=error.status_code,
-        error_type=error.error_type,
     )

@@ -1,4 +1,4 @@
-"""Tasks of one kind that are under way together: one that ends tells the others when to look. No I/O."""
+"""Tasks of one kind that run at the same time: the end of one triggers a poll of another. No I/O."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from typing import Protocol
 from .durations import HISTORY_LENGTH, PastRun
 
 TOGETHER_SECONDS = 0.3
-"""Tasks whose ends are noticed within so many seconds of each other are taken to end together."""
+"""Ends noticed within so many seconds of each other count as one group."""
 
 AGAIN_AFTER = (0.1, 0.2)
-"""Seconds after which a task is asked about again that is still under way where others end together."""
+"""Seconds after which a task that has not ended is polled again, where others end in a group."""
 
 OLDEST = 8
-"""How many are tried, the oldest first; who can't be asked is just being asked, or has a pace of its own."""
+"""How many tasks are tried, the oldest first: one may be in a poll already, or have a fixed interval."""
 
 
-class UnderWay(Protocol):
-    """A task that is asked about from time to time."""
+class PolledTask(Protocol):
+    """A task whose status is polled."""
 
     def ask_now(self, again_after: Sequence[float]) -> bool:
-        """Have its status asked for now, and again after so many seconds each, before its schedule goes on.
+        """Poll now, and again after each of these pauses, before the schedule goes on.
 
-        False, and nothing done, where something speaks against it.
+        False, without a poll, where the task is in a poll already or its interval is fixed.
         """
 
 
 class TaskKind:
     """Tasks of one kind, and how long such tasks have taken so far.
 
-    A network works on a batch in the order it came, so where one task has ended, the oldest one is the next
-    to be looked at: if it has ended as well, it has the next one looked at, and a whole row of tasks that
-    ended together is found together. Where tasks end one by one, that is one question more for each of them.
+    The network runs a batch in order, so when one task ends, the oldest of the others is polled. If that
+    one has ended as well, it triggers the next poll, and a group that ended together is noticed together.
+    Where tasks end one by one, the price is one more poll for each.
 
     Args:
         past_runs: Earlier ones, the latest first.
 
     Attributes:
-        past_runs: The same, with those that have ended since; a schedule that holds it learns on.
+        past_runs: The same, with those that have ended since; a schedule reads it at each poll.
     """
 
     def __init__(self, past_runs: Iterable[PastRun] = ()) -> None:
         self.past_runs = list(past_runs)
-        self._under_way: dict[UnderWay, None] = {}
+        self._tasks: dict[PolledTask, None] = {}
         self._last_end = -math.inf
 
-    def joined(self, task: UnderWay) -> None:
-        """A task is followed from now on."""
-        self._under_way[task] = None
+    def joined(self, task: PolledTask) -> None:
+        """A task is polled from now on."""
+        self._tasks[task] = None
 
-    def left(self, task: UnderWay) -> None:
-        """A task is not followed any more; twice is harmless."""
-        self._under_way.pop(task, None)
+    def left(self, task: PolledTask) -> None:
+        """A task is no longer polled; calling this twice is harmless."""
+        self._tasks.pop(task, None)
 
-    def ended(self, task: UnderWay, run: PastRun | None, now: float) -> None:
+    def ended(self, task: PolledTask, run: PastRun | None, now: float) -> None:
         """A task's end was noticed.
 
         Args:
             task: Which.
-            run: How long it took; None where that is no measure for others.
+            run: How long it took; None where that says nothing about others.
             now: On a monotonic clock.
         """
         self.left(task)
@@ -69,6 +69,6 @@ class TaskKind:
             self.past_runs[:] = [run, *self.past_runs][:HISTORY_LENGTH]
         again_after = AGAIN_AFTER if now - self._last_end < TOGETHER_SECONDS else ()
         self._last_end = now
-        for sibling in islice(self._under_way, OLDEST):
-            if sibling.ask_now(again_after):
+        for other in islice(self._tasks, OLDEST):
+            if other.ask_now(again_after):
                 return

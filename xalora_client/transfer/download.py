@@ -1,4 +1,4 @@
-"""A finished task's result onto disk: streamed, resumed where it broke off, and whole or not at all."""
+"""Download of a result: streamed to disk, resumed after a broken connection, checked for completeness."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ from tenacity import (
 from ..errors import (
     STILL_RETRIEVABLE,
     ConfigurationError,
-    ErrorType,
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
 )
 from ..media.containers import BrokenMediaError
-from ..media.sniff import ANIMATION_SUFFIXES, MediaKind, sniff_file
-from ..media.validation import TextInPlaceError, check_unlisted, suffix_of
-from ..network.failure_text import in_words
+from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
+from ..media.validation import TextInsteadOfResultError, check_unknown_format, suffix_of
+from ..network.answers import retry_after
+from ..network.failure_text import describe_failure
 from ..network.sessions import environment_proxy
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 
 STALL_SECONDS = 30.0
-"""How long a connection may give nothing before it counts as broken; a slow one may take any time."""
+"""Seconds without a byte after which a connection counts as broken; a slow one may take any time."""
+
+MAX_RESULT_BYTES = 512 * 2**20
+"""The most bytes of one file that are fetched: a result comes from a stranger's machine and may never end."""
 
 _CHUNK_BYTES = 256 * 1024
-_WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as one that got ahead
+_WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as progress
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=15)  # full jitter
 _LONGEST_RETRY_AFTER = 60.0
 _GONE = frozenset({404, 410})
@@ -60,10 +63,10 @@ async def download(
     attempts: int = 5,
     stall_timeout: float = STALL_SECONDS,
 ) -> Path:
-    """Bring a result to disk and check that it is whole.
+    """Download a result and check that it is complete.
 
-    The bytes go to ``<dest_stem>.part`` and continue there after a broken connection, or after an earlier
-    process was ended. Only one call at a time may work on one ``dest_stem``.
+    The bytes go to ``<dest_stem>.part``; a later attempt, or another process, continues that file. Only one
+    call at a time may use one ``dest_stem``.
 
     Args:
         session: Its certificate settings are used, none of its credentials. The proxy is the environment's.
@@ -71,17 +74,17 @@ async def download(
         dest_stem: The file to write, without its suffix, which is chosen by content. Its folder must exist.
         task_id: For error messages.
         on_progress: Called on the event loop with the bytes on disk so far and the total, None where unknown.
-        attempts: How many times in a row the connection may fail without getting ahead.
+        attempts: How many times in a row the connection may fail without progress.
         stall_timeout: Seconds without a byte after which a connection counts as broken.
 
     Returns:
         The file: ``dest_stem`` with ``.png``, ``.jpg``, ``.webp``, ``.gif``, ``.mp4`` or ``.webm`` added. One
-        in a format that nothing here reads has the URL's suffix, or ``.bin``.
+        in a format that this package does not read has the URL's suffix, or ``.bin``.
 
     Raises:
         ResultExpiredError: 404 or 410: the network no longer has it.
-        ResultDownloadError: It could not be had in full, or a text came in its place.
-        ResultFormatError: It came in full, and is damaged.
+        ResultDownloadError: It could not be downloaded in full, or a text came in its place.
+        ResultFormatError: It is complete and damaged.
     """
     target = _Target(url, task_id)
     part = _PartFile(dest_stem)
@@ -90,7 +93,7 @@ async def download(
     try:
         dest_stem.parent.mkdir(parents=True, exist_ok=True)
         if scheme == "data":
-            await asyncio.to_thread(lambda: part.begin(_data_of(target)))
+            await asyncio.to_thread(lambda: part.begin(_data_uri_content(target)))
         elif scheme in {"http", "https"}:
             await fetch.run()
         else:
@@ -101,24 +104,24 @@ async def download(
             part.remove()
             if not part.was_continued:
                 raise
-        # Put together from two answers that did not fit, perhaps: only a fresh copy tells.
+        # The parts may come from two versions of the file: only a fresh copy tells.
         await fetch.run()
         return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
     except OSError as error:
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
 
 
-def left_whole(dest_stem: Path) -> Path | None:
-    """A whole result that an earlier call has already brought, None where there is none. Blocking."""
-    # An animation before the video that may have been made of it.
+def find_complete_file(dest_stem: Path) -> Path | None:
+    """The complete result of an earlier call, None where there is none. Blocking."""
+    # An animation comes before the video that may have been converted from it.
     for suffix in dict.fromkeys((*sorted(ANIMATION_SUFFIXES), *(kind.suffix for kind in MediaKind))):
         path = dest_stem.with_name(dest_stem.name + suffix)
         try:
             kind = sniff_file(path)
             if kind is not None:
-                from ..media.validation import check_whole
+                from ..media.validation import check_complete
 
-                check_whole(path, kind)
+                check_complete(path, kind)
                 return path
         except (OSError, BrokenMediaError):
             continue
@@ -127,7 +130,7 @@ def left_whole(dest_stem: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is being fetched, for messages."""
+    """The address of a download, and the messages about it."""
 
     url: str
     task_id: str | None
@@ -152,7 +155,7 @@ class _Target:
     def failed(self, reason: str, status_code: int | None = None) -> ResultDownloadError:
         kind: type[ResultDownloadError] = ResultDownloadError
         what = f"{self.subject} could not be downloaded: {reason}"
-        next_step = "Fetch it again by the task's id; what has arrived so far is kept."
+        next_step = "Fetch it again by the task's id; the download continues where it stopped."
         money = STILL_RETRIEVABLE
         if status_code in _GONE:
             kind = ResultExpiredError
@@ -165,14 +168,12 @@ class _Target:
             next_step=next_step,
             task_id=self.task_id,
             status_code=status_code,
-            error_type=None if status_code is None else _error_type(status_code),
         )
 
-    def displaced(self, reason: str) -> ResultDownloadError:
+    def replaced(self, reason: str) -> ResultDownloadError:
         error = self.failed(f"something else came in its place: {reason}")
         error.next_step = (
-            "Where a login page or a proxy stands between, get past it; then fetch the result again by the "
-            "task's id."
+            "If a login page or a proxy answers, log in there; then fetch the result again by the task's id."
         )
         return error
 
@@ -186,16 +187,16 @@ class _Target:
 
 
 class _PartFile:
-    """The bytes that have arrived, and beside them what identifies the version they are part of."""
+    """The bytes received so far, and beside them the validator of the version they belong to."""
 
     def __init__(self, dest_stem: Path) -> None:
         self.dest_stem = dest_stem
         self.path = dest_stem.with_name(f"{dest_stem.name}.part")
         self.was_continued = False
-        self.is_inherited = False  # from a process that may have died while it wrote
+        self.is_inherited = False  # from a process that may have died while writing
         self.validator: str | None = None
         self._notes = dest_stem.with_name(f"{dest_stem.name}.part.json")
-        self._in_doubt = True  # until this process has seen the version that the bytes belong to
+        self._in_doubt = True  # until this process knows the version of the bytes
 
     @property
     def size(self) -> int:
@@ -205,7 +206,7 @@ class _PartFile:
             return 0
 
     def prepare(self) -> int:
-        """How many bytes can be continued; an earlier process's only where their version is known."""
+        """The bytes to continue from; those of an earlier process count only if their version is known."""
         if self._in_doubt:
             self._in_doubt = False
             try:
@@ -218,7 +219,7 @@ class _PartFile:
         return self.size
 
     def begin(self, content: bytes = b"", validator: str | None = None) -> None:
-        """Start over with a new version."""
+        """Start a new version."""
         self._in_doubt = False
         self.was_continued = False
         self.is_inherited = False
@@ -240,7 +241,7 @@ class _PartFile:
 
 
 class _Interrupted(Exception):
-    """An attempt ended early without getting anywhere; another one may do better."""
+    """An attempt ended early without progress; another one may succeed."""
 
     def __init__(self, reason: str, status_code: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(reason)
@@ -248,125 +249,129 @@ class _Interrupted(Exception):
         self.retry_after = retry_after
 
 
+@dataclass
 class _Fetch:
-    """Fetches one URL into a part file, over as many connections as it takes."""
+    """Downloads one URL into a part file, over as many connections as needed.
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        target: _Target,
-        part: _PartFile,
-        on_progress: Progress | None,
-        attempts: int,
-        stall_timeout: float,
-    ) -> None:
-        self._session = session
-        self._target = target
-        self._part = part
-        self._on_progress = on_progress
-        self._attempts = attempts
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_timeout, sock_read=stall_timeout)
-        self._proxy: str | None = None
-        self._total: int | None = None
-        self.end_is_known = True
-        """Whether a connection that breaks off can be told from one that has given everything."""
+    ``end_is_known``: the end of the file can be distinguished from a broken connection.
+    """
+
+    session: aiohttp.ClientSession
+    target: _Target
+    part: _PartFile
+    on_progress: Progress | None
+    attempts: int
+    stall_timeout: float
+    end_is_known: bool = True
+    proxy: str | None = None
+    total: int | None = None
 
     async def run(self) -> None:
         """Return once all bytes are on disk."""
         try:
-            self._proxy = await asyncio.to_thread(environment_proxy, self._target.url)
+            self.proxy = await asyncio.to_thread(environment_proxy, self.target.url)
         except ConfigurationError as error:
-            raise self._target.failed(f"{error.what}. {error.next_step}") from None
+            raise self.target.failed(f"{error.what}. {error.next_step}") from None
         complete = False
         while not complete:
             try:
-                # Whatever gets ahead starts a new count: a long download may break any number of times.
+                # Progress starts a new count: a long download may break any number of times.
                 async for attempt in AsyncRetrying(
                     retry=retry_if_exception_type(_Interrupted),
-                    stop=stop_after_attempt(self._attempts),
+                    stop=stop_after_attempt(self.attempts),
                     wait=_pause,
                     reraise=True,
                 ):
                     with attempt:
                         complete = await self._attempt()
             except _Interrupted as error:
-                raise self._target.failed(str(error), error.status_code) from error
+                raise self.target.failed(str(error), error.status_code) from error
 
     async def _attempt(self) -> bool:
-        """True when all is there, False when the connection broke after some new bytes."""
-        have = self._part.prepare()
+        """True when the file is complete, False when the connection broke after progress."""
+        have = self.part.prepare()
         headers = {"Accept-Encoding": "identity"}
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self.stall_timeout, sock_read=self.stall_timeout
+        )
         if have:
             headers["Range"] = f"bytes={have}-"
-            if self._part.validator:
-                headers["If-Range"] = self._part.validator
+            if self.part.validator:
+                headers["If-Range"] = self.part.validator
         try:
-            async with self._session.get(
-                self._target.url,
+            async with self.session.get(
+                self.target.url,
                 headers=headers,
-                timeout=self._timeout,
-                proxy=self._proxy,
+                timeout=timeout,
+                proxy=self.proxy,
             ) as response:
                 if self._begin(response, have):
                     return True
                 await self._receive(response)
         except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
-            # Their own texts hold the whole URL, signature included.
-            raise self._target.failed(f"{self._target.shown_url} leads nowhere") from error
+            # Their texts contain the URL with its signature.
+            raise self.target.failed(
+                f"{self.target.shown_url} is no valid address, or redirects too often"
+            ) from error
         except aiohttp.ClientConnectorCertificateError as error:
-            raise self._target.failed(in_words(error)) from error
+            raise self.target.failed(describe_failure(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
-            if self._part.size >= have + _WORTH_CONTINUING:
+            if self.part.size >= have + _WORTH_CONTINUING:
                 return False
-            raise _Interrupted(_reason(error)) from error
+            stalled = isinstance(error, asyncio.TimeoutError)
+            raise _Interrupted("the connection stalled" if stalled else describe_failure(error)) from error
         return True
 
     def _begin(self, response: aiohttp.ClientResponse, have: int) -> bool:
-        """Judge the head of an answer; True if there is nothing left to receive."""
+        """Check the headers of an answer; True if nothing is left to receive."""
         status = response.status
         if status in _PASSING:
-            raise _Interrupted(f"HTTP {status}", status, _retry_after(response))
+            raise _Interrupted(f"HTTP {status}", status, retry_after(response.headers))
         if status == 416 and have:
             _, size = _content_range(response)
             if size == have:
                 return True
-            self._start_over(f"the server has {size} bytes, and {have} are here already")
+            self._start_over(f"the server has {size} bytes, but {have} have arrived")
         if status == 206 and have:
             start, size = _content_range(response)
             validator = _validator(response)
             if start != have:
-                self._start_over(f"asked to go on at byte {have}, the server went on at {start}")
-            if self._total is not None and size not in {None, self._total}:
-                self._start_over(f"its size changed from {self._total} to {size} bytes")
-            if self._part.validator and validator and validator != self._part.validator:
-                self._start_over("it changed on the server meanwhile")
-            self._part.was_continued = True
-            self._total = size
+                self._start_over(f"the server continued at byte {start} instead of {have}")
+            if self.total is not None and size not in {None, self.total}:
+                self._start_over(f"its size changed from {self.total} to {size} bytes")
+            if self.part.validator and validator and validator != self.part.validator:
+                self._start_over("it changed on the server")
+            self.part.was_continued = True
+            self.total = size
         elif status == 200:
-            self._part.begin(validator=_validator(response))
-            self._total = None if "Content-Encoding" in response.headers else response.content_length
+            self.part.begin(validator=_validator(response))
+            self.total = None if "Content-Encoding" in response.headers else response.content_length
         else:
-            raise self._target.failed(f"HTTP {status}", status)
+            raise self.target.failed(f"HTTP {status}", status)
         self.end_is_known = response.content_length is not None or "Transfer-Encoding" in response.headers
         return False
 
     def _start_over(self, reason: str) -> NoReturn:
-        self._part.begin()
-        self._total = None
+        self.part.begin()
+        self.total = None
         raise _Interrupted(reason)
 
     async def _receive(self, response: aiohttp.ClientResponse) -> None:
-        received = self._part.size
-        with self._part.path.open("ab") as file:
+        received = self.part.size
+        with self.part.path.open("ab") as file:
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                file.write(chunk)
                 received += len(chunk)
-                if self._on_progress is not None:
-                    self._on_progress(received, self._total)
-        if self._total is not None and received != self._total:
-            if received > self._total:
-                self._start_over(f"{received} bytes came where {self._total} were announced")
-            raise aiohttp.ClientPayloadError(f"{received} of {self._total} bytes came")
+                if max(received, self.total or 0) > MAX_RESULT_BYTES:
+                    self.part.remove()
+                    limit = f"{MAX_RESULT_BYTES >> 20} MiB"
+                    raise self.target.failed(f"it is larger than {limit}, the limit for one file")
+                file.write(chunk)
+                if self.on_progress is not None:
+                    self.on_progress(received, self.total)
+        if self.total is not None and received != self.total:
+            if received > self.total:
+                self._start_over(f"{received} bytes arrived, {self.total} were announced")
+            raise aiohttp.ClientPayloadError(f"{received} of {self.total} bytes arrived")
 
 
 def _pause(state: RetryCallState) -> float:
@@ -376,26 +381,8 @@ def _pause(state: RetryCallState) -> float:
     return float(_BACK_OFF(state))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, asyncio.TimeoutError):
-        return "the connection stalled"
-    return in_words(error)
-
-
-def _error_type(status_code: int) -> ErrorType:
-    return "server_error" if status_code >= 500 else "client_error"
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float | None:
-    """The seconds a server asks to wait; None where it gives none, or a date."""
-    try:
-        return max(0.0, float(response.headers.get("Retry-After", "")))
-    except ValueError:
-        return None
-
-
 def _validator(response: aiohttp.ClientResponse) -> str | None:
-    """What If-Range may hold: a strong ETag, else the date of the last change."""
+    """A value for If-Range: a strong ETag, else the date of the last change."""
     etag = response.headers.get("ETag")
     if etag and not etag.startswith("W/"):
         return etag
@@ -403,7 +390,7 @@ def _validator(response: aiohttp.ClientResponse) -> str | None:
 
 
 def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
-    """(first byte, total size) of a Content-Range header, None for what it does not tell."""
+    """(first byte, total size) of a Content-Range header, None for what is missing."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None:
         return None, None
@@ -411,7 +398,7 @@ def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | 
     return (int(first) if first else None), (int(total) if total != "*" else None)
 
 
-def _data_of(target: _Target) -> bytes:
+def _data_uri_content(target: _Target) -> bytes:
     """The content of a ``data:`` URI."""
     head, comma, body = target.url.partition(",")
     if not comma:
@@ -425,28 +412,27 @@ def _data_of(target: _Target) -> bytes:
 
 
 def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
-    """Check that the file is whole, as far as that can be told, and give it its name. Blocking."""
+    """Check that the file is complete, as far as its format allows, and rename it. Blocking."""
     kind = sniff_file(part.path)
     try:
         if kind is None:
-            check_unlisted(part.path)
+            check_unknown_format(part.path)
             if part.is_inherited:
-                raise BrokenMediaError("what an earlier process left of it can't be checked")
+                raise BrokenMediaError("its first part comes from an earlier process and can't be checked")
         else:
-            from ..media.validation import check_whole
+            from ..media.validation import check_complete
 
-            check_whole(part.path, kind)
+            check_complete(part.path, kind)
     except BrokenMediaError as error:
-        if isinstance(error, TextInPlaceError) and target.is_remote:
+        if isinstance(error, TextInsteadOfResultError) and target.is_remote:
             part.remove()
-            raise target.displaced(str(error)) from error
+            raise target.replaced(str(error)) from error
         raise target.broken(str(error)) from error
     if kind is not None:
         return part.move_to(kind.suffix)
     if not end_is_known:
         part.remove()
         raise target.failed(
-            "nothing here reads its format, and its server does not say how long it is, so that nobody can "
-            "tell whether it is whole"
+            "its format is unknown and the server announces no size, so its completeness can't be checked"
         )
     return part.move_to(suffix_of(target.url))

@@ -1,4 +1,4 @@
-"""Workflow definitions as data: loaded, checked and bound in one place for network, server and expansion."""
+"""Workflow definitions: loaded, checked and bound, for the network, a ComfyUI server and node expansion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All definitions at hand: those shipped, and those in the user's own folders."""
+"""The catalog of workflow definitions: those shipped, and those in the user's own folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import WorkflowDefinitionError
 from .definition import WorkflowDefinition, load_definition, read_text
-from .endpoint import NAME_PATTERN, load_yaml, parse_index_entry
+from .endpoint import NAME_PATTERN, IndexEntry, load_yaml, parse_model
 
 SHIPPED_FOLDER = Path(__file__).parent / "definitions"
 INDEX_FILE = "index.yaml"
@@ -31,10 +31,10 @@ class DefinitionProblem:
 
 
 class WorkflowCatalog:
-    """Definitions by name, and what was wrong with those that are missing.
+    """Definitions by name, and the problems of those that could not be loaded.
 
-    A broken definition costs itself only. Of two with the same name the later folder's wins, so that a user
-    can replace a shipped one.
+    A broken definition does not affect the others. Of two with the same name the later folder's wins, so that
+    a user can replace a shipped one.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class WorkflowCatalog:
     ) -> WorkflowCatalog:
         """Read the shipped definitions, then ``extra_dirs`` in order, then ``XALORA_WORKFLOWS_DIR``.
 
-        Never raises for what is in a folder: see :attr:`problems`.
+        Broken folders and files raise nothing, see :attr:`problems`.
         """
         folders = [SHIPPED_FOLDER, *(Path(folder).expanduser() for folder in extra_dirs)]
         named = (os.environ if environ is None else environ).get(FOLDER_VARIABLE, "").strip()
@@ -128,7 +128,7 @@ def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProble
                     "a name has up to 64 letters, digits, _ and -",
                     next_step=f"Rename it in {INDEX_FILE}.",
                 )
-            entry = parse_index_entry(value, f"{INDEX_FILE}, {name}")
+            entry = parse_model(IndexEntry, value, f"{INDEX_FILE}, {name}")
             used.update((entry.workflow or f"{name}.json", entry.endpoint or f"{name}.yaml"))
             yield load_definition(name, entry, folder)
         except WorkflowDefinitionError as error:

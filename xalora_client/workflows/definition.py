@@ -1,4 +1,4 @@
-"""A workflow definition: a graph and its parameters, checked and bound here for all three ways to run it."""
+"""Workflow definitions: a graph and its parameters, and the binding of values to the graph."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidTaskError, WorkflowDefinitionError
-from .endpoint import Endpoint, IndexEntry, OutputKind, parse_endpoint
-from .parameters import AUTO, Parameter
-from .prompt import Link, Prompt, as_link, node_label, node_title, parse_prompt
+from .endpoint import Endpoint, IndexEntry, OutputKind, load_yaml, parse_model
+from .parameters import AUTO, Parameter, shown
+from .prompt import Prompt, node_label, parse_prompt
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BoundWorkflow:
         title: The definition's title, for people.
         task_type: The network's name for this kind of task.
         output_kind: ``image`` or ``video``.
-        prompt: API-format prompt, a copy of its own that may be changed.
+        prompt: API-format prompt, a copy that may be changed.
         output_node_id: The node whose files are the result.
         values: Every parameter's value as it was bound, defaults included.
         image_inputs: Node inputs that name an image file on the machine that runs the prompt.
@@ -65,23 +65,6 @@ class BoundWorkflow:
             prompt[slot.node_id]["inputs"][slot.name] = choice
         left = tuple(slot for slot in self.auto_inputs if slot not in choices)
         return replace(self, prompt=prompt, auto_inputs=left)
-
-    def with_prompt(self, prompt: Prompt) -> BoundWorkflow:
-        """The same with another graph, whose nodes have the same ids."""
-        return replace(self, prompt=prompt)
-
-    def node_title(self, node_id: str) -> str:
-        """The title of a node, or its class where it has none."""
-        return node_title(self.prompt, node_id)
-
-    def output_links(self) -> dict[str, Link]:
-        """What the output node is fed with: ``{"images": ("11", 0)}`` for a SaveImage.
-
-        A graph that keeps the result instead of saving it links to these and drops the output node.
-        """
-        inputs = self.prompt[self.output_node_id]["inputs"]
-        found = {name: as_link(value) for name, value in inputs.items()}
-        return {name: link for name, link in found.items() if link is not None}
 
 
 @dataclass(frozen=True)
@@ -115,7 +98,7 @@ class WorkflowDefinition:
 
     @property
     def network_id(self) -> str:
-        """What own miners know it by: the hosted id, or its name where there is none."""
+        """Its id for own miners: the hosted id, or its name where there is none."""
         return self.workflow_id or self.name
 
     @property
@@ -145,7 +128,7 @@ class WorkflowDefinition:
         )
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values that were given (None counts as not given), each checked and in its own type.
+        """The given values (None counts as not given), checked and converted to their types.
 
         Raises:
             InvalidTaskError: A value does not fit, or its name is unknown.
@@ -156,14 +139,14 @@ class WorkflowDefinition:
     def validate(
         self, values: Mapping[str, Any], *, image_names: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """All values that a run uses: what was given, and the defaults for the rest.
+        """All values of a run: those given, and the defaults for the rest.
 
-        A parameter neither given nor with a default is left out: the graph keeps what its author saved. A
-        preset (an aspect ratio) sets the parameters it stands for, over what was given for them.
+        A parameter neither given nor with a default is left out: the graph keeps its author's value. A preset
+        (an aspect ratio) overrides the parameters it sets.
 
         Args:
             values: ``{parameter: value}``; None counts as not given.
-            image_names: Image parameters that are on the running machine already, by file name there.
+            image_names: File names of images that are on the running machine already, by parameter.
 
         Raises:
             InvalidTaskError: A value does not fit, a required one is missing, or a name is unknown.
@@ -187,23 +170,30 @@ class WorkflowDefinition:
         return complete
 
     def network_parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``task_create`` carries: the given values only, without those meant for this machine alone.
+        """The parameters for ``task_create``: the given values, without those for this machine only.
 
-        Defaults are left to the miner, whose own file may differ. Image values stand as given: they become
-        URLs when the client delivers them.
+        Defaults are left to the miner, whose own file may differ. Images stay as given; they become URLs when
+        the client delivers them.
 
         Raises:
             InvalidTaskError: As for :meth:`validate`; or a value is possible on this machine only.
         """
         self.validate(values)
         checked = self.check(values)
-        for name, value in checked.items():
-            self.parameter(name).check_sendable(value)
-        return {
-            parameter.name: checked[parameter.name]
-            for parameter in self.parameters
-            if parameter.is_sent and parameter.name in checked
-        }
+        sent = {}
+        for parameter in self.parameters:
+            value = checked.get(parameter.name)
+            if value is None:
+                continue
+            if parameter.scope == "fixed" and value != parameter.default:
+                raise InvalidTaskError(
+                    f"Parameter {parameter.name} was given {shown(value)}, but the network's workflow always "
+                    f"uses {parameter.default}",
+                    next_step=f"Leave {parameter.name} out, or run the workflow on this machine.",
+                )
+            if parameter.scope in ("both", "network"):
+                sent[parameter.name] = value
+        return sent
 
     def bind(self, values: Mapping[str, Any], image_names: Mapping[str, str] | None = None) -> BoundWorkflow:
         """Write values into a copy of the graph.
@@ -216,8 +206,10 @@ class WorkflowDefinition:
         Raises:
             InvalidTaskError: As for :meth:`validate`.
         """
-        complete = self.validate(values, image_names=image_names)
-        names = image_names or {}
+        return self.write(self.validate(values, image_names=image_names), image_names or {})
+
+    def write(self, complete: Mapping[str, Any], image_names: Mapping[str, str]) -> BoundWorkflow:
+        """As :meth:`bind`, with values that are complete and not checked."""
         prompt = copy.deepcopy(self.prompt)
         images: list[NodeInput] = []
         autos: list[NodeInput] = []
@@ -228,10 +220,10 @@ class WorkflowDefinition:
             slot = NodeInput(target.node_id, target.subfield, parameter.name)
             inputs = prompt[target.node_id]["inputs"]
             if parameter.is_image:
-                # An optional image that nobody gave keeps the graph as its author saved it.
-                if parameter.name in names:
-                    inputs[target.subfield] = names[parameter.name]
-                if parameter.name in names or parameter.name in complete:
+                # Without an optional image, the graph stays as its author saved it.
+                if parameter.name in image_names:
+                    inputs[target.subfield] = image_names[parameter.name]
+                if parameter.name in image_names or parameter.name in complete:
                     images.append(slot)
             elif parameter.name in complete:
                 inputs[target.subfield] = complete[parameter.name]
@@ -253,7 +245,7 @@ class WorkflowDefinition:
 def build_definition(
     name: str, entry: IndexEntry, prompt: Prompt, endpoint: Endpoint, *, source: Path | None = None
 ) -> WorkflowDefinition:
-    """Join the two halves.
+    """Combine a graph and its endpoint file.
 
     Raises:
         WorkflowDefinitionError: The endpoint names a node that the graph does not have.
@@ -300,7 +292,7 @@ def load_definition(name: str, entry: IndexEntry, folder: Path) -> WorkflowDefin
         name,
         entry,
         parse_prompt(read_text(workflow), workflow.name),
-        parse_endpoint(read_text(endpoint), endpoint.name),
+        parse_model(Endpoint, load_yaml(read_text(endpoint), endpoint.name), endpoint.name),
         source=folder,
     )
 

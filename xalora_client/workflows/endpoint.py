@@ -1,4 +1,4 @@
-"""The YAML half of a definition (a miner's endpoint file) and the index of a folder of definitions."""
+"""The YAML files of definitions: a miner's endpoint file, and the index of a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pydantic import (
 from typing_extensions import Self
 
 from ..errors import WorkflowDefinitionError
-from .parameters import NodeId, Parameter, number_as_text
+from ..tasks import number_as_text
+from .parameters import NodeId, Parameter
 
 OutputKind = Literal["image", "video"]
 
@@ -35,19 +36,16 @@ class Endpoint(BaseModel):
     description: str = ""
     tip: str = ""
     comfyui_output_node_id: NodeId
-    parameters: tuple[Parameter, ...] = ()
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def _accept_none(cls, value: Any) -> Any:
-        return () if value is None else value
+    parameters: Annotated[
+        tuple[Parameter, ...], BeforeValidator(lambda value: () if value is None else value)
+    ] = ()
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         by_name: dict[str, Parameter] = {}
         for parameter in self.parameters:
             if parameter.name in by_name:
-                raise ValueError(f"the parameter {parameter.name} stands there twice")
+                raise ValueError(f"the parameter {parameter.name} is given twice")
             by_name[parameter.name] = parameter
         for parameter in self.parameters:
             for choice, values in parameter.presets.items():
@@ -59,7 +57,7 @@ class Endpoint(BaseModel):
 
 
 class IndexEntry(BaseModel):
-    """One line of ``index.yaml``: what the pair of files is on the network.
+    """One line of ``index.yaml``: the network's names for a pair of files.
 
     ``workflow`` and ``endpoint`` are file names in the same folder, by default ``<name>.json`` and
     ``<name>.yaml``. Without ``workflow_id`` the hosted network does not know the workflow: own miners and
@@ -86,26 +84,8 @@ class IndexEntry(BaseModel):
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def parse_endpoint(text: str, source: str) -> Endpoint:
-    """Read an endpoint file.
-
-    Raises:
-        WorkflowDefinitionError: Not valid YAML, or a key is missing or makes no sense.
-    """
-    return _parse_model(Endpoint, load_yaml(text, source), source)
-
-
-def parse_index_entry(value: Any, source: str) -> IndexEntry:
-    """Read one line of an index.
-
-    Raises:
-        WorkflowDefinitionError: A key is missing, unknown, or makes no sense.
-    """
-    return _parse_model(IndexEntry, value, source)
-
-
 def load_yaml(text: str, source: str) -> dict[str, Any]:
-    """A YAML mapping; keys given twice are an error instead of the last one winning.
+    """A YAML mapping; a key given twice is an error.
 
     Raises:
         WorkflowDefinitionError: Not valid YAML, or not a mapping.
@@ -121,7 +101,7 @@ def load_yaml(text: str, source: str) -> dict[str, Any]:
     return document
 
 
-# libyaml's parser is several times quicker, and PyYAML's wheels bring it; both read the same.
+# libyaml's parser, which PyYAML's wheels contain, is several times faster.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -133,14 +113,19 @@ class _UniqueKeyLoader(_Loader):  # type: ignore[valid-type, misc]  # chosen at 
             if isinstance(key, Hashable):
                 if key in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                        None, None, f"the key {key!r} is given twice", key_node.start_mark
                     )
                 seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
 
 
-def _parse_model(model: type[_Model], value: Any, source: str) -> _Model:
+def parse_model(model: type[_Model], value: Any, source: str) -> _Model:
+    """An endpoint file's mapping, or a line of an index, as its model.
+
+    Raises:
+        WorkflowDefinitionError: A key is missing, unknown, or is invalid.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -149,7 +134,7 @@ def _parse_model(model: type[_Model], value: Any, source: str) -> _Model:
 
 
 def _explain(problem: Any, document: Any) -> str:
-    """``parameter width, maximum: Input should be ...``: the parameter by its name, not its position."""
+    """``parameter width, maximum: Input should be ...``: the parameter by name instead of position."""
     place = list(problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
     words = []

@@ -1,4 +1,4 @@
-"""Model files that a graph's loaders name: where they belong, and which installed one "auto" takes."""
+"""Model files of a graph's loaders: their folders, and the choice of an installed one for "auto"."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _QUADRUPLING = re.compile(r"(?<![0-9])(4x|x4)(?![0-9])", re.IGNORECASE)
 
 
 def model_folder(class_type: str, input_name: str) -> str | None:
-    """Folder under ComfyUI's ``models/`` that a core loader reads, None for a class nobody here knows."""
+    """The folder under ComfyUI's ``models/`` that a core loader reads, None for other classes."""
     return _FOLDERS_BY_CLASS.get(class_type) or _FOLDERS.get(input_name)
 
 
@@ -41,10 +41,10 @@ def is_model_file(name: object) -> bool:
 
 
 def pick_installed(installed: Sequence[str]) -> str | None:
-    """The file that "auto" stands for, None where nothing is installed.
+    """The file for "auto", None where nothing is installed.
 
-    Among upscalers a 2x model comes before a 4x one (the result is wanted at 2x, and it costs a quarter of
-    the work), and any of both before the rest; then by name, so that the choice does not change by itself.
+    Among upscalers a 2x model comes before a 4x one (the result is 2x, at a quarter of the cost), and both
+    before the rest; then by name, so that the choice is stable.
     """
 
     def rank(name: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""One parameter of a workflow definition: what the endpoint YAML says of it, and whether a value fits."""
+"""A parameter of a workflow definition, as in the endpoint YAML, and the check of its values."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pydantic import (
 from typing_extensions import Self
 
 from ..errors import InvalidTaskError
-from ..tasks import MAX_SEED
+from ..tasks import MAX_SEED, number_as_text
 
 AUTO = "auto"
 """Value of a parameter with ``installed: true`` that leaves the choice to the machine that runs the graph."""
 
 
 class ParameterType(str, Enum):
-    """What a parameter holds, under the endpoint YAML's own names."""
+    """The types of parameters, by their names in the endpoint YAML."""
 
     STRING = "string"
     INT = "int"
@@ -41,7 +41,7 @@ class ParameterType(str, Enum):
     IMAGE = "image"
 
 
-# Names that endpoint files in the wild use for the same five types.
+# Other names for these types in existing endpoint files.
 _TYPE_ALIASES = {
     "str": "string",
     "text": "string",
@@ -58,11 +58,6 @@ _PYTHON_NAMES = {
     ParameterType.BOOL: "true or false",
     ParameterType.IMAGE: "an image: a path, a URL, bytes, a PIL image or an array",
 }
-
-
-def number_as_text(value: Any) -> Any:
-    """Ids are texts, but files write many of them as numbers."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _as_type_name(value: Any) -> Any:
@@ -87,17 +82,17 @@ class ComfyTarget(BaseModel):
 
 
 class Parameter(BaseModel):
-    """One entry of ``parameters`` in an endpoint YAML.
+    """A parameter in an endpoint YAML.
 
-    Public miners know the keys ``name`` to ``comfyui``. The four after them are this package's own; a miner
-    that doesn't know them ignores them:
+    Public miners read the keys ``name`` to ``comfyui``, and ignore the four after them, which are this
+    package's own:
 
     - ``scope``: ``network`` parameters are sent and have no node input, ``local`` ones are never sent, and
       ``fixed`` ones are built into the network's workflow at their default, so that another value is for
       this machine only;
     - ``presets``: a choice that sets other parameters (an aspect ratio that stands for a width and height);
-    - ``installed``: the choice is among the files of the machine that runs it, and "auto" is one;
-    - ``multiline``: a text that deserves a large box.
+    - ``installed``: the choice is one of the files on the machine that runs it, or "auto";
+    - ``multiline``: the text gets a large box.
 
     A file is checked when it is loaded; values are checked by :meth:`check`.
     """
@@ -124,48 +119,50 @@ class Parameter(BaseModel):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
-        numeric = self.type in (ParameterType.INT, ParameterType.NUMBER)
-        if not numeric and (self.minimum is not None or self.maximum is not None):
-            raise ValueError(f"minimum and maximum do not apply to the type {self.type.value}")
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
-        if self.minimum is not None and self.minimum > MAX_SEED:
-            raise ValueError(
-                f"minimum {self.minimum} is above {MAX_SEED}, the largest value that can be sent"
-            )
-        if self.options is not None and not self.options:
-            raise ValueError("options is an empty list")
-        if self.options and self.type is ParameterType.IMAGE:
-            raise ValueError("options do not apply to the type image")
-        if self.installed and self.type is not ParameterType.STRING:
-            raise ValueError("installed applies to the type string only")
-        if self.comfyui is None and self.scope != "network" and not self.presets:
-            raise ValueError("comfyui: node_id and subfield are missing")
-        if self.scope == "fixed" and self.default is None:
-            raise ValueError("scope fixed needs a default")
-        if unknown := [choice for choice in self.presets if choice not in (self.options or ())]:
-            raise ValueError(f"presets name {unknown[0]!r}, which is not among the options")
-        for option in self.options or ():
-            self._must_fit(option, "options", with_range=False)
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        options = self.options or ()
+        unknown = [choice for choice in self.presets if choice not in options]
+        needs_input = self.scope != "network" and not self.presets
+        is_number = self.type in (ParameterType.INT, ParameterType.NUMBER)
+        problems = {
+            f"minimum and maximum do not apply to the type {self.type.value}": bool(bounds) and not is_number,
+            f"minimum {self.minimum} is above maximum {self.maximum}": bounds != sorted(bounds),
+            f"minimum {self.minimum} is above {MAX_SEED}, the largest value that can be sent": (
+                self.minimum is not None and self.minimum > MAX_SEED
+            ),
+            "options is an empty list": self.options == (),
+            "options do not apply to the type image": bool(options) and self.is_image,
+            "installed applies to the type string only": self.installed
+            and self.type is not ParameterType.STRING,
+            "comfyui: node_id and subfield are missing": self.comfyui is None and needs_input,
+            "scope fixed needs a default": self.scope == "fixed" and self.default is None,
+            f"presets name {unknown[0] if unknown else None!r}, which is not among the options": bool(
+                unknown
+            ),
+            "an image parameter has no default": self.is_image and self.default is not None,
+        }
+        for problem, applies in problems.items():
+            if applies:
+                raise ValueError(problem)
+        for option in options:
+            self._must_be_of_type("options", option)
         if self.default is not None:
-            if self.type is ParameterType.IMAGE:
-                raise ValueError("an image parameter has no default")
-            self._must_fit(self.default, "default", with_range=True)
+            self._check_default()
         return self
 
-    def _must_fit(self, value: Any, key: str, *, with_range: bool) -> None:
+    def _check_default(self) -> None:
+        self._must_be_of_type("default", self.default)
+        typed = self._typed(self.default)
+        if self.options is not None:
+            if typed not in self._choices() and not self._is_auto(typed):
+                raise ValueError(f"default {self.default!r} is not among the options")
+        elif not _is_between(self.minimum, typed, self.maximum):
+            raise ValueError(f"default {self.default!r} is outside {self.minimum} to {self.maximum}")
+
+    def _must_be_of_type(self, key: str, value: Any) -> None:
         if self._typed(value) is None:
             hint = " (put it in quotes)" if self.type is ParameterType.STRING else ""
             raise ValueError(f"{key} {value!r} is not {_PYTHON_NAMES[self.type]}{hint}")
-        if not with_range or self._is_auto(value):
-            return
-        if self.options is not None:
-            if self._typed(value) not in self._choices():
-                raise ValueError(f"{key} {value!r} is not among the options")
-        elif (self.minimum is not None and value < self.minimum) or (
-            self.maximum is not None and value > self.maximum
-        ):
-            raise ValueError(f"{key} {value!r} is outside {self.minimum} to {self.maximum}")
 
     @property
     def title(self) -> str:
@@ -201,18 +198,8 @@ class Parameter(BaseModel):
         return self.minimum
 
     @property
-    def is_sent(self) -> bool:
-        """Whether the network gets this parameter."""
-        return self.scope in ("both", "network")
-
-    @property
-    def unknown_keys(self) -> tuple[str, ...]:
-        """Keys of the file that nobody reads: often a misspelling."""
-        return tuple(sorted(self.model_extra or ()))
-
-    @property
     def allowed(self) -> str:
-        """What may be given, in words: "a whole number from 512 to 2048 in steps of 64"."""
+        """The allowed values: "a whole number from 512 to 2048 in steps of 64"."""
         if self.options is not None:
             return "one of " + ", ".join(repr(option) for option in self.options)
         words = _PYTHON_NAMES[self.type]
@@ -236,42 +223,38 @@ class Parameter(BaseModel):
         """The value in the parameter's own type.
 
         Whole numbers must lie on the grid ``minimum + n * step``: a latent can't have another size, so the
-        graph would silently make a different picture from the one that was asked and paid for. The
-        definition's own default is taken as it is, since real endpoint files have defaults off their grid.
-        For ``number`` the step is only a hint for a widget.
+        graph would silently make a different picture from the one that is paid for. The default is accepted
+        as it is, since real endpoint files have defaults off their grid. For ``number`` the step is only a
+        hint for a widget.
 
-        An image is passed through untouched; whether it can be read is the media package's to say.
+        An image is returned unchanged; the media package checks it.
 
         Raises:
             InvalidTaskError: Wrong type, out of range, off the grid, not among the choices, or an empty text
                 where one is required.
         """
         typed = self._typed(value)
-        if typed is None:
+        if typed is None or not self._allows(typed):
             raise self._refusal(value)
-        if self._is_auto(typed) or self.is_image:
-            return typed
-        if self.options is not None:
-            if typed not in self._choices():
-                raise self._refusal(value)
-            return typed
-        if self.default is not None and typed == self.default:
-            return typed
-        if self.type is ParameterType.STRING:
-            if self.required and not typed.strip():
-                raise self._refusal(value)
-            return typed
-        if self.type is ParameterType.BOOL:
-            return typed
-        low, high = self.user_minimum, self.user_maximum
-        if (low is not None and typed < low) or (high is not None and typed > high):
-            raise self._refusal(value)
-        if self._has_grid and (typed - (self.minimum or 0)) % self.step:
+        is_on_grid = not self._has_grid or (typed - (self.minimum or 0)) % self.step == 0
+        if not is_on_grid and self.options is None and typed != self.default:
             raise self._refusal(value, self._nearest(typed))
         return typed
 
+    def _allows(self, typed: Any) -> bool:
+        """Whether a value of the right type is among the options, or in the range."""
+        if self.is_image or self._is_auto(typed):
+            return True
+        if self.options is not None:
+            return typed in self._choices()
+        if self.type is ParameterType.BOOL or typed == self.default:
+            return True
+        if self.type is ParameterType.STRING:
+            return not self.required or bool(typed.strip())
+        return _is_between(self.user_minimum, typed, self.user_maximum)
+
     def parse(self, text: str) -> Any:
-        """The value that a text from a command line stands for, checked as by :meth:`check`.
+        """The value of a text from a command line, checked as by :meth:`check`.
 
         Raises:
             InvalidTaskError: The text is no value of this parameter.
@@ -287,19 +270,6 @@ class Parameter(BaseModel):
             except ValueError:
                 raise self._refusal(text) from None
         return self.check(value)
-
-    def check_sendable(self, value: Any) -> None:
-        """Refuse a value that the network's workflow can't take although this machine could.
-
-        Raises:
-            InvalidTaskError: The network's workflow has another value built in.
-        """
-        if self.scope == "fixed" and value != self.default:
-            raise InvalidTaskError(
-                f"Parameter {self.name} was given {_shown(value)}, but the network's workflow always uses "
-                f"{self.default}",
-                next_step=f"Leave {self.name} out, or run the workflow on this machine.",
-            )
 
     @property
     def _has_grid(self) -> bool:
@@ -328,7 +298,7 @@ class Parameter(BaseModel):
         if self.maximum is not None and self.user_maximum != self.maximum:
             allowed += f" (the workflow itself takes up to {self.maximum}, too large to be sent exactly)"
         return InvalidTaskError(
-            f"Parameter {self.name} was given {_shown(value)}, but {allowed}",
+            f"Parameter {self.name} was given {shown(value)}, but {allowed}",
             next_step="Correct the parameter and try again.",
         )
 
@@ -343,12 +313,8 @@ def _typed_image(value: Any) -> Any:
     return value if is_array_or_file else None
 
 
-def _typed_string(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _typed_bool(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
+def _is_between(low: float | None, value: float, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
 
 
 def _typed_number(value: Any) -> float | None:
@@ -370,16 +336,16 @@ def _typed_int(value: Any) -> int | None:
 
 
 _CONVERTERS: dict[ParameterType, Callable[[Any], Any]] = {
-    ParameterType.STRING: _typed_string,
+    ParameterType.STRING: lambda value: value if isinstance(value, str) else None,
     ParameterType.INT: _typed_int,
     ParameterType.NUMBER: _typed_number,
-    ParameterType.BOOL: _typed_bool,
+    ParameterType.BOOL: lambda value: value if isinstance(value, bool) else None,
     ParameterType.IMAGE: _typed_image,
 }
 
 
-def _shown(value: Any) -> str:
-    """The value for an error message: short, and never the pixels of an image."""
+def shown(value: Any) -> str:
+    """The value for an error message, shortened, and without the pixels of an image."""
     if isinstance(value, bytes) or not isinstance(
         value, str | int | float | bool | list | tuple | dict | type(None)
     ):

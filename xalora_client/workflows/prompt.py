@@ -1,4 +1,4 @@
-"""API-format prompts: read from JSON, their links, their titles."""
+"""API-format prompts: parsing, links, node titles."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def parse_prompt(text: str, source: str) -> Prompt:
         source: Name of the file, for messages.
 
     Raises:
-        WorkflowDefinitionError: No JSON, another format than ComfyUI's API format, a link to a node that is
-            not there, or links in a circle.
+        WorkflowDefinitionError: It is no JSON, not in ComfyUI's API format, links to a missing node, or its
+            links form a cycle.
     """
     try:
         document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
@@ -50,13 +50,13 @@ def parse_prompt(text: str, source: str) -> Prompt:
             raise _broken(
                 source, f"{node_label(prompt, node_id)}, input {name}, links to the missing node {origin}"
             )
-    if circle := _find_circle(prompt):
-        raise _broken(source, "its links form a circle: " + " -> ".join(circle))
+    if cycle := _find_cycle(prompt):
+        raise _broken(source, "its links form a cycle: " + " -> ".join(cycle))
     return prompt
 
 
 def as_link(value: Any) -> Link | None:
-    """The link that an input's value is, None for a constant; the rule is ComfyUI's own."""
+    """The value of an input as a link, None for a constant; the rule is ComfyUI's own."""
     if (
         isinstance(value, list)
         and len(value) == 2
@@ -89,8 +89,8 @@ def node_label(prompt: Mapping[str, Mapping[str, Any]], node_id: str) -> str:
     return f'"{node_title(prompt, node_id)}" (node {node_id})'
 
 
-def _find_circle(prompt: Prompt) -> list[str]:
-    """The ids along a circle of links, empty where there is none; iterative, since graphs can be deep."""
+def _find_cycle(prompt: Prompt) -> list[str]:
+    """The node ids along a cycle of links, empty where there is none; iterative, since graphs can be deep."""
     origins: dict[str, list[str]] = {node_id: [] for node_id in prompt}
     for node_id, _, (origin, _) in links(prompt):
         origins[node_id].append(origin)
@@ -118,7 +118,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands there twice")
+        raise ValueError(f"the key {twice!r} is given twice")
     return found
 
 

@@ -1,8 +1,10 @@
-"""A task for any workflow definition, so that a new workflow needs two files and no code."""
+"""A task class for any workflow definition, and the definition of any task."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
@@ -18,7 +20,7 @@ class DefinedWorkflowTask(WorkflowTask):
 
     Args:
         definition: A definition, or the name of one: shipped, or in the folder ``XALORA_WORKFLOWS_DIR``. A
-            name is looked up anew each time, in some 20 ms; for thousands of tasks, look it up once.
+            name is looked up each time, in some 20 ms; for thousands of tasks, look it up once.
         **values: The workflow's parameters (``xalora workflows show NAME`` lists them) and the base options.
 
     Raises:
@@ -32,7 +34,7 @@ class DefinedWorkflowTask(WorkflowTask):
     _values: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, definition: WorkflowDefinition | str, **values: Any) -> None:
-        found = catalog().get(definition) if isinstance(definition, str) else definition
+        found = WorkflowCatalog.load().get(definition) if isinstance(definition, str) else definition
         options = {name: value for name, value in values.items() if name in BASE_OPTIONS}
         # Own miners know a workflow without a hosted id by its name.
         options.setdefault("workflow_id", found.network_id)
@@ -50,7 +52,7 @@ class DefinedWorkflowTask(WorkflowTask):
 
     @property
     def values(self) -> dict[str, Any]:
-        """The parameters as given, those meant for a local run alone included."""
+        """The parameters as given, including those for a local run only."""
         return dict(self._values)
 
     @property
@@ -73,12 +75,25 @@ class DefinedWorkflowTask(WorkflowTask):
         seed = self._definition.seed_parameter
         return seed is None or seed.name in self._values
 
+    @property
+    def recipe(self) -> str | None:
+        graph = json.dumps(self._definition.prompt, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(graph.encode()).hexdigest()
+
     def describe(self) -> str:
         prompt = self._values.get("prompt")
         text = f"{self._definition.title}: {prompt}" if prompt else self._definition.title
         return text if len(text) <= 80 else text[:77] + "..."
 
 
-def catalog(*folders: Path) -> WorkflowCatalog:
-    """The shipped definitions, those in ``folders``, and those in ``XALORA_WORKFLOWS_DIR``."""
-    return WorkflowCatalog.load(folders)
+def definition_of(
+    task: WorkflowTask, catalog: WorkflowCatalog
+) -> tuple[WorkflowDefinition | None, Mapping[str, Any]]:
+    """The workflow definition of a task, and those of the task's parameters that the definition has."""
+    if isinstance(task, DefinedWorkflowTask):
+        return task.definition, task.values
+    definition = catalog.find(task_type=task.task_type, workflow_id=task.workflow_id)
+    if definition is None:
+        return None, {}
+    known = {parameter.name for parameter in definition.parameters}
+    return definition, {name: value for name, value in task.parameters().items() if name in known}

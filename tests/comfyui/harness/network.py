@@ -51,11 +51,11 @@ class SessionDevnet(DevnetThread):
         self._before = self.stats()
 
     def stop_sequencer(self) -> None:
-        super().stop_sequencer()
+        self._call(self._devnet.stop_sequencer)
         self._stopped = True
 
     def start_sequencer(self) -> None:
-        super().start_sequencer()
+        self._call(self._devnet.start_sequencer)
         self._stopped = False
 
     def new_task_ids(self) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from xalora_client.journal import Journal, Record, Work
+from xalora_client.journal import Event, Journal, Record, Work
 
 HOUR = 3600.0
 
@@ -65,19 +65,27 @@ class Seeder:
             label=label,
             details=details,
         )
-        claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}")
+        claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}").result()
         try:
             then(self, claim.record, claim.lease)
         finally:
-            self.clock.now = now
             self.journal.leave(claim.lease)
-        return self.journal.record(claim.record.id)
+            self.journal.flush(30)
+            self.clock.now = now
+        record = self.journal.find(claim.record.id)
+        assert record is not None
+        return record
+
+    def note(self, record: Record, event: Event, **values: Any) -> None:
+        """Note an event at the time the clock is set to."""
+        self.journal.note(record.id, event, at=self.clock.now, **values)
+        assert self.journal.flush(30)
 
     def submitted(self, record: Record, task_id: str | None = None) -> str:
         """The network has accepted the record."""
-        self.journal.sending(record.id)
+        self.journal.sending(record.id).result()
         task_id = task_id or f"task-{record.id:04d}-{record.job_id[-6:]}"
-        self.journal.submitted(record.id, task_id)
+        self.journal.accepted(record.id, task_id).result()
         return task_id
 
 
@@ -89,13 +97,14 @@ def kept(
     def finish(seeder: Seeder, record: Record, _: str) -> None:
         seeder.submitted(record)
         seeder.clock.now += queued
-        seeder.journal.status(record.id, "running")
+        seeder.note(record, Event.STATUS, status="running")
         seeder.clock.now += took
-        seeder.journal.finished(record.id, "result")
-        file = seeder.journal.result_stem(record).with_suffix(suffix)
+        seeder.note(record, Event.FINISHED, result="result")
+        file = seeder.journal.result_stem(record.id, record.job_id).with_suffix(suffix)
         file.write_bytes(data)
-        seeder.journal.kept(record.id, [file], miner=miner)
-        seeder.journal.delivered(record.id)
+        described = seeder.journal.describe([file])
+        seeder.note(record, Event.KEPT, files=described, engine="xalora", miner=miner)
+        seeder.note(record, Event.DELIVERED)
 
     return finish
 
@@ -106,7 +115,7 @@ def failed(reason: str) -> Any:
     def finish(seeder: Seeder, record: Record, _: str) -> None:
         seeder.submitted(record)
         seeder.clock.now += 6
-        seeder.journal.failed(record.id, reason)
+        seeder.note(record, Event.FAILED, error=reason)
 
     return finish
 
@@ -114,23 +123,22 @@ def failed(reason: str) -> Any:
 def canceled(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: its owner did not want it any more."""
     seeder.submitted(record)
-    seeder.journal.cancel_pending(record.id)
-    seeder.journal.canceled(record.id)
+    seeder.note(record, Event.CANCELED)
 
 
 def unknown(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: the answer to the create never came."""
-    seeder.journal.sending(record.id)
-    seeder.journal.unknown(record.id, "The answer to the create never came.")
+    seeder.journal.sending(record.id).result()
+    seeder.note(record, Event.ANSWER_LOST, error="The answer to the create never came.")
 
 
 def not_sent(reason: str, engine: str | None = None) -> Any:
     """For `then`: it never left; with an engine, that did it in the network's stead."""
 
     def finish(seeder: Seeder, record: Record, _: str) -> None:
-        seeder.journal.not_sent(record.id, reason)
+        seeder.note(record, Event.NOT_SENT, error=reason)
         if engine:
-            seeder.journal.fell_back(record.job_id, engine=engine)
+            seeder.note(record, Event.FELL_BACK, engine=engine, device=None)
 
     return finish
 
@@ -138,16 +146,14 @@ def not_sent(reason: str, engine: str | None = None) -> Any:
 def left_running(seeder: Seeder, record: Record, _: str) -> None:
     """For `then`: it runs in the network and nobody waits for it."""
     seeder.submitted(record)
-    seeder.journal.status(record.id, "running")
+    seeder.note(record, Event.STATUS, status="running")
 
 
 @contextmanager
 def seeder(state_dir: Path, url: str, now: float) -> Iterator[Seeder]:
     """The journal in a state folder, opened beside whoever else has it open."""
     clock = Clock(now)
-    with Journal.open(
-        state_dir / "journal.sqlite3", state_dir / "results", busy_seconds=30, wall_clock=clock
-    ) as journal:
+    with Journal.open(state_dir / "journal.sqlite3", state_dir / "results", wall_clock=clock) as journal:
         yield Seeder(journal, clock, url)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +37,7 @@ PACK_PARTS = (
 TEST_NODES = Path(__file__).resolve().parent / "test_nodes"
 
 BOOT_CEILING = 240.0
+PORTS = (20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -275,9 +278,10 @@ class ComfyUIFactory:
 
 
 def _free_port() -> int:
-    # ComfyUI cannot tell which port it got for 0. Another program may take this one before ComfyUI does;
-    # then the boot fails with the reason in its log.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # ComfyUI cannot tell which port it got for 0, and takes seconds to listen. The system assigns no port of
+    # this range by itself; if another ComfyUI takes the same one, the boot fails with the reason in its log.
+    while True:
+        port = secrets.choice(range(*PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -1,4 +1,4 @@
-"""Parts of the command line that need no network: exit statuses, names of files, words on the screen."""
+"""Parts of the command line without network: exit statuses, output files, text for the screen."""
 
 from __future__ import annotations
 
@@ -12,16 +12,7 @@ import pytest
 
 from xalora_client import errors
 from xalora_client.cli.exit_codes import ExitCode, exit_code_of, most_serious
-from xalora_client.cli.formats import (
-    bytes_text,
-    elapsed_text,
-    printable,
-    seconds_text,
-    short_path,
-    shortened,
-    slug,
-    span_text,
-)
+from xalora_client.cli.formats import printable, short_path, shortened, slug
 from xalora_client.cli.outputs import (
     SUFFIXES,
     Destination,
@@ -32,7 +23,7 @@ from xalora_client.cli.outputs import (
     plan_for_names,
     write_result,
 )
-from xalora_client.cli.progress import ALMOST, Stage
+from xalora_client.cli.progress import TaskProgress
 from xalora_client.events import (
     Downloading,
     FallingBack,
@@ -42,6 +33,8 @@ from xalora_client.events import (
     UnknownStatus,
     Waiting,
 )
+from xalora_client.polling.durations import LONGEST_ESTIMATED_SHARE
+from xalora_client.text import bytes_text, elapsed_text, seconds_text, span_text
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
 JPEG = b"\xff\xd8\xff and the rest"
@@ -65,6 +58,8 @@ CODES = {
     "ConfigurationError": 3,
     "MissingKeyError": 3,
     "ClientClosedError": 3,
+    "TaskNotKnownError": 5,
+    "ResultMissingError": 5,
     "InputTooLargeError": 3,
     "WorkflowDefinitionError": 3,
     "AuthenticationError": 3,
@@ -119,7 +114,7 @@ def test_without_its_libraries_the_command_line_says_what_to_install(missing: li
     assert " and ".join(missing) in done.stderr
 
 
-# --- where results go -------------------------------------------------------------------------------------
+# --- output files -----------------------------------------------------------------------------------------
 
 
 def test_results_are_planned_beside_their_inputs() -> None:
@@ -161,7 +156,7 @@ def test_prompts_take_the_first_free_name() -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_any_result_that_is_there_is_in_the_way(suffix: str) -> None:
+def test_any_existing_result_is_an_obstacle(suffix: str) -> None:
     place = Destination(Path("photo.xalora"))
     check_destinations([place], force=False)
     Path(f"photo.xalora{suffix}").write_bytes(b"mine")
@@ -170,11 +165,11 @@ def test_any_result_that_is_there_is_in_the_way(suffix: str) -> None:
     check_destinations([place], force=True)
 
 
-def test_folders_are_made_before_anything_is_paid_for() -> None:
+def test_folders_are_created_before_a_task_is_paid_for() -> None:
     check_destinations([Destination(Path("made/deep/photo.xalora"))], force=False)
     assert Path("made/deep").is_dir()
     Path("file").write_bytes(b"")
-    with pytest.raises(errors.ConfigurationError, match="can't be made"):
+    with pytest.raises(errors.ConfigurationError, match="can't be created"):
         check_destinations([Destination(Path("file/photo.xalora"))], force=False)
     with pytest.raises(errors.ConfigurationError, match="is a folder"):
         check_destinations([Destination(Path("made"), exact=True)], force=True)
@@ -219,15 +214,15 @@ def test_several_files_of_one_result_are_numbered() -> None:
 def test_a_name_the_user_gave_is_kept_with_a_remark_where_it_misleads() -> None:
     written = write_result([kept(PNG)], Destination(Path("big.jpg"), exact=True), force=False)
     assert written.files == (Path("big.jpg"),)
-    assert written.remarks == ("big.jpg holds PNG data, whatever its name says",)
+    assert written.remarks == ("big.jpg holds PNG data, in spite of its name",)
 
 
-def test_a_file_that_came_meanwhile_is_not_replaced() -> None:
+def test_a_file_created_meanwhile_is_not_replaced() -> None:
     Path("photo.xalora.png").write_bytes(b"mine")
     place = Destination(Path("photo.xalora"))
     written = write_result([kept(PNG)], place, force=False)
     assert written.files == (Path("photo.xalora-2.png"),)
-    assert "photo.xalora.png is taken by now" in written.remarks[0]
+    assert "photo.xalora.png exists by now" in written.remarks[0]
     assert Path("photo.xalora.png").read_bytes() == b"mine"
     assert write_result([kept(PNG)], place, force=True).files == (Path("photo.xalora.png"),)
     assert Path("photo.xalora.png").read_bytes() == PNG
@@ -240,7 +235,7 @@ def test_a_result_that_cannot_be_written_says_where_it_is_kept() -> None:
     assert "stays retrievable" in str(caught.value)
 
 
-# --- words on the screen ----------------------------------------------------------------------------------
+# --- text for the screen ----------------------------------------------------------------------------------
 
 
 def test_times_and_sizes_read_as_people_write_them() -> None:
@@ -268,7 +263,7 @@ def test_times_and_sizes_read_as_people_write_them() -> None:
     ]
 
 
-def test_foreign_text_cannot_steer_the_terminal() -> None:
+def test_text_from_elsewhere_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[2Jb\x07\nc é") == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\nc é"
     assert shortened("one\n two   three", 9) == "one two…"
 
@@ -281,7 +276,7 @@ def test_names_from_prompts() -> None:
     assert slug("Fuchs im Schnee: größer") == "fuchs-im-schnee-größer"
     assert slug("x" * 100) == "x" * 40
     assert slug("!?") == "xalora"
-    # Windows would write to a device.
+    # Names of devices on Windows.
     assert [slug(name) for name in ("Con", "lpt1", "nul!", "contact", "com12")] == [
         "xalora-con",
         "xalora-lpt1",
@@ -291,7 +286,7 @@ def test_names_from_prompts() -> None:
     ]
 
 
-def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path.parent))
     assert short_path(Path("made/photo.png")) == "made/photo.png"
     assert short_path(tmp_path / "photo.png") == "photo.png"
@@ -299,7 +294,7 @@ def test_paths_are_shown_from_where_the_user_stands(tmp_path: Path, monkeypatch:
     assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
 
 
-def test_a_path_is_shown_whole_where_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_absolute_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -307,38 +302,38 @@ def test_a_path_is_shown_whole_where_nobody_has_a_home(monkeypatch: pytest.Monke
     assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
 
 
-def test_a_stage_tells_the_usual_time_and_fills_by_it() -> None:
-    stage = Stage(now=100.0)
-    assert stage.text(100.0) == "preparing 0 s"
-    assert stage.fraction(100.0) is None
-    stage.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(40.0, 50.0)), 101.0)
-    stage.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0), 104.0)
-    assert stage.text(106.5) == "queued 5 s · usually 40-50 s"
-    assert stage.fraction(126.0) == pytest.approx(0.5)
-    stage.apply(Running(job_id=JOB, task_id="t", seconds=1.0), 126.0)
-    assert stage.text(128.0) == "running 3 s · usually 40-50 s"
-    assert stage.fraction(1000.0) == ALMOST
-    stage.apply(Downloading(job_id=JOB, task_id="t", received=500_000, total=2_000_000), 130.0)
-    assert stage.text(131.0) == "downloading 500 kB of 2.0 MB"
-    assert stage.fraction(131.0) == 0.25
+def test_progress_shows_the_usual_time_and_fills_by_it() -> None:
+    task = TaskProgress(now=100.0)
+    assert task.text(100.0) == "preparing 0 s"
+    assert task.fraction(100.0) is None
+    task.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(40.0, 50.0)), 101.0)
+    task.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0), 104.0)
+    assert task.text(106.5) == "queued 5 s · usually 40-50 s"
+    assert task.fraction(126.0) == pytest.approx(0.5)
+    task.apply(Running(job_id=JOB, task_id="t", seconds=1.0), 126.0)
+    assert task.text(128.0) == "running 3 s · usually 40-50 s"
+    assert task.fraction(1000.0) == LONGEST_ESTIMATED_SHARE
+    task.apply(Downloading(job_id=JOB, task_id="t", received=500_000, total=2_000_000), 130.0)
+    assert task.text(131.0) == "downloading 500 kB of 2.0 MB"
+    assert task.fraction(131.0) == 0.25
 
 
-def test_a_stage_without_history_or_size_shows_no_share() -> None:
-    stage = Stage(now=0.0)
-    stage.apply(Submitted(job_id=JOB, task_id="t"), 1.0)
-    stage.apply(UnknownStatus(job_id=JOB, task_id="t", status="pondering"), 2.0)
-    assert stage.text(9.0) == "status 'pondering'"
-    stage.apply(Downloading(job_id=JOB, task_id="t", received=10, total=None), 3.0)
-    assert stage.text(9.0) == "downloading 10 B"
-    assert stage.fraction(9.0) is None
+def test_progress_without_history_or_size_shows_no_share() -> None:
+    task = TaskProgress(now=0.0)
+    task.apply(Submitted(job_id=JOB, task_id="t"), 1.0)
+    task.apply(UnknownStatus(job_id=JOB, task_id="t", status="pondering"), 2.0)
+    assert task.text(9.0) == "status 'pondering'"
+    task.apply(Downloading(job_id=JOB, task_id="t", received=10, total=None), 3.0)
+    assert task.text(9.0) == "downloading 10 B"
+    assert task.fraction(9.0) is None
 
 
-def test_a_stage_follows_the_work_to_this_machine() -> None:
-    stage = Stage(now=0.0)
-    stage.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(1.0, 2.0)), 0.0)
-    stage.apply(FallingBack(job_id=JOB, engine="torch", reason="no miner"), 10.0)
-    assert stage.text(14.0) == "here, by torch 4 s"
-    assert stage.fraction(14.0) is None
-    stage.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
-    assert stage.text(20.0) == "here, by torch: 3 of 12"
-    assert stage.fraction(20.0) == 0.25
+def test_progress_follows_a_task_to_this_machine() -> None:
+    task = TaskProgress(now=0.0)
+    task.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(1.0, 2.0)), 0.0)
+    task.apply(FallingBack(job_id=JOB, engine="torch", reason="no miner"), 10.0)
+    assert task.text(14.0) == "here, by torch 4 s"
+    assert task.fraction(14.0) is None
+    task.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
+    assert task.text(20.0) == "here, by torch: 3 of 12"
+    assert task.fraction(20.0) == 0.25

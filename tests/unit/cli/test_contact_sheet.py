@@ -1,4 +1,4 @@
-"""The contact sheet, and the photographs that the demo shows."""
+"""The demo's contact sheet and photographs."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import pytest
 from PIL import Image
 
 from xalora_client.cli.demo.contact_sheet import (
-    HEAD,
+    CAPTION,
+    COLUMNS,
+    GAP,
+    HEADER,
     MARGIN,
     MOST_PAIRS,
-    PADDING,
-    PANEL,
-    WIDTH,
-    Block,
+    SIDE,
+    ZOOM,
     Pair,
-    Still,
-    Strip,
-    busiest_place,
     draw_sheet,
 )
 from xalora_client.cli.demo.photographs import shipped_photographs
+from xalora_client.devnet.testcard import render
 from xalora_client.errors import ConfigurationError
 
 
@@ -41,13 +40,11 @@ def doubled(path: Path) -> Path:
     return target
 
 
-def first_card(sheet: Path) -> Image.Image:
+def first_row(sheet: Path) -> Image.Image:
     with Image.open(sheet) as image:
         image.load()
-        # The header is 116 high, a gap follows.
-        top = MARGIN + 116 + 28
-        width = (WIDTH - 2 * MARGIN - 28) // 2
-        return image.crop((MARGIN, top, MARGIN + width, top + HEAD + PANEL + PADDING))
+        top = MARGIN + HEADER
+        return image.crop((MARGIN, top, MARGIN + 3 * SIDE + 2 * GAP, top + SIDE))
 
 
 def occurrences(picture: Image.Image, patch: np.ndarray[Any, Any]) -> int:
@@ -56,20 +53,18 @@ def occurrences(picture: Image.Image, patch: np.ndarray[Any, Any]) -> int:
     return int((windows == patch).all((-3, -2, -1)).sum())
 
 
-def test_both_crops_show_the_same_piece_at_the_same_scale(tmp_path: Path) -> None:
+def test_both_close_ups_show_the_same_piece_at_the_same_scale(tmp_path: Path) -> None:
     before = noise(tmp_path / "noise.png", 400, 300)
     after = doubled(before)
     sheet = tmp_path / "sheet.png"
-    draw_sheet(sheet, title="t", subtitle="s", pairs=[Pair("noise", "", before, after, (), (0.25, 0.5))])
-    card = first_card(sheet)
-    # A patch near the detail, clear of the lens: once as the result's own pixels ...
-    result = np.asarray(Image.open(after))
-    x, y = round(0.25 * 800) - 100, 300 - 120
-    assert occurrences(card, result[y : y + 24, x : x + 24]) == 1
-    # ... and once as the original's pixels, each doubled to a square.
-    original = np.asarray(Image.open(before))
-    piece = original[y // 2 : y // 2 + 12, x // 2 : x // 2 + 12]
-    assert occurrences(card, piece.repeat(2, 0).repeat(2, 1)) == 1
+    draw_sheet(sheet, title="t", subtitle="s", pairs=[Pair("noise", "", before, after, "", (0.25, 0.5))])
+    row = first_row(sheet)
+    x, y = round(0.25 * 800), round(0.5 * 600)
+    # The result's own pixels as squares, and the original's of the same piece as larger ones.
+    result = np.asarray(Image.open(after))[y : y + 12, x : x + 12]
+    assert occurrences(row, result.repeat(ZOOM, 0).repeat(ZOOM, 1)) == 1
+    original = np.asarray(Image.open(before))[y // 2 : y // 2 + 6, x // 2 : x // 2 + 6]
+    assert occurrences(row, original.repeat(2 * ZOOM, 0).repeat(2 * ZOOM, 1)) == 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
@@ -83,38 +78,31 @@ def test_pictures_of_any_kind_and_shape_can_be_drawn(
         sheet,
         title="Größe ☃",
         subtitle="s",
-        pairs=[Pair("odd ☃", "credit", before, doubled(before), ("one", "two"))],
+        pairs=[Pair("odd ☃", "credit", before, doubled(before), "made by")],
     )
     with Image.open(sheet) as image:
-        assert image.width == WIDTH
+        assert image.width == 2 * MARGIN + COLUMNS * SIDE + (COLUMNS - 1) * GAP
 
 
-def test_the_parts_stand_below_each_other(tmp_path: Path) -> None:
+def test_the_tiles_fill_rows_and_the_frames_fill_the_last(tmp_path: Path) -> None:
     before = noise(tmp_path / "noise.png", 60, 40)
     pair = Pair("noise", "", before, doubled(before))
+    video = tmp_path / "card.mp4"
+    video.write_bytes(render("txt2vid", "1", {"prompt": "a", "length": 5, "width": 64, "height": 64})[0])
 
-    def height(**parts: Any) -> int:
+    def rows(**parts: Any) -> float:
         draw_sheet(tmp_path / "sheet.png", title="t", subtitle="s", **parts)
         with Image.open(tmp_path / "sheet.png") as image:
-            return image.height
+            return (image.height - 2 * MARGIN - HEADER + GAP) / (SIDE + CAPTION + GAP)
 
-    one = height(pairs=[pair])
-    assert height(pairs=[pair, pair]) == one
-    assert height(pairs=[pair, pair, pair]) == one + HEAD + PANEL + PADDING + 28
-    still = Still("card", before, "some words " * 20)
-    blocks = [Block("miner1", "noise", 0.0, 1.5), Block("miner2", "other", 0.5, 0.5)]
-    assert height(pairs=[pair], still=still, blocks=blocks) == one
-    frames = np.zeros((6, 48, 84, 3), np.uint8)
-    assert height(pairs=[pair], strip=Strip("video", frames, ["0 s"] * 6)) > one
-    assert height(pairs=[pair] * (MOST_PAIRS + 4)) == height(pairs=[pair] * MOST_PAIRS)
-
-
-def test_the_busiest_place_is_found() -> None:
-    gray = np.full((300, 400), 128, np.uint8)
-    gray[200:240, 300:360] = np.random.default_rng(1).integers(0, 256, (40, 60), np.uint8)
-    x, y = busiest_place(gray, (60 / 400, 40 / 300))
-    assert x == pytest.approx(330 / 400, abs=0.01)
-    assert y == pytest.approx(220 / 300, abs=0.01)
+    assert rows(pairs=[pair]) == rows(pairs=[pair, pair]) == 1
+    assert rows(pairs=[pair], image=before) == 1
+    assert rows(pairs=[pair, pair], image=before, video=video) == 2
+    assert rows(pairs=[pair], image=before, video=video) == 2
+    with Image.open(tmp_path / "sheet.png") as image:
+        last = image.crop((image.width - MARGIN - SIDE, image.height - MARGIN - CAPTION - SIDE, *image.size))
+        assert np.asarray(last.convert("L")).std() > 20
+    assert rows(pairs=[pair] * (MOST_PAIRS + 4)) == rows(pairs=[pair] * MOST_PAIRS)
 
 
 def test_the_shipped_photographs_are_free() -> None:

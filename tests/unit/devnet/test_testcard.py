@@ -1,4 +1,4 @@
-"""Test cards: the right file for each workflow, true to the parameters, the same every time."""
+"""Test cards: the file format of each workflow, the parameters, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xalora_client.devnet.testcard import Card, _wrap, frames, render
+from xalora_client.devnet.testcard import render
 
 CLIP = {"prompt": "A red fox leaps over a frozen stream", "seed": 42, "length": 6}
 
@@ -83,7 +83,7 @@ def test_the_same_parameters_give_the_same_bytes(workflow_id: str) -> None:
 def test_another_seed_gives_visibly_other_pixels() -> None:
     one, two = (video(render("txt2vid", "1", CLIP | {"seed": seed})[0]) for seed in (42, 43))
     far_apart = np.abs(one[0].astype(int) - two[0]).max(axis=-1) > 40
-    # More than the digits of the seed: a person sees it from across the room.
+    # More than the digits of the seed.
     assert far_apart.mean() > 0.01
 
 
@@ -99,27 +99,6 @@ def test_it_moves_in_every_frame_and_stays_a_card() -> None:
         assert 0 < changed.mean() < 0.05
 
 
-def test_the_colour_bars_are_where_and_what_they_should_be() -> None:
-    """Seven bars of a broadcast card, left to right across the circle."""
-    card = Card(title="T", prompt="p", width=848, height=480, seed=1)
-    image = np.asarray(next(frames(card)))
-    yellow = np.argwhere((image == (191, 191, 0)).all(axis=-1))
-    row = image[int(np.median(yellow[:, 0]))].astype(int)
-    bars: list[tuple[int, ...]] = []
-    for color in map(tuple, row.tolist()):
-        if set(color) <= {0, 191} and any(color) and (not bars or bars[-1] != color):
-            bars.append(color)
-    assert bars == [
-        (191, 191, 191),
-        (191, 191, 0),
-        (0, 191, 191),
-        (0, 191, 0),
-        (191, 0, 191),
-        (191, 0, 0),
-        (0, 0, 191),
-    ]
-
-
 @pytest.mark.parametrize(("width", "height"), [(16, 16), (256, 256), (64, 1024), (1024, 64), (2048, 512)])
 @pytest.mark.parametrize(
     "prompt", ["", "a", "Donaudampfschifffahrtsgesellschaft" * 20, "one two three " * 200]
@@ -133,18 +112,6 @@ def test_every_shape_and_length_of_prompt_is_drawn(width: int, height: int, prom
     assert len({*map(tuple, image[::3, ::3].reshape(-1, 3).tolist())}) > 8
 
 
-def test_wrapping_loses_no_letter_and_keeps_to_the_width() -> None:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size=20)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    text = "A lighthouse keeper rows through Donaudampfschifffahrtsgesellschaftskapitaen fog"
-    lines = _wrap(text, font, 120, most=100)
-    assert all(font.getlength(line) <= 123 for line in lines)
-    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert _wrap(text, font, 120, most=2) == lines[:3]
-
-
 def test_odd_sizes_of_video_are_brought_to_even_ones() -> None:
     clip = video(render("txt2vid", "1", {"prompt": "a", "length": 2, "width": 301, "height": 203})[0])
     assert clip.shape == (2, 202, 300, 3)
@@ -154,16 +121,18 @@ def test_odd_sizes_of_video_are_brought_to_even_ones() -> None:
     ("task_type", "parameters", "says"),
     [
         ("upscaler", {}, "no test card for 'upscaler'"),
-        ("txt2vid", {"length": 0}, "length must lie in"),
-        ("txt2vid", {"length": 100_000}, "length must lie in"),
-        ("txt2vid", {"width": "wide"}, "width must be a whole number"),
-        ("txt2vid", {"width": True}, "width must be a whole number"),
-        ("txt2vid", {"height": 100_000}, "height must lie in"),
-        ("txt2vid", {"fps": 0}, "fps must lie in"),
-        ("txt2vid", {"seed": "luck"}, "seed must be a whole number"),
-        ("txt2img", {"noise_seed": 0.5}, "noise_seed must be a whole number"),
+        ("txt2vid", {"length": 0}, "length\n  Input should be (less|greater)"),
+        ("txt2vid", {"length": 100_000}, "length\n  Input should be (less|greater)"),
+        ("txt2vid", {"width": "wide"}, "width\n  Input should be"),
+        ("txt2vid", {"width": True}, "width\n  Input should be"),
+        ("txt2vid", {"height": 100_000}, "height\n  Input should be (less|greater)"),
+        ("txt2vid", {"fps": 0}, "fps\n  Input should be (less|greater)"),
+        ("txt2vid", {"seed": "luck"}, "seed\n  Input should be"),
+        ("txt2img", {"noise_seed": 0.5}, "noise_seed\n  Input should be"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(task_type: str, parameters: Mapping[str, Any], says: str) -> None:
+def test_an_invalid_parameter_is_refused_with_a_reason(
+    task_type: str, parameters: Mapping[str, Any], says: str
+) -> None:
     with pytest.raises(ValueError, match=says):
         render(task_type, "1", {"prompt": "a", **parameters})

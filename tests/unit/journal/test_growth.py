@@ -7,42 +7,30 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import pytest
+from journal_steps import LONG, claim, keep, leave, note, work
 
-from xalora_client.journal import Claim, Journal, Work
+from xalora_client.journal import Claim, Event, Journal
 
 FEW, MANY = 20, 1000
 STEPS_A_COUNT = 10
 
 
-def work(number: int) -> Work:
-    return Work(
-        fingerprint=f"{number:064d}",
-        sequencer_url="http://devnet",
-        consumer_id="someone",
-        task_type="upscaler",
-        kind="upscaler 512x512",
-        label=f"Upscale {number}",
-    )
-
-
 @contextmanager
 def filled(folder: Path, records: int) -> Iterator[tuple[Journal, list[Claim]]]:
-    """A journal in memory with this many tasks in flight, each with a kept result of one byte."""
-    with Journal.open(None, folder, 10**9) as journal:
-        claims = [journal.claim(work(number), job_id=f"job-{number}") for number in range(records)]
-        for claim in claims:
-            journal.sending(claim.record.id)
-            journal.submitted(claim.record.id, f"task-{claim.record.id}")
-            keep(journal, claim)
+    """A journal with this many tasks under way, each with a kept result of one byte."""
+    with Journal.open(folder / "journal.sqlite3", folder / "results", 10**9) as journal:
+        claiming = [journal.claim(work(number), job_id=f"job-{number}") for number in range(records)]
+        claims = [each.result(LONG) for each in claiming]
+        for sending in [journal.sending(each.record.id) for each in claims]:
+            sending.result(LONG)
+        for each in claims:
+            journal.accepted(each.record.id, f"task-{each.record.id}")
+            journal.note(each.record.id, Event.FINISHED, result="https://result")
+            file = journal.result_stem(each.record.id, each.record.job_id).with_suffix(".png")
+            file.write_bytes(b"x")
+            journal.note(each.record.id, Event.KEPT, files=journal.describe([file]))
+        assert journal.flush(LONG)
         yield journal, claims
-
-
-def keep(journal: Journal, claim: Claim) -> None:
-    journal.finished(claim.record.id, "https://result")
-    file = journal.result_stem(claim.record).with_suffix(".png")
-    file.write_bytes(b"x")
-    journal.kept(claim.record.id, [file])
 
 
 def counted(journal: Journal, step: Callable[[], object]) -> int:
@@ -54,58 +42,63 @@ def counted(journal: Journal, step: Callable[[], object]) -> int:
         count += 1
         return 0
 
-    with journal._database.read() as connection:
+    with journal._reader.connection() as reader:
+        connections = [reader, journal._writer._connection]
+    for connection in connections:
+        assert connection is not None
         connection.set_progress_handler(tick, STEPS_A_COUNT)
     try:
         step()
+        assert journal.flush(LONG)
     finally:
-        with journal._database.read() as connection:
+        for connection in connections:
+            assert connection is not None
             connection.set_progress_handler(None, 0)
     return count
 
 
 STEPS: dict[str, Callable[[Journal, list[Claim]], object]] = {
-    "claim": lambda journal, _: journal.claim(work(10**6), job_id="another"),
-    "take": lambda journal, claims: journal.take(claims[3].lease),
-    "others": lambda journal, claims: journal.others(claims[3].lease),
-    "kept": lambda journal, claims: keep(journal, claims[3]),
-    "delivered": lambda journal, claims: journal.delivered(claims[3].record.id),
-    "leave": lambda journal, claims: journal.leave(claims[3].lease),
+    "claim": lambda journal, _: claim(journal, 10**6, "another"),
+    "hold": lambda journal, claims: journal.hold(claims[3].record.id).result(LONG),
+    "leased": lambda journal, claims: journal.leased([claims[3].record.id], besides=claims[3].lease),
+    "status": lambda journal, claims: note(journal, claims[3].record.id, Event.STATUS, status="x"),
+    "kept": lambda journal, claims: keep(journal, claims[3].record),
+    "delivered": lambda journal, claims: note(journal, claims[3].record.id, Event.DELIVERED),
+    "evict": lambda journal, claims: (journal.evict(), journal.forget([]).result(LONG)),
+    "leave": lambda journal, claims: leave(journal, claims[3]),
+    "find": lambda journal, claims: journal.by_task_id("task-4"),
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_a_step_for_one_task_does_not_look_at_all_others(name: str, tmp_path: Path) -> None:
-    taken = []
+def test_a_step_for_one_task_does_not_look_at_all_others(tmp_path: Path) -> None:
+    taken: dict[int, dict[str, int]] = {}
     for records in (FEW, MANY):
         with filled(tmp_path / str(records), records) as (journal, claims):
-            if name == "kept":
-                journal.refetch(claims[3].record.id)
-            taken.append(counted(journal, lambda: STEPS[name](journal, claims)))
-    few, many = taken
-    assert few > 0
+            note(journal, claims[3].record.id, Event.FILES_GONE)
+            taken[records] = {
+                name: counted(journal, partial(step, journal, claims)) for name, step in STEPS.items()
+            }
     # Far below the 50-fold that looking at all of them would take; a tree gets deeper, though.
-    assert many <= 1.5 * few + 5, taken
-
-
-def test_claims_that_wait_to_be_sent_are_not_looked_at_either(tmp_path: Path) -> None:
-    taken = []
-    for records in (FEW, MANY):
-        with Journal.open(None, tmp_path) as journal:
-            for number in range(records):
-                claim = journal.claim(work(number), job_id=f"job-{number}")
-            taken.append(counted(journal, partial(journal.take, claim.lease)))
-    assert taken[1] <= 1.5 * taken[0] + 5, taken
+    slow = {
+        name: (few, many)
+        for (name, few), many in zip(taken[FEW].items(), taken[MANY].values(), strict=True)
+        if many > 1.5 * few + 5
+    }
+    assert slow == {}
+    assert taken[FEW]["claim"] > 0
 
 
 def test_the_size_of_what_is_kept_is_known_without_adding_it_up(tmp_path: Path) -> None:
-    with filled(tmp_path, 5) as (journal, claims):
-        assert journal._kept_size() == 5
-        journal.refetch(claims[0].record.id)
-        assert journal._kept_size() == 4
-        for claim in claims:
-            journal.leave(claim.lease)
-        assert journal.forget(claims[1].record.id)
-        assert journal._kept_size() == 3
-        keep(journal, claims[0])
-        assert journal._kept_size() == 4
+    with filled(tmp_path, FEW) as (journal, claims):
+
+        def kept_size() -> int:
+            return int(journal._read("SELECT value FROM counters WHERE name = 'kept'", ())[0][0])
+
+        assert kept_size() == FEW
+        note(journal, claims[0].record.id, Event.FILES_GONE)
+        assert kept_size() == FEW - 1
+        leave(journal, *claims)
+        assert journal.forget([claims[1].record.id]).result(LONG)
+        assert kept_size() == FEW - 2
+        keep(journal, claims[0].record, b"xx")
+        assert kept_size() == FEW

@@ -1,259 +1,339 @@
-"""The folder of kept results: its limit, who is spared, and moving it."""
+"""Kept results: their limit, who is spared, moving the folder; and a journal that can only be read."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from journal_steps import (
+    LONG,
+    LockHolder,
+    claim,
+    deliver,
+    keep,
+    leave,
+    note,
+    send,
+    settled,
+    submit,
+    work,
+)
 
 from xalora_client.errors import JournalError
-from xalora_client.journal import Journal, Record, TaskState, Work
+from xalora_client.journal import Event, Journal, Record, TaskState
 from xalora_client.journal.results_folder import KeptFile, KeptResults
 
 LIMIT = 300
 
 
-def work(number: int) -> Work:
-    return Work(
-        fingerprint=f"{number:064x}",
-        sequencer_url="http://devnet",
-        consumer_id="someone",
-        task_type="upscaler",
-    )
-
-
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results", LIMIT) as journal:
+def journal(path: Path, results: Path) -> Iterator[Journal]:
+    with Journal.open(path, results, LIMIT) as journal:
         yield journal
 
 
-def keep(
-    journal: Journal, number: int, size: int = 100, *, deliver: bool = True, leave: bool = True
+def kept(
+    journal: Journal,
+    number: int,
+    size: int = 100,
+    *,
+    delivered: bool = True,
+    left: bool = True,
+    suffix: str = ".png",
+    video: int = 0,
 ) -> Record:
-    claim = journal.claim(work(number), job_id=f"job-{number}")
-    journal.sending(claim.record.id)
-    journal.submitted(claim.record.id, f"task-{number}")
-    journal.finished(claim.record.id, "https://result")
-    file = journal.result_stem(claim.record).with_suffix(".png")
-    file.write_bytes(bytes(size))
-    record = journal.kept(claim.record.id, [file])
-    if deliver:
-        journal.delivered(record.id)
-    if leave:
-        journal.leave(claim.lease)
-    return record
+    """A kept result; by default it was delivered, and nobody uses it any more."""
+    claimed = claim(journal, number, f"job-{number}")
+    record = keep(journal, send(journal, claimed, f"task-{number}"), bytes(size), suffix)
+    if delivered:
+        deliver(journal, record)
+    if video:
+        # Made of the animation while it was in use.
+        record.files[0].with_suffix(".mp4").write_bytes(bytes(video))
+    if left:
+        leave(journal, claimed)
+    return settled(journal, record.id)
 
 
 def with_files(journal: Journal) -> set[int]:
-    records = journal.records(states=[TaskState.KEPT])
+    """Ids of records with files, after the results were brought under their limit."""
+    journal.evict()
+    # Changes are made in their order.
+    journal.forget([]).result(LONG)
+    records = journal.records(states=[TaskState.FINISHED])
     on_disk = {
         record.id for record in records if record.files and all(file.exists() for file in record.files)
     }
-    assert on_disk == {record.id for record in records if not record.evicted}
+    assert on_disk == {record.id for record in records if record.is_kept}
     return on_disk
 
 
 def test_the_least_recently_used_goes_first(journal: Journal) -> None:
     for number in (1, 2, 3):
-        keep(journal, number)
-    again = journal.claim(work(1), job_id="again")
+        kept(journal, number)
+    again = claim(journal, 1, "again")
     assert again.action == "kept"
-    journal.leave(again.lease)
-    keep(journal, 4)
+    leave(journal, again)
+    kept(journal, 4)
     assert with_files(journal) == {1, 3, 4}
     assert sum(file.stat().st_size for file in journal.results_dir.iterdir()) == 300
 
 
+def test_a_new_result_makes_room_for_itself(journal: Journal) -> None:
+    for number in (1, 2, 3, 4):
+        kept(journal, number)
+    assert settled(journal, 1).evicted
+
+
 def test_at_the_limit_nothing_goes(journal: Journal) -> None:
     for number in (1, 2, 3):
-        keep(journal, number)
-    assert journal.evict() == []
+        kept(journal, number)
     assert with_files(journal) == {1, 2, 3}
 
 
-def keep_animation(journal: Journal, number: int, *, video: int) -> Record:
-    """One of 100 bytes, of which a video was made while it was in hand."""
-    claim = journal.claim(work(number), job_id=f"job-{number}")
-    journal.sending(claim.record.id)
-    journal.submitted(claim.record.id, f"task-{number}")
-    journal.finished(claim.record.id, "https://result")
-    file = journal.result_stem(claim.record).with_suffix(".webp")
-    file.write_bytes(bytes(100))
-    journal.kept(claim.record.id, [file])
-    journal.delivered(claim.record.id)
-    file.with_suffix(".mp4").write_bytes(bytes(video))
-    journal.leave(claim.lease)
-    return journal.record(claim.record.id)
+def test_a_limit_changed_holds_from_then_on(journal: Journal) -> None:
+    for number in (1, 2, 3):
+        kept(journal, number)
+    journal.results_limit_bytes = 100
+    kept(journal, 4)
+    assert with_files(journal) == {4}
+    journal.results_limit_bytes = None
+    for number in range(5, 20):
+        kept(journal, number, 1000)
+    assert len(with_files(journal)) == 16
 
 
 def test_the_video_made_of_an_animation_counts_and_goes_with_it(journal: Journal) -> None:
-    moving = keep_animation(journal, 1, video=150)
-    assert moving.size == 250
-    assert [file.suffix for file in moving.files] == [".webp"]
-    keep(journal, 2)
+    moving = kept(journal, 1, suffix=".webp", video=150)
+    assert (moving.size, [file.suffix for file in moving.files]) == (250, [".webp"])
+    kept(journal, 2)
     assert with_files(journal) == {2}
     assert [file.suffix for file in journal.results_dir.iterdir()] == [".png"]
 
 
 def test_the_video_made_of_an_animation_is_forgotten_with_it(journal: Journal) -> None:
-    record = keep_animation(journal, 1, video=150)
-    assert journal.forget(record.id)
+    kept(journal, 1, suffix=".webp", video=150)
+    assert journal.forget([1]).result(LONG) == 1
     assert list(journal.results_dir.iterdir()) == []
-    keep(journal, 2, size=LIMIT)
+    kept(journal, 2, size=LIMIT)
     assert with_files(journal) == {2}
 
 
-def test_a_limit_lowered_holds_from_the_next_result_on(journal: Journal) -> None:
-    for number in (1, 2, 3):
-        keep(journal, number)
-    journal.results_limit_bytes = 100
-    keep(journal, 4)
-    assert with_files(journal) == {4}
+class TestSpared:
+    """D6: no eviction takes what is in use, or what was not delivered."""
 
-
-def test_files_in_use_never_go(journal: Journal) -> None:
-    for number in (1, 2, 3):
-        keep(journal, number)
-    with journal.holding(1) as held:
-        journal.delivered(keep(journal, 4, 250, leave=False).id)
+    def test_d6_files_with_a_lease(self, journal: Journal) -> None:
+        """D6: a lease keeps the files, whatever the limit."""
+        for number in (1, 2, 3):
+            kept(journal, number)
+        lease = journal.hold(1).result(LONG)
+        kept(journal, 4, 250, left=False)
         assert with_files(journal) == {1, 4}
-        assert held.files[0].exists()
-    assert journal.evict() == [1]
+        journal.leave(lease)
+        assert with_files(journal) == {4}
 
+    def test_d6_files_in_use_by_another_process(self, journal: Journal) -> None:
+        """D6: the lease of another owner counts as much."""
+        for number in (1, 2, 3):
+            kept(journal, number)
+        with Journal.open(journal.path, journal.results_dir, LIMIT) as other:
+            assert claim(other, 1, "other").action == "kept"
+            kept(journal, 4)
+            assert with_files(journal) == {1, 3, 4}
 
-def test_files_in_use_by_another_process_never_go(journal: Journal) -> None:
-    for number in (1, 2, 3):
-        keep(journal, number)
-    with Journal.open(journal.path, journal.results_dir, LIMIT) as other:
-        assert other.claim(work(1), job_id="other").action == "kept"
-        keep(journal, 4)
-        assert with_files(journal) == {1, 3, 4}
+    def test_d6_a_result_not_yet_delivered(self, journal: Journal) -> None:
+        """D6: it may be the only copy, so D5 comes first."""
+        kept(journal, 1, delivered=False)
+        for number in (2, 3, 4, 5):
+            kept(journal, number)
+        assert with_files(journal) == {1, 4, 5}
+        note(journal, 1, Event.DELIVERED)
+        kept(journal, 6)
+        assert with_files(journal) == {4, 5, 6}
 
+    def test_one_result_over_the_limit_while_in_use(self, journal: Journal) -> None:
+        kept(journal, 1, 1000, left=False)
+        assert with_files(journal) == {1}
 
-def test_a_paid_result_not_yet_delivered_never_goes(journal: Journal) -> None:
-    keep(journal, 1, deliver=False)
-    for number in (2, 3, 4, 5):
-        keep(journal, number)
-    assert with_files(journal) == {1, 4, 5}
-
-
-def test_one_result_over_the_limit_is_kept_while_in_use(journal: Journal) -> None:
-    record = keep(journal, 1, 1000, leave=False)
-    assert journal.evict() == []
-    assert record.files[0].exists()
+    def test_a_file_that_cannot_be_removed_is_passed_over(self, journal: Journal) -> None:
+        for number in (1, 2, 3):
+            kept(journal, number)
+        stubborn = settled(journal, 1).files[0]
+        stubborn.unlink()
+        (stubborn / "in the way").mkdir(parents=True)
+        kept(journal, 4, left=False)
+        journal.evict()
+        journal.forget([]).result(LONG)
+        assert [record.id for record in journal.records() if record.evicted] == [2]
 
 
 def test_an_evicted_result_keeps_its_record_and_is_fetched_again(journal: Journal) -> None:
     for number in (1, 2, 3, 4):
-        keep(journal, number)
-    evicted = journal.record(1)
-    assert (evicted.state, evicted.files, evicted.evicted, evicted.size) == (TaskState.KEPT, (), True, 0)
-    assert journal.open_records() == []
-    claim = journal.claim(work(1), job_id="again")
-    assert (claim.action, claim.record.state, claim.record.task_id) == ("join", TaskState.FINISHED, "task-1")
+        kept(journal, number)
+    evicted = settled(journal, 1)
+    assert (evicted.state, evicted.files, evicted.size) == (TaskState.FINISHED, (), 0)
+    assert evicted.evicted
+    assert journal.records(is_open=True) == []
+    again = claim(journal, 1, "again")
+    assert (again.action, again.record.state, again.record.task_id) == ("join", TaskState.FINISHED, "task-1")
 
 
-def test_without_a_limit_nothing_goes(tmp_path: Path) -> None:
-    with Journal.open(None, tmp_path / "results") as journal:
-        for number in range(20):
-            keep(journal, number, 1000)
-        assert len(with_files(journal)) == 20
-
-
-def test_a_file_that_cannot_be_removed_is_passed_over(journal: Journal) -> None:
-    for number in (1, 2, 3):
-        keep(journal, number)
-    stubborn = journal.record(1).files[0]
-    stubborn.unlink()
-    (stubborn / "in the way").mkdir(parents=True)
-    journal.delivered(keep(journal, 4, leave=False).id)
-    assert {record.id for record in journal.records(states=[TaskState.KEPT]) if record.evicted} == {2}
+def test_many_go_though_a_few_at_a_time(journal: Journal) -> None:
+    journal.results_limit_bytes = None
+    for number in range(50):
+        kept(journal, number)
+    journal.results_limit_bytes = LIMIT
+    journal.evict()
+    while (
+        len(journal.records(states=[TaskState.FINISHED])) != 50
+        or sum(record.is_kept for record in journal.records()) > 3
+    ):
+        journal.forget([]).result(LONG)
+    assert with_files(journal) == {48, 49, 50}
 
 
 def test_the_folder_can_be_moved(journal: Journal, tmp_path: Path) -> None:
-    keep(journal, 1)
+    kept(journal, 1)
     journal.close()
     shutil.move(journal.results_dir, tmp_path / "elsewhere")
     with Journal.open(journal.path, tmp_path / "elsewhere", LIMIT) as moved:
-        claim = moved.claim(work(1), job_id="again")
-        assert claim.action == "kept"
-        assert claim.record.files[0].parent == tmp_path / "elsewhere"
-        assert claim.record.files[0].exists()
+        again = claim(moved, 1, "again")
+        assert again.action == "kept"
+        assert again.record.files[0].parent == tmp_path / "elsewhere"
+        assert again.record.files[0].exists()
 
 
 @pytest.mark.parametrize("problem", ["missing", "elsewhere"])
-def test_a_file_that_is_not_there_is_not_kept(journal: Journal, tmp_path: Path, problem: str) -> None:
-    claim = journal.claim(work(1), job_id="job-1")
-    journal.sending(claim.record.id)
-    journal.submitted(claim.record.id, "task-1")
-    journal.finished(claim.record.id, "https://result")
+def test_d4_a_file_that_is_not_there_is_not_kept(journal: Journal, tmp_path: Path, problem: str) -> None:
+    """D4: only files that are on disk, in the folder of results, are noted."""
     file = journal.results_dir / "missing.png"
     if problem == "elsewhere":
         file = tmp_path / "elsewhere.png"
         file.write_bytes(b"pixels")
     with pytest.raises(JournalError, match="can't be journaled as a kept result"):
-        journal.kept(claim.record.id, [file])
-    assert journal.record(claim.record.id).state is TaskState.FINISHED
+        journal.describe([file])
 
 
-def test_names_come_from_the_job_and_stay_inside_the_folder(journal: Journal) -> None:
-    claim = journal.claim(work(1), job_id="../../etc/Über job-0123456789")
-    stem = journal.result_stem(claim.record)
+def test_d4_names_follow_from_the_record_and_stay_inside_the_folder(journal: Journal) -> None:
+    """D4: the name follows from the record, so that files whose note was lost are found."""
+    claimed = claim(journal, 1, "../../etc/Über job-0123456789")
+    stem = journal.result_stem(claimed.record.id, claimed.record.job_id)
     assert stem == journal.results_dir / "etc_ber_job-0123456789-1"
+    leave(journal, claimed)
+    assert journal.result_stem(1, settled(journal, 1).job_id) == stem
 
 
-def test_many_go_though_a_few_at_a_time(tmp_path: Path) -> None:
-    with Journal.open(tmp_path / "journal.sqlite3", tmp_path / "results") as journal:
-        for number in range(50):
-            keep(journal, number)
-        journal.results_limit_bytes = 300
-        assert len(journal.evict()) == 47
-        assert with_files(journal) == {48, 49, 50}
+def test_d4_files_noted_without_the_note_of_the_finish_count(journal: Journal) -> None:
+    """D4: files that are here, whole, are a result whatever else was lost."""
+    record = submit(journal)
+    file = journal.result_stem(record.id, record.job_id).with_suffix(".png")
+    file.write_bytes(b"pixels")
+    after = note(journal, record.id, Event.KEPT, files=journal.describe([file]))
+    assert (after.state, after.is_kept) == (TaskState.FINISHED, True)
 
 
-def test_others_can_write_while_the_files_of_forgotten_entries_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_others_can_write_while_the_files_of_forgotten_records_are_removed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, results = tmp_path / "journal.sqlite3", tmp_path / "results"
-    with Journal.open(path, results) as journal, Journal.open(path, results, busy_seconds=0.0) as other:
+    with Journal.open(journal.path, journal.results_dir) as other:
         for number in range(3):
-            keep(journal, number)
+            kept(journal, number)
         original, written = KeptResults.remove, []
 
         def remove(self: KeptResults, files: Sequence[KeptFile]) -> bool:
-            written.append(other.claim(work(99), job_id="job").record.id)
+            written.append(claim(other, 99, "job", patience=0.0).record.id)
             return original(self, files)
 
         monkeypatch.setattr(KeptResults, "remove", remove)
-        assert journal.forget_ended() == 3
+        assert journal.forget().result(LONG) == 3
         assert len(written) == 3
-        assert list(results.iterdir()) == []
+        assert list(journal.results_dir.iterdir()) == []
 
 
-def test_what_can_only_be_read_gives_out_what_a_claim_would(journal: Journal) -> None:
-    kept = keep(journal, 1)
-    keep(journal, 2).files[0].unlink()
-    journal.claim(work(3), job_id="under way")
-    diced = replace(work(4), seeded=False)
-    claim = journal.claim(diced, job_id="diced")
-    journal.sending(claim.record.id)
-    journal.submitted(claim.record.id, "task-4")
-    journal.finished(claim.record.id, "https://result")
-    file = journal.result_stem(claim.record).with_suffix(".png")
-    file.write_bytes(bytes(10))
-    journal.kept(claim.record.id, [file])
-    journal.leave(claim.lease)
-    journal._database.connection.execute("PRAGMA query_only = ON")
-    found = journal.kept_result(work(1), reuse=True)
-    assert found is not None
-    assert (found.id, found.files) == (kept.id, kept.files)
-    assert journal.kept_result(work(1), reuse=False) is None
-    assert journal.kept_result(work(1), reuse=False, among={"task-1"}) == found
-    assert [journal.kept_result(work(number), reuse=True) for number in (2, 3, 5)] == [None] * 3
-    # Not given out a first time, or a second: that can't be written down.
-    assert journal.kept_result(diced, reuse=True) is None
-    assert journal.kept_result(diced, reuse=False, among={"task-4"}) is not None
+class TestReadOnly:
+    """A journal that can't be written now still gives out what a claim would."""
+
+    @pytest.fixture
+    def filled(self, journal: Journal) -> Record:
+        diced = work(4, seeded=False)
+        record = kept(journal, 1)
+        kept(journal, 2).files[0].unlink()
+        claim(journal, 3, "under way")
+        claimed = claim(journal, diced, "diced")
+        keep(journal, send(journal, claimed, "task-4"))
+        leave(journal, claimed)
+        return settled(journal, record.id)
+
+    def test_gives_out_what_a_claim_would(self, journal: Journal, holder: LockHolder, filled: Record) -> None:
+        holder.hold()
+        found = journal.kept_result(work(1), reuse=True, again=False)
+        assert found is not None
+        assert (found.action, found.record, found.lease) == ("kept", filled, "")
+        for how, answers in [
+            ({"reuse": False, "again": False}, False),
+            ({"reuse": True, "again": True}, False),
+            ({"reuse": False, "again": False, "among": {"task-1"}}, True),
+        ]:
+            assert (journal.kept_result(work(1), **how) is not None) is answers  # type: ignore[arg-type]
+        others = [journal.kept_result(work(number), reuse=True, again=False) for number in (2, 3, 5)]
+        assert others == [None] * 3
+
+    def test_without_a_seed_it_could_not_be_written_down_that_it_was_given_out(
+        self, journal: Journal, holder: LockHolder, filled: Record
+    ) -> None:
+        holder.hold()
+        diced = work(4, seeded=False)
+        assert journal.kept_result(diced, reuse=True, again=False) is None
+        assert journal.kept_result(diced, reuse=False, again=False, among={"task-4"}) is not None
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
+    @pytest.mark.parametrize("state", ["closed", "log left behind"])
+    def test_in_a_folder_that_cannot_be_written(self, state: str) -> None:
+        # Root may write anything, so as root the child becomes somebody else, once it has its imports.
+        script = """
+import json, os, sys
+from xalora_client.errors import JournalError
+from xalora_client.journal import Journal, Work
+os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
+work = Work(fingerprint=f"{1:064x}", sequencer_url="http://devnet", consumer_id="someone", task_type="any")
+with Journal(sys.argv[1], sys.argv[2]) as journal:
+    try:
+        refused = str(journal.claim(work, job_id="job-2").result(60))
+    except JournalError as error:
+        refused = str(error)
+    found = journal.kept_result(work, reuse=True, again=False)
+    print(json.dumps([refused, found and found.record.files[0].read_text(), journal.count()]))
+"""
+        # Not pytest's folder, which nobody but its owner may enter.
+        with tempfile.TemporaryDirectory() as name:
+            folder, path, results = Path(name), Path(name, "journal.sqlite3"), Path(name, "results")
+            with Journal.open(path, results) as journal:
+                keep(journal, submit(journal, 1))
+                files = [file for file in folder.glob("journal.sqlite3*") if file.is_file()]
+                left = {file: file.read_bytes() for file in files} if state == "log left behind" else {}
+            for file, content in left.items():
+                file.write_bytes(content)
+            assert path.with_name("journal.sqlite3-wal").exists() is bool(left)
+            for file in folder.rglob("*"):
+                file.chmod(0o555 if file.is_dir() else 0o444)
+            folder.chmod(0o555)
+            command = [sys.executable, "-c", script, str(path), str(results)]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=True, env={**os.environ, "HOME": "/"}
+                )
+            finally:
+                folder.chmod(0o755)
+                for file in folder.rglob("*"):
+                    file.chmod(0o755)
+        refused, content, count = json.loads(done.stdout)
+        assert "can't be" in refused
+        assert "nothing was charged" in refused
+        assert (content, count) == ("pixels", 1)

@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from journal_steps import (
+    ENDINGS,
+    LONG,
+    LockHolder,
+    claim,
+    deliver,
+    end,
+    finish,
+    keep,
+    leave,
+    note,
+    send,
+    settled,
+    submit,
+    unknown,
+    work,
+)
 
 from xalora_client.errors import JournalError
-from xalora_client.journal import Journal, Record, TaskState, Work
+from xalora_client.journal import Event, Journal, TaskState
 from xalora_client.polling.durations import PastRun, watched_duration
 
-WORK = Work(
-    fingerprint="f" * 64,
-    sequencer_url="http://devnet",
-    consumer_id="someone",
+WORK = work(
     task_type="txt2vid",
     workflow_id="2",
     kind="txt2vid 2 480x480 32",
@@ -26,192 +41,195 @@ WORK = Work(
 
 
 @dataclass
-class Clocks:
-    """A wall clock that can be set, and a monotonic one that can't."""
-
-    wall: float = 1_800_000_000.0
-    monotonic: float = 50.0
-
-    def pass_by(self, seconds: float) -> None:
-        self.wall += seconds
-        self.monotonic += seconds
+class Clock:
+    now: float = 1_800_000_000.0
 
 
 @pytest.fixture
-def clocks() -> Clocks:
-    return Clocks()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-def journal(tmp_path: Path, clocks: Clocks) -> Iterator[Journal]:
-    with Journal.open(
-        tmp_path / "journal.sqlite3",
-        tmp_path / "results",
-        wall_clock=lambda: clocks.wall,
-        monotonic_clock=lambda: clocks.monotonic,
-    ) as journal:
+def journal(path: Path, results: Path, clock: Clock) -> Iterator[Journal]:
+    with Journal.open(path, results, wall_clock=lambda: clock.now) as journal:
         yield journal
 
 
-def submit(journal: Journal, number: int = 1, work: Work = WORK) -> Record:
-    claim = journal.claim(work, job_id=f"job-{number}", reuse=False)
-    journal.sending(claim.record.id)
-    return journal.submitted(claim.record.id, f"task-{number}")
-
-
-def keep(journal: Journal, record: Record) -> Record:
-    file = journal.result_stem(record).with_suffix(".mp4")
-    file.write_bytes(b"video")
-    return journal.kept(record.id, [file], miner="miner-7", device="RTX 4090")
-
-
-def test_every_step_leaves_its_time_and_what_came_with_it(journal: Journal, clocks: Clocks) -> None:
-    start = clocks.wall
-    record = submit(journal)
-    clocks.pass_by(3)
-    assert journal.status(record.id, "waiting").started_at is None
-    clocks.pass_by(4)
-    journal.status(record.id, "running")
-    clocks.pass_by(5)
-    journal.status(record.id, "running")
-    journal.finished(record.id, {"url": "https://result"})
-    kept = keep(journal, record)
+def test_every_step_leaves_its_time_and_what_came_with_it(journal: Journal, clock: Clock) -> None:
+    start = clock.now
+    record = submit(journal, WORK)
+    for passed, status in [(3, "waiting"), (4, "running"), (5, "running")]:
+        clock.now += passed
+        seen = note(journal, record.id, Event.STATUS, status=status)
+        assert (seen.status, seen.started_at) == (status, None if status == "waiting" else start + 7)
+    kept = keep(journal, record, b"video", ".mp4", engine="xalora", miner="miner-7", device="RTX 4090")
     assert kept.work == WORK
     assert (kept.created_at, kept.sent_at, kept.submitted_at) == (start, start, start)
     assert (kept.started_at, kept.ended_at) == (start + 7, start + 12)
     assert (kept.queued_seconds, kept.running_seconds, kept.total_seconds) == (7, 5, 12)
-    assert (kept.state, kept.status, kept.result) == (TaskState.KEPT, "finished", {"url": "https://result"})
+    assert (kept.state, kept.status, kept.result) == (TaskState.FINISHED, "finished", "https://result")
     assert (kept.engine, kept.miner, kept.device, kept.size) == ("xalora", "miner-7", "RTX 4090", 5)
-    assert journal.record(record.id) == kept
+    assert (kept.is_kept, kept.is_open, kept.delivered) == (True, False, False)
+
+
+def test_times_that_come_with_a_note_hold_however_late_it_is_written(journal: Journal, clock: Clock) -> None:
+    record = submit(journal)
+    clock.now += 100
+    note(journal, record.id, Event.STATUS, status="running", at=clock.now - 90)
+    ended = finish(journal, record, at=clock.now - 60)
+    assert (ended.queued_seconds, ended.running_seconds) == (10, 30)
+
+
+LATE: list[tuple[Event, dict[str, Any]]] = [
+    (Event.STATUS, {"status": "running"}),
+    (Event.FINISHED, {"result": "https://late"}),
+    *((Event(name), values) for name, values in ENDINGS.items()),
+    (Event.CANCEL_REQUESTED, {}),
+    (Event.NOT_KNOWN, {"error": "404"}),
+    (Event.HELD_BACK, {"error": "429"}),
+    (Event.ANSWER_LOST, {"error": "reset"}),
+]
 
 
 def test_no_late_answer_moves_a_kept_result(journal: Journal) -> None:
-    record = submit(journal)
-    journal.finished(record.id, "https://result")
-    kept = keep(journal, record)
-    assert journal.status(record.id, "running") == kept
-    assert journal.finished(record.id, "https://late") == kept
-    assert journal.failed(record.id, "late") == kept
-    assert journal.canceled(record.id) == kept
-    assert journal.cancel_pending(record.id) == kept
-    assert journal.submitted(record.id, "task-1") == kept
+    kept = keep(journal, submit(journal))
+    for event, values in LATE:
+        after = note(journal, kept.id, event, **values)
+        assert replace(after, version=kept.version) == kept
+    journal.accepted(kept.id, "task-1").result(LONG)
+    assert settled(journal, kept.id).files == kept.files
 
 
 def test_a_fresh_url_replaces_one_not_yet_downloaded(journal: Journal) -> None:
     record = submit(journal)
-    journal.finished(record.id, "https://stale")
-    assert journal.finished(record.id, "https://fresh").result == "https://fresh"
+    finish(journal, record, "https://stale")
+    assert finish(journal, record, "https://fresh").result == "https://fresh"
+
+
+def test_the_signature_of_an_address_is_never_written(journal: Journal) -> None:
+    record = submit(journal)
+    signed = {"images": ["https://store/a.png?X-Signature=secret"]}
+    assert finish(journal, record, signed).result == {"images": ["https://store/a.png"]}
+    assert b"secret" not in b"".join(
+        path.read_bytes() for path in journal.path.parent.glob("*sqlite3*") if path.is_file()
+    )
 
 
 def test_a_second_task_id_for_one_job_is_logged_and_does_not_replace_the_first(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = submit(journal)
-    assert journal.submitted(record.id, "task-twin").task_id == "task-1"
+    journal.accepted(record.id, "task-twin").result(LONG)
+    assert settled(journal, record.id).task_id == "task-1"
     assert "task-twin" in caplog.text
 
 
 def test_an_expired_result_ends_the_task_with_the_reason(journal: Journal) -> None:
     record = submit(journal)
-    journal.finished(record.id, "https://result")
-    ended = journal.expired(record.id, "the network no longer has the result")
+    finish(journal, record)
+    ended = note(journal, record.id, Event.EXPIRED, error="the network no longer has the result")
     assert (ended.state, ended.error) == (TaskState.FAILED, "the network no longer has the result")
 
 
 def test_a_local_engine_is_noted_without_moving_the_task(journal: Journal) -> None:
-    claim = journal.claim(WORK, job_id="job-1")
-    journal.sending(claim.record.id)
-    journal.not_sent(claim.record.id, "no miner")
-    record = journal.fell_back(claim.record.job_id, engine="torch", device="cuda:0")
-    assert (record.state, record.engine, record.device) == (TaskState.NOT_SENT, "torch", "cuda:0")
+    record = end(journal, claim(journal), "not sent")
+    after = note(journal, record.id, Event.FELL_BACK, engine="torch", device="cuda:0")
+    assert (after.state, after.engine, after.device) == (TaskState.NOT_SENT, "torch", "cuda:0")
+
+
+@pytest.mark.parametrize("end_of_cancel", ["cancel lapsed", "failed", "canceled", "not known"])
+def test_d8_a_request_to_cancel_is_a_column_that_its_answer_clears(
+    journal: Journal, clock: Clock, end_of_cancel: str
+) -> None:
+    """D8: a cancel that is refused or lapses does not stick."""
+    record = submit(journal)
+    asked = note(journal, record.id, Event.CANCEL_REQUESTED)
+    assert (asked.state, asked.cancel_requested_at) == (TaskState.SUBMITTED, clock.now)
+    after = note(journal, record.id, Event(end_of_cancel), error="why")
+    assert after.cancel_requested_at is None
+
+
+def test_notes_of_one_record_are_applied_in_their_order_however_they_are_merged(
+    journal: Journal, holder: LockHolder
+) -> None:
+    """D7: what may lag is one merged change per record."""
+    first = claim(journal)
+    send(journal, first, None)
+    seen = journal.version()
+    holder.hold()
+    for event, values in [
+        (Event.HELD_BACK, {"error": "429"}),
+        (Event.NOT_SENT, {"error": "given up"}),
+        (Event.DELIVERED, {}),
+    ]:
+        journal.note(1, event, **values)
+    holder.release()
+    record = settled(journal, 1)
+    assert (record.state, record.error, record.version) == (TaskState.NOT_SENT, "given up", seen + 1)
 
 
 class TestClocks:
-    def test_a_clock_set_back_never_makes_time_run_backwards(self, journal: Journal, clocks: Clocks) -> None:
+    def test_a_clock_set_back_never_makes_time_run_backwards(self, journal: Journal, clock: Clock) -> None:
         record = submit(journal)
-        clocks.pass_by(10)
-        clocks.wall -= 86_400
-        journal.status(record.id, "running")
-        clocks.pass_by(10)
-        ended = journal.finished(record.id, "https://result")
+        clock.now += 10 - 86_400
+        note(journal, record.id, Event.STATUS, status="running")
+        clock.now += 10
+        ended = finish(journal, record)
         times = [ended.created_at, ended.sent_at, ended.submitted_at, ended.started_at, ended.ended_at]
         assert times == sorted(times, key=lambda time: time or 0)
         assert (ended.queued_seconds, ended.running_seconds, ended.total_seconds) == (0, 0, 0)
 
-    def test_nor_does_it_teach_the_history_nonsense(self, journal: Journal, clocks: Clocks) -> None:
-        record = submit(journal)
-        clocks.pass_by(40)
-        clocks.wall -= 30
-        journal.finished(record.id, "https://result")
-        assert journal.past_runs(WORK.kind) == []
-
-    def test_the_latest_record_is_the_last_one_made(self, journal: Journal, clocks: Clocks) -> None:
-        first = submit(journal, 1)
-        clocks.wall -= 3600
-        second = submit(journal, 2)
-        assert [record.id for record in journal.records()] == [second.id, first.id]
+    def test_the_latest_record_is_the_last_one_made(self, journal: Journal, clock: Clock) -> None:
+        submit(journal, 0, 1)
+        clock.now -= 3600
+        submit(journal, 0, 2)
+        assert [record.id for record in journal.records()] == [2, 1]
 
 
 class TestHistory:
-    def run(self, journal: Journal, clocks: Clocks, number: int, seconds: float) -> Record:
-        record = submit(journal, number)
-        clocks.pass_by(seconds)
-        return journal.finished(record.id, "https://result")
+    def run(self, journal: Journal, number: int, *run: float) -> None:
+        finish(journal, submit(journal, WORK, number), run=run or None)
 
-    def test_of_a_kind_from_submission_to_end(self, journal: Journal, clocks: Clocks) -> None:
+    def test_of_a_kind(self, journal: Journal) -> None:
         for number, seconds in enumerate((50, 40, 45)):
-            self.run(journal, clocks, number, seconds)
-        assert journal.past_runs(WORK.kind) == [PastRun(45, 45), PastRun(40, 40), PastRun(50, 50)]
-        assert journal.past_runs(WORK.kind, limit=2) == [PastRun(45, 45), PastRun(40, 40)]
+            self.run(journal, number, seconds - 1.5, seconds)
+        assert journal.past_runs(WORK.kind) == [PastRun(43.5, 45), PastRun(38.5, 40), PastRun(48.5, 50)]
+        assert journal.past_runs(WORK.kind, limit=2) == [PastRun(43.5, 45), PastRun(38.5, 40)]
         assert journal.past_runs("another kind") == []
-        assert journal.usual(WORK.kind) == (42, 48)
-        assert journal.usual("another kind") is None
 
-    def test_tells_for_how_long_nobody_looked(self, journal: Journal, clocks: Clocks) -> None:
-        record = submit(journal)
-        clocks.pass_by(40)
-        journal.finished(record.id, "https://result", unnoticed=1.5)
-        assert journal.past_runs(WORK.kind) == [PastRun(38.5, 40)]
-
-    def test_outlives_the_records(self, journal: Journal, clocks: Clocks) -> None:
-        record = self.run(journal, clocks, 1, 40)
-        keep(journal, record)
+    def test_outlives_the_records(self, journal: Journal) -> None:
+        self.run(journal, 1, 40, 40)
         journal.close()
         with Journal.open(journal.path, journal.results_dir) as later:
-            assert later.forget_ended() == 1
+            deliver(later, settled(later, 1))
+            assert later.forget().result(LONG) == 1
             assert later.past_runs(WORK.kind) == [PastRun(40, 40)]
 
-    def test_leaves_out_ends_that_nobody_watched_for(self, journal: Journal, clocks: Clocks) -> None:
-        claim = journal.claim(WORK, job_id="job-1")
-        journal.sending(claim.record.id)
-        journal.submitted(claim.record.id, "task-1")
-        journal.leave(claim.lease)
-        clocks.pass_by(4000)
-        joined = journal.claim(WORK, job_id="job-2")
-        journal.finished(joined.record.id, "https://result")
+    def test_leaves_out_ends_that_nobody_watched_for(self, journal: Journal) -> None:
+        self.run(journal, 1)
         assert journal.past_runs(WORK.kind) == []
 
-    def test_counts_a_task_once(self, journal: Journal, clocks: Clocks) -> None:
-        record = self.run(journal, clocks, 1, 40)
-        clocks.pass_by(5)
-        assert journal.finished(record.id, "https://fresh").ended_at == record.ended_at
+    def test_counts_a_task_once(self, journal: Journal, clock: Clock) -> None:
+        self.run(journal, 1, 40, 40)
+        ended = settled(journal, 1).ended_at
+        clock.now += 5
+        assert finish(journal, settled(journal, 1), "https://fresh", run=(45, 45)).ended_at == ended
         assert journal.past_runs(WORK.kind) == [PastRun(40, 40)]
 
-    def test_keeps_to_a_useful_length(self, journal: Journal, clocks: Clocks) -> None:
+    def test_keeps_to_a_useful_length(self, journal: Journal) -> None:
         for number in range(105):
-            self.run(journal, clocks, number, number)
+            record = journal.claim(WORK, job_id=f"job-{number}", again=True).result(LONG).record
+            journal.sending(record.id).result(LONG)
+            journal.accepted(record.id, f"task-{number}")
+            journal.note(record.id, Event.FINISHED, result="", run=(number, number))
+        assert journal.flush(LONG)
         kept = journal.past_runs(WORK.kind, limit=1000)
         assert [run.at_most for run in kept] == list(range(104, 4, -1))
 
     @pytest.mark.parametrize(
         ("wall", "monotonic", "seconds"),
-        [
-            (40.0, 40.0, 40.0),
-            (41.9, 40.0, 40.0),
-            (-60.0, 40.0, None),
-            (3640.0, 40.0, None),
-            (1040.0, 1000.0, 1000),
-        ],
+        [(40, 40, 40), (41.9, 40, 40), (-60, 40, None), (3640, 40, None), (1040, 1000, 1000)],
     )
     def test_watched(self, wall: float, monotonic: float, seconds: float | None) -> None:
         assert watched_duration(wall, monotonic) == seconds
@@ -220,28 +238,35 @@ class TestHistory:
 class TestLists:
     def test_by_state_text_and_page(self, journal: Journal) -> None:
         for number in range(5):
-            submit(journal, number, replace(WORK, label=f"Picture {number}"))
-        journal.failed(3, "CUDA out of memory")
-        assert [record.id for record in journal.records(limit=2, offset=1)] == [4, 3]
-        assert [record.id for record in journal.records(states=[TaskState.FAILED])] == [3]
-        assert journal.records(states=[]) == []
-        assert [record.id for record in journal.records(text="picture 1")] == [2]
-        assert [record.id for record in journal.records(text="out of mem")] == [3]
-        assert [record.id for record in journal.records(text="task-4")] == [5]
+            submit(journal, work(label=f"Picture {number}"), number)
+        note(journal, 3, Event.FAILED, error="CUDA out of memory")
+
+        def ids(**how: Any) -> list[int]:
+            return [record.id for record in journal.records(**how)]
+
+        assert ids(limit=2, offset=1) == [4, 3]
+        assert ids(states=[TaskState.FAILED]) == ids(text="out of mem") == [3]
+        assert ids(states=[]) == []
+        assert (ids(text="picture 1"), ids(text="task-4")) == ([2], [5])
         assert journal.count() == 5
         assert journal.count(states=[TaskState.SUBMITTED], text="Picture") == 4
 
     @pytest.mark.parametrize(("text", "count"), [("100 %", 1), ("1%d", 0), ("_", 0), ("\\", 0), ("'", 0)])
     def test_text_is_no_pattern(self, journal: Journal, text: str, count: int) -> None:
-        submit(journal, 1, replace(WORK, kind="", label="At 100 % speed"))
+        submit(journal, work(kind="", label="At 100 % speed"))
         assert journal.count(text=text) == count
 
-    def test_open_entries_oldest_first(self, journal: Journal) -> None:
-        records = [submit(journal, number) for number in range(4)]
-        journal.failed(records[0].id, "no")
-        journal.cancel_pending(records[1].id)
-        journal.finished(records[2].id, "https://result")
-        assert [record.id for record in journal.open_records()] == [2, 3, 4]
+    def test_what_is_open(self, journal: Journal) -> None:
+        records = [submit(journal, number, number) for number in range(6)]
+        note(journal, records[0].id, Event.FAILED, error="no")
+        note(journal, records[1].id, Event.CANCEL_REQUESTED)
+        finish(journal, records[2])
+        keep(journal, records[3])
+        deliver(journal, finish(journal, records[4]))
+        open_ids = [record.id for record in journal.records(is_open=True)]
+        assert open_ids == [6, 3, 2]
+        assert [record.id for record in journal.records() if record.is_open] == open_ids
+        assert journal.count(is_open=False) == 3
 
     def test_by_ids(self, journal: Journal) -> None:
         record = submit(journal)
@@ -251,30 +276,48 @@ class TestLists:
         assert journal.by_job_id("job-1") == record
         assert journal.by_job_id("job-2") is None
         assert journal.find(99) is None
-        with pytest.raises(JournalError, match="no record 99"):
-            journal.record(99)
+
+    def test_a_task_id_of_another_task_is_refused(self, journal: Journal) -> None:
+        """Else the second task would get the first one's picture."""
+        first = submit(journal, 1, 1)
+        second = claim(journal, 2, "job-2").record
+        journal.sending(second.id).result(LONG)
+        with pytest.raises(JournalError, match="id of another task"):
+            journal.accepted(second.id, "task-1").result(LONG)
+        assert settled(journal, second.id).task_id is None
+        assert journal.by_task_id("task-1") == settled(journal, first.id)
 
 
 class TestChanges:
     def test_version_grows_with_every_change_and_with_nothing_else(self, journal: Journal) -> None:
         before = journal.version()
         record = submit(journal)
-        journal.status(record.id, "waiting")
+        note(journal, record.id, Event.STATUS, status="waiting")
         after = journal.version()
         assert after > before
-        journal.status(record.id, "waiting")
+        note(journal, record.id, Event.STATUS, status="waiting")
+        note(journal, record.id, Event.FILES_GONE)
+        journal.note(99, Event.FAILED, error="no such record")
+        journal.note(None, Event.FAILED, error="no record")
+        assert journal.flush(LONG)
         journal.records()
-        journal.open_records()
-        journal.attended(record.id)
+        journal.leased()
         assert journal.version() == after
 
     def test_since_lists_what_changed(self, journal: Journal) -> None:
-        first, second = submit(journal, 1), submit(journal, 2)
+        first, second = submit(journal, 1, 1), submit(journal, 2, 2)
         seen = journal.version()
-        journal.status(first.id, "running")
+        changed = note(journal, first.id, Event.STATUS, status="running")
         assert [record.id for record in journal.records(since=seen)] == [first.id]
         assert journal.count(since=seen) == 1
-        assert second.version <= seen < journal.record(first.id).version
+        assert second.version <= seen < changed.version
+
+    def test_a_reading_sees_what_was_noted_before_it(self, journal: Journal) -> None:
+        record = submit(journal)
+        for number in range(50):
+            journal.note(record.id, Event.STATUS, status=f"status {number}")
+            # Amid a writing of what was noted just before, too.
+            assert settled(journal, record.id).status == f"status {number}"
 
     def test_listeners_hear_of_each_record_after_the_change(self, journal: Journal) -> None:
         heard: list[tuple[int, str | None]] = []
@@ -284,16 +327,19 @@ class TestChanges:
             heard.append((record_id, record.state.value if record else None))
 
         stop = journal.subscribe(listen)
-        claim = journal.claim(WORK, job_id="job-1")
-        journal.sending(1)
-        journal.not_sent(1, "refused")
-        journal.leave(claim.lease)
-        journal.forget(1)
-        assert heard == [(1, "prepared"), (1, "sending"), (1, "not_sent"), (1, None)]
+        first = claim(journal)
+        send(journal, first, None)
+        note(journal, 1, Event.NOT_SENT, error="refused")
+        leave(journal, first)
+        assert journal.forget([1]).result(LONG) == 1
+        submit(journal, 1, 2)
         stop()
         stop()
-        submit(journal, 2)
-        assert len(heard) == 4
+        note(journal, 2, Event.FAILED, error="no")
+        assert heard == [
+            *((1, state) for state in ("prepared", "sending", "not_sent", None)),
+            *((2, state) for state in ("prepared", "sending", "submitted")),
+        ]
 
     def test_a_listener_that_fails_does_no_harm(
         self, journal: Journal, caplog: pytest.LogCaptureFixture
@@ -308,43 +354,39 @@ class TestChanges:
 
 class TestForgetting:
     def test_removes_row_files_and_half_downloads(self, journal: Journal) -> None:
+        """D6: what has a lease stays, the rest goes in one awaited transaction."""
         record = submit(journal)
-        journal.finished(record.id, "https://result")
         kept = keep(journal, record)
-        stem = journal.result_stem(record)
+        stem = journal.result_stem(record.id, record.job_id)
         stem.with_suffix(".part").write_bytes(b"half")
         neighbour = stem.with_name(f"{stem.name}1.part")
         neighbour.write_bytes(b"another record's")
-        assert not journal.forget(record.id)
+        assert journal.forget([record.id, 99]).result(LONG) == 0
         journal.close()
         with Journal.open(journal.path, journal.results_dir) as later:
-            assert later.forget(record.id)
+            assert later.forget([record.id, 99]).result(LONG) == 1
             assert later.find(record.id) is None
         assert not kept.files[0].exists()
         assert list(journal.results_dir.iterdir()) == [neighbour]
 
     def test_of_all_that_ended_leaves_what_is_open(self, journal: Journal) -> None:
-        for number in range(4):
-            claim = journal.claim(replace(WORK, fingerprint=f"{number:064x}"), job_id=f"job-{number}")
-            journal.sending(claim.record.id)
-            if number == 0:
-                journal.not_sent(claim.record.id, "refused")
-            elif number == 1:
-                journal.unknown(claim.record.id, "reset")
-            else:
-                journal.submitted(claim.record.id, f"task-{number}")
-            journal.leave(claim.lease)
-        journal.failed(3, "no")
-        assert journal.forget_ended() == 2
-        assert [record.id for record in journal.records()] == [4, 2]
+        end(journal, not_sent := claim(journal, 1), "not sent")
+        end(journal, failed := claim(journal, 2), "failed")
+        send(journal, under_way := claim(journal, 3), "task-3")
+        finish(journal, send(journal, finished := claim(journal, 4), "task-4"))
+        leave(journal, not_sent, failed, under_way, finished)
+        unknown(journal, 5)
+        unknown(journal, 6)
+        claim(journal, 6, "job-7", if_unknown="forget")
+        assert journal.forget().result(LONG) == 3
+        assert [record.id for record in journal.records()] == [7, 5, 4, 3]
 
     def test_of_an_open_task_logs_its_ids(self, journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
-        claim = journal.claim(WORK, job_id="job-1")
-        journal.sending(claim.record.id)
-        journal.submitted(claim.record.id, "task-1")
-        journal.leave(claim.lease)
+        first = claim(journal)
+        send(journal, first)
+        leave(journal, first)
         with caplog.at_level("INFO", "xalora_client"):
-            assert journal.forget(claim.record.id)
+            assert journal.forget([1]).result(LONG) == 1
         assert "job-1" in caplog.text
         assert "task-1" in caplog.text
 
@@ -352,13 +394,10 @@ class TestForgetting:
 def test_no_pixels_reach_the_disk(journal: Journal, tmp_path: Path) -> None:
     pixels = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
     uri = f"data:image/png;base64,{pixels}"
-    leaky = replace(
-        WORK, details={"image": uri, "list": [{"deep": f"see {uri} there"}]}, label=f"Upscale {uri}"
-    )
-    record = submit(journal, 1, leaky)
-    finished = journal.finished(record.id, {"images": [uri, "https://result"]})
-    submit(journal, 2)
-    journal.failed(2, f"Can't open {uri.replace('data:', 'DATA:')}")
+    leaky = work(details={"image": uri, "list": [{"deep": f"see {uri} there"}]}, label=f"Upscale {uri}")
+    finished = finish(journal, submit(journal, leaky), {"images": [uri, "https://result"]})
+    second = submit(journal, leaky, 2)
+    note(journal, second.id, Event.FAILED, error=f"Can't open {uri.replace('data:', 'DATA:')}")
     journal.close()
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert b"https://result" in written
@@ -368,11 +407,11 @@ def test_no_pixels_reach_the_disk(journal: Journal, tmp_path: Path) -> None:
 
 def test_prose_about_data_stays_as_it_is(journal: Journal) -> None:
     label = "metadata: a/b, data: c, updata:image/png,x"
-    assert submit(journal, 1, replace(WORK, label=label)).work.label == label
+    assert submit(journal, work(label=label)).work.label == label
 
 
 def test_text_that_utf8_has_no_form_for_is_survived(journal: Journal) -> None:
     odd = "photo \udcff.png"
-    record = submit(journal, 1, replace(WORK, label=odd, details={"name": odd}))
+    record = submit(journal, work(label=odd, details={"name": odd}))
     assert record.work.label == "photo ?.png"
-    assert journal.records(text="photo \udcff")[0].id == record.id
+    assert journal.records(text=odd)[0].id == record.id

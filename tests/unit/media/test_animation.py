@@ -15,8 +15,8 @@ from PIL import Image
 from xalora_client.errors import ResultFormatError
 from xalora_client.media.animation import animated_webp_to_h264
 from xalora_client.media.containers import BrokenMediaError
-from xalora_client.media.sniff import MediaKind, sniff_file
-from xalora_client.media.validation import check_whole
+from xalora_client.media.media_types import MediaKind, sniff_file
+from xalora_client.media.validation import check_complete
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None
@@ -148,14 +148,14 @@ def test_a_truncated_animation_is_noticed_and_leaves_nothing(name: str, tmp_path
     whole = animation(tmp_path / name, moving_photo(6), 50).read_bytes()
     kind = sniff_file(tmp_path / name)
     assert kind is not None
-    check_whole(tmp_path / name, kind)
+    check_complete(tmp_path / name, kind)
     cut = tmp_path / f"cut-{name}"
     for share in (0.01, 0.3, 0.6, 0.99):
         cut.write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ResultFormatError):
             animated_webp_to_h264(cut, tmp_path / "a.mp4")
         with pytest.raises(BrokenMediaError):
-            check_whole(cut, kind)
+            check_complete(cut, kind)
     assert not (tmp_path / "a.mp4").exists()
     assert not (tmp_path / "a.mp4.part").exists()
 

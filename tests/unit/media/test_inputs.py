@@ -18,8 +18,8 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 from xalora_client.errors import NOTHING_CHARGED, InputImageError
 from xalora_client.media.images import decode_image
 from xalora_client.media.inputs import PreparedImage, is_remote, prepare_image
+from xalora_client.media.media_types import MediaKind
 from xalora_client.media.png_encode import encode_png
-from xalora_client.media.sniff import MediaKind
 
 _skimage = importlib.util.find_spec("skimage")
 assert _skimage is not None and _skimage.origin is not None

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
-from xalora_client.media.sniff import sniff_file
-from xalora_client.media.validation import check_whole
+from xalora_client.media.media_types import sniff_file
+from xalora_client.media.validation import check_complete
 from xalora_client.media.video import open_video
 
 _skimage = importlib.util.find_spec("skimage")
@@ -186,7 +186,7 @@ def test_a_whole_file_passes(whole_file: Path) -> None:
     read_in_full(whole_file)
     kind = sniff_file(whole_file)
     assert kind is not None
-    check_whole(whole_file, kind)
+    check_complete(whole_file, kind)
 
 
 @pytest.mark.parametrize("share", [0.002, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98, 0.999])

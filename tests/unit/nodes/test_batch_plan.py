@@ -1,4 +1,4 @@
-"""Which tasks of a node are sent, sent again, handed over or given up: decided without a network."""
+"""The batch plan: which tasks of a node are sent, sent again, left to this machine, or given up."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_to_do_next_is_said_by_what_ended_the_sending(batch: ModuleType, er
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert str(raised.value) == (
-        "1 of 3 images came to nothing: image 1: No API key is set; 2 more were not sent for that reason. "
+        "1 of 3 images failed: image 1: No API key is set; 2 more were not sent for that reason. "
         "Nothing was sent, so nothing was charged. Enter one."
     )
 
@@ -223,10 +223,10 @@ def test_the_message_names_which_why_and_the_ids_of_the_rest(batch: ModuleType, 
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert str(raised.value) == (
-        "2 of 4 images came to nothing: image 2 (task t1): It was canceled; "
+        "2 of 4 images failed: image 2 (task t1): It was canceled; "
         "image 3 (task t2): The task took too long. "
         "2 finished and paid for: image 1 is task t0, image 4 is task t3. "
-        "Queue the graph again for the missing ones: those that are there are not sent again. "
+        "Queue the graph again for the missing ones; finished ones are not sent again. "
         "Xalora Collect gives a result by its task id."
     )
 
@@ -252,7 +252,7 @@ def test_what_happened_to_several_is_said_once(batch: ModuleType, errors: Module
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert raised.value.what == (
-        "8 of 9 images came to nothing: "
+        "8 of 9 images failed: "
         "images 1, 3, 5, 6, 7 and 2 more (tasks t0, t2, t4, t5, t6 and 2 more): The task took too long; "
         "image 2 (task t1): The task is unknown here"
     )
@@ -306,8 +306,8 @@ def test_a_single_task_that_was_sent_again_says_so_with_all_its_ids(
     assert str(raised.value) == (
         "The network reports task c as failed; it was sent 3 times. "
         f"Tasks a, b and c, each: {CHARGED} "
-        "Another miner did no better: change the input or the parameters, or ask with the ids. "
-        "Queued again as it is, it is sent up to 3 times more."
+        "Other miners failed too: change the input or the parameters. "
+        "Queued again unchanged, it is sent up to 3 times more."
     )
 
 
@@ -342,10 +342,10 @@ def test_a_batch_tells_all_that_was_sent_again(batch: ModuleType, errors: Module
     with pytest.raises(batch.BatchError) as raised:
         plan.check()
     assert str(raised.value) == (
-        "1 of 3 images came to nothing: image 1 (task f): The network reports the task as failed, "
+        "1 of 3 images failed: image 1 (task f): The network reports the task as failed, "
         "sent 3 times. 2 finished and paid for: image 2 is task e, image 3 is task c. "
         f"Images 1 (tasks a, d and f) and 2 (task b), each: {CHARGED} "
-        "Queue the graph again for the missing ones: those that are there are not sent again. "
+        "Queue the graph again for the missing ones; finished ones are not sent again. "
         "Image 1 failed each time: change input or parameters first. "
         "Xalora Collect gives a result by its task id."
     )

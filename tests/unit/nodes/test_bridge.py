@@ -1,4 +1,4 @@
-"""The bridge between ComfyUI's short-lived prompt loops and the client's one loop."""
+"""The bridge from ComfyUI's prompt loops to the client's loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _thread_name() -> str:
 
 def test_no_thread_before_the_first_work(bridge: Any) -> None:
     assert "bridge-under-test" not in {thread.name for thread in threading.enumerate()}
-    assert bridge.call(_thread_name()) == "bridge-under-test"
+    assert bridge.submit(_thread_name()).result(CEILING) == "bridge-under-test"
 
 
 async def test_work_runs_on_the_bridge_and_its_outcome_returns(bridge: Any) -> None:
@@ -128,7 +128,7 @@ def test_a_prompt_that_ends_early_cancels_the_work(bridge: Any) -> None:
 
     asyncio.run(prompt())
     assert cancelled.wait(CEILING)
-    assert bridge.call(_thread_name(), timeout=CEILING) == "bridge-under-test"
+    assert bridge.submit(_thread_name()).result(CEILING) == "bridge-under-test"
 
 
 def test_work_that_outlives_its_prompt_ends_in_peace(bridge: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -149,8 +149,8 @@ def test_work_that_outlives_its_prompt_ends_in_peace(bridge: Any, caplog: pytest
 
     asyncio.run(prompt())
     let_go.set()
-    bridge.call(asyncio.to_thread(lambda: None))
-    bridge.call(after_the_work())
+    bridge.submit(asyncio.to_thread(lambda: None)).result(CEILING)
+    bridge.submit(after_the_work()).result(CEILING)
     assert ended.wait(CEILING)
     assert caplog.records == []
 
@@ -166,8 +166,6 @@ async def test_work_cancelled_on_the_bridge_is_an_ordinary_error(bridge: Any, mo
 
     with pytest.raises(module.BridgeError, match="cancelled"):
         await bridge.run(cancel_itself())
-    with pytest.raises(module.BridgeError, match="cancelled"):
-        await asyncio.to_thread(bridge.call, cancel_itself())
 
 
 async def test_an_interrupt_of_the_work_reaches_the_node_unchanged(bridge: Any) -> None:
@@ -183,36 +181,6 @@ async def test_an_interrupt_of_the_work_reaches_the_node_unchanged(bridge: Any) 
         await bridge.run(work())
 
 
-def test_call_gives_up_in_time_and_cancels(bridge: Any) -> None:
-    cancelled = threading.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    with pytest.raises(TimeoutError, match=r"0\.05 s"):
-        bridge.call(work(), timeout=0.05)
-    assert cancelled.wait(CEILING)
-
-
-def test_a_timeout_of_the_work_itself_is_told_apart(bridge: Any) -> None:
-    async def work() -> None:
-        raise TimeoutError("the network's own")
-
-    with pytest.raises(TimeoutError, match="the network's own"):
-        bridge.call(work(), timeout=CEILING)
-
-
-def test_waiting_for_itself_is_refused(bridge: Any, module: ModuleType) -> None:
-    async def work() -> None:
-        bridge.call(_thread_name())
-
-    with pytest.raises(module.BridgeError, match="cannot wait for itself"):
-        bridge.call(work(), timeout=CEILING)
-
-
 def test_many_threads_share_one_start(bridge: Any) -> None:
     gate = threading.Barrier(8)
     idents: list[int] = []
@@ -222,7 +190,7 @@ def test_many_threads_share_one_start(bridge: Any) -> None:
 
     def caller() -> None:
         gate.wait(CEILING)
-        idents.append(bridge.call(ident(), timeout=CEILING))
+        idents.append(bridge.submit(ident()).result(CEILING))
 
     threads = [threading.Thread(target=caller) for _ in range(8)]
     for thread in threads:
@@ -268,7 +236,7 @@ def test_close_closes_in_reverse_order_then_cancels_what_is_left(bridge: Any, mo
     assert order == ["third", "second", "first", "work"]
     assert future.cancelled()
     with pytest.raises(module.BridgeError, match="shutting down"):
-        bridge.call(_thread_name())
+        bridge.submit(_thread_name()).result(CEILING)
     bridge.close()
 
 
@@ -277,7 +245,7 @@ def test_close_does_not_wait_for_ever(bridge: Any) -> None:
         await asyncio.Event().wait()
 
     bridge.on_close(stuck)
-    bridge.call(_thread_name())
+    bridge.submit(_thread_name()).result(CEILING)
     began = time.monotonic()
     bridge.close(timeout=0.1)
     assert time.monotonic() - began < CEILING
@@ -299,7 +267,7 @@ def test_the_interpreters_exit_closes_the_shared_bridge(repository: Path) -> Non
 
         module.bridge.on_close(close)
         module.bridge.submit(asyncio.Event().wait())
-        print(module.bridge.call(ready()))
+        print(module.bridge.submit(ready()).result())
     """
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), str(repository / "nodes" / "host" / "bridge.py")],

@@ -1,4 +1,4 @@
-"""Which requests the routes answer."""
+"""The guard of the routes: which requests are answered, and which refused."""
 
 from __future__ import annotations
 

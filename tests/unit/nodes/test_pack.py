@@ -1,4 +1,4 @@
-"""What makes this folder a ComfyUI pack that the Manager can install."""
+"""The folder as a ComfyUI pack: exports, requirements, registry metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bound workflow under ids of its own, its images and its result as links: no ComfyUI needed."""
+"""Bound workflows as subgraphs: ids, image links and results."""
 
 from __future__ import annotations
 

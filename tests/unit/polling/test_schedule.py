@@ -1,4 +1,4 @@
-"""Decisions without I/O: answers, money, polling, fallback."""
+"""The polling schedule: its delays, and the lateness and requests that come of them."""
 
 from __future__ import annotations
 
@@ -8,54 +8,8 @@ import statistics
 
 import pytest
 
-from xalora_client import errors
-from xalora_client.engines.fallback_policy import falls_back
-from xalora_client.network.pace import Pace
-from xalora_client.network.status import is_terminal
-from xalora_client.network.verdict import Verdict, create_is_settled, judge
 from xalora_client.polling.durations import PastRun
 from xalora_client.polling.schedule import MAX_POLL_DELAY, MIN_POLL_DELAY, PollSchedule, delay_before_deadline
-
-
-def test_canceled_is_terminal_and_an_unknown_status_is_not() -> None:
-    assert all(is_terminal(status) for status in ("finished", "failed", "canceled"))
-    assert not any(is_terminal(status) for status in ("waiting", "running", "paused", ""))
-
-
-@pytest.mark.parametrize(
-    ("status", "retry_after", "settled"),
-    [
-        (400, None, True),
-        (401, None, True),
-        (404, None, True),
-        (408, None, True),
-        (429, None, True),
-        (307, None, True),
-        (503, 2.0, True),
-        (503, None, False),
-        (500, None, False),
-        (502, None, False),
-        (504, None, False),
-        (200, None, False),
-    ],
-)
-def test_only_a_clear_refusal_settles_a_create(status: int, retry_after: float | None, settled: bool) -> None:
-    verdict = judge(status, "", well_formed=status != 200)
-    assert create_is_settled(verdict, status, retry_after) is settled
-
-
-def test_answers_are_sorted() -> None:
-    assert judge(200, "", well_formed=True) is Verdict.OK
-    assert judge(200, "<html>", well_formed=False) is Verdict.NOT_THE_PROTOCOL
-    assert judge(403, "", well_formed=True) is Verdict.BAD_KEY
-    assert judge(429, "no miner", well_formed=True) is Verdict.RATE_LIMITED
-    assert judge(503, "No miner available", well_formed=True) is Verdict.NO_MINER
-    assert judge(404, "unknown task", well_formed=True) is Verdict.NOT_FOUND
-    assert judge(422, "bad width", well_formed=True) is Verdict.REFUSED
-    assert judge(502, "", well_formed=False) is Verdict.SERVICE_FAILURE
-    # "Not now" rather than "not so": worth asking again.
-    assert judge(408, "", well_formed=True) is Verdict.SERVICE_FAILURE
-    assert judge(425, "", well_formed=True) is Verdict.SERVICE_FAILURE
 
 
 def test_no_sleep_runs_past_the_deadline_and_a_last_look_fits_before_it() -> None:
@@ -71,6 +25,19 @@ def test_a_fixed_interval_is_kept_and_has_a_floor() -> None:
     for interval in (0.5, float("nan")):
         with pytest.raises(ValueError, match="at least 1 s"):
             PollSchedule(interval=interval)
+
+
+def test_without_history_the_delay_grows_with_the_time_elapsed() -> None:
+    schedule = PollSchedule()
+    assert [schedule.next_delay(elapsed) for elapsed in (0.0, 2.0, 20.0, 60.0, 1e4)] == [
+        0.5,
+        0.5,
+        3.0,
+        9.0,
+        10.0,
+    ]
+    assert schedule.next_delay(20.0, 0.0) == pytest.approx(2.7)
+    assert schedule.next_delay(20.0, 1.0) == pytest.approx(3.3)
 
 
 def runs(*seconds: float) -> tuple[PastRun, ...]:
@@ -117,47 +84,3 @@ def test_history_makes_polling_both_quicker_and_cheaper() -> None:
     five_delay, five_requests = simulate(5)
     assert five_delay < one_delay < blind_delay
     assert five_requests < one_requests < blind_requests
-
-
-def test_a_burst_passes_at_once_and_what_follows_keeps_the_pace() -> None:
-    pace = Pace(10)
-    delays = [pace.delay(100.0) for _ in range(14)]
-    assert delays[:10] == pytest.approx([0.0] * 10, abs=1e-6)
-    assert delays[10:] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-
-
-def test_a_pace_makes_up_for_a_pause_but_saves_no_more_than_a_second() -> None:
-    pace = Pace(10)
-    for _ in range(14):
-        pace.delay(100.0)
-    assert pace.delay(100.2) == pytest.approx(0.3)
-    later = [pace.delay(5000.0) for _ in range(11)]
-    assert later[:10] == pytest.approx([0.0] * 10, abs=1e-6)
-    assert later[10] == pytest.approx(0.1)
-
-
-def test_a_wrong_key_or_a_closed_client_never_falls_back() -> None:
-    for policy in ("never", "when_unavailable", "on_any_failure"):
-        assert not falls_back(policy, errors.AuthenticationError("401"))
-        assert not falls_back(policy, errors.ClientClosedError("closed", task_id="t-1"))
-
-
-def test_fallback_follows_the_policy() -> None:
-    unavailable = [
-        errors.MissingKeyError("x"),
-        errors.XaloraConnectionError("x"),
-        errors.NoMinerError("x"),
-        errors.ServiceError("x"),
-        errors.AmbiguousCreateError("x"),
-        errors.QueueLimitError("x"),
-    ]
-    failures = [errors.TaskFailedError("x"), errors.TaskCanceledError("x"), errors.TaskTimeoutError("x")]
-    for error in unavailable:
-        assert falls_back("when_unavailable", error)
-        assert falls_back("on_any_failure", error)
-        assert not falls_back("never", error)
-    for error in failures:
-        assert not falls_back("when_unavailable", error)
-        assert falls_back("on_any_failure", error)
-    assert not falls_back("on_any_failure", errors.InvalidTaskError("x"))
-    assert not falls_back("on_any_failure", errors.EngineError("x"))

@@ -12,18 +12,12 @@ import pytest
 from PIL import Image
 from pydantic import SecretStr
 
-from xalora_client.config import Settings
+from xalora_client.config import Settings, load_settings
 from xalora_client.errors import NOTHING_CHARGED, ConfigurationError, InputTooLargeError, StoreError
 from xalora_client.media.inputs import PreparedImage, prepare_image
-from xalora_client.media.sniff import MediaKind
+from xalora_client.media.media_types import MediaKind
 from xalora_client.network.transport import InlineImage
-from xalora_client.transfer.upload import (
-    InlineDelivery,
-    InlineOrStore,
-    StoreConfig,
-    StoreDelivery,
-    choose_delivery,
-)
+from xalora_client.transfer.upload import InlineDelivery, StoreDelivery, choose_delivery
 
 
 def noise(side: int = 64) -> PreparedImage:
@@ -36,7 +30,6 @@ def test_the_uri_in_chunks_is_the_uri(size: int, chunk: int) -> None:
     data = np.random.default_rng(size).bytes(size)
     image = InlineImage("image/png", data)
     expected = "data:image/png;base64," + base64.b64encode(data).decode()
-    assert image.uri() == expected
     assert image.uri_length == len(expected)
     chunks = list(image.uri_chunks(chunk))
     assert b"".join(chunks).decode() == expected
@@ -98,7 +91,7 @@ async def test_the_settings_choose_the_way() -> None:
             store_secret_access_key=SecretStr("hush"),
         )
     )
-    assert isinstance(both, InlineOrStore)
+    assert isinstance(both, InlineDelivery)
     assert isinstance((await both.deliver(image, lifetime=60)).reference, InlineImage)
     assert "hush" not in repr(both)
     assert "eu-west-1" in repr(both)
@@ -107,13 +100,16 @@ async def test_the_settings_choose_the_way() -> None:
 @pytest.mark.parametrize("url", ["s3://", "https://bucket.example.com", "bucket", "s3:///prefix"])
 def test_a_store_url_of_another_form_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="s3://bucket/prefix"):
-        StoreDelivery(StoreConfig(url))
+        load_settings(env_files=(), store_url=url)
 
 
 async def test_a_signature_longer_than_a_store_gives_is_refused_before_the_upload() -> None:
     store = StoreDelivery(
-        StoreConfig(
-            "s3://b", endpoint="http://127.0.0.1:9", access_key_id="a", secret_access_key=SecretStr("b")
+        Settings(
+            store_url="s3://b",
+            store_endpoint="http://127.0.0.1:9",
+            store_access_key_id="a",
+            store_secret_access_key=SecretStr("b"),
         )
     )
     with pytest.raises(StoreError, match="7 days"):
@@ -124,9 +120,10 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
     # Another interpreter, in which the library can't be imported: as it is for most people.
     script = (
         "import sys; sys.modules['obstore'] = None\n"
-        "from xalora_client.transfer.upload import StoreConfig, StoreDelivery\n"
+        "from xalora_client.config import Settings\n"
+        "from xalora_client.transfer.upload import StoreDelivery\n"
         "from xalora_client.errors import ConfigurationError\n"
-        "try: StoreDelivery(StoreConfig('s3://bucket'))\n"
+        "try: StoreDelivery(Settings(store_url='s3://bucket'))\n"
         "except ConfigurationError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -40,7 +40,7 @@ def test_everything_shipped_loads() -> None:
         assert definition.description
         assert definition.prompt[definition.output_node_id]
         assert all(parameter.label and parameter.description for parameter in definition.parameters)
-        assert not any(parameter.unknown_keys for parameter in definition.parameters)
+        assert not any(parameter.model_extra for parameter in definition.parameters)
 
 
 def test_no_link_of_a_shipped_graph_ends_nowhere_and_no_node_hangs_loose() -> None:

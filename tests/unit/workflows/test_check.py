@@ -183,7 +183,7 @@ def test_keys_that_nobody_reads_are_a_warning(upscale: WorkflowDefinition) -> No
     (finding,) = check_definition(
         type(upscale)(**{**upscale.__dict__, "parameters": (parameter, *upscale.parameters[1:])})
     )
-    assert (finding.severity, finding.message) == ("warning", "parameter image: nobody reads the key minimun")
+    assert (finding.severity, finding.message) == ("warning", "parameter image: the key minimun is not used")
 
 
 def test_a_doubling_model_is_picked_before_a_larger_one_and_then_by_name() -> None:

@@ -12,8 +12,8 @@ import pytest
 from xalora_client.errors import InvalidTaskError, WorkflowDefinitionError
 from xalora_client.workflows import NodeInput, WorkflowCatalog, WorkflowDefinition
 from xalora_client.workflows.definition import build_definition, load_definition
-from xalora_client.workflows.endpoint import IndexEntry, parse_endpoint, parse_index_entry
-from xalora_client.workflows.prompt import as_link, parse_prompt
+from xalora_client.workflows.endpoint import Endpoint, IndexEntry, load_yaml, parse_model
+from xalora_client.workflows.prompt import as_link, node_title, parse_prompt
 
 MINER_FILES = Path(__file__).parent / "data" / "miner-workflows"
 
@@ -41,12 +41,12 @@ def define(graph: Any = GRAPH, endpoint: str = ENDPOINT) -> WorkflowDefinition:
         "scale",
         IMAGE_ENTRY,
         parse_prompt(json.dumps(graph), "scale.json"),
-        parse_endpoint(endpoint, "scale.yaml"),
+        parse_model(Endpoint, load_yaml(endpoint, "scale.yaml"), "scale.yaml"),
     )
 
 
 def miner_definition(name: str, task_type: str, output: str) -> WorkflowDefinition:
-    entry = parse_index_entry({"task_type": task_type, "output": output}, "index.yaml")
+    entry = parse_model(IndexEntry, {"task_type": task_type, "output": output}, "index.yaml")
     return load_definition(name, entry, MINER_FILES)
 
 
@@ -80,8 +80,7 @@ def test_a_public_miners_video_files_load_and_bind_unchanged() -> None:
     expected["44"]["inputs"]["text"] = "rain"
     assert bound.prompt == expected
     assert bound.output_node_id == "40"
-    assert bound.output_links() == {"images": ("73", 0)}
-    assert bound.node_title("40") == "Video Combine 🎥🅥🅗🅢"
+    assert node_title(bound.prompt, "40") == "Video Combine 🎥🅥🅗🅢"
 
 
 def test_binding_copies_the_graph_and_lists_inputs_to_fill() -> None:
@@ -167,7 +166,7 @@ def test_an_optional_image_that_nobody_gave_is_no_input_to_fill() -> None:
             "output node 9 is not in",
         ),
         (ENDPOINT.replace("node_id: 1,", "node_id: 7,"), "parameter image is for node 7, not in the graph"),
-        (ENDPOINT.replace("name: by,", "name: image,"), "the parameter image stands there twice"),
+        (ENDPOINT.replace("name: by,", "name: image,"), "the parameter image is given twice"),
         (ENDPOINT.replace("subfield: by", "subfield: model"), "by and model both set model of"),
         (ENDPOINT.replace("minimum: 1", "minimum: 5"), "parameter by: minimum 5 is above maximum 4"),
         (ENDPOINT.replace("minimum: 1", "minimum: one"), "parameter by, minimum"),
@@ -183,7 +182,7 @@ def test_an_optional_image_that_nobody_gave_is_no_input_to_fill() -> None:
             "options True is not a text",
         ),
         (ENDPOINT.replace("name: by", "name: by me"), "parameter by me, name"),
-        (ENDPOINT.replace("name: Scale", "name: Scale\nname: Again"), "the key 'name' stands there twice"),
+        (ENDPOINT.replace("name: Scale", "name: Scale\nname: Again"), "the key 'name' is given twice"),
         (ENDPOINT.replace("comfyui_output_node_id: 3", ""), "comfyui_output_node_id: Field required"),
         ("name: [", "scale.yaml: it is not valid YAML"),
         ("just text", "scale.yaml: it is not a mapping"),
@@ -208,11 +207,11 @@ def test_a_broken_endpoint_file_is_refused_with_the_reason(endpoint: str, messag
         ('{"1": {"class_type": "A", "inputs": []}}', "the inputs of node 1 are not an object"),
         ('{"1": {"class_type": "A", "inputs": {"x": ["2", 0]}}}', "input x, links to the missing node 2"),
         ('{"1": {"class_type": "A", "inputs": {"x": NaN}}}', "NaN is not a JSON number"),
-        ('{"1": {"class_type": "A"}, "1": {"class_type": "B"}}', "the key '1' stands there twice"),
+        ('{"1": {"class_type": "A"}, "1": {"class_type": "B"}}', "the key '1' is given twice"),
         (
             '{"1": {"class_type": "A", "inputs": {"x": ["2", 0]}},'
             ' "2": {"class_type": "A", "inputs": {"x": ["1", 0]}}}',
-            "its links form a circle: 1 -> 2 -> 1",
+            "its links form a cycle: 1 -> 2 -> 1",
         ),
         ("[" * 100_000, "nested too deeply"),
     ],

@@ -1,14 +1,17 @@
-"""The command line as its users run it: a process of its own, against a real network on this machine."""
+"""The command line in a process of its own, against a devnet."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,18 @@ KEY = "alice#very-secret-key"
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
+def wait_for_leases(count: int) -> None:
+    """Wait until so many processes wait for tasks."""
+    path = Path(os.environ["XALORA_STATE_DIR"]) / "journal.sqlite3"
+    until = time.monotonic() + CEILING
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+        while journal.execute("SELECT count(*) FROM tickets").fetchone()[0] < count:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
 class Cli:
-    """Runs ``python -m xalora_client`` in the test's own folder, against ``devnet`` where there is one."""
+    """Runs ``python -m xalora_client`` in the test's own folder, with ``devnet`` if given."""
 
     def __init__(self, folder: Path, devnet: DevnetThread | None = None) -> None:
         self.folder = folder
@@ -59,7 +72,7 @@ class Cli:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run_into(self, streams: dict[str, Any], *arguments: object) -> tuple[int, str]:
-        """The exit status, and what came on stderr, of a command whose other streams go elsewhere."""
+        """The exit status and stderr of a command whose other streams are given."""
         done = subprocess.run(
             [sys.executable, "-m", "xalora_client", *map(str, arguments)],
             cwd=self.folder,
@@ -72,7 +85,7 @@ class Cli:
         return done.returncode, done.stderr or ""
 
     def json(self, *arguments: object, code: int = 0, **env: str) -> Any:
-        """The document that a command with ``--json`` prints, which is all it prints on stdout."""
+        """The document that a command prints with ``--json``, the only output on stdout."""
         done = self(*arguments, "--json", **env)
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
@@ -125,7 +138,7 @@ def test_one_image_to_a_named_file(cli: Cli, photo: Path, devnet: DevnetThread) 
         assert image.size == (80, 48)
 
 
-def test_results_lie_beside_their_inputs_named_by_content(cli: Cli, tmp_path: Path) -> None:
+def test_results_are_written_beside_their_inputs_named_by_content(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     draw(folder / "one.png", 1)
@@ -163,10 +176,10 @@ def test_prompts_give_files_named_after_them(cli: Cli, tmp_path: Path) -> None:
     assert (tmp_path / "a-fox.xalora.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
 
 
-def test_nothing_is_paid_for_where_a_file_is_in_the_way(
+def test_nothing_is_paid_for_if_a_file_exists(
     cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path
 ) -> None:
-    # The suffix is only known afterwards, so any that a result may have is in the way.
+    # The suffix of the result is not known yet, so a file with any of them counts.
     taken = tmp_path / "photo.xalora.webp"
     taken.write_bytes(b"mine")
     done = cli("upscale", photo)
@@ -181,8 +194,8 @@ def test_nothing_is_paid_for_where_a_file_is_in_the_way(
     assert taken.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_files_again_do_what_is_new(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
-    """``xalora upscale *.png`` in a folder where it has been before: its own results match, too."""
+def test_the_same_files_again_skip_those_done(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
+    """A second ``xalora upscale *.png`` in a folder, which matches the first results too."""
     draw(tmp_path / "a.png", 1)
     assert cli("upscale", "a.png").returncode == 0
     made = (tmp_path / "a.xalora.png").read_bytes()
@@ -190,8 +203,8 @@ def test_the_same_files_again_do_what_is_new(cli: Cli, devnet: DevnetThread, tmp
     everything = ["a.png", "a.xalora.png", "b.png"]
     again = cli("upscale", *everything)
     assert again.returncode == 0, again.stderr
-    assert "Skipped: a.xalora.png, made by this command." in again.stderr
-    assert "Skipped: 1 image whose result is there already (a.xalora.png)." in again.stderr
+    assert "Skipped results of this command: a.xalora.png." in again.stderr
+    assert "Skipped: 1 image whose result exists already (a.xalora.png)." in again.stderr
     assert again.stdout.startswith("✓ b.png -> b.xalora.png")
     assert (tmp_path / "a.xalora.png").read_bytes() == made
     document = cli.json("upscale", *everything)
@@ -201,7 +214,7 @@ def test_the_same_files_again_do_what_is_new(cli: Cli, devnet: DevnetThread, tmp
     assert replaced["skipped"] == ["a.xalora.png"]
     assert devnet.stats()["creates"] == 4
     assert {path.name for path in tmp_path.glob("*.png")} == {*everything, "b.xalora.png"}
-    # Named alone, or with its like, a result is an image as any other.
+    # Named without other images, results are inputs.
     assert cli.json("upscale", "a.xalora.png")["results"][0]["files"] == ["a.xalora.xalora.png"]
     both = cli.json("upscale", "a.xalora.png", "b.xalora.png", "-o", "more")
     assert [result["files"] for result in both["results"]] == [
@@ -210,7 +223,7 @@ def test_the_same_files_again_do_what_is_new(cli: Cli, devnet: DevnetThread, tmp
     ]
 
 
-def test_the_same_work_again_sends_nothing(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
+def test_the_same_task_again_sends_nothing(cli: Cli, photo: Path, devnet: DevnetThread) -> None:
     first = cli.json("upscale", photo, "-o", "1.png")
     second = cli.json("upscale", photo, "-o", "2.png")
     assert second["results"][0]["reused"] is True
@@ -231,9 +244,7 @@ def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo:
     assert document["results"][0]["engine"] == "pillow"
 
 
-def test_an_engine_that_was_named_is_used_and_nothing_else(
-    tmp_path: Path, photo: Path, idle_devnet: DevnetThread
-) -> None:
+def test_only_the_named_engine_is_used(tmp_path: Path, photo: Path, idle_devnet: DevnetThread) -> None:
     done = Cli(tmp_path, idle_devnet)("upscale", photo, "--engine", "pillow")
     assert done.returncode == 0
     assert done.stderr == ""
@@ -259,7 +270,7 @@ def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
         )
         os.close(terminal)
         shown = b""
-        # Linux tells the end of the other side by an error, others by nothing more to read.
+        # The closed terminal is an error on Linux, and the end of the data elsewhere.
         with contextlib.suppress(OSError):
             while piece := os.read(master, 65536):
                 shown += piece
@@ -276,7 +287,7 @@ def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a reader that is gone shows differently")
 @pytest.mark.parametrize("gone", [("stdout",), ("stdout", "stderr")])
-def test_work_goes_on_when_nobody_reads_any_more(
+def test_tasks_go_on_after_the_reader_closed_the_pipe(
     cli: Cli, tmp_path: Path, devnet: DevnetThread, gone: tuple[str, ...]
 ) -> None:
     """``xalora upscale *.png | head -1``, and the same with ``2>&1``."""
@@ -289,12 +300,12 @@ def test_work_goes_on_when_nobody_reads_any_more(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a reader that is gone shows differently")
 @pytest.mark.parametrize("arguments", [["--help"], ["config"], ["tasks"], ["tasks", "--json"], ["workflows"]])
-def test_a_listing_that_nobody_reads_to_its_end_is_no_failure(tmp_path: Path, arguments: list[str]) -> None:
+def test_a_listing_into_a_closed_pipe_is_not_a_failure(tmp_path: Path, arguments: list[str]) -> None:
     assert unread(Cli(tmp_path), ("stdout",), *arguments) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
-def test_work_goes_on_when_its_report_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
     with Path("/dev/full").open("w") as full:
         cli.run_into({"stdout": full, "stderr": subprocess.DEVNULL}, "upscale", *photos, "--max-in-flight", 1)
@@ -302,7 +313,7 @@ def test_work_goes_on_when_its_report_cannot_be_written(cli: Cli, tmp_path: Path
 
 
 def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
-    """The exit status, and what came on stderr, of a command with streams that nobody reads any more."""
+    """The exit status and stderr of a command with closed pipes as streams."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -444,7 +455,7 @@ def test_an_unknown_outcome_exits_with_6_until_it_is_decided(
     assert (stats["creates"], stats["duplicates"]) == (1, 1)
 
 
-def test_work_done_here_after_an_unknown_create_says_what_that_may_cost(
+def test_a_local_result_after_an_unknown_create_says_what_that_may_cost(
     cli: Cli, devnet: DevnetThread, photo: Path, tmp_path: Path
 ) -> None:
     devnet.add_fault("task_create:drop_after:n=1")
@@ -453,7 +464,7 @@ def test_work_done_here_after_an_unknown_create_says_what_that_may_cost(
     assert (result["status"], result["engine"], document["exit_code"]) == ("done", "pillow", 6)
     assert result["files"] == ["made.png"] and (tmp_path / "made.png").is_file()
     assert result["error"]["type"] == "AmbiguousCreateError"
-    # It stays unknown for whoever asks for the same work again.
+    # It stays unknown for the same task.
     again = cli("upscale", photo, "-o", "again.png")
     assert again.returncode == 6
     assert "LANCZOS, no model" in again.stdout
@@ -501,9 +512,9 @@ def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path, number: signal.Signals)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
-def test_a_cancel_that_was_not_confirmed_is_said_and_settled_later(tmp_path: Path, photo: Path) -> None:
+def test_an_unconfirmed_cancel_is_reported_and_does_not_stick(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
-        devnet.add_fault("task_cancel:503:n=1")
+        devnet.add_fault("task_cancel:503")
         cli = Cli(tmp_path, devnet)
         process = cli.start("upscale", photo)
         devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
@@ -513,10 +524,12 @@ def test_a_cancel_that_was_not_confirmed_is_said_and_settled_later(tmp_path: Pat
         assert process.returncode == 130
         assert f"xalora cancel {task_id}" in err
         assert devnet.task(task_id).status in ("waiting", "running")
-        assert [task["state"] for task in cli.json("tasks")["tasks"]] == ["cancel_pending"]
-        resumed = cli("resume", "--all")
-        assert resumed.returncode == 0
-        assert f"task {task_id} is canceled, as was asked before" in resumed.stdout
+        assert [task["state"] for task in cli.json("tasks")["tasks"]] == ["submitted"]
+        devnet.clear_faults()
+        # A later wait is nobody's wish to cancel.
+        assert cli("resume", "--all", "--timeout", "1").returncode == 5
+        assert devnet.task(task_id).status in ("waiting", "running")
+        assert cli("cancel", task_id).returncode == 0
         assert devnet.task(task_id).status == "canceled"
         assert cli.json("tasks")["tasks"] == []
 
@@ -539,13 +552,32 @@ def test_ctrl_c_while_a_create_is_unanswered_says_that_its_outcome_is_unknown(
         assert cli("upscale", photo, "--fallback", "never").returncode == 6
 
 
-# --- tasks begun before -----------------------------------------------------------------------------------
-
-
-def test_a_task_left_running_is_listed_and_taken_up_again(tmp_path: Path, photo: Path) -> None:
+def test_d5_a_result_that_could_not_be_written_counts_as_not_delivered(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=0, api_key=KEY) as devnet:
         cli = Cli(tmp_path, devnet)
-        left = cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        process = cli.start("upscale", photo, "-o", "out/x.png")
+        devnet.wait_for(lambda stats: stats["creates"] == 1)
+        # A file in the place of the folder: the result can't be put there.
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "out").write_bytes(b"")
+        devnet.add_miner()
+        process.communicate(timeout=CEILING)
+        assert process.returncode != 0
+        assert cli("upscale", photo, "--no-reuse", "-o", "y.png").returncode == 0
+        assert (tmp_path / "y.png").is_file()
+        assert devnet.stats()["creates"] == 1
+        # Now it is delivered, and without reuse the next one is paid for.
+        assert cli("upscale", photo, "--no-reuse", "-o", "z.png").returncode == 0
+        assert devnet.stats()["creates"] == 2
+
+
+# --- earlier tasks ----------------------------------------------------------------------------------------
+
+
+def test_a_task_left_running_is_listed_and_resumed(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        cli = Cli(tmp_path, devnet)
+        left = cli.json("upscale", photo, "--timeout", "4", code=5)
         task_id = left["results"][0]["error"]["task_id"]
         assert left["results"][0]["error"]["type"] == "TaskTimeoutError"
         (listed,) = cli.json("tasks")["tasks"]
@@ -558,7 +590,7 @@ def test_a_task_left_running_is_listed_and_taken_up_again(tmp_path: Path, photo:
         assert resumed["results"][0]["task_id"] == task_id
         assert devnet.stats()["creates"] == 1
         assert cli.json("tasks")["tasks"] == []
-        assert [task["state"] for task in cli.json("tasks", "--all")["tasks"]] == ["kept"]
+        assert [task["state"] for task in cli.json("tasks", "--all")["tasks"]] == ["finished"]
         assert cli.json("status", listed["job_id"])["status"] == "finished"
     with Image.open(tmp_path / "taken-up.png") as image:
         assert image.size == (80, 48)
@@ -573,7 +605,7 @@ def test_a_cancel_that_comes_too_late_does_not_say_done(cli: Cli, photo: Path) -
 def test_a_cancel_of_a_finished_task_says_how_to_get_its_result(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=0, api_key=KEY) as devnet:
         cli = Cli(tmp_path, devnet)
-        left = cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        left = cli.json("upscale", photo, "--timeout", "4", code=5)
         task_id = left["results"][0]["error"]["task_id"]
         devnet.add_miner()
         devnet.wait_for(lambda stats: stats["tasks"]["finished"] == 1)
@@ -602,8 +634,7 @@ def test_ctrl_c_leaves_a_task_that_another_process_waits_for(tmp_path: Path, pho
         one = cli.start("upscale", photo, "-o", "1.png")
         devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
         other = cli.start("upscale", photo, "-o", "2.png")
-        before = devnet.stats()["endpoints"]["task_result_query"]
-        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= before + 6)
+        wait_for_leases(2)
         one.send_signal(signal.SIGINT)
         _, err = one.communicate(timeout=CEILING)
         assert one.returncode == 130
@@ -617,7 +648,7 @@ def test_ctrl_c_leaves_a_task_that_another_process_waits_for(tmp_path: Path, pho
 def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
         cli = Cli(tmp_path, devnet)
-        cli.json("upscale", photo, "--timeout", "0.5", code=5)
+        cli.json("upscale", photo, "--timeout", "4", code=5)
         task_id = cli.json("tasks")["tasks"][0]["task_id"]
         refused = cli("forget", task_id)
         assert refused.returncode == 3
@@ -674,7 +705,7 @@ def test_config_shows_values_with_their_sources_and_no_key(tmp_path: Path) -> No
     assert "********" in dashed.stdout
 
 
-def test_config_names_the_setting_that_does_not_fit(tmp_path: Path) -> None:
+def test_config_names_the_invalid_setting(tmp_path: Path) -> None:
     done = Cli(tmp_path)("config", XALORA_MAX_IN_FLIGHT="many")
     assert done.returncode == 3
     assert "XALORA_MAX_IN_FLIGHT" in done.stderr
@@ -703,7 +734,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate(timeout=CEILING)
 
 
-def test_devnet_prints_one_line_and_serves_until_it_is_told_to_end(
+def test_devnet_prints_one_line_and_serves_until_a_signal(
     tmp_path: Path, photo: Path, started: Start
 ) -> None:
     import urllib.request
@@ -744,7 +775,7 @@ def test_a_port_that_is_taken(cli: Cli, devnet: DevnetThread) -> None:
     assert ": address already in use. Choose" in done.stderr
 
 
-def test_the_demo_names_what_it_was_given(tmp_path: Path) -> None:
+def test_the_demo_names_a_missing_picture(tmp_path: Path) -> None:
     done = Cli(tmp_path)("demo", "missing.png")
     assert done.returncode == 2
     assert "Invalid value for IMAGES: missing.png does not exist" in done.stderr
@@ -766,7 +797,7 @@ def test_a_miner_without_a_sequencer_says_so(tmp_path: Path, started: Start) -> 
         first_line(miner)
         miner.send_signal(signal.SIGINT)
         _, err = miner.communicate(timeout=CEILING)
-    assert "nobody answers at http://127.0.0.1" in err
+    assert "nothing answers at http://127.0.0.1" in err
     assert miner.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""``xalora demo``: the first thing that a newcomer runs, and so without any setting of his own."""
+"""``xalora demo``, with settings of the user that it must not use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 CEILING = 120
 
-# What a user may have set, and what the demo must leave alone: it would cost money, or leak pictures.
+# With these the demo would cost money or upload pictures.
 OWN_SETTINGS = {
     "XALORA_API_KEY": "alice#very-secret",
     "XALORA_WORKFLOW_URL": "http://127.0.0.1:9",
@@ -80,7 +80,7 @@ def test_again_replaces_its_own_folder_and_no_other(tmp_path: Path, photo: Path)
     assert (guest / "contact-sheet.png").read_bytes() == b"mine"
 
 
-def test_a_picture_that_cannot_be_read_costs_itself_only(tmp_path: Path, photo: Path) -> None:
+def test_an_unreadable_picture_fails_alone(tmp_path: Path, photo: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     done = demo(tmp_path, photo, "broken.png", "--json")
     assert done.returncode == 2

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scripted import Answer, ScriptedSequencer
+from journals import held, leases, until
+from scripted import Answer, ScriptedNetwork, ScriptedSequencer
 
 from xalora_client import (
     AsyncXalora,
@@ -31,6 +33,7 @@ from xalora_client.transfer.upload import DeliveredImage
 
 KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+OTHER_PICTURE = UpscalerTask(image_url="https://example.org/dog.png")
 ACCEPTED = Answer(200, {"task_id": "t-1"})
 PATIENCE = 20.0
 
@@ -43,17 +46,29 @@ def small_image(seed: int = 5) -> np.ndarray[Any, Any]:
 
 
 async def test_closing_a_client_tells_those_who_wait_and_touches_no_task() -> None:
-    all_polled = asyncio.Event()
+    all_wait = asyncio.Event()
     created: list[str] = []
     polled: set[str] = set()
+    shared: set[str] = set()
+
+    def look() -> None:
+        if len(shared) == 2 and len(polled) == 4:
+            all_wait.set()
+
+    def follow(caller: str) -> Callable[[events.TaskEvent], None]:
+        def hear(event: events.TaskEvent) -> None:
+            if isinstance(event, events.Running):
+                shared.add(caller)
+                look()
+
+        return hear
 
     def answer(endpoint: str, body: dict[str, Any]) -> Any:
         if endpoint == "task_create":
             created.append(f"t-{len(created) + 1}")
             return Answer(200, {"task_id": created[-1]})
         polled.add(body["task_id"])
-        if polled == {"t-1", "t-2", "t-7", "t-8"}:
-            all_polled.set()
+        look()
         return Answer(200, {"task_id": body["task_id"], "status": "running"})
 
     async with ScriptedSequencer(answer) as sequencer:
@@ -61,14 +76,15 @@ async def test_closing_a_client_tells_those_who_wait_and_touches_no_task() -> No
         waits = [
             asyncio.create_task(work)
             for work in (
-                client.run(PICTURE, reuse=True, fallback="on_any_failure"),
-                client.run(PICTURE, reuse=True, fallback="never"),
-                client.execute_workflow_and_wait_for_result(PICTURE),
+                # These two share a task, whichever comes first; none of the others is this work.
+                client.run(PICTURE, reuse=True, fallback="on_any_failure", on_event=follow("first")),
+                client.run(PICTURE, reuse=True, fallback="never", on_event=follow("second")),
+                client.execute_workflow_and_wait_for_result(OTHER_PICTURE),
                 client.task("t-7").wait(),
                 client.task("t-8").result(),
             )
         ]
-        await asyncio.wait_for(all_polled.wait(), PATIENCE)
+        await asyncio.wait_for(all_wait.wait(), PATIENCE)
         await client.close()
         told = []
         for wait in waits:
@@ -77,7 +93,7 @@ async def test_closing_a_client_tells_those_who_wait_and_touches_no_task() -> No
             assert f"xalora resume {caught.value.task_id}" in str(caught.value)
             told.append(caught.value.task_id)
         assert told[0] == told[1]
-        assert {*told} == polled
+        assert {*told} == polled == {"t-1", "t-2", "t-7", "t-8"}
         assert sequencer.count("task_cancel") == 0
         with pytest.raises(ClientClosedError, match="is closed"):
             await client.run(PICTURE)
@@ -104,7 +120,7 @@ async def test_a_client_closed_before_the_create_left_sends_nothing(tmp_path: Pa
                 await run
             (record,) = journal.records()
             assert record.state is TaskState.NOT_SENT
-            assert not journal.attended_records()
+            await until(lambda: not leases(journal))
     assert sequencer.asked == []
 
 
@@ -128,45 +144,44 @@ async def test_a_client_closed_while_a_create_is_out_waits_for_its_answer() -> N
 
 
 async def test_a_client_closed_while_it_claims_leaves_no_lease(tmp_path: Path) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    class Slow(Journal):
-        def claim(self, *arguments: Any, **options: Any) -> Any:
-            reached.set()
-            assert gate.wait(PATIENCE)
-            return super().claim(*arguments, **options)
-
     async with ScriptedSequencer([]) as sequencer:
-        with Slow.open(tmp_path / "j.sqlite3", tmp_path / "results") as journal:
-            client = AsyncXalora(KEY, sequencer.url, journal=journal)
-            run = asyncio.create_task(client.run(PICTURE, fallback="never"))
-            assert await asyncio.to_thread(reached.wait, PATIENCE)
-            await client.close()
-            gate.set()
+        with Journal.open(tmp_path / "j.sqlite3", tmp_path / "results") as journal:
+            with held(journal.path):
+                client = AsyncXalora(KEY, sequencer.url, journal=journal)
+                run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+                await until(lambda: is_claiming(journal))
+                await client.close()
             with pytest.raises(ClientClosedError, match="nothing was charged"):
                 await run
-            assert not journal.attended_records()
+            await until(lambda: not leases(journal))
+            assert not journal.records(is_open=True)
     assert sequencer.asked == []
 
 
-async def test_a_call_cancelled_while_its_client_is_closed_asks_the_network_nothing() -> None:
-    polled = asyncio.Event()
+def is_claiming(journal: Journal) -> bool:
+    return bool(journal._writer._requests)
 
-    def answer(endpoint: str, body: dict[str, Any]) -> Any:
-        if endpoint == "task_create":
-            return ACCEPTED
-        polled.set()
-        return Answer(200, {"task_id": "t-1", "status": "running"})
 
-    async with ScriptedSequencer(answer) as sequencer:
+async def test_a_call_cancelled_while_its_client_is_closed_holds_neither_up() -> None:
+    network = ScriptedNetwork()
+    loop = asyncio.get_running_loop()
+    async with ScriptedSequencer(network) as sequencer:
         client = AsyncXalora(KEY, sequencer.url)
         run = asyncio.create_task(client.run(PICTURE, fallback="never"))
-        await asyncio.wait_for(polled.wait(), PATIENCE)
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        began = loop.time()
         closing = asyncio.create_task(client.close())
         await asyncio.sleep(0)
         run.cancel()
         await asyncio.wait({run, closing})
-        assert sequencer.count("task_cancel") == 0
+        assert loop.time() - began < 4.0
+        assert run.cancelled()
+        # Whichever came first, it is one or the other: canceled, or running on and to be had by its id.
+        expected = TaskState.CANCELED if network.canceled else TaskState.SUBMITTED
+        async with AsyncXalora(KEY, sequencer.url) as other:
+            (record,) = other.journal.records()
+            assert (record.state, record.task_id) == (expected, "t-1")
+            assert not leases(other.journal)
 
 
 async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> None:
@@ -177,12 +192,12 @@ async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> No
         await client.close()
 
 
-def test_a_client_used_in_a_second_event_loop_says_so() -> None:
+def test_a_client_serves_one_event_loop_after_the_other() -> None:
     with DevnetThread(miners=1) as devnet:
         client = AsyncXalora(devnet.api_key, devnet.url)
         task_id = asyncio.run(client.execute_workflow(UpscalerTask(small_image())))
-        with pytest.raises(ConfigurationError, match="another event loop"):
-            asyncio.run(client.query_task_result(task_id))
+        devnet.wait_for_status(task_id, "finished")
+        assert asyncio.run(client.query_task_result(task_id)).status == "finished"
         asyncio.run(client.close())
         with pytest.raises(ClientClosedError):
             asyncio.run(client.query_task_result(task_id))
@@ -372,7 +387,7 @@ async def begin():
     module.bridge.on_close(client.close)
     module.bridge.submit(client.run(UpscalerTask(image_url="https://example.org/cat.png"), fallback="never"))
 
-module.bridge.call(begin())
+module.bridge.submit(begin()).result()
 sys.stdin.read()
 """
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
-import gc
-import io
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from scripted import Answer, ScriptedSequencer
+from journals import PATIENCE, leases, leases_in_use, until
+from scripted import Answer, ScriptedNetwork, ScriptedSequencer, png, status
 
 from xalora_client import (
     AmbiguousCreateError,
@@ -29,6 +25,7 @@ from xalora_client import (
     NetworkError,
     QueueLimitError,
     RequestRefusedError,
+    TaskNotKnownError,
     TaskTimeoutError,
     Text2VideoTask,
     UpscalerTask,
@@ -36,120 +33,99 @@ from xalora_client import (
     XaloraConnectionError,
     events,
 )
+from xalora_client.client import HostOptions
 from xalora_client.config import FallbackPolicy
 from xalora_client.devnet import Devnet
-from xalora_client.journal import Journal, TaskState
+from xalora_client.journal import Event, Journal, TaskState
 from xalora_client.media.inputs import PreparedImage
 from xalora_client.transfer.upload import DeliveredImage
 
 KEY = "alice#s3cret"
 PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
+OTHER_PICTURE = UpscalerTask(image_url="https://example.org/dog.png")
 ACCEPTED = Answer(200, {"task_id": "t-1"})
-PATIENCE = 20.0
 
 
-def png() -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def status(word: str, **more: Any) -> Any:
-    return Answer(200, {"task_id": "t-1", "status": word, **more})
+def state_of(client: AsyncXalora) -> TaskState:
+    return client.journal.records()[0].state
 
 
 def small_images(count: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(5).random((count, 24, 32, 3), dtype=np.float32)
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition of the journal or the sequencer holds."""
+class HeldAtStep(Journal):
+    """Another program takes the journal's write lock when a certain step comes, and gives it back later."""
 
-    async def look() -> None:
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(look(), PATIENCE)
-
-
-class Gate:
-    """Holds a journal's method up until it is opened; `reached` once somebody stands before it."""
-
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, step: str) -> None:
+        super().__init__(folder / "journal.sqlite3", folder / "results")
         self.reached = threading.Event()
-        self.open = threading.Event()
+        self._step = step
+        self._blocker: sqlite3.Connection | None = None
 
+    def let_go(self) -> None:
+        assert self._blocker is not None
+        self._blocker.execute("ROLLBACK")
+        self._blocker.close()
 
-def gated_journal(folder: Path, method: str) -> tuple[Journal, Gate]:
-    gate = Gate()
-    original = getattr(Journal, method)
+    def _come_to(self, step: str) -> None:
+        if step == self._step and not self.reached.is_set():
+            self._blocker = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, timeout=PATIENCE
+            )
+            self._blocker.execute("BEGIN IMMEDIATE")
+            self.reached.set()
 
-    @functools.wraps(original)
-    def held_up(self: Journal, *arguments: Any, **options: Any) -> Any:
-        gate.reached.set()
-        assert gate.open.wait(PATIENCE)
-        return original(self, *arguments, **options)
+    def past_runs(self, *arguments: Any, **options: Any) -> Any:
+        self.flush(PATIENCE)
+        self._come_to("past_runs")
+        return super().past_runs(*arguments, **options)
 
-    kind = type("GatedJournal", (Journal,), {method: held_up})
-    return kind.open(folder / "journal.sqlite3", folder / "results"), gate  # type: ignore[attr-defined]
+    def claim(self, *arguments: Any, **options: Any) -> Any:
+        self._come_to("claim")
+        return super().claim(*arguments, **options)
 
+    def sending(self, *arguments: Any, **options: Any) -> Any:
+        self._come_to("sending")
+        return super().sending(*arguments, **options)
 
-class ScriptedNetwork:
-    """Tasks t-1, t-2, ...: those canceled say so, the others are as `status_of` says."""
+    def accepted(self, *arguments: Any, **options: Any) -> Any:
+        self._come_to("accepted")
+        return super().accepted(*arguments, **options)
 
-    def __init__(self, status_of: Callable[[str], Any]) -> None:
-        self.created = 0
-        self.canceled: set[str] = set()
-        self.cancel_hold: asyncio.Event | None = None
-        self.cancel_asked = asyncio.Event()
-        self.polled = asyncio.Event()
-        self._status_of = status_of
-
-    def __call__(self, endpoint: str, body: dict[str, Any]) -> Any:
-        if endpoint == "task_create":
-            self.created += 1
-            return Answer(200, {"task_id": f"t-{self.created}"})
-        task_id = body["task_id"]
-        if endpoint == "task_cancel":
-            self.canceled.add(task_id)
-            self.cancel_asked.set()
-            return Answer(200, {"task_id": task_id, "msg": "canceled"}, hold=self.cancel_hold)
-        self.polled.set()
-        answer = status("canceled") if task_id in self.canceled else self._status_of(task_id)
-        return replace(answer, body={**answer.body, "task_id": task_id})
+    def note(self, record_id: int | None, event: Event, **values: Any) -> None:
+        self._come_to(event.value)
+        super().note(record_id, event, **values)
 
 
 # --- a cancelled caller -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "method", ["past_runs", "claim", "sending", "submitted", "finished", "kept", "delivered"]
+    "step", ["past_runs", "claim", "sending", "accepted", "finished", "kept", "delivered"]
 )
-async def test_a_call_cancelled_at_any_journal_step_blocks_nobody_afterwards(
-    tmp_path: Path, method: str
+async def test_a_call_cancelled_at_any_step_of_a_held_journal_blocks_nobody_afterwards(
+    tmp_path: Path, step: str
 ) -> None:
     network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
-    journal, gate = gated_journal(tmp_path, method)
-    async with (
-        ScriptedSequencer(network) as sequencer,
-        AsyncXalora(KEY, sequencer.url, journal=journal) as client,
-    ):
-        running = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
-        assert await asyncio.to_thread(gate.reached.wait, PATIENCE)
-        running.cancel()
-        await asyncio.sleep(0)
-        gate.open.set()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        del running
-        gc.collect()
-        await asyncio.to_thread(journal.open_records)
-        await until(lambda: not journal.attended_records())
-        again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
-        assert again.images.shape == (1, 4, 4, 3)
-    journal.close()
+    Journal.open(tmp_path / "journal.sqlite3").close()
+    with HeldAtStep(tmp_path, step) as journal:
+        async with (
+            ScriptedSequencer(network) as sequencer,
+            AsyncXalora(KEY, sequencer.url, journal=journal) as client,
+        ):
+            running = asyncio.create_task(client.run(PICTURE, fallback="never"))
+            assert await asyncio.to_thread(journal.reached.wait, PATIENCE)
+            running.cancel()
+            # At the last step the result may be there already.
+            await asyncio.wait({running}, timeout=PATIENCE)
+            assert running.done()
+            journal.let_go()
+            del running
+            await until(lambda: not leases_in_use(journal))
+            again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
+            assert again.images.shape == (1, 4, 4, 3)
+    assert network.created <= 1 + len(network.canceled)
 
 
 async def test_a_call_cancelled_while_its_image_is_uploaded_sends_nothing() -> None:
@@ -177,7 +153,7 @@ async def test_a_call_cancelled_while_its_image_is_uploaded_sends_nothing() -> N
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert loop.time() - began < 1.0
+        assert loop.time() - began < 2.5
         (record,) = client.journal.records()
         assert record.state is TaskState.NOT_SENT
     assert sequencer.asked == []
@@ -221,7 +197,7 @@ async def test_a_create_answered_long_after_its_call_was_cancelled_is_canceled_a
         assert loop.time() - began < 4.0
         hold.set()
         await until(lambda: network.canceled == {"t-1"})
-        await until(lambda: client.journal.records()[0].state is TaskState.CANCELED)
+        await until(lambda: state_of(client) is TaskState.CANCELED)
 
 
 async def test_leaving_after_an_unanswered_cancel_is_held_up_once_not_twice() -> None:
@@ -300,7 +276,7 @@ async def test_a_task_that_goes_on_after_a_failed_cancel_answers_the_same_work()
         first.cancel()
         await asyncio.wait({first})
         second = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
-        await until(lambda: client.journal.attended(1) > 0)
+        await until(lambda: leases(client.journal, 1))
         done.set()
         assert (await second).task_id == "t-1"
     assert network.created == 1
@@ -315,12 +291,11 @@ async def test_of_two_processes_cancelled_at_once_one_cancels_the_shared_task() 
     ):
         runs = [asyncio.create_task(c.run(PICTURE, reuse=True, fallback="never")) for c in (here, there)]
         await until(lambda: here.journal.records() and here.journal.records()[0].task_id)
-        await until(lambda: here.journal.attended(here.journal.records()[0].id) == 2)
+        await until(lambda: leases(here.journal, 1) == 2)
         for run in runs:
             run.cancel()
         await asyncio.wait(runs)
-        (record,) = here.journal.records()
-        assert record.state is TaskState.CANCELED
+        await until(lambda: state_of(here) is TaskState.CANCELED)
     assert (network.created, network.canceled) == (1, {"t-1"})
 
 
@@ -338,7 +313,7 @@ async def test_a_task_that_somebody_else_waits_for_survives_one_caller_giving_up
             asyncio.create_task(c.run(PICTURE, reuse=True, fallback="never")) for c in (here, here, there)
         )
         await until(lambda: here.journal.records() and here.journal.records()[0].task_id)
-        await until(lambda: here.journal.attended(here.journal.records()[0].id) == 2)
+        await until(lambda: leases(here.journal, 1) == 2)
         first.cancel()
         await asyncio.wait({first})
         second.cancel()
@@ -380,7 +355,7 @@ async def test_a_refused_cancel_leaves_no_cancel_pending() -> None:
         task_id = await client.execute_workflow(PICTURE)
         with pytest.raises(RequestRefusedError, match="too late"):
             await client.cancel_task(task_id)
-        assert client.journal.records()[0].state is TaskState.SUBMITTED
+        assert state_of(client) is TaskState.SUBMITTED
 
 
 async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None:
@@ -404,7 +379,9 @@ async def test_work_asked_for_again_is_not_lost_to_its_own_late_cancel() -> None
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert [record.state for record in client.journal.records()] == [TaskState.CANCEL_PENDING]
+        (record,) = client.journal.records()
+        assert record.state is TaskState.SUBMITTED
+        assert record.cancel_requested_at is not None
         polls = sequencer.count("task_result_query")
         again = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
         await until(lambda: sequencer.count("task_result_query") > polls)
@@ -434,23 +411,25 @@ class CancelUnconfirmed:
 
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xalora_client.jobs.job.WITHDRAW_SECONDS", 0.3)
+    monkeypatch.setattr("xalora_client.jobs.cancellation.CANCEL_SECONDS", 0.3)
 
 
 async def give_up(client: AsyncXalora) -> None:
-    """Begin the work, cancel it, and wait until nobody holds on to it, its cancel still unconfirmed."""
+    """Begin a task, cancel it, and wait until nobody holds on to it, its cancel unconfirmed and lapsed."""
     running = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
     await until(lambda: [e.status for e in client.journal.records()] == ["running"])
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: client.journal.attended(1) == 0)
-    assert client.journal.record(1).state is TaskState.CANCEL_PENDING
+    await until(lambda: not leases(client.journal, 1))
+    record = client.journal.find(1)
+    assert record is not None
+    assert (record.state, record.cancel_requested_at) == (TaskState.SUBMITTED, None)
 
 
 @pytest.mark.parametrize(
     ("became", "task_id", "creates"),
-    [("canceled", "t-2", 2), ("failed", "t-2", 2), ("running", "t-1", 1), ("finished", "t-1", 1)],
+    [("canceled", "t-2", 2), ("failed", "t-1", 1), ("running", "t-1", 1), ("finished", "t-1", 1)],
 )
 async def test_a_submit_hands_out_a_task_that_its_late_cancel_has_not_taken(
     no_patience: None, became: str, task_id: str, creates: int
@@ -466,14 +445,16 @@ async def test_a_submit_hands_out_a_task_that_its_late_cancel_has_not_taken(
     assert network.created == creates
 
 
-async def test_everybody_who_asks_again_learns_that_a_cancel_was_asked(no_patience: None) -> None:
-    """The first to ask again takes the cancel back, so the journal itself can't tell the second one."""
+async def test_everybody_who_asks_again_while_a_cancel_is_pursued_shares_the_next_task() -> None:
     network = CancelUnconfirmed()
     async with (
         ScriptedSequencer(network) as sequencer,
         AsyncXalora(KEY, sequencer.url, max_retries=0) as client,
     ):
-        await give_up(client)
+        given_up = asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never"))
+        await until(lambda: [e.status for e in client.journal.records()] == ["running"])
+        given_up.cancel()
+        await asyncio.wait({given_up})
         told: set[int] = set()
 
         def again(number: int) -> asyncio.Task[Any]:
@@ -487,28 +468,30 @@ async def test_everybody_who_asks_again_learns_that_a_cancel_was_asked(no_patien
     assert network.created == 2
 
 
-async def test_of_tasks_submitted_before_only_those_that_came_to_nothing_are_sent_again() -> None:
+async def test_of_named_tasks_only_those_that_came_to_nothing_are_sent_again() -> None:
     network = ScriptedNetwork(lambda task_id: status("failed" if task_id == "t-2" else "running"))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
-        first, second = [(await client.submit(PICTURE)).task_id for _ in range(2)]
+        first, second = [(await client.submit(PICTURE, again=True)).task_id for _ in range(2)]
         assert await client.task(second).status() == "failed"
-        assert (await client.submit(PICTURE, reuse_among={first, second})).task_id == first
-        assert (await client.submit(PICTURE, reuse_among={second})).task_id == "t-3"
+        both, only_second = (HostOptions(among=frozenset(ids)) for ids in ({first, second}, {second}))
+        assert (await client.submit(PICTURE, host=both)).task_id == first
+        assert (await client.submit(PICTURE, again=True, host=only_second)).task_id == "t-3"
         with pytest.raises(TaskTimeoutError) as waited:
-            await client.run(PICTURE, reuse_among={first}, timeout=0.1, fallback="never")
+            await client.run(PICTURE, host=both, timeout=1.0, fallback="never")
         assert waited.value.task_id == first
     assert sequencer.count("task_create") == 3
 
 
-async def test_work_named_for_reuse_whose_cancel_hangs_becomes_a_new_task() -> None:
-    network = ScriptedNetwork(lambda task_id: status("running"))
+async def test_a_named_task_whose_cancel_hangs_is_replaced_by_a_new_one() -> None:
+    network = ScriptedNetwork()
     network.cancel_hold = asyncio.Event()
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         running = asyncio.create_task(client.run(PICTURE, fallback="never"))
         await until(network.polled.is_set)
         running.cancel()
         await until(network.cancel_asked.is_set)
-        again = asyncio.create_task(client.submit(PICTURE, reuse_among={"t-1"}))
+        named = HostOptions(among=frozenset({"t-1"}))
+        again = asyncio.create_task(client.submit(PICTURE, host=named))
         try:
             assert (await asyncio.wait_for(again, PATIENCE)).task_id == "t-2"
         finally:
@@ -516,7 +499,7 @@ async def test_work_named_for_reuse_whose_cancel_hangs_becomes_a_new_task() -> N
         await asyncio.wait({running})
 
 
-# --- work whose outcome is unknown --------------------------------------------------------------------------
+# --- tasks whose outcome is unknown -------------------------------------------------------------------------
 
 
 class Doubtful:
@@ -596,9 +579,9 @@ async def test_a_resend_that_is_cancelled_in_time_leaves_the_outcome_unknown() -
         with pytest.raises(AmbiguousCreateError):
             await client.run(PICTURE, reuse=True, fallback="never")
         with pytest.raises(TaskTimeoutError, match="may exist and be charged"):
-            await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never", timeout=0.3)
-        await until(lambda: client.journal.attended(1) == 0)
-        assert client.journal.record(1).state is TaskState.UNKNOWN
+            await client.run(PICTURE, reuse=True, if_unknown="resend", fallback="never", timeout=1.0)
+        await until(lambda: not leases(client.journal, 1))
+        assert state_of(client) is TaskState.UNKNOWN
 
 
 async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -> None:
@@ -616,7 +599,7 @@ async def test_a_task_of_the_same_kind_is_asked_about_when_another_has_ended() -
             client.execute_workflow_and_wait_for_result(PICTURE, interval=1.0, timeout=PATIENCE)
         )
         await until(lambda: network.created)
-        await client.run(PICTURE, fallback="never")
+        await client.run(OTHER_PICTURE, fallback="never")
         await every_second
     first, second = polls["t-2"]
     # Without history, its own second look would have come 1.8 s after the first at the earliest.
@@ -639,7 +622,7 @@ async def test_a_fixed_interval_is_kept_whatever_ends_meanwhile() -> None:
     ):
         fixed = asyncio.create_task(client.execute_workflow_and_wait_for_result(PICTURE, interval=1.0))
         await until(lambda: polls["t-1"])
-        await client.run(PICTURE, fallback="never")
+        await client.run(OTHER_PICTURE, fallback="never")
         await fixed
     assert polls["t-1"][1] - polls["t-1"][0] > 0.95
 
@@ -658,10 +641,10 @@ async def test_a_deadline_ends_a_create_that_is_told_to_wait_longer() -> None:
             began = loop.time()
             with pytest.raises(TaskTimeoutError, match="nothing was charged") as caught:
                 await wait(PICTURE, timeout=0.6, **({"fallback": "never"} if wait == client.run else {}))
-            assert 0.6 <= loop.time() - began < 1.2
+            assert 0.6 <= loop.time() - began < 5.0
             assert caught.value.task_id is None
             assert "None" not in str(caught.value)
-            assert client.journal.records()[0].state is TaskState.NOT_SENT
+            assert state_of(client) is TaskState.NOT_SENT
             sequencer.answers[:] = [Answer(429, {"message": "later"}, {"Retry-After": "60"}), ACCEPTED]
     assert sequencer.count("task_create") == 2
 
@@ -676,13 +659,13 @@ async def test_a_deadline_does_not_wait_for_a_create_and_its_answer_is_noted_lat
     async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         began = loop.time()
         with pytest.raises(TaskTimeoutError, match="may exist and be charged") as caught:
-            await client.run(PICTURE, timeout=0.5, fallback="never")
-        assert 0.5 <= loop.time() - began < 1.0
+            await client.run(PICTURE, timeout=1.5, fallback="never")
+        assert 1.5 <= loop.time() - began < 5.0
         assert caught.value.job_id is not None and caught.value.job_id in str(caught.value)
         hold.set()
         await until(lambda: client.journal.records()[0].task_id == "t-1")
-        await until(lambda: not client.journal.attended_records())
-        assert client.journal.records()[0].state is TaskState.SUBMITTED
+        await until(lambda: not leases(client.journal))
+        assert state_of(client) is TaskState.SUBMITTED
 
 
 async def test_the_queue_limit_counts_from_when_the_network_accepted_the_task() -> None:
@@ -768,19 +751,29 @@ async def test_a_refused_poll_does_not_end_the_wait(code: int) -> None:
         assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
 
 
-@pytest.mark.parametrize("code", [401, 404])
-async def test_a_wait_that_ends_by_refusals_leads_back_to_the_task(
-    code: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("xalora_client.polling.failed_polls.REFUSAL_SECONDS", 0.0 if code == 401 else 1.0)
-    network = ScriptedNetwork(lambda task_id: Answer(code, {"message": "no"}))
+async def test_a_wait_that_ends_by_refusals_leads_back_to_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xalora_client.polling.failed_polls.REFUSAL_SECONDS", 0.0)
+    network = ScriptedNetwork(lambda task_id: Answer(401, {"message": "no"}))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         with pytest.raises(NetworkError, match=r"runs on.*xalora resume t-1") as caught:
             await client.run(PICTURE, fallback="never")
-        assert (caught.value.task_id, caught.value.status_code) == ("t-1", code)
-        assert client.journal.records()[0].state is TaskState.SUBMITTED
-    polls = sequencer.count("task_result_query")
-    assert polls == 1 if code == 401 else polls > 1
+        assert (caught.value.task_id, caught.value.status_code) == ("t-1", 401)
+        assert state_of(client) is TaskState.SUBMITTED
+    assert sequencer.count("task_result_query") == 1
+
+
+async def test_a_task_that_stays_unknown_to_the_network_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("xalora_client.polling.failed_polls.REFUSAL_SECONDS", 1.0)
+    network = ScriptedNetwork(lambda task_id: Answer(404, {"message": "no"}))
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskNotKnownError, match=r"not known here.*if_unknown") as caught:
+            await client.run(PICTURE, fallback="never")
+        assert caught.value.task_id == "t-1"
+        (record,) = client.journal.records()
+        assert (record.state, record.task_id) == (TaskState.UNKNOWN, "t-1")
+    assert sequencer.count("task_result_query") > 1
 
 
 async def test_an_id_that_nobody_knows_is_refused_at_once() -> None:
@@ -832,7 +825,7 @@ async def test_a_submit_that_waits_for_another_process_sends_itself_when_that_on
         await asyncio.wait_for(uploading.wait(), PATIENCE)
         joining = asyncio.create_task(here.submit(task, reuse=True))
         (record,) = there.journal.records()
-        await until(lambda: there.journal.attended(record.id) == 2)
+        await until(lambda: leases(there.journal, record.id) == 2)
         sending.cancel()
         assert (await joining).task_id == "t-1"
         with pytest.raises(asyncio.CancelledError):
@@ -840,7 +833,7 @@ async def test_a_submit_that_waits_for_another_process_sends_itself_when_that_on
     assert sequencer.count("task_create") == 1
 
 
-async def test_a_download_that_another_process_gave_up_is_taken_over() -> None:
+async def test_a_download_that_another_process_gave_up_does_not_end_ones_own() -> None:
     downloading: asyncio.Queue[str] = asyncio.Queue()
 
     def listener(name: str) -> Callable[[events.TaskEvent], None]:
@@ -868,38 +861,7 @@ async def test_a_download_that_another_process_gave_up_is_taken_over() -> None:
         assert devnet.stats()["creates"] == 1
 
 
-async def test_a_download_that_the_journal_can_give_no_turn_for_does_not_wait_for_one(tmp_path: Path) -> None:
-    network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
-    path = tmp_path / "journal.sqlite3"
-    with Journal.open(path, tmp_path / "results", busy_seconds=0.05) as journal:
-        blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-
-        def hold_when_finished(record_id: int) -> None:
-            if journal.record(record_id).state is TaskState.FINISHED and not blocker.in_transaction:
-                blocker.execute("BEGIN IMMEDIATE")
-
-        unsubscribe = journal.subscribe(hold_when_finished)
-        async with (
-            ScriptedSequencer(network) as sequencer,
-            AsyncXalora(KEY, sequencer.url, journal=journal) as client,
-        ):
-            result = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
-            assert result.images.shape == (1, 4, 4, 3)
-            # Somebody else may be downloading to where it belongs.
-            (record,) = journal.records()
-            assert result.files[0].stem.startswith(f"{journal.result_stem(record).name}-")
-            unsubscribe()
-            blocker.execute("ROLLBACK")
-            blocker.close()
-            # The journal heard nothing of that download, so the next one is free as well.
-            again = await asyncio.wait_for(client.run(PICTURE, reuse=True, fallback="never"), PATIENCE)
-            assert again.images.shape == (1, 4, 4, 3)
-        assert network.created == 1
-
-
-async def test_two_clients_that_fetch_a_task_no_journal_knows_write_no_file_of_each_others(
-    tmp_path: Path,
-) -> None:
+async def test_two_clients_that_fetch_a_task_no_journal_knows_both_get_it_whole(tmp_path: Path) -> None:
     network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
     async with (
         ScriptedSequencer(network) as sequencer,
@@ -907,7 +869,6 @@ async def test_two_clients_that_fetch_a_task_no_journal_knows_write_no_file_of_e
         AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as other,
     ):
         results = await asyncio.gather(one.task("t-far").result(), other.task("t-far").result())
-        assert results[0].files != results[1].files
         assert all(result.images.shape == (1, 4, 4, 3) for result in results)
 
 
@@ -930,7 +891,7 @@ async def test_many_callers_of_the_same_work_are_one_job_with_one_lease() -> Non
         runs = [asyncio.create_task(client.run(PICTURE, reuse=True, fallback="never")) for _ in range(8)]
         await asyncio.wait_for(network.polled.wait(), PATIENCE)
         handles = [asyncio.create_task(client.task("t-1").result()) for _ in range(4)]
-        await until(lambda: client.journal.attended(client.journal.records()[0].id) == 1)
+        await until(lambda: leases(client.journal, 1) == 1)
         polls = sequencer.count("task_result_query")
         done.set()
         await client.task("t-1").wait()
@@ -975,9 +936,9 @@ async def test_results_in_hand_keep_their_files_whatever_the_limit() -> None:
         files = [file for outcome in outcomes for file in outcome.unwrap().files]
         assert all(file.exists() for file in files)
         del outcomes
-        gc.collect()
+        await until(lambda: leases_in_use(client.journal) == 1)
         await client.run(tasks[4], fallback="never")
-        assert [file.exists() for file in files] == [True, False, False, False]
+        await until(lambda: [file.exists() for file in files] == [True, False, False, False])
 
 
 # --- callbacks and batches ----------------------------------------------------------------------------------
@@ -1010,7 +971,7 @@ async def test_an_accident_in_a_batch_ends_all_of_it(caplog: pytest.LogCaptureFi
             await client.run_many(tasks, max_in_flight=5, fallback="never")
         assert len(network.canceled) == network.created
         # A row that was being written for a caller who had gone by then is settled right after.
-        await until(lambda: not client.journal.open_records())
+        await until(lambda: not client.journal.records(is_open=True))
 
 
 async def test_a_cancelled_batch_ends_when_all_of_its_cancels_are_through() -> None:
@@ -1045,7 +1006,7 @@ async def test_a_thousand_tasks_that_fail_at_once_keep_their_order() -> None:
         url = gone.url
     async with AsyncXalora(KEY, url, max_retries=0) as client:
         outcomes = await client.run_many([Nothing(number=i) for i in range(1000)], fallback="never")
-        assert not client.journal.attended_records()
+        await until(lambda: not leases(client.journal))
     assert [outcome.index for outcome in outcomes] == list(range(1000))
     assert all("nothing was charged" in str(outcome.error) for outcome in outcomes)
 
@@ -1087,7 +1048,7 @@ async def test_no_signature_of_a_url_is_stored() -> None:
         more: list[str]
 
     url = "https://store.example/mask.png?X-Amz-Signature=s1gned"
-    async with ScriptedSequencer([ACCEPTED, ACCEPTED]) as sequencer:
+    async with ScriptedSequencer([ACCEPTED, Answer(200, {"task_id": "t-2"})]) as sequencer:
         async with AsyncXalora(KEY, sequencer.url) as client:
             await client.execute_workflow(Masked(mask_url=url, more=[url]))
             await client.execute_workflow(UpscalerTask(image_url=url))

@@ -59,7 +59,8 @@ async def test_the_happy_path_is_spoken_to_the_letter() -> None:
         assert (await client.resource_request(task_type="txt2vid", workflow_id="1"))["miner_id"] == "0xabc"
         answer = await client.execute_workflow_and_wait_for_result(task)
         assert answer == WorkflowTaskResult("t-1", "finished", "test-video/hunyuan-fp8-m-t.mp4")
-        assert await client.cancel_task("t-1") == {"task_id": "t-1", "msg": "already finished"}
+        # That the task has finished may be heard before the cancel is answered.
+        assert (await client.cancel_task("t-1"))["msg"] in ("already finished", "The task is finished.")
     assert_asked(sequencer, steps)
 
 
@@ -150,7 +151,7 @@ async def test_a_slow_create_is_ambiguous_not_repeated() -> None:
     hold = asyncio.Event()
     async with (
         ScriptedSequencer([Answer(200, {"task_id": "t-1"}, hold=hold), ACCEPTED]) as sequencer,
-        AsyncXalora(KEY, sequencer.url, request_timeout=0.3) as client,
+        AsyncXalora(KEY, sequencer.url, request_timeout=1.0) as client,
     ):
         with pytest.raises(AmbiguousCreateError):
             await client.execute_workflow(PICTURE)
@@ -201,7 +202,10 @@ STRAY = {"task_id": "t-2", "status": "finished", "result": "theirs.png", "msg": 
 
 async def test_an_answer_about_another_task_is_not_believed() -> None:
     canceled = Answer(200, {"msg": "canceled"})
-    answers = [Answer(200, STRAY), status("running"), Answer(200, STRAY), canceled, status("canceled")]
+    answers = {
+        "task_result_query": [Answer(200, STRAY), status("running")],
+        "task_cancel": [Answer(200, STRAY), canceled, canceled],
+    }
     async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         assert await client.query_task_result("t-1") == WorkflowTaskResult("t-1", "running")
         assert (await client.cancel_task("t-1"))["task_id"] == "t-1"
@@ -226,7 +230,11 @@ async def test_another_tasks_end_does_not_end_the_wait() -> None:
     "refusal", [{"error": "too late"}, {"success": False, "msg": "too late"}], ids=["error", "no success"]
 )
 async def test_a_cancel_that_is_refused_in_a_200_is_refused(refusal: Any) -> None:
-    answers = [ACCEPTED, Answer(200, refusal), status("running")]
+    answers = {
+        "task_create": [ACCEPTED],
+        "task_cancel": [Answer(200, refusal)],
+        "task_result_query": [status("running")],
+    }
     async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         task_id = await client.execute_workflow(PICTURE)
         with pytest.raises(RequestRefusedError, match="HTTP 200: too late") as caught:
@@ -290,8 +298,8 @@ async def test_the_deadline_is_exact_and_says_how_to_take_the_task_up() -> None:
         for interval in (None, 10.0):
             began = loop.time()
             with pytest.raises(TaskTimeoutError, match=r"xalora resume t-1") as caught:
-                await client.execute_workflow_and_wait_for_result(PICTURE, timeout=1.2, interval=interval)
-            assert 1.2 <= loop.time() - began < 1.7
+                await client.execute_workflow_and_wait_for_result(PICTURE, timeout=2.5, interval=interval)
+            assert 2.5 <= loop.time() - began < 3.5
             assert caught.value.task_id == "t-1"
             assert isinstance(caught.value, TimeoutError)
     assert sequencer.count("task_cancel") == 0
@@ -376,8 +384,9 @@ async def test_a_cancelled_call_is_held_up_for_three_seconds_at_most() -> None:
             await running
         assert loop.time() - began < 4.0
         never.set()
-        (record,) = client.journal.open_records()
-        assert record.state.value == "cancel_pending"
+        (record,) = client.journal.records()
+        assert record.state.value == "submitted"
+        assert record.cancel_requested_at is not None
 
 
 async def test_a_login_in_the_address_goes_to_the_sequencer_and_is_seen_nowhere_else() -> None:

@@ -121,8 +121,8 @@ async def test_a_proxy_may_be_named_without_its_scheme(monkeypatch: pytest.Monke
     ("named", "words"),
     [
         ("socks5://bob:word@127.0.0.1:1080", "the proxy socks5://127.0.0.1:1080, and only HTTP proxies"),
-        ("http://bob:word@127.0.0.1:99999", "a proxy whose address can't be read"),
-        ("http://", "a proxy whose address can't be read"),
+        ("http://bob:word@127.0.0.1:99999", "a proxy with an invalid address"),
+        ("http://", "a proxy with an invalid address"),
     ],
 )
 async def test_a_proxy_that_cannot_be_used_is_a_mistake_in_the_settings_and_no_outage(

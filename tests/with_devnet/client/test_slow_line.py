@@ -101,7 +101,7 @@ async def test_a_line_that_stands_still_delivers_nothing() -> None:
         with pytest.raises(XaloraConnectionError) as caught:
             await client.execute_workflow(PICTURE)
         assert not isinstance(caught.value, AmbiguousCreateError)
-        assert "stood still while the request was being sent" in str(caught.value)
+        assert "the connection stalled while the request was being sent" in str(caught.value)
         assert "nothing was charged" in str(caught.value)
         given_up.set()
         await asyncio.wait_for(counted.wait(), 20)

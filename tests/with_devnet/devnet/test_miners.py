@@ -1,4 +1,4 @@
-"""Miners of the devnet: what they send, and that the network lives through deaths and restarts."""
+"""Miners of the devnet: their requests and engines, and the network after deaths and restarts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from aiohttp import web
 from PIL import Image
 
 from xalora_client.devnet import Devnet, DevnetThread
-from xalora_client.devnet.engines import EngineError, MinerTask
-from xalora_client.devnet.miner import MinerCrew
+from xalora_client.devnet.engines import MinerTask
+from xalora_client.devnet.miner import MinerPool
+from xalora_client.errors import EngineError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -39,7 +40,7 @@ def data_uri(data: bytes) -> str:
 
 
 class Consumer:
-    """A consumer in a few lines of plain HTTP."""
+    """A consumer in plain HTTP."""
 
     def __init__(self, session: aiohttp.ClientSession, devnet: Devnet) -> None:
         self.session, self.devnet, self.jobs = session, devnet, 0
@@ -77,7 +78,7 @@ class Consumer:
 
 
 class Blocking:
-    """An engine whose tasks last until the test lets them go."""
+    """An engine whose tasks last until the test releases them."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -91,12 +92,12 @@ class Blocking:
         return b"done", ".png"
 
 
-# On the wire
+# Protocol
 
 
 @pytest.mark.parametrize("as_text", [False, True])
 async def test_a_miner_alone_speaks_the_protocol(as_text: bool) -> None:
-    """Against a server of a few lines that knows only the raw answers."""
+    """Against a server that only knows the raw answers."""
     script = json.loads((FIXTURES / "miner.json").read_text())
     heard: list[tuple[str, Any]] = []
     submitted = asyncio.Event()
@@ -136,7 +137,7 @@ async def test_a_miner_alone_speaks_the_protocol(as_text: bool) -> None:
     await site.start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with MinerCrew(url, miners=1, workflow_ids=["lanczos-upscale", "1"], name_prefix="0xabc"):
+        async with MinerPool(url, miners=1, workflow_ids=["lanczos-upscale", "1"], name_prefix="0xabc"):
             await asyncio.wait_for(submitted.wait(), 20)
     finally:
         await runner.cleanup()
@@ -206,7 +207,7 @@ async def test_the_input_may_be_an_http_url() -> None:
         (data_uri(b"not an image at all"), "Not a readable image"),
         ("data:image/png;base64,***", "not base64"),
         ("data:image/png;base64", "no data"),
-        ("nonsense://x", "cannot be fetched"),
+        ("nonsense://x", "can't be fetched"),
     ],
 )
 async def test_a_bad_input_fails_the_task_and_says_why(image: str, says: str) -> None:
@@ -243,13 +244,13 @@ async def test_test_cards_come_in_the_form_of_their_workflow(
 
 
 class Broken:
-    """An engine with a fault of its own."""
+    """An engine with a bug."""
 
     def run(self, task: MinerTask) -> tuple[bytes, str]:
         raise ZeroDivisionError("a slip in the engine")
 
 
-async def test_an_engine_that_breaks_ends_its_task_and_not_its_miner(
+async def test_an_engine_that_raises_ends_its_task_and_not_its_miner(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with Devnet(miners=1, engine=Broken()) as devnet, aiohttp.ClientSession() as session:
@@ -259,10 +260,10 @@ async def test_an_engine_that_breaks_ends_its_task_and_not_its_miner(
             task = await devnet.wait_for_status(await consumer.upscale(), "failed")
             assert task.miner_id == name
             assert "ZeroDivisionError: a slip in the engine" in task.message
-    assert "The engine of miner1 broke" in caplog.text
+    assert "The engine of miner1 failed" in caplog.text
 
 
-async def test_an_engine_that_waits_elsewhere_is_not_held_up_by_the_cores_of_this_machine() -> None:
+async def test_a_given_engine_gets_more_threads_than_the_machine_has_cores() -> None:
     everybody = threading.Barrier(12)
 
     class Together:
@@ -298,7 +299,7 @@ async def test_tasks_may_take_each_its_own_time() -> None:
         return float(task.parameters["prompt"])
 
     async with (
-        Devnet(miners=2, task_seconds=seconds, engine="testcard") as devnet,
+        Devnet(miners=2, task_seconds=seconds) as devnet,
         aiohttp.ClientSession() as session,
     ):
         consumer = Consumer(session, devnet)
@@ -329,7 +330,7 @@ class Done:
         return task.task_id.encode(), ".png"
 
 
-async def test_a_question_for_work_is_held_until_there_is_some() -> None:
+async def test_a_miner_request_waits_for_a_task() -> None:
     async with Devnet(miners=0, lease=60) as devnet, aiohttp.ClientSession() as session:
         consumer = Consumer(session, devnet)
         ask = consumer.post("miner_request", {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]})
@@ -340,7 +341,7 @@ async def test_a_question_for_work_is_held_until_there_is_some() -> None:
         assert devnet.stats()["endpoints"]["miner_request"] == 1
 
 
-async def test_who_hung_up_while_its_question_was_held_gets_no_work() -> None:
+async def test_a_miner_that_closed_its_waiting_request_gets_no_task() -> None:
     async with Devnet(miners=0, lease=60) as devnet, aiohttp.ClientSession() as session:
         consumer = Consumer(session, devnet)
         async with aiohttp.ClientSession() as leaving:
@@ -371,6 +372,14 @@ async def test_a_killed_miners_task_goes_to_another() -> None:
         assert task.assignments == 2
 
 
+async def test_miners_apart_from_a_devnet_take_faults_as_text() -> None:
+    async with Devnet(miners=0) as devnet, aiohttp.ClientSession() as session:
+        async with MinerPool(devnet.url, faults=["miner:failed:n=1"]):
+            task_id = await Consumer(session, devnet).upscale()
+            task = await devnet.wait_for_status(task_id, "failed", "finished")
+        assert task.message == "Injected fault: the miner failed"
+
+
 async def test_a_busy_miner_keeps_its_task_far_beyond_the_lease() -> None:
     engine = Blocking()
     async with (
@@ -380,7 +389,7 @@ async def test_a_busy_miner_keeps_its_task_far_beyond_the_lease() -> None:
         task_id = await Consumer(session, devnet).upscale()
         await devnet.wait_for_status(task_id, "running")
         asked = devnet.stats()["endpoints"]["miner_request"]
-        # Two idle miners would ask 40 times within some two seconds: several leases.
+        # Two idle miners send 40 requests within about two seconds, which is several leases.
         await devnet.wait_for(lambda stats: stats["endpoints"]["miner_request"] > asked + 40)
         assert devnet.task(task_id).assignments == 1
         engine.go.set()
@@ -398,7 +407,7 @@ async def test_a_task_that_ended_stops_its_miner(ending: str) -> None:
         if ending == "cancel":
             await consumer.cancel(first)
         await devnet.wait_for_status(first, "canceled")
-        # The engine would never end by itself: that the second task runs shows that the first one stopped.
+        # The engine does not end by itself, so a running second task shows that the first was stopped.
         await devnet.wait_for_status(second, "running")
         assert engine.tasks[0].stopped.is_set()
         engine.go.set()
@@ -446,7 +455,7 @@ async def test_a_new_devnet_on_the_same_file_goes_on(tmp_path: Path) -> None:
             assert devnet.stats()["creates"] == 2
 
 
-async def test_waiting_in_vain_says_how_things_stand() -> None:
+async def test_a_wait_that_times_out_names_the_counts() -> None:
     async with Devnet(miners=0) as devnet, aiohttp.ClientSession() as session:
         task_id = await Consumer(session, devnet).upscale()
         with pytest.raises(TimeoutError, match="'waiting': 1"):
@@ -500,10 +509,9 @@ def test_the_same_without_an_event_loop(tmp_path: Path) -> None:
         ({"api_key": "nokey"}, ValueError),
         ({"result_form": "telegram"}, ValueError),
         ({"faults": ["task_create:explode"]}, ValueError),
-        ({"engine": "warp"}, ValueError),
     ],
 )
-def test_nonsense_is_refused_and_leaves_no_thread(options: Any, error: type[Exception]) -> None:
+def test_an_invalid_option_is_refused_and_leaves_no_thread(options: Any, error: type[Exception]) -> None:
     def start() -> None:
         with DevnetThread(**options):
             pass
@@ -519,7 +527,7 @@ def test_a_condition_may_ask_the_blocking_devnet_itself() -> None:
         devnet.wait_for(lambda stats: devnet.stats() == stats and list(devnet.miners.values()) == [None])
 
 
-def test_a_taken_port_is_told() -> None:
+def test_a_taken_port_is_an_error() -> None:
     with DevnetThread(miners=0) as devnet:
         port = int(devnet.url.rpartition(":")[2])
         attempt: Callable[[], object] = DevnetThread(port, miners=0).__enter__

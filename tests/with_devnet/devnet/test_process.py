@@ -1,4 +1,4 @@
-"""The devnet and its miners as processes of their own: signals, sudden death, and what is left afterwards."""
+"""The devnet and its miners in processes of their own: signals, kills, and the state after them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ print(json.dumps({"stopped": True}), flush=True)
 """
 MINE = """
 import json, sys
-from xalora_client.devnet.server import run_miner
-run_miner(sys.argv[1], on_ready=lambda: print("{}", flush=True), **json.loads(sys.argv[2]))
+from xalora_client.devnet import run_miners
+run_miners(sys.argv[1], on_ready=lambda: print("{}", flush=True), **json.loads(sys.argv[2]))
 print(json.dumps({"stopped": True}), flush=True)
 """
 
@@ -40,7 +40,7 @@ Start = Callable[..., Awaitable[tuple[Process, dict[str, Any]]]]
 
 @pytest_asyncio.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a Python script and wait for its first line of JSON; whatever is left is killed at the end."""
+    """Start a Python script and wait for its first line of JSON; kills the process at the end."""
     processes: list[Process] = []
 
     async def run(script: str, *arguments: str) -> tuple[Process, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The sequencer alone, played with JSON written by hand from the protocol: no client of ours, no miner."""
+"""The sequencer alone, with hand-written JSON of the protocol, without this package's client and miners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULT = b"\x00\x00\x00\x18ftypmp42 not really a video"
 
 
 def fill(value: Any, known: dict[str, str]) -> Any:
-    """The value with every ``<name>`` that is known put in."""
+    """The value with every known ``<name>`` replaced."""
     if isinstance(value, dict):
         return {name: fill(part, known) for name, part in value.items()}
     if isinstance(value, list):
@@ -32,7 +32,7 @@ def fill(value: Any, known: dict[str, str]) -> Any:
 
 
 def agree(wanted: Any, got: Any, learned: dict[str, Any]) -> None:
-    """Compare exactly, no field more or less; ``<text>`` is any text, another ``<name>`` is learned."""
+    """Compare exactly; ``<text>`` matches any text, another ``<name>`` is stored."""
     if isinstance(wanted, dict):
         assert isinstance(got, dict)
         assert got.keys() == wanted.keys()
@@ -195,7 +195,7 @@ async def test_errors_are_json_with_a_message(method: str, path: str, body: str 
 
 
 @pytest.mark.parametrize("request_line", ["POST /task_create", "PUT /results/a.png"])
-async def test_a_consumer_that_hangs_up_in_its_body_does_no_harm(
+async def test_a_consumer_that_closes_its_connection_in_the_body_does_no_harm(
     request_line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Devnet(miners=0) as devnet:

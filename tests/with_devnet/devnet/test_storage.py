@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import make_mocked_request
 
 from xalora_client.devnet import Devnet
-from xalora_client.devnet.storage import parse_range
+from xalora_client.devnet.storage import requested_span
 
 DATA = bytes(range(256)) * 20_000  # larger than the store's chunks, and no two neighbours alike
 
@@ -138,10 +139,11 @@ async def test_if_range_gives_the_rest_of_the_same_file_and_the_whole_of_another
     ],
 )
 def test_reading_a_range_header(header: str | None, span: tuple[int, int] | None) -> None:
-    assert parse_range(header, 10) == span
+    headers = {} if header is None else {"Range": header}
+    assert requested_span(make_mocked_request("GET", "/results/a.png", headers), 10) == span
 
 
-async def test_only_the_tasks_own_credential_opens_its_key(stored: Stored) -> None:
+async def test_only_the_tasks_own_credential_is_valid_for_its_key(stored: Stored) -> None:
     token = stored.credential["token"]
     upload_url = stored.credential["upload_url"]
     own_key = f"upscaler/b-{stored.task_id}.png"
@@ -184,7 +186,7 @@ async def test_results_expire(stored: Stored, status: int) -> None:
     assert answer["result"] == stored.url
 
 
-async def test_who_hangs_up_in_a_download_does_no_harm(
+async def test_a_connection_closed_in_a_download_does_no_harm(
     stored: Stored, caplog: pytest.LogCaptureFixture
 ) -> None:
     stored.devnet.add_fault("result:slow:seconds=0.3:n=1")
@@ -193,7 +195,7 @@ async def test_who_hangs_up_in_a_download_does_no_harm(
         response.close()
     async with stored.session.get(stored.url) as response:
         assert await response.read() == DATA
-    # Stopping waits for the broken-off answer, so whatever it has to say is said by then.
+    # Stopping waits for the aborted answer, so its log lines are complete.
     await stored.devnet.stop_sequencer()
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 

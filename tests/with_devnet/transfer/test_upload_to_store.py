@@ -18,9 +18,10 @@ from aiohttp import web
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
+from xalora_client.config import Settings
 from xalora_client.errors import NOTHING_CHARGED, StoreError
 from xalora_client.media.inputs import PreparedImage, prepare_image
-from xalora_client.transfer.upload import DeliveredImage, StoreConfig, StoreDelivery
+from xalora_client.transfer.upload import DeliveredImage, StoreDelivery
 
 SECRET_KEY = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 
@@ -49,13 +50,13 @@ def s3(endpoint: str) -> Any:
 
 
 @pytest.fixture
-def config(endpoint: str, s3: Any) -> StoreConfig:
-    return StoreConfig(
-        "s3://inputs/from/xalora",
-        endpoint=endpoint,
-        region="us-east-1",
-        access_key_id="id",
-        secret_access_key=SecretStr(SECRET_KEY),
+def config(endpoint: str, s3: Any) -> Settings:
+    return Settings(
+        store_url="s3://inputs/from/xalora",
+        store_endpoint=endpoint,
+        store_region="us-east-1",
+        store_access_key_id="id",
+        store_secret_access_key=SecretStr(SECRET_KEY),
     )
 
 
@@ -75,7 +76,7 @@ async def fetched(delivered: DeliveredImage) -> tuple[int, str, bytes]:
 
 
 async def test_a_miner_can_read_the_image_until_it_is_discarded(
-    config: StoreConfig, s3: Any, image: PreparedImage
+    config: Settings, s3: Any, image: PreparedImage
 ) -> None:
     delivered = await StoreDelivery(config).deliver(image, lifetime=900)
     assert await fetched(delivered) == (200, "image/png", image.data)
@@ -86,7 +87,7 @@ async def test_a_miner_can_read_the_image_until_it_is_discarded(
 
 
 async def test_the_name_tells_nothing_and_never_repeats(
-    config: StoreConfig, s3: Any, image: PreparedImage
+    config: Settings, s3: Any, image: PreparedImage
 ) -> None:
     store = StoreDelivery(config)
     delivered = await asyncio.gather(*(store.deliver(image, lifetime=60) for _ in range(5)))
@@ -99,7 +100,7 @@ async def test_the_name_tells_nothing_and_never_repeats(
 
 @pytest.mark.parametrize("lifetime", [60, 1800.5, 7 * 24 * 3600])
 async def test_the_url_is_signed_for_at_least_the_lifetime(
-    lifetime: float, config: StoreConfig, image: PreparedImage
+    lifetime: float, config: Settings, image: PreparedImage
 ) -> None:
     delivered = await StoreDelivery(config).deliver(image, lifetime=lifetime)
     assert isinstance(delivered.reference, str)
@@ -110,7 +111,7 @@ async def test_the_url_is_signed_for_at_least_the_lifetime(
     await delivered.discard()
 
 
-async def test_large_images_go_up_in_one_piece(config: StoreConfig, s3: Any) -> None:
+async def test_large_images_go_up_in_one_piece(config: Settings, s3: Any) -> None:
     large = prepare_image(np.random.default_rng(0).integers(0, 256, (2100, 2000, 3), dtype=np.uint8))
     assert len(large.data) > 12 * 1024**2
     delivered = await StoreDelivery(config).deliver(large, lifetime=60)
@@ -127,7 +128,7 @@ async def test_keys_and_endpoint_come_from_the_environment_where_not_given(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
     monkeypatch.setenv("AWS_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    delivered = await StoreDelivery(StoreConfig("s3://inputs")).deliver(image, lifetime=60)
+    delivered = await StoreDelivery(Settings(store_url="s3://inputs")).deliver(image, lifetime=60)
     assert isinstance(delivered.reference, str)
     assert delivered.reference.startswith(f"{endpoint}/inputs/")
     assert "id-from-the-environment%2F" in delivered.reference
@@ -137,14 +138,14 @@ async def test_keys_and_endpoint_come_from_the_environment_where_not_given(
 
 
 async def test_a_missing_bucket_is_an_error_before_any_task(
-    config: StoreConfig, endpoint: str, image: PreparedImage
+    config: Settings, endpoint: str, image: PreparedImage
 ) -> None:
     store = StoreDelivery(
-        StoreConfig(
-            "s3://nobody-made-this",
-            endpoint=endpoint,
-            access_key_id="id",
-            secret_access_key=SecretStr(SECRET_KEY),
+        Settings(
+            store_url="s3://nobody-made-this",
+            store_endpoint=endpoint,
+            store_access_key_id="id",
+            store_secret_access_key=SecretStr(SECRET_KEY),
         )
     )
     with pytest.raises(StoreError, match="nobody-made-this") as caught:
@@ -153,7 +154,7 @@ async def test_a_missing_bucket_is_an_error_before_any_task(
 
 
 async def test_no_secret_shows_anywhere(
-    config: StoreConfig, image: PreparedImage, caplog: pytest.LogCaptureFixture
+    config: Settings, image: PreparedImage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     store = StoreDelivery(config)
@@ -208,11 +209,11 @@ async def scripted_store() -> AsyncIterator[ScriptedStore]:
 
 def delivery_to(store: ScriptedStore) -> StoreDelivery:
     return StoreDelivery(
-        StoreConfig(
-            "s3://inputs",
-            endpoint=store.url,
-            access_key_id="id",
-            secret_access_key=SecretStr(SECRET_KEY),
+        Settings(
+            store_url="s3://inputs",
+            store_endpoint=store.url,
+            store_access_key_id="id",
+            store_secret_access_key=SecretStr(SECRET_KEY),
         )
     )
 

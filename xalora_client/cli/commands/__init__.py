@@ -1,1 +1,1 @@
-"""The commands of `xalora`, one file a topic."""
+"""The commands of `xalora`, one module per topic."""

@@ -1,4 +1,4 @@
-"""``xalora devnet | miner``: the network, or miners for it, on this machine until Ctrl-C."""
+"""``xalora devnet | miner``: run a devnet, or miners for one, on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ...config import load_settings
+from ...devnet import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
 from ...errors import ConfigurationError, EngineError
+from ...text import counted
 from ..command import command
 from ..exit_codes import ExitCode
-from ..formats import counted, printable
+from ..formats import printable
 from ..options import AsJson
 from ..outputs import is_url
 from ..screen import Screen
@@ -27,48 +29,50 @@ from ..screen import Screen
 MinerPoll = Annotated[
     float,
     typer.Option(
-        "--miner-poll", metavar="SECONDS", min=0.001, help="From an answer without work to the next question."
+        "--miner-poll", metavar="SECONDS", min=0.001, help="Seconds between two requests of an idle miner."
     ),
 ]
 TaskSeconds = Annotated[
     float | None,
-    typer.Option("--task-seconds", metavar="SECONDS", min=0, help="Each task takes at least so long."),
+    typer.Option("--task-seconds", metavar="SECONDS", min=0, help="How long each task takes at least."),
 ]
 Faults = Annotated[
     list[str] | None,
     typer.Option(
         "--fault",
         metavar="FAULT",
-        help="What goes wrong, as endpoint:kind[:option=value]..., such as task_create:503:p=0.1. "
-        "May be given several times.",
+        help="A fault to inject, endpoint:kind[:option=value]..., such as task_create:503:p=0.1. "
+        "Repeat for several.",
     ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Of the sequencer; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the sequencer; 0 takes a free one.")]
 
 
 @command
 def devnet(
     port: Port = 0,
-    miners: Annotated[int, typer.Option(min=0, max=256, help="How many miners.")] = 3,
+    miners: Annotated[int, typer.Option(min=0, max=256, help="How many miners.")] = DEFAULT_MINERS,
     api_key: Annotated[
-        str, typer.Option(metavar="KEY", help="Of its one consumer, <consumer_id>#<api_key>.")
-    ] = "devnet#devnet",
+        str, typer.Option(metavar="KEY", help="Key of the consumer, <consumer_id>#<api_key>.")
+    ] = DEFAULT_API_KEY,
     task_seconds: TaskSeconds = None,
-    miner_poll: MinerPoll = 0.1,
+    miner_poll: MinerPoll = DEFAULT_POLL_SECONDS,
     fault: Faults = None,
-    seed: Annotated[int, typer.Option(help="Of all chances in the faults.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 0,
     db: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="SQLite file that keeps tasks and results; else all is lost."),
+        typer.Option(
+            metavar="FILE", help="SQLite file for tasks and results. Default: they are deleted at the end."
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Run sequencer, result store and miners here: the whole network, free of charge.
+    """Run a whole network on this machine: sequencer, result store and miners, free of charge.
 
-    Miners upscale by LANCZOS, and answer prompts with test cards: no model runs.
+    The miners upscale by LANCZOS and answer prompts with test cards; no model runs.
     """
-    from ...devnet.server import Devnet, serve_forever
+    from ...devnet import Devnet, serve_forever
 
     screen = Screen(json=as_json)
 
@@ -97,10 +101,10 @@ def devnet(
         raise ConfigurationError(
             f"The devnet can't keep its tasks in {db}: {error}",
             money="",
-            next_step="Choose another --db, in a folder that is there and can be written.",
+            next_step="Choose another --db, in an existing folder that can be written to.",
         ) from None
     except OSError as error:
-        # asyncio's own words repeat the address; a name that is unknown has no number of the system.
+        # asyncio's message repeats the address. The number of a gaierror is not an errno.
         is_numbered = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno or 0).lower() if is_numbered else error.strerror or error
         raise ConfigurationError(
@@ -113,38 +117,40 @@ def devnet(
 
 @command
 def miner(
-    sequencer: Annotated[str, typer.Option(metavar="URL", help="Whose tasks to do.", show_default=False)],
-    miners: Annotated[int, typer.Option(min=1, max=256, help="How many, side by side.")] = 1,
+    sequencer: Annotated[
+        str, typer.Option(metavar="URL", help="The devnet to work for.", show_default=False)
+    ],
+    miners: Annotated[int, typer.Option(min=1, max=256, help="How many miners.")] = 1,
     comfyui: Annotated[
         str | None,
         typer.Option(metavar="URL", help="A ComfyUI server that runs the workflows.", show_default=False),
     ] = None,
-    miner_poll: MinerPoll = 0.1,
+    miner_poll: MinerPoll = DEFAULT_POLL_SECONDS,
     task_seconds: TaskSeconds = None,
     fault: Faults = None,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Mine for a devnet's sequencer: LANCZOS and test cards, or real workflows on a ComfyUI server."""
-    from ...devnet.server import run_miner
+    """Run miners for a devnet: by LANCZOS and test cards, or real workflows on a ComfyUI server."""
+    from ...devnet import run_miners
 
     screen = Screen(json=as_json)
     if not _answers(sequencer):
-        screen.warn(f"nobody answers at {sequencer} now; the miners go on asking")
+        screen.warn(f"nothing answers at {sequencer} now; the miners keep trying")
     options: dict[str, Any] = {}
-    what = "LANCZOS and test cards"
+    engine_name = "LANCZOS and test cards"
     if comfyui is not None:
         options = _comfyui_options(comfyui)
-        what = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
+        engine_name = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
 
     def ready() -> None:
         screen.say(
-            ("✓ ", "green"), f"{counted(miners, 'miner')} at work for {sequencer}: {what}. Ctrl-C ends it."
+            ("✓ ", "green"), f"{counted(miners, 'miner')} for {sequencer}: {engine_name}. Ctrl-C ends it."
         )
         if as_json:
             screen.document({"sequencer": sequencer, "miners": miners, "comfyui": comfyui})
 
     try:
-        run_miner(
+        run_miners(
             sequencer,
             miners=miners,
             on_ready=ready,
@@ -159,10 +165,10 @@ def miner(
 
 
 def _answers(url: str) -> bool:
-    """Whether somebody listens at an address.
+    """Whether a server listens at a URL.
 
     Raises:
-        typer.BadParameter: It is none.
+        typer.BadParameter: This is not a URL.
     """
     try:
         parts = urlsplit(url)
@@ -179,21 +185,21 @@ def _answers(url: str) -> bool:
 
 
 def _comfyui_options(url: str) -> dict[str, Any]:
-    """The engine of a miner that works with a ComfyUI server, and the workflows that this server can run.
+    """The engine for a ComfyUI server, and the ids of the workflows that the server can run.
 
     Raises:
-        EngineError: The server can't be reached, or can run none.
+        EngineError: The server can't be reached, or can't run any workflow.
     """
     from ...devnet.comfyui_engine import ComfyUIMinerEngine
-    from ...workflows.task import catalog
+    from ...workflows.catalog import WorkflowCatalog
 
     folder = load_settings().settings.workflows_dir
-    engine = ComfyUIMinerEngine(url, catalog(*([folder] if folder is not None else ())))
+    engine = ComfyUIMinerEngine(url, WorkflowCatalog.load([folder] if folder is not None else ()))
     ids = engine.workflow_ids()
     if not ids:
         raise EngineError(
-            f"The ComfyUI at {url} can run none of the workflows known here",
-            next_step=f"See why: xalora workflows check --comfyui {url}",
+            f"The ComfyUI at {url} can't run any of the known workflows",
+            next_step=f"For the reasons: xalora workflows check --comfyui {url}",
         )
     return {"engine": engine, "workflow_ids": ids}
 
@@ -206,11 +212,11 @@ def _panel(url: str, api_key: str, miners: int) -> Panel:
         lines.add_row(Text(printable(line), style="cyan", no_wrap=True))
     lines.add_row(Text("xalora upscale photo.jpg", style="cyan"))
     lines.add_row("")
-    lines.add_row(Text(f"Counts: {url}/devnet/stats", style="dim", no_wrap=True))
-    lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs: no model runs.", style="dim"))
+    lines.add_row(Text(f"Statistics: {url}/devnet/stats", style="dim", no_wrap=True))
+    lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs; no model runs.", style="dim"))
     return Panel(
         lines,
-        # No lines at the sides: these would be copied along.
+        # Lines at the sides would be copied with the text.
         box=box.HORIZONTALS,
         title=f"Xalora devnet, {counted(miners, 'miner')}",
         subtitle="Ctrl-C ends it",

@@ -1,4 +1,4 @@
-"""``xalora config``: every setting, its value, and where that comes from. Keys never show."""
+"""``xalora config``: every setting with its value and source. Keys are masked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def config(as_json: AsJson = False) -> ExitCode:
     else:
         screen.show(_table(loaded))
         screen.say(
-            ("An argument wins over an environment variable, that over .env, that over the default.", "dim")
+            ("Arguments override environment variables, these override .env, and .env the defaults.", "dim")
         )
     if problem is None:
         return ExitCode.DONE
@@ -41,9 +41,9 @@ def config(as_json: AsJson = False) -> ExitCode:
 
 
 def masked(value: Any) -> Any:
-    """A setting's value as it may be shown: of a key at most the consumer id, of a URL no password."""
+    """A setting's value without its secrets: a key's consumer id alone, a URL without user and password."""
     if isinstance(value, SecretStr):
-        # With "-" as the separator, what stands before it may well be a part of the key.
+        # A "-" may be the separator or a part of the key, so only "#" marks a consumer id.
         consumer, found, _ = value.get_secret_value().strip().partition("#")
         return f"{consumer}#{MASK}" if found and consumer else MASK
     if isinstance(value, str) and "://" in value and "@" in value:
@@ -53,7 +53,7 @@ def masked(value: Any) -> Any:
 
 
 def _key_problem(settings: Settings) -> ConfigurationError | None:
-    """What is wrong with the key, where there is one."""
+    """The error in the format of the key, if there is one."""
     try:
         if settings.api_key is not None:
             settings.credentials()

@@ -1,4 +1,4 @@
-"""``xalora tasks | status | cancel | forget``: what was begun before, here or anywhere."""
+"""``xalora tasks | status | cancel | forget``: list, query, cancel and forget earlier tasks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...client import open_journal
 from ...config import load_settings
 from ...errors import (
     NOTHING_CHARGED,
@@ -16,17 +17,16 @@ from ...errors import (
     XaloraError,
 )
 from ...journal import Journal, Record, TaskState
+from ...text import counted
 from ..command import command
 from ..exit_codes import ExitCode, exit_code_of, most_serious
-from ..formats import counted
 from ..options import AsJson
 from ..screen import Screen, error_fields
 from ..task_lookup import (
-    AT_NETWORK,
+    SETTLE_SECONDS,
     Ids,
     chosen_records,
     find_record,
-    opened_journal,
     own_key_task,
     with_client,
 )
@@ -34,40 +34,42 @@ from ..task_table import record_document, record_table, state_text
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora
+    from ...results import WorkflowTaskResult
     from ...tasks import WorkflowTask
 
 
 @command
 def tasks(
-    every: Annotated[bool, typer.Option("--all", "-a", help="Those that have ended, too.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="With --all: at most so many, the latest.")] = 50,
+    every: Annotated[bool, typer.Option("--all", "-a", help="Include tasks that have ended.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="With --all: how many, the latest first.")] = 50,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """List tasks that this machine knows of: open ones, or all."""
+    """List the open tasks in this machine's journal, or all."""
     screen = Screen(json=as_json)
-    with opened_journal(load_settings().settings, needed=True) as journal:
-        still_open = journal.open_records()
-        records = journal.records(limit=limit) if every else still_open[::-1]
-        attended = {record.id: journal.attended(record.id) > 0 for record in still_open}
+    with open_journal(load_settings().settings) as journal:
+        journal.settle(SETTLE_SECONDS)
+        still_open = journal.records(is_open=True)
+        records = journal.records(limit=limit) if every else still_open
+        leased = journal.leased()
         total = journal.count()
     if as_json:
-        screen.document({"tasks": [record_document(e, attended.get(e.id, False)) for e in records]})
+        screen.document({"tasks": [record_document(record, leased) for record in records]})
         return ExitCode.DONE
     if records:
-        screen.show(record_table(records, attended))
+        screen.show(record_table(records, leased))
     if every and total > len(records):
-        screen.say((f"{total - len(records)} older ones are not shown; see --limit.", "dim"))
-    idle = [record for record in still_open if not attended[record.id]]
+        screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
+    idle = [record for record in still_open if record.id not in leased]
     undecided = sum(record.state is TaskState.UNKNOWN for record in idle)
     if len(idle) > undecided:
-        screen.say(f"{counted(len(idle) - undecided, 'task')} with nobody at work: xalora resume --all")
+        screen.say(f"{counted(len(idle) - undecided, 'task')} that no process waits for: xalora resume --all")
     if undecided:
         screen.say(
-            f"{counted(undecided, 'outcome')} unknown: look for the job in your account, then run the same "
+            f"{counted(undecided, 'unknown outcome')}: look for the job in your account, then run the same "
             "command with --if-unknown resend or forget, or: xalora forget JOB"
         )
     if not records:
-        screen.say("No tasks." if every else "No open tasks; --all shows those that have ended.")
+        screen.say("No tasks." if every else "No open tasks; --all lists ended ones too.")
     return ExitCode.DONE
 
 
@@ -76,25 +78,25 @@ def status(
     task_id: Annotated[str, typer.Argument(metavar="ID", help="Task id or job id.")],
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Ask the network once how a task stands."""
+    """Ask the network once for the status of a task."""
     from ...journal.records import without_media
 
     screen = Screen(json=as_json)
     settings = load_settings().settings
-    with opened_journal(settings) as journal:
+    with open_journal(settings) as journal:
         record = find_record(journal, task_id, settings)
         if record is not None and record.task_id is None:
             screen.say(f"{record.work.label} (job {record.job_id}): {state_text(record)}")
             if as_json:
-                screen.document(record_document(record, attended=journal.attended(record.id) > 0))
+                screen.document(record_document(record, journal.leased([record.id])))
             return ExitCode.OUTCOME_UNKNOWN if record.state is TaskState.UNKNOWN else ExitCode.DONE
         known_as = task_id if record is None else str(record.task_id)
         own = own_key_task(record, settings)
 
-        async def ask(client: AsyncXalora) -> Any:
+        async def query(client: AsyncXalora) -> WorkflowTaskResult:
             return await client.query_task_result(known_as, task=own)
 
-        answer = with_client(settings, journal, ask)
+        answer = with_client(settings, journal, query)
     screen.say(
         (answer.status, "bold"),
         f"  task {answer.task_id}" + (f"  {record.work.label}" if record is not None else ""),
@@ -122,13 +124,15 @@ def cancel(
     """Ask the network to cancel tasks."""
     screen = Screen(json=as_json)
     settings = load_settings().settings
-    with opened_journal(settings, needed=every) as journal:
-        chosen = chosen_records(journal, ids, every, settings, lambda record: record.state in AT_NETWORK)
+    with open_journal(settings) as journal:
+        chosen = chosen_records(journal, ids, every, settings, _is_at_network)
         own = [own_key_task(record, settings) for _, record in chosen]
         documents: list[dict[str, Any]] = []
         codes: list[ExitCode] = []
 
-        async def one(client: AsyncXalora, known_as: str, record: Record | None, task: Any) -> None:
+        async def cancel_one(
+            client: AsyncXalora, known_as: str, record: Record | None, task: WorkflowTask | None
+        ) -> None:
             document: dict[str, Any] = {
                 "task_id": known_as,
                 "msg": None,
@@ -146,11 +150,13 @@ def cancel(
                 codes.append(exit_code_of(error))
             documents.append(document)
 
-        async def work(client: AsyncXalora) -> None:
-            await asyncio.gather(*(one(client, *pair, task) for pair, task in zip(chosen, own, strict=True)))
+        async def cancel_all(client: AsyncXalora) -> None:
+            await asyncio.gather(
+                *(cancel_one(client, *pair, task) for pair, task in zip(chosen, own, strict=True))
+            )
 
         if chosen:
-            with_client(settings, journal, work)
+            with_client(settings, journal, cancel_all)
         else:
             screen.say("No open tasks.")
     code = most_serious(codes)
@@ -162,13 +168,13 @@ def cancel(
 @command
 def forget(
     ids: Ids = None,
-    ended: Annotated[bool, typer.Option("--ended", help="All that have ended, with kept results.")] = False,
+    ended: Annotated[bool, typer.Option("--ended", help="All ended tasks, with their kept results.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Also tasks that are paid for and still open.")
+        bool, typer.Option("--force", "-f", help="Also open tasks, which are paid for.")
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Remove tasks, with their kept results, from this machine's journal. The network is not told."""
+    """Remove tasks and their kept results from this machine's journal. The network is not informed."""
     if not ids and not ended:
         raise typer.BadParameter("give ids, or --ended")
     screen = Screen(json=as_json)
@@ -176,7 +182,7 @@ def forget(
     codes = [ExitCode.DONE]
     documents: list[dict[str, Any]] = []
     ended_count = 0
-    with opened_journal(settings, needed=True) as journal:
+    with open_journal(settings) as journal:
         for text in ids or ():
             record = find_record(journal, text, settings)
             if record is None:
@@ -192,7 +198,7 @@ def forget(
             else:
                 screen.say(f"{record.work.label} (job {record.job_id}) is forgotten")
         if ended:
-            ended_count = journal.forget_ended()
+            ended_count = journal.forget().result()
             screen.say(f"{counted(ended_count, 'ended task')} forgotten")
     code = most_serious(codes)
     if as_json:
@@ -200,23 +206,27 @@ def forget(
     return code
 
 
+def _is_at_network(record: Record) -> bool:
+    return record.task_id is not None and record.state in (TaskState.SUBMITTED, TaskState.UNKNOWN)
+
+
 def _forget(journal: Journal, record: Record, *, force: bool) -> None:
-    if record.state in (*AT_NETWORK, TaskState.FINISHED) and not force:
+    if record.is_open and record.state in (TaskState.SUBMITTED, TaskState.FINISHED) and not force:
         raise ConfigurationError(
             f"Task {record.task_id} ({record.work.label}) is still open",
             money=STILL_RETRIEVABLE,
-            next_step="Resume or cancel it, or forget it all the same with --force.",
+            next_step="Resume or cancel it, or forget it with --force.",
         )
-    if not journal.forget(record.id):
+    if not journal.forget([record.id]).result():
         raise ConfigurationError(
-            f"{record.work.label} (job {record.job_id}) is in the hands of another process",
+            f"Another process works on {record.work.label} (job {record.job_id})",
             money=NOTHING_CHARGED,
-            next_step="Wait until that has ended.",
+            next_step="Wait until that process has ended.",
         )
 
 
 def _outcome(document: dict[str, Any], before: Record | None) -> str:
-    """How a cancel came out; that a task has ended well is no word for a cancel."""
+    """The outcome of a cancel in words."""
     if document["finished"]:
         known_as = document["task_id"]
         return f"nothing to cancel, it has finished and is paid for; for its result: xalora resume {known_as}"
@@ -240,5 +250,5 @@ async def _cancel(
         "task_id": known_as,
         "msg": answer["msg"],
         "state": state_text(now) if now else None,
-        "finished": now is not None and now.state is TaskState.FINISHED,
+        "finished": now is not None and now.is_open and now.state is TaskState.FINISHED,
     }

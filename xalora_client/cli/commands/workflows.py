@@ -1,4 +1,4 @@
-"""``xalora run`` and ``xalora workflows``: workflows by the name of their definition."""
+"""``xalora run`` and ``xalora workflows``: run, list, show and check workflow definitions by name."""
 
 from __future__ import annotations
 
@@ -11,25 +11,14 @@ from rich.text import Text
 
 from ...config import Settings, load_settings
 from ...errors import XaloraError
+from ...text import counted
 from ..command import command
 from ..exit_codes import ExitCode
-from ..formats import counted, printable
-from ..options import (
-    AsJson,
-    Engine,
-    EngineChoice,
-    FallbackChoice,
-    Force,
-    IfUnknown,
-    IfUnknownChoice,
-    NetworkTimeout,
-    NoReuse,
-    Output,
-    Timeout,
-)
-from ..outputs import Destination, plan_for_inputs, plan_for_names
-from ..screen import Screen
-from .generate import Piece, Way, do_pieces
+from ..formats import printable
+from ..job_runner import Job, do_jobs
+from ..options import AsJson, RunOptions
+from ..outputs import plan_for_inputs, plan_for_names
+from ..screen import Screen, attributes
 
 if TYPE_CHECKING:
     from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition
@@ -55,35 +44,26 @@ def run(
             "--parameter",
             "-p",
             metavar="KEY=VALUE",
-            help="A parameter of the workflow; may be given several times. For an image: a path or URL.",
+            help="A parameter of the workflow; repeat for several. For an image: a path or URL.",
         ),
     ] = None,
-    output: Output = None,
-    force: Force = False,
-    as_json: AsJson = False,
-    engine: EngineChoice = Engine.AUTO,
-    fallback: FallbackChoice = None,
-    if_unknown: IfUnknownChoice = IfUnknown.STOP,
-    no_reuse: NoReuse = False,
-    timeout: Timeout = None,
-    network_timeout: NetworkTimeout = None,
+    *,
+    options: RunOptions,
 ) -> ExitCode:
-    """Run any workflow by its name: one of those shipped, or one of your own in XALORA_WORKFLOWS_DIR."""
+    """Run a workflow by name: one of those shipped, or one of your own in XALORA_WORKFLOWS_DIR."""
     from ...workflows.task import DefinedWorkflowTask
 
-    way = Way(engine, fallback, if_unknown, no_reuse, timeout)
     settings = load_settings().settings
     definition = _definition(_catalog(settings), name)
     values = _values(definition, parameter or ())
-    task = DefinedWorkflowTask(definition, timeout_seconds=network_timeout, **values)
+    task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
     images = [values[each.name] for each in definition.image_parameters if each.name in values]
-    piece = Piece(
-        task.describe(),
-        task,
-        _place(definition, values, images, output),
-        images[0] if images else None,
-    )
-    return do_pieces([piece], way, settings, force=force, as_json=as_json)
+    if images:
+        destination = plan_for_inputs(images[:1], options.output)[0]
+    else:
+        destination = plan_for_names([str(values.get("prompt") or definition.name)], options.output)[0]
+    job = Job(task.describe(), options.call(task), destination, images[0] if images else None)
+    return do_jobs(Screen(json=options.as_json), settings, [job], force=options.force)
 
 
 @workflows.callback(invoke_without_command=True)
@@ -95,18 +75,18 @@ def default(context: typer.Context) -> None:
 @workflows.command("list")
 @command
 def list_workflows(as_json: AsJson = False) -> ExitCode:
-    """List the workflows, and why others that are there can't be used."""
+    """List the workflows, and the reasons why others can't be used."""
     screen = Screen(json=as_json)
     catalog = _catalog(load_settings().settings)
     if as_json:
         screen.document(
             {
                 "workflows": [_summary(definition) for definition in catalog],
-                "problems": [{"name": p.name, "reason": p.reason} for p in catalog.problems],
+                "problems": [attributes(problem, "name", "reason") for problem in catalog.problems],
             }
         )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("Name", "What", "Makes", "On the network"):
+    for column in ("Name", "Title", "Output", "On the network"):
         table.add_column(column)
     for definition in catalog:
         hosted = definition.workflow_id is not None
@@ -117,7 +97,7 @@ def list_workflows(as_json: AsJson = False) -> ExitCode:
             f"workflow {definition.workflow_id}" if hosted else Text("own miners only", style="dim"),
         )
     screen.show(table)
-    screen.say(("xalora workflows show NAME tells the parameters.", "dim"))
+    screen.say(("xalora workflows show NAME lists the parameters.", "dim"))
     for problem in catalog.problems:
         screen.warn(str(problem))
     return ExitCode.DONE
@@ -139,7 +119,9 @@ def show(name: Name, as_json: AsJson = False) -> ExitCode:
         if text:
             screen.say(text)
     if definition.workflow_id is None:
-        screen.say("The hosted network does not have it: it runs on own miners and on this machine only.")
+        screen.say(
+            "The hosted network does not have this workflow: it runs on own miners and on this machine only."
+        )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("Parameter", "Allowed", "Default", "Meaning"):
         table.add_column(column, overflow="fold")
@@ -172,13 +154,13 @@ def check(
         str | None,
         typer.Option(
             metavar="URL",
-            help="A ComfyUI server: can it run them? Default: XALORA_COMFYUI_URL.",
+            help="Check against this ComfyUI server. Default: XALORA_COMFYUI_URL.",
             show_default=False,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Check definitions: their files, and (with a server) node classes, values and model files."""
+    """Check the files of definitions, and with a server their node classes, values and model files."""
     from ...workflows import check_definition
 
     screen = Screen(json=as_json)
@@ -203,7 +185,7 @@ def check(
             {
                 "comfyui": url,
                 "workflows": {name: [_finding(each) for each in found] for name, found in findings.items()},
-                "problems": [{"name": p.name, "reason": p.reason} for p in problems],
+                "problems": [attributes(problem, "name", "reason") for problem in problems],
                 "exit_code": int(code),
             }
         )
@@ -227,17 +209,17 @@ def check(
 
 
 def _catalog(settings: Settings) -> WorkflowCatalog:
-    from ...workflows.task import catalog
+    from ...workflows.catalog import WorkflowCatalog
 
-    return catalog(*([settings.workflows_dir] if settings.workflows_dir is not None else ()))
+    return WorkflowCatalog.load([settings.workflows_dir] if settings.workflows_dir is not None else ())
 
 
 def _definition(catalog: WorkflowCatalog, name: str) -> WorkflowDefinition:
     """The definition of that name.
 
     Raises:
-        typer.BadParameter: There is none.
-        WorkflowDefinitionError: It is broken.
+        typer.BadParameter: There is no such definition.
+        WorkflowDefinitionError: The definition is broken.
     """
     try:
         return catalog.get(name)
@@ -259,14 +241,6 @@ def _values(definition: WorkflowDefinition, pairs: Sequence[str]) -> dict[str, A
     return values
 
 
-def _place(
-    definition: WorkflowDefinition, values: dict[str, Any], images: Sequence[str], output: str | None
-) -> Destination:
-    if images:
-        return plan_for_inputs(images[:1], output)[0]
-    return plan_for_names([str(values.get("prompt") or definition.name)], output)[0]
-
-
 def _object_info(url: str, definitions: Iterable[WorkflowDefinition]) -> dict[str, Any]:
     from ...engines.comfyui import ComfyUIEngine
 
@@ -276,11 +250,7 @@ def _object_info(url: str, definitions: Iterable[WorkflowDefinition]) -> dict[st
 
 def _summary(definition: WorkflowDefinition) -> dict[str, Any]:
     return {
-        "name": definition.name,
-        "title": definition.title,
-        "description": definition.description,
-        "task_type": definition.task_type,
-        "workflow_id": definition.workflow_id,
+        **attributes(definition, "name", "title", "description", "task_type", "workflow_id"),
         "output": definition.output_kind,
         "source": str(definition.source) if definition.source is not None else None,
     }
@@ -288,30 +258,17 @@ def _summary(definition: WorkflowDefinition) -> dict[str, Any]:
 
 def _describe(parameter: Parameter) -> dict[str, Any]:
     return {
-        "name": parameter.name,
-        "title": parameter.title,
-        "description": parameter.description,
+        **attributes(parameter, "name", "title", "description", "required", "default", "step", "options"),
+        **attributes(parameter, "scope", "allowed"),
         "type": parameter.type.value,
-        "required": parameter.required,
-        "default": parameter.default,
         "minimum": parameter.user_minimum,
         "maximum": parameter.user_maximum,
-        "step": parameter.step,
-        "options": parameter.options,
-        "scope": parameter.scope,
-        "allowed": parameter.allowed,
     }
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
-    missing = finding.missing
-    return {
-        "severity": finding.severity,
-        "kind": finding.kind,
-        "message": finding.message,
-        "node_id": finding.node_id,
-        "missing": {"name": missing.name, "folder": missing.folder} if missing is not None else None,
-    }
+    missing = finding.missing and attributes(finding.missing, "name", "folder")
+    return {**attributes(finding, "severity", "kind", "message", "node_id"), "missing": missing}
 
 
 def _shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""`xalora demo`: the devnet, photographs upscaled by it, and a contact sheet of them."""
+"""`xalora demo`: the command, its photographs and its contact sheet."""

@@ -1,4 +1,4 @@
-"""Real photographs to show something with: those in scikit-image's wheel that are clearly free."""
+"""The demo's photographs: those in scikit-image's wheel that are clearly free."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Photograph:
         path: The file.
         title: What it shows.
         credit: Who made it, and what allows its use; empty for the user's own.
-        detail: Where to look closely, as shares of width and height; None where nobody has chosen.
+        detail: The middle of the close-up, as shares of width and height.
     """
 
     path: Path
     title: str
     credit: str = ""
-    detail: tuple[float, float] | None = None
+    detail: tuple[float, float] = (0.5, 0.5)
 
 
 # Licences as scikit-image documents them at each function of skimage.data; pictures without a clear one are

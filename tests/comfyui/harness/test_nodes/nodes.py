@@ -323,7 +323,7 @@ class XaloraTestRemote(io.ComfyNode):
         node = cls.hidden.unique_id
         before = compat.interrupt_count()
         work = bridge.run(asyncio.sleep(seconds, "done"))
-        bar = compat.progress_bar(100, node)
+        bar = compat.ProgressBar(100, node)
         ended = "cancelled"
         try:
             while not work.done():
@@ -355,7 +355,7 @@ class XaloraTestLoopUpscale(io.ComfyNode):
 
     @classmethod
     async def execute(cls, image):
-        settings = _of_the_pack("nodes.host.settings").read_settings().settings
+        settings = _of_the_pack("nodes.host.comfyui_settings").read_settings().settings
         client_module, tasks = _of_the_pack("xalora_client.client"), _of_the_pack("xalora_client.tasks")
         async with client_module.AsyncXalora(settings=settings) as client:
             result = await client.run(tasks.UpscalerTask(image))
@@ -379,8 +379,6 @@ class XaloraTestCompat(io.ComfyNode):
         told = {
             "pack": compat.pack_directory(),
             "base": compat.base_directory(),
-            "input": compat.input_directory(),
-            "output": compat.output_directory(),
             "temp": compat.temp_directory(),
             "user": compat.user_directory(),
             "system_user": compat.system_user_directory(),

@@ -1,0 +1,329 @@
+"""Subgraphs of ComfyUI's own nodes that do a node's tasks on this machine when the network can't."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ...xalora_client.errors import NOTHING_CHARGED, NOTHING_SPENT, EngineError, InvalidTaskError, XaloraError
+from ...xalora_client.media.result_files import image_files
+from ...xalora_client.tasks import WorkflowTask
+from ...xalora_client.workflows import (
+    BoundWorkflow,
+    check_bound,
+    choose_installed,
+    missing_files,
+)
+from ...xalora_client.workflows.model_files import pick_installed
+from ...xalora_client.workflows.task import definition_of
+from ..conversion.result_lifetimes import subgraph_results
+from ..host import compat
+from ..host.catalogs import catalog
+from .node_progress import ResultSource
+from .node_run import FallbackRequest, source_of
+from .subgraph import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
+
+log = logging.getLogger("xalora_client.nodes")
+
+AUTO = "auto"
+UPSCALE = "upscale"
+LANCZOS_UPSCALE = "lanczos-upscale"
+UPSCALE_MODELS = "upscale_models"
+EVENT = "xalora.fallback"
+
+TAKE_IMAGES = "XaloraTakeImages"
+MERGE_IMAGES = "XaloraMergeImages"
+LOCAL_VIDEO = "XaloraLocalVideo"
+
+
+@dataclass(frozen=True)
+class ParentNode:
+    """The expanding node, as it is in the running prompt.
+
+    Attributes:
+        node_id: Its id.
+        list_index: The element of list inputs that it executes.
+        prompt_id: The prompt.
+        inputs: Its inputs in the prompt: links and constants.
+    """
+
+    node_id: str
+    list_index: int
+    prompt_id: str
+    inputs: Mapping[str, Any]
+
+    @property
+    def prefix(self) -> str:
+        # ComfyUI's default prefix is a global variable, which holds another node's after an `await`.
+        return f"{self.node_id}.{self.list_index}.0."
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a node returns instead of a result: ``links`` (or values) become its outputs."""
+
+    nodes: Graph
+    links: list[Any]
+
+
+# --- upscaling --------------------------------------------------------------------------------------------
+
+
+def expand_upscale(
+    parent: ParentNode, request: FallbackRequest, total: int, local_model: str, socket: str = "image"
+) -> Expansion:
+    """Upscale the missing images with a model on this machine, or by LANCZOS where there is none.
+
+    Args:
+        local_model: A file of ``models/upscale_models``, or "auto".
+        socket: The input that holds the whole batch.
+
+    Raises:
+        XaloraError: This machine can't do the tasks either.
+    """
+    bound, engine = _upscale_workflow(local_model)
+    bound = _runnable(bound, request)
+    prefix = parent.prefix
+    taken = _take_images_node(parent, socket, request.missing)
+    nodes: Graph = {f"{prefix}take": taken}
+    links = ImageLinks([f"{prefix}take", 0], [f"{prefix}take", 1])
+    graph = subgraph(bound, prefix, {slot.parameter: links for slot in bound.image_inputs})
+    nodes |= graph.nodes
+    result = image_result(graph, bound.name)
+    nodes[f"{prefix}merge"] = _merge_images_node(parent, request, result, total, engine, whole=socket)
+    subgraph_results.keep(prefix, request.results.values())
+    _announce(parent, request, total, engine)
+    return Expansion(nodes, [[f"{prefix}merge", 0]])
+
+
+def upscale_models() -> list[str]:
+    """The choices of the widget ``local_model``."""
+    return [AUTO, *compat.installed_models(UPSCALE_MODELS)]
+
+
+def _upscale_workflow(local_model: str) -> tuple[BoundWorkflow, str]:
+    installed = compat.installed_models(UPSCALE_MODELS)
+    chosen = pick_installed(installed) if local_model == AUTO else local_model
+    if chosen is None:
+        bound = catalog().get(LANCZOS_UPSCALE).bind({}, image_names={"image": ""})
+        return bound, "LANCZOS on this machine, as no upscale model is installed"
+    bound = catalog().get(UPSCALE).bind({"model_name": chosen}, image_names={"image": ""})
+    return bound, f"{chosen} on this machine ({compat.device_name()})"
+
+
+# --- workflow definitions ---------------------------------------------------------------------------------
+
+
+def expand_images(
+    parent: ParentNode,
+    request: FallbackRequest,
+    tasks: Sequence[WorkflowTask],
+    *,
+    sockets: Mapping[str, str] | None = None,
+) -> Expansion:
+    """Make the missing images, each with its own copy of its task's workflow.
+
+    Args:
+        tasks: All of the node's tasks, in order.
+        sockets: The node's input for each image parameter of the workflow.
+
+    Raises:
+        XaloraError: This machine can't do the tasks either.
+    """
+    nodes: Graph = {}
+    images: list[Link] = []
+    engine = ""
+    for index in request.missing:
+        bound, engine = _bound(tasks[index], request)
+        prefix = f"{parent.prefix}{index}."
+        graph = _with_images(parent, bound, prefix, sockets or {}, index)
+        nodes |= graph.nodes
+        images.append(image_result(graph, bound.name))
+    result = batched(images, nodes, parent.prefix)
+    merge = f"{parent.prefix}merge"
+    nodes[merge] = _merge_images_node(parent, request, result, len(tasks), engine)
+    subgraph_results.keep(parent.prefix, request.results.values())
+    _announce(parent, request, len(tasks), engine)
+    return Expansion(nodes, [[merge, 0]])
+
+
+def expand_video(
+    parent: ParentNode,
+    request: FallbackRequest,
+    task: WorkflowTask,
+    *,
+    decode_frames: bool,
+    sockets: Mapping[str, str] | None = None,
+) -> Expansion:
+    """Make a video with its task's workflow; ``links`` are VIDEO, IMAGE and fps.
+
+    Raises:
+        XaloraError: This machine can't do the tasks either.
+    """
+    bound, engine = _bound(task, request)
+    prefix = parent.prefix
+    graph = _with_images(parent, bound, prefix, sockets or {}, 0)
+    video = video_result(graph, prefix, bound.name)
+    nodes = graph.nodes
+    nodes[f"{prefix}local"] = {
+        "class_type": LOCAL_VIDEO,
+        "inputs": {
+            "video": video,
+            "decode_frames": decode_frames,
+            "told": _report(parent, request, engine),
+        },
+    }
+    _announce(parent, request, 1, engine)
+    return Expansion(nodes, [[f"{prefix}local", output] for output in range(3)])
+
+
+def _bound(task: WorkflowTask, request: FallbackRequest) -> tuple[BoundWorkflow, str]:
+    definition, values = definition_of(task, catalog())
+    if definition is None:
+        raise _cannot(request, f"there is no workflow definition for {task.kind_of_task} tasks")
+    image_names = {parameter.name for parameter in definition.image_parameters}
+    try:
+        bound = definition.bind(
+            {name: value for name, value in values.items() if name not in image_names},
+            image_names={name: "" for name in image_names if name in values},
+        )
+    except InvalidTaskError as error:
+        raise _cannot(request, error.what) from error
+    return _runnable(bound, request), f"{definition.title} on this machine ({compat.device_name()})"
+
+
+def _with_images(
+    parent: ParentNode, bound: BoundWorkflow, prefix: str, sockets: Mapping[str, str], index: int
+) -> Subgraph:
+    links: dict[str, ImageLinks] = {}
+    takes: Graph = {}
+    for slot in bound.image_inputs:
+        node_id = f"{prefix}take.{slot.parameter}"
+        takes[node_id] = _take_images_node(parent, sockets[slot.parameter], [index])
+        links[slot.parameter] = ImageLinks([node_id, 0], [node_id, 1])
+    graph = subgraph(bound, prefix, links)
+    graph.nodes.update(takes)
+    return graph
+
+
+def _runnable(bound: BoundWorkflow, request: FallbackRequest) -> BoundWorkflow:
+    """The workflow with an installed file in place of each "auto".
+
+    Raises:
+        XaloraError: Node classes or model files are missing here.
+    """
+    infos = compat.node_infos(node["class_type"] for node in bound.prompt.values())
+    bound = choose_installed(bound, infos)
+    problems = [finding for finding in check_bound(bound, infos) if finding.severity == "error"]
+    if not problems:
+        return bound
+    files = missing_files(problems)
+    if files and len(files) == len(problems):
+        raise _cannot(request, f"{bound.title} needs " + ", ".join(str(file) for file in files))
+    raise _cannot(request, f"{bound.title}: " + "; ".join(str(problem) for problem in problems))
+
+
+def _cannot(request: FallbackRequest, lacks: str) -> XaloraError:
+    error = request.error
+    return EngineError(
+        f"{request.reason}, and this machine can't take over: {lacks}",
+        money=NOTHING_CHARGED if error is None else error.money,
+        next_step="Install what is missing, or try again when the network is available.",
+        task_id=error.task_id if error is not None else None,
+        job_id=error.job_id if error is not None else None,
+    )
+
+
+# --- the pack's own nodes in a subgraph -------------------------------------------------------------------
+
+
+def _take_images_node(parent: ParentNode, socket: str, indexes: Sequence[int]) -> dict[str, Any]:
+    return {
+        "class_type": TAKE_IMAGES,
+        "inputs": {
+            "image": parent.inputs[socket],
+            "list_index": parent.list_index,
+            "indexes": ",".join(str(index) for index in indexes),
+        },
+    }
+
+
+def _merge_images_node(
+    parent: ParentNode,
+    request: FallbackRequest,
+    images: Link,
+    total: int,
+    engine: str,
+    *,
+    whole: str | None = None,
+) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "made": images,
+        "total": total,
+        "kept": json.dumps(
+            {
+                str(index): [str(file) for file in image_files(result.files)]
+                for index, result in sorted(request.results.items())
+            }
+        ),
+        "list_index": parent.list_index,
+        "told": _report(parent, request, engine),
+    }
+    if whole is not None:
+        inputs["whole"] = parent.inputs[whole]
+    return {"class_type": MERGE_IMAGES, "inputs": inputs}
+
+
+def _report(parent: ParentNode, request: FallbackRequest, engine: str) -> str:
+    """The JSON from which the subgraph's last node writes the parent's final line."""
+    sources = [source_of(result) for _, result in sorted(request.results.items())]
+    sources += [ResultSource(engine)] * len(request.missing)
+    began = time.time() - request.seconds
+    return json.dumps(
+        {
+            "node_id": parent.node_id,
+            "prefix": parent.prefix,
+            "began": began,
+            "sources": [asdict(source) for source in sources],
+            "replaced_jobs": [error.job_id for error in request.errors if error.job_id is not None],
+        }
+    )
+
+
+def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: str) -> None:
+    """Announce the fallback on the node, in the log, and in the browser."""
+    count = len(request.missing)
+    share = f"{count} of {total} are made by {engine}" if total > 1 else f"made by {engine}"
+    compat.send_progress_text(f"{request.reason}: {share}", parent.node_id)
+    numbers = ", ".join(str(index + 1) for index in request.missing)
+    money = money_of(request.errors)
+    log.warning(
+        "node %s: %s: %s (number %s)%s",
+        parent.node_id,
+        request.reason,
+        share,
+        numbers,
+        f". {money}" if money else "",
+    )
+    if request.error is None:
+        return
+    server = compat.prompt_server()
+    event = {
+        "prompt_id": parent.prompt_id,
+        "node_id": parent.node_id,
+        "reason": request.reason,
+        "money": money,
+        "engine": engine,
+        "count": count,
+        "total": total,
+    }
+    server.send_sync(EVENT, event, server.client_id)
+
+
+def money_of(errors: Sequence[XaloraError]) -> str:
+    """What the network may charge although this machine does the tasks; empty where it charges nothing."""
+    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in NOTHING_SPENT))

@@ -1,0 +1,345 @@
+"""The loop that does a node's tasks, several at a time, with progress, resends and cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from ...xalora_client.concurrency import run_all_or_cancel
+from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
+from ...xalora_client.errors import (
+    AmbiguousCreateError,
+    AuthenticationError,
+    MissingKeyError,
+    TaskCanceledError,
+    XaloraError,
+)
+from ...xalora_client.events import TaskEvent
+from ..host import compat
+from ..host.bridge import bridge
+from ..host.clients import clients
+from .batch_plan import BatchPlan
+from .interrupts import Interrupt
+from .node_progress import NodeProgress
+from .reporter import Reporter
+from .task_origins import OriginRecorder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...xalora_client.client import AsyncXalora, HostOptions
+    from ...xalora_client.tasks import WorkflowTask
+
+
+class Outcome(Protocol):
+    """What the client gives for a task: a result or a handle."""
+
+    @property
+    def task_id(self) -> str | None: ...
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome)
+ValueT = TypeVar("ValueT")
+
+log = logging.getLogger("xalora_client.nodes")
+
+SET_KEY = (
+    "Enter it in the Xalora tab of the sidebar, or set XALORA_API_KEY in the environment, or in a .env file "
+    "in ComfyUI's folder."
+)
+
+# The client's own advice is for its command line and for Python; this is for users of nodes.
+_NEXT_STEPS: dict[type[XaloraError], str] = {
+    MissingKeyError: SET_KEY,
+    AuthenticationError: (
+        "Replace it where it was set: in the sidebar (tab Xalora), as XALORA_API_KEY in the environment, "
+        "or in a .env file in ComfyUI's folder."
+    ),
+    AmbiguousCreateError: (
+        "Look for the job in your account. Then queue the graph again with this node's input "
+        'if_unknown="resend", which sends it under the same job id and may be charged again, or "forget", '
+        "which pays for a new one."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a node's tasks are run; None leaves a choice to the settings.
+
+    ``wait_timeout`` and ``queue_limit`` are seconds. With ``reuse`` off, the tasks whose ids are in
+    ``reuse_among`` are reused all the same, unless they failed.
+    """
+
+    wait_timeout: float | None = None
+    max_in_flight: int | None = None
+    reuse: bool = True
+    reuse_among: frozenset[str] = frozenset()
+    if_unknown: IfUnknown = "stop"
+    fallback: FallbackPolicy | None = None
+    queue_limit: float | None = None
+
+
+@dataclass(eq=False)
+class TaskLoop(Generic[OutcomeT, ValueT]):
+    """One execution of one node, on the bridge's loop. Subclasses say how one task is performed.
+
+    Args:
+        node_id: The node's `unique_id`.
+        options: How to run the tasks.
+        noun: What a task makes, for messages.
+        total: How many tasks there are.
+        tasks: The new tasks, in the order of the results; none where they were submitted before.
+        on_submitted: Called with each new task's id as soon as it is known, maybe repeatedly.
+    """
+
+    may_fall_back = False
+    max_resends = 0
+    done_word = "finished"
+
+    node_id: str
+    options: RunOptions
+    noun: str
+    total: int
+    tasks: Sequence[WorkflowTask] = ()
+    on_submitted: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._interrupt = Interrupt()
+        self._began = monotonic()
+        self._progress = NodeProgress(self.total, self._began)
+        self._reporter = Reporter(self.node_id, self._progress)
+        self._plan: BatchPlan | None = None
+        self._canceled = False
+        self._outcomes: dict[int, OutcomeT] = {}
+        self._workers: dict[int, asyncio.Task[None]] = {}
+        self._withdrawn: set[int] = set()
+        self._open_task_ids: dict[int, str] = {}
+        # One per core: more would only keep the journal and the downloads waiting for a thread.
+        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
+        # Not a method of this object: the reference cycle would keep result files until a garbage collection.
+        input_picture = partial(_input_picture, self.tasks)
+        self._origins = OriginRecorder(self.node_id, compat.executing_prompt_id(), input_picture)
+
+    async def _perform(self, client: AsyncXalora, index: int) -> OutcomeT:
+        """Have the client do one task."""
+        raise NotImplementedError
+
+    async def _receive(self, index: int, outcome: OutcomeT) -> Image.Image | None:
+        """Take in one task's outcome; a returned picture becomes the node's preview."""
+        raise NotImplementedError
+
+    async def _value(self, outcomes: Sequence[OutcomeT]) -> ValueT:
+        """The node's value, from all outcomes in order."""
+        raise NotImplementedError
+
+    def _summary(self, outcomes: Sequence[OutcomeT], seconds: float) -> str:
+        """The line that stays on the node."""
+        raise NotImplementedError
+
+    def _fallback_value(self, plan: BatchPlan) -> ValueT:
+        """The node's value where the plan leaves tasks to this machine."""
+        raise NotImplementedError
+
+    async def on_bridge(self) -> ValueT:
+        """Execute on the bridge's loop until the end, or until the user presses cancel."""
+        return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Send no more tasks; the workers that withdraw tasks which the network has not accepted yet."""
+        self._canceled = True
+        if self._plan is None:
+            return []
+        self._plan.cancel()
+        not_accepted = [index for index in self._workers if index not in self._open_task_ids]
+        self._withdrawn.update(not_accepted)
+        workers = [self._workers.pop(index) for index in not_accepted]
+        for worker in workers:
+            worker.cancel()
+        return workers
+
+    def _stop_showing(self) -> None:
+        """Show nothing while the run ends: the browser may be at another prompt by then."""
+        if self._interrupt.requested:
+            self._reporter.say("canceling")
+        self._reporter.close()
+
+    async def _execute(self) -> ValueT:
+        showing = asyncio.get_running_loop().create_task(self._reporter.run())
+        _active.add(self)
+        try:
+            async with clients.client() as client:
+                return await self._perform_all(client)
+        finally:
+            _active.discard(self)
+            showing.cancel()
+            self._reporter.close()
+
+    async def _perform_all(self, client: AsyncXalora) -> ValueT:
+        self._plan = plan = BatchPlan(
+            self.total,
+            self._policy(client.settings),
+            self.noun,
+            max_resends=self.max_resends,
+            done_word=self.done_word,
+        )
+        if self._canceled:
+            plan.cancel()
+        in_flight = self.options.max_in_flight or client.settings.max_in_flight
+        try:
+            await run_all_or_cancel(self._work(client, plan) for _ in range(min(in_flight, self.total)))
+        except BaseException:
+            self._log_open_tasks()
+            raise
+        plan.check()
+        if plan.missing:
+            return self._fallback_value(plan)
+        outcomes = [self._outcomes[index] for index in range(self.total)]
+        value = await self._value(outcomes)
+        line = self._summary(outcomes, monotonic() - self._began)
+        self._reporter.say(line)
+        log.info("node %s: %s (%s)", self.node_id, line, _task_list(one.task_id for one in outcomes))
+        return value
+
+    def _policy(self, settings: Settings) -> FallbackPolicy:
+        return (self.options.fallback or settings.fallback) if self.may_fall_back else "never"
+
+    async def _work(self, client: AsyncXalora, plan: BatchPlan) -> None:
+        """Do one task after another until none is left to begin."""
+        while (index := plan.next()) is not None:
+            await self._do_task(client, plan, index)
+            self._open_task_ids.pop(index, None)
+
+    async def _do_task(self, client: AsyncXalora, plan: BatchPlan, index: int) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        self._workers[index] = worker
+        self._origins.sending(index)
+        is_received = False
+        try:
+            outcome = await self._perform(client, index)
+            is_received = True
+            self._workers.pop(index, None)
+            async with self._decoding:
+                preview = await self._receive(index, outcome)
+        except asyncio.CancelledError:
+            if index not in self._withdrawn:
+                raise
+            plan.failed(index, _withdrawn_error())
+        except XaloraError as error:
+            self._note_failure(plan, index, error, is_kept=is_received)
+        else:
+            self._outcomes[index] = outcome
+            plan.succeeded(index, outcome.task_id)
+            self._progress.finished(index)
+            self._reporter.show(preview)
+        finally:
+            self._workers.pop(index, None)
+            self._origins.sent(index)
+
+    def _note_failure(self, plan: BatchPlan, index: int, error: XaloraError, *, is_kept: bool) -> None:
+        error.next_step = _NEXT_STEPS.get(type(error), error.next_step)
+        if error.job_id is not None:
+            self._origins.note(index, error.job_id)
+        if plan.failed(index, error, is_kept=is_kept):
+            log.warning("node %s: %s %d is sent again: %s", self.node_id, self.noun, index + 1, error)
+            self._progress.again(index, monotonic())
+
+    def _creation_options(self, client: AsyncXalora, index: int) -> dict[str, Any]:
+        """The options that `client.run` and `client.submit` have in common."""
+        return {
+            "on_event": self._listener(index),
+            "reuse": self.options.reuse and client.settings.reuse,
+            "if_unknown": self.options.if_unknown,
+            "host": self._host_options(index),
+        }
+
+    def _host_options(self, index: int) -> HostOptions:
+        from ...xalora_client.client import HostOptions
+
+        return HostOptions(
+            among=self.options.reuse_among,
+            # A prompt that merely ended leaves its paid tasks running.
+            cancels=lambda: self._interrupt.requested or index in self._withdrawn,
+            takes_over=True,
+        )
+
+    def _listener(self, index: int) -> Callable[[TaskEvent], None]:
+        """A listener for the events of one task."""
+
+        def note(event: TaskEvent) -> None:
+            self._origins.note(index, event.job_id)
+            if event.task_id:
+                self._accepted(index, event.task_id)
+            self._progress.note(index, event, monotonic())
+
+        return note
+
+    def _accepted(self, index: int, task_id: str) -> None:
+        """Note that the network has accepted this task.
+
+        Called at the task's first event, not at the end of the client's call: a cancelled call has no result,
+        although its task was accepted.
+        """
+        if self._open_task_ids.get(index) == task_id:
+            return
+        self._open_task_ids[index] = task_id
+        self._origins.sent(index)
+        if self.on_submitted is not None:
+            self.on_submitted(task_id)
+
+    def _log_open_tasks(self) -> None:
+        """Log the paid tasks that nothing waits for any more."""
+        if self._open_task_ids and not self._interrupt.requested:
+            log.warning(
+                "node %s: the prompt ended for another reason; paid tasks are left running: %s",
+                self.node_id,
+                _task_list(self._open_task_ids.values()),
+            )
+
+
+_active: set[TaskLoop[Any, Any]] = set()
+"""The loops of the executing nodes; only the bridge's loop uses it."""
+
+
+def cancel_all() -> list[asyncio.Task[None]]:
+    """Stop all nodes from sending tasks, and withdraw the tasks that the network has not accepted yet.
+
+    Called on the bridge's loop. Accepted tasks are left to the caller.
+
+    Returns:
+        An asyncio task for each withdrawal.
+    """
+    return [withdrawal for loop in _active for withdrawal in loop.cancel()]
+
+
+def _withdrawn_error() -> TaskCanceledError:
+    return TaskCanceledError(
+        "It was canceled from the sidebar before the network had confirmed it",
+        money="If the network had accepted it, it was canceled there, and whether that is charged is the "
+        "network's decision.",
+        next_step="Queue the graph again to run it.",
+    )
+
+
+def _input_picture(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | None:
+    """A small picture of a task's input image, None where it has none; called on a worker thread."""
+    if not tasks:
+        return None
+    from ..conversion.image_tensors import preview_of
+
+    image = next(iter(tasks[index].image_parameters().values()), None)
+    if image is None or not hasattr(image, "detach"):
+        return None
+    return preview_of(image.detach().float().cpu().numpy())
+
+
+def _task_list(task_ids: Iterable[str | None]) -> str:
+    ids = [task_id for task_id in task_ids if task_id]
+    return f"task{'s' if len(ids) > 1 else ''} {', '.join(ids)}" if ids else "no task"

@@ -1,0 +1,155 @@
+"""Runs the checks of `make test` in stages, and prints one summary of them.
+
+pytest-xdist runs a stage's tests in several processes; their outcomes are read from pytest's JUnit file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+import comfyui_install
+from cache import REPOSITORY, say
+from chromium import ensure_browser, find_browser
+
+PYTHON = Path(sys.executable)
+REPORTS = REPOSITORY / ".artifacts" / "reports"
+SLOWEST = 20
+
+# In the order of pytest's own closing line.
+OUTCOMES = ("failed", "passed", "skipped", "error")
+
+
+@dataclass
+class Result:
+    """A stage's outcome: `counts` by pytest's names, each test's seconds, `note` where nothing is counted."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    durations: list[tuple[float, str]] = field(default_factory=list)
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def good(self) -> bool:
+        return not (self.counts["failed"] or self.counts["error"])
+
+
+def install() -> Result:
+    """What tests need beside the clone's own environment."""
+    comfyui_install.install()
+    ensure_browser()
+    return Result(note="done")
+
+
+def lint() -> Result:
+    """Style and types."""
+    subprocess.run(["make", "--no-print-directory", "--keep-going", "lint"], cwd=REPOSITORY, check=True)
+    return Result(note="clean")
+
+
+def quick() -> Result:
+    """Tests that need the clone's own environment only. They wait most of the time, so many run at once."""
+    return run_pytest("quick", ["unit", "with_devnet", "chaos"], "-n6", "--dist=worksteal")
+
+
+def torch() -> Result:
+    """Tests in ComfyUI's environment, which has torch."""
+    return run_pytest("torch", ["with_torch"], python=comfyui_install.cached_install().python)
+
+
+def comfyui() -> Result:
+    """Tests in a real ComfyUI, one for each process."""
+    return run_pytest("comfyui", ["comfyui"], "-n3", "--dist=worksteal")
+
+
+def browser() -> Result:
+    """Tests in a real browser, each frontend in a process of its own."""
+    if find_browser() is None:
+        return Result(note="LEFT OUT: no Chrome or Chromium here, and none could be installed")
+    return run_pytest("browser", ["browser"], "-n2")
+
+
+QUICK = (lint, quick)
+ALL = (install, *QUICK, torch, comfyui, browser)
+
+
+def run_stages(stages: Sequence[Callable[[], Result]]) -> dict[str, Result]:
+    """Run the stages one after another, whatever fails."""
+    results = {}
+    for stage in stages:
+        say(f"== {stage.__name__}")
+        began = time.monotonic()
+        try:
+            result = stage()
+        except (OSError, subprocess.CalledProcessError) as error:
+            say(str(error))
+            result = Result(Counter(error=1), note=str(error).splitlines()[0])
+        result.seconds = time.monotonic() - began
+        results[stage.__name__] = result
+    return results
+
+
+def run_pytest(name: str, folders: Sequence[str | Path], *options: str, python: Path = PYTHON) -> Result:
+    """Run the tests of some folders in `tests`; pytest's exit status counts where its report is silent."""
+    report = REPORTS / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    command: list[str | Path] = [python, "-m", "pytest", f"--junit-xml={report}", "-qq", *options]
+    paths = [REPOSITORY / "tests" / folder for folder in folders]
+    # Another Python does not have the package installed.
+    found_by = {} if python == PYTHON else {"PYTHONPATH": str(REPOSITORY)}
+    status = subprocess.call([*command, *paths], cwd=REPOSITORY, env={**os.environ, **found_by})
+    result = read_report(report) if report.is_file() else Result()
+    if status != 0 and result.good:
+        result.counts["error"] += 1
+        result.note = f"pytest ended with exit status {status}"
+    return result
+
+
+def read_report(path: Path) -> Result:
+    """What a JUnit file of pytest's says."""
+    (suite,) = ElementTree.parse(path).iter("testsuite")
+    names = ("tests", "failures", "errors", "skipped")
+    total, failed, error, skipped = (int(suite.attrib[name]) for name in names)
+    counts = Counter(failed=failed, passed=total - failed - error - skipped, skipped=skipped, error=error)
+    tests = [(float(case.attrib["time"]), "{classname}::{name}".format(**case.attrib)) for case in suite]
+    return Result(counts, tests)
+
+
+def summarize(results: dict[str, Result]) -> int:
+    """Print the slowest tests, a line for each stage, and pytest's closing line; returns the exit status."""
+    durations = sorted((test for result in results.values() for test in result.durations), reverse=True)
+    if durations:
+        _rule(f"slowest {SLOWEST} tests")
+        for seconds, test in durations[:SLOWEST]:
+            print(f"{seconds:7.2f}s {test}")
+    _rule("summary")
+    for name, result in results.items():
+        verdict = "ok" if result.good else "FAILED"
+        told = "; ".join(filter(None, (in_words(result.counts), result.note)))
+        print(f"{verdict:<6}  {name:<8}  {result.seconds:6.1f} s  {told}")
+    counts = sum((result.counts for result in results.values()), Counter[str]())
+    seconds = sum(result.seconds for result in results.values())
+    clock = time.strftime(" (%-H:%M:%S)", time.gmtime(seconds)) if seconds >= 60 else ""
+    _rule(f"{in_words(counts) or 'no tests ran'} in {seconds:.2f}s{clock}")
+    return 0 if all(result.good for result in results.values()) else 1
+
+
+def in_words(counts: Counter[str]) -> str:
+    """`3 failed, 40 passed`, as pytest says it."""
+    words = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome]]
+    return ", ".join(words) + ("s" if counts["error"] > 1 else "")
+
+
+def _rule(title: str) -> None:
+    print(f" {title} ".center(80, "="), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(summarize(run_stages(QUICK if "--quick" in sys.argv else ALL)))

@@ -1,0 +1,139 @@
+"""A node's line of text and progress bar."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+NOW = 1000.0
+
+
+@pytest.fixture(scope="module")
+def progress(pack: ModuleType) -> ModuleType:
+    return import_module(".nodes.execution.node_progress", pack.__name__)
+
+
+@pytest.fixture(scope="module")
+def events(pack: ModuleType) -> ModuleType:
+    return import_module(".xalora_client.events", pack.__name__)
+
+
+def test_a_single_task_tells_each_step(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(1, NOW)
+    ids = {"job_id": "j", "task_id": "t"}
+    lines = [view.line(NOW)]
+    steps: list[tuple[Any, float]] = [
+        (events.Uploading(total=3_210_000, **ids), 0.0),
+        (events.Submitted(**ids), 1.0),
+        (events.Waiting(seconds=11.0, **ids), 12.0),
+        (events.Running(seconds=33.6, **ids), 46.0),
+        (events.UnknownStatus(status="paused", **ids), 47.0),
+        (events.Downloading(received=40, total=100, **ids), 50.0),
+        (events.Downloading(received=2_000_000, total=None, **ids), 51.0),
+        (events.Done(engine="xalora", seconds=3.2, **ids), 52.0),
+    ]
+    for event, at in steps:
+        view.note(0, event, NOW + at)
+        lines.append(view.line(NOW + at))
+    view.finished(0)
+    lines.append(view.line(NOW + 53))
+    assert lines == [
+        "preparing",
+        "uploading 3.2 MB",
+        "waiting in queue 0 s",
+        "waiting in queue 11 s",
+        "running 34 s",
+        "status 'paused', which this version does not know",
+        "downloading 40 %",
+        "downloading, 2.0 MB so far",
+        "downloading 100 %",
+        "done",
+    ]
+
+
+def test_seconds_go_on_between_two_polls(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(1, NOW)
+    view.note(0, events.Waiting(job_id="j", seconds=4.0), NOW)
+    assert view.line(NOW + 8) == "waiting in queue 12 s"
+
+
+@pytest.mark.parametrize(
+    ("usual", "words"),
+    [((20.4, 41.0), " (usually 20 to 41 s)"), ((0.2, 0.9), " (usually 1 s)"), (None, "")],
+)
+def test_the_usual_duration_is_told(
+    progress: ModuleType, events: ModuleType, usual: tuple[float, float] | None, words: str
+) -> None:
+    view = progress.NodeProgress(1, NOW)
+    view.note(0, events.Submitted(job_id="j", task_id="t", usual_seconds=usual), NOW)
+    view.note(0, events.Running(job_id="j", task_id="t", seconds=2.0), NOW + 3)
+    assert view.line(NOW + 3) == "running 2 s" + words
+
+
+def test_a_single_tasks_bar_never_goes_back_nor_ends_early(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(1, NOW)
+    assert view.bar(NOW) == (0, 100)
+    view.note(0, events.Submitted(job_id="j", task_id="t", usual_seconds=(8.0, 10.0)), NOW)
+    bars = [view.bar(NOW + seconds)[0] for seconds in (0, 5, 10, 1000)]
+    view.note(0, events.Downloading(job_id="j", received=0, total=10), NOW + 1001)
+    bars.append(view.bar(NOW + 1001)[0])
+    view.note(0, events.Downloading(job_id="j", received=10, total=10), NOW + 1002)
+    bars.append(view.bar(NOW + 1002)[0])
+    view.finished(0)
+    bars.append(view.bar(NOW + 1003)[0])
+    assert bars == [0, 45, 86, 86, 90, 100, 100]
+
+
+def test_a_batch_counts_its_images(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(10, NOW)
+    for index in range(7):
+        view.finished(index)
+    view.finished(6)
+    view.note(7, events.Running(job_id="j", seconds=34.0), NOW)
+    view.note(8, events.Running(job_id="j", seconds=2.0), NOW)
+    view.note(9, events.Waiting(job_id="j", seconds=12.0), NOW)
+    assert view.bar(NOW) == (7, 10)
+    assert view.line(NOW) == "7/10, 2 running 34 s, 1 waiting in queue 12 s"
+    view.note(7, events.Downloading(job_id="j", received=1, total=2), NOW)
+    assert view.line(NOW) == "7/10, 1 downloading, 1 running 2 s, 1 waiting in queue 12 s"
+    view.again(8, NOW)
+    assert view.line(NOW) == "7/10, 1 downloading, 1 waiting in queue 12 s"
+
+
+def test_what_local_engines_say_changes_nothing(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(1, NOW)
+    view.note(0, events.Running(job_id="j", seconds=1.0), NOW)
+    view.note(0, events.FallingBack(job_id="j", engine="torch", reason="r"), NOW)
+    assert view.line(NOW) == "running 1 s"
+
+
+def test_the_last_line_says_what_made_it(progress: ModuleType) -> None:
+    made = progress.ResultSource
+    assert progress.summary([made("xalora", "m-7")], 3.21) == "3.2 s by xalora, miner m-7"
+    assert progress.summary([made("xalora", reused=True)], 0.04) == (
+        "0.04 s by xalora (kept result, nothing sent)"
+    )
+    assert progress.summary([made("xalora")] * 10, 34.4) == "10 in 34 s by xalora"
+    assert progress.summary([made("xalora", "a"), made("xalora", "b")], 1) == "2 in 1.0 s by xalora, 2 miners"
+    again = [made("xalora", "a"), *[made("xalora", "a", reused=True)] * 2]
+    assert progress.summary(again, 1) == (
+        "3 in 1.0 s: 1 by xalora, miner a, 2 by xalora, miner a (kept results, nothing sent)"
+    )
+    mixed = [made("xalora"), made("LANCZOS on this machine"), made("xalora")]
+    assert progress.summary(mixed, 125) == "3 in 2 min 5 s: 2 by xalora, 1 by LANCZOS on this machine"
+
+
+def test_files_that_no_output_gives_are_told(progress: ModuleType) -> None:
+    made = progress.ResultSource("xalora", left_out=1)
+    told = "1 more file is in the Xalora sidebar only"
+    assert progress.summary([made], 3.0) == f"3.0 s by xalora; {told}"
+    assert progress.summary([made, made], 3.0).endswith("; 2 more files are in the Xalora sidebar only")
+
+
+def test_previews_that_come_in_a_crowd_are_thinned_out(progress: ModuleType) -> None:
+    pace = progress.PreviewPace()
+    shown = [at for at in (0.0, 0.01, 0.2, 0.26, 0.4, 0.6) if pace.takes(NOW + at)]
+    assert shown == [0.0, 0.26, 0.6]

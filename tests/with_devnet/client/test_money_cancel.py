@@ -1,0 +1,380 @@
+"""Cancels: the same task asked for again meanwhile, cancels that fail, and who else waits."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from journals import PATIENCE, leases, until
+from programs import RUN, program
+from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, task
+
+from xalora_client import (
+    AsyncXalora,
+    NetworkError,
+    TaskCanceledError,
+    TaskNotKnownError,
+    TaskTimeoutError,
+    Xalora,
+    events,
+)
+from xalora_client.journal import TaskState
+
+Given = Callable[[str], Answer | None]
+
+
+async def run_and_cancel(client: AsyncXalora, network: ScriptedNetwork) -> None:
+    """Begin a task, and cancel the call once the task runs."""
+    running = asyncio.create_task(client.run(task(), fallback="never"))
+    await until(network.polled.is_set)
+    running.cancel()
+    await asyncio.wait({running}, timeout=PATIENCE)
+    assert running.cancelled()
+
+
+# --- the same task again ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same_client", [True, False], ids=["same client", "another client"])
+@pytest.mark.parametrize("becomes", ["refused", "never answered", "without effect", "failing"])
+async def test_a_task_that_its_cancel_does_not_stop_answers_the_same_task(
+    becomes: str, same_client: bool
+) -> None:
+    """Cancel, then the same task again at once: it is paid for once, and its result comes."""
+    network = ScriptedNetwork()
+    decided = asyncio.Event()
+    said = {
+        "refused": Answer(409, {"message": "a running task can't be canceled"}, hold=decided),
+        "never answered": Answer(200, {"msg": "canceled"}, hold=asyncio.Event()),
+        "without effect": Answer(200, {"msg": "canceled"}),
+        "failing": Answer(500, {"message": "not now"}),
+    }[becomes]
+    network.on_cancel = lambda task_id: said
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+        AsyncXalora(KEY, sequencer.url) as other,
+    ):
+        await run_and_cancel(client, network)
+        again = asyncio.create_task((client if same_client else other).run(task(), fallback="never"))
+        await until(lambda: leases(client.journal, 1))
+        decided.set()
+        network.finish()
+        assert (await asyncio.wait_for(again, PATIENCE)).task_id == "t-1"
+        await until(lambda: [r.state for r in client.journal.records()] == [TaskState.FINISHED])
+    assert network.created == 1
+
+
+@pytest.mark.parametrize("same_client", [True, False], ids=["same client", "another client"])
+async def test_a_task_asked_for_while_its_cancel_takes_effect_becomes_a_new_one(same_client: bool) -> None:
+    network = ScriptedNetwork()
+    network.on_cancel = lambda task_id: Answer(200, {"task_id": task_id, "msg": "will do"})
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+        AsyncXalora(KEY, sequencer.url) as other,
+    ):
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        running.cancel()
+        await until(network.cancel_asked.is_set)
+        # Known to others as well, a moment after the request has left.
+        await until(lambda: other.journal.records()[0].cancel_requested_at is not None)
+        seen: list[Any] = []
+        again = asyncio.create_task(
+            (client if same_client else other).run(task(), fallback="never", on_event=seen.append)
+        )
+        await until(lambda: seen)
+        network.canceled.add("t-1")
+        await until(lambda: network.created == 2)
+        network.finish("t-2")
+        assert (await again).task_id == "t-2"
+        await asyncio.wait({running})
+
+
+async def test_a_task_that_was_canceled_elsewhere_is_a_new_one_when_asked_for_again() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskTimeoutError):
+            await client.run(task(), timeout=1.5, fallback="never")
+        network.canceled.add("t-1")
+        again = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: network.created == 2)
+        network.finish("t-2")
+        assert (await again).task_id == "t-2"
+
+
+async def test_a_task_canceled_while_it_is_waited_for_is_told_as_canceled_and_not_repeated() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        await client.cancel_task("t-1")
+        with pytest.raises(TaskCanceledError):
+            await running
+    assert network.created == 1
+
+
+# --- cancels that fail --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Answer(403, {"message": "not yours"}),
+        Answer(409, {"message": "too late"}),
+        Answer(200, {"success": False, "msg": "no"}),
+        Answer(500, {"message": "not now"}),
+        Answer(drop="after"),
+    ],
+    ids=["403", "409", "refused in a 200", "500", "dropped"],
+)
+@pytest.mark.parametrize("way", ["call", "id"])
+async def test_a_cancel_that_fails_does_not_stick(
+    said: Answer, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xalora_client.jobs.cancellation.CANCEL_SECONDS", 1.5)
+    network = ScriptedNetwork()
+    network.on_cancel = lambda task_id: said
+    async with ScriptedSequencer(network) as sequencer:
+        async with AsyncXalora(KEY, sequencer.url) as client:
+            if way == "call":
+                await run_and_cancel(client, network)
+            else:
+                await client.submit(task())
+                with pytest.raises(NetworkError, match="may run on"):
+                    await client.cancel_task("t-1")
+            await until(lambda: not leases(client.journal))
+            (record,) = client.journal.records()
+            assert (record.state, record.cancel_requested_at) == (TaskState.SUBMITTED, None)
+            asked = len(network.cancels)
+        async with AsyncXalora(KEY, sequencer.url) as client:
+            network.finish()
+            assert (await client.run(task(), fallback="never")).task_id == "t-1"
+    assert (network.created, len(network.cancels)) == (1, asked)
+
+
+async def test_a_cancel_that_fails_at_first_is_tried_again() -> None:
+    network = ScriptedNetwork()
+    network.on_cancel = lambda task_id: Answer(503, {"message": "busy"}) if len(network.cancels) < 3 else None
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await run_and_cancel(client, network)
+        await until(lambda: client.journal.records()[0].state is TaskState.CANCELED)
+    assert network.canceled == {"t-1"}
+
+
+async def test_a_cancel_of_a_task_that_has_finished_meanwhile_leaves_its_result_to_be_had() -> None:
+    network = ScriptedNetwork()
+
+    def too_late(task_id: str) -> Answer:
+        network.finish()
+        return Answer(409, {"message": "has finished"})
+
+    network.on_cancel = too_late
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await run_and_cancel(client, network)
+        await until(lambda: client.journal.records()[0].state is TaskState.FINISHED)
+        assert (await client.run(task(), fallback="never")).task_id == "t-1"
+    assert network.created == 1
+
+
+async def test_a_sequencer_that_never_answers_holds_a_cancel_up_for_a_bounded_time() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await client.execute_workflow(task())
+        silence = Answer(200, {}, hold=asyncio.Event())
+        network.on_cancel = network.on_poll = lambda task_id: silence
+        began = monotonic()
+        with pytest.raises(NetworkError, match="may run on"):
+            await client.cancel_task("t-1")
+        assert monotonic() - began < 16.0
+        for options in ({}, {"on_timeout": "cancel"}):
+            began = monotonic()
+            with pytest.raises(TaskTimeoutError):
+                await client.run(task(), timeout=1.0, fallback="never", **options)
+            assert monotonic() - began < 5.5
+
+
+# --- networks that lag behind -------------------------------------------------------------------------------
+
+
+def lagging(network: ScriptedNetwork, polls: int) -> Given:
+    """The network knows a new task only after so many polls of it."""
+    asked: dict[str, int] = {}
+
+    def answer(task_id: str) -> Answer | None:
+        asked[task_id] = asked.get(task_id, 0) + 1
+        return Answer(404, {"error": "no such task"}) if asked[task_id] <= polls else None
+
+    return answer
+
+
+async def test_a_task_that_the_network_knows_a_little_later_is_waited_for() -> None:
+    network = ScriptedNetwork()
+    network.on_poll = lagging(network, 3)
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: network.created)
+        network.finish()
+        assert (await running).task_id == "t-1"
+        assert client.journal.records()[0].state is TaskState.FINISHED
+    assert network.created == 1
+
+
+@pytest.mark.parametrize("cancels_lag", [False, True], ids=["polls lag", "polls and cancels lag"])
+async def test_a_cancel_of_a_task_that_the_network_knows_a_little_later_is_pursued(
+    cancels_lag: bool,
+) -> None:
+    network = ScriptedNetwork()
+    network.on_poll = lagging(network, 4)
+    if cancels_lag:
+        network.on_cancel = lagging(network, 2)
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        running.cancel()
+        await asyncio.wait({running})
+        await until(lambda: network.canceled == {"t-1"})
+        await until(lambda: client.journal.records()[0].state is TaskState.CANCELED)
+    assert network.created == 1
+
+
+# --- at other moments ---------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_by_id_while_the_create_is_out_ends_the_task() -> None:
+    network = ScriptedNetwork()
+    hold = asyncio.Event()
+    network.on_create = lambda body: network.accept(body, hold)
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: network.created)
+        # Its id is known from elsewhere, from the network's own pages for example.
+        await client.cancel_task("t-1")
+        hold.set()
+        with pytest.raises(TaskCanceledError):
+            await running
+        (record,) = client.journal.records()
+        assert (record.state, record.task_id) == (TaskState.CANCELED, "t-1")
+    assert network.created == 1
+
+
+async def test_a_call_cancelled_amid_the_download_leaves_the_result_to_be_fetched() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        slow = f"{sequencer.url}/never.png"
+        async with AsyncXalora(KEY, sequencer.url) as client:
+            running = asyncio.create_task(client.run(task(), fallback="never"))
+            await until(lambda: network.created)
+            network.results["t-1"] = slow
+            await until(lambda: client.journal.records()[0].state is TaskState.FINISHED)
+            running.cancel()
+            await asyncio.wait({running}, timeout=PATIENCE)
+            assert running.cancelled()
+            network.finish()
+            assert (await client.run(task(), fallback="never")).task_id == "t-1"
+    assert (network.created, network.cancels) == (1, [])
+
+
+# --- who else waits -----------------------------------------------------------------------------------------
+
+
+async def test_of_callers_with_different_deadlines_only_the_last_one_cancels() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        long = asyncio.create_task(client.run(task(), timeout=PATIENCE, fallback="never"))
+        for _ in range(2):
+            with pytest.raises(TaskTimeoutError, match="runs on"):
+                await client.run(task(), timeout=1.0, on_timeout="cancel", fallback="never")
+        assert network.cancels == []
+        network.finish()
+        assert (await long).task_id == "t-1"
+        both = [client.run(task("dog"), timeout=1.5, on_timeout="cancel", fallback="never") for _ in range(2)]
+        ended = await asyncio.gather(*both, return_exceptions=True)
+        assert [type(error) for error in ended] == [TaskTimeoutError] * 2
+    assert network.canceled == {"t-2"}
+
+
+@pytest.mark.parametrize("leaves", ["first", "second"])
+async def test_a_program_interrupted_leaves_a_task_that_another_program_waits_for(
+    tmp_path: Path, leaves: str
+) -> None:
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        program(RUN, sequencer.url, "cat", "{}", state_dir=tmp_path) as first,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        await until(lambda: client.journal.records() and client.journal.records()[0].task_id)
+        second = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: leases(client.journal, 1) == 2)
+        if leaves == "first":
+            first.send_signal(signal.SIGINT)
+            await first.communicate()
+            network.finish()
+            assert (await second).task_id == "t-1"
+        else:
+            second.cancel()
+            await asyncio.wait({second})
+            network.finish()
+            assert b"t-1" in (await first.communicate())[0]
+    assert (network.created, network.cancels) == (1, [])
+
+
+async def test_leaving_a_with_block_by_ctrl_c_leaves_a_task_that_another_process_waits_for(
+    tmp_path: Path,
+) -> None:
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as there,
+    ):
+        waiting = asyncio.create_task(there.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        here = Xalora(KEY, sequencer.url, state_dir=tmp_path)
+        calls = [asyncio.create_task(asyncio.to_thread(here.run, task(), fallback="never")) for _ in range(2)]
+        await until(lambda: leases(there.journal, 1) == 2)
+        alone = asyncio.create_task(asyncio.to_thread(here.run, task("dog"), fallback="never"))
+        await until(lambda: network.created == 2)
+        await asyncio.to_thread(here.close, cancel=True)
+        await asyncio.wait([*calls, alone])
+        assert network.canceled == {"t-2"}
+        network.finish("t-1")
+        assert (await waiting).task_id == "t-1"
+    assert network.cancels == ["t-2"]
+
+
+async def test_a_users_own_cancel_by_id_ends_a_task_whoever_waits() -> None:
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as here,
+        AsyncXalora(KEY, sequencer.url) as there,
+    ):
+        seen: dict[AsyncXalora, Any] = {}
+        calls = [
+            asyncio.create_task(
+                client.run(task(), fallback="never", on_event=partial(seen.__setitem__, client))
+            )
+            for client in (here, there)
+        ]
+        await until(lambda: all(isinstance(seen.get(client), events.Running) for client in (here, there)))
+        await here.cancel_task("t-1")
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in ended] == [TaskCanceledError] * 2
+    assert (network.created, network.canceled) == (1, {"t-1"})
+
+
+async def test_a_cancel_of_a_task_that_nobody_knows_says_so() -> None:
+    network = ScriptedNetwork(lambda task_id: Answer(404, {"error": "no such task"}))
+    network.on_cancel = lambda task_id: Answer(404, {"error": "no such task"})
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises((NetworkError, TaskNotKnownError), match=r"no such task|does not know"):
+            await client.cancel_task("t-9")
+        assert client.journal.records() == []

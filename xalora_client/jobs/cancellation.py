@@ -1,0 +1,176 @@
+"""Pursues the cancel of a job's task, beside the job's driver: it never waits behind a poll that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic, time
+from typing import TYPE_CHECKING, TypeVar
+
+from ..concurrency import run_in_thread
+from ..errors import JournalError, NetworkError, RequestRefusedError, XaloraError
+from ..journal import Event
+from ..journal.rules import Because, Happened
+from ..network.status import is_terminal
+from ..polling.failed_polls import NOT_FOUND, REFUSAL_SECONDS, REFUSALS
+from ..results import WorkflowTaskResult
+from .background import background, within
+from .hub import end_stranded_calls
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from .job import Job
+
+logger = logging.getLogger("xalora_client")
+
+T = TypeVar("T")
+
+CANCEL_SECONDS = 10.0
+"""How long a cancel is pursued; not confirmed by then, it lapses."""
+
+TRY_SECONDS = 3.0
+"""How long one request to cancel, or to confirm it, may take."""
+
+RETRY_SECONDS = 0.5
+DROP_SECONDS = 0.3
+"""How long a held journal is waited for before leases are read as they stand; and the pause after that."""
+
+CONFIRM_SECONDS = 0.2
+"""Pause between two questions whether a cancel has taken effect."""
+
+
+class Cancellation:
+    """The cancel of one job's task.
+
+    Attributes:
+        answer: The network's answer to a request to cancel, None before there is one.
+        lapse: Why the last cancel was not confirmed, where there is an error to tell.
+        heard: The network's answer about a task that has ended, where it came here first.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.answer: dict[str, str] | None = None
+        self.lapse: XaloraError | None = None
+        self.heard: asyncio.Future[WorkflowTaskResult] = asyncio.get_running_loop().create_future()
+        self._job = job
+        self._deadline = 0.0
+        self._pursuing: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Pursue it until it is confirmed, refused, or 10 s have passed; not twice at a time."""
+        if self._pursuing is not None and not self._pursuing.done():
+            return
+        self.lapse = None
+        self._deadline = monotonic() + CANCEL_SECONDS
+        self._pursuing = background(self._pursue())
+
+    async def _pursue(self) -> None:
+        job = self._job
+        others_wait = job.state.wish is Because.CALLER_LEAVES and await self._others_wait()
+        # Meanwhile somebody may have joined, or the user may have ordered it.
+        if job.state.wish is None:
+            return
+        if others_wait and job.state.wish is Because.CALLER_LEAVES:
+            job.tell(Happened.OTHERS_WAIT)
+            return
+        is_noted = False
+        while not job.is_done and monotonic() < self._deadline:
+            request = background(self._request())
+            if not is_noted:
+                # The request leaves first, the note follows.
+                job.tell(Happened.CANCEL_SENT)
+                job.tools.journal.note(job.record_id, Event.CANCEL_REQUESTED, at=time())
+                is_noted = True
+            is_answered = await request
+            has_ended = await self._has_ended()
+            while self.answer is not None and not has_ended and monotonic() < self._deadline:
+                await asyncio.sleep(CONFIRM_SECONDS)
+                has_ended = await self._has_ended()
+            if is_answered or has_ended:
+                break
+            await asyncio.sleep(RETRY_SECONDS)
+        if not job.is_done and not self.heard.done():
+            logger.warning("the cancel of task %s is not confirmed; it may run on", job.task_id)
+            job.tools.journal.note(job.record_id, Event.CANCEL_LAPSED)
+            job.tell(Happened.CANCEL_LAPSED)
+
+    async def _request(self) -> bool:
+        """Ask once for the cancel; whether the network has answered, in whichever way."""
+        job = self._job
+        assert job.task_id is not None
+        try:
+            self.answer = await self._try(job.tools.network.cancel(job.credentials, job.task_id, retries=0))
+            self.lapse = None
+        except REFUSALS as refusal:
+            self.lapse = refusal
+            return not self._may_be_too_new(refusal)
+        except XaloraError as error:
+            self.lapse = error
+            return False
+        except asyncio.TimeoutError:
+            return False
+        return True
+
+    async def _has_ended(self) -> bool:
+        """Ask for the status; whether the task has ended, or is not known."""
+        job = self._job
+        assert job.task_id is not None
+        try:
+            answer = await self._try(job.tools.network.query(job.credentials, job.task_id, retries=0))
+        except RequestRefusedError as error:
+            is_gone = error.status_code in NOT_FOUND and not self._may_be_too_new(error)
+            if is_gone and self.answer is None and not job.is_done:
+                job.not_known()
+            return job.is_done
+        except (XaloraError, asyncio.TimeoutError):
+            return job.is_done
+        if is_terminal(answer.status) and not self.heard.done():
+            self.heard.set_result(answer)
+            job.pacing.poke()
+        return is_terminal(answer.status) or job.is_done
+
+    def _may_be_too_new(self, refusal: XaloraError) -> bool:
+        """Whether the network may not know the task yet, as its polls are given time for, too."""
+        is_new = self._job.record_id is not None and self._job.pacing.elapsed() < REFUSAL_SECONDS
+        return isinstance(refusal, NetworkError) and refusal.status_code in NOT_FOUND and is_new
+
+    async def _others_wait(self) -> bool:
+        """Whether a lease of somebody else alive keeps the task.
+
+        Of two processes that leave at once, each sees the other's lease. So the own one is dropped then, and
+        whoever sees none after that is the last.
+        """
+        job, journal = self._job, self._job.tools.journal
+        record_id = job.record_id
+        if record_id is None:
+            return False
+        await end_stranded_calls()
+        own = job.lease
+
+        def others() -> bool:
+            return bool(journal.leased([record_id], besides=own))
+
+        try:
+            if not await run_in_thread(others):
+                return False
+            job.lease = ""
+            journal.leave(own)
+            looks, pause = 0, 0.0
+            while looks < 2 and job.state.wish is not None and monotonic() < self._deadline:
+                await asyncio.sleep(pause)
+                pause = DROP_SECONDS
+                # A look counts once the own lease is dropped. Others who leave just now, and do not know the
+                # task's id yet, drop theirs a moment later; with a held journal, when it is free.
+                if await run_in_thread(lambda: journal.flush(DROP_SECONDS)):
+                    looks += 1
+                if not await run_in_thread(others):
+                    return False
+            return True
+        except JournalError:
+            return False
+
+    async def _try(self, request: Coroutine[Any, Any, T]) -> T:
+        left = max(0.0, self._deadline - monotonic())
+        return await within(background(request), min(TRY_SECONDS, left))

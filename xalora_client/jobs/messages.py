@@ -1,0 +1,175 @@
+"""Errors that end a wait for a job: what happened, what it means for the money, what to do next. No I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    CANCELED_THERE,
+    FIRST_MAY_BE_CHARGED,
+    FIRST_PROBABLY_CHARGED,
+    MAY_BE_CHARGED,
+    NOTHING_CHARGED,
+    RUNS_ON,
+    STILL_RETRIEVABLE,
+    AmbiguousCreateError,
+    ClientClosedError,
+    JournalError,
+    QueueLimitError,
+    TaskCanceledError,
+    TaskFailedError,
+    TaskNotKnownError,
+    TaskTimeoutError,
+    XaloraError,
+)
+from ..journal import Record
+from ..network.answers import failure_reason
+from ..network.status import FINISHED
+from ..results import WorkflowTaskResult
+
+if TYPE_CHECKING:
+    from .job import Job
+
+_CONFLICT = 409
+
+
+def failed(job: Job, answer: WorkflowTaskResult) -> TaskFailedError:
+    """The network reports the task as failed."""
+    return TaskFailedError(
+        f"The network reports task {job.task_id} as failed ({failure_reason(answer.result)})",
+        money="Whether a failed task is charged is the network's decision; ask with the task id.",
+        next_step="Try again; another miner may succeed.",
+        task_id=job.task_id,
+        job_id=job.job_id,
+    )
+
+
+def canceled(job: Job) -> TaskCanceledError:
+    """The network reports the task as canceled."""
+    return TaskCanceledError(
+        f"Task {job.task_id} was canceled, by its owner or by the network's own timeout",
+        money="Whether a canceled task is charged is the network's decision.",
+        next_step="Submit it again, with a longer timeout_seconds if the network ended it.",
+        task_id=job.task_id,
+        job_id=job.job_id,
+    )
+
+
+def not_known(job: Job) -> TaskNotKnownError:
+    """The network has forgotten the task."""
+    return TaskNotKnownError(
+        f"The network does not know task {job.task_id} any more",
+        money="Whether it was charged is not known here.",
+        next_step='Run it with if_unknown="forget" (`--if-unknown forget`) to pay for a new task, or forget '
+        "it in the list of tasks.",
+        task_id=job.task_id,
+        job_id=job.job_id,
+    )
+
+
+def timed_out(job: Job, timeout: float) -> TaskTimeoutError:
+    """A caller's time to wait is over."""
+    waited = f"the {round(timeout, 2):g} s of waiting"
+    if job.task_id is not None and job.status == FINISHED:
+        what = f"Task {job.task_id} has finished, and its result was not here within {waited}"
+        money = STILL_RETRIEVABLE
+        next_step = f"Fetch it by the task's id: `xalora resume {job.task_id}`."
+    elif job.task_id is not None:
+        what = f"Task {job.task_id} did not end within {waited} (last status: {job.status})"
+        money = RUNS_ON
+        next_step = f"Take it up again by its id: client.task({job.task_id!r}).result(), or `xalora "
+        next_step += f"resume {job.task_id}`."
+    elif job.may_be_created:
+        what = f"The network did not answer the create of job {job.job_id} within {waited}"
+        money = MAY_BE_CHARGED
+        next_step = "See what became of it with `xalora tasks`."
+    else:
+        return not_sent_in_time(job.job_id, timeout)
+    return TaskTimeoutError(what, money=money, next_step=next_step, task_id=job.task_id, job_id=job.job_id)
+
+
+def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskTimeoutError:
+    """A caller's time to wait is over before anything was sent."""
+    return TaskTimeoutError(
+        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent within the {round(timeout, 2):g} s "
+        f"of waiting{why}",
+        money=NOTHING_CHARGED,
+        next_step="Try again later, or wait longer.",
+        job_id=job_id,
+    )
+
+
+def queue_limit_reached(job: Job, limit: float) -> QueueLimitError:
+    """The task is still queued when the caller's limit ends."""
+    return QueueLimitError(
+        f"The task has waited in the network's queue for {limit:g} s, the limit set",
+        money=RUNS_ON,
+        next_step="Raise the queue limit, or try again when the network is less busy.",
+        task_id=job.task_id,
+        job_id=job.job_id,
+    )
+
+
+def closed(job: Job) -> ClientClosedError:
+    """The client was closed while a caller waited."""
+    what = "The client was closed while it waited for "
+    if job.task_id is not None:
+        what += f"task {job.task_id}"
+        money = RUNS_ON
+        next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
+    elif job.may_be_created:
+        what += f"the network's answer to the create of job {job.job_id}"
+        money = MAY_BE_CHARGED
+        next_step = "See what became of it with `xalora tasks`."
+    else:
+        what += f"job {job.job_id} to be sent"
+        money = NOTHING_CHARGED
+        next_step = "Run it again, and close the client after that."
+    return ClientClosedError(what, money=money, next_step=next_step, task_id=job.task_id, job_id=job.job_id)
+
+
+def outcome_unknown(record: Record) -> AmbiguousCreateError:
+    """A claim that meets a record whose task may or may not exist."""
+    if record.task_id is not None:
+        return AmbiguousCreateError(
+            f"The network does not know the earlier task {record.task_id} any more",
+            money="Whether it was charged is not known here, so nothing was sent now.",
+            next_step='To pay for a new one: if_unknown="forget" (`--if-unknown forget`), or forget it in '
+            "the list of tasks.",
+            job_id=record.job_id,
+            task_id=record.task_id,
+        )
+    return AmbiguousCreateError(
+        f"An earlier create of the same task (job {record.job_id}) went out and its outcome is not known",
+        money="That task may exist and be charged, so nothing was sent now.",
+        next_step='Look for the job in your account. Then choose: if_unknown="resend" sends it again under '
+        'the same job id, "forget" pays for a new one (`--if-unknown resend|forget`).',
+        job_id=record.job_id,
+    )
+
+
+def anothers_id(error: JournalError, job_id: str) -> AmbiguousCreateError:
+    """The network answered a create with the id of another task."""
+    return AmbiguousCreateError(
+        error.what,
+        money=MAY_BE_CHARGED,
+        next_step="Look for the job in your account, and tell whoever runs the sequencer.",
+        job_id=job_id,
+    )
+
+
+def add_doubt(error: XaloraError, job_id: str) -> None:
+    """Have the error of a create that was sent again tell of the first one, whose outcome is not known."""
+    error.money = FIRST_MAY_BE_CHARGED
+    if error.status_code == _CONFLICT:
+        error.money = FIRST_PROBABLY_CHARGED
+        error.next_step = f"Look for job {job_id} in your account, and take its task up by its id."
+
+
+def add_canceled(error: XaloraError) -> None:
+    """Have an error that ended the wait say that the task was canceled then, rather than that it runs on."""
+    if isinstance(error, QueueLimitError):
+        error.cancel_confirmed = True
+    if isinstance(error, QueueLimitError | TaskTimeoutError):
+        error.money = CANCELED_THERE
+        error.next_step = "Run it again with a longer limit, or when the network is less busy."

@@ -1,0 +1,49 @@
+"""Durations, sizes and counts in words, the same in the shell, in ComfyUI and in messages."""
+
+from __future__ import annotations
+
+
+def seconds_text(seconds: float | None) -> str:
+    """A measured duration: ``0.42 s``, ``3.2 s``, ``47 s``, ``2 min 5 s``; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return elapsed_text(round(seconds))
+
+
+def elapsed_text(seconds: float) -> str:
+    """The time since a moment, in whole seconds as a clock shows them: ``0 s``, ``47 s``, ``2 min 5 s``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def span_text(span: tuple[float, float]) -> str:
+    """A range of durations: ``40-55 s``, or ``40 s`` where both ends read the same."""
+    low, high = (seconds_text(value) for value in span)
+    if low == high:
+        return low
+    unit = " s"
+    if low.endswith(unit) and high.endswith(unit) and " min" not in low + high:
+        low = low.removesuffix(unit)
+    return f"{low}-{high}"
+
+
+def bytes_text(size: float) -> str:
+    """A size: ``812 B``, ``3.4 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: ``1 task``, ``3 tasks``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
