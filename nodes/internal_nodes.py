@@ -29,6 +29,14 @@ PURPOSE = (
 )
 
 
+def _list_index_input() -> Any:
+    return io.Int.Input("list_index", default=0, min=0, optional=True, tooltip="Index of the list element.")
+
+
+def _report_input() -> Any:
+    return io.String.Input("told", default="", optional=True, tooltip="Report for the parent node, as JSON.")
+
+
 def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
     """The parent's element of a list input: ComfyUI repeats the last element of a shorter list."""
     index = list_index[0]
@@ -53,9 +61,7 @@ class XaloraTakeImages(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="A batch."),
                 io.String.Input("indexes", tooltip="Indexes of the images, from 0, separated by commas."),
-                io.Int.Input(
-                    "list_index", default=0, min=0, optional=True, tooltip="Index of the list element."
-                ),
+                _list_index_input(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="IMAGE", tooltip="The chosen images."),
@@ -103,12 +109,8 @@ class XaloraMergeImages(io.ComfyNode):
                 io.Image.Input(
                     "whole", optional=True, tooltip="The batch whose alpha channel is added again."
                 ),
-                io.Int.Input(
-                    "list_index", default=0, min=0, optional=True, tooltip="Index of the list element."
-                ),
-                io.String.Input(
-                    "told", default="", optional=True, tooltip="Report for the parent node, as JSON."
-                ),
+                _list_index_input(),
+                _report_input(),
             ],
             outputs=[io.Image.Output("images", display_name="IMAGE", tooltip="All images, in order.")],
         )
@@ -152,9 +154,7 @@ class XaloraLocalVideo(io.ComfyNode):
                 io.Boolean.Input(
                     "decode_frames", default=True, optional=True, tooltip="Return the frames too."
                 ),
-                io.String.Input(
-                    "told", default="", optional=True, tooltip="Report for the parent node, as JSON."
-                ),
+                _report_input(),
             ],
             outputs=[
                 io.Video.Output("same", display_name="VIDEO", tooltip="The video."),

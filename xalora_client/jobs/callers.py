@@ -220,8 +220,7 @@ class Caller:
         Other callers in this process may be about to leave as well.
         """
         job, deadline = self.job, monotonic() + CONFIRM_SECONDS
-        while job.state.callers > 1 and not job.is_done and (left := deadline - monotonic()) > 0:
-            await job.changed(left)
+        await job.until(lambda: job.state.callers <= 1 or job.is_done, deadline)
         await job.cancel(Happened.WISHED, max(0.0, deadline - monotonic()))
 
     async def cancel_by_order(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import Submitted
 from ..journal import Event, TaskState
 from ..journal.rules import Happened
+from ..journal.transaction import NEVER_SENT
 from ..transfer.upload import ImageDelivery
 from . import messages
 from .preparation import PreparedTask
@@ -27,7 +28,6 @@ WATCH_SECONDS = 0.1
 SETTLE_SECONDS = 1.0
 """How long it is looked at before the journal is asked whether that process is alive."""
 
-GIVEN_UP_BEFORE = "It was given up before it was sent."
 GIVEN_UP_AMID = "It was given up before the network's answer came."
 
 
@@ -92,7 +92,7 @@ async def _not_created(job: Job, error: BaseException) -> None:
     is_settled = isinstance(error, XaloraError) and not isinstance(error, AmbiguousCreateError)
     is_sure = is_settled or not job.state.is_out
     event = Event.NOT_SENT if is_sure else Event.ANSWER_LOST
-    reason = str(error) or (GIVEN_UP_BEFORE if is_sure else GIVEN_UP_AMID)
+    reason = str(error) or (NEVER_SENT if is_sure else GIVEN_UP_AMID)
     job.tools.journal.note(job.record_id, event, error=reason)
     if isinstance(error, asyncio.CancelledError):
         if not is_sure:

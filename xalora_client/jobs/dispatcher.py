@@ -27,9 +27,8 @@ from ..journal import BusyJournalError, Claim, Event, Journal, Record, Work, bus
 from ..journal.records import without_queries
 from ..journal.results_folder import digest_of
 from ..journal.rules import Ending, Happened, Phase
-from ..network.answers import failure_reason
 from ..network.sequencer import Network
-from ..network.status import FAILED, FINISHED, is_terminal
+from ..network.status import is_terminal
 from ..polling.pacing import Pacing
 from ..polling.schedule import PollSchedule
 from ..polling.task_kind import TaskKind
@@ -39,7 +38,7 @@ from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from . import messages
 from .callers import Caller
 from .cancellation import CANCEL_SECONDS
-from .job import Job, Tools, release_with
+from .job import Job, Tools, end_of, release_with
 from .preparation import PreparedTask, credentials_of, prepare
 
 T = TypeVar("T")
@@ -459,15 +458,6 @@ class Dispatcher:
     async def until_quiet(self) -> None:
         """Wait for answers about creates and cancels that are out; at most 3 s."""
         await asyncio.gather(*(job.until_quiet(CLOSING_SECONDS) for job in self._live()))
-
-
-def end_of(answer: WorkflowTaskResult) -> tuple[Event, dict[str, Any]]:
-    """How the journal notes the end of a task."""
-    if answer.status == FINISHED:
-        return Event.FINISHED, {"result": answer.result}
-    if answer.status == FAILED:
-        return Event.FAILED, {"error": failure_reason(answer.result)}
-    return Event.CANCELED, {}
 
 
 async def _before(

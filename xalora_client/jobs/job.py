@@ -29,6 +29,7 @@ from ..errors import (
 from ..events import Done, Listeners, Running, UnknownStatus, Waiting
 from ..journal import Event, Journal
 from ..journal.rules import Command, Ending, Happened, JobState, Phase, step
+from ..journal.transaction import NEVER_SENT
 from ..network.answers import failure_reason, miner_of, result_references
 from ..network.sequencer import Network
 from ..network.status import FAILED, FINISHED, RUNNING, WAITING, is_terminal
@@ -39,7 +40,7 @@ from ..transfer.upload import ImageDelivery
 from . import messages
 from .background import background
 from .cancellation import Cancellation
-from .creating import GIVEN_UP_BEFORE, ClaimAgain, learn_task_id, send_create
+from .creating import ClaimAgain, learn_task_id, send_create
 from .preparation import PreparedTask
 from .uploads import Uploads
 
@@ -181,24 +182,20 @@ class Job:
 
     async def cancel(self, happened: Happened, within: float) -> None:
         """Have the task canceled, and wait for at most `within` seconds until that is settled."""
-        deadline = self._waited_until = monotonic() + within
+        self._waited_until = monotonic() + within
         self.tell(happened)
-        while self.state.wish is not None and not self.is_done:
-            if (left := deadline - monotonic()) <= 0:
-                return
-            await self.changed(left)
-        self._waited_until = math.inf
+        if await self.until(lambda: self._has_no_wish, self._waited_until):
+            self._waited_until = math.inf
 
     async def until_quiet(self, within: float) -> None:
         """Wait for at most `within` seconds while an answer about a create or a cancel is outstanding.
 
         What a caller that gave the job up has waited for already is not waited for again.
         """
-        deadline = min(monotonic() + within, self._waited_until)
-        while self.state.phase is Phase.SENDING or (self.state.wish is not None and not self.is_done):
-            if (left := deadline - monotonic()) <= 0:
-                return
-            await self.changed(left)
+        await self.until(
+            lambda: self.state.phase is not Phase.SENDING and self._has_no_wish,
+            min(monotonic() + within, self._waited_until),
+        )
 
     def take_lease(self, lease: str) -> None:
         """A further caller's lease on the record: one is enough for a process."""
@@ -206,6 +203,18 @@ class Job:
             self.tools.journal.leave(lease)
         else:
             self.lease = lease
+
+    @property
+    def _has_no_wish(self) -> bool:
+        return self.state.wish is None or self.is_done
+
+    async def until(self, holds: Callable[[], bool], deadline: float) -> bool:
+        """Wait until something holds of the job; False where the deadline (monotonic clock) came first."""
+        while not holds():
+            if (left := deadline - monotonic()) <= 0:
+                return False
+            await self.changed(left)
+        return True
 
     async def changed(self, within: float) -> bool:
         """Wait until something has happened to the job; False where `within` seconds were not enough."""
@@ -298,7 +307,7 @@ class Job:
         # Stopped before its first step.
         if not self.is_done:
             if self.state.sends:
-                self.tools.journal.note(self.record_id, Event.NOT_SENT, error=GIVEN_UP_BEFORE)
+                self.tools.journal.note(self.record_id, Event.NOT_SENT, error=NEVER_SENT)
             self.end(Happened.NOT_CREATED, ClaimAgain())
 
     async def _follow(self, task_id: str, *, is_new: bool) -> None:
@@ -309,19 +318,15 @@ class Job:
         run = self.pacing.ended(is_measure=answer.status == FINISHED and self.state.sends)
         # Before anybody is told, and may end the program.
         await self.tools.uploads.discard(self.job_id)
-        note = self.tools.journal.note
-        if answer.status == FINISHED:
-            measured = None if run is None else (run.at_least, run.at_most)
-            note(self.record_id, Event.FINISHED, result=answer.result, run=measured, at=time())
-            self.answered.set_result(answer)
+        measured = None if run is None else (run.at_least, run.at_most)
+        event, values = end_of(answer)
+        self.tools.journal.note(self.record_id, event, **values, run=measured, at=time())
+        self.answered.set_result(answer)
+        if event is Event.FINISHED:
             self.tell(Happened.FINISHED)
-        elif answer.status == FAILED:
-            note(self.record_id, Event.FAILED, error=failure_reason(answer.result), at=time())
-            self.answered.set_result(answer)
+        elif event is Event.FAILED:
             self.end(Happened.FAILED, messages.failed(self, answer))
         else:
-            note(self.record_id, Event.CANCELED, at=time())
-            self.answered.set_result(answer)
             self.end(Happened.CANCELED, messages.canceled(self))
         if self.state.phase is Phase.FETCHING:
             await self._fetch(answer)
@@ -454,6 +459,15 @@ class Job:
         error = messages.not_known(self)
         self.tools.journal.note(self.record_id, Event.NOT_KNOWN, error=error.what)
         self.end(Happened.NOT_KNOWN, error)
+
+
+def end_of(answer: WorkflowTaskResult) -> tuple[Event, dict[str, Any]]:
+    """How the journal notes the end of a task."""
+    if answer.status == FINISHED:
+        return Event.FINISHED, {"result": answer.result}
+    if answer.status == FAILED:
+        return Event.FAILED, {"error": failure_reason(answer.result)}
+    return Event.CANCELED, {}
 
 
 def release_with(result: RunResult, journal: Journal, lease: str) -> None:

@@ -190,7 +190,7 @@ def without_queries(value: Any) -> Any:
 
 
 def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
-    """An `Record` from a row of table ``records``; relative file names are resolved in `results_dir`."""
+    """A `Record` from a row of table ``entries``; relative file names are resolved in `results_dir`."""
     work = Work(
         fingerprint=row["fingerprint"],
         sequencer_url=row["sequencer_url"],

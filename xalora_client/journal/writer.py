@@ -77,7 +77,6 @@ class _Request(Generic[T]):
 @dataclass
 class _Note:
     values: Mapping[str, Any]
-    is_durable: bool = False
     since: float = field(default_factory=monotonic)
     future: Future[None] | None = None
 
@@ -164,7 +163,7 @@ class Writer:
         self, record_id: int, event: Event, values: Mapping[str, Any], *, durable: bool = False
     ) -> Future[None] | None:
         """Have an event written; never waits. The future of a durable one is done when it is safe on disk."""
-        note = _Note(values, durable, future=Future() if durable else None)
+        note = _Note(values, future=Future() if durable else None)
         with self._wake:
             if self.is_closed:
                 said = dict(values) if durable else ""
