@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import resize, small_file_system
+from journals import held
 
 from xalora_client import (
     AsyncXalora,
@@ -32,15 +33,6 @@ Note = Callable[[str, str], None]
 
 def task(index: int) -> UpscalerTask:
     return UpscalerTask(np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8))
-
-
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Another program holds the journal."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as blocker:
-        blocker.execute("BEGIN EXCLUSIVE")
-        yield
-        blocker.execute("ROLLBACK")
 
 
 def executed(journal: Journal, statement: str) -> None:
@@ -249,15 +241,8 @@ async def test_a_result_whose_download_fails_is_fetched_later_at_no_cost(note: N
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 200 KiB, mended by a larger one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_file_system(tmp_path / "disk", "200k") as place:
+        yield place
 
 
 async def test_nothing_is_sent_while_its_result_has_no_room(tiny_disk: Path, note: Note) -> None:
@@ -268,7 +253,7 @@ async def test_nothing_is_sent_while_its_result_has_no_room(tiny_disk: Path, not
         with pytest.raises(JournalError, match=r"[Nn]othing was charged"):
             await client.run(task(1), reuse=True, fallback="never")
         assert devnet.stats()["creates"] == 0
-        subprocess.run(["mount", "-o", "remount,size=100m", str(tiny_disk)], check=True)
+        resize(tiny_disk, "100m")
         result = await client.run(task(1), reuse=True, fallback="never")
         assert result.images.shape == (1, 16, 16, 3)
         assert devnet.stats()["creates"] == 1
@@ -279,7 +264,7 @@ async def test_a_disk_that_fills_up_amid_a_task_is_named_and_the_result_fetched_
     tiny_disk: Path, note: Note
 ) -> None:
     big = UpscalerTask(np.random.default_rng(1).integers(0, 256, (160, 160, 3), dtype=np.uint8))
-    subprocess.run(["mount", "-o", "remount,size=100m", str(tiny_disk)], check=True)
+    resize(tiny_disk, "100m")
     async with (
         Devnet(miners=1, faults=["result:500"]) as devnet,
         AsyncXalora(devnet.api_key, devnet.url, state_dir=tiny_disk) as client,

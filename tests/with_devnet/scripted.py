@@ -144,6 +144,11 @@ def task(name: str = "cat") -> UpscalerTask:
     return UpscalerTask(image_url=f"https://example.org/{name}.png")
 
 
+PICTURE = task()
+OTHER_PICTURE = task("dog")
+ACCEPTED = Answer(200, {"task_id": "t-1"})
+
+
 class ScriptedNetwork:
     """Tasks t-1, t-2, ... of a network that counts what it would charge for.
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from journals import held, leases, until
-from scripted import Answer, ScriptedNetwork, ScriptedSequencer
+from journals import PATIENCE, held, leases, until
+from scripted import ACCEPTED, KEY, OTHER_PICTURE, PICTURE, Answer, ScriptedNetwork, ScriptedSequencer
 
 from xalora_client import (
     AsyncXalora,
@@ -30,12 +30,6 @@ from xalora_client.devnet import DevnetThread
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage
 from xalora_client.transfer.upload import DeliveredImage
-
-KEY = "alice#s3cret"
-PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
-OTHER_PICTURE = UpscalerTask(image_url="https://example.org/dog.png")
-ACCEPTED = Answer(200, {"task_id": "t-1"})
-PATIENCE = 20.0
 
 
 def small_image(seed: int = 5) -> np.ndarray[Any, Any]:

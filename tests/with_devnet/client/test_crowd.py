@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripted import Answer, ScriptedSequencer
+from scripted import KEY, Answer, ScriptedSequencer
 
 from xalora_client import AsyncXalora, InputImageError, UpscalerTask
 from xalora_client.journal import TaskState
 from xalora_client.network.sequencer import POLLS_AT_ONCE
 from xalora_client.network.sessions import MAX_CONNECTIONS
 
-KEY = "alice#s3cret"
 CROWD = MAX_CONNECTIONS + 40
 
 

@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from journals import PATIENCE, leases, leases_in_use, until
-from scripted import Answer, ScriptedNetwork, ScriptedSequencer, png, status
+from scripted import (
+    ACCEPTED,
+    KEY,
+    OTHER_PICTURE,
+    PICTURE,
+    Answer,
+    ScriptedNetwork,
+    ScriptedSequencer,
+    png,
+    status,
+)
 
 from xalora_client import (
     AmbiguousCreateError,
@@ -39,11 +49,6 @@ from xalora_client.devnet import Devnet
 from xalora_client.journal import Event, Journal, TaskState
 from xalora_client.media.inputs import PreparedImage
 from xalora_client.transfer.upload import DeliveredImage
-
-KEY = "alice#s3cret"
-PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
-OTHER_PICTURE = UpscalerTask(image_url="https://example.org/dog.png")
-ACCEPTED = Answer(200, {"task_id": "t-1"})
 
 
 def state_of(client: AsyncXalora) -> TaskState:

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from disks import resize, small_file_system
 from journals import held, leases_in_use, until
 from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status, task
 
@@ -285,15 +286,8 @@ async def test_a_folder_of_results_that_was_cleared_is_made_anew(tmp_path: Path)
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"a small tmpfs can't be mounted here: {mounted.stderr.decode().strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    with small_file_system(tmp_path / "disk", "2m") as place:
+        yield place
 
 
 async def test_nothing_is_sent_from_a_disk_without_room_for_its_result(small_disk: Path) -> None:
@@ -305,7 +299,7 @@ async def test_nothing_is_sent_from_a_disk_without_room_for_its_result(small_dis
         with pytest.raises(JournalError, match=r"(free|room).*[Nn]othing was"):
             await client.run(task(), fallback="never")
         assert network.created == 0
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        resize(small_disk, "64m")
         await client.run(task(), fallback="never")
         (small_disk / "ballast").write_bytes(bytes(40 * 2**20))
         # What is kept is there all the same.

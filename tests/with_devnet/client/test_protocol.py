@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
-from scripted import Answer, ScriptedSequencer, answers_of, assert_asked, load_fixture
+from scripted import ACCEPTED, KEY, PICTURE, Answer, ScriptedSequencer, answers_of, assert_asked, load_fixture
 
 from xalora_client import (
     AmbiguousCreateError,
@@ -37,9 +37,6 @@ from xalora_client import (
     XaloraError,
 )
 
-KEY = "alice#s3cret"
-PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
-ACCEPTED = Answer(200, {"task_id": "t-1"})
 NO_WAIT = {"Retry-After": "0"}
 
 

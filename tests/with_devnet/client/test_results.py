@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from PIL import Image
-from scripted import Answer, ScriptedSequencer
+from scripted import KEY, PICTURE, Answer, ScriptedSequencer
 
 from xalora_client import (
     AsyncXalora,
@@ -20,12 +20,8 @@ from xalora_client import (
     ResultFormatError,
     ResultLocationError,
     TaskTimeoutError,
-    UpscalerTask,
 )
 from xalora_client.journal import TaskState
-
-KEY = "alice#s3cret"
-PICTURE = UpscalerTask(image_url="https://example.org/cat.png")
 
 
 def picture(format_name: str, side: int) -> bytes:

@@ -35,17 +35,19 @@ async def post(session: aiohttp.ClientSession, url: str, body: object) -> dict[s
         return await response.json()
 
 
+CREATE = {
+    "consumer_id": "devnet",
+    "api_key": "devnet",
+    "task_type": "upscaler",
+    "task_details": {"parameters": {"image": "https://example.com/a.png"}},
+    "job_id": "j",
+}
+
+
 @pytest_asyncio.fixture
 async def stored() -> AsyncIterator[Stored]:
     async with Devnet(miners=0) as devnet, aiohttp.ClientSession() as session:
-        create = {
-            "consumer_id": "devnet",
-            "api_key": "devnet",
-            "task_type": "upscaler",
-            "task_details": {"parameters": {"image": "https://example.com/a.png"}},
-            "job_id": "j",
-        }
-        await post(session, f"{devnet.url}/task_create", create)
+        await post(session, f"{devnet.url}/task_create", CREATE)
         task = await post(
             session,
             f"{devnet.url}/miner_request",
@@ -202,14 +204,7 @@ async def test_a_connection_closed_in_a_download_does_no_harm(
 
 async def test_submitting_what_was_never_stored_is_refused() -> None:
     async with Devnet(miners=0) as devnet, aiohttp.ClientSession() as session:
-        create = {
-            "consumer_id": "devnet",
-            "api_key": "devnet",
-            "task_type": "upscaler",
-            "task_details": {"parameters": {"image": "https://example.com/a.png"}},
-            "job_id": "j",
-        }
-        await post(session, f"{devnet.url}/task_create", create)
+        await post(session, f"{devnet.url}/task_create", CREATE)
         ask = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
         task = await post(session, f"{devnet.url}/miner_request", ask)
         submit = {
