@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -78,7 +79,11 @@ class Journal:
         self._writer = Writer(self.path, self._results, wall_clock)
         self._reader = Reader(self.path)
         self._listener_keys = itertools.count()
-        self._close = weakref.finalize(self, _close, self._writer, self._reader, folder, os.getpid())
+        self._folder, self._made_by = folder, os.getpid()
+        self._dropping = weakref.finalize(self, _drop, self._writer, self._reader, folder, os.getpid())
+        # At the program's end the notes are written before it ends; see `_close_all`.
+        self._dropping.atexit = False
+        _in_use.add(self)
         forks.register(self._writer)
         forks.register(self._reader)
 
@@ -126,7 +131,10 @@ class Journal:
 
     def close(self) -> None:
         """Write what is noted, for at most 1.5 s, drop all leases and close the file; twice is harmless."""
-        self._close()
+        self._dropping.detach()
+        self._reader.close()
+        self._writer.close(CLOSING_SECONDS)
+        _clean_up(self._reader, self._folder, self._made_by)
 
     def __enter__(self) -> Journal:
         return self
@@ -498,10 +506,32 @@ class Journal:
         return Claim(action=action, record=change.record(record_id), lease=lease)
 
 
-def _close(writer: Writer, reader: Reader, temporary: str | None, made_by: int) -> None:
-    # SQLite moves its log into the file when the last connection is closed, and only one that writes can.
+_in_use: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for journal in list(_in_use):
+        journal.close()
+
+
+def _drop(writer: Writer, reader: Reader, temporary: str | None, made_by: int) -> None:
+    """Close what nobody holds any more.
+
+    Garbage is collected on any thread, amid another journal's transaction too, so nothing is waited for.
+    """
     reader.close()
-    writer.close(CLOSING_SECONDS)
+    if temporary is None:
+        writer.end(CLOSING_SECONDS, reader.close)
+    else:
+        # Nobody else has this one.
+        writer.close(CLOSING_SECONDS)
+        _clean_up(reader, temporary, made_by)
+
+
+def _clean_up(reader: Reader, temporary: str | None, made_by: int) -> None:
+    # SQLite moves its log into the file when the last connection is closed, and only one that writes can.
+    # So the reader is closed before the writer, and again if it was opened meanwhile.
     reader.close()
     # Not a forked child's to remove.
     if temporary is not None and made_by == os.getpid():

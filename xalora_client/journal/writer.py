@@ -128,6 +128,7 @@ class Writer:
         self._writing: _Due | None = None
         self._due_at = float("inf")
         self._stop_by: float | None = None
+        self._then: Callable[[], None] = lambda: None
         self._owes = False
         self._has_ended = False
 
@@ -209,16 +210,24 @@ class Writer:
 
     def close(self, timeout: float) -> None:
         """Write for at most `timeout` seconds; what could not be written is owed to the next opening."""
+        thread = self._thread
+        self.end(timeout)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout + 1.0)
+
+    def end(self, timeout: float, then: Callable[[], None] = lambda: None) -> None:
+        """The same without waiting, made for finalizers; `then` is called at the end."""
         with self._wake:
             if self.is_closed:
                 return
             self.is_closed = True
             self._stop_by = monotonic() + timeout
+            self._then = then
             self._due_at = 0.0
-            thread = self._thread
             self._wake.notify_all()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout + 1.0)
+            if self._thread is not None:
+                return
+        then()
 
     def left(self) -> frozenset[str]:
         """Leases that were dropped here, though a held lock may keep them on disk."""
@@ -522,6 +531,7 @@ class Writer:
         if self._owner is not None:
             self._owner.release()
             self._owner = None
+        self._then()
 
     def _tell(self, changed: set[int]) -> None:
         for record_id in sorted(changed):

@@ -246,6 +246,28 @@ async def test_clients_that_are_dropped_leave_no_thread_descriptor_or_lease(
     assert network.created == 1
 
 
+async def test_a_client_dropped_amid_anothers_transaction_does_not_wait_for_its_lock(tmp_path: Path) -> None:
+    """Garbage is collected on any thread, on one that holds the journal's write lock, too."""
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        dropped = [AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) for _ in range(3)]
+        for number, client in enumerate(dropped):
+            await client.submit(task(str(number)))
+        del client
+        with Journal.open(tmp_path / "journal.sqlite3") as journal:
+
+            def collect(change: object) -> float:
+                began = monotonic()
+                dropped.clear()
+                gc.collect()
+                return monotonic() - began
+
+            waited = await asyncio.wrap_future(journal._request(collect, patience=PATIENCE))
+            assert waited < 1.0
+            await until(lambda: not leases(journal))
+    assert (network.created, network.cancels) == (3, [])
+
+
 async def test_a_dropped_client_gives_up_no_task_that_was_submitted(tmp_path: Path) -> None:
     network = ScriptedNetwork()
     async with ScriptedSequencer(network) as sequencer:
