@@ -59,7 +59,7 @@ def prepare_ours(arguments: Sequence[str]) -> Callable[[], Round]:
 
     async def post(picture: InlineImage) -> Round:
         async with shared_session() as requests, create_session() as creates:
-            transport = Transport(requests, creates, arguments[0], 60)
+            transport = Transport(requests, creates, requests, arguments[0], 60)
             return await measured(
                 transport.post(
                     "task_create",

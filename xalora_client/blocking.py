@@ -6,15 +6,17 @@ There is one implementation of the rules; this module only carries calls to the 
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle, deliveries
 from .errors import ClientClosedError, ConfigurationError
+from .events import tell
 from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTIBLE_SECONDS = 0.25
@@ -41,7 +44,8 @@ class Xalora:
             print(result.files, result.images.shape)
 
     It takes the arguments of :class:`~xalora_client.AsyncXalora`, and its functions take and raise the same.
-    Callbacks are called on the client's own thread, which the client's functions must not be called from.
+    Callbacks are called on a thread of their own, those of one call one after another; the call returns after
+    the last of them.
     """
 
     def __init__(self, api_key: str | None = None, workflow_url: str | None = None, **options: Any) -> None:
@@ -80,7 +84,7 @@ class Xalora:
             try:
                 # In a child made by a fork, the client's inner parts are its parent's, who goes on with them.
                 if self._hub is hub():
-                    self._call(self._client.close(cancel=cancel))
+                    self._call(self._client.close, cancel=cancel)
             finally:
                 self._closed = True
 
@@ -98,17 +102,17 @@ class Xalora:
         self, *, task_type: str | None = None, workflow_id: str | None = None
     ) -> dict[str, Any]:
         """See :meth:`AsyncXalora.resource_request`."""
-        return self._call(self._client.resource_request(task_type=task_type, workflow_id=workflow_id))
+        return self._call(self._client.resource_request, task_type=task_type, workflow_id=workflow_id)
 
     def execute_workflow(
         self, task: WorkflowTask, *, again: bool = False, if_unknown: IfUnknown = "stop"
     ) -> str:
         """See :meth:`AsyncXalora.execute_workflow`."""
-        return self._call(self._client.execute_workflow(task, again=again, if_unknown=if_unknown))
+        return self._call(self._client.execute_workflow, task, again=again, if_unknown=if_unknown)
 
     def query_task_result(self, task_id: str, *, task: WorkflowTask | None = None) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.query_task_result`."""
-        return self._call(self._client.query_task_result(task_id, task=task))
+        return self._call(self._client.query_task_result, task_id, task=task)
 
     def execute_workflow_and_wait_for_result(
         self,
@@ -121,14 +125,17 @@ class Xalora:
     ) -> WorkflowTaskResult:
         """See :meth:`AsyncXalora.execute_workflow_and_wait_for_result`."""
         return self._call(
-            self._client.execute_workflow_and_wait_for_result(
-                task, timeout, interval, again=again, if_unknown=if_unknown
-            )
+            self._client.execute_workflow_and_wait_for_result,
+            task,
+            timeout,
+            interval,
+            again=again,
+            if_unknown=if_unknown,
         )
 
     def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
         """See :meth:`AsyncXalora.cancel_task`."""
-        return self._call(self._client.cancel_task(task_id, task=task))
+        return self._call(self._client.cancel_task, task_id, task=task)
 
     def submit(
         self,
@@ -141,7 +148,7 @@ class Xalora:
     ) -> BlockingTaskHandle:
         """See :meth:`AsyncXalora.submit`."""
         handle = self._call(
-            self._client.submit(task, on_event=on_event, reuse=reuse, again=again, if_unknown=if_unknown)
+            self._client.submit, task, on_event=on_event, reuse=reuse, again=again, if_unknown=if_unknown
         )
         return BlockingTaskHandle(self._call, handle)
 
@@ -154,7 +161,7 @@ class Xalora:
 
         Ctrl-C, or whatever else a signal raises here, cancels the remote task.
         """
-        return self._call(self._client.run(task, **options))
+        return self._call(self._client.run, task, **options)
 
     def run_many(
         self,
@@ -167,23 +174,29 @@ class Xalora:
     ) -> list[Outcome]:
         """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
         return self._call(
-            self._client.run_many(
-                tasks, max_in_flight=max_in_flight, on_event=on_event, on_done=on_done, **options
-            )
+            self._client.run_many,
+            tasks,
+            max_in_flight=max_in_flight,
+            on_event=on_event,
+            on_done=on_done,
+            **options,
         )
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        refusal = self._refusal()
-        if refusal is not None:
-            coroutine.close()
-            raise refusal
+    def _call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs) -> T:
+        self._check_callable()
         ended = threading.Event()
         delivered: list[int] = []
+        callbacks = _CallbackThread()
+        relayed: dict[str, Any] = dict(options)
+        for name in _CALLBACKS:
+            if relayed.get(name) is not None:
+                relayed[name] = callbacks.relay(relayed[name])
+        called: Callable[..., Coroutine[Any, Any, T]] = function
 
         async def carried() -> T:
             deliveries.set(delivered)
             try:
-                return await coroutine
+                return await called(*args, **relayed)
             finally:
                 ended.set()
 
@@ -192,11 +205,13 @@ class Xalora:
             # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
             while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
                 pass
+            callbacks.end()
         except BaseException:
             # Raised into this wait from outside: Ctrl-C, SIGTERM's SystemExit, a host's time limit. The
             # coroutine is told, cancels its remote task, and ends; only then does the program.
             future.cancel()
             ended.wait(LEAVING_SECONDS)
+            callbacks.stop()
             with suppress(CancelledError, Exception):
                 future.exception(timeout=0)
             raise
@@ -207,27 +222,69 @@ class Xalora:
         self._client.note_delivered(delivered)
         return value
 
-    def _refusal(self) -> ConfigurationError | None:
-        """Why nothing can be asked from here: it would be waited for in vain."""
+    def _check_callable(self) -> None:
+        """Check that what is asked from here would not be waited for in vain.
+
+        Raises:
+            ConfigurationError: It would.
+        """
         if self._closed:
-            return ClientClosedError("This client is closed", next_step="Make a new one.")
+            raise ClientClosedError("This client is closed", next_step="Make a new one.")
         if self._hub is not hub():
-            return ClientClosedError(
+            raise ClientClosedError(
                 "This client was made before a fork, in the parent process",
                 next_step="Make a new client in the new process.",
             )
         if is_on_hub():
-            return ConfigurationError(
-                "A callback can't call the client's functions: they would wait for the callback to end",
-                next_step="Do it on another thread, or after the call.",
+            raise ConfigurationError(
+                "The blocking client can't be used on the thread of the jobs: it would wait for itself",
+                next_step="Use it on another thread.",
             )
-        return None
+
+
+_CALLBACKS = ("on_event", "on_done")
+
+
+class _CallbackThread:
+    """Calls the callbacks of one call: the jobs of this process never wait for a callback that blocks."""
+
+    def __init__(self) -> None:
+        self._due: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def relay(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """The callback as one that leaves its calls to the thread."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=_call_all, args=(self._due,), daemon=True)
+            self._thread.start()
+        is_broken = False
+
+        def call(*args: Any) -> None:
+            nonlocal is_broken
+            is_broken = is_broken or not tell(lambda _: callback(*args), args[-1])
+
+        return lambda *args: self._due.put(lambda: call(*args))
+
+    def end(self) -> None:
+        """Wait until all have been called; can be interrupted."""
+        self.stop()
+        while self._thread is not None and self._thread.is_alive():
+            self._thread.join(INTERRUPTIBLE_SECONDS)
+
+    def stop(self) -> None:
+        """Let the thread end after what it has to call."""
+        self._due.put(None)
+
+
+def _call_all(due: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (callback := due.get()) is not None:
+        callback()
 
 
 class BlockingTaskHandle:
     """A :class:`~xalora_client.TaskHandle` behind plain functions."""
 
-    def __init__(self, call: Callable[[Coroutine[Any, Any, Any]], Any], handle: TaskHandle) -> None:
+    def __init__(self, call: Callable[..., Any], handle: TaskHandle) -> None:
         self._call = call
         self._handle = handle
         self.task_id = handle.task_id
@@ -237,7 +294,7 @@ class BlockingTaskHandle:
 
     def status(self) -> str:
         """See :meth:`TaskHandle.status`."""
-        return str(self._call(self._handle.status()))
+        return str(self._call(self._handle.status))
 
     def wait(
         self,
@@ -248,15 +305,15 @@ class BlockingTaskHandle:
     ) -> WorkflowTaskResult:
         """See :meth:`TaskHandle.wait`."""
         answer: WorkflowTaskResult = self._call(
-            self._handle.wait(timeout=timeout, interval=interval, on_event=on_event)
+            self._handle.wait, timeout=timeout, interval=interval, on_event=on_event
         )
         return answer
 
     def result(self, *, timeout: float | None = None, on_event: EventCallback | None = None) -> RunResult:
         """See :meth:`TaskHandle.result`."""
-        result: RunResult = self._call(self._handle.result(timeout=timeout, on_event=on_event))
+        result: RunResult = self._call(self._handle.result, timeout=timeout, on_event=on_event)
         return result
 
     def cancel(self) -> dict[str, Any]:
         """See :meth:`TaskHandle.cancel`."""
-        return dict(self._call(self._handle.cancel()))
+        return dict(self._call(self._handle.cancel))

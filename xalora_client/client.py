@@ -133,7 +133,9 @@ class AsyncXalora:
         self._dispatcher: Dispatcher | None = None
         self._hub: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        dropping = weakref.finalize(self, _close_soon, self._sessions)
+        # All dispatchers of this client, one at most.
+        self._opened: list[Dispatcher] = []
+        dropping = weakref.finalize(self, _close_soon, self._opened, self._sessions)
         # At the program's end the answers that are out are awaited; see `_await_answers`.
         dropping.atexit = False
 
@@ -202,20 +204,22 @@ class AsyncXalora:
         from .jobs.job import Tools
         from .jobs.uploads import Uploads
         from .network.sequencer import Network
-        from .network.sessions import create_session, shared_session
+        from .network.sessions import cancel_session, create_session, shared_session
         from .network.transport import Transport
         from .transfer.upload import choose_delivery
 
         settings = self.settings
         delivery = self._given_delivery or choose_delivery(settings)
-        shared, requests, creates = shared_session(), shared_session(), create_session()
-        self._sessions += [shared, requests, creates]
-        transport = Transport(requests, creates, settings.workflow_url, settings.request_timeout)
+        shared, requests = shared_session(), shared_session()
+        creates, cancels = create_session(), cancel_session()
+        self._sessions += [shared, requests, creates, cancels]
+        transport = Transport(requests, creates, cancels, settings.workflow_url, settings.request_timeout)
         network = Network(transport, settings.sequencer_url, settings.max_retries)
         fetcher = Fetcher(network, self.journal, shared, settings.result_base_url)
         tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
         self._hub = hub()
         self._dispatcher = Dispatcher(tools, delivery, settings, self._credentials)
+        self._opened.append(self._dispatcher)
         _open_clients.add(self)
         # Registered last, it runs first: before the journals are closed.
         atexit.unregister(_await_answers)
@@ -604,17 +608,19 @@ class TaskHandle:
         """
         _check_interval(interval)
         listener = _on_own_loop(on_event)
+        deadline = None if timeout is None else monotonic() + timeout
 
         async def wait(dispatcher: Dispatcher) -> WorkflowTaskResult:
             joining = dispatcher.caller_of(
                 self.task_id,
                 credentials=self._credentials,
+                deadline=deadline,
                 wants_files=False,
                 on_event=listener,
                 interval=interval,
             )
             async with joining as caller:
-                return await caller.answer(timeout)
+                return await caller.answer(timeout, deadline=deadline)
 
         return await self._client._on_hub(wait)
 
@@ -633,13 +639,18 @@ class TaskHandle:
         """
         listener = _on_own_loop(on_event)
         cancels = (lambda: False) if host is None else host.cancels
+        deadline = None if timeout is None else monotonic() + timeout
 
         async def fetch(dispatcher: Dispatcher) -> RunResult:
             joining = dispatcher.caller_of(
-                self.task_id, credentials=self._credentials, on_event=listener, cancels=cancels
+                self.task_id,
+                credentials=self._credentials,
+                deadline=deadline,
+                on_event=listener,
+                cancels=cancels,
             )
             async with joining as caller:
-                return await caller.result(timeout)
+                return await caller.result(timeout, deadline=deadline)
 
         result = await self._client._on_hub(fetch)
         if host is None or not host.delivers:
@@ -725,10 +736,16 @@ def _await_answers() -> None:
     futures.wait(waits, timeout=LEAVING_SECONDS)
 
 
-def _close_soon(sessions: list[aiohttp.ClientSession]) -> None:
-    """Close what a client that is gone left open."""
+def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession]) -> None:
+    """Close what a client that is gone left open, once the cancels that it began are settled."""
+
+    async def close() -> None:
+        for dispatcher in opened:
+            await dispatcher.until_settled()
+        await _close_sessions(sessions)
+
     if sessions:
-        call_on_hub(lambda: asyncio.ensure_future(_close_sessions(sessions)))
+        call_on_hub(lambda: background(close()))
 
 
 def _check_interval(interval: float | None) -> None:

@@ -46,7 +46,7 @@ def names_host(url: str) -> bool:
 def _base_url(url: str) -> str:
     """Normalize a URL: addresses are compared as text."""
     url = url.strip().rstrip("/")
-    if not re.match(r"https?://", url):
+    if not re.match(r"https?://", url, re.IGNORECASE):
         raise ValueError("it must begin with http:// or https://")
     if not names_host(url) or re.search(r"\s", url):
         raise ValueError("the address has no host, or no valid port")

@@ -61,6 +61,11 @@ class UnknownStatus(TaskEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canceled(TaskEvent):
+    """The network says that the task was canceled."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Downloading(TaskEvent):
     """``received`` of ``total`` bytes of the result are on disk; ``total`` is None where not announced."""
 
@@ -109,7 +114,7 @@ class Done(TaskEvent):
 
 
 EventCallback: TypeAlias = Callable[[TaskEvent], None]
-"""Called on the client's event loop; it must return quickly.
+"""Called on the event loop of the call, where it must return quickly; by the blocking client on a thread.
 
 An exception in it is logged and has no other effect; the callback is not called again for that task.
 """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..client import open_journal
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
-from ..events import EventCallback, FallingBack, TaskEvent
+from ..events import Canceled, EventCallback, FallingBack, TaskEvent
 from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
 from ..text import counted, seconds_text
@@ -61,6 +61,7 @@ class JobReport:
     error: XaloraError | None = None
     unsettled: AmbiguousCreateError | None = None
     files: tuple[Path, ...] = ()
+    is_canceled: bool = False
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -126,6 +127,7 @@ class JobRunner:
     ) -> None:
         def on_event(event: TaskEvent) -> None:
             report.task_id = event.task_id or report.task_id
+            report.is_canceled = report.is_canceled or isinstance(event, Canceled)
             if isinstance(event, FallingBack) and isinstance(event.error, AmbiguousCreateError):
                 report.unsettled = event.error
             display.event(key, event)
@@ -281,6 +283,10 @@ def _print_tasks_left(
     """Print which tasks were canceled and which may run on, after an interrupt and the client's close."""
     for report in reports:
         if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
+            continue
+        # A journal that another program holds may not say so yet.
+        if report.is_canceled:
+            screen.note(f"{report.job.label}: task {report.task_id} is canceled")
             continue
         record = journal.by_task_id(report.task_id, settings.sequencer_url)
         if record is not None and record.state is TaskState.FINISHED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,6 +68,29 @@ class Cancellation:
         self._pursuing = background(self._pursue())
 
     async def _pursue(self) -> None:
+        try:
+            await self._pursue_once()
+        finally:
+            self._hold_again()
+
+    def _hold_again(self) -> None:
+        """A job that goes on has a lease on its record: it was dropped to see who else wants a cancel."""
+        job, journal = self._job, self._job.tools.journal
+        record_id = job.record_id
+        if job.is_done or job.lease or record_id is None:
+            return
+
+        async def hold() -> None:
+            with suppress(JournalError):
+                lease = await asyncio.wrap_future(journal.hold(record_id))
+                if job.is_done:
+                    journal.leave(lease)
+                else:
+                    job.take_lease(lease)
+
+        background(hold())
+
+    async def _pursue_once(self) -> None:
         job = self._job
         others_wait = job.state.wish is Because.CALLER_LEAVES and await self._others_wait()
         # Meanwhile somebody may have joined, or the user may have ordered it.
@@ -163,7 +187,9 @@ class Cancellation:
                 pause = DROP_SECONDS
                 # A look counts once the own lease is dropped. Others who leave just now, and do not know the
                 # task's id yet, drop theirs a moment later; with a held journal, when it is free.
-                if await run_in_thread(lambda: journal.flush(DROP_SECONDS)):
+                flushed = asyncio.wrap_future(journal.flushed())
+                await asyncio.wait({flushed}, timeout=DROP_SECONDS)
+                if flushed.done() and flushed.exception() is None:
                     looks += 1
                 if not await run_in_thread(others):
                     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,9 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     noted = journal.accepted(record_id, task_id)
     job.accept(task_id)
     try:
-        await asyncio.shield(asyncio.wrap_future(noted))
+        if not await asyncio.shield(asyncio.wrap_future(noted)):
+            # Safe beside the journal, which would have refused the id of another task.
+            await run_in_thread(lambda: journal.check_not_anothers(record_id, task_id))
     except JournalError as error:
         # The id is another task's: whether this one has a task is not known.
         journal.note(record_id, Event.ANSWER_LOST, error=error.what)
@@ -108,6 +111,23 @@ async def _not_created(job: Job, error: BaseException) -> None:
         await job.tools.uploads.discard(job.job_id)
 
 
+async def learn_task_id_at_once(job: Job) -> None:
+    """Learn the task id, if another process has just been given it: a cancel needs it."""
+    if job.task_id is not None or job.state.sends or job.record_id is None:
+        return
+    journal, record_id = job.tools.journal, job.record_id
+    with suppress(JournalError):
+        record = await run_in_thread(lambda: journal.find(record_id))
+        if record is not None and record.task_id is not None and job.task_id is None and not job.is_done:
+            _learned(job, record.task_id)
+
+
+def _learned(job: Job, task_id: str) -> None:
+    job.accept(task_id)
+    if not job.accepted.done():
+        job.accepted.set_result(task_id)
+
+
 async def learn_task_id(job: Job) -> None:
     """Learn the task id from the journal; another process sends the create."""
     journal, record_id = job.tools.journal, job.record_id
@@ -115,10 +135,10 @@ async def learn_task_id(job: Job) -> None:
     settle_at = monotonic() + SETTLE_SECONDS
     while True:
         record = await run_in_thread(lambda: journal.find(record_id))
+        if job.task_id is not None:
+            return
         if record is not None and record.task_id is not None:
-            job.accept(record.task_id)
-            if not job.accepted.done():
-                job.accepted.set_result(record.task_id)
+            _learned(job, record.task_id)
             return
         is_under_way = record is not None and record.state in (TaskState.PREPARED, TaskState.SENDING)
         if not is_under_way or monotonic() >= settle_at:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ from ..errors import (
     STILL_RETRIEVABLE,
     ClientClosedError,
     JournalError,
+    RequestRefusedError,
     ResultDownloadError,
 )
 from ..events import Done, EventCallback
@@ -29,6 +29,7 @@ from ..journal.results_folder import digest_of
 from ..journal.rules import Ending, Happened, Phase
 from ..network.sequencer import Network
 from ..network.status import is_terminal
+from ..polling.failed_polls import NOT_FOUND
 from ..polling.pacing import Pacing
 from ..polling.schedule import PollSchedule
 from ..polling.task_kind import TaskKind
@@ -39,7 +40,7 @@ from . import messages
 from .callers import Caller
 from .cancellation import CANCEL_SECONDS
 from .job import Job, Tools, end_of, release_with
-from .preparation import PreparedTask, credentials_of, prepare
+from .preparation import Preparation, PreparedTask, credentials_of
 
 T = TypeVar("T")
 
@@ -91,9 +92,7 @@ class Dispatcher:
         self._delivery = delivery
         self._settings = settings
         self._credentials = credentials
-        # Half the cores, the rest is for sending: were a batch prepared at once, its first task would be
-        # sent with its last.
-        self._preparing = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+        self._preparation = Preparation()
         self._jobs: dict[int | str, Job] = {}
         self._kinds: WeakValueDictionary[str, TaskKind] = WeakValueDictionary()
         self._task_credentials: dict[str, Credentials] = {}
@@ -141,6 +140,7 @@ class Dispatcher:
         task_id: str,
         *,
         credentials: Credentials | None = None,
+        deadline: float | None = None,
         wants_files: bool = True,
         on_event: EventCallback | None = None,
         cancels: Callable[[], bool] = lambda: False,
@@ -148,24 +148,29 @@ class Dispatcher:
     ) -> Caller:
         """A caller of the job of a task that was submitted before, here or anywhere.
 
+        Args:
+            deadline: Until when to wait for the journal, on the monotonic clock.
+
         Raises (when entered):
             MissingKeyError: No key is known to ask with.
+            TaskTimeoutError: The deadline came first.
         """
 
         async def find() -> tuple[Job, bool]:
-            return await self._job_of_task(task_id, credentials, interval), False
+            finding = self._job_of_task(task_id, credentials, interval)
+            late = lambda waited: messages.not_looked_up(task_id, waited)  # noqa: E731
+            return await _before(finding, deadline, late), False
 
         return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=False)
 
     # --- finding the job ----------------------------------------------------------------------------------
 
     async def _prepare(self, task: WorkflowTask, deadline: float | None) -> PreparedTask:
-        async with self._preparing:
-            return await _before(
-                prepare(task, self._credentials, self._settings.sequencer_url),
-                deadline,
-                lambda waited: messages.not_sent_in_time(None, waited),
-            )
+        return await _before(
+            self._preparation.prepare(task, self._credentials, self._settings.sequencer_url),
+            deadline,
+            lambda waited: messages.not_sent_in_time(None, waited),
+        )
 
     async def _job_for(
         self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None, interval: float | None
@@ -173,6 +178,9 @@ class Dispatcher:
         """The job of the record that answers, and whether a cancel of its task is under way."""
         kind = await self._kind(prepared.kind)
         claim = await self._claim(prepared, options, deadline)
+        if claim.action == "unknown" and options.if_unknown == "resend":
+            settled = await self._settled(claim.record, prepared.credentials)
+            claim = await self._claim(prepared, replace(options, if_unknown=settled), deadline)
         is_whole = claim.action == "kept" and await self._check(claim.record, claim.lease)
         # Until a job answers for the lease nothing is awaited: a caller cancelled there would take it along.
         record = claim.record
@@ -193,6 +201,22 @@ class Dispatcher:
         sent = prepared if claim.action == "send" else None
         job.begin(sent, self._delivery, _lifetime(prepared.task.timeout_seconds))
         return job, is_canceled
+
+    async def _settled(self, record: Record, credentials: Credentials) -> IfUnknown:
+        """What to do about a task that the network did not know any more, once it was asked again.
+
+        Raises:
+            NetworkError: It can't be asked. Nothing was sent.
+        """
+        assert record.task_id is not None
+        try:
+            await self.network.query(credentials, record.task_id)
+        except RequestRefusedError as error:
+            if error.status_code not in NOT_FOUND:
+                raise
+            return "forget"
+        self.journal.note(record.id, Event.ACCEPTED, task_id=record.task_id, at=record.submitted_at or time())
+        return "stop"
 
     async def _job_of_task(
         self, task_id: str, credentials: Credentials | None, interval: float | None
@@ -454,6 +478,12 @@ class Dispatcher:
             job.tell(Happened.CLOSED)
         # Those who waited leave before the journal is closed.
         await asyncio.sleep(0)
+
+    async def until_settled(self) -> None:
+        """Wait until all cancels are confirmed, refused, or have lapsed; at most 10 s."""
+        deadline = monotonic() + CANCEL_SECONDS
+        for job in list(self._live()):
+            await job.until(lambda job=job: job.is_quiet, deadline)  # type: ignore[misc]
 
     async def until_quiet(self) -> None:
         """Wait for answers about creates and cancels that are out; at most 3 s."""

@@ -43,6 +43,9 @@ LEFT_SECONDS = 90.0
 NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
 """Seconds before each further try at a result that is not there: stores lag behind what miners say."""
 
+NO_RESULT_PAUSES = (1.0, 2.0, 5.0, 10.0, 12.0)
+"""The same before each further question about a task that has finished and has no result yet."""
+
 LATE_OR_GONE = 404
 _ASKED_ABOUT = (LATE_OR_GONE, 410, 401, 403)  # the last two where the signature of an address has run out
 
@@ -120,15 +123,24 @@ class Fetcher:
         return tuple(files)
 
     async def _with_result(self, job: Job, answer: WorkflowTaskResult) -> WorkflowTaskResult:
-        """The answer, asked for again while it is "finished" and holds no result.
+        """The answer, asked for again while it holds no result.
 
         Raises:
             ResultMissingError: It stays without one.
+            ResultDownloadError: The task is under way again.
         """
-        pauses = iter(NOT_FOUND_PAUSES)
-        while not answer.result and answer.status == FINISHED:
+        pauses = iter(NO_RESULT_PAUSES)
+        while not answer.result:
             pause = next(pauses, None)
-            if pause is None:
+            if pause is None and not is_terminal(answer.status):
+                raise ResultDownloadError(
+                    f"Task {answer.task_id} had finished without a result, and is now {answer.status}",
+                    money=STILL_RETRIEVABLE,
+                    next_step=f"Fetch it later by the task's id: `xalora resume {answer.task_id}`.",
+                    task_id=answer.task_id,
+                    job_id=job.job_id,
+                )
+            if pause is None or (is_terminal(answer.status) and answer.status != FINISHED):
                 raise ResultMissingError(
                     f"Task {answer.task_id} finished without a result",
                     money="Whether such a task is charged is the network's decision; ask with the task id.",

@@ -26,7 +26,7 @@ from ..errors import (
     ResultMissingError,
     XaloraError,
 )
-from ..events import Done, Listeners, Running, UnknownStatus, Waiting
+from ..events import Canceled, Done, Listeners, Running, UnknownStatus, Waiting
 from ..journal import Event, Journal
 from ..journal.rules import Command, Ending, Happened, JobState, Phase, step
 from ..journal.transaction import NEVER_SENT
@@ -40,7 +40,7 @@ from ..transfer.upload import ImageDelivery
 from . import messages
 from .background import background
 from .cancellation import Cancellation
-from .creating import ClaimAgain, learn_task_id, send_create
+from .creating import ClaimAgain, learn_task_id, learn_task_id_at_once, send_create
 from .preparation import PreparedTask
 from .uploads import Uploads
 
@@ -183,6 +183,7 @@ class Job:
     async def cancel(self, happened: Happened, within: float) -> None:
         """Have the task canceled, and wait for at most `within` seconds until that is settled."""
         self._waited_until = monotonic() + within
+        await learn_task_id_at_once(self)
         self.tell(happened)
         if await self.until(lambda: self._has_no_wish, self._waited_until):
             self._waited_until = math.inf
@@ -192,10 +193,12 @@ class Job:
 
         What a caller that gave the job up has waited for already is not waited for again.
         """
-        await self.until(
-            lambda: self.state.phase is not Phase.SENDING and self._has_no_wish,
-            min(monotonic() + within, self._waited_until),
-        )
+        await self.until(lambda: self.is_quiet, min(monotonic() + within, self._waited_until))
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no answer about a create or a cancel is outstanding."""
+        return self.state.phase is not Phase.SENDING and self._has_no_wish
 
     def take_lease(self, lease: str) -> None:
         """A further caller's lease on the record: one is enough for a process."""
@@ -327,6 +330,7 @@ class Job:
         elif event is Event.FAILED:
             self.end(Happened.FAILED, messages.failed(self, answer))
         else:
+            self.events.emit(Canceled(job_id=self.job_id, task_id=task_id))
             self.end(Happened.CANCELED, messages.canceled(self))
         if self.state.phase is Phase.FETCHING:
             await self._fetch(answer)

@@ -99,6 +99,16 @@ def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskT
     )
 
 
+def not_looked_up(task_id: str, timeout: float) -> TaskTimeoutError:
+    """A caller's time to wait is over while the journal, held by another program, is waited for."""
+    return TaskTimeoutError(
+        f"Task {task_id} could not be looked up in the journal within the {round(timeout, 2):g} s of waiting",
+        money=RUNS_ON,
+        next_step=f"Take it up again by its id: `xalora resume {task_id}`.",
+        task_id=task_id,
+    )
+
+
 def queue_limit_reached(job: Job, limit: float) -> QueueLimitError:
     """The task is still queued when the caller's limit ends."""
     return QueueLimitError(

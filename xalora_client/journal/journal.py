@@ -27,7 +27,7 @@ from .queries import IS_OPEN, where
 from .records import Claim, Record, Work, record_from_row
 from .results_folder import KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
-from .transaction import Transaction, kept_files
+from .transaction import Transaction, check_not_anothers, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
 logger = logging.getLogger("xalora_client.journal")
@@ -163,7 +163,8 @@ class Journal:
             job_id: The job id to use if a new record is made; an older record keeps its own.
             among: Ids of tasks that may answer whatever was delivered, seeded or not.
             if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
-                same job id, give it up and begin anew, or stop with the action ``unknown``.
+                same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose
+                id is known only the network can say more, so that is not sent again.
 
         Raises (in the future):
             JournalError: It can't be written, or there is no place for a result. Nothing may be sent then.
@@ -173,10 +174,10 @@ class Journal:
             row = self._answering(change.connection, work, reuse, again, among, None)
             if row is not None and row["state"] == TaskState.UNKNOWN.value:
                 # The network has accepted its job id before, so sending that again would find the same task.
-                forget = if_unknown == "forget" or (if_unknown == "resend" and row["task_id"] is not None)
-                if if_unknown == "stop":
+                is_known = row["task_id"] is not None
+                if if_unknown == "stop" or (if_unknown == "resend" and is_known):
                     return Claim(action="unknown", record=change.record(row["id"]))
-                if forget:
+                if if_unknown == "forget":
                     change.update(row["id"], forgotten=1)
                     row = None
                 else:
@@ -222,11 +223,17 @@ class Journal:
                     next_step="Run the task again; it joins the process that sends it.",
                 )
             change.apply(record_id, Event.SEND, {})
+            # The answer, which costs money, must find room on a disk that is full by then.
+            with explained(self.path, NOTHING_CHARGED):
+                self._writer.reserve()
 
         return self._request(send, patience=patience)
 
-    def accepted(self, record_id: int, task_id: str) -> Future[None]:
-        """Note the task id that the network answered; the future is done when it is safe on disk."""
+    def accepted(self, record_id: int, task_id: str) -> Future[bool]:
+        """Note the task id that the network answered; the future is done when it is safe on disk.
+
+        Its value is False where the journal can't be written yet, and the id is safe beside it.
+        """
         values = {"task_id": task_id, "at": self._wall()}
         noted = self._writer.note(record_id, Event.ACCEPTED, values, durable=True)
         assert noted is not None
@@ -277,6 +284,10 @@ class Journal:
     def flush(self, timeout: float) -> bool:
         """Write all notes now; False where another program holds the journal for longer than `timeout`."""
         return self._writer.flush(timeout)
+
+    def flushed(self) -> Future[None]:
+        """The same without waiting; the future is done when they are on disk."""
+        return self._writer.flushed()
 
     # --- readings -----------------------------------------------------------------------------------------
 
@@ -344,10 +355,24 @@ class Journal:
         if record_ids is not None:
             query += " WHERE entry IN (SELECT value FROM json_each(?))"
             values = [json.dumps(list(record_ids))]
-        rows = [row for row in self._read(query, values) if row["ticket"] not in ignored]
+        # Nothing that is not written yet matters to this, so that is not waited for.
+        rows = [row for row in self._rows(query, values) if row["ticket"] not in ignored]
         with explained(self.path):
-            alive = {owner: self._writer.is_alive(owner) for owner in {row["owner"] for row in rows}}
-        return frozenset(row["entry"] for row in rows if alive[row["owner"]])
+            held = {owner: self._writer.held_by(owner) for owner in {row["owner"] for row in rows}}
+        return frozenset(row["entry"] for row in rows if held[row["owner"]](row["ticket"]))
+
+    def check_not_anothers(self, record_id: int, task_id: str) -> None:
+        """Check a task id that could not be written yet: the network may have given it to another task.
+
+        Raises:
+            JournalError: It did.
+        """
+        row = next(iter(self._rows("SELECT * FROM entries WHERE id = ?", (record_id,))), None)
+        if row is not None:
+            with self._reader.connection() as connection:
+                check_not_anothers(connection, row, task_id)
+        if self._writer.has_noted(task_id, besides=record_id):
+            raise JournalError(f"The network answered with the id of another task, {task_id}")
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""
@@ -445,6 +470,9 @@ class Journal:
 
     def _read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         self._writer.flush(SETTLE_SECONDS)
+        return self._rows(query, values)
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         try:
             with self._reader.connection() as connection:
                 return connection.execute(query, values).fetchall()

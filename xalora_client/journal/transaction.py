@@ -127,10 +127,12 @@ class Transaction:
         if row is None:
             return
         if event is Event.ACCEPTED:
-            if row["task_id"] is not None:
+            if row["task_id"] is not None and (
+                row["task_id"] != values["task_id"] or row["state"] != TaskState.UNKNOWN.value
+            ):
                 _warn_if_accepted_twice(row, values["task_id"])
                 return
-            self._check_not_anothers(row, values["task_id"])
+            check_not_anothers(self.connection, row, values["task_id"])
         if event is Event.NOT_SENT and row["in_doubt"]:
             # Whether work in doubt was accepted the first time is as unknown as before.
             event, values = Event.ANSWER_LOST, {"error": f"{STILL_UNKNOWN} {values['error']}"}
@@ -148,23 +150,6 @@ class Transaction:
         run = values.get("run")
         if event is Event.FINISHED and run is not None and state is not TaskState.FINISHED:
             self._note_run(row["kind"], *run)
-
-    def _check_not_anothers(self, row: sqlite3.Row, task_id: str) -> None:
-        """An id that the network gave to another task before would give out that one's result.
-
-        Raises:
-            JournalError: It did.
-        """
-        other = self.connection.execute(
-            "SELECT job_id FROM entries WHERE task_id = ? AND sequencer_url = ? AND fingerprint <> ?",
-            (task_id, row["sequencer_url"], row["fingerprint"]),
-        ).fetchone()
-        if other is not None:
-            raise JournalError(
-                f"The network answered job {row['job_id']} with the id of another task, {task_id} (job "
-                f"{other['job_id']})",
-                job_id=row["job_id"],
-            )
 
     def touch(self, record_id: int) -> None:
         """Make the record the most recently used. A counter says so, since clocks are set back."""
@@ -367,6 +352,24 @@ _COLUMNS: dict[Event, Columns] = {
     Event.DELIVERED: lambda row, values, now: {"delivered": 1},
     Event.FELL_BACK: lambda row, values, now: {"engine": values["engine"], "device": values["device"]},
 }
+
+
+def check_not_anothers(connection: sqlite3.Connection, row: sqlite3.Row, task_id: str) -> None:
+    """An id that the network gave to another task before would give out that one's result.
+
+    Raises:
+        JournalError: It did.
+    """
+    other = connection.execute(
+        "SELECT job_id FROM entries WHERE task_id = ? AND sequencer_url = ? AND fingerprint <> ?",
+        (task_id, row["sequencer_url"], row["fingerprint"]),
+    ).fetchone()
+    if other is not None:
+        raise JournalError(
+            f"The network answered job {row['job_id']} with the id of another task, {task_id} (job "
+            f"{other['job_id']})",
+            job_id=row["job_id"],
+        )
 
 
 def _text(text: str | None) -> str | None:

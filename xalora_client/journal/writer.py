@@ -78,7 +78,7 @@ class _Request(Generic[T]):
 class _Note:
     values: Mapping[str, Any]
     since: float = field(default_factory=monotonic)
-    future: Future[None] | None = None
+    future: Future[bool] | None = None
 
 
 @dataclass
@@ -130,6 +130,7 @@ class Writer:
         self._stop_by: float | None = None
         self._then: Callable[[], None] = lambda: None
         self._owes = False
+        self._owed_leases: set[str] = set()
         self._has_ended = False
 
     # --- what callers ask ---------------------------------------------------------------------------------
@@ -162,8 +163,11 @@ class Writer:
 
     def note(
         self, record_id: int, event: Event, values: Mapping[str, Any], *, durable: bool = False
-    ) -> Future[None] | None:
-        """Have an event written; never waits. The future of a durable one is done when it is safe on disk."""
+    ) -> Future[bool] | None:
+        """Have an event written; never waits.
+
+        The future of a durable one is done when it is safe on disk: True in the journal, False beside it.
+        """
         note = _Note(values, future=Future() if durable else None)
         with self._wake:
             if self.is_closed:
@@ -172,10 +176,12 @@ class Writer:
                     "The journal is closed; record %d is not told: %s %s", record_id, event.value, said
                 )
                 if note.future is not None:
-                    note.future.set_result(None)
+                    note.future.set_result(False)
                 return note.future
             events = self._notes.setdefault(record_id, {})
-            events.pop(event, None)
+            earlier = events.pop(event, None)
+            if earlier is not None:
+                note.values = {**earlier.values, **values}
             events[event] = note
             self._write_within(0.0 if durable else _LAGS.get(event, LAG_SECONDS))
         return note.future
@@ -192,6 +198,14 @@ class Writer:
         """Have all notes written now; False where that took longer than `timeout` seconds."""
         if threading.current_thread() is self._thread:
             return True
+        try:
+            self.flushed().result(timeout)
+        except (FutureTimeoutError, JournalError):
+            return False
+        return True
+
+    def flushed(self) -> Future[None]:
+        """The same without waiting: a future that is done when they are on disk."""
         done: Future[None] = Future()
         with self._wake:
             if self._notes or self._dropped:
@@ -201,12 +215,8 @@ class Writer:
                 # What it writes is not on disk yet.
                 self._writing.flushes.append(done)
             else:
-                return True
-        try:
-            done.result(timeout)
-        except (FutureTimeoutError, JournalError):
-            return False
-        return True
+                done.set_result(None)
+        return done
 
     def close(self, timeout: float) -> None:
         """Write for at most `timeout` seconds; what could not be written is owed to the next opening."""
@@ -242,6 +252,32 @@ class Writer:
     def is_alive(self, owner_id: str) -> bool:
         """Whether an owner of leases is alive; asked without a transaction."""
         return owner_id == self.owner_id or process_locks.is_alive(self.owners_dir, owner_id)
+
+    def held_by(self, owner_id: str) -> Callable[[str], bool]:
+        """Whether a lease of this owner is held: the owner lives, and has not said that it dropped it."""
+        if not self.is_alive(owner_id):
+            return lambda lease: False
+        dropped = {note.get("lease") for note in process_locks.owed_notes(self.owners_dir, owner_id)}
+        return lambda lease: lease not in dropped
+
+    def has_noted(self, task_id: str, *, besides: int) -> bool:
+        """Whether a task id that another record was given waits to be written."""
+        with self._wake:
+            return any(
+                record_id != besides
+                and Event.ACCEPTED in events
+                and events[Event.ACCEPTED].values["task_id"] == task_id
+                for record_id, events in self._notes.items()
+            )
+
+    def reserve(self) -> None:
+        """Have room on disk for task ids that the journal can't take. On the writing thread only.
+
+        Raises:
+            OSError: There is none.
+        """
+        assert self._owner is not None
+        self._owner.reserve()
 
     def _write_within(self, seconds: float) -> None:
         due_at = monotonic() + seconds
@@ -316,6 +352,7 @@ class Writer:
         if self._owes and self._owner is not None:
             self._owner.owe_nothing()
             self._owes = False
+            self._owed_leases.clear()
         for answer in answers:
             answer()
         for flushed in due.flushes:
@@ -372,6 +409,8 @@ class Writer:
         dead = {owner_id for owner_id in known if not self.is_alive(owner_id)}
         for owner_id in dead:
             for note in process_locks.owed_notes(self.owners_dir, owner_id):
+                if "lease" in note:
+                    continue
                 # A note that does not fit the journal must not keep others from it.
                 self._attempt(change, _owed(note), None)()
         change.drop_dead(dead)
@@ -420,6 +459,7 @@ class Writer:
             if request.future.set_running_or_notify_cancel():
                 _set_exception(request.future, busy)
         self._owe_durable(now - OWE_AFTER_SECONDS)
+        self._owe_dropped()
 
     def _fail(self, error: JournalError) -> None:
         """The journal can't be written now: requests end, notes wait for the cause to go."""
@@ -453,7 +493,14 @@ class Writer:
                     "%s; not noted: record %d %s %s", error, record_id, event.value, dict(note.values)
                 )
                 if note.future is not None:
-                    _set_result(note.future, None)
+                    _set_result(note.future, False)
+
+    def _owe_dropped(self) -> None:
+        """Let other processes see, while the lock is held, which leases are no longer meant."""
+        with self._wake:
+            dropped = self._dropped - self._owed_leases
+        if dropped and self._owe({"lease": lease} for lease in sorted(dropped)) is None:
+            self._owed_leases |= dropped
 
     def _owe_durable(self, noted_before: float) -> None:
         """Make task ids safe in this process's own file while the journal can't take them."""
@@ -466,20 +513,20 @@ class Writer:
             ]
         if not owed:
             return
-        error = self._owe((record_id, event, note.values) for record_id, event, note in owed)
+        error = self._owe(_as_owed(record_id, event, note) for record_id, event, note in owed)
         for record_id, event, note in owed:
             assert note.future is not None
             if error is not None:
                 # It stays in memory and is tried again; until then the log has it.
                 logger.warning("Not on disk yet: record %d %s %s", record_id, event.value, dict(note.values))
-            _set_result(note.future, None)
+            _set_result(note.future, False)
 
-    def _owe(self, notes: Iterator[tuple[int, Event, Mapping[str, Any]]]) -> OSError | None:
+    def _owe(self, notes: Iterator[Mapping[str, Any]]) -> OSError | None:
         try:
             if self._owner is None:
                 self._owner = Owner(self.owners_dir)
             self._owes = True
-            self._owner.owe({"record": r, "event": e.value, "values": v} for r, e, v in notes)
+            self._owner.owe(notes)
         except OSError as error:
             return error
         return None
@@ -506,7 +553,7 @@ class Writer:
             requests, self._requests = self._requests, []
             flushes, self._flushes = self._flushes, []
         left = [
-            (record_id, event, note.values)
+            _as_owed(record_id, event, note)
             for record_id, events in notes.items()
             for event, note in events.items()
         ]
@@ -515,7 +562,7 @@ class Writer:
         for events in notes.values():
             for note in events.values():
                 if note.future is not None:
-                    _set_result(note.future, None)
+                    _set_result(note.future, False)
         for request in requests:
             if request.future.set_running_or_notify_cancel():
                 _set_exception(request.future, JournalError("The journal was closed"))
@@ -577,8 +624,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _applied(record_id: int, event: Event, note: _Note) -> Callable[[Transaction], None]:
-    return lambda change: change.apply(record_id, event, note.values)
+def _applied(record_id: int, event: Event, note: _Note) -> Callable[[Transaction], bool]:
+    def apply(change: Transaction) -> bool:
+        change.apply(record_id, event, note.values)
+        return True
+
+    return apply
+
+
+def _as_owed(record_id: int, event: Event, note: _Note) -> dict[str, Any]:
+    return {"record": record_id, "event": event.value, "values": note.values}
 
 
 def _owed(note: Mapping[str, Any]) -> Callable[[Transaction], None]:

@@ -16,6 +16,7 @@ from ..config import names_host, without_login
 from ..errors import ConfigurationError
 
 MAX_CONNECTIONS = 64
+MOST_CANCELS = 1000
 USER_AGENT = f"xalora-python/{__version__}"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -29,6 +30,11 @@ def shared_session() -> aiohttp.ClientSession:
 def create_session() -> aiohttp.ClientSession:
     """For creates: each gets a connection of its own, see :class:`.transport.Transport`."""
     return _session(force_close=True)
+
+
+def cancel_session() -> aiohttp.ClientSession:
+    """For cancels, which wait for no other request: hundreds may leave at once, when a program is stopped."""
+    return _session(force_close=False, limit=_cancels_at_once())
 
 
 def environment_proxy(url: str) -> str | None:
@@ -64,9 +70,19 @@ def _http_proxy(named: str, variable: str) -> str:
     return address
 
 
-def _session(*, force_close: bool) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, force_close=force_close, ssl=_certificates())
+def _session(*, force_close: bool, limit: int = MAX_CONNECTIONS) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=limit, force_close=force_close, ssl=_certificates())
     return aiohttp.ClientSession(connector=connector, headers={"User-Agent": USER_AGENT})
+
+
+def _cancels_at_once() -> int:
+    """Half of the descriptors that this process may have; macOS gives 256 by default."""
+    try:
+        import resource
+    except ImportError:
+        return MOST_CANCELS
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CANCELS if allowed == resource.RLIM_INFINITY else min(MOST_CANCELS, allowed // 2)
 
 
 def _certificates() -> ssl.SSLContext | bool:

@@ -138,6 +138,7 @@ class Transport:
         session: For requests that cost nothing; connections are reused.
         create_session: For creates. It must not reuse connections: on one that the server has just closed,
             the outcome of a create would be unknown.
+        cancel_session: For cancels.
         base_url: The sequencer's URL.
         request_timeout: Seconds to connect, to wait for the answer once the body is sent, and without
             progress while it is sent: a large body may take any time on a slow line.
@@ -147,11 +148,12 @@ class Transport:
         self,
         session: aiohttp.ClientSession,
         create_session: aiohttp.ClientSession,
+        cancel_session: aiohttp.ClientSession,
         base_url: str,
         request_timeout: float,
     ) -> None:
         self._session = session
-        self._create_session = create_session
+        self._own_sessions = {"task_create": create_session, "task_cancel": cancel_session}
         self._base_url = base_url.rstrip("/")
         self.timeout = request_timeout
         self._proxy: str | None = None
@@ -178,7 +180,7 @@ class Transport:
         if not self._proxy_known:
             self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
             self._proxy_known = True
-        session = self._create_session if endpoint == "task_create" else self._session
+        session = self._own_sessions.get(endpoint, self._session)
         if session.closed:
             raise ClientClosedError("This client was closed before the request left")
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)

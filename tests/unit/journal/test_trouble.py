@@ -43,7 +43,7 @@ def fill(path: Path, results: Path, count: int = 200) -> None:
 def owed(path: Path) -> list[dict[str, Any]]:
     """The lines of all files of owed notes."""
     files = path.with_name(f"{path.name}.owners").glob("*.notes")
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [json.loads(line) for file in files for line in file.read_text().splitlines() if line]
 
 
 class TestHeld:
@@ -70,7 +70,7 @@ class TestHeld:
         self, journal: Journal, holder: LockHolder, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """D3: within half a second its line is synced to the process's own file."""
-        record = send(journal, claim(journal), None)
+        claimed = claim(journal)
         synced: list[int] = []
         sync = os.fsync
 
@@ -79,8 +79,9 @@ class TestHeld:
             sync(descriptor)
 
         monkeypatch.setattr(os, "fsync", fsync)
+        record = send(journal, claimed, None)
         holder.hold()
-        journal.accepted(record.id, "task-1").result(LONG)
+        assert journal.accepted(record.id, "task-1").result(LONG) is False
         (line,) = owed(path)
         assert (line["record"], line["event"], line["values"]["task_id"]) == (record.id, "accepted", "task-1")
         (file,) = path.with_name(f"{path.name}.owners").glob("*.notes")
@@ -110,7 +111,9 @@ class TestHeld:
         """D3: it is never given up."""
         record = send(journal, claim(journal), None)
         owner = journal._writer.owner_id
-        (path.with_name(f"{path.name}.owners") / f"{owner}.notes").mkdir()
+        notes = path.with_name(f"{path.name}.owners") / f"{owner}.notes"
+        notes.unlink()
+        notes.mkdir()
         holder.hold()
         journal.accepted(record.id, "task-1").result(LONG)
         assert "task-1" in caplog.text

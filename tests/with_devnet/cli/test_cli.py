@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from journals import held
 from PIL import Image
 
 from xalora_client.devnet import DevnetThread
@@ -532,6 +533,20 @@ def test_an_unconfirmed_cancel_is_reported_and_does_not_stick(tmp_path: Path, ph
         assert cli("cancel", task_id).returncode == 0
         assert devnet.task(task_id).status == "canceled"
         assert cli.json("tasks")["tasks"] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_a_cancel_confirmed_under_a_held_lock_is_not_told_as_open(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", photo)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
+        journal = Path(os.environ["XALORA_STATE_DIR"]) / "journal.sqlite3"
+        with held(journal):
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=CEILING)
+        (task_id,) = devnet.task_ids()
+        assert f"task {task_id} is canceled" in err
+        assert "may run on" not in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")

@@ -256,20 +256,53 @@ def test_closing_a_blocking_client_sets_the_other_threads_free() -> None:
             client.task("t-1").status()
 
 
-def test_a_blocking_call_from_a_callback_is_refused_not_awaited_for_ever() -> None:
-    errors: list[XaloraError] = []
+def test_a_callback_of_a_blocking_call_may_call_the_client() -> None:
+    said: list[str] = []
 
     with DevnetThread(miners=1) as devnet, Xalora(devnet.api_key, devnet.url) as client:
 
-        def cancel(event: events.TaskEvent) -> None:
-            try:
-                client.cancel_task(event.task_id or "")
-            except XaloraError as error:
-                errors.append(error)
+        def ask(event: events.TaskEvent) -> None:
+            if isinstance(event, events.Submitted):
+                said.append(client.task(event.task_id or "").status())
 
-        client.run(UpscalerTask(small_image()), on_event=cancel, fallback="never")
-    assert errors
-    assert all("callback" in str(error) for error in errors)
+        client.run(UpscalerTask(small_image()), on_event=ask, fallback="never")
+    assert said
+
+
+def test_a_callback_that_blocks_holds_up_its_own_call_alone() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    heard: list[str] = []
+
+    def block(event: events.TaskEvent) -> None:
+        entered.set()
+        assert go_on.wait(60)
+        heard.append(type(event).__name__)
+
+    with DevnetThread(miners=1) as devnet, Xalora(devnet.api_key, devnet.url) as client:
+        blocked = threading.Thread(
+            target=lambda: client.run(UpscalerTask(small_image()), on_event=block, fallback="never")
+        )
+        blocked.start()
+        assert entered.wait(60)
+        with Xalora(devnet.api_key, devnet.url) as other:
+            assert other.run(UpscalerTask(small_image()), again=True, fallback="never").files
+        assert blocked.is_alive()
+        go_on.set()
+        blocked.join(60)
+    assert not blocked.is_alive()
+    # All of them, before the call has returned.
+    assert heard[-1] == "Done"
+
+
+def test_the_blocking_client_is_refused_on_the_thread_of_the_jobs(tmp_path: Path) -> None:
+    """It would wait for itself for ever."""
+    with Xalora(KEY, "http://127.0.0.1:1", state_dir=tmp_path) as client:
+
+        async def ask() -> None:
+            client.cancel_task("any")
+
+        with pytest.raises(ConfigurationError, match="thread of the jobs"):
+            asyncio.run_coroutine_threadsafe(ask(), client._hub).result(30)
 
 
 INTERRUPTED_AMONG_OTHERS = """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 from journals import PATIENCE, leases, until
 from programs import RUN, program
@@ -21,10 +23,14 @@ from xalora_client import (
     TaskCanceledError,
     TaskNotKnownError,
     TaskTimeoutError,
+    UpscalerTask,
     Xalora,
     events,
 )
 from xalora_client.journal import TaskState
+from xalora_client.media.inputs import PreparedImage, prepare_image
+
+HUNDREDS = 300
 
 Given = Callable[[str], Answer | None]
 
@@ -378,3 +384,97 @@ async def test_a_cancel_of_a_task_that_nobody_knows_says_so() -> None:
         with pytest.raises((NetworkError, TaskNotKnownError), match=r"no such task|does not know"):
             await client.cancel_task("t-9")
         assert client.journal.records() == []
+
+
+async def test_the_cancels_of_hundreds_of_tasks_leave_at_once(tmp_path: Path) -> None:
+    """A network that takes its time with each answer holds none of them up."""
+    network = ScriptedNetwork()
+    all_asked = asyncio.Event()
+
+    def answer_when_all_have_asked(task_id: str) -> Answer:
+        if len(set(network.cancels)) == HUNDREDS:
+            all_asked.set()
+        network.canceled.add(task_id)
+        return Answer(200, {"task_id": task_id, "msg": "canceled"}, hold=all_asked)
+
+    network.on_cancel = answer_when_all_have_asked
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        running = asyncio.create_task(
+            client.run_many(
+                [task(str(number)) for number in range(HUNDREDS)], max_in_flight=HUNDREDS, fallback="never"
+            )
+        )
+        await until(lambda: client.journal.count(states=[TaskState.SUBMITTED]) == HUNDREDS)
+        running.cancel()
+        await asyncio.wait({running})
+        assert all_asked.is_set()
+        assert len(network.cancels) == HUNDREDS
+
+
+async def test_a_cancel_does_not_wait_for_images_on_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ScriptedNetwork()
+    back = threading.Event()
+    monkeypatch.setattr("xalora_client.jobs.preparation.prepare_image", lambda image: back.wait(60))
+    image = np.zeros((4, 4, 3), np.uint8)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        hanging = [client.run(UpscalerTask(image), timeout=0.2, fallback="never") for _ in range(40)]
+        ended = await asyncio.gather(*hanging, return_exceptions=True)
+        assert {type(error) for error in ended} == {TaskTimeoutError}
+        running.cancel()
+        await asyncio.wait({running})
+        assert network.canceled == {"t-1"}
+        back.set()
+
+
+async def test_an_image_on_a_disk_that_hangs_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xalora_client.jobs.preparation.PLACE_SECONDS", 0.1)
+    network = ScriptedNetwork()
+    back = threading.Event()
+
+    def hang(image: object) -> PreparedImage:
+        if isinstance(image, str):
+            back.wait(60)
+        return prepare_image(np.zeros((4, 4, 3), np.uint8))
+
+    monkeypatch.setattr("xalora_client.jobs.preparation.prepare_image", hang)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        slow = [asyncio.create_task(client.execute_workflow(UpscalerTask("slow.png"))) for _ in range(4)]
+        assert await asyncio.wait_for(client.execute_workflow(UpscalerTask(np.zeros((4, 4, 3)))), PATIENCE)
+        assert not any(each.done() for each in slow)
+        back.set()
+        await asyncio.wait(slow)
+
+
+async def test_a_job_that_goes_on_after_a_wish_was_taken_back_has_a_lease(tmp_path: Path) -> None:
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as here,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as there,
+    ):
+        first, others = [asyncio.create_task(c.run(task(), fallback="never")) for c in (here, there)]
+        await until(lambda: leases(here.journal, 1) == 2)
+        first.cancel()
+        # Its lease is dropped to see whether the other one leaves, too.
+        await until(lambda: leases(here.journal, 1) == 1)
+        second = asyncio.create_task(here.run(task(), fallback="never"))
+        await until(lambda: leases(here.journal, 1) == 2)
+        await asyncio.wait({first})
+        network.finish()
+        assert (await second).task_id == (await others).task_id == "t-1"
+    assert (network.created, network.cancels) == (1, [])

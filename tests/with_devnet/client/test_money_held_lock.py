@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 from journals import PATIENCE, held, leases, states, until
 from programs import RUN, line, program
-from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status, task
+from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
 
-from xalora_client import AsyncXalora, TaskTimeoutError, Xalora
+from xalora_client import AmbiguousCreateError, AsyncXalora, TaskTimeoutError, Xalora
 from xalora_client.journal import Journal, TaskState
 
 AT_ONCE = 8
@@ -294,9 +295,8 @@ async def test_a_task_id_that_came_under_a_held_lock_survives_the_process(tmp_pa
     assert network.created == 1
 
 
-async def test_two_that_leave_at_once_under_a_held_lock_have_the_task_canceled_once_it_is_free(
-    tmp_path: Path,
-) -> None:
+async def test_two_that_leave_at_once_under_a_held_lock_have_the_task_canceled(tmp_path: Path) -> None:
+    """Before the lock is free: their processes may end while it is held."""
     network = ScriptedNetwork()
     async with (
         ScriptedSequencer(network) as sequencer,
@@ -310,5 +310,52 @@ async def test_two_that_leave_at_once_under_a_held_lock_have_the_task_canceled_o
             for run in runs:
                 run.cancel()
             await asyncio.wait(runs)
-        await until(lambda: network.canceled == {"t-1"})
+            assert network.canceled == {"t-1"}
     assert network.created == 1
+
+
+async def test_an_id_of_another_task_is_noticed_under_a_held_lock(tmp_path: Path) -> None:
+    network = finishing()
+    holds = [asyncio.Event(), asyncio.Event()]
+
+    def same_id(body: dict[str, Any]) -> Answer:
+        hold = holds[network.created]
+        return replace(network.accept(body), body={"task_id": "t-1"}, hold=hold)
+
+    network.on_create = same_id
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        first = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: network.created == 1)
+        second = asyncio.create_task(client.run(task("dog"), fallback="never"))
+        await until(lambda: network.created == 2)
+        with held(tmp_path / "journal.sqlite3"):
+            holds[0].set()
+            assert (await first).task_id == "t-1"
+            holds[1].set()
+            with pytest.raises(AmbiguousCreateError, match="another task"):
+                await second
+
+
+@pytest.mark.parametrize("timeout", [0.3, 1.0])
+async def test_a_handles_deadline_is_exact_under_a_held_lock(tmp_path: Path, timeout: float) -> None:
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        handle = await client.submit(task())
+        await until(lambda: client.journal.records()[0].task_id)
+        with held(tmp_path / "journal.sqlite3"):
+            late = []
+            for _ in range(5):
+                for call in (handle.result, handle.wait):
+                    began = monotonic()
+                    with pytest.raises(TaskTimeoutError, match="t-1"):
+                        await call(timeout=timeout)
+                    late.append(monotonic() - began - timeout)
+                if all(0 <= each < EXACT for each in late[-2:]):
+                    break
+            assert all(0 <= each < EXACT for each in late[-2:]), late

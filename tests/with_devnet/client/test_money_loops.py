@@ -128,8 +128,11 @@ async def test_waits_that_are_cancelled_at_any_moment_leave_no_lease(tmp_path: P
             waiting.cancel()
             await asyncio.wait({waiting})
         await until(lambda: not leases_in_use(client.journal))
-        running = asyncio.create_task(client.run(task(), fallback="never"))
-        await until(lambda: leases(client.journal, 1))
+        waits = asyncio.Event()
+        running = asyncio.create_task(
+            client.run(task(), on_event=lambda event: waits.set(), fallback="never")
+        )
+        await asyncio.wait_for(waits.wait(), PATIENCE)
         running.cancel()
         await asyncio.wait({running})
         await until(lambda: network.canceled == {"t-1"})
@@ -406,3 +409,23 @@ async def test_a_fork_amid_a_run_shares_the_task_and_leaves_the_parent_its_own(t
         out, err = await asyncio.wait_for(running.communicate(), ENDING_SECONDS)
         assert (out.decode().split(), running.returncode) == (["t-1"] * 3, 0), err.decode()
     assert network.created == 1
+
+
+async def test_a_cancel_that_fails_at_first_is_pursued_after_its_client_was_dropped(tmp_path: Path) -> None:
+    network = ScriptedNetwork()
+    network.on_cancel = lambda task_id: Answer(503, {}) if len(network.cancels) < 9 else None
+    async with ScriptedSequencer(network) as sequencer:
+
+        def one_call() -> None:
+            with pytest.raises(TaskTimeoutError):
+                asyncio.run(
+                    AsyncXalora(KEY, sequencer.url, state_dir=tmp_path).run(
+                        task(), timeout=1.0, on_timeout="cancel", fallback="never"
+                    )
+                )
+            gc.collect()
+
+        await asyncio.to_thread(one_call)
+        # It had 3 s while it was waited for, which are over.
+        assert not network.canceled
+        await until(lambda: network.canceled == {"t-1"})

@@ -86,6 +86,28 @@ async def test_a_forgotten_task_is_replaced_where_the_user_says_so(if_unknown: I
     assert network.bodies["t-1"]["job_id"] != network.bodies["t-2"]["job_id"]
 
 
+async def test_a_forgotten_task_that_turns_up_again_is_not_paid_for_twice_by_a_resend() -> None:
+    network = Forgetful()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await forgotten_task(client, network)
+        network.forgotten.clear()
+        again = asyncio.create_task(client.run(task(), if_unknown="resend", fallback="never"))
+        await until(lambda: client.journal.records()[0].state is TaskState.SUBMITTED)
+        network.finish("t-1")
+        assert (await again).task_id == "t-1"
+    assert network.created == 1
+
+
+async def test_a_task_that_can_not_be_asked_about_is_not_resent() -> None:
+    network = Forgetful()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        await forgotten_task(client, network)
+        network.on_poll = lambda task_id: Answer(403, {"error": "not yours"})
+        with pytest.raises(NetworkError):
+            await client.run(task(), if_unknown="resend", fallback="never")
+    assert network.created == 1
+
+
 async def test_a_forgotten_task_can_be_forgotten_here_too() -> None:
     network = Forgetful()
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
@@ -181,7 +203,7 @@ async def test_an_id_that_the_network_gave_to_another_task_before_gives_out_no_o
 async def test_a_task_that_finished_without_a_result_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("xalora_client.jobs.fetching.NOT_FOUND_PAUSES", (0.1, 0.1))
+    monkeypatch.setattr("xalora_client.jobs.fetching.NO_RESULT_PAUSES", (0.1, 0.1))
     network = ScriptedNetwork(lambda task_id: status("finished", result=None))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         with pytest.raises(ResultError, match=r"t-1.*without a result"):
@@ -197,6 +219,21 @@ async def test_a_task_that_finished_without_a_result_says_how_to_go_on(
             result = await client.run(task(), again=True, fallback="never")
         assert result.task_id == "t-2"
     assert network.created == 2
+
+
+async def test_a_task_that_runs_again_after_its_finish_without_a_result_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("xalora_client.jobs.fetching.NO_RESULT_PAUSES", (0.1, 0.1))
+    network = ScriptedNetwork()
+    answers = [status("finished", result=None), status("running")]
+    network.on_poll = lambda task_id: answers.pop(0) if len(answers) > 1 else answers[0]
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(ResultError, match=r"is now running.*xalora resume t-1"):
+            await client.run(task(), fallback="never")
+        answers[:] = [status("finished", result=png())]
+        assert (await client.run(task(), fallback="never")).task_id == "t-1"
+    assert network.created == 1
 
 
 async def test_a_result_that_comes_a_little_later_than_the_finish_is_waited_for() -> None:
