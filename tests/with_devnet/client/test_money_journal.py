@@ -8,13 +8,14 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from disks import resize, small_file_system
-from journals import held, leases_in_use, until
+from journals import held, leases_in_use, states, until
+from programs import RUN, line, program
 from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status, task
 
 from xalora_client import AsyncXalora, JournalError, TaskTimeoutError
@@ -306,4 +307,29 @@ async def test_nothing_is_sent_from_a_disk_without_room_for_its_result(small_dis
         assert (await client.run(task(), reuse=True, fallback="never")).reused
         with pytest.raises(JournalError, match=r"(free|room).*[Nn]othing was"):
             await client.run(task("dog"), fallback="never")
+    assert network.created == 1
+
+
+async def test_a_task_id_that_came_on_a_full_disk_survives_the_process(tmp_path: Path) -> None:
+    network = ScriptedNetwork()
+    hold = asyncio.Event()
+    network.on_create = lambda body: network.accept(body, None if network.created else hold)
+    with small_file_system(tmp_path / "disk", "64m") as disk:
+        async with (
+            ScriptedSequencer(network) as sequencer,
+            program(RUN, sequencer.url, "cat", "{}", state_dir=disk) as running,
+        ):
+            await until(lambda: states(disk / "journal.sqlite3") == ["sending"])
+            with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
+                while True:
+                    ballast.write(bytes(4096))
+            hold.set()
+            owed = disk / "journal.sqlite3.owners"
+            await until(lambda: any("t-1" in file.read_text() for file in owed.glob("*.notes")))
+            running.kill()
+            await running.wait()
+            (disk / "ballast").unlink()
+            network.finish()
+            async with program(RUN, sequencer.url, "cat", "{}", state_dir=disk) as again:
+                assert await line(again) == "t-1"
     assert network.created == 1
