@@ -46,6 +46,11 @@ class Xalora:
     It takes the arguments of :class:`~xalora_client.AsyncXalora`, and its functions take and raise the same.
     Callbacks are called on a thread of their own, those of one call one after another; the call returns after
     the last of them.
+
+    Python raises Ctrl-C on the main thread alone. Calls that wait on other threads have their tasks canceled
+    when it leaves a ``with`` block of the client, or by ``close(cancel=True)``; a client that is never closed
+    leaves their tasks running. A pool of threads inside the ``with`` block waits for its calls first, so put
+    the pool outside.
     """
 
     def __init__(self, api_key: str | None = None, workflow_url: str | None = None, **options: Any) -> None:
