@@ -350,13 +350,12 @@ class Journal:
             record_ids: Only of these.
             besides: A lease that does not count.
         """
-        ignored = self._writer.left() | {besides}
         query, values = "SELECT ticket, entry, owner FROM tickets", []
         if record_ids is not None:
             query += " WHERE entry IN (SELECT value FROM json_each(?))"
             values = [json.dumps(list(record_ids))]
         # Nothing that is not written yet matters to this, so that is not waited for.
-        rows = [row for row in self._rows(query, values) if row["ticket"] not in ignored]
+        rows = [row for row in self._rows(query, values) if row["ticket"] != besides]
         with explained(self.path):
             held = {owner: self._writer.held_by(owner) for owner in {row["owner"] for row in rows}}
         return frozenset(row["entry"] for row in rows if held[row["owner"]](row["ticket"]))

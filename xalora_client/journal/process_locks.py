@@ -11,6 +11,7 @@ Closing the descriptor without unlocking is the only right way, and libraries in
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -151,17 +152,15 @@ def all_owners(folder: Path) -> set[str]:
 
 
 def owed_notes(folder: Path, owner_id: str) -> Iterator[dict[str, Any]]:
-    """The notes that a dead owner left, the oldest first."""
-    try:
-        lines = (folder / f"{owner_id}{NOTES_SUFFIX}").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in filter(None, lines):
-        # The last line may have been cut off by the owner's death.
-        with contextlib.suppress(ValueError):
-            note = json.loads(line)
-            if isinstance(note, dict):
-                yield note
+    """The notes that an owner has not written to the journal, the oldest first."""
+    with contextlib.suppress(OSError), (folder / f"{owner_id}{NOTES_SUFFIX}").open("rb") as file:
+        # An empty line begins the room that is only reserved.
+        for line in itertools.takewhile(bytes.strip, file):
+            # The last line may have been cut off by the owner's death.
+            with contextlib.suppress(ValueError):
+                note = json.loads(line)
+                if isinstance(note, dict):
+                    yield note
 
 
 def remove_dead(folder: Path, owner_id: str) -> None:

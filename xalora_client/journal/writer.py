@@ -255,6 +255,8 @@ class Writer:
 
     def held_by(self, owner_id: str) -> Callable[[str], bool]:
         """Whether a lease of this owner is held: the owner lives, and has not said that it dropped it."""
+        if owner_id == self.owner_id:
+            return lambda lease: lease not in self.left()
         if not self.is_alive(owner_id):
             return lambda lease: False
         dropped = {note.get("lease") for note in process_locks.owed_notes(self.owners_dir, owner_id)}
