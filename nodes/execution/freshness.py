@@ -100,13 +100,17 @@ class Freshness:
             history = self._histories.get(key)
             if history is None:
                 return 0
+            task_ids = set(history.output_task_ids)
+        # Outside the lock, which the client's loop takes too: the journal may be slow to read.
+        needs_execution = _needs_execution(task_ids)
+        with self._lock:
             if history.computed_here and not local_only:
                 history.generation += 1
                 history.computed_here = False
-            if _needs_execution(history.output_task_ids):
+            if needs_execution:
                 history.generation += 1
-                history.leftover_task_ids |= history.output_task_ids
-                history.output_task_ids = set()
+                history.leftover_task_ids |= task_ids
+                history.output_task_ids -= task_ids
             return history.generation
 
     @contextmanager

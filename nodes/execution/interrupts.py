@@ -33,7 +33,7 @@ class Interrupt:
     async def run_until_requested(
         self, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], None]
     ) -> T:
-        """Run a coroutine on the bridge's loop until it ends or the user presses cancel.
+        """Run a coroutine on the client's loop until it ends or the user presses cancel.
 
         Args:
             on_cancel: Called before the coroutine is cancelled, for whatever reason.

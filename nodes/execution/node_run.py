@@ -80,7 +80,7 @@ async def run(
         tasks: The tasks, in the order of the results.
         options: How to run them.
         decoder: Decodes the results.
-        on_submitted: Called with each task id as soon as it is known, on the bridge's loop, maybe repeatedly.
+        on_submitted: Called with each task id as soon as it is known, on the client's loop, maybe repeatedly.
         noun: What a task makes, for messages.
 
     Raises:
@@ -103,7 +103,7 @@ async def collect(
     """Wait for tasks that were submitted before, and decode their results. An interrupt leaves them running.
 
     Args:
-        on_collected: Called with each task id whose result is on this machine, on the bridge's loop.
+        on_collected: Called with each task id whose result is on this machine, on the client's loop.
 
     Raises:
         InterruptProcessingException: The user pressed cancel.
@@ -130,7 +130,7 @@ async def submit(
     """Submit a node's tasks and return their ids, in order.
 
     Args:
-        on_submitted: Called with each task id as soon as it is known, on the bridge's loop, maybe repeatedly,
+        on_submitted: Called with each task id as soon as it is known, on the client's loop, maybe repeatedly,
             and also while an interrupted node ends.
 
     Raises:

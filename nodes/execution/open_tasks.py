@@ -63,7 +63,7 @@ class OpenTasks:
             self._open.discard(task_id)
 
     async def wait_for_cancels(self) -> None:
-        """Wait, on the bridge's loop, until all cancels have ended; :data:`CONFIRM_SECONDS` at most."""
+        """Wait, on the client's loop, until all cancels have ended; :data:`CONFIRM_SECONDS` at most."""
         with self._lock:
             cancels = {asyncio.wrap_future(cancel) for cancel in self._canceling.values()}
         if cancels:

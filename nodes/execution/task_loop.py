@@ -88,7 +88,7 @@ class RunOptions:
 
 @dataclass(eq=False)
 class TaskLoop(Generic[OutcomeT, ValueT]):
-    """One execution of one node, on the bridge's loop. Subclasses say how one task is performed.
+    """One execution of one node, on the client's loop. Subclasses say how one task is performed.
 
     Args:
         node_id: The node's `unique_id`.
@@ -148,7 +148,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         raise NotImplementedError
 
     async def on_bridge(self) -> ValueT:
-        """Execute on the bridge's loop until the end, or until the user presses cancel."""
+        """Execute on the client's loop until the end, or until the user presses cancel."""
         return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
 
     def cancel(self) -> list[asyncio.Task[None]]:
@@ -305,13 +305,13 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
 
 
 _active: set[TaskLoop[Any, Any]] = set()
-"""The loops of the executing nodes; only the bridge's loop uses it."""
+"""The loops of the executing nodes; only the client's loop uses it."""
 
 
 def cancel_all() -> list[asyncio.Task[None]]:
     """Stop all nodes from sending tasks, and withdraw the tasks that the network has not accepted yet.
 
-    Called on the bridge's loop. Accepted tasks are left to the caller.
+    Called on the client's loop. Accepted tasks are left to the caller.
 
     Returns:
         An asyncio task for each withdrawal.

@@ -1,8 +1,9 @@
-"""The pack's client for the current settings, on the bridge's loop."""
+"""The pack's client for the current settings."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Clients:
-    """Provides the client; every method belongs to the bridge's loop.
+    """Provides the client; every method belongs to the client's loop.
 
     A changed setting creates a new client, and the old one is closed when its last user has finished. Its
     journal stays open, because results in ComfyUI's cache keep their files through it.
@@ -29,7 +30,6 @@ class Clients:
         self._current: AsyncXalora | None = None
         self._users: dict[AsyncXalora, int] = {}
         self._journals: dict[Path, Journal] = {}
-        self._registered = False
         self._closed = False
 
     @asynccontextmanager
@@ -63,9 +63,6 @@ class Clients:
             self._current = AsyncXalora(settings=settings, journal=self._journal_for(settings))
             self._users[self._current] = 0
             await self._close_unused()
-            if not self._registered:
-                bridge.on_close(self.close)
-                self._registered = True
         return self._current
 
     def _journal_for(self, settings: Settings) -> Journal:
@@ -97,3 +94,4 @@ class Clients:
 
 
 clients = Clients()
+atexit.register(bridge.close, clients.close)

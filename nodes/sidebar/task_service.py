@@ -1,6 +1,6 @@
 """The sidebar's operations on the journal's tasks: list, preview, cancel, resume and forget.
 
-They run on the bridge's loop, and call the journal in threads.
+They run on the client's loop, and call the journal in threads.
 """
 
 from __future__ import annotations

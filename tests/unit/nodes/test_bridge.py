@@ -27,9 +27,13 @@ def module(pack: ModuleType) -> ModuleType:
 
 @pytest.fixture
 def bridge(module: ModuleType) -> Iterator[Any]:
-    bridge = module.Bridge("bridge-under-test")
+    bridge = module.Bridge()
     yield bridge
-    bridge.close()
+    bridge.close(_nothing)
+
+
+async def _nothing() -> None:
+    """What has nothing to close."""
 
 
 async def _thread_name() -> str:
@@ -37,13 +41,8 @@ async def _thread_name() -> str:
     return threading.current_thread().name
 
 
-def test_no_thread_before_the_first_work(bridge: Any) -> None:
-    assert "bridge-under-test" not in {thread.name for thread in threading.enumerate()}
-    assert bridge.submit(_thread_name()).result(CEILING) == "bridge-under-test"
-
-
-async def test_work_runs_on_the_bridge_and_its_outcome_returns(bridge: Any) -> None:
-    assert await bridge.run(_thread_name()) == "bridge-under-test"
+async def test_work_runs_with_the_jobs_and_its_outcome_returns(bridge: Any) -> None:
+    assert await bridge.run(_thread_name()) == "xalora-jobs"
 
     async def fail() -> None:
         raise ValueError("the work's own error")
@@ -128,7 +127,7 @@ def test_a_prompt_that_ends_early_cancels_the_work(bridge: Any) -> None:
 
     asyncio.run(prompt())
     assert cancelled.wait(CEILING)
-    assert bridge.submit(_thread_name()).result(CEILING) == "bridge-under-test"
+    assert bridge.submit(_thread_name()).result(CEILING) == "xalora-jobs"
 
 
 def test_work_that_outlives_its_prompt_ends_in_peace(bridge: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -211,8 +210,8 @@ async def test_context_variables_follow_the_work(bridge: Any) -> None:
     assert await bridge.run(read()) == "12"
 
 
-def test_close_closes_in_reverse_order_then_cancels_what_is_left(bridge: Any, module: ModuleType) -> None:
-    """Work cancelled first could not hear any more what the closers wait for."""
+def test_close_awaits_the_closer_then_cancels_what_is_left(bridge: Any, module: ModuleType) -> None:
+    """Work cancelled first could not hear any more what the closer waits for."""
     order: list[str] = []
     started = threading.Event()
 
@@ -223,41 +222,50 @@ def test_close_closes_in_reverse_order_then_cancels_what_is_left(bridge: Any, mo
         finally:
             order.append("work")
 
-    async def close(name: str) -> None:
-        order.append(name)
-        if name == "second":
-            raise OSError("already gone")
+    async def close() -> None:
+        order.append("closed")
+        raise OSError("already gone")
 
-    for name in ("first", "second", "third"):
-        bridge.on_close(lambda name=name: close(name))
     future = bridge.submit(work())
     assert started.wait(CEILING)
-    bridge.close()
-    assert order == ["third", "second", "first", "work"]
+    bridge.close(close)
+    assert order == ["closed", "work"]
     assert future.cancelled()
     with pytest.raises(module.BridgeError, match="shutting down"):
         bridge.submit(_thread_name()).result(CEILING)
-    bridge.close()
+    bridge.close(_nothing)
+
+
+def test_close_leaves_the_jobs_of_others_alone(bridge: Any, module: ModuleType) -> None:
+    """Another pack in this ComfyUI may use the client, too."""
+    other = module.Bridge()
+    let_go = threading.Event()
+    future = other.submit(asyncio.to_thread(let_go.wait, CEILING))
+    bridge.submit(_thread_name()).result(CEILING)
+    bridge.close(_nothing)
+    let_go.set()
+    assert future.result(CEILING) is True
+    other.close(_nothing)
 
 
 def test_close_does_not_wait_for_ever(bridge: Any) -> None:
     async def stuck() -> None:
         await asyncio.Event().wait()
 
-    bridge.on_close(stuck)
     bridge.submit(_thread_name()).result(CEILING)
     began = time.monotonic()
-    bridge.close(timeout=0.1)
+    bridge.close(stuck, timeout=0.1)
     assert time.monotonic() - began < CEILING
 
 
-def test_the_interpreters_exit_closes_the_shared_bridge(repository: Path) -> None:
+def test_a_process_that_ends_with_open_work_ends_in_peace(repository: Path) -> None:
     program = """
-        import asyncio, importlib.util, sys
+        import asyncio, atexit, importlib, importlib.util, sys
 
-        spec = importlib.util.spec_from_file_location("bridge_alone", sys.argv[1])
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        spec = importlib.util.spec_from_file_location("pack", sys.argv[1])
+        sys.modules["pack"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["pack"])
+        bridge = importlib.import_module("pack.nodes.host.bridge").bridge
 
         async def close():
             print("closed on exit", flush=True)
@@ -265,12 +273,12 @@ def test_the_interpreters_exit_closes_the_shared_bridge(repository: Path) -> Non
         async def ready():
             return "ready"
 
-        module.bridge.on_close(close)
-        module.bridge.submit(asyncio.Event().wait())
-        print(module.bridge.submit(ready()).result())
+        atexit.register(bridge.close, close)
+        bridge.submit(asyncio.Event().wait())
+        print(bridge.submit(ready()).result())
     """
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), str(repository / "nodes" / "host" / "bridge.py")],
+        [sys.executable, "-c", textwrap.dedent(program), str(repository / "__init__.py")],
         capture_output=True,
         text=True,
         timeout=CEILING,

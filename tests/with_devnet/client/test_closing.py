@@ -402,19 +402,17 @@ def test_a_blocking_client_taken_through_a_fork_is_refused_not_awaited_for_ever(
 
 
 QUIT_WITH_A_CREATE_OUT = """
-import importlib.util, sys
-from xalora_client import AsyncXalora, UpscalerTask
+import atexit, importlib, importlib.util, sys
 
-spec = importlib.util.spec_from_file_location("bridge_alone", sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1])
+sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+bridge = importlib.import_module("pack.nodes.host.bridge").bridge
+from pack.xalora_client import AsyncXalora, UpscalerTask
 
-async def begin():
-    client = AsyncXalora(sys.argv[2], sys.argv[3])
-    module.bridge.on_close(client.close)
-    module.bridge.submit(client.run(UpscalerTask(image_url="https://example.org/cat.png"), fallback="never"))
-
-module.bridge.submit(begin()).result()
+client = AsyncXalora(sys.argv[2], sys.argv[3])
+atexit.register(bridge.close, client.close)
+bridge.submit(client.run(UpscalerTask(image_url="https://example.org/cat.png"), fallback="never"))
 sys.stdin.read()
 """
 
@@ -429,7 +427,7 @@ def test_a_program_that_ends_while_a_create_is_out_keeps_the_task_id(
             sys.executable,
             "-c",
             QUIT_WITH_A_CREATE_OUT,
-            str(repository / "nodes" / "host" / "bridge.py"),
+            str(repository / "__init__.py"),
         ]
         with subprocess.Popen(
             [*program, devnet.api_key, devnet.url],
