@@ -95,9 +95,7 @@ class Bridge:
         finally:
             self._tasks.discard(task)
 
-    def close(
-        self, closer: Callable[[], Coroutine[Any, Any, None]], timeout: float = CLOSE_TIMEOUT
-    ) -> None:
+    def close(self, closer: Callable[[], Coroutine[Any, Any, None]], timeout: float = CLOSE_TIMEOUT) -> None:
         """Await `closer` and cancel the other coroutines: for good, in about `timeout` s."""
         self._closed = True
         if self._loop is None or not is_hub(self._loop):
