@@ -10,6 +10,8 @@ from collections.abc import Callable
 from time import time
 from typing import Any, Protocol
 
+from aiohttp import web
+
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
 from ..host.bridge import BridgeError, bridge
@@ -31,8 +33,9 @@ ROWS_PER_MESSAGE = 50
 
 
 class Server(Protocol):
-    """The part of ComfyUI's server that a feed uses."""
+    """The part of ComfyUI's server that the sidebar uses."""
 
+    routes: web.RouteTableDef
     sockets: dict[str, Any]
 
     def send_sync(self, event: str, data: Any, sid: str | None = None) -> None: ...
@@ -131,9 +134,7 @@ class _Watch:
     def _note(self, record_id: int) -> None:
         with self._lock:
             self._touched.add(record_id)
-        # ComfyUI may have ended, and closed the loop.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._changed.set)
+        self._loop.call_soon_threadsafe(self._changed.set)
 
     def touched(self) -> set[int]:
         """Records changed or removed since the last call."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from time import time
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -27,14 +26,17 @@ from ..host.bridge import BridgeError, bridge
 from . import account, guard
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type
-from .task_service import PAGE_LIMIT, NoSuchTaskError, NotNowError, Query, task_service
+from .task_service import NoSuchTaskError, NotNowError, task_service
 
 log = logging.getLogger("xalora_client.nodes")
 
-T = TypeVar("T")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Body = dict[str, Any]
+Answer = Coroutine[Any, Any, "dict[str, Any] | Path | None"]
+Action = Callable[[web.Request, Body], Answer]
 
 PREFIX = "/xalora"
+TASK = "/tasks/{id:[0-9]+}"
+PAGE_LIMIT = 200
 MAX_BODY = 64 * 1024
 MAX_TEXT = 200
 
@@ -50,141 +52,77 @@ _STATUS: tuple[tuple[type[XaloraError], int], ...] = (
 )
 
 
-class ServerWithRoutes(Server):
-    """The part of ComfyUI's server that the routes use."""
-
-    routes: web.RouteTableDef
-
-
-def register(server: ServerWithRoutes | None) -> bool:
+def register(server: Server | None) -> bool:
     """Add the routes to ComfyUI's server, once; False without a server, or if they were added before."""
     if server is None or hasattr(server, _REGISTERED):
         return False
     setattr(server, _REGISTERED, True)
-    feed = Feed(server, task_service)
-    for method, path, handler in _Routes(feed).table():
-        server.routes.route(method, PREFIX + path)(_guarded(handler))
+    for (method, path), action in _actions(Feed(server, task_service)).items():
+        server.routes.route(method, PREFIX + path)(_handler(action))
     return True
 
 
-class _Routes:
-    """The handlers, on ComfyUI's own loop; slow operations run on the bridge's."""
+def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
+    """The action of each route, by method and path."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def status(request: web.Request, body: Body) -> Answer:
+        feed.start()
+        return account.status()
 
-    def table(self) -> list[tuple[str, str, Handler]]:
-        """Method, path and handler of each route."""
-        return [
-            ("GET", "/status", self.status),
-            ("GET", "/settings", self.settings),
-            ("GET", "/tasks", self.tasks),
-            ("GET", "/tasks/{id:[0-9]+}", self.task),
-            ("GET", "/tasks/{id:[0-9]+}/files/{index:[0-9]+}", self.file),
-            ("GET", "/tasks/{id:[0-9]+}/preview", self.preview),
-            ("GET", "/tasks/{id:[0-9]+}/input", self.input),
-            ("POST", "/tasks/{id:[0-9]+}/cancel", self.cancel),
-            ("POST", "/tasks/{id:[0-9]+}/resume", self.resume),
-            ("POST", "/tasks/{id:[0-9]+}/forget", self.forget),
-            ("POST", "/tasks/cancel", self.cancel_all),
-            ("POST", "/key", self.set_key),
-            ("POST", "/key/remove", self.remove_key),
-            ("POST", "/key/test", self.test_key),
-        ]
+    def tasks(request: web.Request, body: Body) -> Answer:
+        feed.start()
+        return task_service.page(**_query(request.query))
 
-    # --- reading ------------------------------------------------------------------------------------------
-
-    async def status(self, _: web.Request) -> web.StreamResponse:
-        self._feed.start()
-        return web.json_response(await bridge.run(account.status()))
-
-    async def settings(self, _: web.Request) -> web.StreamResponse:
-        return web.json_response(await bridge.run(account.settings()))
-
-    async def tasks(self, request: web.Request) -> web.StreamResponse:
-        self._feed.start()
-        listing = await bridge.run(task_service.page(_query(request.query)))
-        return web.json_response(
-            {
-                "version": listing.version,
-                "now": time(),
-                "total": listing.total,
-                "counts": listing.counts,
-                "tasks": listing.tasks,
-            }
-        )
-
-    async def task(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response(await bridge.run(task_service.row(_record_id(request))))
-
-    async def file(self, request: web.Request) -> web.StreamResponse:
-        path = await bridge.run(task_service.file(_record_id(request), int(request.match_info["index"])))
-        return _sent(path)
-
-    async def preview(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(task_service.preview(_record_id(request))))
-
-    async def input(self, request: web.Request) -> web.StreamResponse:
-        return _sent(await bridge.run(task_service.input(_record_id(request))))
-
-    # --- changing tasks -----------------------------------------------------------------------------------
-
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        return web.json_response(await bridge.run(task_service.cancel(_record_id(request))))
-
-    async def cancel_all(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        return web.json_response(await bridge.run(task_service.cancel_all()))
-
-    async def resume(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        return web.json_response(await bridge.run(task_service.resume(_record_id(request))))
-
-    async def forget(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        await bridge.run(task_service.forget(_record_id(request)))
-        return web.json_response({})
-
-    # --- the key ------------------------------------------------------------------------------------------
-
-    async def set_key(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        key, endpoint = body.get("key"), body.get("endpoint") or ""
-        if not isinstance(key, str) or not key.strip() or not isinstance(endpoint, str):
-            raise ConfigurationError("No key was entered", next_step="Enter the key of your Xalora account.")
-        verdict = await bridge.run(account.enter_key(key.strip(), endpoint.strip() or None))
-        return web.json_response(verdict)
-
-    async def remove_key(self, request: web.Request) -> web.StreamResponse:
-        await _body(request)
-        return web.json_response(await bridge.run(account.remove_key()))
-
-    async def test_key(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        return web.json_response(await bridge.run(account.test_key(recent=body.get("recent") is True)))
+    return {
+        ("GET", "/status"): status,
+        ("GET", "/settings"): lambda request, body: account.settings(),
+        ("GET", "/tasks"): tasks,
+        ("POST", "/tasks/cancel"): lambda request, body: task_service.cancel_all(),
+        ("GET", TASK): _of_a_task(task_service.row),
+        ("GET", f"{TASK}/preview"): _of_a_task(task_service.preview),
+        ("GET", f"{TASK}/input"): _of_a_task(task_service.input),
+        ("GET", TASK + "/files/{index:[0-9]+}"): lambda request, body: task_service.file(
+            _record_id(request), int(request.match_info["index"])
+        ),
+        ("POST", f"{TASK}/cancel"): _of_a_task(task_service.cancel),
+        ("POST", f"{TASK}/resume"): _of_a_task(task_service.resume),
+        ("POST", f"{TASK}/forget"): _of_a_task(task_service.forget),
+        ("POST", "/key"): lambda request, body: account.enter_key(*_entered(body)),
+        ("POST", "/key/remove"): lambda request, body: account.remove_key(),
+        ("POST", "/key/test"): lambda request, body: account.test_key(recent=body.get("recent") is True),
+    }
 
 
-def _guarded(handler: Handler) -> Handler:
-    """The handler behind the guard, with errors as JSON and headers against other sites and caches."""
+def _of_a_task(function: Callable[[int], Answer]) -> Action:
+    """The action of a route that names a task."""
+    return lambda request, body: function(_record_id(request))
 
-    async def guarded(request: web.Request) -> web.StreamResponse:
+
+def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler behind the guard. The action runs on the client's loop and gives JSON or a file's path.
+
+    Errors are answered as JSON, with headers against other sites and caches.
+    """
+
+    async def handle(request: web.Request) -> web.StreamResponse:
         refused = guard.refusal(request.method, request.headers, _allowed_hosts())
         if refused is not None:
             return _error(refused.status, refused.reason)
         try:
-            response = await handler(request)
+            body = await _body(request) if request.method == "POST" else {}
+            answer = await bridge.run(action(request, body))
         except XaloraError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
             return _error(status, error.what, error.money, error.next_step)
         except BridgeError as error:
             return _error(503, str(error))
+        response = web.json_response(answer) if isinstance(answer, dict) else _sent(answer)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         response.headers.setdefault("Cache-Control", "no-store")
         return response
 
-    return guarded
+    return handle
 
 
 def _allowed_hosts() -> frozenset[str]:
@@ -203,24 +141,33 @@ def _record_id(request: web.Request) -> int:
     return int(digits) if len(digits) < 18 else 0
 
 
-def _query(values: Mapping[str, str]) -> Query:
+def _query(values: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of :meth:`.TaskService.page`."""
     try:
         groups = tuple(name for name in values.get("groups", "").split(",") if name)
         since = values.get("since")
         if unknown := [name for name in groups if name not in GROUPS]:
             raise ValueError(f"no such group: {unknown[0]}")
-        return Query(
-            groups=groups,
-            text=values.get("text", "")[:MAX_TEXT] or None,
-            since=int(since) if since else None,
-            offset=max(0, int(values.get("offset", 0))),
-            limit=min(PAGE_LIMIT, max(0, int(values.get("limit", PAGE_LIMIT)))),
-        )
+        return {
+            "groups": groups,
+            "text": values.get("text", "")[:MAX_TEXT] or None,
+            "since": int(since) if since else None,
+            "offset": max(0, int(values.get("offset", 0))),
+            "limit": min(PAGE_LIMIT, max(0, int(values.get("limit", PAGE_LIMIT)))),
+        }
     except ValueError as error:
         raise ConfigurationError(f"The query is invalid: {error}", money="") from error
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+def _entered(body: Body) -> tuple[str, str | None]:
+    """The key and the endpoint that the user has entered."""
+    key, endpoint = body.get("key"), body.get("endpoint") or ""
+    if not isinstance(key, str) or not key.strip() or not isinstance(endpoint, str):
+        raise ConfigurationError("No key was entered", next_step="Enter the key of your Xalora account.")
+    return key.strip(), endpoint.strip() or None
+
+
+async def _body(request: web.Request) -> Body:
     """The request's JSON object."""
     data = bytearray()
     async for chunk in request.content.iter_chunked(MAX_BODY):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +13,17 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 """The sidebar's groups; each record is in one of them."""
 
 
-@dataclass(frozen=True)
-class RowContext:
-    """What a row needs beside the record.
+def task_row(
+    record: Record,
+    *,
+    workflow_url: str,
+    leased: bool,
+    origin: Origin | None,
+    has_input: bool,
+    usual: tuple[float, float] | None,
+    problem: str | None,
+) -> dict[str, Any]:
+    """The record as JSON; times are Unix seconds of this machine's clock.
 
     Args:
         workflow_url: The network of the current settings; tasks of another can't be canceled or resumed.
@@ -26,17 +33,6 @@ class RowContext:
         usual: The seconds that tasks of its kind usually take, from and to, where known.
         problem: The error when it was last resumed from the sidebar.
     """
-
-    workflow_url: str
-    leased: bool = False
-    origin: Origin | None = None
-    has_input: bool = False
-    usual: tuple[float, float] | None = None
-    problem: str | None = None
-
-
-def task_row(record: Record, context: RowContext) -> dict[str, Any]:
-    """The record as JSON; times are Unix seconds of this machine's clock."""
     work = record.work
     return {
         "id": record.id,
@@ -56,34 +52,34 @@ def task_row(record: Record, context: RowContext) -> dict[str, Any]:
         "engine": record.engine,
         "miner": record.miner,
         "device": record.device,
-        "error": context.problem or record.error,
+        "error": problem or record.error,
         "files": [_file(file) for file in record.files],
         "size": record.size,
         "evicted": record.evicted,
-        "leased": context.leased,
-        "node": context.origin.node_id if context.origin else None,
-        "prompt": context.origin.prompt_id if context.origin else None,
-        "has_input": context.has_input,
-        "usual": list(context.usual) if context.usual else None,
-        "actions": actions(record, context),
+        "leased": leased,
+        "node": origin.node_id if origin else None,
+        "prompt": origin.prompt_id if origin else None,
+        "has_input": has_input,
+        "usual": list(usual) if usual else None,
+        "actions": _actions(record, workflow_url, leased),
         "version": record.version,
     }
 
 
-def actions(record: Record, context: RowContext) -> list[str]:
+def _actions(record: Record, workflow_url: str, leased: bool) -> list[str]:
     """Which of ``cancel``, ``resume`` and ``forget`` are possible."""
     ours = (
         record.task_id is not None
         and not record.work.own_key
-        and record.work.sequencer_url.rstrip("/") == context.workflow_url.rstrip("/")
+        and record.work.sequencer_url.rstrip("/") == workflow_url.rstrip("/")
     )
     possible = []
     if ours and record.state is TaskState.SUBMITTED:
         possible.append("cancel")
-    if ours and not context.leased and (record.group == "active" or record.evicted):
+    if ours and not leased and (record.group == "active" or record.evicted):
         possible.append("resume")
     # The end of a kept file's lease changes no record, so a row without "forget" would not be updated.
-    if not context.leased or record.group == "done":
+    if not leased or record.group == "done":
         possible.append("forget")
     return possible
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from ...xalora_client.errors import XaloraError
@@ -19,14 +19,13 @@ from ..conversion.previews import cached_result_preview, input_preview, result_p
 from ..execution import task_loop
 from ..execution.task_origins import origins
 from ..host.clients import clients
-from .task_rows import GROUPS, RowContext, task_row
+from .task_rows import GROUPS, task_row
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
 
 log = logging.getLogger("xalora_client.nodes")
 
-PAGE_LIMIT = 200
 CANCELS_AT_ONCE = 8
 PREVIEWS_AT_ONCE = 2
 """Decoding a large result takes up to a second; scrolling past many must not take all cores."""
@@ -40,35 +39,6 @@ class NotNowError(XaloraError):
     """The task's state does not allow the action."""
 
 
-@dataclass(frozen=True)
-class Query:
-    """Which tasks to list.
-
-    Args:
-        groups: Names of groups; empty for all.
-        text: Only tasks with this text in label, ids, type, workflow, engine, miner or error.
-        since: Only tasks changed after this version of the journal.
-        offset: How many to leave out at the beginning.
-        limit: How many to list at most.
-    """
-
-    groups: tuple[str, ...] = ()
-    text: str | None = None
-    since: int | None = None
-    offset: int = 0
-    limit: int = PAGE_LIMIT
-
-
-@dataclass(frozen=True)
-class Listing:
-    """One page of tasks, the latest first, and their number in all."""
-
-    version: int
-    total: int
-    counts: dict[str, int]
-    tasks: list[dict[str, Any]]
-
-
 class TaskService:
     """The operations behind the routes. A task resumed here is waited for until it ends."""
 
@@ -79,21 +49,31 @@ class TaskService:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    async def page(self, query: Query) -> Listing:
-        """A page of tasks."""
+    async def page(self, *, limit: int, offset: int = 0, **which: Any) -> dict[str, Any]:
+        """A page of tasks, the latest first, as JSON.
+
+        Args:
+            limit: How many to list at most.
+            offset: How many to leave out at the beginning.
+            **which: Which tasks: ``groups``, ``text`` and ``since``, as for :meth:`.Journal.records`.
+        """
         async with clients.client() as client:
             journal, url = client.journal, client.settings.sequencer_url
-            return await asyncio.to_thread(self._page, journal, url, query)
+            return await asyncio.to_thread(self._page, journal, url, limit, offset, which)
 
-    def _page(self, journal: Journal, url: str, query: Query) -> Listing:
+    def _page(
+        self, journal: Journal, url: str, limit: int, offset: int, which: dict[str, Any]
+    ) -> dict[str, Any]:
         # The version is read first, so that a change in between is sent again rather than missed.
         version = journal.version()
-        text = query.text or None
-        records = journal.records(
-            groups=query.groups, text=text, since=query.since, limit=query.limit, offset=query.offset
-        )
-        total = journal.count(groups=query.groups, text=text, since=query.since)
-        return Listing(version, total, counts(journal), self.rows(journal, url, records))
+        records = journal.records(**which, limit=limit, offset=offset)
+        return {
+            "version": version,
+            "now": time(),
+            "total": journal.count(**which),
+            "counts": counts(journal),
+            "tasks": self.rows(journal, url, records),
+        }
 
     def rows(self, journal: Journal, url: str, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Rows of records. Blocking."""
@@ -105,14 +85,12 @@ class TaskService:
         return [
             task_row(
                 record,
-                RowContext(
-                    workflow_url=url,
-                    leased=record.id in leased,
-                    origin=origins.of(record.job_id),
-                    has_input=input_preview(record.job_id) is not None,
-                    usual=usual.get(record.work.kind),
-                    problem=self._problems.get(record.id),
-                ),
+                workflow_url=url,
+                leased=record.id in leased,
+                origin=origins.of(record.job_id),
+                has_input=input_preview(record.job_id) is not None,
+                usual=usual.get(record.work.kind),
+                problem=self._problems.get(record.id),
             )
             for record in records
         ]
@@ -240,8 +218,8 @@ class TaskService:
             log.warning("%s", error)
             self._problems[record_id] = str(error)
 
-    async def forget(self, record_id: int) -> None:
-        """Remove a task from the journal, with its kept files.
+    async def forget(self, record_id: int) -> dict[str, Any]:
+        """Remove a task from the journal, with its kept files; an empty answer.
 
         Raises:
             NotNowError: Something waits for it.
@@ -251,6 +229,7 @@ class TaskService:
             if not await asyncio.wrap_future(client.journal.forget([record_id])):
                 raise _not_now(row, "forgotten")
             self._problems.pop(record_id, None)
+            return {}
 
 
 def counts(journal: Journal) -> dict[str, int]:
