@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from .execution import node_run
 from .execution.fallback_expansion import Expansion, ParentNode
 from .execution.freshness import freshness, key_of
-from .execution.node_run import FallbackRequest, ResultDecoder
+from .execution.node_run import FallbackRequest, ResultDecoder, RunTasks
 from .execution.task_loop import RunOptions
 from .host import compat
 from .host.compat import io
@@ -53,18 +52,44 @@ class XaloraNode(io.ComfyNode):
         tasks: Sequence[WorkflowTask],
         options: RunOptions,
         decoder: ResultDecoder[ValueT],
+        expand: Callable[[ParentNode, FallbackRequest], Expansion],
+        outputs: Callable[[ValueT], Sequence[Any]] = lambda value: [value],
         noun: str = "image",
-    ) -> ValueT | FallbackRequest:
-        """Run tasks for the executing node; see :func:`.execution.node_run.run`."""
-        with freshness.attempt(cls.cache_key()) as attempt:
+    ) -> io.NodeOutput:
+        """Run tasks for the executing node.
+
+        Args:
+            tasks: The tasks, in the order of the results.
+            options: How to run them.
+            decoder: Decodes the results.
+            expand: The subgraph that does on this machine what the network could not.
+            outputs: The node's outputs from the decoded results.
+            noun: What a task makes, for messages.
+
+        Raises:
+            InterruptProcessingException: The user pressed cancel. The remote tasks are canceled.
+            XaloraError: A task failed, and this machine does not take over.
+        """
+        key = cls.cache_key()
+        with freshness.attempt(key) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            value = await node_run.run(cls.node_id(), tasks, options, decoder, attempt.note_task, noun)
+            value: ValueT | FallbackRequest = await RunTasks(
+                cls.node_id(), options, noun, len(tasks), tasks, attempt.note_task, decoder=decoder
+            ).on_bridge()
             if not isinstance(value, FallbackRequest) or value.error is None:
                 attempt.completed()
-        return value
+        if not isinstance(value, FallbackRequest):
+            return io.NodeOutput(*outputs(value))
+        expansion = expand(cls._parent_node(), value)
+        if value.error is not None:
+            # When the graph is queued again, the network is asked again.
+            freshness.expire(key)
+        elif not value.policy_of_node:
+            freshness.computed_here(key)
+        return io.NodeOutput(*expansion.links, expand=expansion.nodes)
 
     @classmethod
-    def parent_node(cls) -> ParentNode:
+    def _parent_node(cls) -> ParentNode:
         """The executing node, as the parent of a subgraph."""
         return ParentNode(
             node_id=cls.node_id(),
@@ -72,19 +97,6 @@ class XaloraNode(io.ComfyNode):
             prompt_id=compat.executing_prompt_id(),
             inputs=cls._inputs(),
         )
-
-    @classmethod
-    def expanded(cls, expansion: Expansion, request: FallbackRequest) -> io.NodeOutput:
-        """A subgraph as the node's output.
-
-        The output expires, so that the network is asked again when the graph is queued again, unless the
-        node's own policy is not to ask it.
-        """
-        if request.error is not None:
-            freshness.expire(cls.cache_key())
-        elif not request.policy_of_node:
-            freshness.computed_here(cls.cache_key())
-        return io.NodeOutput(*expansion.links, expand=expansion.nodes)
 
     @classmethod
     def _inputs(cls) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .conversion.image_tensors import TensorBatch, split_batch
 from .conversion.videos import VideoDecoder, VideoValue
-from .execution import node_run
 from .execution.freshness import freshness
 from .execution.interrupts import Interrupt
+from .execution.node_run import CollectTasks, SubmitTasks
 from .execution.open_tasks import open_tasks
 from .host import compat
 from .host.bridge import bridge
@@ -95,7 +95,7 @@ class _SubmitNode(XaloraNode):
                     attempt.note_task(task_id)
 
                 how = replace(shared_inputs.run_options(widgets), reuse_among=attempt.earlier)
-                task_ids = await node_run.submit(cls.node_id(), tasks, how, note)
+                task_ids = await SubmitTasks(cls.node_id(), how, "task", len(tasks), tasks, note).on_bridge()
                 attempt.completed()
         freshness.submitted(key, task_ids)
         submitted = Submitted(kind=kind, tasks=[])
@@ -207,13 +207,15 @@ class XaloraCollect(XaloraNode):
             for one in task_ids:
                 open_tasks.opened(prompt_id, one, interrupt)
         async with _canceled_if_interrupted():
-            value = await node_run.collect(
+            value = await CollectTasks(
                 cls.node_id(),
-                task_ids,
                 shared_inputs.run_options(widgets),
-                _CollectDecoder(submitted),
-                open_tasks.collected,
-            )
+                "task",
+                len(task_ids),
+                decoder=_CollectDecoder(submitted),
+                task_ids=task_ids,
+                on_collected=open_tasks.collected,
+            ).on_bridge()
         if isinstance(value, VideoValue):
             return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
         return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))

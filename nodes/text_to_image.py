@@ -10,7 +10,7 @@ from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .conversion.image_tensors import TensorBatch
-from .execution import fallback_expansion, node_run
+from .execution.fallback_expansion import expand_images
 from .host.compat import io, schema
 from .shared_inputs import advanced, number, seed_input, seeds_from
 from .text_to_video import prompt_input
@@ -105,10 +105,12 @@ class XaloraTextToImage(XaloraNode):
     @classmethod
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
-        made = await cls.run_tasks(tasks, shared_inputs.run_options(widgets), TensorBatch(len(tasks)))
-        if isinstance(made, node_run.FallbackRequest):
-            return cls.expanded(fallback_expansion.expand_images(cls.parent_node(), made, tasks), made)
-        return io.NodeOutput(made)
+        return await cls.run_tasks(
+            tasks,
+            shared_inputs.run_options(widgets),
+            TensorBatch(len(tasks)),
+            lambda parent, request: expand_images(parent, request, tasks),
+        )
 
 
 def _strength(name: str, tooltip: str, maximum: float, step: float) -> io.Input:

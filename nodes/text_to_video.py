@@ -8,8 +8,8 @@ from typing import Any
 from ..xalora_client.tasks import Text2VideoTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
-from .conversion.videos import VideoDecoder
-from .execution import fallback_expansion, node_run
+from .conversion.videos import VideoDecoder, VideoValue
+from .execution.fallback_expansion import expand_video
 from .host.compat import ExecutionBlocker, io, schema
 from .shared_inputs import advanced, number, seed_input
 
@@ -91,14 +91,16 @@ class XaloraTextToVideo(XaloraNode):
         cls, prompt: str, seed: int, decode_frames: bool = True, **widgets: Any
     ) -> io.NodeOutput:
         task = video_task(prompt, seed, widgets)
-        made = await cls.run_tasks(
+        return await cls.run_tasks(
             [task],
             shared_inputs.run_options(widgets),
             VideoDecoder(decode_frames=decode_frames),
+            lambda parent, request: expand_video(parent, request, task, decode_frames=decode_frames),
+            lambda made: [made.video, frames_output(made), made.fps],
             noun="video",
         )
-        if isinstance(made, node_run.FallbackRequest):
-            here = fallback_expansion.expand_video(cls.parent_node(), made, task, decode_frames=decode_frames)
-            return cls.expanded(here, made)
-        frames = ExecutionBlocker(FRAMES_OFF) if made.frames is None else made.frames
-        return io.NodeOutput(made.video, frames, made.fps)
+
+
+def frames_output(made: VideoValue) -> Any:
+    """The frames as an output, which blocks the nodes behind it where they are not decoded."""
+    return ExecutionBlocker(FRAMES_OFF) if made.frames is None else made.frames

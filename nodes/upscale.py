@@ -9,7 +9,7 @@ from ..xalora_client.tasks import UpscalerTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .conversion.image_tensors import TensorBatch, split_batch
-from .execution import fallback_expansion, node_run
+from .execution.fallback_expansion import AUTO, expand_upscale, upscale_models
 from .host.compat import io, schema
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class XaloraUpscaleImage(XaloraNode):
                 ),
                 io.Combo.Input(
                     "local_model",
-                    options=fallback_expansion.upscale_models(),
-                    default=fallback_expansion.AUTO,
+                    options=upscale_models(),
+                    default=AUTO,
                     optional=True,
                     tooltip="Upscale model in models/upscale_models that this machine uses when it takes "
                     "over from the network. auto: an installed one, else LANCZOS.",
@@ -56,19 +56,14 @@ class XaloraUpscaleImage(XaloraNode):
         )
 
     @classmethod
-    async def execute(
-        cls, image: torch.Tensor, local_model: str = fallback_expansion.AUTO, **widgets: Any
-    ) -> io.NodeOutput:
+    async def execute(cls, image: torch.Tensor, local_model: str = AUTO, **widgets: Any) -> io.NodeOutput:
         colour, alpha = split_batch(image)
-        made = await cls.run_tasks(
+        return await cls.run_tasks(
             upscale_tasks(colour, widgets),
             shared_inputs.run_options(widgets),
             TensorBatch(len(colour), alpha, keep_alpha=False),
+            lambda parent, request: expand_upscale(parent, request, len(colour), local_model),
         )
-        if isinstance(made, node_run.FallbackRequest):
-            here = fallback_expansion.expand_upscale(cls.parent_node(), made, len(colour), local_model)
-            return cls.expanded(here, made)
-        return io.NodeOutput(made)
 
 
 def upscale_tasks(images: Sequence[torch.Tensor], widgets: Mapping[str, Any]) -> list[UpscalerTask]:

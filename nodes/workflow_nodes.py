@@ -16,13 +16,13 @@ from ..xalora_client.workflows.task import DefinedWorkflowTask
 from . import shared_inputs
 from .base import CATEGORY, HIDDEN, XaloraNode
 from .conversion.image_tensors import TensorBatch, checked_batch
-from .conversion.videos import VideoDecoder, VideoValue
-from .execution import fallback_expansion, node_run
-from .execution.fallback_expansion import Expansion
+from .conversion.videos import VideoDecoder
+from .execution.fallback_expansion import Expansion, ParentNode, expand_images, expand_video
+from .execution.node_run import FallbackRequest
 from .host import compat
 from .host.catalogs import catalog
 from .host.compat import ExecutionBlocker, io, schema
-from .text_to_video import FRAMES_OFF
+from .text_to_video import frames_output
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -112,27 +112,37 @@ class WorkflowNode(XaloraNode):
         run_options = shared_inputs.run_options(other)
         sockets = {parameter.name: parameter.name for parameter in definition.image_parameters}
         if definition.output_kind == "image":
-            images = await cls.run_tasks(tasks, run_options, TensorBatch(len(tasks)))
-            if isinstance(images, node_run.FallbackRequest):
-                here = fallback_expansion.expand_images(cls.parent_node(), images, tasks, sockets=sockets)
-                return cls.expanded(Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)]), images)
-            return io.NodeOutput(images, ExecutionBlocker(NO_VIDEO))
+
+            def images_here(parent: ParentNode, request: FallbackRequest) -> Expansion:
+                here = expand_images(parent, request, tasks, sockets=sockets)
+                return Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)])
+
+            return await cls.run_tasks(
+                tasks,
+                run_options,
+                TensorBatch(len(tasks)),
+                images_here,
+                lambda images: [images, ExecutionBlocker(NO_VIDEO)],
+            )
         if len(tasks) > 1:
             raise InvalidTaskError(
                 f"The image input holds {len(tasks)} images, and {definition.title} makes a video of one",
                 next_step="Use a single image.",
             )
         frames = other.get("decode_frames", True)
-        video: VideoValue | node_run.FallbackRequest = await cls.run_tasks(
-            tasks, run_options, VideoDecoder(decode_frames=frames), noun="video"
+
+        def video_here(parent: ParentNode, request: FallbackRequest) -> Expansion:
+            here = expand_video(parent, request, tasks[0], decode_frames=frames, sockets=sockets)
+            return Expansion(here.nodes, [here.links[1], here.links[0]])
+
+        return await cls.run_tasks(
+            tasks,
+            run_options,
+            VideoDecoder(decode_frames=frames),
+            video_here,
+            lambda video: [frames_output(video), video.video],
+            noun="video",
         )
-        if isinstance(video, node_run.FallbackRequest):
-            here = fallback_expansion.expand_video(
-                cls.parent_node(), video, tasks[0], decode_frames=frames, sockets=sockets
-            )
-            return cls.expanded(Expansion(here.nodes, [here.links[1], here.links[0]]), video)
-        decoded = ExecutionBlocker(FRAMES_OFF) if video.frames is None else video.frames
-        return io.NodeOutput(decoded, video.video)
 
 
 def _tasks(

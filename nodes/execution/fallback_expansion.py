@@ -25,7 +25,7 @@ from ..host import compat
 from ..host.catalogs import catalog
 from .node_progress import ResultSource
 from .node_run import FallbackRequest, source_of
-from .subgraph import Graph, ImageLinks, Link, Subgraph, batched, image_result, subgraph, video_result
+from .subgraph import Graph, Link, Subgraph, batched, image_result, subgraph, video_result
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -87,17 +87,9 @@ def expand_upscale(
     """
     bound, engine = _upscale_workflow(local_model)
     bound = _runnable(bound, request)
-    prefix = parent.prefix
-    taken = _take_images_node(parent, socket, request.missing)
-    nodes: Graph = {f"{prefix}take": taken}
-    links = ImageLinks([f"{prefix}take", 0], [f"{prefix}take", 1])
-    graph = subgraph(bound, prefix, {slot.parameter: links for slot in bound.image_inputs})
-    nodes |= graph.nodes
-    result = image_result(graph, bound.name)
-    nodes[f"{prefix}merge"] = _merge_images_node(parent, request, result, total, engine, whole=socket)
-    subgraph_results.keep(prefix, request.results.values())
-    _announce(parent, request, total, engine)
-    return Expansion(nodes, [[f"{prefix}merge", 0]])
+    graph = _with_images(parent, bound, parent.prefix, {"image": socket}, request.missing)
+    images = image_result(graph, bound.name)
+    return _merged(parent, request, graph.nodes, images, total, engine, whole=socket)
 
 
 def upscale_models() -> list[str]:
@@ -140,15 +132,10 @@ def expand_images(
     for index in request.missing:
         bound, engine = _bound(tasks[index], request)
         prefix = f"{parent.prefix}{index}."
-        graph = _with_images(parent, bound, prefix, sockets or {}, index)
+        graph = _with_images(parent, bound, prefix, sockets or {}, [index])
         nodes |= graph.nodes
         images.append(image_result(graph, bound.name))
-    result = batched(images, nodes, parent.prefix)
-    merge = f"{parent.prefix}merge"
-    nodes[merge] = _merge_images_node(parent, request, result, len(tasks), engine)
-    subgraph_results.keep(parent.prefix, request.results.values())
-    _announce(parent, request, len(tasks), engine)
-    return Expansion(nodes, [[merge, 0]])
+    return _merged(parent, request, nodes, batched(images, nodes, parent.prefix), len(tasks), engine)
 
 
 def expand_video(
@@ -166,7 +153,7 @@ def expand_video(
     """
     bound, engine = _bound(task, request)
     prefix = parent.prefix
-    graph = _with_images(parent, bound, prefix, sockets or {}, 0)
+    graph = _with_images(parent, bound, prefix, sockets or {}, [0])
     video = video_result(graph, prefix, bound.name)
     nodes = graph.nodes
     nodes[f"{prefix}local"] = {
@@ -197,15 +184,22 @@ def _bound(task: WorkflowTask, request: FallbackRequest) -> tuple[BoundWorkflow,
 
 
 def _with_images(
-    parent: ParentNode, bound: BoundWorkflow, prefix: str, sockets: Mapping[str, str], index: int
+    parent: ParentNode, bound: BoundWorkflow, prefix: str, sockets: Mapping[str, str], indexes: Sequence[int]
 ) -> Subgraph:
-    links: dict[str, ImageLinks] = {}
+    """The workflow as a subgraph that takes these images of the parent's inputs."""
     takes: Graph = {}
+    loaders: dict[str, str] = {}
     for slot in bound.image_inputs:
-        node_id = f"{prefix}take.{slot.parameter}"
-        takes[node_id] = _take_images_node(parent, sockets[slot.parameter], [index])
-        links[slot.parameter] = ImageLinks([node_id, 0], [node_id, 1])
-    graph = subgraph(bound, prefix, links)
+        loaders[slot.parameter] = f"{prefix}take.{slot.parameter}"
+        takes[loaders[slot.parameter]] = {
+            "class_type": TAKE_IMAGES,
+            "inputs": {
+                "image": parent.inputs[sockets[slot.parameter]],
+                "list_index": parent.list_index,
+                "indexes": ",".join(str(index) for index in indexes),
+            },
+        }
+    graph = subgraph(bound, prefix, loaders)
     graph.nodes.update(takes)
     return graph
 
@@ -241,41 +235,31 @@ def _cannot(request: FallbackRequest, lacks: str) -> XaloraError:
 # --- the pack's own nodes in a subgraph -------------------------------------------------------------------
 
 
-def _take_images_node(parent: ParentNode, socket: str, indexes: Sequence[int]) -> dict[str, Any]:
-    return {
-        "class_type": TAKE_IMAGES,
-        "inputs": {
-            "image": parent.inputs[socket],
-            "list_index": parent.list_index,
-            "indexes": ",".join(str(index) for index in indexes),
-        },
-    }
-
-
-def _merge_images_node(
+def _merged(
     parent: ParentNode,
     request: FallbackRequest,
+    nodes: Graph,
     images: Link,
     total: int,
     engine: str,
     *,
     whole: str | None = None,
-) -> dict[str, Any]:
+) -> Expansion:
+    """The subgraph with its images and the network's in one batch; ``whole`` is the input with alpha."""
+    results = sorted(request.results.items())
     inputs: dict[str, Any] = {
         "made": images,
         "total": total,
-        "kept": json.dumps(
-            {
-                str(index): [str(file) for file in image_files(result.files)]
-                for index, result in sorted(request.results.items())
-            }
-        ),
+        "kept": json.dumps({index: [str(file) for file in image_files(one.files)] for index, one in results}),
         "list_index": parent.list_index,
         "told": _report(parent, request, engine),
     }
     if whole is not None:
         inputs["whole"] = parent.inputs[whole]
-    return {"class_type": MERGE_IMAGES, "inputs": inputs}
+    merge = f"{parent.prefix}merge"
+    subgraph_results.keep(parent.prefix, request.results.values())
+    _announce(parent, request, total, engine)
+    return Expansion({**nodes, merge: {"class_type": MERGE_IMAGES, "inputs": inputs}}, [[merge, 0]])
 
 
 def _report(parent: ParentNode, request: FallbackRequest, engine: str) -> str:

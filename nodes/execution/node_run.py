@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from ...xalora_client.errors import XaloraError
 from .batch_plan import MAX_RESENDS, BatchPlan
 from .node_progress import ResultSource, summary
-from .task_loop import RunOptions, TaskLoop
+from .task_loop import TaskLoop
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from ...xalora_client.client import AsyncXalora, TaskHandle
     from ...xalora_client.results import RunResult
-    from ...xalora_client.tasks import WorkflowTask
 
 ValueT = TypeVar("ValueT")
 ValueT_co = TypeVar("ValueT_co", covariant=True)
@@ -65,84 +64,13 @@ class FallbackRequest:
         return "the fallback policy is local_only" if self.error is None else self.error.what.rstrip(".")
 
 
-async def run(
-    node_id: str,
-    tasks: Sequence[WorkflowTask],
-    options: RunOptions,
-    decoder: ResultDecoder[ValueT],
-    on_submitted: Callable[[str], None],
-    noun: str = "image",
-) -> ValueT | FallbackRequest:
-    """Run a node's tasks; called in the prompt's loop, which may be blocked meanwhile.
-
-    Args:
-        node_id: The node's `unique_id`.
-        tasks: The tasks, in the order of the results.
-        options: How to run them.
-        decoder: Decodes the results.
-        on_submitted: Called with each task id as soon as it is known, on the client's loop, maybe repeatedly.
-        noun: What a task makes, for messages.
-
-    Raises:
-        InterruptProcessingException: The user pressed cancel. The remote tasks are canceled.
-        XaloraError: A task failed.
-    """
-    return await _RunTasks(
-        node_id, options, noun, len(tasks), tasks, on_submitted, decoder=decoder
-    ).on_bridge()
-
-
-async def collect(
-    node_id: str,
-    task_ids: Sequence[str],
-    options: RunOptions,
-    decoder: ResultDecoder[ValueT],
-    on_collected: Callable[[str], None],
-    noun: str = "task",
-) -> ValueT:
-    """Wait for tasks that were submitted before, and decode their results. An interrupt leaves them running.
-
-    Args:
-        on_collected: Called with each task id whose result is on this machine, on the client's loop.
-
-    Raises:
-        InterruptProcessingException: The user pressed cancel.
-        XaloraError: A task ended without a result.
-    """
-    return await _CollectTasks(
-        node_id,
-        options,
-        noun,
-        len(task_ids),
-        decoder=decoder,
-        task_ids=task_ids,
-        on_collected=on_collected,
-    ).on_bridge()
-
-
-async def submit(
-    node_id: str,
-    tasks: Sequence[WorkflowTask],
-    options: RunOptions,
-    on_submitted: Callable[[str], None],
-    noun: str = "task",
-) -> list[str]:
-    """Submit a node's tasks and return their ids, in order.
-
-    Args:
-        on_submitted: Called with each task id as soon as it is known, on the client's loop, maybe repeatedly,
-            and also while an interrupted node ends.
-
-    Raises:
-        InterruptProcessingException: The user pressed cancel.
-        XaloraError: A task was not accepted.
-    """
-    return await _SubmitTasks(node_id, options, noun, len(tasks), tasks, on_submitted).on_bridge()
-
-
 @dataclass(eq=False, kw_only=True)
 class _ResultLoop(TaskLoop["RunResult", ValueT]):
-    """Tasks whose results are decoded."""
+    """Tasks whose results are decoded.
+
+    Args:
+        decoder: Decodes them.
+    """
 
     decoder: ResultDecoder[ValueT]
 
@@ -156,8 +84,11 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
         return summary([source_of(result) for result in outcomes], seconds)
 
 
-class _RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
-    """New tasks, up to their results."""
+class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
+    """New tasks, up to their results; or what is left to this machine.
+
+    An interrupt cancels the remote tasks.
+    """
 
     may_fall_back = True
     max_resends = MAX_RESENDS
@@ -182,8 +113,13 @@ class _RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
 
 
 @dataclass(eq=False, kw_only=True)
-class _CollectTasks(_ResultLoop[ValueT]):
-    """Submitted tasks, from their ids to their results."""
+class CollectTasks(_ResultLoop[ValueT]):
+    """Tasks that were submitted before, from their ids to their results. An interrupt leaves them running.
+
+    Args:
+        task_ids: Their ids.
+        on_collected: Called with each task id whose result is on this machine, on the client's loop.
+    """
 
     task_ids: Sequence[str]
     on_collected: Callable[[str], None]
@@ -197,8 +133,8 @@ class _CollectTasks(_ResultLoop[ValueT]):
         return result
 
 
-class _SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
-    """New tasks, up to their ids."""
+class SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
+    """New tasks, up to their ids, in order."""
 
     done_word = "submitted"
 

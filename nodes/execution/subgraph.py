@@ -13,6 +13,7 @@ from typing import Any
 
 from ...xalora_client.errors import WorkflowDefinitionError
 from ...xalora_client.workflows import BoundWorkflow
+from ...xalora_client.workflows.prompt import as_link
 
 Graph = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type": str, "inputs": {...}}``, as ComfyUI takes an expansion."""
@@ -21,14 +22,6 @@ Link = list[Any]
 """``[node id, output index]``."""
 
 IMAGE_LOADER = "LoadImage"
-
-
-@dataclass(frozen=True)
-class ImageLinks:
-    """The links that replace a loader: its IMAGE and its MASK."""
-
-    image: Link
-    mask: Link
 
 
 @dataclass(frozen=True)
@@ -46,18 +39,19 @@ class Subgraph:
     saving: dict[str, Any]
 
 
-def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]) -> Subgraph:
+def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, str]) -> Subgraph:
     """Turn a bound workflow into a subgraph.
 
     Args:
         bound: The workflow, with a file in place of each "auto".
         prefix: The prefix of all ids, unique in the prompt.
-        images: The links for each image parameter that has a value.
+        images: For each image parameter that has a value, the node whose outputs replace the loader's IMAGE
+            and MASK.
 
     Raises:
         WorkflowDefinitionError: An image parameter belongs to another node than a LoadImage.
     """
-    loaders: dict[str, ImageLinks] = {}
+    loaders: dict[str, str] = {}
     for slot in bound.image_inputs:
         class_type = bound.prompt[slot.node_id]["class_type"]
         if class_type != IMAGE_LOADER:
@@ -69,12 +63,11 @@ def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]
         loaders[slot.node_id] = images[slot.parameter]
 
     def translated(value: Any) -> Any:
-        if not _is_link(value):
+        link = as_link(value)
+        if link is None:
             return copy.deepcopy(value)
-        origin, index = value
-        if origin in loaders:
-            return list(loaders[origin].image if index == 0 else loaders[origin].mask)
-        return [prefix + origin, index]
+        origin, index = link
+        return [loaders.get(origin, prefix + origin), index]
 
     nodes: Graph = {}
     for node_id, node in bound.prompt.items():
@@ -84,8 +77,8 @@ def subgraph(bound: BoundWorkflow, prefix: str, images: Mapping[str, ImageLinks]
     saving = bound.prompt[bound.output_node_id]["inputs"]
     return Subgraph(
         nodes=nodes,
-        results={name: translated(value) for name, value in saving.items() if _is_link(value)},
-        saving={name: value for name, value in saving.items() if not _is_link(value)},
+        results={name: translated(value) for name, value in saving.items() if as_link(value)},
+        saving={name: value for name, value in saving.items() if not as_link(value)},
     )
 
 
@@ -113,7 +106,7 @@ def video_result(graph: Subgraph, prefix: str, name: str) -> Link:
     fps: Any = graph.results.get("fps") or graph.saving.get("fps") or graph.saving.get("frame_rate") or 24.0
     graph.nodes[f"{prefix}video"] = {
         "class_type": "CreateVideo",
-        "inputs": {"images": graph.results["images"], "fps": fps if _is_link(fps) else float(fps)},
+        "inputs": {"images": graph.results["images"], "fps": fps if as_link(fps) else float(fps)},
     }
     return [f"{prefix}video", 0]
 
@@ -134,16 +127,6 @@ def batched(links: Sequence[Link], nodes: Graph, prefix: str) -> Link:
             joined.append([node_id, 0])
         level = joined + level[len(level) - len(level) % 2 :]
     return level[0]
-
-
-def _is_link(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int)
-        and not isinstance(value[1], bool)
-    )
 
 
 def _no_result(name: str, what: str) -> WorkflowDefinitionError:

@@ -96,7 +96,8 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         noun: What a task makes, for messages.
         total: How many tasks there are.
         tasks: The new tasks, in the order of the results; none where they were submitted before.
-        on_submitted: Called with each new task's id as soon as it is known, maybe repeatedly.
+        on_submitted: Called with each new task's id as soon as it is known, on the client's loop, maybe
+            repeatedly, and also while an interrupted node ends.
     """
 
     may_fall_back = False
@@ -148,7 +149,12 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         raise NotImplementedError
 
     async def on_bridge(self) -> ValueT:
-        """Execute on the client's loop until the end, or until the user presses cancel."""
+        """Execute on the client's loop; called in the prompt's loop, which may be blocked meanwhile.
+
+        Raises:
+            InterruptProcessingException: The user pressed cancel.
+            XaloraError: A task failed, or was not accepted.
+        """
         return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
 
     def cancel(self) -> list[asyncio.Task[None]]:

@@ -48,12 +48,11 @@ def test_loaders_give_way_and_the_saving_node_is_left_out(
         "2": node("Blend", image=["1", 0], mask=["1", 1], amount=0.5, pair=[1, 2]),
         "9": node("SaveImage", images=["2", 0], filename_prefix="x"),
     }
-    links = expansion.ImageLinks(["4", 2], ["take", 1])
-    graph = expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": links})
+    graph = expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": "take"})
     assert graph.nodes == {
         "7.0.0.2": {
             "class_type": "Blend",
-            "inputs": {"image": ["4", 2], "mask": ["take", 1], "amount": 0.5, "pair": [1, 2]},
+            "inputs": {"image": ["take", 0], "mask": ["take", 1], "amount": 0.5, "pair": [1, 2]},
         }
     }
     assert expansion.image_result(graph, "example") == ["7.0.0.2", 0]
@@ -63,8 +62,7 @@ def test_loaders_give_way_and_the_saving_node_is_left_out(
 
 def test_a_result_that_is_the_image_itself(expansion: ModuleType, workflows: ModuleType) -> None:
     prompt = {"1": node("LoadImage", image="x.png"), "9": node("SaveImage", images=["1", 0])}
-    links = expansion.ImageLinks(["4", 0], ["4", 1])
-    graph = expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": links})
+    graph = expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": "4"})
     assert (graph.nodes, expansion.image_result(graph, "example")) == ({}, ["4", 0])
 
 
@@ -73,9 +71,8 @@ def test_another_loader_can_not_be_fed(
 ) -> None:
     errors = import_module(".xalora_client.errors", pack.__name__)
     prompt = {"1": node("LoadImageMask", image="x.png"), "9": node("SaveImage", images=["1", 0])}
-    links = expansion.ImageLinks(["4", 0], ["4", 1])
     with pytest.raises(errors.WorkflowDefinitionError, match="image with a LoadImageMask node"):
-        expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": links})
+        expansion.subgraph(bound(workflows, prompt, image=("1", "image")), PREFIX, {"image": "4"})
 
 
 @pytest.mark.parametrize(
