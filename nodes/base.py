@@ -22,12 +22,23 @@ CATEGORY = "Xalora"
 
 
 class XaloraNode(io.ComfyNode):
-    """A node whose cached outputs expire as :mod:`.execution.freshness` says.
-
-    A subclass asks for :data:`HIDDEN` in its schema.
-    """
+    """A node whose cached outputs expire as :mod:`.execution.freshness` says."""
 
     NODE_ID: ClassVar[str]
+
+    @classmethod
+    def schema(
+        cls, display_name: str, description: str, *, aliases: Sequence[str], **fields: Any
+    ) -> io.Schema:
+        """The node's schema; ``aliases`` are what users search for, ``fields`` those of ``io.Schema``."""
+        return compat.schema(
+            node_id=cls.NODE_ID,
+            display_name=display_name,
+            description=description,
+            search_aliases=[*aliases, "xalora"],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            **{"category": CATEGORY, **fields},
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **constants: Any) -> list[Any]:
@@ -102,6 +113,3 @@ class XaloraNode(io.ComfyNode):
     def _inputs(cls) -> dict[str, Any]:
         inputs: dict[str, Any] = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         return inputs
-
-
-HIDDEN = (io.Hidden.unique_id, io.Hidden.dynprompt)

@@ -29,6 +29,12 @@ PURPOSE = (
 )
 
 
+def _schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
+    return schema(
+        node_id=node_id, display_name=display_name, category=INTERNAL, description=PURPOSE, **fields
+    )
+
+
 def _list_index_input() -> Any:
     return io.Int.Input("list_index", default=0, min=0, optional=True, tooltip="Index of the list element.")
 
@@ -51,11 +57,9 @@ class XaloraTakeImages(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="XaloraTakeImages",
-            display_name="Xalora Take Images",
-            category=INTERNAL,
-            description=PURPOSE,
+        return _schema(
+            "XaloraTakeImages",
+            "Xalora Take Images",
             # The node gets whole lists: a link can't name one element.
             is_input_list=True,
             inputs=[
@@ -91,11 +95,9 @@ class XaloraMergeImages(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="XaloraMergeImages",
-            display_name="Xalora Merge Images",
-            category=INTERNAL,
-            description=PURPOSE,
+        return _schema(
+            "XaloraMergeImages",
+            "Xalora Merge Images",
             is_input_list=True,
             inputs=[
                 io.Image.Input("made", tooltip="The images made on this machine, in order."),
@@ -144,11 +146,9 @@ class XaloraLocalVideo(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="XaloraLocalVideo",
-            display_name="Xalora Local Video",
-            category=INTERNAL,
-            description=PURPOSE,
+        return _schema(
+            "XaloraLocalVideo",
+            "Xalora Local Video",
             inputs=[
                 io.Video.Input("video", tooltip="The video made on this machine."),
                 io.Boolean.Input(
@@ -176,7 +176,7 @@ def show_report(report: str) -> None:
     if not report:
         return
     told = json.loads(report)
-    subgraph_results.release(told["prefix"])
+    subgraph_results.pop(told["prefix"], None)
     _note_fallback(told["replaced_jobs"])
     line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
     compat.send_progress_text(line, told["node_id"])

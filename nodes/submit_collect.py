@@ -17,7 +17,7 @@ from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.media_types import sniff_file
 from ..xalora_client.media.png_encode import encode_png
 from . import shared_inputs
-from .base import CATEGORY, HIDDEN, XaloraNode
+from .base import XaloraNode
 from .conversion.image_tensors import TensorBatch, split_batch
 from .conversion.videos import VideoDecoder, VideoValue
 from .execution.freshness import freshness
@@ -26,7 +26,7 @@ from .execution.node_run import CollectTasks, SubmitTasks
 from .execution.open_tasks import open_tasks
 from .host import compat
 from .host.bridge import bridge
-from .host.compat import ExecutionBlocker, io, schema
+from .host.compat import ExecutionBlocker, io
 from .shared_inputs import seed_input
 from .text_to_image import image_inputs, image_tasks, lora_input
 from .text_to_video import prompt_input, video_inputs, video_task
@@ -67,16 +67,13 @@ class _SubmitNode(XaloraNode):
 
     @classmethod
     def _schema(cls, display_name: str, what: str, inputs: list[io.Input]) -> io.Schema:
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name=display_name,
-            category=CATEGORY,
-            description=f"Submits {what} to the Xalora network and ends at once. Xalora Collect, anywhere in "
+        return cls.schema(
+            display_name,
+            f"Submits {what} to the Xalora network and ends at once. Xalora Collect, anywhere in "
             "the graph, waits for the result.",
-            search_aliases=["submit", "queue", "async", "xalora"],
+            aliases=["submit", "queue", "async"],
             # Submitting is useful without a Collect node: the task id collects the result at any time.
             is_output_node=True,
-            hidden=list(HIDDEN),
             inputs=[*inputs, *shared_inputs.task_inputs(), *shared_inputs.money_inputs()],
             outputs=[XaloraTask.Output("task", display_name="XALORA_TASK", tooltip="For Xalora Collect.")],
         )
@@ -168,14 +165,11 @@ class XaloraCollect(XaloraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name="Xalora Collect",
-            category=CATEGORY,
-            description="Waits for the tasks of a linked Submit node, or for tasks with given ids, and "
+        return cls.schema(
+            "Xalora Collect",
+            "Waits for the tasks of a linked Submit node, or for tasks with given ids, and "
             "returns their images or video.",
-            search_aliases=["collect", "wait", "resume", "result", "task id", "xalora"],
-            hidden=list(HIDDEN),
+            aliases=["collect", "wait", "resume", "result", "task id"],
             inputs=[
                 XaloraTask.Input("task", optional=True, tooltip="From a Submit node."),
                 io.String.Input(

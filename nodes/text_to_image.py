@@ -8,10 +8,10 @@ from typing import Any
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
 from . import shared_inputs
-from .base import CATEGORY, HIDDEN, XaloraNode
+from .base import XaloraNode
 from .conversion.image_tensors import TensorBatch
 from .execution.fallback_expansion import expand_images
-from .host.compat import io, schema
+from .host.compat import io
 from .shared_inputs import advanced, number, seed_input, seeds_from
 from .text_to_video import prompt_input
 
@@ -78,14 +78,11 @@ class XaloraTextToImage(XaloraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name="Xalora Text to Image",
-            category=CATEGORY,
-            description="Makes images from a prompt on the Xalora network, with a LoRA on Flux, each image "
+        return cls.schema(
+            "Xalora Text to Image",
+            "Makes images from a prompt on the Xalora network, with a LoRA on Flux, each image "
             "of a batch as a task of its own, while the rest of the graph continues.",
-            search_aliases=["txt2img", "t2i", "image generation", "flux", "lora", "xalora"],
-            hidden=list(HIDDEN),
+            aliases=["txt2img", "t2i", "image generation", "flux", "lora"],
             enable_expand=True,
             inputs=[
                 prompt_input(),

@@ -7,10 +7,10 @@ from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
 from . import shared_inputs
-from .base import CATEGORY, HIDDEN, XaloraNode
+from .base import XaloraNode
 from .conversion.videos import VideoDecoder, VideoValue
 from .execution.fallback_expansion import expand_video
-from .host.compat import ExecutionBlocker, io, schema
+from .host.compat import ExecutionBlocker, io
 from .shared_inputs import advanced, number, seed_input
 
 FRAMES_OFF = (
@@ -61,14 +61,10 @@ class XaloraTextToVideo(XaloraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name="Xalora Text to Video",
-            category=CATEGORY,
-            description="Makes a video from a prompt on the Xalora network, while the rest of the graph "
-            "continues.",
-            search_aliases=["txt2vid", "t2v", "video generation", "hunyuan", "mochi", "xalora"],
-            hidden=list(HIDDEN),
+        return cls.schema(
+            "Xalora Text to Video",
+            "Makes a video from a prompt on the Xalora network, while the rest of the graph continues.",
+            aliases=["txt2vid", "t2v", "video generation", "hunyuan", "mochi"],
             enable_expand=True,
             inputs=[
                 prompt_input(),

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
 from . import shared_inputs
-from .base import CATEGORY, HIDDEN, XaloraNode
+from .base import XaloraNode
 from .conversion.image_tensors import TensorBatch, split_batch
 from .execution.fallback_expansion import AUTO, expand_upscale, upscale_models
-from .host.compat import io, schema
+from .host.compat import io
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +23,11 @@ class XaloraUpscaleImage(XaloraNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name="Xalora Upscale Image",
-            category=CATEGORY,
-            description="Upscales images on the Xalora network, each image of a batch as a task of its own, "
+        return cls.schema(
+            "Xalora Upscale Image",
+            "Upscales images on the Xalora network, each image of a batch as a task of its own, "
             "while the rest of the graph continues.",
-            search_aliases=["upscale", "super resolution", "enlarge", "esrgan", "xalora"],
-            hidden=list(HIDDEN),
+            aliases=["upscale", "super resolution", "enlarge", "esrgan"],
             enable_expand=True,
             inputs=[
                 io.Image.Input(

@@ -14,14 +14,14 @@ from ..xalora_client.workflows.model_files import model_folder
 from ..xalora_client.workflows.prompt import as_link
 from ..xalora_client.workflows.task import DefinedWorkflowTask
 from . import shared_inputs
-from .base import CATEGORY, HIDDEN, XaloraNode
+from .base import CATEGORY, XaloraNode
 from .conversion.image_tensors import TensorBatch, checked_batch
 from .conversion.videos import VideoDecoder
 from .execution.fallback_expansion import Expansion, ParentNode, expand_images, expand_video
 from .execution.node_run import FallbackRequest
 from .host import compat
 from .host.catalogs import catalog
-from .host.compat import ExecutionBlocker, io, schema
+from .host.compat import ExecutionBlocker, io
 from .text_to_video import frames_output
 
 log = logging.getLogger("xalora_client.nodes")
@@ -72,13 +72,11 @@ class WorkflowNode(XaloraNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         definition = cls.DEFINITION
-        return schema(
-            node_id=cls.NODE_ID,
-            display_name=f"Xalora: {definition.title}",
+        return cls.schema(
+            f"Xalora: {definition.title}",
+            " ".join(part for part in (definition.description, definition.tip) if part),
             category=WORKFLOWS,
-            description=" ".join(part for part in (definition.description, definition.tip) if part),
-            search_aliases=["xalora", "workflow", definition.name, definition.task_type],
-            hidden=list(HIDDEN),
+            aliases=["workflow", definition.name, definition.task_type],
             enable_expand=True,
             inputs=[*(parameter_input(definition, one) for one in definition.parameters), *cls._options()],
             outputs=[

@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..host import compat
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Kind: TypeAlias = Literal["input", "result"]
 
 PREVIEW_PIXELS = 256
 """The longest side. The sidebar shows 64, viewers up to four times that."""
@@ -25,15 +27,9 @@ def save_input_preview(job_id: str, picture: Image.Image) -> None:
     _write(_preview_path("input", job_id), lambda: picture)
 
 
-def input_preview(job_id: str) -> Path | None:
-    """The small copy of a job's input image; None where there is none."""
-    path = _preview_path("input", job_id)
-    return path if path.is_file() else None
-
-
-def cached_result_preview(job_id: str) -> Path | None:
-    """The small picture of a job's result; None until :func:`result_preview` has created it."""
-    path = _preview_path("result", job_id)
+def kept_preview(kind: Kind, job_id: str) -> Path | None:
+    """The small picture of a job's input or result; None until it was created."""
+    path = _preview_path(kind, job_id)
     return path if path.is_file() else None
 
 
@@ -84,7 +80,7 @@ def _write(path: Path, picture: Callable[[], Image.Image]) -> None:
     draft.replace(path)
 
 
-def _preview_path(kind: str, job_id: str) -> Path:
+def _preview_path(kind: Kind, job_id: str) -> Path:
     # The beginning of a job id is the user's choice, so it is not safe as a file name.
     name = hashlib.sha256(job_id.encode()).hexdigest()[:32]
     return compat.temp_directory() / "xalora" / f"{kind}-{name}.webp"

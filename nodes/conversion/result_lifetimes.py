@@ -5,9 +5,7 @@ The results folder has a size limit and drops the oldest files, but never those 
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,22 +22,5 @@ def keep_alive_with(owner: Any, result: RunResult) -> None:
     _results_by_owner[owner] = result
 
 
-class SubgraphResults:
-    """Results whose files a subgraph reads, by the subgraph's prefix. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._results: dict[str, tuple[RunResult, ...]] = {}
-        self._lock = threading.Lock()
-
-    def keep(self, prefix: str, results: Iterable[RunResult]) -> None:
-        """Keep results for the subgraph with this prefix, instead of those of an earlier one with it."""
-        with self._lock:
-            self._results[prefix] = tuple(results)
-
-    def release(self, prefix: str) -> None:
-        """Release a subgraph's results: it has read them."""
-        with self._lock:
-            self._results.pop(prefix, None)
-
-
-subgraph_results = SubgraphResults()
+subgraph_results: dict[str, tuple[RunResult, ...]] = {}
+"""Results whose files a subgraph reads, by the subgraph's prefix, until it has read them."""

@@ -257,7 +257,7 @@ def _merged(
     if whole is not None:
         inputs["whole"] = parent.inputs[whole]
     merge = f"{parent.prefix}merge"
-    subgraph_results.keep(parent.prefix, request.results.values())
+    subgraph_results[parent.prefix] = tuple(request.results.values())
     _announce(parent, request, total, engine)
     return Expansion({**nodes, merge: {"class_type": MERGE_IMAGES, "inputs": inputs}}, [[merge, 0]])
 

@@ -8,8 +8,7 @@ defence against each:
   CORS preflight (and ComfyUI's `--enable-cors-header` does not allow our header).
 - Sandboxed frames and local files: their origin is ``null``, which is refused like a foreign origin.
 - DNS rebinding: the attacker's own name resolves to this machine, so that origin and host agree. The host
-must
-  be an address, a name that nobody can register, or one that the user allows. Over https every name is
+  must be an address, a name that nobody can register, or one that the user allows. Over https every name is
   accepted, because the attacker has no certificate for this server or the proxy in front of it.
 """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal, Record
 from ...xalora_client.polling.durations import usual_span
-from ..conversion.previews import cached_result_preview, input_preview, result_preview
+from ..conversion.previews import kept_preview, result_preview
 from ..execution import task_loop
 from ..execution.task_origins import origins
 from ..host.clients import clients
@@ -88,7 +88,7 @@ class TaskService:
                 workflow_url=url,
                 leased=record.id in leased,
                 origin=origins.of(record.job_id),
-                has_input=input_preview(record.job_id) is not None,
+                has_input=kept_preview("input", record.job_id) is not None,
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
             )
@@ -117,19 +117,21 @@ class TaskService:
             )
         return record
 
+    async def _found(self, record_id: int) -> Record:
+        async with clients.client() as client:
+            return await self._record(client, record_id)
+
     async def file(self, record_id: int, index: int) -> Path | None:
         """A file of a kept result; None where there is none with this index."""
-        async with clients.client() as client:
-            files = (await self._record(client, record_id)).files
+        files = (await self._found(record_id)).files
         return files[index] if 0 <= index < len(files) and files[index].is_file() else None
 
     async def preview(self, record_id: int) -> Path | None:
         """A small picture of a task's result; None where there is none."""
-        async with clients.client() as client:
-            record = await self._record(client, record_id)
+        record = await self._found(record_id)
         if not record.files:
             return None
-        made = await asyncio.to_thread(cached_result_preview, record.job_id)
+        made = await asyncio.to_thread(kept_preview, "result", record.job_id)
         if made is not None:
             return made
         try:
@@ -142,9 +144,8 @@ class TaskService:
 
     async def input(self, record_id: int) -> Path | None:
         """A small picture of a task's input; None where there is none."""
-        async with clients.client() as client:
-            record = await self._record(client, record_id)
-        return await asyncio.to_thread(input_preview, record.job_id)
+        record = await self._found(record_id)
+        return await asyncio.to_thread(kept_preview, "input", record.job_id)
 
     # --- changing tasks -----------------------------------------------------------------------------------
 
