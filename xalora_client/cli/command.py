@@ -1,4 +1,4 @@
-"""The decorator of all commands (exit status, error messages), and asyncio with Ctrl-C and SIGTERM."""
+"""The decorator of all commands (exit status, error messages), and a client under Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import functools
 import inspect
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import typer
 
 from ..errors import XaloraError
 from .exit_codes import ExitCode, exit_code_of
 from .screen import Screen, error_fields
+
+if TYPE_CHECKING:
+    from ..client import AsyncXalora
+    from ..config import Settings
+    from ..journal import Journal
 
 T = TypeVar("T")
 
@@ -108,3 +113,19 @@ def run_interruptible(
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def with_client(
+    settings: Settings,
+    journal: Journal,
+    function: Callable[[AsyncXalora], Awaitable[T]],
+    on_interrupt: Callable[[], None] = lambda: None,
+) -> T:
+    """Run a coroutine function with an open client. Ctrl-C cancels it and raises KeyboardInterrupt."""
+    from ..client import AsyncXalora
+
+    async def run() -> T:
+        async with AsyncXalora(settings=settings, journal=journal) as client:
+            return await function(client)
+
+    return run_interruptible(run(), on_interrupt=on_interrupt)

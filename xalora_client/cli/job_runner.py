@@ -17,7 +17,7 @@ from ..events import Canceled, EventCallback, FallingBack, TaskEvent
 from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
 from ..text import counted, seconds_text
-from .command import run_interruptible
+from .command import with_client
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import short_path
 from .outputs import Destination, check_destinations, write_result
@@ -229,29 +229,20 @@ def do_jobs(
         OutputExistsError: A result would replace a file, and ``force`` is not set.
         ConfigurationError: A destination can't be written.
     """
-    from ..client import AsyncXalora
-
     check_destinations([job.destination for job in jobs], force=force)
     started_at = time()
     with open_journal(settings) as journal:
         runner = JobRunner(screen, jobs, force=force, at_once=at_once or settings.max_in_flight)
 
-        async def run_all() -> None:
-            try:
-                async with AsyncXalora(settings=settings, journal=journal) as client:
-                    await runner.run(client)
-            except asyncio.CancelledError:
-                # The journal knows the confirmed cancels once the client is closed. If it can't be read, it
-                # has logged that, and the interrupt still counts.
-                with suppress(JournalError):
-                    _print_tasks_left(screen, journal, settings, runner.reports, started_at)
-                raise
-
         try:
-            run_interruptible(run_all(), on_interrupt=lambda: _print_cancels(screen, runner.reports))
+            with_client(settings, journal, runner.run, lambda: _print_cancels(screen, runner.reports))
             code = runner.code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
+            # The journal knows the confirmed cancels now that the client is closed. If it can't be read, it
+            # has logged that, and the interrupt still counts.
+            with suppress(JournalError):
+                _print_tasks_left(screen, journal, settings, runner.reports, started_at)
     if screen.json:
         screen.document({"skipped": list(skipped), **document_of(runner.reports, code)})
     return code

@@ -1,11 +1,11 @@
-"""Looks up earlier tasks by id in the journal, and opens a client for them."""
+"""Looks up earlier tasks by id in the journal."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,13 +13,9 @@ from ..config import Settings
 from ..errors import STILL_RETRIEVABLE, JournalError, MissingKeyError
 from ..journal import Journal, Record
 from ..text import counted
-from .command import run_interruptible
 
 if TYPE_CHECKING:
-    from ..client import AsyncXalora
     from ..tasks import WorkflowTask
-
-T = TypeVar("T")
 
 logger = logging.getLogger("xalora_client.cli")
 
@@ -73,22 +69,6 @@ def chosen_records(
 def _note_ignored(count: int, whose: str, setting: str) -> None:
     if count:
         logger.warning("%s of %s ignored; set %s", counted(count, "open task"), whose, setting)
-
-
-def with_client(
-    settings: Settings,
-    journal: Journal,
-    function: Callable[[AsyncXalora], Awaitable[T]],
-    on_interrupt: Callable[[], None] = lambda: None,
-) -> T:
-    """Run a coroutine function with an open client. Ctrl-C cancels it and raises KeyboardInterrupt."""
-    from ..client import AsyncXalora
-
-    async def run() -> T:
-        async with AsyncXalora(settings=settings, journal=journal) as client:
-            return await function(client)
-
-    return run_interruptible(run(), on_interrupt=on_interrupt)
 
 
 def own_key_task(record: Record | None, settings: Settings) -> WorkflowTask | None:

@@ -10,13 +10,13 @@ from ...client import open_journal
 from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
 from ...journal import Journal, Record, TaskState
-from ..command import command
+from ..command import command, with_client
 from ..exit_codes import ExitCode, most_serious
 from ..job_runner import Job, JobRunner, RunCall, document_of
 from ..options import AsJson, Force, Output, Timeout
 from ..outputs import check_destinations, plan_for_names
 from ..screen import Screen
-from ..task_lookup import Ids, chosen_records, own_key_task, with_client
+from ..task_lookup import Ids, chosen_records, own_key_task
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask

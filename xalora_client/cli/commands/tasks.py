@@ -18,7 +18,7 @@ from ...errors import (
 )
 from ...journal import Journal, Record, TaskState
 from ...text import counted
-from ..command import command
+from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
 from ..options import AsJson
 from ..screen import Screen, error_fields
@@ -28,7 +28,6 @@ from ..task_lookup import (
     chosen_records,
     find_record,
     own_key_task,
-    with_client,
 )
 from ..task_table import record_document, record_table, state_text
 
