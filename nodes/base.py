@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from ..xalora_client.workflows.prompt import as_link
 from .execution.fallback_expansion import Expansion, ParentNode
 from .execution.freshness import freshness, key_of
 from .execution.node_run import FallbackRequest, ResultDecoder, RunTasks
@@ -54,7 +55,7 @@ class XaloraNode(io.ComfyNode):
     def cache_key(cls) -> str:
         """The key of the executing node in :data:`.freshness.freshness`."""
         inputs = cls._inputs()
-        constants = {name: None if compat.is_link(value) else value for name, value in inputs.items()}
+        constants = {name: None if as_link(value) else value for name, value in inputs.items()}
         return key_of(cls.NODE_ID, constants)
 
     @classmethod

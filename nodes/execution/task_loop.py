@@ -33,7 +33,7 @@ from .task_origins import OriginRecorder
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...xalora_client.client import AsyncXalora, HostOptions
+    from ...xalora_client.client import AsyncXalora
     from ...xalora_client.tasks import WorkflowTask
 
 
@@ -259,22 +259,19 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
 
     def _creation_options(self, client: AsyncXalora, index: int) -> dict[str, Any]:
         """The options that `client.run` and `client.submit` have in common."""
+        from ...xalora_client.client import HostOptions
+
         return {
             "on_event": self._listener(index),
             "reuse": self.options.reuse and client.settings.reuse,
             "if_unknown": self.options.if_unknown,
-            "host": self._host_options(index),
+            "host": HostOptions(
+                among=self.options.reuse_among,
+                # A prompt that merely ended leaves its paid tasks running.
+                cancels=lambda: self._interrupt.requested or index in self._withdrawn,
+                takes_over=True,
+            ),
         }
-
-    def _host_options(self, index: int) -> HostOptions:
-        from ...xalora_client.client import HostOptions
-
-        return HostOptions(
-            among=self.options.reuse_among,
-            # A prompt that merely ended leaves its paid tasks running.
-            cancels=lambda: self._interrupt.requested or index in self._withdrawn,
-            takes_over=True,
-        )
 
     def _listener(self, index: int) -> Callable[[TaskEvent], None]:
         """A listener for the events of one task."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from comfy_api.latest import ComfyExtension, InputImpl, io
-    from comfy_execution.graph_utils import ExecutionBlocker, is_link
+    from comfy_execution.graph_utils import ExecutionBlocker
     from comfy_execution.utils import get_executing_context
 except ImportError as error:
     raise ImportError(
@@ -42,7 +42,6 @@ __all__ = [
     "InputImpl",
     "InterruptProcessingException",
     "io",
-    "is_link",
 ]
 
 InputT = TypeVar("InputT")
