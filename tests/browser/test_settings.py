@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, expect
@@ -39,6 +41,21 @@ def test_settings_count_without_a_restart(bench: Workbench) -> None:
     expect(bench.panel.locator(".xalora-foot")).to_contain_text("fallback on any failure")
     bench.set_settings({"Xalora.Reuse": True, "Xalora.Fallback": "when_unavailable"})
     wait_for(bench, "Xalora.Reuse", True)
+
+
+def test_settings_have_texts_for_languages_that_the_pack_does_not_have(
+    bench: Workbench, repository: Path
+) -> None:
+    """ComfyUI takes them from the registered settings where the user's language has none."""
+    registered = bench.page.evaluate(
+        "() => window.app.extensions.flatMap((each) => each.settings ?? [])"
+        ".filter((each) => each.id.startsWith('Xalora.'))"
+        ".map(({ id, name, tooltip }) => [id.replace('.', '_'), { name, tooltip }])"
+    )
+    english = json.loads((repository / "locales" / "en" / "settings.json").read_text(encoding="utf-8"))
+    assert dict(registered) == {
+        id: {"name": texts["name"], "tooltip": texts["tooltip"]} for id, texts in english.items()
+    }
 
 
 def test_what_the_environment_sets_is_shown_and_not_offered(bench: Workbench) -> None:

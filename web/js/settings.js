@@ -5,76 +5,58 @@ import { sourceName } from './key_dialog.js'
 
 const POLICIES = ['never', 'when_unavailable', 'on_any_failure', 'local_only']
 
-/** Each setting's group, control and English text; a text in `locales/` replaces the latter. */
+/** Each setting's group and control. */
 const SETTINGS = [
   {
     id: 'Xalora.Fallback',
     group: 'Fallback',
-    name: 'When this machine takes over',
-    tooltip: 'What happens to a task that the network can not run.',
     type: 'combo',
     options: POLICIES
   },
   {
     id: 'Xalora.QueueLimit',
     group: 'Fallback',
-    name: 'Longest wait in the queue (seconds)',
-    tooltip: 'After this many seconds in the queue the fallback takes over. 0: never.',
     type: 'number',
     attrs: { min: 0, max: 86400, step: 10, showButtons: true }
   },
   {
     id: 'Xalora.MaxInFlight',
     group: 'Tasks',
-    name: 'Tasks in flight',
-    tooltip: 'Tasks of one batch in the network at the same time.',
     type: 'slider',
     attrs: { min: 1, max: 64, step: 1 }
   },
   {
     id: 'Xalora.Reuse',
     group: 'Tasks',
-    name: 'Reuse kept results',
-    tooltip: 'An identical task uses the kept result and is not paid for twice.',
     type: 'boolean'
   },
   {
     id: 'Xalora.ResultsLimitGiB',
     group: 'Tasks',
-    name: 'Size of the kept results (GiB)',
-    tooltip: 'The least recently used results are deleted first.',
     type: 'number',
     attrs: { min: 0.1, max: 1024, step: 1, maxFractionDigits: 1, showButtons: true }
   },
   {
     id: 'Xalora.InlineLimitMiB',
     group: 'Input images',
-    name: 'Largest image sent inside a request (MiB)',
-    tooltip: 'Larger images are uploaded to your own store.',
     type: 'number',
     attrs: { min: 0.1, max: 64, step: 1, maxFractionDigits: 1, showButtons: true }
   },
   {
     id: 'Xalora.StoreUrl',
     group: 'Input images',
-    name: 'Store',
-    tooltip: 'Your S3-compatible store: s3://bucket/prefix. Its keys come from the environment.',
     type: 'text',
     attrs: { placeholder: 's3://bucket/prefix' }
   },
   {
     id: 'Xalora.StoreEndpoint',
     group: 'Input images',
-    name: 'Store endpoint',
-    tooltip: 'Address of a store that is not AWS itself.',
     type: 'text',
     attrs: { placeholder: 'https://...' }
   },
   {
     id: 'Xalora.StoreRegion',
     group: 'Input images',
-    name: 'Store region',
-    tooltip: 'Region of the store.',
     type: 'text'
   }
 ]
@@ -94,6 +76,7 @@ export function settingsOf(inForce, { t, openKey, onChange }) {
     const fact = facts.get(setting.id)
     return {
       ...setting,
+      ...wordsOf(setting.id, t),
       category: ['Xalora', group, setting.id.split('.')[1]],
       sortOrder: SETTINGS.length - index,
       onChange,
@@ -105,12 +88,17 @@ export function settingsOf(inForce, { t, openKey, onChange }) {
   return [keyRow(t, openKey), ...defined]
 }
 
+/** ComfyUI looks for these texts in the user's language itself; what it does not find there, it takes from here. */
+function wordsOf(id, t) {
+  const key = `setting.${id.replace('.', '_')}`
+  return { name: t(`${key}.name`), tooltip: t(`${key}.tooltip`) }
+}
+
 function keyRow(t, openKey) {
   return {
     id: 'Xalora.Key',
     category: ['Xalora', 'Account', 'Key'],
-    name: 'API key and network',
-    tooltip: 'The key is stored on the server in a file that only its user can read. No page can read it back.',
+    ...wordsOf('Xalora.Key', t),
     sortOrder: 1000,
     // Nothing is saved under this id: the control is a button.
     defaultValue: '',

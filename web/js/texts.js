@@ -2,7 +2,8 @@
 
 /**
  * Fetch the texts and return the function that looks them up: `t('filter.all')`, `t('ago.minutes', {count: 3})`.
- * A text missing in the user's language is taken from English; one missing there too is shown as its key.
+ * `setting` holds the texts of the settings. A text missing in the user's language is taken from English; one
+ * missing there too is shown as its key.
  *
  * @param api ComfyUI's `api`.
  * @param {string} locale `en`, `zh`, `zh-TW`...
@@ -15,7 +16,9 @@ export async function loadTexts(api, locale) {
   } catch (error) {
     console.warn('[Xalora] The texts could not be loaded:', error)
   }
-  const catalogs = [locale, locale?.split('-')[0], 'en'].map((name) => all[name]?.xalora).filter(Boolean)
+  const catalogs = [locale, locale?.split('-')[0], 'en']
+    .filter((name) => all[name])
+    .map((name) => ({ ...all[name].xalora, setting: all[name].settings }))
   return (key, values = {}) => {
     const text = catalogs.map((catalog) => lookUp(catalog, key)).find((found) => typeof found === 'string')
     return (text ?? key).replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole))
