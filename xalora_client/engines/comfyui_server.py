@@ -16,13 +16,13 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
+from ..config import is_loopback
 from ..errors import ConfigurationError
 from .comfyui_events import Message, parse_binary, parse_text
 
 logger = logging.getLogger("xalora_client.engines")
 
 _CHUNK_BYTES = 1 << 20
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class UnreachableError(Exception):
@@ -62,7 +62,7 @@ class ComfyUIServer:
             )
         self.url = url.rstrip("/")
         self.timeout = timeout
-        self._local = parts.hostname in _LOOPBACK
+        self._local = is_loopback(url)
         # A proxy of the user's network can't reach this machine's own servers.
         handlers = [urllib.request.ProxyHandler({})] if self._local else []
         self._opener = urllib.request.build_opener(*handlers)
@@ -196,7 +196,10 @@ class EventStream:
 
     def __init__(self, address: str, *, timeout: float, direct: bool) -> None:
         self._address = address
-        self._options: dict[str, Any] = {"timeout": timeout, "http_no_proxy": ["*"] if direct else None}
+        self._options: dict[str, Any] = {"timeout": timeout}
+        if direct:
+            # websocket-client heeds its own exception only beside a proxy of its own, here one never used.
+            self._options |= {"http_proxy_host": "none.invalid", "http_no_proxy": ["*"]}
         self._socket: Any = None
         self._open()
 

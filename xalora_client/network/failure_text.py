@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 
 import aiohttp
 
@@ -16,6 +17,8 @@ _NUMBERED_BY_THE_SYSTEM = {
     ConnectionResetError,
     TimeoutError,
 }
+
+_QUOTE = re.compile(r"[:'\"]|\bb['\"]")
 
 
 def describe_failure(error: Exception) -> str:
@@ -44,7 +47,9 @@ def describe_failure(error: Exception) -> str:
         case aiohttp.ClientHttpProxyError():
             text = f"the proxy refused with HTTP {error.status} {_first_line(error.message)}".rstrip()
         case aiohttp.ClientResponseError():
-            text = f"what came back is not an HTTP answer ({_first_line(error.message).rstrip(':')})"
+            # Up to where it quotes what came, such as a third party's header.
+            reason = _QUOTE.split(_first_line(error.message), maxsplit=1)[0].strip()
+            text = f"what came back is not an HTTP answer ({reason or error.status})"
         case asyncio.TimeoutError():
             text = "no answer came in time"
         case OSError():

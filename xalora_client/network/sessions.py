@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from .._version import __version__
-from ..config import names_host, without_login
+from ..config import is_loopback, names_host, without_login
 from ..errors import ConfigurationError
 
 MAX_CONNECTIONS = 64
 MOST_CANCELS = 1000
+MAX_HEADER_BYTES = 64 * 1024
+"""The longest line of an answer's head; fronts add policies longer than aiohttp's own limit of 8190 bytes."""
 USER_AGENT = f"xalora-python/{__version__}"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -47,7 +49,8 @@ def environment_proxy(url: str) -> str | None:
         ConfigurationError: It is not an HTTP proxy.
     """
     parts = urlsplit(url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+    # A proxy elsewhere can't reach this machine's own servers, whatever NO_PROXY says.
+    if not parts.hostname or is_loopback(url) or urllib.request.proxy_bypass(parts.hostname):
         return None
     named = urllib.request.getproxies().get(parts.scheme, "").strip()
     return _http_proxy(named, f"{parts.scheme.upper()}_PROXY") if named else None
@@ -72,7 +75,13 @@ def _http_proxy(named: str, variable: str) -> str:
 
 def _session(*, force_close: bool, limit: int = MAX_CONNECTIONS) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=limit, force_close=force_close, ssl=_certificates())
-    return aiohttp.ClientSession(connector=connector, headers={"User-Agent": USER_AGENT})
+    return aiohttp.ClientSession(
+        connector=connector,
+        # An encoding offered must also be readable: old versions of Brotli are not, and the answer is lost.
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
 
 
 def _cancels_at_once() -> int:

@@ -7,8 +7,9 @@ import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -32,6 +33,7 @@ from ..errors import (
 from ..media.containers import BrokenMediaError
 from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
 from ..media.validation import TextInsteadOfResultError, check_unknown_format, suffix_of
+from ..network.addresses import exact_url, redirected
 from ..network.answers import retry_after
 from ..network.failure_text import describe_failure
 from ..network.sessions import environment_proxy
@@ -48,6 +50,9 @@ _CHUNK_BYTES = 256 * 1024
 _WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as progress
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=15)  # full jitter
 _LONGEST_RETRY_AFTER = 60.0
+_MAX_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_WHOLE = frozenset({200, 203})  # 203: a proxy on the way says that it may have changed the file
 _GONE = frozenset({404, 410})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
@@ -263,15 +268,11 @@ class _Fetch:
     attempts: int
     stall_timeout: float
     end_is_known: bool = True
-    proxy: str | None = None
     total: int | None = None
+    _proxies: dict[str, str | None] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Return once all bytes are on disk."""
-        try:
-            self.proxy = await asyncio.to_thread(environment_proxy, self.target.url)
-        except ConfigurationError as error:
-            raise self.target.failed(f"{error.what}. {error.next_step}") from None
         complete = False
         while not complete:
             try:
@@ -299,20 +300,13 @@ class _Fetch:
             if self.part.validator:
                 headers["If-Range"] = self.part.validator
         try:
-            async with self.session.get(
-                self.target.url,
-                headers=headers,
-                timeout=timeout,
-                proxy=self.proxy,
-            ) as response:
+            async with self._answer(headers, timeout) as response:
                 if self._begin(response, have):
                     return True
                 await self._receive(response)
-        except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
-            # Their texts contain the URL with its signature.
-            raise self.target.failed(
-                f"{self.target.shown_url} is no valid address, or redirects too often"
-            ) from error
+        except aiohttp.InvalidURL:
+            # Not chained: its text contains the URL with its signature.
+            raise self.target.failed(f"{self.target.shown_url} is no valid address") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise self.target.failed(describe_failure(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
@@ -321,6 +315,36 @@ class _Fetch:
             stalled = isinstance(error, asyncio.TimeoutError)
             raise _Interrupted("the connection stalled" if stalled else describe_failure(error)) from error
         return True
+
+    @asynccontextmanager
+    async def _answer(
+        self, headers: dict[str, str], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer of the last address of a chain of redirects; aiohttp would spell each one anew."""
+        url = self.target.url
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with self.session.get(
+                exact_url(url),
+                headers=headers,
+                timeout=timeout,
+                proxy=await self._proxy_for(url),
+                allow_redirects=False,
+            ) as response:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or not location:
+                    yield response
+                    return
+                url = redirected(url, location)
+        raise self.target.failed(f"its address redirects more than {_MAX_REDIRECTS} times")
+
+    async def _proxy_for(self, url: str) -> str | None:
+        site = "://".join(urlsplit(url)[:2])
+        if site not in self._proxies:
+            try:
+                self._proxies[site] = await asyncio.to_thread(environment_proxy, url)
+            except ConfigurationError as error:
+                raise self.target.failed(f"{error.what}. {error.next_step}") from None
+        return self._proxies[site]
 
     def _begin(self, response: aiohttp.ClientResponse, have: int) -> bool:
         """Check the headers of an answer; True if nothing is left to receive."""
@@ -343,12 +367,17 @@ class _Fetch:
                 self._start_over("it changed on the server")
             self.part.was_continued = True
             self.total = size
-        elif status == 200:
+        elif status == 206 and _content_range(response)[0] == 0:
+            # Some stores answer so without having been asked for a part.
+            self.part.begin(validator=_validator(response))
+            self.total = _content_range(response)[1]
+        elif status in _WHOLE:
             self.part.begin(validator=_validator(response))
             self.total = None if "Content-Encoding" in response.headers else response.content_length
         else:
             raise self.target.failed(f"HTTP {status}", status)
-        self.end_is_known = response.content_length is not None or "Transfer-Encoding" in response.headers
+        is_framed = response.content_length is not None or "Transfer-Encoding" in response.headers
+        self.end_is_known = is_framed and (status != 206 or self.total is not None)
         return False
 
     def _start_over(self, reason: str) -> NoReturn:

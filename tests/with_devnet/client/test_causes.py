@@ -11,7 +11,7 @@ import pytest
 from xalora_client import AsyncXalora, XaloraConnectionError
 
 KEY = "alice#s3cret"
-INTERNALS = ("ssl:default", "Errno", "[", "None", "\n", "s3cret")
+INTERNALS = ("ssl:default", "Errno", "[", "None", "\n", "s3cret", "hush")
 
 BROKEN_OFF = b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"task_id"'
 
@@ -66,7 +66,14 @@ async def message(url: str, *, request_timeout: float = 10) -> str:
         (
             saying(b"220 mail.example.org\r\n\r\n"),
             "http",
-            "can't be reached: what came back is not an HTTP answer (Bad status line",
+            "can't be reached: what came back is not an HTTP answer (Bad status line)",
+        ),
+        (
+            saying(
+                b"HTTP/1.1 200 OK\r\nContent-Security-Policy: hush.example" + b"x" * 70_000 + b"\r\n\r\n{}"
+            ),
+            "http",
+            "can't be reached: what came back is not an HTTP answer (Got more than 65536 bytes when reading)",
         ),
         (saying(BROKEN_OFF), "http", "can't be reached: the answer broke off"),
         (speak_plainly, "https", " does not speak TLS as https:// needs it (wrong version number)"),

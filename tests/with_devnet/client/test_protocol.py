@@ -187,6 +187,24 @@ async def test_a_body_too_large_for_the_network_names_the_way_out() -> None:
             await client.execute_workflow(PICTURE)
 
 
+async def test_an_answer_with_a_long_header_is_read_and_no_encoding_is_offered() -> None:
+    # Fronts add policies of many kilobytes; an encoding that is offered may not be readable here.
+    policy = {"Content-Security-Policy": "default-src " + "a" * 60_000}
+    encodings: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        encodings.append(request.headers.get("Accept-Encoding"))
+        return web.json_response({"task_id": "t-1", "status": "running"}, headers=policy)
+
+    app = web.Application()
+    app.router.add_post("/{endpoint}", answer)
+    server = TestServer(app)
+    async with server, AsyncXalora(KEY, str(server.make_url("/"))) as client:
+        assert await client.execute_workflow(PICTURE) == "t-1"
+        assert (await client.query_task_result("t-1")).status == "running"
+    assert encodings == ["identity", "identity"]
+
+
 async def test_free_requests_are_repeated() -> None:
     answers = [Answer(500, "x"), Answer(drop="after"), Answer(200, "garbage"), status("running")]
     async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:

@@ -16,6 +16,7 @@ import av
 import numpy as np
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from xalora_client.errors import (
@@ -158,6 +159,76 @@ async def test_a_result_is_named_by_content(
     assert path.read_bytes() == PNG
     assert left_in(stem) == [path.name]
     assert storage.asked[0].range is None
+
+
+@pytest.mark.parametrize(
+    "target", ["/b%2Fo.png?Signature=a%2Fb%2Bc%3D%3D", "/it%27s%20%28me%29.png?s=%7e%3A"]
+)
+@pytest.mark.parametrize("hops", [0, 1, 10, 11])
+async def test_a_signed_address_goes_out_as_it_came_after_redirects_too(
+    session: aiohttp.ClientSession, stem: Path, target: str, hops: int
+) -> None:
+    asked: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        if len(asked) <= hops:
+            place = target if len(asked) == hops else f"/hop{len(asked)}?s=%7E"
+            status = (301, 302, 303, 307, 308)[len(asked) % 5]
+            return web.Response(status=status, headers={"Location": place})
+        return web.Response(body=PNG) if request.raw_path == target else web.Response(status=403)
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", handle)
+    async with TestServer(app) as server:
+        start = target if not hops else "/start?s=%7E"
+        got = download(session, str(server.make_url("")).rstrip("/") + start, stem, task_id=TASK)
+        if hops > 10:
+            with pytest.raises(ResultDownloadError, match="redirects more than 10 times"):
+                await got
+            return
+        assert (await got).read_bytes() == PNG
+    assert (asked[0], asked[-1], len(asked)) == (start, target, hops + 1)
+
+
+@pytest.mark.parametrize("location", ["ftp://h/a.png", "http://[::1/a.png", "http:///x"])
+async def test_a_redirect_to_no_address_is_told_without_what_it_holds(
+    session: aiohttp.ClientSession, stem: Path, location: str
+) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": location})
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", handle)
+    async with TestServer(app) as server:
+        with pytest.raises(ResultDownloadError, match="is no valid address") as caught:
+            await download(session, str(server.make_url("/a.png?sig=hush")), stem, task_id=TASK)
+    assert "hush" not in str(caught.value) and location not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [len(PNG), 100_000])
+async def test_a_206_without_a_range_asked_for_and_a_203_hold_the_file(
+    session: aiohttp.ClientSession, stem: Path, part: int
+) -> None:
+    asked: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        asked.append(wanted := request.headers.get("Range"))
+        if request.path == "/transformed":
+            return web.Response(status=203, body=PNG)
+        start = int(wanted[6:-1]) if wanted else 0
+        body = PNG[start : start + part]
+        content_range = f"bytes {start}-{start + len(body) - 1}/{len(PNG)}"
+        return web.Response(status=206, body=body, headers={"Content-Range": content_range})
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", handle)
+    async with TestServer(app) as server:
+        path = await download(session, str(server.make_url("/a.png")), stem, task_id=TASK)
+        assert path.read_bytes() == PNG
+        assert len(asked) == -(-len(PNG) // part)
+        other = stem.with_name("other")
+        assert (await download(session, str(server.make_url("/transformed")), other)).read_bytes() == PNG
 
 
 def still(format_name: str, **options: object) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from collections.abc import Sequence
@@ -95,7 +94,6 @@ def demo(
     # The default folder belongs to the demo; another one may hold files of the user.
     replace = force or output == FOLDER
     check_destinations([*(task.destination for task in tasks), Destination(sheet, exact=True)], force=replace)
-    os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), "127.0.0.1")))
     screen.say(
         ("A devnet on this machine: ", "bold"),
         f"{counted(len(photographs), 'picture')} to upscale by LANCZOS and two test cards to draw, "
