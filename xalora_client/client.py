@@ -215,7 +215,7 @@ class AsyncXalora:
         self._sessions += [shared, requests, creates, cancels]
         transport = Transport(requests, creates, cancels, settings.workflow_url, settings.request_timeout)
         network = Network(transport, settings.sequencer_url, settings.max_retries)
-        fetcher = Fetcher(network, self.journal, shared, settings.result_base_url)
+        fetcher = Fetcher(network, self.journal, shared, settings.files_url)
         tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
         self._hub = hub()
         self._dispatcher = Dispatcher(tools, delivery, settings, self._credentials)

@@ -107,7 +107,8 @@ class Settings(BaseModel):
     api_key: SecretStr | None = Field(None, description="Key of the network: <consumer_id>#<api_key>.")
     workflow_url: HttpUrl = Field(DEFAULT_WORKFLOW_URL, description="Base URL of the sequencer.")
     result_base_url: HttpUrl | None = Field(
-        None, description="Base URL for results that arrive as a bare storage key."
+        None,
+        description="Base URL for results that arrive as a bare storage key; none: the sequencer's.",
     )
     request_timeout: float = Field(
         60.0, gt=0, description="Seconds for the sequencer to answer a request, once it has been sent."
@@ -169,6 +170,11 @@ class Settings(BaseModel):
     def sequencer_url(self) -> str:
         """``workflow_url`` without a login and in one spelling, for display and for the journal."""
         return one_spelling(without_login(self.workflow_url))
+
+    @property
+    def files_url(self) -> str:
+        """The base URL of results that arrive as a bare storage key."""
+        return self.result_base_url or f"{self.workflow_url.rstrip('/')}/files"
 
     def credentials(self) -> Credentials:
         """The parsed key.

@@ -175,7 +175,7 @@ class ResultError(XaloraError):
 
 
 class ResultLocationError(ResultError):
-    """The result is a bare storage key and no result base URL is configured, or its form is unknown."""
+    """The result is a storage key that is not under the base URL of results, or its form is unknown."""
 
 
 class ResultDownloadError(ResultError):

@@ -29,15 +29,27 @@ REMOTE_ENGINE = "xalora"
 
 @dataclass(frozen=True)
 class WorkflowTaskResult:
-    """One answer of ``task_result_query``: the same three fields as in the Node SDK.
+    """One answer of ``task_result_query``: the three fields of the Node SDK, and what else the network tells.
 
-    ``status`` is ``waiting``, ``running``, ``finished``, ``failed`` or ``canceled``, or whatever unknown
-    status the network sent. ``result`` is as it came, None until there is one.
+    Attributes:
+        status: ``waiting``, ``running``, ``finished``, ``failed`` or ``canceled``, or whatever unknown status
+            the network sent.
+        result: As it came, None until there is one.
+        queue_position: The task's place in the network's queue, counted as the network does.
+        miner: The id of the miner that works, or worked, on it.
+        inference_seconds: How long the miner computed.
+        upload_seconds: How long the miner sent the result to the store.
+        message: The network's or the miner's own words, may be empty.
     """
 
     task_id: str
     status: str
     result: Any = None
+    queue_position: int | None = None
+    miner: str | None = None
+    inference_seconds: float | None = None
+    upload_seconds: float | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,20 @@ import pytest
 from PIL import Image
 
 from xalora_client import ImageBatch, ResultDownloadError, ResultFormatError, ResultLocationError, RunResult
-from xalora_client.network.answers import failure_reason, miner_of, resolve_reference, result_references
+from xalora_client.network.answers import (
+    addresses_of,
+    failure_reason,
+    holds_nothing,
+    miner_of,
+    result_references,
+    shown_reference,
+)
+
+PNG_BASE64 = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(64))).decode()
+PNG_URI = f"data:image/png;base64,{PNG_BASE64}"
+JPEG_BASE64 = base64.urlsafe_b64encode(b"\xff\xd8\xff\xe0" + bytes(range(192, 256))).decode().rstrip("=")
+LINES = "\n".join(PNG_BASE64[start : start + 76] for start in range(0, len(PNG_BASE64), 76))
+GLB_BASE64 = base64.b64encode(b"glTF" + bytes(60)).decode()
 
 
 @pytest.mark.parametrize(
@@ -34,25 +48,87 @@ from xalora_client.network.answers import failure_reason, miner_of, resolve_refe
         (None, []),
         (17, []),
         ({"note": "done"}, []),
+        ('{"url": "https://h/x.png"}', ["https://h/x.png"]),
+        (' ["https://h/x.png", "https://h/x.png?2"]', ["https://h/x.png", "https://h/x.png?2"]),
+        ('"https://h/x.png"', ["https://h/x.png"]),
+        ('"{\\"image\\": \\"https://h/x.png\\"}"', ["https://h/x.png"]),
+        ("[draft] a.png", ["[draft] a.png"]),
+        ("[17]", []),
+        ({"gifs": [{"filename": "a.mp4", "url": "https://h/a.mp4"}]}, ["https://h/a.mp4"]),
+        ({"output": "https://h/x.png"}, ["https://h/x.png"]),
+        ({"data": {"outputs": [{"file_url": "https://h/x.png"}]}}, ["https://h/x.png"]),
+        ({"data": "https://h/x.png"}, ["https://h/x.png"]),
+        ({"data": "all went well"}, []),
+        (
+            {"9": {"images": [{"filename": "a.png", "subfolder": "xalora", "type": "output"}]}},
+            ["xalora/a.png"],
+        ),
+        ({"key": "flux-lora/a.jpg"}, ["flux-lora/a.jpg"]),
+        ({"image_url": "https://h/x.png", "key": "x.png"}, ["https://h/x.png"]),
+        (PNG_BASE64, [PNG_URI]),
+        (PNG_URI, [PNG_URI]),
+        ({"images": [{"filename": "a.png", "type": "base64", "data": PNG_BASE64}]}, [PNG_URI]),
+        ({"image": PNG_BASE64}, [PNG_URI]),
+        ([LINES], [f"data:image/png;base64,{LINES}"]),
+        (JPEG_BASE64, [f"data:image/jpeg;base64,{JPEG_BASE64}"]),
+        (GLB_BASE64, [f"data:application/octet-stream;base64,{GLB_BASE64}"]),
+        # Letters of base64 that begin as no file are a key.
+        ("results/" + "a" * 80, ["results/" + "a" * 80]),
+        ("[" * 50_000, []),
     ],
 )
 def test_every_form_is_understood(result: Any, references: list[str]) -> None:
     assert result_references(result) == references
 
 
-def test_a_bare_key_is_joined_to_the_base_url() -> None:
-    assert (
-        resolve_reference("a dir/x#1.png", result_base_url="https://r/results/", task_id="t1")
-        == "https://r/results/a%20dir/x%231.png"
-    )
+@pytest.mark.parametrize(
+    ("key", "urls"),
+    [
+        ("a dir/x#1.png", ["a%20dir/x%231.png"]),
+        ("/x.png", ["x.png"]),
+        ("out%20dir/a%20b.png", ["out%20dir/a%20b.png", "out%2520dir/a%2520b.png"]),
+        ("a%2Fb~c.png", ["a%2Fb~c.png", "a%252Fb~c.png"]),
+        ("100%.png", ["100%25.png"]),
+        ("a%20b c.png", ["a%2520b%20c.png"]),
+        ("ä.png", ["%C3%A4.png"]),
+        ("a\ud83d.png", ["a%3F.png"]),
+    ],
+)
+def test_a_bare_key_is_joined_to_the_base_url_and_encoded_once(key: str, urls: list[str]) -> None:
+    found = addresses_of(key, result_base_url="https://r/files/", task_id="t1")
+    assert found == tuple(f"https://r/files/{url}" for url in urls)
 
 
-def test_a_bare_key_without_a_base_url_names_the_setting_the_key_and_the_task() -> None:
-    with pytest.raises(ResultLocationError) as caught:
-        resolve_reference("x.png", result_base_url=None, task_id="t1")
-    for part in ("XALORA_RESULT_BASE_URL", "'x.png'", "t1", "paid"):
-        assert part in str(caught.value)
-    assert caught.value.task_id == "t1"
+@pytest.mark.parametrize(
+    "url", ["https://h/a%2Fb.png?s=%7E", "HTTP://h/a b", "data:image/png;base64,AAAA", "Data:,x"]
+)
+def test_an_address_stays_as_it_came(url: str) -> None:
+    assert addresses_of(url, result_base_url="https://r/", task_id="t1") == (url,)
+
+
+@pytest.mark.parametrize("key", ["../secret.png", "a/../../b", "a/%2e%2e/b", "..", "a\\..\\b"])
+def test_a_key_stays_in_its_folder(key: str) -> None:
+    with pytest.raises(ResultLocationError, match="leads out of its folder") as caught:
+        addresses_of(key, result_base_url="https://r/", task_id="t1")
+    assert (caught.value.task_id, "stays retrievable" in str(caught.value)) == ("t1", True)
+
+
+def test_a_reference_is_shown_shortened_and_without_what_signs_it() -> None:
+    assert shown_reference("a/b.png?sig=hush") == "'a/b.png'"
+    assert len(shown_reference("x" * 300_000)) < 200
+
+
+@pytest.mark.parametrize(
+    ("result", "nothing"),
+    [
+        *((None, True), ("", True), ({}, True), ([], True), ({"url": None}, True), ({"images": [""]}, True)),
+        *(("a.png", False), (0, False), ({"note": "done"}, False)),
+    ],
+)
+def test_a_result_that_is_not_there_yet_is_told_from_one_of_an_unknown_form(
+    result: Any, nothing: bool
+) -> None:
+    assert holds_nothing(result) is nothing
 
 
 @pytest.mark.parametrize(
@@ -160,6 +236,7 @@ def test_a_result_is_decoded_while_another_one_still_is(tmp_path: Path) -> None:
         ({"message": "no such LoRA"}, "no such LoRA"),
         ({"error": "no such LoRA", "code": 7}, "no such LoRA"),
         ({"message": "", "msg": "no such LoRA"}, "no such LoRA"),
+        ({"error": {"code": 7, "message": "no such LoRA"}}, "no such LoRA"),
         ({"code": 7}, "{'code': 7}"),
         (None, "the network gives no reason"),
         ({}, "the network gives no reason"),
@@ -168,3 +245,8 @@ def test_a_result_is_decoded_while_another_one_still_is(tmp_path: Path) -> None:
 )
 def test_why_a_task_failed_is_told_in_its_own_words(result: Any, reason: str) -> None:
     assert failure_reason(result) == reason
+
+
+def test_the_message_beside_a_result_says_why_a_task_failed() -> None:
+    assert failure_reason(None, "CUDA out of memory") == "CUDA out of memory"
+    assert failure_reason({"error": "no such LoRA"}, "failed") == "no such LoRA"

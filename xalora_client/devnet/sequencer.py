@@ -292,7 +292,7 @@ class Sequencer:
         return task
 
     async def _result(self, key: str) -> object:
-        url = f"{self.url}/results/{quote(key)}"
+        url = f"{self.url}/files/{quote(key)}"
         forms: dict[str, object] = {
             "url": url,
             "key": key,
@@ -351,7 +351,7 @@ class Sequencer:
                 "task_type": task.task_type,
                 "workflow_id": task.workflow_id,
                 "credential": {
-                    "upload_url": f"{self.url}/results",
+                    "upload_url": f"{self.url}/files",
                     "token": self.storage.token(task.task_id),
                 },
             }

@@ -144,7 +144,7 @@ class Devnet:
     @property
     def result_base_url(self) -> str:
         """Base URL of results that are bare keys, for ``XALORA_RESULT_BASE_URL``."""
-        return f"{self._url}/results"
+        return f"{self._url}/files"
 
     # Queries
 

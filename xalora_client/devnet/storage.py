@@ -1,6 +1,6 @@
 """The result store: miners upload files under a key, and anybody with the URL downloads them.
 
-``PUT /results/{key}`` needs the token of the task's credential and a key that contains the task id, so that a
+``PUT /files/{key}`` needs the token of the task's credential and a key that contains the task id, so that a
 miner can't overwrite the result of another task. ``GET`` and ``HEAD`` support ``Range``, ``If-Range``,
 ``If-None-Match`` and strong ETags.
 """
@@ -78,9 +78,9 @@ class Storage:
         return len(gone)
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve this store under ``/results/``."""
-        app.router.add_put("/results/{key:.+}", self._put)
-        app.router.add_get("/results/{key:.+}", self._get)
+        """Serve this store under ``/files/``."""
+        app.router.add_put("/files/{key:.+}", self._put)
+        app.router.add_get("/files/{key:.+}", self._get)
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
         hits = self._faults.draw(UPLOAD)

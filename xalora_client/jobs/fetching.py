@@ -21,13 +21,14 @@ from ..errors import (
     NetworkError,
     ResultDownloadError,
     ResultError,
+    ResultExpiredError,
     ResultFormatError,
     ResultLocationError,
     ResultMissingError,
 )
 from ..events import Downloading
 from ..journal import Event, Journal
-from ..network.answers import resolve_reference, result_references
+from ..network.answers import addresses_of, holds_nothing, result_references, shown_reference
 from ..network.sequencer import Network
 from ..network.status import FINISHED, is_terminal
 from ..results import WorkflowTaskResult
@@ -52,14 +53,14 @@ _ASKED_ABOUT = (LATE_OR_GONE, 410, 401, 403)  # the last two where the signature
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a file is: as the network says, and the URL made of that."""
+    """Where a file is: as the network says, and the URLs made of that, the likeliest first."""
 
     reference: str
-    url: str
+    urls: tuple[str, ...]
 
     @property
-    def rests_on_setting(self) -> bool:
-        return self.url != self.reference
+    def rests_on_base_url(self) -> bool:
+        return self.reference not in self.urls
 
 
 class Fetcher:
@@ -69,7 +70,7 @@ class Fetcher:
         network: Asked for fresh addresses.
         journal: Where the files go.
         session: For downloads; it never carries a key.
-        result_base_url: Where bare storage keys are found, None where that is not set.
+        result_base_url: Where bare storage keys are found.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Fetcher:
         network: Network,
         journal: Journal,
         session: aiohttp.ClientSession,
-        result_base_url: str | None,
+        result_base_url: str,
     ) -> None:
         self._network = network
         self._journal = journal
@@ -90,7 +91,7 @@ class Fetcher:
 
         Raises:
             ResultExpiredError: The network no longer has them, and gives no other address.
-            ResultLocationError: They have no known form, or are not under the configured base URL.
+            ResultLocationError: They have no known form, or are not under the base URL of results.
             ResultError: They can't be had, or are broken.
         """
         answer = await self._with_result(job, answer)
@@ -106,7 +107,7 @@ class Fetcher:
             index = len(files)
             dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
             try:
-                files.append(await self._brought(job, answer.task_id, places[index].url, dest))
+                files.append(await self._brought(job, answer.task_id, places[index], dest))
             except ResultDownloadError as missing:
                 if missing.status_code not in _ASKED_ABOUT:
                     raise
@@ -130,7 +131,7 @@ class Fetcher:
             ResultDownloadError: The task is under way again.
         """
         pauses = iter(NO_RESULT_PAUSES)
-        while not answer.result:
+        while holds_nothing(answer.result):
             pause = next(pauses, None)
             if pause is None and not is_terminal(answer.status):
                 raise ResultDownloadError(
@@ -178,12 +179,9 @@ class Fetcher:
                 next_step="Report this form, and take the result up by the task id meanwhile.",
                 task_id=answer.task_id,
             )
-        base_url = self._result_base_url
+        base_url, task_id = self._result_base_url, answer.task_id
         return [
-            _Place(
-                reference,
-                resolve_reference(reference, result_base_url=base_url, task_id=answer.task_id),
-            )
+            _Place(reference, addresses_of(reference, result_base_url=base_url, task_id=task_id))
             for reference in references
         ]
 
@@ -207,8 +205,16 @@ class Fetcher:
             self._journal.note(job.record_id, Event.FINISHED, result=said.result)
         return said
 
-    async def _brought(self, job: Job, task_id: str, url: str, dest: Path) -> Path:
+    async def _brought(self, job: Job, task_id: str, place: _Place, dest: Path) -> Path:
         """One file, whole, under its lasting name."""
+        for url in place.urls[:-1]:
+            try:
+                return await self._brought_from(job, task_id, url, dest)
+            except ResultExpiredError as missing:
+                logger.debug("%s, looking for it elsewhere", missing.what)
+        return await self._brought_from(job, task_id, place.urls[-1], dest)
+
+    async def _brought_from(self, job: Job, task_id: str, url: str, dest: Path) -> Path:
         from ..transfer.download import download, find_complete_file
 
         # By a process that ended between the rename and the note of it, or that fetches the same task.
@@ -280,13 +286,13 @@ def _is_worth_a_try(
 def _explained(
     missing: ResultDownloadError, said: WorkflowTaskResult, place: _Place, job: Job
 ) -> ResultError:
-    if place.rests_on_setting:
-        # The setting is as likely to be wrong as the file to be gone, and only one loses a paid result.
+    if place.rests_on_base_url:
+        # The base URL is as likely to be wrong as the file to be gone, and only one loses a paid result.
         return ResultLocationError(
-            f"The result of task {said.task_id} has the storage key {place.reference!r}, and nothing is "
-            f"there under the base URL of the setting XALORA_RESULT_BASE_URL (HTTP {missing.status_code})",
+            f"The result of task {said.task_id} has the storage key {shown_reference(place.reference)}, and "
+            f"nothing is there under the base URL of results (HTTP {missing.status_code})",
             money=STILL_RETRIEVABLE,
-            next_step="Correct XALORA_RESULT_BASE_URL and take the task up again by its id: "
+            next_step="Set XALORA_RESULT_BASE_URL to the right one and take the task up again by its id: "
             f"`xalora resume {said.task_id}`.",
             task_id=said.task_id,
             job_id=job.job_id,

@@ -451,7 +451,7 @@ class Job:
 
     def _out_of_sight(self, error: NetworkError, seconds: float) -> None:
         assert self.task_id is not None
-        if error.status_code in NOT_FOUND:
+        if isinstance(error, REFUSALS) and error.status_code in NOT_FOUND:
             self.not_known()
         else:
             self.end(

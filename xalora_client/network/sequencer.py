@@ -29,12 +29,20 @@ from ..errors import (
     XaloraError,
 )
 from ..results import WorkflowTaskResult
-from .answers import message_in, on_one_line
+from .answers import message_in, on_one_line, status_answer
 from .pace import MAX_POLLS_PER_SECOND, Pace
 from .sessions import MAX_CONNECTIONS
-from .status import FINISHED
+from .status import FINISHED, meaning
 from .transport import Answer, OutcomeUnknown, Transport, Undelivered
-from .verdict import Verdict, create_is_settled, judge, worth_repeating
+from .verdict import (
+    Verdict,
+    create_is_settled,
+    is_page,
+    judge,
+    refusal_in,
+    speaks_of_another,
+    worth_repeating,
+)
 
 logger = logging.getLogger("xalora_client")
 
@@ -165,10 +173,17 @@ class Network:
             except OutcomeUnknown as error:
                 raise _ambiguous(job_id, str(error)) from error
             task_id = (answer.payload or {}).get("task_id")
-            verdict = judge(answer.status, answer.text, well_formed=bool(task_id))
+            verdict = _judged(answer, well_formed=bool(task_id))
             if verdict is Verdict.OK:
                 return str(task_id)
             reason = _message(answer, credentials)
+            refused = refusal_in(answer.payload, answer.text) if answer.ok else None
+            if refused is not None and not (attempts > 1 and speaks_of_another(answer.text)):
+                refusal = self._refusal(
+                    refused, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id
+                )
+                # In words alone: not so sure a sign that another request is free of charge.
+                raise refusal.error if isinstance(refusal, _Repeatable) else refusal
             if answer.sent_in_full and not create_is_settled(
                 verdict, answer.status, answer.retry_after, attempts
             ):
@@ -199,11 +214,10 @@ class Network:
                     money=UNAFFECTED,
                 )
             payload = answer.payload or {}
-            status, result = _without_key(str(payload["status"]), credentials), payload.get("result")
+            status, result = meaning(payload), payload.get("result")
             # The address of a result must stay unchanged; a failure's text is only read.
-            return WorkflowTaskResult(
-                task_id, status, result if status == FINISHED else _without_key(result, credentials)
-            )
+            clean = _without_key({**payload, "status": status}, credentials)
+            return status_answer(task_id, clean, result if status == FINISHED else clean.get("result"))
 
         return await self._repeat(once, retries=retries)
 
@@ -256,7 +270,7 @@ class Network:
         payload = answer.payload
         well_formed = payload is not None and (required is None or bool(payload.get(required)))
         names_other = _names_other_task(answer, task_id)
-        verdict = judge(answer.status, answer.text, well_formed=well_formed and not names_other)
+        verdict = _judged(answer, well_formed=well_formed and not names_other)
         if verdict is not Verdict.OK:
             reason = "it is about another task" if names_other else _message(answer, credentials)
             raise self._refusal(verdict, answer, reason, doing, money, task_id=task_id)
@@ -295,7 +309,7 @@ class Network:
         if answer.status == 413:
             next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
         error = kind(
-            f"{what} ({doing}; HTTP {answer.status}: {reason or 'no reason given'})",
+            f"{what} ({doing}; HTTP {answer.status}{f': {reason}' if reason else ''})",
             money=money,
             next_step=next_step,
             task_id=task_id,
@@ -365,6 +379,11 @@ _REFUSALS: Mapping[Verdict, tuple[type[NetworkError], str, str]] = {
         "The network refused the request",
         "Correct what the message names; sending the same again will not help.",
     ),
+    Verdict.FRONT: (
+        ServiceError,
+        "A proxy or firewall answered in place of the sequencer",
+        "Check XALORA_WORKFLOW_URL, and the VPN, proxy or firewall on the way, then try again.",
+    ),
     Verdict.SERVICE_FAILURE: (ServiceError, "The network had an internal failure", "Try again later."),
     Verdict.NOT_THE_PROTOCOL: (
         ServiceError,
@@ -391,8 +410,14 @@ def _names_other_task(answer: Answer, task_id: str | None) -> bool:
     return answer.ok and task_id is not None and bool(named) and str(named) != task_id
 
 
+def _judged(answer: Answer, *, well_formed: bool) -> Verdict:
+    return judge(answer.status, answer.text, well_formed=well_formed, is_object=answer.payload is not None)
+
+
 def _message(answer: Answer, credentials: Credentials) -> str:
     """The answer's message on one line, shortened, and without the key in case the server repeats it."""
+    if answer.payload is None and is_page(answer.text):
+        return "a web page came"
     text = str(message_in(answer.payload or {}) or answer.text)
     return on_one_line(str(_without_key(text, credentials)), MESSAGE_LIMIT)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 
 class Verdict(Enum):
@@ -16,21 +18,87 @@ class Verdict(Enum):
     REFUSED = "refused"
     SERVICE_FAILURE = "service failure"
     NOT_THE_PROTOCOL = "not the protocol"
+    FRONT = "front"
 
 
-def judge(status: int, message: str, *, well_formed: bool) -> Verdict:
-    """Classify an answer. ``well_formed``: the body is a JSON object with the fields of the endpoint."""
+# Statuses by which a front in the sequencer's place refuses, or does not find it.
+_OF_FRONTS = frozenset({401, 403, 404, 407, 410, 451})
+
+
+def judge(status: int, message: str, *, well_formed: bool, is_object: bool = True) -> Verdict:
+    """Classify an answer.
+
+    Args:
+        status: Its HTTP status.
+        message: Its body.
+        well_formed: The body has the fields of the endpoint.
+        is_object: The body is a JSON object. Any other may come from a proxy or firewall in between.
+    """
+    is_fronts = not is_object and (is_page(message) or status == 403)
     if 200 <= status < 300:
-        return Verdict.OK if well_formed else Verdict.NOT_THE_PROTOCOL
-    if status in (401, 403):
-        return Verdict.BAD_KEY
-    if status == 429:
-        return Verdict.RATE_LIMITED
-    if _reports_no_miner(message):
-        return Verdict.NO_MINER
-    if status in (404, 410):
-        return Verdict.NOT_FOUND
-    return Verdict.SERVICE_FAILURE if status >= 500 or status in (408, 425) else Verdict.REFUSED
+        verdict = Verdict.OK if well_formed else Verdict.NOT_THE_PROTOCOL
+    elif status == 429:
+        verdict = Verdict.RATE_LIMITED
+    elif is_fronts and status in _OF_FRONTS and not _is_about_the_key(message):
+        verdict = Verdict.FRONT
+    elif status in (401, 403):
+        verdict = Verdict.BAD_KEY
+    elif _reports_no_miner(message) and not is_fronts:
+        verdict = Verdict.NO_MINER
+    elif status in (404, 410):
+        verdict = Verdict.NOT_FOUND
+    else:
+        verdict = Verdict.SERVICE_FAILURE if status >= 500 or status in (408, 425) else Verdict.REFUSED
+    return verdict
+
+
+def is_page(body: str) -> bool:
+    """Whether a body is HTML or XML: the protocol's answers are JSON, or a plain text."""
+    return body.lstrip("\ufeff \t\r\n").startswith("<")
+
+
+def _is_about_the_key(message: str) -> bool:
+    words = message.lower()
+    return not is_page(message) and any(part in words for part in ("key", "consumer", "auth", "credential"))
+
+
+def refusal_in(payload: Mapping[str, Any] | None, message: str) -> Verdict | None:
+    """What a 2xx answer to a create says that clearly refuses it; None where it does not.
+
+    It has an error, or a code that is no success, and no id of a task.
+    """
+    if payload is None or _holds_an_id(payload):
+        return None
+    code = payload.get("code")
+    says_so = payload.get("error") or payload.get("success") is False or payload.get("ok") is False
+    if not says_so and not _is_failure(code):
+        return None
+    digits = str(code)
+    status = int(digits) if len(digits) == 3 and digits.isdecimal() and digits.startswith("4") else 400
+    return judge(status, message, well_formed=False)
+
+
+def _is_failure(code: Any) -> bool:
+    if code is None or isinstance(code, bool):
+        return False
+    words = str(code).strip().lower()
+    return not (words in ("", "0", "ok", "success") or (words.isdecimal() and 200 <= int(words) < 300))
+
+
+def _holds_an_id(payload: Mapping[str, Any]) -> bool:
+    """Whether an answer may name a task, by whatever key."""
+    return any(
+        _holds_an_id(value)
+        if isinstance(value, Mapping)
+        else bool(value) and name.replace("_", "").lower() in ("id", "taskid", "promptid", "runid")
+        for name, value in payload.items()
+        if name != "error"
+    )
+
+
+def speaks_of_another(message: str) -> bool:
+    """Whether a refusal says that the task is there already, as a 409 does."""
+    return any(part in message.lower() for part in ("already", "duplicate", "exists"))
 
 
 def _reports_no_miner(message: str) -> bool:
@@ -57,5 +125,5 @@ def create_is_settled(verdict: Verdict, status: int, retry_after: float | None, 
 
 def worth_repeating(verdict: Verdict, status: int) -> bool:
     """Whether the same request may succeed a little later."""
-    passing = (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL)
+    passing = (Verdict.RATE_LIMITED, Verdict.SERVICE_FAILURE, Verdict.NOT_THE_PROTOCOL, Verdict.FRONT)
     return verdict in passing or status == 503

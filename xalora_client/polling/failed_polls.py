@@ -42,7 +42,8 @@ class FailedPolls:
         left = math.inf if self._since is None else self._since + self._outage_limit - now
         if self._refused_since is not None:
             left = min(left, self._refused_since + REFUSAL_SECONDS - now)
-        if left < 0 or error.status_code == _UNAUTHORIZED:
+        is_bad_key = isinstance(error, AuthenticationError) and error.status_code == _UNAUTHORIZED
+        if left < 0 or is_bad_key:
             return None
         back_off = min(0.5 * 2 ** min(self._failures, 4), 8.0) * (0.5 + random() / 2)
         pause = min(error.retry_after or back_off, RETRY_AFTER_CAP_SECONDS)

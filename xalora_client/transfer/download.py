@@ -46,6 +46,7 @@ STALL_SECONDS = 30.0
 MAX_RESULT_BYTES = 512 * 2**20
 """The most bytes of one file that are fetched: a result comes from a stranger's machine and may never end."""
 
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _CHUNK_BYTES = 256 * 1024
 _WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as progress
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=15)  # full jitter
@@ -434,8 +435,10 @@ def _data_uri_content(target: _Target) -> bytes:
         raise target.broken("its data: URI has no comma")
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(body)
+    # Some encoders break lines, leave the padding out, or write the alphabet for URLs.
+    text = unquote_to_bytes(body).translate(_URL_SAFE, b" \t\r\n").rstrip(b"=")
     try:
-        return b64decode(unquote_to_bytes(body), validate=True)
+        return b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except Base64Error as error:
         raise target.broken(f"its data: URI is no valid base64 ({error})") from error
 

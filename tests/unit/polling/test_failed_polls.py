@@ -51,6 +51,8 @@ def test_the_wait_ends_when_it_has_lasted_for_as_long_as_it_may(
 
 def test_a_key_that_is_not_accepted_ends_it_at_once() -> None:
     assert FailedPolls(60.0).pause_after(AuthenticationError("bad key", status_code=401), 100.0) is None
+    # A page of a proxy with the same status says nothing about the key.
+    assert FailedPolls(60.0).pause_after(ServiceError("a page", status_code=401), 100.0) is not None
 
 
 def test_refusals_count_anew_once_something_else_came_between() -> None:

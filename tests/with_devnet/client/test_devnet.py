@@ -87,7 +87,8 @@ async def test_every_way_of_giving_an_image_gives_the_same_result(devnet: Devnet
 async def test_every_form_of_result_is_brought_to_disk(form: Any) -> None:
     async with (
         Devnet(miners=1, result_form=form) as devnet,
-        AsyncXalora(devnet.api_key, devnet.url, result_base_url=devnet.result_base_url) as client,
+        # Without a setting, keys are looked for at the sequencer.
+        AsyncXalora(devnet.api_key, devnet.url) as client,
     ):
         result = await client.run(UpscalerTask(small_images(1)[0]), fallback="never")
         assert result.files[0].suffix == ".png"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from PIL import Image
 from scripted import KEY, PICTURE, Answer, ScriptedSequencer
 
@@ -299,3 +302,60 @@ async def test_a_key_that_the_base_url_does_not_lead_to_blames_the_setting(
         async with AsyncXalora(KEY, sequencer.url, result_base_url=f"{store.url}/right", **options) as client:
             assert (await client.run(PICTURE, reuse=True, fallback="never")).task_id == "t-1"
     assert sequencer.count("task_create") == 1
+
+
+async def test_a_bare_key_is_looked_for_at_the_sequencer_in_both_spellings(store: Store) -> None:
+    store.files["/files/out%20dir/a.png"] = png()
+    network, asked = Finished("out%20dir/a.png"), []
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            asked.append(request.raw_path)
+            content = store.files.get(request.path)  # decoded: the key's own percent signs are left
+            return web.Response(status=404) if content is None else web.Response(body=content)
+        return web.json_response(network(request.path[1:], await request.json()).body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server, AsyncXalora(KEY, str(server.make_url("/"))) as client:
+        assert (await client.run(PICTURE, fallback="never")).images.shape == (1, 4, 4, 3)
+    assert asked == ["/files/out%20dir/a.png", "/files/out%2520dir/a.png"]
+
+
+@pytest.mark.parametrize("empty", [None, "", {}, {"url": None}, {"images": []}])
+async def test_a_finish_that_runs_ahead_of_its_result_is_asked_about_again(store: Store, empty: Any) -> None:
+    store.files["/a.png"] = png()
+    network = Finished(empty, empty, f"{store.url}/a.png")
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert (await client.run(PICTURE, fallback="never")).task_id == "t-1"
+    assert (sequencer.count("task_create"), sequencer.count("task_result_query")) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda text: text, lambda text: {"images": [{"type": "base64", "data": text}]}]
+)
+@pytest.mark.parametrize("width", [0, 76])
+async def test_a_result_in_base64_without_its_type_is_kept_as_the_file_it_is(wrap: Any, width: int) -> None:
+    text = base64.urlsafe_b64encode(picture("PNG", 50)).decode().rstrip("=")
+    if width:
+        text = "\n".join(text[start : start + width] for start in range(0, len(text), width))
+    async with (
+        ScriptedSequencer(Finished(wrap(text))) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        result = await client.run(PICTURE, fallback="never")
+        assert result.files[0].read_bytes() == picture("PNG", 50)
+        (record,) = client.journal.records()
+        assert len(json.dumps(record.result)) < 300
+    assert sequencer.count("task_create") == 1
+
+
+@pytest.mark.parametrize("length", [1000, 200_000])
+async def test_a_key_of_any_length_makes_a_short_message(store: Store, length: int) -> None:
+    async with (
+        ScriptedSequencer(Finished("x" * length)) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(ResultLocationError) as caught:
+            await client.run(PICTURE, fallback="never")
+    assert len(str(caught.value)) < 500

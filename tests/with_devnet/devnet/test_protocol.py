@@ -179,7 +179,7 @@ async def test_bodies_of_many_megabytes_pass_whole() -> None:
         ("POST", "/task_create", '{"timeout_seconds": NaN}', 400),
         ("GET", "/task_create", None, 405),
         ("POST", "/no_such_endpoint", "{}", 404),
-        ("GET", "/results/no/such/key.png", None, 404),
+        ("GET", "/files/no/such/key.png", None, 404),
     ],
 )
 async def test_errors_are_json_with_a_message(method: str, path: str, body: str | None, status: int) -> None:
@@ -194,7 +194,7 @@ async def test_errors_are_json_with_a_message(method: str, path: str, body: str 
     assert answer["message"]
 
 
-@pytest.mark.parametrize("request_line", ["POST /task_create", "PUT /results/a.png"])
+@pytest.mark.parametrize("request_line", ["POST /task_create", "PUT /files/a.png"])
 async def test_a_consumer_that_closes_its_connection_in_the_body_does_no_harm(
     request_line: str, caplog: pytest.LogCaptureFixture
 ) -> None:

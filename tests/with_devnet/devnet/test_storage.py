@@ -63,7 +63,7 @@ async def stored() -> AsyncIterator[Stored]:
             assert response.status == 201
         submit = {"success": True, "task_id": task["task_id"], "miner_id": "0xA", "result": key}
         await post(session, f"{devnet.url}/miner_submit", submit)
-        yield Stored(devnet, session, task["task_id"], f"{devnet.url}/results/{key}", credential)
+        yield Stored(devnet, session, task["task_id"], f"{devnet.url}/files/{key}", credential)
 
 
 async def test_get_and_head(stored: Stored) -> None:
@@ -142,7 +142,7 @@ async def test_if_range_gives_the_rest_of_the_same_file_and_the_whole_of_another
 )
 def test_reading_a_range_header(header: str | None, span: tuple[int, int] | None) -> None:
     headers = {} if header is None else {"Range": header}
-    assert requested_span(make_mocked_request("GET", "/results/a.png", headers), 10) == span
+    assert requested_span(make_mocked_request("GET", "/files/a.png", headers), 10) == span
 
 
 async def test_only_the_tasks_own_credential_is_valid_for_its_key(stored: Stored) -> None:
@@ -171,7 +171,7 @@ async def test_a_key_cannot_leave_the_store(stored: Stored) -> None:
     async with stored.session.put(URL(url, encoded=True), data=b"x", headers=headers) as response:
         assert response.status == 400
     async with stored.session.get(
-        URL(f"{stored.devnet.url}/results/..%2F..%2Fetc/passwd", encoded=True)
+        URL(f"{stored.devnet.url}/files/..%2F..%2Fetc/passwd", encoded=True)
     ) as got:
         assert got.status == 404
 
