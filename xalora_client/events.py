@@ -41,9 +41,13 @@ class Submitted(TaskEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting(TaskEvent):
-    """The task waits in the network's queue; ``seconds`` since it was submitted."""
+    """The task waits in the network's queue; ``seconds`` since it was submitted.
+
+    ``position`` is its place in the queue, None where the network does not tell.
+    """
 
     seconds: float
+    position: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

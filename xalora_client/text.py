@@ -47,3 +47,26 @@ def bytes_text(size: float) -> str:
 def counted(number: int, thing: str) -> str:
     """A number of things: ``1 task``, ``3 tasks``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+_ORDINALS = (
+    "next",
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+)
+
+
+def queue_text(position: int) -> str:
+    """A place in the network's queue: ``third in the queue``, ``21st in the queue``."""
+    if position < len(_ORDINALS):
+        return f"{_ORDINALS[position]} in the queue"
+    suffix = "th" if position % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(position % 10, "th")
+    return f"{position}{suffix} in the queue"

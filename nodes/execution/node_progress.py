@@ -18,7 +18,7 @@ from ...xalora_client.events import (
     Waiting,
 )
 from ...xalora_client.polling.durations import estimated_share
-from ...xalora_client.text import bytes_text, seconds_text
+from ...xalora_client.text import bytes_text, queue_text, seconds_text
 
 SINGLE_TASK_STEPS = 100
 """The bar of a single task moves in hundredths; that of a batch counts its images."""
@@ -66,6 +66,7 @@ class _TaskView:
     received: int = 0
     total: int | None = None
     status: str = ""
+    position: int | None = None
 
 
 class NodeProgress:
@@ -89,9 +90,9 @@ class NodeProgress:
                 task.phase, task.since, task.total = Phase.UPLOADING, now, size
             case Submitted(usual_seconds=usual):
                 task.phase, task.since, task.submitted, task.usual = Phase.WAITING, now, now, usual
-            case Waiting(seconds=seconds):
+            case Waiting(seconds=seconds, position=position):
                 task.phase, task.since = Phase.WAITING, now - seconds
-                task.submitted = now - seconds
+                task.submitted, task.position = now - seconds, position
             case Running(seconds=seconds):
                 task.phase, task.since = Phase.RUNNING, now - seconds
             case UnknownStatus(status=status):
@@ -136,6 +137,8 @@ def _single_line(task: _TaskView, now: float) -> str:
     match task.phase:
         case Phase.UPLOADING:
             line = f"uploading {bytes_text(task.total or 0)}"
+        case Phase.WAITING if task.position is not None:
+            line = f"{queue_text(task.position)}, {now - task.since:.0f} s{_usually(task)}"
         case Phase.WAITING | Phase.RUNNING:
             line = f"{task.phase.value} {now - task.since:.0f} s{_usually(task)}"
         case Phase.OTHER:

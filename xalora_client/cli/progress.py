@@ -24,7 +24,7 @@ from ..events import (
     Waiting,
 )
 from ..polling.durations import estimated_share
-from ..text import bytes_text, elapsed_text, span_text
+from ..text import bytes_text, elapsed_text, queue_text, span_text
 from .formats import printable, shortened
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class TaskProgress:
             self._set("submitted", now)
         elif isinstance(event, Waiting):
             self._submitted = now - event.seconds
-            self._set("queued", self._submitted)
+            self._set("queued" if event.position is None else queue_text(event.position), self._submitted)
         elif isinstance(event, Running):
             self._set("running", now - event.seconds)
         elif isinstance(event, UnknownStatus):

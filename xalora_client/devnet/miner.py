@@ -103,7 +103,10 @@ class Miner:
                 logger.debug("%s can't request a task: %s", self.name, problem)
                 answer = {}
             if not answer.get("task_id"):
-                await asyncio.sleep(self.poll)
+                # Busy with a task that it does not have: the answer that assigned it was lost. Silence ends
+                # the assignment.
+                lease = answer.get("lease_seconds")
+                await asyncio.sleep(max(self.poll, float(lease or 0)))
                 continue
             self.task_id = answer["task_id"]
             try:

@@ -8,9 +8,12 @@ Where the protocol leaves a choice, this sequencer chooses:
 * ``resource_request`` gets 404 if no miner takes the workflow.
 * A task without ``workflow_id`` goes to the usual workflow of its type.
 * Canceling an ended task changes nothing and gets 200; ``msg`` says how the task ended.
-* A busy miner renews its lease by a ``miner_request`` without ``workflow_ids``. The answer has the
-  ``task_id`` while the miner holds the task; an answer without one means that the task is over, such as
-  canceled.
+* A ``miner_request`` of a miner that holds a task renews its lease, whatever ``workflow_ids`` it names, and
+  gets no other task: ``msg`` says that one is running, and ``lease_seconds`` how long it stays assigned to a
+  miner that is silent. Without ``workflow_ids`` the answer names the task, too; without a ``task_id`` then,
+  the task is over, such as canceled.
+* A status answer has all fields of the protocol that are known, except ``task_details``, which may hold
+  megabytes of an inlined image. ``queue_position`` counts from 1 among the tasks of a workflow.
 * A ``miner_request`` that finds no task stays pending for up to a second and is answered when one comes.
 * A miner's name is its ``erc20_address``; a name holds one task at a time.
 """
@@ -261,12 +264,25 @@ class Sequencer:
     @_checked
     async def _task_result_query(self, *, task_id: Id, api_key: str) -> Answer:
         task = self._own_task(task_id, api_key)
-        answer: Body = {"task_id": task_id, "status": task.status}
+        result: object = None
         if task.result is not None:
-            answer["result"] = await self._result(task.result)
+            result = await self._result(task.result)
         elif task.status == "failed":
-            answer["result"] = {"message": task.message}
-        return answer
+            result = {"message": task.message}
+        told = {
+            "status": task.status,
+            "result": result,
+            "task_type": task.task_type,
+            "workflow_id": task.workflow_id,
+            "timeout_seconds": task.timeout_seconds,
+            "create_timestamp": int(task.created),
+            "miner_id": task.miner_id,
+            "queue_position": self.state.queue_position(task),
+            "inference_latency": task.inference_latency,
+            "upload_latency": task.upload_latency,
+            "msg": task.message or None,
+        }
+        return {"task_id": task_id, **{name: value for name, value in told.items() if value is not None}}
 
     @_checked
     async def _task_cancel(self, *, task_id: Id, api_key: str) -> Answer:
@@ -316,9 +332,12 @@ class Sequencer:
 
     @_checked
     async def _miner_request(self, *, erc20_address: str, workflow_ids: list[str | int]) -> Answer:
+        held = self.state.renew(erc20_address)
+        if held is not None:
+            busy = {"msg": "A task is running on this miner", "lease_seconds": self.state.lease_seconds}
+            return busy if workflow_ids else {"task_id": held, **busy}
         if not workflow_ids:
-            held = self.state.renew(erc20_address)
-            return {"task_id": held} if held else {}
+            return {}
         task = self.state.assign(erc20_address, [str(workflow_id) for workflow_id in workflow_ids])
         return self._assignment(task) if task else {}
 
@@ -368,15 +387,23 @@ class Sequencer:
         task_id: Id,
         miner_id: str,
         result: str = "",
-        inference_latency: float = 0,
-        upload_latency: float = 0,
+        inference_latency: float | None = None,
+        upload_latency: float | None = None,
         msg: str = "",
     ) -> Answer:
         if self.state.get(task_id) is None:
             raise Refusal(404, f"No such task: {task_id}")
         if success and not self.storage.has(result):
             raise Refusal(400, f"Nothing is stored as {result!r}")
-        wanted = self.state.submit(task_id, miner_id, success=success, result=result, message=msg)
+        wanted = self.state.submit(
+            task_id,
+            miner_id,
+            success=success,
+            result=result if success else None,
+            message=msg,
+            inference_latency=inference_latency,
+            upload_latency=upload_latency,
+        )
         return {"msg": "Accepted" if wanted else "No longer wanted"}
 
 

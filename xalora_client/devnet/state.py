@@ -34,8 +34,8 @@ class TaskRecord:
     """A task.
 
     ``details`` is the JSON text of ``task_details`` until the task ends, since it may hold megabytes of an
-    inlined image; ``result`` the storage key once it is finished; ``assignments`` counts the miners that got
-    it.
+    inlined image; ``created`` is in seconds since the epoch; ``result`` is the storage key once it is
+    finished; ``assignments`` counts the miners that got it; the latencies are the miner's.
     """
 
     number: int
@@ -45,12 +45,20 @@ class TaskRecord:
     task_type: str
     workflow_id: str
     details: str | None
-    deadline: float | None
+    timeout_seconds: float | None
+    created: float
     status: str = "waiting"
     miner_id: str | None = None
     result: str | None = None
     message: str = ""
     assignments: int = 0
+    inference_latency: float | None = None
+    upload_latency: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the network cancels the task, in seconds since the epoch."""
+        return None if self.timeout_seconds is None else self.created + self.timeout_seconds
 
 
 _COLUMNS = [field.name for field in fields(TaskRecord)]
@@ -129,8 +137,17 @@ class State:
             self.on_change()
             return known, False
         number, task_id = len(self._tasks), secrets.token_hex(8)
-        deadline = None if timeout_seconds is None else self._clock() + timeout_seconds
-        task = TaskRecord(number, task_id, consumer_id, job_id, task_type, workflow_id, details, deadline)
+        task = TaskRecord(
+            number,
+            task_id,
+            consumer_id,
+            job_id,
+            task_type,
+            workflow_id,
+            details,
+            timeout_seconds,
+            self._clock(),
+        )
         self._add(task)
         self._save(task)
         return task_id, True
@@ -140,6 +157,15 @@ class State:
         self.expire()
         task = self._tasks.get(task_id)
         return task and replace(task)
+
+    def queue_position(self, task: TaskRecord) -> int | None:
+        """The place of a waiting task among those of its workflow, from 1; None for others."""
+        if task.status != "waiting":
+            return None
+        queue = self._waiting[task.workflow_id]
+        return 1 + sum(
+            number < task.number and self._tasks[other].status == "waiting" for number, other in queue
+        )
 
     def cancel(self, task_id: str, message: str = "Canceled by its consumer") -> bool:
         """End an open task as canceled; ``False`` if it has ended or does not exist."""
@@ -151,13 +177,12 @@ class State:
     def assign(self, miner_id: str, workflow_ids: Sequence[str]) -> TaskRecord | None:
         """Assign the oldest waiting task of these workflows to a miner.
 
-        A miner that requests a task has none: a task still leased to it (the miner was restarted, or the
-        answer with the task was lost) goes back to waiting first.
+        A miner that holds a task gets none; see :meth:`renew`.
         """
         self.expire()
         self._note_miner(miner_id, sorted(set(workflow_ids)))
         if miner_id in self._leases:
-            self._return_to_waiting(miner_id)
+            return None
         heads = [head for workflow_id in workflow_ids if (head := self._next_waiting(workflow_id))]
         if not heads:
             return None
@@ -183,17 +208,33 @@ class State:
         self._leases[miner_id] = task_id, now + self.lease_seconds
         return task_id
 
-    def submit(self, task_id: str, miner_id: str, *, success: bool, result: str | None, message: str) -> bool:
+    def submit(
+        self,
+        task_id: str,
+        miner_id: str,
+        *,
+        success: bool,
+        result: str | None,
+        message: str,
+        inference_latency: float | None = None,
+        upload_latency: float | None = None,
+    ) -> bool:
         """Accept a miner's result; ``False`` if it is no longer wanted.
 
         Results of ended tasks are not wanted, nor are failures from a miner that no longer holds the task. A
         late success is accepted from any miner while the task is open.
         """
         self.expire()
+        told = {
+            "message": message,
+            "miner_id": miner_id,
+            "inference_latency": inference_latency,
+            "upload_latency": upload_latency,
+        }
         if success:
-            return self._end(task_id, "finished", result=result, miner_id=miner_id)
+            return self._end(task_id, "finished", result=result, **told)
         holds = self._leases.get(miner_id, ("",))[0] == task_id
-        return holds and self._end(task_id, "failed", message=message)
+        return holds and self._end(task_id, "failed", **told)
 
     def miner_for(self, workflow_id: str) -> tuple[str, bool] | None:
         """A present miner that takes this workflow, idle if possible, and whether it is idle."""
@@ -294,22 +335,12 @@ class State:
             heapq.heappop(heap)
         return heap[0] if heap else None
 
-    def _end(
-        self,
-        task_id: str,
-        status: str,
-        *,
-        result: str | None = None,
-        message: str = "",
-        miner_id: str | None = None,
-    ) -> bool:
+    def _end(self, task_id: str, status: str, **changes: Any) -> bool:
         task = self._tasks.get(task_id)
         if task is None or task.status not in OPEN_STATUSES:
             return False
         self._leases.pop(task.miner_id or "", None)
-        self._change(
-            task, status, result=result, message=message, miner_id=miner_id or task.miner_id, details=None
-        )
+        self._change(task, status, details=None, **changes)
         return True
 
     def _note_miner(self, miner_id: str, workflow_ids: list[str]) -> None:

@@ -441,7 +441,10 @@ class Job:
             self.tools.journal.note(self.record_id, Event.STATUS, status=answer.status, at=time())
         self.tell(Happened.RUNS if answer.status == RUNNING else Happened.WAITS)
         if answer.status == WAITING:
-            self.events.emit(Waiting(**ids, seconds=self.pacing.elapsed()))
+            seconds, position = self.pacing.elapsed(), answer.queue_position
+            self.events.emit(
+                Waiting(job_id=self.job_id, task_id=answer.task_id, seconds=seconds, position=position)
+            )
         elif answer.status == RUNNING:
             self.events.emit(Running(**ids, seconds=monotonic() - (self.clock.running or monotonic())))
         else:

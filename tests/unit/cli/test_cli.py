@@ -307,6 +307,8 @@ def test_progress_shows_the_usual_time_and_fills_by_it() -> None:
     assert task.text(100.0) == "preparing 0 s"
     assert task.fraction(100.0) is None
     task.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(40.0, 50.0)), 101.0)
+    task.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0, position=21), 104.0)
+    assert task.text(104.0).startswith("21st in the queue 3 s")
     task.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0), 104.0)
     assert task.text(106.5) == "queued 5 s · usually 40-50 s"
     assert task.fraction(126.0) == pytest.approx(0.5)

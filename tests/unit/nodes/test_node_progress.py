@@ -56,6 +56,8 @@ def test_a_single_task_tells_each_step(progress: ModuleType, events: ModuleType)
 
 def test_seconds_go_on_between_two_polls(progress: ModuleType, events: ModuleType) -> None:
     view = progress.NodeProgress(1, NOW)
+    view.note(0, events.Waiting(job_id="j", seconds=4.0, position=3), NOW)
+    assert view.line(NOW + 1).startswith("third in the queue, 5 s")
     view.note(0, events.Waiting(job_id="j", seconds=4.0), NOW)
     assert view.line(NOW + 8) == "waiting in queue 12 s"
 

@@ -412,7 +412,40 @@ async def test_a_task_that_ended_stops_its_miner(ending: str) -> None:
         assert engine.tasks[0].stopped.is_set()
         engine.go.set()
         await devnet.wait_for_status(second, "finished")
-        assert await consumer.query(first) == {"task_id": first, "status": "canceled"}
+        assert (await consumer.query(first))["status"] == "canceled"
+
+
+async def test_a_miner_that_asks_while_it_works_is_told_so_and_keeps_its_task() -> None:
+    # The public miner of 2025 asks every 2 s whatever it does, and never renews otherwise.
+    async with Devnet(miners=0, lease=0.5) as devnet, aiohttp.ClientSession() as session:
+        consumer = Consumer(session, devnet)
+        first, second = await consumer.upscale(), await consumer.upscale()
+        body = {"erc20_address": "0xA", "workflow_ids": ["lanczos-upscale"]}
+
+        async def ask() -> Any:
+            async with session.post(f"{devnet.url}/miner_request", json=body) as response:
+                return await response.json()
+
+        task = await ask()
+        assert task["task_id"] == first
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 1.5:
+            answer = await ask()
+            assert "running" in answer["msg"] and "task_id" not in answer
+            await asyncio.sleep(0.05)
+        assert devnet.task(first).assignments == 1
+        report = {"success": False, "task_id": first, "miner_id": "0xA", "msg": "x"}
+        async with session.post(f"{devnet.url}/miner_submit", json=report) as response:
+            assert response.status == 200
+        assert (await ask())["task_id"] == second
+
+
+async def test_a_miner_that_lost_the_answer_with_its_task_gets_it_after_the_lease() -> None:
+    async with Devnet(miners=0, lease=0.5, engine=Done()) as devnet, aiohttp.ClientSession() as session:
+        task_id = await Consumer(session, devnet).upscale()
+        devnet.add_fault("miner_request:drop_after:n=1")
+        devnet.add_miner()
+        assert (await devnet.wait_for_status(task_id, "finished")).assignments == 2
 
 
 @pytest.mark.parametrize("with_file", [False, True])

@@ -94,14 +94,32 @@ def test_renewals_keep_a_task(state: State, clock: Clock) -> None:
     assert state.renew("m") is None
 
 
-def test_a_miner_that_asks_again_gets_the_task_whose_answer_was_lost(state: State) -> None:
+def test_a_busy_miner_gets_no_other_task_and_none_twice(state: State, clock: Clock) -> None:
     first, _ = state.create(**new("a"))
-    state.create(**new("b"))
+    second, _ = state.create(**new("b"))
     assert state.assign("m", ["1"])
+    assert state.assign("m", ["1"]) is None
+    task = state.get(first)
+    assert task is not None and (task.status, task.assignments) == ("running", 1)
+    # Silence ends the assignment: the answer with the task may have been lost.
+    clock.now += 5
     again = state.assign("m", ["1"])
-    assert again is not None
-    assert again.task_id == first
-    assert state.stats()["running_now"] == 1
+    assert again is not None and again.task_id == first
+    assert state.submit(first, "m", success=True, result="k", message="")
+    after = state.assign("m", ["1"])
+    assert after is not None and after.task_id == second
+
+
+def test_a_place_in_the_queue_is_among_the_tasks_of_a_workflow(state: State) -> None:
+    def places() -> list[int | None]:
+        return [state.queue_position(task) for id in ids if (task := state.get(id)) is not None]
+
+    ids = [state.create(**new(str(n), workflow_id="1121"[n]))[0] for n in range(4)]
+    assert places() == [1, 2, 1, 3]
+    assert state.assign("m", ["1"])
+    assert places() == [None, 1, 1, 2]
+    state.cancel(ids[1])
+    assert places() == [None, None, 1, 1]
 
 
 def test_timeout_seconds_cancels_a_waiting_and_a_running_task(state: State, clock: Clock) -> None:

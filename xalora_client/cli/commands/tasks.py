@@ -17,11 +17,12 @@ from ...errors import (
     XaloraError,
 )
 from ...journal import Journal, Record, TaskState
-from ...text import counted
+from ...text import counted, queue_text, seconds_text
 from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
+from ..formats import printable
 from ..options import AsJson
-from ..screen import Screen, error_fields
+from ..screen import Screen, attributes, error_fields
 from ..task_lookup import (
     SETTLE_SECONDS,
     Ids,
@@ -100,6 +101,14 @@ def status(
         (answer.status, "bold"),
         f"  task {answer.task_id}" + (f"  {record.work.label}" if record is not None else ""),
     )
+    told = [
+        *([queue_text(answer.queue_position)] if answer.queue_position is not None else ()),
+        *([f"miner {answer.miner}"] if answer.miner else ()),
+        *([f"computed in {seconds_text(answer.inference_seconds)}"] if answer.inference_seconds else ()),
+        *([answer.message] if answer.message else ()),
+    ]
+    if told:
+        screen.say(printable(", ".join(told)))
     if answer.result is not None:
         screen.say((str(without_media(answer.result)), "dim"))
     if as_json:
@@ -109,6 +118,9 @@ def status(
                 "job_id": record.job_id if record is not None else None,
                 "status": answer.status,
                 "result": answer.result,
+                **attributes(
+                    answer, "queue_position", "miner", "inference_seconds", "upload_seconds", "message"
+                ),
             }
         )
     return ExitCode.DONE
