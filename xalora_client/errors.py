@@ -146,7 +146,12 @@ class TaskError(XaloraError):
 
 
 class TaskFailedError(TaskError):
-    """The network reports the task as failed."""
+    """The network reports the task as failed.
+
+    ``repeats``: another miner would fail in the same way, so the same task is not sent again.
+    """
+
+    repeats: bool = False
 
 
 class TaskNotKnownError(TaskError):

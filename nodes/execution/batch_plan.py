@@ -134,7 +134,10 @@ class BatchPlan:
         """
         tries = self._tries.setdefault(index, [])
         tries.append(error)
-        is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not (is_kept or self._canceled)
+        repeats = isinstance(error, TaskFailedError) and error.repeats
+        is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not (
+            repeats or is_kept or self._canceled
+        )
         if is_worth_another and len(tries) <= self._max_resends:
             self._queue.append(index)
             return True
@@ -144,7 +147,7 @@ class BatchPlan:
             self._missing[index] = error
         else:
             self._errors[index] = error
-        if isinstance(error, _CONCERNS_ALL) and not isinstance(error, _CONCERNS_ONE):
+        if (repeats or isinstance(error, _CONCERNS_ALL)) and not isinstance(error, _CONCERNS_ONE):
             self._stopped_by = error
             self._stop_sending(index)
         return False

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..journal import Record, TaskState
-from ..text import elapsed_text, seconds_text
+from ..text import elapsed_text, queue_text, seconds_text
 from .formats import printable, shortened
 from .screen import attributes
 
@@ -33,6 +33,8 @@ def state_text(record: Record) -> str:
     if record.state is TaskState.FINISHED and record.is_open:
         return "to download"
     if record.state is TaskState.SUBMITTED:
+        if record.status == "waiting" and record.queue_position is not None:
+            return queue_text(record.queue_position)
         return {"waiting": "queued", None: "submitted"}.get(record.status, record.status or "")
     if record.forgotten:
         return "outcome unknown, forgotten"
@@ -67,6 +69,7 @@ def record_document(record: Record, leased: AbstractSet[int]) -> dict[str, Any]:
     return {
         **attributes(record, "task_id", "job_id", "status", "created_at", "submitted_at", "started_at"),
         **attributes(record, "ended_at", "engine", "miner", "device", "error"),
+        **attributes(record, "queue_position", "inference_seconds"),
         **attributes(record.work, "label", "task_type", "workflow_id", "consumer_id"),
         "state": record.state.value,
         "open": record.is_open,

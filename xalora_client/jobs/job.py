@@ -127,6 +127,7 @@ class Job:
         self.record_id = record_id
         self.task_id = task_id
         self.status = WAITING
+        self._told: dict[str, Any] = {"queue_position": None, "miner": None}
         self.state = JobState(
             phase=Phase.PREPARING if task_id is None else Phase.WAITING,
             task_id_known=task_id is not None,
@@ -331,7 +332,7 @@ class Job:
             self.end(Happened.FAILED, messages.failed(self, answer))
         else:
             self.events.emit(Canceled(job_id=self.job_id, task_id=task_id))
-            self.end(Happened.CANCELED, messages.canceled(self))
+            self.end(Happened.CANCELED, messages.canceled(self, answer))
         if self.state.phase is Phase.FETCHING:
             await self._fetch(answer)
 
@@ -355,12 +356,13 @@ class Job:
     ) -> None:
         """The result's files are on disk, whole."""
         assert self.task_id is not None
-        references = () if answer is None else result_references(answer.result)
-        miner = next((m for r in references if (m := miner_of(r, self.task_id))), None)
+        miner = None if answer is None else answer.miner or _miner_named_in(answer)
         self.tools.journal.note(
             self.record_id, Event.KEPT, files=described, engine=REMOTE_ENGINE, miner=miner, device=None
         )
         timing = self.clock.timing()
+        if answer is not None and answer.inference_seconds is not None:
+            timing = replace(timing, running=answer.inference_seconds)
         self.fetched.set_result(
             RunResult(
                 files=tuple(files),
@@ -369,6 +371,7 @@ class Job:
                 task_id=self.task_id,
                 miner=miner,
                 seconds=timing,
+                note="" if answer is None else answer.message,
                 record_id=self.record_id,
             )
         )
@@ -431,14 +434,16 @@ class Job:
 
     def _note_status(self, answer: WorkflowTaskResult) -> None:
         changed = answer.status != self.status
-        self.status = answer.status
+        told = {"queue_position": answer.queue_position, "miner": answer.miner}
+        is_news = changed or told != self._told
+        self.status, self._told = answer.status, told
         ids = {"job_id": self.job_id, "task_id": answer.task_id}
         if is_terminal(answer.status):
             return
         if answer.status == RUNNING and self.clock.running is None:
             self.clock.running = monotonic()
-        if changed:
-            self.tools.journal.note(self.record_id, Event.STATUS, status=answer.status, at=time())
+        if is_news:
+            self.tools.journal.note(self.record_id, Event.STATUS, status=answer.status, **told, at=time())
         self.tell(Happened.RUNS if answer.status == RUNNING else Happened.WAITS)
         if answer.status == WAITING:
             seconds, position = self.pacing.elapsed(), answer.queue_position
@@ -470,11 +475,18 @@ class Job:
 
 def end_of(answer: WorkflowTaskResult) -> tuple[Event, dict[str, Any]]:
     """How the journal notes the end of a task."""
+    told = {"miner": answer.miner, "inference_seconds": answer.inference_seconds}
     if answer.status == FINISHED:
-        return Event.FINISHED, {"result": answer.result}
+        return Event.FINISHED, {"result": answer.result, **told}
     if answer.status == FAILED:
-        return Event.FAILED, {"error": failure_reason(answer.result)}
-    return Event.CANCELED, {}
+        return Event.FAILED, {"error": failure_reason(answer.result, answer.message), **told}
+    return Event.CANCELED, {"error": answer.message or None, **told}
+
+
+def _miner_named_in(answer: WorkflowTaskResult) -> str | None:
+    """The miner that a storage key names, where the network does not tell."""
+    references = result_references(answer.result)
+    return next((miner for each in references if (miner := miner_of(each, answer.task_id))), None)
 
 
 def release_with(result: RunResult, journal: Journal, lease: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -23,7 +24,7 @@ from ..errors import (
     XaloraError,
 )
 from ..journal import Record
-from ..network.answers import failure_reason
+from ..network.answers import REASON_LIMIT, failure_reason, on_one_line
 from ..network.status import FINISHED
 from ..results import WorkflowTaskResult
 
@@ -31,23 +32,34 @@ if TYPE_CHECKING:
     from .job import Job
 
 _CONFLICT = 409
+# How a miner says that it can't read an image in the request, mostly with the beginning of it.
+_REFUSES_INLINE = re.compile(r"\bdata:image|\bdata[ -]?ur[il]s?\b|\bscheme\W{1,4}data\b", re.IGNORECASE)
 
 
 def failed(job: Job, answer: WorkflowTaskResult) -> TaskFailedError:
     """The network reports the task as failed."""
-    return TaskFailedError(
-        f"The network reports task {job.task_id} as failed ({failure_reason(answer.result)})",
+    reason = failure_reason(answer.result, answer.message)
+    error = TaskFailedError(
+        f"The network reports task {job.task_id} as failed ({reason})",
         money="Whether a failed task is charged is the network's decision; ask with the task id.",
         next_step="Try again; another miner may succeed.",
         task_id=job.task_id,
         job_id=job.job_id,
     )
+    if _REFUSES_INLINE.search(reason):
+        error.repeats = True
+        error.next_step = (
+            "This miner takes no images in the request: set XALORA_STORE_URL, so that they go by your store, "
+            "or inline_limit=0, so that none is sent."
+        )
+    return error
 
 
-def canceled(job: Job) -> TaskCanceledError:
+def canceled(job: Job, answer: WorkflowTaskResult) -> TaskCanceledError:
     """The network reports the task as canceled."""
+    why = f" ({on_one_line(answer.message, REASON_LIMIT)})" if answer.message else ""
     return TaskCanceledError(
-        f"Task {job.task_id} was canceled, by its owner or by the network's own timeout",
+        f"Task {job.task_id} was canceled, by its owner or by the network's own timeout{why}",
         money="Whether a canceled task is charged is the network's decision.",
         next_step="Submit it again, with a longer timeout_seconds if the network ended it.",
         task_id=job.task_id,

@@ -54,6 +54,8 @@ class Record:
 
     Attributes:
         status: The network's last status as it came.
+        queue_position: The task's last known place in the network's queue, None once it has ended.
+        inference_seconds: How long the miner computed, as the network tells.
         result: The network's raw result, without inlined media and without the query strings of addresses.
         files: The kept files, absolute; empty before they are fetched and after eviction.
         digests: A digest of each file's bytes, as they were when the file was fetched.
@@ -89,6 +91,8 @@ class Record:
     forgotten: bool
     in_doubt: bool
     version: int
+    queue_position: int | None
+    inference_seconds: float | None
 
     @property
     def is_open(self) -> bool:
@@ -121,8 +125,8 @@ class Record:
 
     @property
     def running_seconds(self) -> float | None:
-        """From the first sight of a miner at work until the end."""
-        return _span(self.started_at, self.ended_at)
+        """As the network tells, else from the first sight of a miner at work until the end."""
+        return self.inference_seconds or _span(self.started_at, self.ended_at)
 
     @property
     def total_seconds(self) -> float | None:
@@ -229,4 +233,6 @@ def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
         forgotten=bool(row["forgotten"]),
         in_doubt=bool(row["in_doubt"]),
         version=row["version"],
+        queue_position=row["queue_position"],
+        inference_seconds=row["inference_seconds"],
     )

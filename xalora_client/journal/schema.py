@@ -82,6 +82,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    (
+        # What the network tells of a task beside its status.
+        "ALTER TABLE entries ADD COLUMN queue_position INTEGER",
+        "ALTER TABLE entries ADD COLUMN inference_seconds REAL",
+    ),
 )
 
 

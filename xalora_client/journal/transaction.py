@@ -286,6 +286,9 @@ def _ended(status: str) -> Columns:
             "ended_at": values.get("at", now),
             "worker": None,
             "cancel_requested_at": None,
+            "queue_position": None,
+            "miner": _text(values.get("miner")) or row["miner"],
+            "inference_seconds": values.get("inference_seconds") or row["inference_seconds"],
         }
 
     return columns
@@ -293,14 +296,20 @@ def _ended(status: str) -> Columns:
 
 def _status(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
     started = values.get("at", now) if values["status"] == "running" else None
-    return {"status": clean_text(values["status"]), "started_at": row["started_at"] or started}
+    return {
+        "status": clean_text(values["status"]),
+        "started_at": row["started_at"] or started,
+        "queue_position": values.get("queue_position"),
+        "miner": _text(values.get("miner")) or row["miner"],
+    }
 
 
 def _finished(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
     ended = row["ended_at"] if row["state"] == TaskState.FINISHED.value else values.get("at", now)
     # No query: it may sign the address, and whoever needs a fresh one asks the network.
     result = row["result"] if row["files"] != "[]" else to_json(without_queries(values["result"]))
-    return {**_ended("finished")(row, {}, now), "ended_at": ended, "result": result}
+    told = {name: values.get(name) for name in ("miner", "inference_seconds")}
+    return {**_ended("finished")(row, told, now), "ended_at": ended, "result": result}
 
 
 def _kept(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, Any]:
@@ -308,7 +317,7 @@ def _kept(row: sqlite3.Row, values: Mapping[str, Any], now: float) -> dict[str, 
         "files": json.dumps(values["files"]),
         "size": sum(size for _, size, *_ in values["files"]),
         "engine": values.get("engine"),
-        "miner": values.get("miner"),
+        "miner": values.get("miner") or row["miner"],
         "device": values.get("device"),
         "status": "finished",
         "ended_at": row["ended_at"] or now,

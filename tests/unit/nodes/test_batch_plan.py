@@ -54,6 +54,17 @@ def test_what_another_miner_may_do_is_sent_twice_more(
     assert (set(raised.value.errors), raised.value.finished) == ({1}, {0: "t0"})
 
 
+def test_a_failure_that_every_miner_would_repeat_is_not_sent_again_and_ends_the_batch(
+    batch: ModuleType, errors: ModuleType
+) -> None:
+    plan = batch.BatchPlan(3, "never")
+    assert plan.next() == 0
+    error = errors.TaskFailedError("the miner takes no images in the request", task_id="t0")
+    error.repeats = True
+    assert not plan.failed(0, error)
+    assert drain(plan) == []
+
+
 def test_a_kept_result_that_is_no_use_is_not_paid_for_again(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(2, "never")
     assert drain(plan) == [0, 1]

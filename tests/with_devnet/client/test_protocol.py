@@ -45,6 +45,7 @@ from xalora_client import (
     XaloraConnectionError,
     XaloraError,
 )
+from xalora_client.events import Waiting
 
 NO_WAIT = {"Retry-After": "0"}
 
@@ -545,3 +546,72 @@ async def test_a_result_is_handed_out_as_it_came_even_with_the_key_in_its_addres
         AsyncXalora(KEY, sequencer.url) as client,
     ):
         assert (await client.query_task_result("t-1")).result == url
+
+
+async def test_all_that_a_status_tells_reaches_events_result_and_journal() -> None:
+    seen: list[Any] = []
+    answers = [
+        ACCEPTED,
+        status("waiting", queue_position=3),
+        status("waiting", queue_position=1),
+        status("running", miner_id="0xabc"),
+        status("finished", result=png(), miner_id="0xabc", inference_latency=41.5, msg="on a spare GPU"),
+    ]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        result = await client.run(PICTURE, fallback="never", on_event=seen.append)
+        (record,) = client.journal.records()
+        again = await client.run(PICTURE, fallback="never", reuse=True)
+    assert [event.position for event in seen if isinstance(event, Waiting)] == [3, 1]
+    assert (result.miner, result.seconds.running, result.note) == ("0xabc", 41.5, "on a spare GPU")
+    assert (record.miner, record.inference_seconds, record.queue_position) == ("0xabc", 41.5, None)
+    assert (again.miner, again.seconds.running) == ("0xabc", 41.5)
+
+
+async def test_the_place_of_a_waiting_task_is_in_the_journal() -> None:
+    network = {"task_create": [ACCEPTED], "task_result_query": [status("waiting", queue_position=3)]}
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskTimeoutError):
+            await client.execute_workflow_and_wait_for_result(PICTURE, timeout=1.0)
+        (record,) = client.journal.records()
+    assert (record.status, record.queue_position) == ("waiting", 3)
+
+
+@pytest.mark.parametrize(
+    ("result", "msg", "reason"),
+    [
+        (None, "CUDA out of memory", "CUDA out of memory"),
+        ({"message": "no such LoRA"}, "failed", "no such LoRA"),
+    ],
+)
+async def test_why_a_task_failed_is_told_from_its_message_too(result: Any, msg: str, reason: str) -> None:
+    answers = [ACCEPTED, status("failed", result=result, msg=msg, miner_id="0xabc")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskFailedError, match=reason) as caught:
+            await client.run(PICTURE, fallback="never")
+        (record,) = client.journal.records()
+    assert (record.error, record.miner, caught.value.repeats) == (reason, "0xabc", False)
+
+
+@pytest.mark.parametrize(
+    "msg",
+    [
+        "[Errno 36] File name too long: 'data:image/png;base64,iVBORw0KGgo",
+        "No connection adapters were found for 'data:image/png;base64,iVBO",
+        "Unsupported URL scheme: data",
+        "data URIs are not supported",
+    ],
+)
+async def test_a_miner_that_reads_no_image_in_the_request_is_told_with_the_ways_out(msg: str) -> None:
+    answers = [ACCEPTED, status("failed", msg=msg)]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskFailedError, match=r"XALORA_STORE_URL.*inline_limit=0") as caught:
+            await client.run(UpscalerTask(np.zeros((2, 2, 3), np.uint8)), fallback="never")
+    assert caught.value.repeats
+    assert sequencer.count("task_create") == 1
+
+
+async def test_why_a_task_was_canceled_is_told_where_the_network_says() -> None:
+    answers = [ACCEPTED, status("cancelled", msg="its timeout_seconds ran out")]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskCanceledError, match="its timeout_seconds ran out"):
+            await client.run(PICTURE, fallback="never")
