@@ -55,6 +55,24 @@ def number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def is_sendable(text: str) -> bool:
+    """Whether a text has a form in UTF-8; half of a character (a lone surrogate) has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _unsendable(value: Any) -> bool:
+    """Whether a text anywhere in a JSON value has no form in UTF-8."""
+    if isinstance(value, str):
+        return not is_sendable(value)
+    if isinstance(value, Mapping):
+        return any(_unsendable(each) for pair in value.items() for each in pair)
+    return isinstance(value, list | tuple) and any(_unsendable(each) for each in value)
+
+
 class LocalImage:
     """Marks a field whose value may be an image of this machine; it is delivered before the create."""
 
@@ -118,6 +136,19 @@ class WorkflowTask(BaseModel):
                 + "; ".join(_explain(p) for p in error.errors(include_input=False)),
                 next_step="Correct the parameter and try again.",
             ) from None
+
+    @model_validator(mode="after")
+    def _check_texts(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            is_image = any(isinstance(each, LocalImage) for each in field.metadata)
+            if is_image and isinstance(value, str) and not value.strip():
+                raise ValueError(f"{name}: it is empty, and no image")
+            # A path may hold bytes that are no UTF-8, which Python gives as surrogates.
+            is_path = is_image and isinstance(value, str) and "://" not in value[:8]
+            if not is_path and _unsendable(value):
+                raise ValueError(f"{name}: it holds half of a character (a lone surrogate)")
+        return self
 
     # pydantic compares field by field, which is ambiguous for the arrays a field may hold.
     def __eq__(self, other: object) -> bool:

@@ -125,3 +125,32 @@ def test_a_tasks_own_key_wins_and_is_in_no_repr() -> None:
     assert bare.own_credentials(None) == parse_api_key("carol#0ther")
     assert UpscalerTask("a.png", consumer_id="dave").own_credentials(client) == parse_api_key("dave#main")
     assert "0ther" not in repr(combined) + str(bare) + repr(bare.parameters())
+
+
+class Sketch(WorkflowTask):
+    task_type = "sketch"
+    text: str | None = None
+    extra: Any = None
+    image: Annotated[Any, LocalImage()] = None
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"text": "a \ud83d b"}, "text"),
+        ({"extra": {"tags": ["a", "\ud83d"]}}, "extra"),
+        ({"extra": {"\ud83d": 1}}, "extra"),
+        ({"workflow_id": "\ud83d"}, "workflow_id"),
+        ({"consumer_id": "\ud83d"}, "consumer_id"),
+        ({"image": "https://h/\ud83d.png"}, "image"),
+        ({"image": ""}, "image"),
+        ({"image": " "}, "image"),
+    ],
+)
+def test_half_of_a_character_and_an_empty_image_are_refused_by_name(values: Any, name: str) -> None:
+    with pytest.raises(InvalidTaskError, match=f"Sketch: {name}: "):
+        Sketch(**values)
+
+
+def test_a_path_of_bytes_that_are_no_text_is_a_path() -> None:
+    assert Sketch(image="photo-\udcff.png").image == "photo-\udcff.png"

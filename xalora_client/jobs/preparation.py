@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DEFAULT_WORKFLOW_URL, Credentials
-from ..errors import InvalidTaskError, MissingKeyError, NoMinerError
+from ..errors import InputImageError, InvalidTaskError, MissingKeyError, NoMinerError
 from ..media.inputs import PreparedImage, is_remote, prepare_image
 from ..tasks import WorkflowTask
 
@@ -106,7 +106,12 @@ async def prepare(
             digests[name] = str(image)
         else:
             preparing = asyncio.get_running_loop().run_in_executor(threads, prepare_image, image)
-            images[name] = await preparing
+            try:
+                images[name] = await preparing
+            except InputImageError as error:
+                # Of several inputs, the user must learn which.
+                error.what = f"Parameter {name}: {error.what[:1].lower()}{error.what[1:]}"
+                raise
             digests[name] = images[name].pixel_digest
     return PreparedTask(
         task=task,

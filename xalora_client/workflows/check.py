@@ -1,13 +1,17 @@
 """Checks of a definition or a bound prompt against a ComfyUI server, before anything is queued.
 
+An error is what the server surely refuses, by its own rules (``validate_inputs``); it has the last word on
+the rest. Classes of node packs may have rules of their own, so most of what is found there is a warning.
+
 ``object_info`` is the server's answer to ``GET /object_info``: its node classes with their inputs, outputs
 and, for loaders, its model files.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from .definition import BoundWorkflow, NodeInput, WorkflowDefinition
@@ -16,6 +20,20 @@ from .parameters import AUTO, Parameter, ParameterType
 from .prompt import Link, Prompt, as_link, node_label
 
 ObjectInfo = Mapping[str, Any]
+
+# Inputs that stand for others, which depend on their values: ``format`` for ``format.codec``.
+_DYNAMIC_TYPES = frozenset({"COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3"})
+
+# Types of core that no widget gives; others may have a widget, such as COLOR.
+_LINKED_TYPES = frozenset(
+    {
+        *("IMAGE", "MASK", "LATENT", "VIDEO", "AUDIO", "MODEL", "CLIP", "VAE", "CONDITIONING", "CONTROL_NET"),
+        *("CLIP_VISION", "CLIP_VISION_OUTPUT", "STYLE_MODEL", "GLIGEN", "UPSCALE_MODEL", "LORA_MODEL"),
+        *("SAMPLER", "SIGMAS", "NOISE", "GUIDER", "HOOKS", "HOOK_KEYFRAMES"),
+    }
+)
+
+_ANNOTATED = re.compile(r" ?\[(input|output|temp)\]$")
 
 FindingKind = Literal[
     "unknown class",
@@ -129,8 +147,17 @@ def missing_files(findings: Iterable[Finding]) -> list[MissingFile]:
 
 
 def choose_installed(bound: BoundWorkflow, object_info: ObjectInfo) -> BoundWorkflow:
-    """Replace "auto" by an installed file; inputs for which nothing is installed stay "auto"."""
+    """Name files as the server does: an installed one for "auto", and its own separator of folders.
+
+    A graph that was saved on Windows writes ``sub\\file``, a server elsewhere ``sub/file``. Inputs for which
+    nothing is installed stay "auto".
+    """
     chosen: dict[NodeInput, str] = {}
+    for node_id, node in bound.prompt.items():
+        for name, spec in _input_specs(object_info.get(node["class_type"]) or {}).items():
+            value = node["inputs"].get(name)
+            if spec.choices and value not in spec.choices and (same := _same_file(value, spec.choices)):
+                chosen[NodeInput(node_id, name, "")] = same
     for slot in bound.auto_inputs:
         choices = _choices_of(bound.prompt, slot, object_info)
         picked = pick_installed([str(choice) for choice in choices or ()])
@@ -150,16 +177,42 @@ def _check_node(
         return
     specs = _input_specs(info)
     for name in (info.get("input") or {}).get("required") or ():
-        if name not in inputs:
+        # A dynamic input stands for others, whose names depend on the values given.
+        if name not in inputs and not _is_dynamic(specs.get(name)):
             yield _found("missing input", prompt, node_id, f": the required input {name} is missing")
+    may_judge_itself = str(info.get("python_module", "")).startswith("custom_nodes")
     for name, value in inputs.items():
-        if name not in specs:
-            # Core ignores them, and classes with dynamic inputs take any.
-            yield _found("unknown input", prompt, node_id, f": {class_type} has no input {name}", "warning")
-        elif (link := as_link(value)) is not None:
-            yield from _check_link(prompt, object_info, node_id, name, specs[name], link)
+        spec = specs.get(name)
+        if (spec or _is_dynamic(specs.get(name.partition(".")[0]))) and _is_no_link(value):
+            text = f", input {name} is {value!r}; a link is a node's id as a text and the index of an output"
+            yield _found("bad link", prompt, node_id, text)
+            continue
+        link = as_link(value)
+        if spec is None:
+            if not _is_dynamic(specs.get(name.partition(".")[0])):
+                # Core ignores them, and classes with dynamic inputs take any.
+                yield _found(
+                    "unknown input", prompt, node_id, f": {class_type} has no input {name}", "warning"
+                )
+            continue
+        if link is not None:
+            found = _check_link(prompt, object_info, node_id, name, spec, link)
         elif (node_id, name) not in filled_later:
-            yield from _check_value(prompt, node_id, name, specs[name], value)
+            found = _check_value(prompt, node_id, name, spec, value)
+        else:
+            continue
+        for finding in found:
+            is_sure = not may_judge_itself or finding.missing is not None
+            yield finding if is_sure else replace(finding, severity="warning")
+
+
+def _is_dynamic(spec: _Spec | None) -> bool:
+    return spec is not None and isinstance(spec.type, str) and spec.type in _DYNAMIC_TYPES
+
+
+def _is_no_link(value: Any) -> bool:
+    """Whether a server takes a value for a link, and it is none."""
+    return isinstance(value, list) and as_link(value) is None
 
 
 def _found(
@@ -176,6 +229,9 @@ def _check_link(
     prompt: Prompt, object_info: ObjectInfo, node_id: str, name: str, spec: _Spec, link: Link
 ) -> Iterator[Finding]:
     origin, index = link
+    if origin not in prompt:
+        yield _found("bad link", prompt, node_id, f", input {name}: the graph has no node {origin}")
+        return
     info = object_info.get(prompt[origin]["class_type"])
     if info is None:
         return
@@ -190,32 +246,66 @@ def _check_link(
 
 
 def _types_meet(given: str, wanted: str) -> bool:
-    if "*" in (given, wanted) or wanted == "COMBO":
+    # "COMFY_MATCHTYPE_V3" and its like depend on the other inputs.
+    if "*" in (given, wanted) or "COMBO" in (given, wanted) or "COMFY_" in given + wanted:
         return True
     return bool({part.strip() for part in given.split(",")} & {part.strip() for part in wanted.split(",")})
 
 
 def _check_value(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
+    if isinstance(value, Mapping):
+        # A list that is no link is wrapped so; other objects belong to widgets of their own.
+        value = value.get("__value__", value)
+        if not isinstance(value, str | int | float):
+            return
     if spec.choices is not None:
-        if value in spec.choices:
-            return
-        if model_folder(prompt[node_id]["class_type"], name) or is_model_file(value):
-            yield _missing(prompt, node_id, name, str(value), spec.choices)
-            return
-        shown = ", ".join(repr(choice) for choice in spec.choices[:12])
-        shown += ", ..." if len(spec.choices) > 12 else ""
-        text = f", input {name} is {value!r}; the server knows {shown or 'no choice at all'}"
-        yield _found("bad value", prompt, node_id, text)
+        yield from _check_choice(prompt, node_id, name, spec, value)
     elif spec.type in ("INT", "FLOAT"):
+        number = _converted(value, spec.type)
         low, high = spec.options.get("min"), spec.options.get("max")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            yield _found("bad value", prompt, node_id, f", input {name} is {value!r}, not a number")
-        elif (low is not None and value < low) or (high is not None and value > high):
+        if number is None:
+            what = "a whole number" if spec.type == "INT" else "a number"
+            yield _found("bad value", prompt, node_id, f", input {name} is {value!r}, not {what}")
+        elif (low is not None and number < low) or (high is not None and number > high):
             text = f", input {name} is {value}; the server takes {low} to {high}"
             yield _found("bad value", prompt, node_id, text)
-    elif spec.type not in ("STRING", "BOOLEAN", "*") and isinstance(value, str | int | float | bool):
+    elif spec.type in _LINKED_TYPES and isinstance(value, str | int | float | bool):
         text = f", input {name} takes a link to {spec.type}, not {value!r}"
         yield _found("bad link", prompt, node_id, text)
+
+
+def _check_choice(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
+    choices = spec.choices or []
+    if value in choices or _same_file(value, choices):
+        return
+    if model_folder(prompt[node_id]["class_type"], name) or is_model_file(value):
+        yield _missing(prompt, node_id, name, str(value), choices)
+        return
+    # The list of an upload holds the input folder alone, and a server looks for what is not in it.
+    is_elsewhere = isinstance(value, str) and (_ANNOTATED.search(value) or "/" in value or "\\" in value)
+    if is_elsewhere and (spec.is_upload or _ANNOTATED.search(value)):
+        return
+    shown = ", ".join(repr(choice) for choice in choices[:12])
+    shown += ", ..." if len(choices) > 12 else ""
+    text = f", input {name} is {value!r}; the server knows {shown or 'no choice at all'}"
+    yield _found("bad value", prompt, node_id, text)
+
+
+def _converted(value: Any, kind: str) -> float | None:
+    """A value as the server converts it to a number, None where it can't."""
+    try:
+        return int(value) if kind == "INT" else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _same_file(value: Any, choices: Sequence[Any]) -> str | None:
+    """The choice that names the same file with the other separator of folders."""
+    if not isinstance(value, str) or not ("/" in value or "\\" in value):
+        return None
+    wanted = value.replace("\\", "/")
+    same = (each for each in choices if isinstance(each, str) and each.replace("\\", "/") == wanted)
+    return next(same, None)
 
 
 def _check_parameter(
@@ -229,7 +319,10 @@ def _check_parameter(
         return
     label = node_label(definition.prompt, target.node_id)
     subject = f"parameter {parameter.name}"
-    spec = _input_specs(info).get(target.subfield)
+    specs = _input_specs(info)
+    spec = specs.get(target.subfield)
+    if spec is None and _is_dynamic(specs.get(target.subfield.partition(".")[0])):
+        return
     if spec is None:
         yield Finding("endpoint", f"{subject}: {label} has no input {target.subfield}")
         return
@@ -239,10 +332,10 @@ def _check_parameter(
         yield Finding("endpoint", f"{subject} allows {low}, which is below what {label} takes ({least})")
     if high is not None and most is not None and high > most:
         yield Finding("endpoint", f"{subject} allows {high}, which is above what {label} takes ({most})")
-    if spec.choices is None:
+    if spec.choices is None or _is_dynamic(spec):
         return
     for option in parameter.options or ():
-        if option not in spec.choices:
+        if option not in spec.choices and not _same_file(option, spec.choices):
             yield Finding("endpoint", f"{subject} offers {option!r}, which {label} does not know", "warning")
     if parameter.type not in (ParameterType.STRING, ParameterType.IMAGE):
         yield Finding("endpoint", f"{subject} is no text, but {label} takes a choice of texts")
@@ -277,6 +370,11 @@ class _Spec(NamedTuple):
         options = self.options.get("options") if self.type == "COMBO" else None
         # The page fills a remote combo itself.
         return options if isinstance(options, list) and "remote" not in self.options else None
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether the choices are files of the server's input folder."""
+        return any(name.endswith("_upload") and flag for name, flag in self.options.items())
 
 
 def _input_specs(info: Mapping[str, Any]) -> dict[str, _Spec]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InvalidTaskError, WorkflowDefinitionError
 from .endpoint import Endpoint, IndexEntry, OutputKind, load_yaml, parse_model
+from .model_files import LORA_INPUT, lora_file
 from .parameters import AUTO, Parameter, shown
 from .prompt import Prompt, node_label, parse_prompt
 
@@ -226,7 +227,11 @@ class WorkflowDefinition:
                 if parameter.name in image_names or parameter.name in complete:
                     images.append(slot)
             elif parameter.name in complete:
-                inputs[target.subfield] = complete[parameter.name]
+                value = complete[parameter.name]
+                is_lora = (
+                    target.subfield == LORA_INPUT and isinstance(value, str) and value not in (AUTO, "None")
+                )
+                inputs[target.subfield] = lora_file(value) if is_lora else value
                 if parameter.installed and complete[parameter.name] == AUTO:
                     autos.append(slot)
         return BoundWorkflow(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
-from pathlib import PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -59,9 +60,9 @@ class Endpoint(BaseModel):
 class IndexEntry(BaseModel):
     """One line of ``index.yaml``: the network's names for a pair of files.
 
-    ``workflow`` and ``endpoint`` are file names in the same folder, by default ``<name>.json`` and
-    ``<name>.yaml``. Without ``workflow_id`` the hosted network does not know the workflow: own miners and
-    this machine can run it.
+    ``workflow`` and ``endpoint`` are files in the same folder or in folders below it, by default
+    ``<name>.json`` and ``<name>.yaml``. Without ``workflow_id`` the hosted network does not know the
+    workflow: own miners and this machine can run it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -76,9 +77,12 @@ class IndexEntry(BaseModel):
     @field_validator("workflow", "endpoint")
     @classmethod
     def _check_file_name(cls, value: str) -> str:
-        if value and (PurePath(value).name != value or value in (".", "..") or "\\" in value):
-            raise ValueError(f"{value!r} is not the plain name of a file in the same folder")
-        return value
+        path = PurePosixPath(value.replace("\\", "/"))
+        if value and (
+            not path.name or path.is_absolute() or ".." in path.parts or PureWindowsPath(value).drive
+        ):
+            raise ValueError(f"{value!r} is not a file in the same folder or in one below it")
+        return path.as_posix() if value else value
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -91,7 +95,7 @@ def load_yaml(text: str, source: str) -> dict[str, Any]:
         WorkflowDefinitionError: Not valid YAML, or not a mapping.
     """
     try:
-        document = yaml.load(text, Loader=_UniqueKeyLoader)
+        document = yaml.load(text, Loader=_CoreLoader)
     except RecursionError:
         raise _broken(source, "it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -104,11 +108,30 @@ def load_yaml(text: str, source: str) -> dict[str, Any]:
 # libyaml's parser, which PyYAML's wheels contain, is several times faster.
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_BASES = {"0x": 16, "0o": 8}
 
-class _UniqueKeyLoader(_Loader):  # type: ignore[valid-type, misc]  # chosen at import
+
+class _CoreLoader(_Loader):  # type: ignore[valid-type, misc]  # chosen at import
+    """Plain values as YAML 1.2's core schema types them, in which ``57:8`` and ``on`` are texts.
+
+    YAML 1.1, which PyYAML follows, knows numbers to base 60, dates, and four more words for true and false.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = dict(yaml.SafeLoader.yaml_constructors)
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, _BASES.get(text[:2], 10))
+
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        return float(self.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):
                 if key in seen:
@@ -118,6 +141,22 @@ class _UniqueKeyLoader(_Loader):  # type: ignore[valid-type, misc]  # chosen at 
                 seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+for _tag, _pattern, _first in (
+    ("null", r"(?:~|null|Null|NULL|)", ["~", "n", "N", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)", list("tTfF")),
+    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)", list("-+0123456789")),
+    (
+        "float",
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^{_pattern}$"), _first)
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _CoreLoader.construct_integer)
+_CoreLoader.add_constructor("tag:yaml.org,2002:float", _CoreLoader.construct_number)
 
 
 def parse_model(model: type[_Model], value: Any, source: str) -> _Model:

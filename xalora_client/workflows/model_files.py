@@ -26,6 +26,9 @@ _FOLDERS_BY_CLASS = {
     "CLIPVisionLoader": "clip_vision",
 }
 
+LORA_INPUT = "lora_name"
+"""The input of core's loaders that names a LoRA."""
+
 _DOUBLING = re.compile(r"(?<![0-9])(2x|x2)(?![0-9])", re.IGNORECASE)
 _QUADRUPLING = re.compile(r"(?<![0-9])(4x|x4)(?![0-9])", re.IGNORECASE)
 
@@ -38,6 +41,11 @@ def model_folder(class_type: str, input_name: str) -> str | None:
 def is_model_file(name: object) -> bool:
     """Whether a value is the name of a model file."""
     return isinstance(name, str) and name.lower().endswith(_MODEL_SUFFIXES)
+
+
+def lora_file(name: str) -> str:
+    """A LoRA's file name: the suffix may be left out, as with the public miner."""
+    return name if is_model_file(name) or not name.strip() else f"{name}.safetensors"
 
 
 def pick_installed(installed: Sequence[str]) -> str | None:

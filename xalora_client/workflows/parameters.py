@@ -20,12 +20,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from typing_extensions import Self
 
 from ..errors import InvalidTaskError
-from ..tasks import MAX_SEED, number_as_text
+from ..tasks import MAX_SEED, is_sendable, number_as_text
 
 AUTO = "auto"
 """Value of a parameter with ``installed: true`` that leaves the choice to the machine that runs the graph."""
@@ -40,6 +42,11 @@ class ParameterType(str, Enum):
     BOOL = "bool"
     IMAGE = "image"
 
+
+_TRUE_OR_FALSE = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 
 # Other names for these types in existing endpoint files.
 _TYPE_ALIASES = {
@@ -94,6 +101,8 @@ class Parameter(BaseModel):
     - ``installed``: the choice is one of the files on the machine that runs it, or "auto";
     - ``multiline``: the text gets a large box.
 
+    Without ``comfyui`` a parameter has no node input: it is sent, and changes nothing on this machine.
+
     A file is checked when it is loaded; values are checked by :meth:`check`.
     """
 
@@ -117,12 +126,18 @@ class Parameter(BaseModel):
     installed: bool = False
     multiline: bool = False
 
+    @field_validator("default", mode="before")
+    @classmethod
+    def _read_words(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML 1.1's words for true and false, which many files still have.
+        is_bool = info.data.get("type") is ParameterType.BOOL
+        return _TRUE_OR_FALSE.get(value.lower(), value) if is_bool and isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
         options = self.options or ()
         unknown = [choice for choice in self.presets if choice not in options]
-        needs_input = self.scope != "network" and not self.presets
         is_number = self.type in (ParameterType.INT, ParameterType.NUMBER)
         problems = {
             f"minimum and maximum do not apply to the type {self.type.value}": bool(bounds) and not is_number,
@@ -134,7 +149,6 @@ class Parameter(BaseModel):
             "options do not apply to the type image": bool(options) and self.is_image,
             "installed applies to the type string only": self.installed
             and self.type is not ParameterType.STRING,
-            "comfyui: node_id and subfield are missing": self.comfyui is None and needs_input,
             "scope fixed needs a default": self.scope == "fixed" and self.default is None,
             f"presets name {unknown[0] if unknown else None!r}, which is not among the options": bool(
                 unknown
@@ -234,6 +248,11 @@ class Parameter(BaseModel):
                 where one is required.
         """
         typed = self._typed(value)
+        if typed is None and isinstance(value, str) and not is_sendable(value):
+            raise InvalidTaskError(
+                f"Parameter {self.name} holds half of a character (a lone surrogate), which can't be sent",
+                next_step="Correct the text and try again.",
+            )
         if typed is None or not self._allows(typed):
             raise self._refusal(value)
         is_on_grid = not self._has_grid or (typed - (self.minimum or 0)) % self.step == 0
@@ -261,9 +280,7 @@ class Parameter(BaseModel):
         """
         value: Any = text
         if self.type is ParameterType.BOOL:
-            value = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(
-                text.strip().lower(), text
-            )
+            value = _TRUE_OR_FALSE.get(text.strip().lower(), text)
         elif self.type in (ParameterType.INT, ParameterType.NUMBER):
             try:
                 value = int(text) if self.type is ParameterType.INT else float(text)
@@ -305,7 +322,8 @@ class Parameter(BaseModel):
 
 def _typed_image(value: Any) -> Any:
     if isinstance(value, str):
-        return value if value.strip() else None
+        # A path may hold bytes that are no UTF-8, which Python gives as surrogates.
+        return value if value.strip() and (is_sendable(value) or "://" not in value[:8]) else None
     is_array_or_file = isinstance(value, bytes | os.PathLike) or any(
         hasattr(value, attribute)
         for attribute in ("__array_interface__", "__array__", "detach", "pixel_digest")
@@ -336,7 +354,7 @@ def _typed_int(value: Any) -> int | None:
 
 
 _CONVERTERS: dict[ParameterType, Callable[[Any], Any]] = {
-    ParameterType.STRING: lambda value: value if isinstance(value, str) else None,
+    ParameterType.STRING: lambda value: value if isinstance(value, str) and is_sendable(value) else None,
     ParameterType.INT: _typed_int,
     ParameterType.NUMBER: _typed_number,
     ParameterType.BOOL: lambda value: value if isinstance(value, bool) else None,

@@ -77,6 +77,9 @@ def test_a_broken_definition_costs_itself_only(folder: Path) -> None:
         + "binary: {task_type: a, output: image}\n"
         + "typo: {task_type: a, ouput: image}\n"
         + "outside: {task_type: a, output: image, workflow: ../x.json}\n"
+        + "absolute: {task_type: a, output: image, endpoint: /etc/x.yaml}\n"
+        + "drive: {task_type: a, output: image, endpoint: 'C:x.yaml'}\n"
+        + "hidden: {task_type: a, output: image, workflow: 'a\\..\\..\\x.json'}\n"
         + "'no name': {task_type: a, output: image}\n"
         + "nothing:\n",
         encoding="utf-8",
@@ -84,17 +87,32 @@ def test_a_broken_definition_costs_itself_only(folder: Path) -> None:
     catalog = WorkflowCatalog.load([folder], environ={})
     assert catalog.get("hunyuan-fp8").source == folder
     reasons = {problem.name: problem.reason for problem in catalog.problems}
-    assert set(reasons) == {"flux-lora", "absent", "binary", "typo", "outside", "no name", "nothing"}
+    assert set(reasons) == {
+        *("flux-lora", "absent", "binary", "typo", "no name", "nothing"),
+        *("outside", "absolute", "drive", "hidden"),
+    }
     assert "not valid JSON" in reasons["flux-lora"]
     assert "absent.json is missing" in reasons["absent"]
     assert "not UTF-8" in reasons["binary"]
     assert "ouput" in reasons["typo"] and "output: Field required" in reasons["typo"]
-    assert "not the plain name of a file" in reasons["outside"]
+    for name in ("outside", "absolute", "drive", "hidden"):
+        assert "is not a file in the same folder or in one below it" in reasons[name]
     assert catalog.get("flux-lora").source != folder, "the shipped one is still there"
     with pytest.raises(
         WorkflowDefinitionError, match=r"Workflow absent can't be used: .*absent.json is missing"
     ):
         catalog.get("absent")
+
+
+def test_an_index_may_point_into_folders_below_its_own(folder: Path) -> None:
+    (folder / "workflows" / "v2").mkdir(parents=True)
+    (folder / "flux-lora.json").rename(folder / "workflows" / "v2" / "flux.json")
+    (folder / "flux-lora.yaml").rename(folder / "workflows" / "flux.yaml")
+    files = "workflow: workflows/v2/flux.json, endpoint: 'workflows\\flux.yaml'"
+    index = f"flux-lora: {{task_type: txt2img, output: image, {files}}}\n"
+    (folder / "index.yaml").write_text(index, encoding="utf-8")
+    catalog = WorkflowCatalog.load([folder], environ={})
+    assert catalog.get("flux-lora").source == folder
 
 
 def test_files_without_an_index_line_are_pointed_out(folder: Path) -> None:

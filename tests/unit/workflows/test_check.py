@@ -120,7 +120,14 @@ def test_a_missing_model_is_named_with_its_folder(upscale: WorkflowDefinition, i
             "is 'cubic'; the server knows 'nearest-exact', 'lanczos'",
         ),
         ("5", {"scale_by": 9.0}, "bad value", "is 9.0; the server takes 0.01 to 8.0"),
-        ("5", {"scale_by": "2"}, "bad value", "is '2', not a number"),
+        ("5", {"scale_by": "two"}, "bad value", "is 'two', not a number"),
+        ("5", {"scale_by": None}, "bad value", "is None, not a number"),
+        ("7", {"width": "6.5"}, "bad value", "is '6.5', not a whole number"),
+        ("7", {"width": "99999"}, "bad value", "is 99999; the server takes 0 to 16384"),
+        ("7", {"image": [6, 0]}, "bad link", "input image is [6, 0]; a link is a node's id as a text"),
+        ("7", {"image": ["5"]}, "bad link", "input image is ['5']; a link"),
+        ("7", {"width": [512, 512]}, "bad link", "input width is [512, 512]; a link"),
+        ("7", {"image": ["99", 0]}, "bad link", "the graph has no node 99"),
         ("7", {"image": ["6", 0]}, "bad link", 'takes IMAGE, but "Get Twice the Size" (node 6) gives INT'),
         ("7", {"image": ["6", 5]}, "bad link", "has no output 5"),
         ("7", {"image": "text"}, "bad link", "takes a link to IMAGE, not 'text'"),
@@ -142,6 +149,81 @@ def test_what_the_server_would_refuse_is_found_first(
     assert finding.kind == kind
     assert message in finding.message
     assert finding.node_id == node_id
+
+
+@pytest.mark.parametrize(
+    ("node_id", "inputs"),
+    [
+        ("7", {"width": "64", "height": " 48 "}),
+        ("7", {"width": 64.0, "height": True}),
+        ("7", {"width": {"__value__": 64}}),
+        ("5", {"scale_by": "1e-1"}),
+        ("1", {"image": "a.png [input]"}),
+        ("1", {"image": "clipspace/a.png [input]"}),
+        ("1", {"image": "made.png [output]"}),
+        ("1", {"image": "sub/a.png"}),
+        ("1", {"image": "sub\\a.png"}),
+        ("2", {"model_name": "sub\\tiny.pth"}),
+        ("2", {"model_name": "win/huge.pth"}),
+        ("7", {"tint": "#ff8800"}),
+        ("7", {"format": "mp4", "format.codec": "h264", "format.codec.crf": 23}),
+        ("7", {"images.image0": ["5", 0], "images.image1": ["5", 0]}),
+        ("7", {"any": ["6", 0]}),
+        ("7", {"curve": {"points": [[0, 0], [1, 1]]}}),
+    ],
+)
+def test_what_the_server_may_take_is_no_error(
+    upscale: WorkflowDefinition, info: dict[str, Any], node_id: str, inputs: dict[str, Any]
+) -> None:
+    info["LoadImage"]["input"]["required"]["image"] = [["a.png"], {"image_upload": True}]
+    models = info["UpscaleModelLoader"]["input"]["required"]["model_name"][1]["options"]
+    models += ["sub/tiny.pth", "win\\huge.pth"]
+    option = {"key": "mp4", "inputs": {"required": {"codec": ["COMBO", {"options": ["h264"]}]}}}
+    template = {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 1, "max": 10}
+    info["ImageScale"]["input"]["required"] |= {
+        "format": ["COMFY_DYNAMICCOMBO_V3", {"options": [option]}],
+        "images": ["COMFY_AUTOGROW_V3", {"template": template}],
+    }
+    info["ImageScale"]["input"]["optional"] = {
+        "tint": ["COLOR", {}],
+        "any": ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t", "allowed_types": "*"}}],
+        "curve": ["CURVE", {}],
+    }
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    prompt[node_id]["inputs"].update(inputs)
+    assert check_prompt(prompt, info) == []
+
+
+def test_a_links_shape_is_checked_in_dynamic_inputs_too(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    info["ImageScale"]["input"]["required"]["images"] = ["COMFY_AUTOGROW_V3", {"template": {}}]
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    prompt["7"]["inputs"]["images.image0"] = [5, 0]
+    (finding,) = check_prompt(prompt, info)
+    assert (finding.kind, finding.severity) == ("bad link", "error")
+
+
+def test_a_class_of_a_node_pack_may_judge_its_values_itself(
+    upscale: WorkflowDefinition, info: dict[str, Any]
+) -> None:
+    for name in ("ImageScale", "UpscaleModelLoader"):
+        info[name]["python_module"] = "custom_nodes.some-pack"
+    prompt = upscale.bind({"image": "x", "model_name": "other.pth"}, {"image": "a.png"}).prompt
+    prompt["7"]["inputs"] |= {"crop": "mine", "width": -3}
+    found = {(finding.kind, finding.severity) for finding in check_prompt(prompt, info)}
+    assert found == {("bad value", "warning"), ("missing file", "error")}
+
+
+@pytest.mark.parametrize(
+    ("given", "installed"), [("sub\\tiny.pth", "sub/tiny.pth"), ("sub/tiny.pth", "sub\\tiny.pth")]
+)
+def test_a_file_is_named_with_the_servers_own_separator(
+    upscale: WorkflowDefinition, info: dict[str, Any], given: str, installed: str
+) -> None:
+    info["UpscaleModelLoader"]["input"]["required"]["model_name"][1]["options"] = [installed]
+    bound = choose_installed(upscale.bind({"image": "x", "model_name": given}), info)
+    assert bound.prompt["2"]["inputs"]["model_name"] == installed
 
 
 def test_unknown_classes_missing_inputs_and_absent_outputs_are_found(

@@ -178,7 +178,7 @@ def test_an_optional_image_that_nobody_gave_is_no_input_to_fill() -> None:
         ),
         (ENDPOINT.replace("default: auto", "default: 5"), "default 5 is not a text (put it in quotes)"),
         (
-            ENDPOINT.replace("default: auto, installed: true", "options: [On, Off]"),
+            ENDPOINT.replace("default: auto, installed: true", "options: [true, 7]"),
             "options True is not a text",
         ),
         (ENDPOINT.replace("name: by", "name: by me"), "parameter by me, name"),
@@ -187,13 +187,81 @@ def test_an_optional_image_that_nobody_gave_is_no_input_to_fill() -> None:
         ("name: [", "scale.yaml: it is not valid YAML"),
         ("just text", "scale.yaml: it is not a mapping"),
         ("a: " + "[" * 5000, "scale.yaml: it is"),
-        (ENDPOINT + "  - {name: q, type: int}\n", "parameter q: comfyui: node_id and subfield are missing"),
     ],
 )
 def test_a_broken_endpoint_file_is_refused_with_the_reason(endpoint: str, message: str) -> None:
     with pytest.raises(WorkflowDefinitionError) as caught:
         define(endpoint=endpoint)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(
+            ("57:8", "57:8"),
+            ("16:9", "16:9"),
+            ("1:30:00", "1:30:00"),
+            ("on", "on"),
+            ("No", "No"),
+            ("yes", "yes"),
+        ),
+        *(("2025-02-01", "2025-02-01"), ("1_000", "1_000"), ("0b11", "0b11"), ("=", "="), ("=1", "=1")),
+        *(("1e-4", 1e-4), ("1E5", 1e5), ("1.", 1.0), (".5", 0.5), ("-.5e2", -50.0), (".inf", float("inf"))),
+        *(("010", 10), ("0o17", 15), ("0x1F", 31), ("-7", -7), ("+7", 7)),
+        *(("true", True), ("False", False), ("~", None), ("null", None), ("", None), ("nul", "nul")),
+        *(("1e", "1e"), (".", "."), ("-", [None]), ("'57'", "57"), ("v1.5", "v1.5")),
+    ],
+)
+def test_plain_values_are_what_they_look_like(text: str, value: Any) -> None:
+    got = load_yaml(f"a: {text}" if text != "-" else "a:\n  -", "x.yaml")["a"]
+    assert (got, type(got)) == (value, type(value))
+
+
+def test_merge_keys_and_anchors_still_work() -> None:
+    text = "base: &b {type: int, default: 57:8}\nother: {<<: *b, label: 16:9}"
+    assert load_yaml(text, "x.yaml")["other"] == {"type": "int", "default": "57:8", "label": "16:9"}
+
+
+def test_a_parameter_without_a_node_is_sent_and_changes_nothing_here() -> None:
+    definition = define(endpoint=ENDPOINT + "  - {name: quality, type: int, default: 80}\n")
+    bound = definition.bind({"image": "x.png"})
+    assert bound.values["quality"] == 80
+    assert bound.prompt == define().bind({"image": "x.png"}).prompt
+    assert definition.network_parameters({"image": "x.png", "quality": 90})["quality"] == 90
+
+
+@pytest.mark.parametrize(("word", "value"), [("yes", True), ("off", False), ("True", True)])
+def test_a_switch_may_have_the_words_of_older_files(word: str, value: bool) -> None:
+    parameter = f"  - {{name: tiled, type: bool, default: {word}, required: no}}\n"
+    (found,) = (p for p in define(endpoint=ENDPOINT + parameter).parameters if p.name == "tiled")
+    assert (found.default, found.required) == (value, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ("gecko", "gecko.safetensors"),
+        ("v1.5", "v1.5.safetensors"),
+        ("style/gecko", "style/gecko.safetensors"),
+        ("gecko.safetensors", "gecko.safetensors"),
+        ("gecko.PT", "gecko.PT"),
+    ],
+)
+def test_a_lora_gets_its_suffix_on_this_machine_and_is_sent_as_given(given: str, file: str) -> None:
+    definition = WorkflowCatalog.load(environ={}).get("flux-lora")
+    values = {"prompt": "a", "lora_name": given}
+    node = definition.parameter("lora_name").comfyui
+    assert node is not None
+    assert definition.bind(values).prompt[node.node_id]["inputs"]["lora_name"] == file
+    assert definition.network_parameters(values)["lora_name"] == given
+
+
+@pytest.mark.parametrize("text", ["a \ud83d b", "\udc00"])
+def test_half_of_a_character_is_refused_with_the_parameter(text: str) -> None:
+    definition = WorkflowCatalog.load(environ={}).get("flux-lora")
+    with pytest.raises(InvalidTaskError, match="Parameter prompt holds half of a character"):
+        definition.validate({"prompt": text, "lora_name": "a"})
 
 
 @pytest.mark.parametrize(
