@@ -154,6 +154,17 @@ class _Target:
     def is_remote(self) -> bool:
         return not self.url[:5].lower().startswith("data:")
 
+    def cause(self, error: Exception) -> str:
+        """As :func:`describe_failure`, without the address that the result's own address redirects to."""
+        text = describe_failure(error)
+        is_other = (
+            isinstance(error, aiohttp.ClientConnectorError) and error.host != urlsplit(self.url).hostname
+        )
+        if is_other and not isinstance(error, aiohttp.ClientProxyConnectionError):
+            for address in (f"{error.host}:{error.port}", error.host):
+                text = text.replace(address, "the server that it redirects to")
+        return text
+
     @property
     def subject(self) -> str:
         return f"The result of task {self.task_id}" if self.task_id else f"The result at {self.shown_url}"
@@ -309,12 +320,12 @@ class _Fetch:
             # Not chained: its text contains the URL with its signature.
             raise self.target.failed(f"{self.target.shown_url} is no valid address") from None
         except aiohttp.ClientConnectorCertificateError as error:
-            raise self.target.failed(describe_failure(error)) from error
+            raise self.target.failed(self.target.cause(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
             if self.part.size >= have + _WORTH_CONTINUING:
                 return False
             stalled = isinstance(error, asyncio.TimeoutError)
-            raise _Interrupted("the connection stalled" if stalled else describe_failure(error)) from error
+            raise _Interrupted("the connection stalled" if stalled else self.target.cause(error)) from error
         return True
 
     @asynccontextmanager

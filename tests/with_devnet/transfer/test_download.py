@@ -206,6 +206,21 @@ async def test_a_redirect_to_no_address_is_told_without_what_it_holds(
     assert "hush" not in str(caught.value) and location not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["http://localhost:9", "https://localhost:9", "http://hush.invalid"])
+async def test_the_address_behind_a_redirect_is_in_no_message(
+    session: aiohttp.ClientSession, stem: Path, place: str
+) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": f"{place}/hush.png?sig=hush"})
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", handle)
+    async with TestServer(app) as server:
+        with pytest.raises(ResultDownloadError, match="the server that it redirects to") as caught:
+            await download(session, str(server.make_url("/a.png")), stem, task_id=TASK, attempts=1)
+    assert "hush" not in str(caught.value) and "localhost" not in str(caught.value)
+
+
 @pytest.mark.parametrize("part", [len(PNG), 100_000])
 async def test_a_206_without_a_range_asked_for_and_a_203_hold_the_file(
     session: aiohttp.ClientSession, stem: Path, part: int
