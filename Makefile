@@ -12,11 +12,14 @@ IMAGES ?=
 # Benchmarks for `make bench`: make bench BENCH="polling upload"
 BENCH ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
+# Definitions for `make definitions`: make definitions DEFINITIONS="flux-lora"
+DEFINITIONS ?=
+
 BIN = .venv/bin
 MADE = .artifacts .mypy_cache .ruff_cache .pytest_cache tests/.pytest_cache build dist .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup comfyui demo test test-quick chaos bench lint node-docs format clean \
+.PHONY: help setup comfyui demo test test-quick chaos bench definitions lint node-docs format clean \
 	lint-rules lint-format types-client types-nodes types-scripts
 
 help: ## Show this list
@@ -46,6 +49,9 @@ chaos: setup ## The fault tests at full length
 bench: comfyui ## Run every benchmark, print its table and keep it in benchmarks/results
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r benchmarks/requirements.txt
 	@for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py || failed=1; done; exit $${failed:-0}
+
+definitions: comfyui ## Run the definitions of large models on a real ComfyUI, with random weights
+	@$(BIN)/python scripts/run_definitions.py $(DEFINITIONS)
 
 lint: lint-rules lint-format types-client types-nodes types-scripts ## Style and types only
 
