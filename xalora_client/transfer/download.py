@@ -157,10 +157,10 @@ class _Target:
     def cause(self, error: Exception) -> str:
         """As :func:`describe_failure`, without the address that the result's own address redirects to."""
         text = describe_failure(error)
-        is_other = (
-            isinstance(error, aiohttp.ClientConnectorError) and error.host != urlsplit(self.url).hostname
-        )
-        if is_other and not isinstance(error, aiohttp.ClientProxyConnectionError):
+        if not isinstance(error, aiohttp.ClientConnectorError):
+            return text
+        is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+        if not is_proxy and error.host != urlsplit(self.url).hostname:
             for address in (f"{error.host}:{error.port}", error.host):
                 text = text.replace(address, "the server that it redirects to")
         return text
