@@ -85,7 +85,6 @@ def test_every_form_is_understood(result: Any, references: list[str]) -> None:
     ("key", "urls"),
     [
         ("a dir/x#1.png", ["a%20dir/x%231.png"]),
-        ("/x.png", ["x.png"]),
         ("out%20dir/a%20b.png", ["out%20dir/a%20b.png", "out%2520dir/a%2520b.png"]),
         ("a%2Fb~c.png", ["a%2Fb~c.png", "a%252Fb~c.png"]),
         ("100%.png", ["100%25.png"]),
@@ -104,6 +103,12 @@ def test_a_bare_key_is_joined_to_the_base_url_and_encoded_once(key: str, urls: l
 )
 def test_an_address_stays_as_it_came(url: str) -> None:
     assert addresses_of(url, result_base_url="https://r/", task_id="t1") == (url,)
+
+
+def test_a_path_from_the_root_is_looked_for_there_too() -> None:
+    found = addresses_of("/view/a%20b.png?sig=%7E", result_base_url="https://r:8/files", task_id="t1")
+    assert found[-1] == "https://r:8/view/a%20b.png?sig=%7E"
+    assert addresses_of("//x.png", result_base_url="https://r/", task_id="t1") == ("https://r/x.png",)
 
 
 @pytest.mark.parametrize("key", ["../secret.png", "a/../../b", "a/%2e%2e/b", "..", "a\\..\\b"])

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from time import time
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..errors import STILL_RETRIEVABLE, ResultLocationError
 from ..media.media_types import sniff
@@ -209,7 +209,8 @@ def miner_of(reference: str, task_id: str) -> str | None:
 def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple[str, ...]:
     """The URLs behind a reference, the likeliest first; a bare storage key is joined to the base URL.
 
-    A key that is percent-encoded already is looked for as it stands, and then by its letters.
+    A key that is percent-encoded already is looked for as it stands, and then by its letters; a path from the
+    root is also looked for at the root of the base URL's host.
 
     Raises:
         ResultLocationError: The key leads out of the folder that the base URL names.
@@ -225,9 +226,12 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
             task_id=task_id,
         )
     by_letters = f"{result_base_url.rstrip('/')}/{quote(key, errors='replace')}"
+    urls = [by_letters]
     if "%" in key and _ENCODED_KEY.fullmatch(key):
-        return f"{result_base_url.rstrip('/')}/{key}", by_letters
-    return (by_letters,)
+        urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
+    if reference.startswith("/") and not reference.startswith("//"):
+        urls.append(urljoin(result_base_url, reference))
+    return tuple(urls)
 
 
 _ENCODED_KEY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})+")
