@@ -239,7 +239,8 @@ class Network:
                 money=NOT_CONFIRMED,
             )
             payload = answer.payload or {}
-            if payload.get("error") or payload.get("success") is False:
+            refuses = payload.get("error") or payload.get("success") is False
+            if refuses or refusal_in(payload, answer.text) is not None:
                 reason = _message(answer, credentials)
                 raise self._refusal(
                     Verdict.REFUSED, answer, reason, "canceling the task", NOT_CONFIRMED, task_id=task_id

@@ -136,10 +136,11 @@ async def test_a_task_canceled_while_it_is_waited_for_is_told_as_canceled_and_no
         Answer(403, {"message": "not yours"}),
         Answer(409, {"message": "too late"}),
         Answer(200, {"success": False, "msg": "no"}),
+        Answer(200, {"code": 400, "msg": "no", "data": None}),
         Answer(500, {"message": "not now"}),
         Answer(drop="after"),
     ],
-    ids=["403", "409", "refused in a 200", "500", "dropped"],
+    ids=["403", "409", "refused in a 200", "a code in a 200", "500", "dropped"],
 )
 @pytest.mark.parametrize("way", ["call", "id"])
 async def test_a_cancel_that_fails_does_not_stick(
