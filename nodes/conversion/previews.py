@@ -50,7 +50,7 @@ def _picture_of(file: Path) -> Image.Image:
     from PIL import Image
 
     from ...xalora_client.errors import XaloraError
-    from ...xalora_client.media.image_files import open_image
+    from ...xalora_client.media.image_files import open_image, upright
     from ...xalora_client.media.media_types import sniff_file
     from ...xalora_client.media.video import open_video
 
@@ -61,17 +61,15 @@ def _picture_of(file: Path) -> Image.Image:
         except XaloraError as error:
             raise ValueError(str(error)) from error
         return Image.fromarray((frame * 255 + 0.5).astype("uint8"), "RGB")
-    _, picture = open_image(file.read_bytes())
+    opened = open_image(file.read_bytes())
     # A JPEG can be decoded at a fraction of its size, which is enough here.
-    picture.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
-    return picture
+    opened.image.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
+    return upright(opened.image, opened.embedded.orientation)
 
 
 def _write(path: Path, picture: Callable[[], Image.Image]) -> None:
-    from PIL import ImageOps
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    small = ImageOps.exif_transpose(picture())
+    small = picture()
     small.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS), reducing_gap=2.0)
     if small.mode not in ("RGB", "RGBA"):
         small = small.convert("RGBA" if "transparency" in small.info or small.mode == "LA" else "RGB")

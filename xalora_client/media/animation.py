@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
 from .containers import BrokenMediaError, webp_durations
 from .image_files import animation_frames
-from .media_types import SNIFF_BYTES, MediaKind, sniff
+from .media_types import MediaKind, sniff
 from .video import VideoFile, broken_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")
@@ -69,7 +69,7 @@ def check_animation(path: Path) -> None:
 
 def _animation_durations(data: bytes) -> list[int]:
     """The duration of each frame in milliseconds. Raises BrokenMediaError."""
-    if sniff(data[:SNIFF_BYTES]) is MediaKind.GIF:
+    if sniff(data) in {MediaKind.GIF, MediaKind.APNG}:
         durations = [frame.info.get("duration", 0) for frame in animation_frames(data)]
     else:
         durations = webp_durations(data) or [0]  # a still one has none

@@ -70,8 +70,17 @@ _STANDALONE = frozenset({0x01, SOI, *range(0xD0, 0xD8)})
 _MARKER_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
-def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
+def png_chunk(name: bytes, payload: bytes) -> bytes:
+    """The bytes of one chunk of a PNG file."""
+    checksum = zlib.crc32(payload, zlib.crc32(name))
+    return struct.pack(">I", len(payload)) + name + payload + struct.pack(">I", checksum)
+
+
+def jpeg_segments(data: bytes, *, header_only: bool = False) -> Iterator[JpegSegment]:
     """The segments of a JPEG file from SOI to EOI; bytes after EOI are ignored.
+
+    Args:
+        header_only: End before the first scan.
 
     Raises:
         BrokenMediaError: A segment is cut off, or EOI is missing.
@@ -105,6 +114,8 @@ def jpeg_segments(data: bytes) -> Iterator[JpegSegment]:
             raise BrokenMediaError(truncated)
         payload = view[position + 4 : end]
         if marker == SOS:
+            if header_only:
+                return
             following = _MARKER_AFTER_SCAN.search(data, end)
             if following is None:
                 raise BrokenMediaError(truncated)
@@ -130,14 +141,29 @@ def webp_durations(data: bytes) -> list[int]:
         BrokenMediaError: The file is truncated.
     """
     check_riff(data)
-    durations = []
-    position, end = 12, 8 + struct.unpack_from("<I", data, 4)[0]
+    return [
+        int.from_bytes(payload[12:15], "little")
+        for name, payload in riff_chunks(data)
+        if name == b"ANMF" and len(payload) >= 16
+    ]
+
+
+def riff_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """The name and payload of each chunk of a RIFF file (WebP).
+
+    Raises:
+        BrokenMediaError: A chunk is cut off.
+    """
+    view = memoryview(data)
+    position, end = 12, 8 + struct.unpack_from("<I", data, 4)[0] if len(data) >= 8 else 0
     while position + 8 <= end:
+        if position + 8 > len(data):
+            raise BrokenMediaError("the WebP file is truncated")
         name, size = struct.unpack_from("<4sI", data, position)
-        if name == b"ANMF" and size >= 16:
-            durations.append(int.from_bytes(data[position + 20 : position + 23], "little"))
+        if position + 8 + size > len(data):
+            raise BrokenMediaError("the WebP file is truncated")
+        yield name, view[position + 8 : position + 8 + size]
         position += 8 + size + size % 2
-    return durations
 
 
 def check_gif(data: bytes) -> None:
@@ -150,28 +176,26 @@ def check_gif(data: bytes) -> None:
         raise BrokenMediaError("the GIF file is truncated: it ends before its trailer")
 
 
-_KEPT_PNG_CHUNKS = frozenset(
-    {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"sBIT", b"cICP"}
-)
+_PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
 
 
-def strip_png(data: bytes) -> bytes:
-    """A PNG file reduced to the chunks for its pixels and their colours; animation is dropped too.
+def strip_png(data: bytes, *, verify: bool = True) -> bytes:
+    """A PNG file reduced to the chunks for its pixels, an animation's too; its colour profile is dropped.
 
     Raises:
         BrokenMediaError: As :func:`png_chunks`.
     """
-    kept = [chunk.raw for chunk in png_chunks(data) if chunk.name in _KEPT_PNG_CHUNKS]
+    kept = [chunk.raw for chunk in png_chunks(data, verify=verify) if chunk.name in _PNG_PIXELS]
     return b"".join([PNG_SIGNATURE, *kept])
 
 
-_APP0, _APP2, _APP14, _APP15, _COMMENT = 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
+_APP0, _APP14, _APP15, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
 
 
 def strip_jpeg(data: bytes) -> bytes:
-    """A JPEG file without comments, EXIF, XMP, thumbnails and trailing bytes.
+    """A JPEG file without comments, EXIF, XMP, colour profile, thumbnails and trailing bytes.
 
-    Its colour profile, Adobe's colour transform and the compressed pixels stay.
+    Adobe's colour transform and the compressed pixels stay.
 
     Raises:
         BrokenMediaError: As :func:`jpeg_segments`.
@@ -182,9 +206,6 @@ def strip_jpeg(data: bytes) -> bytes:
             if bytes(segment.payload[:5]) == b"JFIF\0" and len(segment.payload) >= 14:
                 # Version and density, without the thumbnail.
                 parts.append(b"\xff\xe0\x00\x10" + bytes(segment.payload[:12]) + b"\0\0")
-        elif segment.marker == _APP2:
-            if bytes(segment.payload[:12]) == b"ICC_PROFILE\0":
-                parts.append(segment.raw)
         elif segment.marker == _APP14:
             if bytes(segment.payload[:5]) == b"Adobe" and len(segment.payload) >= 12:
                 parts.append(b"\xff\xee\x00\x0e" + bytes(segment.payload[:12]))

@@ -10,15 +10,25 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from PIL import GifImagePlugin, Image, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from .containers import BrokenMediaError, check_gif, check_riff, jpeg_segments, png_chunks
-from .media_types import SNIFF_BYTES, MediaKind, sniff
+from .containers import (
+    BrokenMediaError,
+    check_gif,
+    check_riff,
+    jpeg_segments,
+    png_chunks,
+    strip_jpeg,
+    strip_png,
+)
+from .embedded import Embedded, read_embedded
+from .media_types import MediaKind, sniff
+from .png_decode import PngHeader, read_png_header
 
 ImageSource: TypeAlias = bytes | Path
 
@@ -26,64 +36,94 @@ MAX_PIXELS = 16384 * 16384
 """The largest image that is decoded. As float32 RGB it takes 3.2 GB."""
 
 _EXIF_ORIENTATION = 0x0112
-_EXIF_KEYWORDS = (b"Raw profile type", b"XML:com.adobe.xmp")
-_ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
 class ImageHeader:
     """Kind, size and frames of an image by its header; the size is after EXIF rotation.
 
-    ``orientation`` is EXIF's, 1..8; ``frames`` is 1 for a still image. An animation may claim alpha and be
-    opaque all the same.
+    ``frames`` is 1 for a still image. An animation may claim alpha and be opaque all the same.
     """
 
     kind: MediaKind
     width: int
     height: int
     has_alpha: bool
-    orientation: int
     frames: int
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image file opened with Pillow, nothing decoded yet; ``png`` is set for a PNG."""
+
+    kind: MediaKind
+    image: Image.Image
+    embedded: Embedded
+    png: PngHeader | None = None
+
+    @property
+    def frames(self) -> int:
+        """The frames of an animation, 1 for a still image. Raises BrokenMediaError."""
+        if not self.kind.is_animation:
+            return 1
+        with damage_as_broken():
+            return int(getattr(self.image, "n_frames", 1)) - self._frames_before
+
+    @property
+    def _frames_before(self) -> int:
+        # A PNG may begin with a picture for programs that show no animation, which is no part of it.
+        return 1 if self.kind is MediaKind.APNG and self.image.info.get("default_image") else 0
+
+    def frame(self, place: int) -> Image.Image:
+        """Decode one frame, upright; valid until the next is asked for. Raises BrokenMediaError."""
+        with damage_as_broken():
+            self.image.seek(place + self._frames_before)
+        return loaded_upright(self.image, self.embedded.orientation)
 
 
 def read_header(source: ImageSource) -> ImageHeader:
     """Read an image's size and kind without decoding it. Raises BrokenMediaError."""
     data = read_source(source)
-    kind, image = open_image(data)
-    width, height = image.size
-    orientation = image_orientation(image, kind, data)
-    if orientation >= 5:
+    opened = open_image(data)
+    width, height = opened.image.size
+    if opened.embedded.orientation >= 5:
         width, height = height, width
-    frames = _frame_count(image, kind, data) if kind.is_animation else 1
-    # Each frame of a GIF animation has a palette of its own, so the header does not tell.
-    may_have_alpha = has_alpha(image) or (kind is MediaKind.GIF and frames > 1)
-    return ImageHeader(kind, width, height, may_have_alpha, orientation, frames)
+    if opened.kind.is_animation:
+        check_end(opened.kind, data)
+    frames = opened.frames
+    # Each frame of an animation may have a palette or a size of its own, so the header does not tell.
+    may_have_alpha = has_alpha(opened) or (opened.kind in {MediaKind.GIF, MediaKind.APNG} and frames > 1)
+    return ImageHeader(opened.kind, width, height, may_have_alpha, frames)
 
 
 def animation_frames(data: bytes) -> Iterator[Image.Image]:
-    """The frames of a WebP or GIF, each valid until the next is asked for. Raises BrokenMediaError."""
-    kind, image = open_image(data)
-    orientation = image_orientation(image, kind, data)
-    for place in range(_frame_count(image, kind, data)):
-        with damage_as_broken():
-            image.seek(place)
-        yield loaded_upright(image, orientation)
-
-
-def _frame_count(image: Image.Image, kind: MediaKind, data: bytes) -> int:
-    check_end(kind, data)
-    with damage_as_broken():
-        return int(getattr(image, "n_frames", 1))
+    """The frames of a WebP, PNG or GIF, each valid until the next is asked for. Raises BrokenMediaError."""
+    opened = open_image(data)
+    check_end(opened.kind, data)
+    for place in range(opened.frames):
+        yield opened.frame(place)
 
 
 def check_end(kind: MediaKind, data: bytes) -> None:
-    """Check that a JPEG, WebP or GIF file has its end. Raises BrokenMediaError."""
-    if kind is MediaKind.JPEG:
+    """Check that an image file has its end. Raises BrokenMediaError."""
+    if kind in {MediaKind.PNG, MediaKind.APNG}:
+        for _ in png_chunks(data):
+            pass
+    elif kind is MediaKind.JPEG:
         for _ in jpeg_segments(data):
             pass
     elif kind is MediaKind.GIF:
         check_gif(data)
-    elif kind is not MediaKind.PNG:
+    else:
         check_riff(data)
 
 
@@ -93,6 +133,7 @@ def read_source(source: ImageSource) -> bytes:
 
 _OPENERS: dict[MediaKind, Callable[[io.BytesIO], Image.Image]] = {
     MediaKind.PNG: PngImagePlugin.PngImageFile,
+    MediaKind.APNG: PngImagePlugin.PngImageFile,
     MediaKind.JPEG: JpegImagePlugin.JpegImageFile,
     MediaKind.WEBP: WebPImagePlugin.WebPImageFile,
     MediaKind.ANIMATED_WEBP: WebPImagePlugin.WebPImageFile,
@@ -112,6 +153,8 @@ PILLOW_ERRORS = (
     MemoryError,
     struct.error,
     zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where warnings are errors
 )
 
 
@@ -124,18 +167,34 @@ def damage_as_broken() -> Iterator[None]:
         raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
 
 
-def open_image(data: bytes) -> tuple[MediaKind, Image.Image]:
+def open_image(data: bytes) -> OpenedImage:
     """Open an encoded image with Pillow, decoding nothing yet. Raises BrokenMediaError."""
-    kind = sniff(data[:SNIFF_BYTES])
+    kind = sniff(data)
     opener = _OPENERS.get(kind) if kind is not None else None
     if kind is None or opener is None:
         raise BrokenMediaError("it is no PNG, JPEG, WebP or GIF image")
+    png = read_png_header(data) if kind in _PNG_KINDS else None
+    if png is not None:
+        check_pixel_count(png.width, png.height)
     try:
-        image = opener(io.BytesIO(data))
+        image = opener(io.BytesIO(_bare(kind, data)))
     except PILLOW_ERRORS as error:
         raise BrokenMediaError(f"its header is damaged or cut off ({error})") from error
     check_pixel_count(*image.size)
-    return kind, image
+    return OpenedImage(kind, image, read_embedded(kind, data), png)
+
+
+_PNG_KINDS = frozenset({MediaKind.PNG, MediaKind.APNG})
+
+
+def _bare(kind: MediaKind, data: bytes) -> bytes:
+    """The file without what Pillow need not see: it refuses an intact one for a large or an odd text."""
+    try:
+        if kind in _PNG_KINDS:
+            return strip_png(data, verify=False)
+        return strip_jpeg(data) if kind is MediaKind.JPEG else data
+    except BrokenMediaError:
+        return data  # cut off; its header may be there
 
 
 class TooManyPixelsError(BrokenMediaError):
@@ -154,18 +213,20 @@ def loaded_upright(image: Image.Image, orientation: int) -> Image.Image:
     """Decode an opened image and apply its EXIF orientation. Raises BrokenMediaError."""
     with damage_as_broken():
         image.load()
-        return ImageOps.exif_transpose(image) if orientation != 1 else image
+        return upright(image, orientation)
 
 
-def has_alpha(image: Image.Image) -> bool:
-    return image.mode in _ALPHA_MODES or "transparency" in image.info
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """A Pillow image turned as EXIF's orientation says; nothing of its EXIF is read or written."""
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
 
 
-def image_orientation(image: Image.Image, kind: MediaKind, data: bytes) -> int:
-    """The EXIF orientation, 1..8; 1 where there is none or it can't be read."""
-    if kind is MediaKind.GIF or (kind is MediaKind.PNG and not _may_hold_exif(data)):
-        return 1
-    return exif_orientation(image)
+def has_alpha(opened: OpenedImage) -> bool:
+    """Whether an image is said to have transparency."""
+    if opened.png is not None:
+        return opened.png.has_alpha
+    return opened.image.has_transparency_data
 
 
 def exif_orientation(image: Image.Image) -> int:
@@ -175,13 +236,3 @@ def exif_orientation(image: Image.Image) -> int:
     except PILLOW_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _may_hold_exif(data: bytes) -> bool:
-    # Pillow decodes a complete PNG to find EXIF behind the pixels, so the chunks are looked through first.
-    with suppress(BrokenMediaError):
-        for chunk in png_chunks(data, verify=False):
-            is_text = chunk.name in {b"tEXt", b"zTXt", b"iTXt"}
-            if chunk.name == b"eXIf" or (is_text and bytes(chunk.payload[:24]).startswith(_EXIF_KEYWORDS)):
-                return True
-    return False

@@ -6,11 +6,12 @@ that is truncated or damaged is an error and never half an array.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, TypeAlias
 
@@ -19,21 +20,21 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from .containers import BrokenMediaError, PngChunk, png_chunks
+from .colour import lab_to_rgb, to_srgb_of
+from .containers import BrokenMediaError, png_chunks
 from .image_files import (
     ImageHeader,
     ImageSource,
+    OpenedImage,
     animation_frames,
     check_end,
-    has_alpha,
-    image_orientation,
     loaded_upright,
     open_image,
     read_header,
     read_source,
 )
-from .media_types import SNIFF_BYTES, MediaKind, sniff
-from .png_decode import check_png_stream, decode_plain_png, is_plain_png
+from .media_types import sniff
+from .png_decode import PngHeader, check_png_stream, decode_plain_png
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
 
@@ -47,6 +48,7 @@ class Pixels:
 
     ``channels`` is 1 (gray), 3 (RGB) or 4 (RGBA); ``maximum`` is the value of full brightness, 255 or 65535;
     ``rows(start, stop)`` gives ``[stop - start, width, channels]``, uint8 or uint16 to match.
+    ``icc_profile`` is that of the colours, None where the file has none for them.
     """
 
     width: int
@@ -96,7 +98,8 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
     """Decode images straight into one array, several at a time.
 
     Args:
-        sources: At least one image, see :func:`decode_image`; an animation (WebP, GIF) gives all its frames.
+        sources: At least one image, see :func:`decode_image`; an animation (WebP, PNG, GIF)
+            gives all its frames.
 
     Returns:
         float32 ``[N, H, W, C]`` in 0..1. Where sizes differ, all are brought to the first one's (Lanczos).
@@ -160,7 +163,7 @@ def count_images(source: ImageSource) -> int:
 def read_frames(source: ImageSource) -> Iterator[Pixels]:
     """Decode an image, or an animation's frames in turn, see :func:`read_pixels`. Raises BrokenMediaError."""
     data = read_source(source)
-    kind = sniff(data[:SNIFF_BYTES])
+    kind = sniff(data)
     if kind is not None and kind.is_animation:
         yield from map(pixels_of, animation_frames(data))
     else:
@@ -181,19 +184,60 @@ def _is_see_through(source: ImageSource) -> bool:
 def read_pixels(source: ImageSource) -> Pixels:
     """See :func:`decode_pixels`. Raises BrokenMediaError."""
     data = read_source(source)
-    kind, image = open_image(data)
-    chunks = list(png_chunks(data)) if kind is MediaKind.PNG else []
-    check_end(kind, data)
-    orientation = image_orientation(image, kind, data)
-    if chunks and is_plain_png(chunks):
-        return _plain_png_pixels(data, chunks, image, orientation)
-    if chunks and ImageFile.LOAD_TRUNCATED_IMAGES:
-        check_png_stream(chunks)
-    return pixels_of(loaded_upright(image, orientation))
+    opened = open_image(data)
+    if opened.kind.is_animation:
+        check_end(opened.kind, data)
+        return pixels_of(opened.frame(0), opened.embedded.icc_profile)
+    if opened.png is not None:
+        return _png_pixels(data, opened, opened.png)
+    check_end(opened.kind, data)
+    image = loaded_upright(opened.image, opened.embedded.orientation)
+    return pixels_of(image, opened.embedded.icc_profile)
 
 
-def pixels_of(image: Image.Image) -> Pixels:
-    """The pixels of a Pillow image of any mode with a defined value range. Raises BrokenMediaError."""
+def _png_pixels(data: bytes, opened: OpenedImage, header: PngHeader) -> Pixels:
+    chunks = list(png_chunks(data))
+    embedded = opened.embedded
+    profile = embedded.icc_profile if embedded.colour_space == header.colours else None
+    if header.is_plain:
+        pixels = _pixels_of_array(
+            _rotated_array(decode_plain_png(header, chunks), embedded.orientation), profile
+        )
+    else:
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            check_png_stream(chunks)
+        if header.transparent is not None:
+            # Pillow compares it with samples of another depth.
+            opened.image.info.pop("transparency", None)
+        pixels = pixels_of(loaded_upright(opened.image, embedded.orientation), profile)
+    return pixels if header.transparent is None else _with_transparent_colour(pixels, header.transparent)
+
+
+def _with_transparent_colour(pixels: Pixels, colour: tuple[int, ...]) -> Pixels:
+    """The same gray or RGB pixels with alpha, 0 where they have this colour."""
+
+    def rows(start: int, stop: int) -> npt.NDArray[Any]:
+        block = pixels.rows(start, stop)
+        alpha = np.where((block == colour).all(axis=2, keepdims=True), 0, pixels.maximum)
+        colours = np.broadcast_to(block, (*block.shape[:2], 3))
+        return np.concatenate([colours, alpha.astype(block.dtype)], axis=2)
+
+    return replace(pixels, channels=4, rows=rows)
+
+
+def pixels_of(image: Image.Image, profile: bytes | None = None) -> Pixels:
+    """The pixels of a Pillow image of any mode with a defined value range.
+
+    Args:
+        profile: Its colour profile; CMYK is converted to sRGB with it.
+
+    Raises:
+        BrokenMediaError: Its mode has no defined value range, or no way to RGB.
+    """
+    if image.mode not in _MODES_OF_PROFILES.get(profile[16:20] if profile is not None else b"", ()):
+        profile = None
+    if image.mode == "CMYK" and (conversion := to_srgb_of(profile)) is not None:
+        image, profile = conversion.image(image), None
     image = _in_plain_mode(image)
     width, height = image.size
     if image.mode.startswith("I;16"):
@@ -207,14 +251,14 @@ def pixels_of(image: Image.Image) -> Pixels:
         strip = image.crop((0, start, width, stop))
         return np.frombuffer(strip.tobytes(), dtype).reshape(stop - start, width, channels)
 
-    return Pixels(width, height, channels, maximum, rows, _icc_profile(image, channels))
+    return Pixels(width, height, channels, maximum, rows, profile)
 
 
-def _icc_profile(image: Image.Image, channels: int) -> bytes | None:
-    """The image's colour profile, where it fits the image's channels."""
-    profile = image.info.get("icc_profile")
-    colour_space = b"GRAY" if channels == 1 else b"RGB "
-    return profile if isinstance(profile, bytes) and profile[16:20] == colour_space else None
+_MODES_OF_PROFILES = {
+    b"GRAY": {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F"},
+    b"RGB ": {"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr"},
+    b"CMYK": {"CMYK"},
+}
 
 
 def _in_plain_mode(image: Image.Image) -> Image.Image:
@@ -226,21 +270,62 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
         return image
     if mode == "1":
         return image.convert("L")
-    if mode == "I":
-        # Pillow opened 16-bit gray as 32-bit before 10.3 or so; anything beyond 16 bits has no known range.
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise BrokenMediaError(
-                "its 32-bit integer pixels lie outside 0..65535, so their range is unknown"
-            )
-        return Image.fromarray(values.astype(np.uint16))
-    if mode == "F":
-        raise BrokenMediaError("its pixels are 32-bit floats of unknown range; give a float array in 0..1")
-    target = "RGBA" if has_alpha(image) else "RGB"
+    if mode in {"I", "F"}:
+        return _in_16_bits(image)
     try:
-        return image.convert(target)
+        if mode == "LAB":
+            return lab_to_rgb(image)
+        if mode == "La":
+            image = image.convert("LA")
+        return image.convert("RGBA" if image.has_transparency_data else "RGB")
     except ValueError as error:
         raise BrokenMediaError(f"its colour mode {mode} can't be converted to RGB") from error
+
+
+_TIFF_RANGE_TAGS = ((340, 341), (280, 281))
+"""SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue."""
+
+
+def _in_16_bits(image: Image.Image) -> Image.Image:
+    """An I;16 image of one of 32-bit numbers, by the range that a TIFF file states.
+
+    Raises:
+        BrokenMediaError: Their range is not known.
+    """
+    values = np.asarray(image)
+    if image.mode == "F" and np.isnan(values).any():
+        raise BrokenMediaError("its pixels are not all numbers (NaN)")
+    stated = _stated_range(image)
+    if stated is not None:
+        low, high = stated
+        scaled = (values.astype(np.float64) - low) / (high - low)
+        return Image.fromarray((scaled.clip(0, 1) * 65535 + 0.5).astype(np.uint16))
+    if image.mode == "F":
+        raise BrokenMediaError("its pixels are 32-bit floats of unknown range; give a float array in 0..1")
+    # Pillow opened 16-bit gray as 32-bit before 10.3 or so; anything beyond 16 bits has no known range.
+    if values.min() < 0 or values.max() > 65535:
+        raise BrokenMediaError("its 32-bit integer pixels lie outside 0..65535, so their range is unknown")
+    return Image.fromarray(values.astype(np.uint16))
+
+
+def _stated_range(image: Image.Image) -> tuple[float, float] | None:
+    """The values of black and white that a TIFF file states; the lower one is 0 where it is left out."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    for low_tag, high_tag in _TIFF_RANGE_TAGS:
+        low, high = (_first_number(tags.get(tag)) for tag in (low_tag, high_tag))
+        if high is not None and high > (low or 0.0):
+            return low or 0.0, high
+    return None
+
+
+def _first_number(value: object) -> float | None:
+    if isinstance(value, tuple) and value:
+        value = value[0]
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what is no number is caught
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 @contextmanager
@@ -264,10 +349,7 @@ def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     return pixels_of(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _plain_png_pixels(
-    data: bytes, chunks: Sequence[PngChunk], image: Image.Image, orientation: int
-) -> Pixels:
-    whole = _rotated_array(decode_plain_png(data, chunks), orientation)
+def _pixels_of_array(whole: npt.NDArray[Any], profile: bytes | None) -> Pixels:
     height, width, stored = whole.shape
     channels = 4 if stored == 2 else stored
 
@@ -276,7 +358,7 @@ def _plain_png_pixels(
         return block[..., [0, 0, 0, 1]] if stored == 2 else block
 
     maximum = 255 if whole.dtype.itemsize == 1 else 65535
-    return Pixels(width, height, channels, maximum, rows, _icc_profile(image, channels))
+    return Pixels(width, height, channels, maximum, rows, profile)
 
 
 def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
-"""Input images of any form, prepared to be sent: complete, upright, and without metadata.
+"""Input images of any form, prepared to be sent: complete, upright, in sRGB, and without metadata.
 
-Metadata of a camera or an editor (place, time, names, prompts) never leaves this machine. JPEG and PNG files
-are stripped without a change to their compressed pixels; everything else becomes a new PNG.
+Metadata of a camera or an editor (place, time, names, prompts, colour profiles) never leaves this machine.
+JPEG and PNG files of 8-bit RGB in sRGB are stripped without a change to their compressed pixels; everything
+else becomes a new PNG of 8-bit RGB or RGBA.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import InputImageError
 from .containers import BrokenMediaError, strip_jpeg, strip_png
+from .foreign_formats import described
 from .image_files import (
     PILLOW_ERRORS,
     check_pixel_count,
     exif_orientation,
     loaded_upright,
+    open_image,
     read_header,
 )
 from .images import ROWS_AT_ONCE, Pixels, pixels_of, read_pixels
-from .media_types import SNIFF_BYTES, MediaKind, sniff
+from .media_types import MediaKind, sniff
 from .png_encode import encode_png, to_uint8
+from .sent_pixels import as_sent, is_as_sent
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""
@@ -38,7 +42,10 @@ ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDAr
 _REMOTE_SCHEMES = frozenset({"http", "https", "data"})
 # Formats of inputs beside those of results. Pillow's others run external programs or are detected too loosely
 # for untrusted files.
-_OTHER_FORMATS = ("BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI", "HEIF")
+_OTHER_FORMATS = ("BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
+_ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+_SUBFILE_TYPE, _REDUCED, _MASK = 254, 1, 4  # of a page in a TIFF file
 _BRIGHTEST_FLOAT_IMAGE = 2.0
 
 
@@ -48,11 +55,11 @@ class PreparedImage:
 
     Attributes:
         data: The encoded file, free of metadata.
-        kind: ``MediaKind.PNG`` or ``MediaKind.JPEG``.
+        kind: ``MediaKind.PNG`` or ``MediaKind.JPEG``; 8-bit RGB or RGBA in sRGB.
         width: Pixels, as a viewer shows it (EXIF rotation applied).
         height: Pixels.
-        pixel_digest: SHA-256 (hex) over the decoded pixels and their shape. The same 8-bit pixels give the
-            same digest whether they came as a file with its colour profile, a Pillow image or an array.
+        pixel_digest: SHA-256 (hex) over the pixels sent and their shape. The same pixels give the same
+            digest whether they came as a file, a Pillow image or an array.
         given_bytes: The size of the given file, where it had to be encoded anew.
     """
 
@@ -83,6 +90,7 @@ def prepare_image(image: ImageInput) -> PreparedImage:
     Raises:
         InputImageError: It can't be read, is truncated, too large to decode, or no single image.
     """
+    name = f" {os.fspath(image)!r}" if isinstance(image, (str, os.PathLike)) else ""
     try:
         if isinstance(image, Image.Image):
             return _from_pillow(image)
@@ -92,8 +100,13 @@ def prepare_image(image: ImageInput) -> PreparedImage:
             return _from_bytes(bytes(image))
         return _from_array(_as_array(image))
     except BrokenMediaError as error:
-        name = f" {os.fspath(image)!r}" if isinstance(image, (str, os.PathLike)) else ""
         raise _refusal(f"The input image{name} can't be used: {error}") from error
+    except InputImageError:
+        raise
+    except Exception as error:
+        # Decoders raise anything on an odd file, and it concerns this image alone.
+        reason = f"it can't be decoded ({type(error).__name__}: {error})"
+        raise _refusal(f"The input image{name} can't be used: {reason}") from error
 
 
 def _refusal(
@@ -105,6 +118,8 @@ def _refusal(
 def _from_path(path: str | os.PathLike[str]) -> PreparedImage:
     if is_remote(path):
         raise _refusal("A URL was given where an image on this machine is needed")
+    if not os.fspath(path):
+        raise _refusal("The input image is an empty path", "Give the path of an image.")
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
@@ -112,26 +127,22 @@ def _from_path(path: str | os.PathLike[str]) -> PreparedImage:
         raise _refusal(
             f"The input image {os.fspath(path)!r} can't be opened: {reason}", "Check the path."
         ) from error
-    return _from_bytes(data)
+    return _from_bytes(data, Path(path).suffix)
 
 
-def _from_bytes(data: bytes) -> PreparedImage:
+def _from_bytes(data: bytes, suffix: str = "") -> PreparedImage:
     if not data:
         raise BrokenMediaError("it is empty")
-    kind = sniff(data[:SNIFF_BYTES])
-    if kind is not None and not kind.is_container:
-        header = read_header(data)
-        if header.frames > 1:
-            raise _refusal(
-                f"The input image is an animation of {header.frames} frames, and a task takes one image",
-                "Give its frames as images, each to a task of its own.",
-            )
-        pixels = read_pixels(data)
-        strip = _STRIPPERS.get(kind)
-        if strip is not None and header.orientation == 1:
-            return _prepared(strip(data), kind, pixels)
-        return replace(_encoded(pixels), given_bytes=len(data))
-    return replace(_from_pillow(_open_other(data)), given_bytes=len(data))
+    kind = sniff(data)
+    if kind is None or kind.is_container:
+        image = _open_other(data, suffix)
+        return replace(_from_pillow(image), given_bytes=len(data))
+    _check_single(read_header(data).frames, "an animation of {} frames")
+    pixels = read_pixels(data)
+    strip = _STRIPPERS.get(kind)
+    if strip is not None and is_as_sent(pixels) and _is_plain_rgb(data):
+        return _prepared(strip(data), kind, pixels)
+    return replace(_encoded(pixels), given_bytes=len(data))
 
 
 _STRIPPERS: dict[MediaKind, Callable[[bytes], bytes]] = {
@@ -140,34 +151,112 @@ _STRIPPERS: dict[MediaKind, Callable[[bytes], bytes]] = {
 }
 
 
-def _open_other(data: bytes) -> Image.Image:
-    Image.init()
-    formats = [name for name in _OTHER_FORMATS if name in Image.OPEN]
+def _is_plain_rgb(data: bytes) -> bool:
+    """Whether a PNG or JPEG file holds upright RGB or RGBA: no palette, CMYK or transparent colour."""
+    opened = open_image(data)
+    if opened.embedded.orientation != 1:
+        return False
+    if opened.png is not None:
+        return opened.png.is_plain and opened.png.transparent is None
+    return opened.image.mode == "RGB"
+
+
+def _check_single(images: int, words: str) -> None:
+    if images > 1:
+        raise _refusal(
+            f"The input image is {words.format(images)}, and a task takes one image",
+            "Give its frames as images, each to a task of its own.",
+        )
+
+
+def _open_other(data: bytes, suffix: str) -> Image.Image:
+    """Open a file of another format, all of it decoded, with Pillow or pillow-heif."""
     try:
-        image = Image.open(io.BytesIO(data), formats=formats)
+        image = _opened_by_pillow(data) or _opened_by_pillow_heif(data)
+        if image is None:
+            words = described(data, suffix)
+            raise BrokenMediaError("its format is unknown here" if words is None else f"it is {words}")
         check_pixel_count(*image.size)
+        if image.format == "TIFF":
+            _check_pages(image)
+        elif image.format in _ANIMATED_FORMATS:
+            _check_frames(image)
         image.load()
-    except BrokenMediaError:
+    except (BrokenMediaError, InputImageError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenMediaError(f"it has too many pixels to be decoded ({error})") from error
-    except UnidentifiedImageError as error:
-        raise BrokenMediaError("its format is unknown here (HEIC needs converting first)") from error
     except PILLOW_ERRORS as error:
         raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
     return image
+
+
+def _opened_by_pillow(data: bytes) -> Image.Image | None:
+    # Not by Image.open, which has a limit of pixels of its own that other packs change.
+    if (words := described(data[:32])) is not None and data[:4] in {b"II*\0", b"MM\0*"}:
+        raise BrokenMediaError(f"it is {words}")
+    Image.init()
+    for name in _OTHER_FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is not None and (accept is None or accept(data[:16]) is True):
+            try:
+                return factory(io.BytesIO(data), "")
+            except SyntaxError as error:
+                raise BrokenMediaError(
+                    f"it is damaged, or a kind of {name} that is not read here ({error}); save it as PNG"
+                ) from error
+    return None
+
+
+def _opened_by_pillow_heif(data: bytes) -> Image.Image | None:
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+        return None
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        return None
+    image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+    return image
+
+
+def _check_frames(image: Image.Image) -> None:
+    # A PNG may begin with a still picture that is no part of its animation.
+    frames = getattr(image, "n_frames", 1) - bool(image.info.get("default_image"))
+    _check_single(frames, "an animation of {} frames")
+
+
+def _check_pages(image: Image.Image) -> None:
+    """Refuse a TIFF file of several pages, and one that begins with a preview, as cameras' raw files do."""
+    pages = 0
+    for place in range(getattr(image, "n_frames", 1)):
+        try:
+            image.seek(place)
+        except PILLOW_ERRORS:
+            continue
+        kind = getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
+        if place == 0 and kind & _REDUCED:
+            raise BrokenMediaError(
+                "it begins with a small preview, as a camera's raw file does; export it as PNG, JPEG or TIFF"
+            )
+        pages += not kind & (_REDUCED | _MASK)
+    image.seek(0)
+    _check_single(pages, "a document of {} pages")
 
 
 def _from_pillow(image: Image.Image) -> PreparedImage:
     check_pixel_count(*image.size)
     if 0 in image.size:
         raise BrokenMediaError("it has no pixels")
-    return _encoded(pixels_of(loaded_upright(image, exif_orientation(image))))
+    if image.format == "TIFF":
+        _check_pages(image)
+    elif image.format in _ANIMATED_FORMATS:
+        _check_frames(image)
+    profile = image.info.get("icc_profile")
+    turned = loaded_upright(image, exif_orientation(image))
+    return _encoded(pixels_of(turned, profile if isinstance(profile, bytes) else None))
 
 
 def _encoded(pixels: Pixels) -> PreparedImage:
-    whole = pixels.rows(0, pixels.height)
-    return _prepared(encode_png(whole, icc_profile=pixels.icc_profile), MediaKind.PNG, pixels)
+    sent = as_sent(pixels)
+    return _prepared(encode_png(sent.rows(0, sent.height)), MediaKind.PNG, sent)
 
 
 def _as_array(image: Any) -> npt.NDArray[Any]:
@@ -175,6 +264,11 @@ def _as_array(image: Any) -> npt.NDArray[Any]:
         image = image.detach().cpu()
         if str(image.dtype) == "torch.bfloat16":
             image = image.float()
+    if isinstance(image, (list, tuple)):
+        raise _refusal(
+            f"The input image is a list of {len(image)}, and a task takes one image",
+            "Make one task of each.",
+        )
     if not hasattr(image, "__array__"):
         raise _refusal(
             f"The input image is of type {type(image).__name__}, which is no image",
@@ -185,6 +279,8 @@ def _as_array(image: Any) -> npt.NDArray[Any]:
 
 def _from_array(array: npt.NDArray[Any]) -> PreparedImage:
     array = _checked_array(array)
+    if array.shape[2] == 1:
+        array = np.broadcast_to(array, (*array.shape[:2], 3))
     height, width, channels = array.shape
     is_float = array.dtype != np.uint8
 
@@ -229,8 +325,14 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise _refusal(f"The input array {shape} has no pixels")
     check_pixel_count(array.shape[1], array.shape[0])
     if array.dtype != np.uint8:
+        if np.isnan(array.max()):
+            raise _refusal(
+                f"The input array {shape} holds no numbers in {_share_of_nan(array)} values (NaN), "
+                "which would turn out black",
+                "Look at what made it: a VAE in half precision gives such images.",
+            )
         sample = array[:: max(1, array.shape[0] // 64)]
-        brightness = np.fmin(np.fmax(sample, 0), 255).mean(dtype=np.float64)  # NaN counts as 0
+        brightness = np.fmin(np.fmax(sample, 0), 255).mean(dtype=np.float64)
         if brightness > _BRIGHTEST_FLOAT_IMAGE:
             raise _refusal(
                 "The input array's float values go far beyond 1, so it would turn out white",
@@ -239,19 +341,19 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def _share_of_nan(array: npt.NDArray[Any]) -> str:
+    count = int(np.isnan(array).sum())
+    return "all" if count == array.size else f"{count} of {array.size}"
+
+
 def _prepared(data: bytes, kind: MediaKind, pixels: Pixels) -> PreparedImage:
     return PreparedImage(data, kind, pixels.width, pixels.height, _digest(pixels))
 
 
 def _digest(pixels: Pixels) -> str:
-    # Gray is spread to three channels, as decoding does: a gray file and its RGB array have one digest.
-    channels = max(pixels.channels, 3)
-    digest = hashlib.sha256(f"{pixels.height}x{pixels.width}x{channels}/{pixels.maximum}\n".encode())
+    shape = f"{pixels.height}x{pixels.width}x{pixels.channels}/{pixels.maximum}"
+    digest = hashlib.sha256(f"{shape}\n".encode())
     for start in range(0, pixels.height, ROWS_AT_ONCE):
         rows = pixels.rows(start, min(start + ROWS_AT_ONCE, pixels.height))
-        if pixels.channels == 1:
-            rows = np.repeat(rows, 3, axis=2)
-        if pixels.maximum != 255:
-            rows = rows.astype("<u2")
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()

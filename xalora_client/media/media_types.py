@@ -5,21 +5,23 @@ Imports nothing heavy.
 
 from __future__ import annotations
 
+import io
 import os
 from enum import Enum
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 SNIFF_BYTES = 64
-"""How many leading bytes :func:`sniff` needs to be sure."""
+"""How many leading bytes :func:`sniff` needs, but for a PNG, whose animation may be told far behind them."""
 
 
 class MediaKind(Enum):
     """A kind of image or video, with its file name suffix and its MIME type (``.jpg``, ``image/jpeg``)."""
 
     PNG = ("png", ".png", "image/png")
+    APNG = ("animated-png", ".png", "image/png")
     JPEG = ("jpeg", ".jpg", "image/jpeg")
     WEBP = ("webp", ".webp", "image/webp")
     ANIMATED_WEBP = ("animated-webp", ".webp", "image/webp")
@@ -37,8 +39,8 @@ class MediaKind(Enum):
 
     @property
     def is_animation(self) -> bool:
-        """True for formats that hold frames and are read as images: animated WebP, and GIF."""
-        return self in (MediaKind.ANIMATED_WEBP, MediaKind.GIF)
+        """True for formats that hold frames and are read as images: animated WebP and PNG, and GIF."""
+        return self in (MediaKind.APNG, MediaKind.ANIMATED_WEBP, MediaKind.GIF)
 
     @property
     def is_container(self) -> bool:
@@ -47,8 +49,8 @@ class MediaKind(Enum):
 
     @property
     def is_video(self) -> bool:
-        """True for containers and for animated WebP, which some text-to-video workflows give."""
-        return self.is_container or self is MediaKind.ANIMATED_WEBP
+        """True for containers and for animated WebP and PNG, which some text-to-video workflows give."""
+        return self.is_container or self in (MediaKind.APNG, MediaKind.ANIMATED_WEBP)
 
 
 MEDIA_TYPES = {kind.suffix: kind.media_type for kind in MediaKind} | {".jpeg": "image/jpeg"}
@@ -56,23 +58,41 @@ MEDIA_TYPES = {kind.suffix: kind.media_type for kind in MediaKind} | {".jpeg": "
 
 ANIMATION_SUFFIXES = frozenset(kind.suffix for kind in MediaKind if kind.is_animation)
 
-# ISO base media files that hold still pictures, which nothing here can read.
-_STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"})
+# ISO base media files that hold still pictures or sound alone, which nothing here decodes as a video.
+_OTHER_BRANDS = frozenset(
+    {b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"crx "}
+    | {b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ", b"aax ", b"aaxc"}
+)
 _VP8X_ANIMATION_FLAG = 0x02
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK_HEADER = 8  # its length and its name; a checksum of 4 bytes follows the payload
+_MOST_CHUNKS = 10_000
 
 
 def sniff(head: bytes) -> MediaKind | None:
     """Detect the kind of media by its first bytes.
 
     Args:
-        head: The first :data:`SNIFF_BYTES` bytes or more (fewer only if the whole file is shorter).
+        head: The first :data:`SNIFF_BYTES` bytes or more (fewer only if the whole file is shorter). A PNG
+            counts as animated only if what says so is among them, so give the whole file.
 
     Returns:
         The kind, or None for anything this package does not read.
     """
+    return _sniff(io.BytesIO(head))
+
+
+def sniff_file(path: str | os.PathLike[str]) -> MediaKind | None:
+    """Detect the kind of media in a file, see :func:`sniff`. Raises OSError where it can't be opened."""
+    with Path(path).open("rb") as file:
+        return _sniff(file)
+
+
+def _sniff(file: BinaryIO) -> MediaKind | None:
+    head = file.read(SNIFF_BYTES)
     kind: MediaKind | None = None
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        kind = MediaKind.PNG
+    if head.startswith(_PNG_SIGNATURE):
+        kind = MediaKind.APNG if _png_frames(file) > 1 else MediaKind.PNG
     elif head.startswith(b"\xff\xd8\xff"):
         kind = MediaKind.JPEG
     elif head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -80,17 +100,26 @@ def sniff(head: bytes) -> MediaKind | None:
         kind = MediaKind.ANIMATED_WEBP if animated else MediaKind.WEBP
     elif head.startswith((b"GIF87a", b"GIF89a")):
         kind = MediaKind.GIF
-    elif head[4:8] == b"ftyp" and head[8:12] not in _STILL_BRANDS:
+    elif head[4:8] == b"ftyp" and head[8:12] not in _OTHER_BRANDS:
         kind = MediaKind.MP4
-    elif head.startswith(b"\x1a\x45\xdf\xa3") and b"webm" in head[:SNIFF_BYTES]:
+    elif head.startswith(b"\x1a\x45\xdf\xa3") and b"webm" in head:
         kind = MediaKind.WEBM
     return kind
 
 
-def sniff_file(path: str | os.PathLike[str]) -> MediaKind | None:
-    """Detect the kind of media in a file, see :func:`sniff`. Raises OSError where it can't be opened."""
-    with Path(path).open("rb") as file:
-        return sniff(file.read(SNIFF_BYTES))
+def _png_frames(file: BinaryIO) -> int:
+    """How many frames a PNG declares. It does so before its pixels, but behind any amount of text."""
+    position = len(_PNG_SIGNATURE)
+    for _ in range(_MOST_CHUNKS):
+        file.seek(position)
+        header = file.read(_PNG_CHUNK_HEADER + 4)
+        name = header[4:_PNG_CHUNK_HEADER]
+        if len(header) < _PNG_CHUNK_HEADER or name in {b"IDAT", b"IEND"}:
+            break
+        if name == b"acTL":
+            return int.from_bytes(header[_PNG_CHUNK_HEADER:], "big")
+        position += _PNG_CHUNK_HEADER + int.from_bytes(header[:4], "big") + 4
+    return 1
 
 
 def converted_video_path(animation: AnyPath) -> AnyPath:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .containers import PNG_SIGNATURE, BrokenMediaError, PngChunk
+from .containers import PNG_SIGNATURE, BrokenMediaError, PngChunk, png_chunks
 
 try:
     from isal import isal_zlib
@@ -24,28 +25,88 @@ except ImportError:
 _FFMPEG_MAX_PIXELS = 1 << 27
 _MOST_INFLATED_AHEAD = 256 * 1024**2  # the rows are held twice for it
 _STORED_BLOCK_BYTES = 0xFFFF
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
 _CHANNELS_BY_COLOUR_TYPE = {0: 1, 2: 3, 4: 2, 6: 4}
 _STORED_CHANNELS = {
     "gray": 1, "ya8": 2, "rgb24": 3, "rgba": 4, "gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4,
 }  # fmt: skip
 
 
-def is_plain_png(chunks: Sequence[PngChunk]) -> bool:
-    """Whether FFmpeg reads this PNG: full bytes per sample, no palette, no transparent colour."""
-    width, height, depth, colour_type, _ = _header(chunks)
-    return (
-        depth >= 8
-        and colour_type != 3
-        and width * height <= _FFMPEG_MAX_PIXELS
-        and all(chunk.name != b"tRNS" for chunk in chunks)
+_GRAY, _RGB, _PALETTE = 0, 2, 3
+_DEPTHS = {_GRAY: {1, 2, 4, 8, 16}, _RGB: {8, 16}, _PALETTE: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
+
+
+class PngHeader(NamedTuple):
+    """A PNG's size, bits a sample, colour type and transparency.
+
+    ``transparent`` holds the samples of the colour that is transparent, scaled to 0..255 below 8 bits; a
+    palette has alpha values of its own instead, and ``has_alpha`` tells of either, and of an alpha channel.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour_type: int
+    is_interlaced: bool
+    has_alpha: bool
+    transparent: tuple[int, ...] | None
+
+    @property
+    def colours(self) -> bytes:
+        """The colour space of its samples, as ICC writes it."""
+        return b"GRAY" if self.colour_type in {0, 4} else b"RGB "
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether FFmpeg reads it: full bytes per sample, no palette."""
+        return (
+            self.depth >= 8
+            and self.colour_type != _PALETTE
+            and self.width * self.height <= _FFMPEG_MAX_PIXELS
+        )
+
+
+def read_png_header(data: bytes) -> PngHeader:
+    """The header of a PNG, which may be cut off behind it. Raises BrokenMediaError."""
+    transparency = None
+    chunks = png_chunks(data, verify=False)
+    first = next(chunks)
+    if first.name != b"IHDR" or len(first.payload) < 13:
+        raise BrokenMediaError("the PNG file does not begin with its header")
+    width, height, depth, colour_type, _, _, interlace = struct.unpack_from(">IIBBBBB", first.payload)
+    if depth not in _DEPTHS.get(colour_type, ()) or not width or not height:
+        raise BrokenMediaError("the PNG file's header is damaged")
+    with suppress(BrokenMediaError):
+        for chunk in chunks:
+            if chunk.name == b"IDAT":
+                break
+            if chunk.name == b"tRNS":
+                transparency = bytes(chunk.payload)
+    transparent = None
+    samples = {_GRAY: 1, _RGB: 3}.get(colour_type, 0)
+    if transparency is not None and samples and len(transparency) >= 2 * samples:
+        top = (1 << depth) - 1
+        scale = 255 // top if depth < 8 else 1
+        transparent = tuple(
+            (value & top) * scale for value in struct.unpack_from(f">{samples}H", transparency)
+        )
+    is_seen_through = transparent is not None or (colour_type == _PALETTE and transparency is not None)
+    return PngHeader(
+        width,
+        height,
+        depth,
+        colour_type,
+        interlace != 0,
+        colour_type in {4, 6} or is_seen_through,
+        transparent,
     )
 
 
-def decode_plain_png(data: bytes, chunks: Sequence[PngChunk]) -> npt.NDArray[Any]:
-    """The pixels of a PNG that :func:`is_plain_png`.
+def decode_plain_png(header: PngHeader, chunks: Sequence[PngChunk]) -> npt.NDArray[Any]:
+    """The pixels of a PNG that :attr:`PngHeader.is_plain`, without its transparent colour.
 
     Args:
-        data: The file.
+        header: Its header.
         chunks: Its chunks, checksums compared.
 
     Returns:
@@ -56,10 +117,12 @@ def decode_plain_png(data: bytes, chunks: Sequence[PngChunk]) -> npt.NDArray[Any
     """
     import av
 
-    stored = _inflated(chunks)
+    stored = _inflated(header, chunks)
+    # FFmpeg gives up where something beside the pixels is broken, so it sees nothing else.
+    data = stored if stored is not None else _only_pixels(chunks)
     decoder = av.VideoCodecContext.create("png", "r")
     try:
-        frame = [*decoder.decode(av.Packet(data if stored is None else stored)), *decoder.decode(None)][0]
+        frame = [*decoder.decode(av.Packet(data)), *decoder.decode(None)][0]
     except (av.FFmpegError, IndexError) as error:
         raise BrokenMediaError(f"it is truncated or damaged ({error})") from error
     channels = _STORED_CHANNELS[frame.format.name]
@@ -73,8 +136,7 @@ def decode_plain_png(data: bytes, chunks: Sequence[PngChunk]) -> npt.NDArray[Any
     )
     # Where the compressed data ends early, FFmpeg reports no error and leaves the missing rows zero. A last
     # row with other values proves that the data is complete; else the stream is inflated to find out.
-    is_interlaced = _header(chunks)[4]
-    if stored is None and (is_interlaced or not pixels[-1].any()):
+    if stored is None and (header.is_interlaced or not pixels[-1].any()):
         check_png_stream(chunks)
     return pixels
 
@@ -96,17 +158,15 @@ def check_png_stream(chunks: Sequence[PngChunk]) -> None:
         raise BrokenMediaError("its compressed data ends early")
 
 
-def _header(chunks: Sequence[PngChunk]) -> tuple[int, int, int, int, bool]:
-    """Width, height, depth, colour type, and whether it is interlaced."""
-    width, height, depth, colour_type, _, _, interlace = struct.unpack(">IIBBBBB", chunks[0].payload[:13])
-    return width, height, depth, colour_type, interlace != 0
+def _only_pixels(chunks: Sequence[PngChunk]) -> bytes:
+    return b"".join([PNG_SIGNATURE, *(chunk.raw for chunk in chunks if chunk.name in _PIXEL_CHUNKS)])
 
 
-def _inflated(chunks: Sequence[PngChunk]) -> bytes | None:
+def _inflated(header: PngHeader, chunks: Sequence[PngChunk]) -> bytes | None:
     """The same PNG with its image data stored uncompressed; None where isal can't inflate it in one go."""
-    width, height, depth, colour_type, is_interlaced = _header(chunks)
-    size = height * (1 + width * _CHANNELS_BY_COLOUR_TYPE[colour_type] * (depth // 8))
-    if isal_zlib is None or is_interlaced or size > _MOST_INFLATED_AHEAD:
+    channels = _CHANNELS_BY_COLOUR_TYPE[header.colour_type]
+    size = header.height * (1 + header.width * channels * (header.depth // 8))
+    if isal_zlib is None or header.is_interlaced or size > _MOST_INFLATED_AHEAD:
         return None
     deflated = b"".join(chunk.payload for chunk in chunks if chunk.name == b"IDAT")
     inflate = isal_zlib.decompressobj()

@@ -52,9 +52,7 @@ class _Block(NamedTuple):
     size: int
 
 
-def encode_png(
-    array: npt.NDArray[Any], *, threads: int | None = None, icc_profile: bytes | None = None
-) -> bytes:
+def encode_png(array: npt.NDArray[Any], *, threads: int | None = None) -> bytes:
     """Encode an image as PNG.
 
     Args:
@@ -62,7 +60,6 @@ def encode_png(
             or any float type with values in 0..1. Floats are rounded to the nearest of 256 steps, clipped,
             and NaN becomes 0. It may be a view of any strides.
         threads: How many threads encode; None for one per core, at most 4.
-        icc_profile: A colour profile to embed.
 
     Raises:
         ValueError: Any other shape or type.
@@ -108,8 +105,6 @@ def encode_png(
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     parts = [b"\x89PNG\r\n\x1a\n", *_chunk(b"IHDR", header)]
-    if icc_profile is not None:
-        parts += _chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc_profile))
     parts += _chunk(b"IDAT", _ZLIB_HEADER)
     adler = 1
     for start in starts:

@@ -138,18 +138,10 @@ def test_comments_between_scans_go_too() -> None:
     assert prepare_image(data).data == prepare_image(plain).data
 
 
-def test_a_jpeg_keeps_its_colour_profile_and_transform() -> None:
+def test_a_jpeg_loses_a_profile_that_says_srgb() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     prepared = prepare_image(telling_jpeg(icc_profile=profile))
-    with Image.open(io.BytesIO(prepared.data)) as image:
-        assert image.info["icc_profile"] == profile
-        assert not image.getexif()
-    cmyk = saved(photo().convert("CMYK"), "JPEG")
-    with_secret = cmyk[:2] + segment(0xFE, SECRET.encode()) + cmyk[2:]
-    prepared = prepare_image(with_secret)
-    assert any(marker == 0xEE for marker, _ in jpeg_markers(prepared.data))
-    assert np.array_equal(pixels_of(prepared.data), pixels_of(cmyk))
-    assert SECRET.encode() not in prepared.data
+    assert prepared.data == prepare_image(telling_jpeg()).data
 
 
 def telling_png(image: Image.Image, **options: object) -> bytes:
@@ -170,12 +162,8 @@ def test_a_png_loses_all_but_its_compressed_pixels() -> None:
     assert {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME", b"pHYs", b"prVt"} <= set(chunk_names(data[:-100]))
     prepared = prepare_image(data)
     assert prepared.kind is MediaKind.PNG
-    assert set(chunk_names(prepared.data)) == {b"IHDR", b"iCCP", b"IDAT", b"IEND"}
+    assert set(chunk_names(prepared.data)) == {b"IHDR", b"IDAT", b"IEND"}
     assert SECRET.encode() not in prepared.data
-    with Image.open(io.BytesIO(prepared.data)) as image:
-        assert image.info["icc_profile"] == profile
-        assert set(image.info) == {"icc_profile"}
-        assert not image.getexif()
     assert np.array_equal(pixels_of(prepared.data), pixels_of(data))
     # The compressed pixels are those of the file, byte for byte.
     assert (
@@ -183,20 +171,13 @@ def test_a_png_loses_all_but_its_compressed_pixels() -> None:
     )
 
 
-def test_a_palette_png_keeps_palette_and_transparency() -> None:
+def test_a_palette_png_leaves_as_its_colours_and_transparency() -> None:
     palette = photo().quantize(200)
     data = telling_png(palette, transparency=5)
     prepared = prepare_image(data)
-    assert set(chunk_names(prepared.data)) == {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+    assert set(chunk_names(prepared.data)) == {b"IHDR", b"IDAT", b"IEND"}
     assert np.array_equal(decode_image(prepared.data), decode_image(data))
-
-
-def test_an_animated_png_leaves_as_its_still() -> None:
-    other = Image.new("RGB", photo().size, "red")
-    data = saved(photo(), "PNG", save_all=True, append_images=[other], default_image=False)
-    prepared = prepare_image(data)
-    assert b"fdAT" not in chunk_names(prepared.data)
-    assert np.array_equal(pixels_of(prepared.data), np.asarray(photo()))
+    assert np.array_equal(pixels_of(prepared.data)[..., 3] == 0, np.asarray(palette) == 5)
 
 
 @pytest.mark.parametrize("format_name", ["WEBP", "TIFF"])
@@ -207,7 +188,7 @@ def test_other_formats_become_a_png_without_metadata(format_name: str) -> None:
     prepared = prepare_image(data)
     assert prepared.kind is MediaKind.PNG
     assert np.array_equal(pixels_of(prepared.data), np.asarray(photo()))
-    assert set(chunk_names(prepared.data)) == {b"IHDR", b"iCCP", b"IDAT", b"IEND"}
+    assert set(chunk_names(prepared.data)) == {b"IHDR", b"IDAT", b"IEND"}
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -271,7 +252,7 @@ def test_gray_has_the_digest_of_its_three_channels() -> None:
     assert len({prepare_image(form).pixel_digest for form in forms}) == 1
 
 
-@pytest.mark.parametrize("format_name", ["WEBP", "GIF"])
+@pytest.mark.parametrize("format_name", ["WEBP", "GIF", "PNG"])
 def test_an_animation_is_refused_rather_than_cut_to_its_first_frame(format_name: str) -> None:
     frames = [photo().crop((place, 0, place + 40, 30)) for place in range(3)]
     data = saved(frames[0], format_name, save_all=True, append_images=frames[1:])
@@ -280,15 +261,16 @@ def test_an_animation_is_refused_rather_than_cut_to_its_first_frame(format_name:
     prepare_image(saved(frames[0], format_name))
 
 
-def test_different_pixels_shapes_and_depths_have_different_digests() -> None:
+def test_different_pixels_and_shapes_have_different_digests() -> None:
     pixels = np.asarray(photo()).copy()
     one_off = pixels.copy()
     one_off[17, 4, 1] ^= 1
     opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     reshaped = pixels.reshape(pixels.shape[1], pixels.shape[0], 3)
+    digests = [prepare_image(form).pixel_digest for form in (pixels, one_off, opaque, reshaped)]
+    assert len(set(digests)) == 4
     deep = encode_png(pixels.astype(np.uint16) * 257)
-    digests = [prepare_image(form).pixel_digest for form in (pixels, one_off, opaque, reshaped, deep)]
-    assert len(set(digests)) == 5
+    assert prepare_image(deep).pixel_digest == digests[0]
 
 
 def test_a_jpeg_counts_by_what_it_decodes_to() -> None:
@@ -302,23 +284,10 @@ def test_alpha_and_palette_and_one_bit_of_pillow() -> None:
     assert np.array_equal(pixels_of(prepare_image(rgba).data), np.asarray(rgba))
     for mode in ("LA", "P", "1", "CMYK", "YCbCr", "HSV"):
         image = rgba.convert(mode)
-        expected = image.convert("RGBA" if mode == "LA" else "RGB")
+        expected = image.convert("RGBA" if mode in ("LA", "P") else "RGB")
         assert np.array_equal(
             decode_image(prepare_image(image).data), np.asarray(expected).astype(np.float32) / np.float32(255)
         ), mode
-
-
-def test_sixteen_bits_are_not_cut_down() -> None:
-    deep = np.random.default_rng(0).integers(0, 65536, (33, 20), dtype=np.uint16)
-    from_pillow = prepare_image(Image.fromarray(deep))
-    from_file = prepare_image(encode_png(deep[..., None]))
-    assert from_pillow.pixel_digest == from_file.pixel_digest
-    for prepared in (from_pillow, from_file):
-        assert np.array_equal(pixels_of(prepared.data), deep)
-    colour = np.random.default_rng(0).integers(0, 65536, (33, 20, 3), dtype=np.uint16)
-    assert np.array_equal(
-        decode_image(prepare_image(encode_png(colour)).data), colour.astype(np.float32) / np.float32(65535)
-    )
 
 
 class Tensor:
@@ -386,8 +355,6 @@ def test_values_a_little_out_of_range_are_clipped() -> None:
     pixels = np.linspace(-0.2, 1.3, 300, dtype=np.float32).reshape(10, 10, 3)
     expected = np.rint(pixels.clip(0, 1) * 255).astype(np.uint8)
     assert np.array_equal(pixels_of(prepare_image(pixels).data), expected)
-    nothing = np.full((4, 4, 3), np.nan, np.float32)
-    assert np.array_equal(pixels_of(prepare_image(nothing).data), np.zeros((4, 4, 3)))
 
 
 def test_files_that_are_no_image_are_refused_readably(tmp_path: Path) -> None:
@@ -403,9 +370,10 @@ def test_files_that_are_no_image_are_refused_readably(tmp_path: Path) -> None:
         prepare_image("nul\0byte.png")
     with pytest.raises(InputImageError, match="empty"):
         prepare_image(b"")
-    heic = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(200)
-    with pytest.raises(InputImageError, match="HEIC"):
-        prepare_image(heic)
+    with pytest.raises(InputImageError, match="empty path"):
+        prepare_image("")
+    with pytest.raises(InputImageError, match="a list of 2, and a task takes one image"):
+        prepare_image([text, text])  # type: ignore[arg-type]
     with pytest.raises(InputImageError, match="of type dict"):
         prepare_image({"image": 1})  # type: ignore[arg-type]
     with pytest.raises(InputImageError, match="URL"):
@@ -429,7 +397,6 @@ def test_truncated_files_are_refused(
             prepare_image(data[: int(len(data) * share)])
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bombs_are_refused_readably() -> None:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
     png_bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
@@ -437,7 +404,7 @@ def test_decompression_bombs_are_refused_readably() -> None:
         prepare_image(png_bomb + chunk(b"IEND", b""))
     bmp_bomb = bytearray(saved(Image.new("1", (32, 32)), "BMP"))
     bmp_bomb[18:26] = struct.pack("<ii", 50_000, 50_000)
-    with pytest.raises(InputImageError, match="too many pixels"):
+    with pytest.raises(InputImageError, match="50000x50000"):
         prepare_image(bytes(bmp_bomb))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xalora_client.media.media_types import SNIFF_BYTES, MediaKind, sniff, sniff_file
+from xalora_client.media.media_types import MediaKind, sniff, sniff_file
 
 
 def encoded_image(format_name: str, **options: object) -> bytes:
@@ -48,10 +48,11 @@ def animation(format_name: str) -> bytes:
         (encoded_image("WEBP", icc_profile=b"a" * 128), MediaKind.WEBP, ".webp", False),
         (animation("WEBP"), MediaKind.ANIMATED_WEBP, ".webp", True),
         (animation("GIF"), MediaKind.GIF, ".gif", False),
+        (animation("PNG"), MediaKind.APNG, ".png", True),
     ],
 )
 def test_images_are_told_by_content(data: bytes, kind: MediaKind, suffix: str, is_video: bool) -> None:
-    assert sniff(data[:SNIFF_BYTES]) is kind
+    assert sniff(data) is kind
     assert kind.suffix == suffix
     assert kind.is_video is is_video
 
@@ -78,6 +79,7 @@ def test_videos_are_told_by_content(tmp_path: Path, name: str, codec: str, kind:
         b"RIFF\x00\x00\x00\x00WAVEfmt ",
         b"\x00\x00\x00\x1cftypavif" + bytes(64),
         b"\x00\x00\x00\x18ftypheic" + bytes(64),
+        b"\x00\x00\x00\x1cftypM4A \x00\x00\x02\x00M4A isommp42" + bytes(64),
         encoded_image("BMP"),
         encoded_image("TIFF"),
     ],
@@ -89,6 +91,7 @@ def test_anything_else_is_no_kind(data: bytes) -> None:
 def test_media_types_are_what_servers_expect() -> None:
     assert {kind: kind.media_type for kind in MediaKind} == {
         MediaKind.PNG: "image/png",
+        MediaKind.APNG: "image/png",
         MediaKind.JPEG: "image/jpeg",
         MediaKind.WEBP: "image/webp",
         MediaKind.ANIMATED_WEBP: "image/webp",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageDraw
 
 from xalora_client.media import png_encode
 from xalora_client.media.png_encode import encode_png
@@ -137,12 +137,6 @@ def test_sixteen_bits_come_back_exactly(channels: int) -> None:
     read = read_pixels(encode_png(pixels))
     assert read.maximum == 65535
     assert np.array_equal(read.rows(0, 61), pixels)
-
-
-def test_a_colour_profile_is_embedded() -> None:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    with Image.open(io.BytesIO(encode_png(photo("chelsea.png"), icc_profile=profile))) as image:
-        assert image.info["icc_profile"] == profile
 
 
 def test_a_screenshot_stays_near_a_full_search(deflater: str) -> None:
