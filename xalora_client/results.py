@@ -108,8 +108,8 @@ class RunResult:
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The result as images, ``[N,H,W,C]`` float32 in 0..1 (C is 3, or 4 with alpha).
 
-        All of its image files, and all frames of an animation (WebP, GIF), in order. A video's frames are
-        decoded in full: use :attr:`video` to take them on demand.
+        All of its image files, and all frames of an animation (WebP, PNG, GIF), in order. A video's frames
+        are decoded in full: use :attr:`video` to take them on demand.
 
         Raises:
             ResultFormatError: The files are not images this package can read.
@@ -124,7 +124,7 @@ class RunResult:
     def video(self) -> VideoFile:
         """The result's first file as a video: its path, size, fps, and frames on demand.
 
-        An animated WebP or GIF is converted to H.264; the original is kept beside it.
+        An animation (WebP, PNG, GIF), or a still WebP, is converted to H.264; the original is kept beside it.
 
         Raises:
             ResultFormatError: The result is not a video.

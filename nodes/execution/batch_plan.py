@@ -136,7 +136,7 @@ class BatchPlan:
         tries.append(error)
         repeats = isinstance(error, TaskFailedError) and error.repeats
         is_worth_another = isinstance(error, _WORTH_ANOTHER_TASK) and not (
-            repeats or is_kept or self._canceled
+            repeats or is_kept or self._canceled or _would_repeat(tries)
         )
         if is_worth_another and len(tries) <= self._max_resends:
             self._queue.append(index)
@@ -235,6 +235,8 @@ class BatchPlan:
     def _is_worn_out(self, index: int) -> bool:
         """Whether it failed at every try, in a way that another miner need not share."""
         tries = self._tries[index]
+        if _would_repeat(tries):
+            return True
         return len(tries) > max(self._max_resends, 1) and isinstance(tries[-1], _WORTH_ANOTHER_TASK)
 
     def _next_step(self) -> str:
@@ -270,11 +272,7 @@ class BatchPlan:
 
     def _reason(self, index: int) -> str:
         """The error's text, the same for all tasks with the same error and number of tries."""
-        error = self._errors[index]
-        what = error.what.rstrip(".")
-        if error.task_id:
-            what = what.replace(f"task {error.task_id}", "the task")
-            what = what.replace(f"Task {error.task_id}", "The task")
+        what = _what_of_any_task(self._errors[index])
         sent = len(self._tries[index])
         return what if sent == 1 else f"{what}, sent {sent} times"
 
@@ -312,6 +310,25 @@ class BatchPlan:
         """The ids of a task's tries, where it had several or has succeeded since."""
         is_clear = index not in self._finished and len(self._tries[index]) == 1
         return "" if is_clear else f" ({_tries_named(group)})"
+
+
+def _would_repeat(tries: Sequence[XaloraError]) -> bool:
+    """Whether two tasks in a row gave results that are broken in the same way: a third would, too."""
+    last = tries[-2:]
+    return (
+        all(isinstance(error, ResultFormatError) for error in last)
+        and len({error.task_id for error in last}) == 2
+        and len({_what_of_any_task(error) for error in last}) == 1
+    )
+
+
+def _what_of_any_task(error: XaloraError) -> str:
+    """The error's text with nothing in it that is the task's own."""
+    what = error.what.rstrip(".")
+    if error.task_id:
+        what = what.replace(f"task {error.task_id}", "the task")
+        what = what.replace(f"Task {error.task_id}", "The task")
+    return what
 
 
 def _by_cost(tries: Sequence[XaloraError]) -> dict[str, list[XaloraError]]:

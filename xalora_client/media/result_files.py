@@ -56,7 +56,9 @@ def decode_files(files: Sequence[Path]) -> FloatImages:
 
 
 def open_as_video(file: Path) -> VideoFile:
-    """A result file as a video; an animation is converted once, to a file beside it.
+    """A result file as a video; an animation, or a still WebP, is converted once, to a file beside it.
+
+    Workflows that save a video as animated WebP write a still one where it has a single frame.
 
     Raises:
         ResultFormatError: It is neither.
@@ -64,7 +66,7 @@ def open_as_video(file: Path) -> VideoFile:
     from .video import open_video
 
     kind = _known_kind(file)
-    if kind.is_animation:
+    if kind.is_animation or kind is MediaKind.WEBP:
         from .animation import animated_webp_to_h264
 
         converted = converted_video_path(file)

@@ -1,15 +1,16 @@
-"""Checks that a result file on disk is complete."""
+"""Checks that a result file on disk is complete, and is what its address says."""
 
 from __future__ import annotations
 
 import contextlib
+import mimetypes
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ResultFormatError
 from .containers import BrokenMediaError, check_video_container, png_chunks
-from .media_types import MediaKind
+from .media_types import MediaKind, sniff_file
 
 
 def check_complete(path: Path, kind: MediaKind) -> None:
@@ -48,46 +49,99 @@ def check_complete(path: Path, kind: MediaKind) -> None:
 
 
 # A suffix decides what a double click does, and the URL is not trusted.
-_MEDIA_SUFFIX = re.compile(
-    r"\.(avi|avif|bmp|exr|flac|flv|glb|hdr|heic|heif|jp2|jxl|m4a|mkv|mov|mp3|npz|obj|ogg|ogv|opus|ply|psd"
-    r"|safetensors|tiff?|ts|wav|wmv|zip)"
+_KNOWN_SUFFIX = re.compile(
+    r"\.(aac|aiff?|avi|avif|bmp|cin|dds|dpx|exr|fbx|flac|flv|glb|hdr|heic|heif|jp2|jxl|ksplat|m4a|m4b|m4v|mka"
+    r"|mkv|mov|mp3|mp4|npy|npz|ogg|ogv|opus|psd|safetensors|splat|spz|tga|tiff?|ts|usdz|wav|weba|webm|wmv|zip)"
 )
+_OBJ = rb"(#|(v|vn|vt|vp|o|g|f|l|s|usemtl|mtllib|newmtl)\s)"
+# Texts that are results, and what each begins with.
+_TEXT_FORMATS = {
+    ".obj": _OBJ,
+    ".mtl": _OBJ,
+    ".ply": rb"ply\s",
+    ".stl": rb"solid\b",
+    ".off": rb"\w*OFF",
+    ".pcd": rb"(#|VERSION\s)",
+    ".xyz": rb"[-\d]",
+    ".svg": rb"(<\?xml|<!--|<!doctype svg|<svg)(?s:.*?)<?svg\b",
+    ".dae": rb"(?s:.*?)<COLLADA\b",
+    ".x3d": rb"(?s:.*?)<X3D\b",
+    ".usda": rb"#usda\b",
+    ".gltf": rb"\{",
+    ".json": rb"[\[{]",
+    ".cube": rb"[#\w]",
+    ".srt": rb"\d",
+    ".vtt": rb"WEBVTT",
+    ".csv": rb"[^<{\[]",
+    ".txt": rb"[^<{\[]",
+}
 _ISO_BOX = b"ftyp"
 _EBML = b"\x1a\x45\xdf\xa3"
 _TEXT_SAMPLE_BYTES = 4096
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_BEFORE_TEXT = b"\xef\xbb\xbf \t\r\n"
+
+
+def kind_of_result(path: Path) -> MediaKind | None:
+    """The kind of media in a result file; None for one that is kept as it came. Blocking.
+
+    Sound alone is kept so, in a container for videos too.
+    """
+    kind = sniff_file(path)
+    if kind is not None and kind.is_container:
+        from .video import has_picture
+
+        return kind if has_picture(path) else None
+    return kind
 
 
 def suffix_of(url: str) -> str:
-    """The suffix for a file of unknown format: the URL's if it is one of media, else ``.bin``."""
+    """The suffix for a file that is kept as it came: the URL's if it is a known one, else ``.bin``.
+
+    A ``data:`` URL has that of its media type.
+    """
     try:
-        suffix = PurePosixPath(unquote(urlsplit(url).path)).suffix.lower()
+        if url[:5].lower() == "data:":
+            media_type = re.split("[;,]", url[5:105], maxsplit=1)[0].strip().lower()
+            suffix = mimetypes.guess_extension(media_type) or ""
+        else:
+            suffix = PurePosixPath(unquote(urlsplit(url).path)).suffix.lower()
     except ValueError:
         suffix = ""
-    return suffix if _MEDIA_SUFFIX.fullmatch(suffix) else ".bin"
+    return suffix if suffix in _TEXT_FORMATS or _KNOWN_SUFFIX.fullmatch(suffix) else ".bin"
 
 
 class TextInsteadOfResultError(BrokenMediaError):
     """A text came in place of the result, from a proxy, a login page or a store."""
 
 
-def check_unknown_format(path: Path) -> None:
+def check_unknown_format(path: Path, suffix: str) -> None:
     """Check a file of a format that this package does not decode, as far as possible. Blocking.
 
+    Args:
+        suffix: What its address says it is; some formats are texts.
+
     Raises:
-        TextInsteadOfResultError: It is a text.
+        TextInsteadOfResultError: It is a text, and not one of a format of texts that the address names.
         BrokenMediaError: It is empty or cut off.
     """
     with path.open("rb") as file:
         head = file.read(_TEXT_SAMPLE_BYTES)
         if not head:
             raise BrokenMediaError("it is empty")
-        if _is_text(head):
+        if _is_text(head) and not _is_text_of(suffix, head):
             raise TextInsteadOfResultError(
                 f"it is a text and no PNG, JPEG, WebP, GIF, MP4 or WebM; it begins with {head[:40]!r}"
             )
         if head[4:8] == _ISO_BOX or head.startswith(_EBML):
             check_video_container(file)
+
+
+def _is_text_of(suffix: str, head: bytes) -> bool:
+    pattern = _TEXT_FORMATS.get(suffix)
+    if pattern is None or re.search(rb"<(!doctype\s+)?html\b", head[:1024], re.IGNORECASE):
+        return False
+    return re.match(pattern, head.lstrip(_BEFORE_TEXT), re.IGNORECASE) is not None
 
 
 def _is_text(head: bytes) -> bool:

@@ -10,15 +10,17 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -39,7 +41,7 @@ class VideoFile:
 
     Attributes:
         path: The file.
-        width: Pixels, as stored (rotation metadata is not applied).
+        width: Pixels, as players show it: turned as its display matrix says.
         height: Pixels.
         fps: Frames per second, the average where the rate varies.
         frame_count: How many frames :meth:`frames` gives.
@@ -55,6 +57,7 @@ class VideoFile:
     duration: float
     has_audio: bool
     _index: _FrameIndex = field(repr=False)
+    _turn: _Turn = field(repr=False)
 
     def frames(self, start: int = 0, stop: int | None = None) -> FloatImages:
         """Decode frames ``start`` up to, and without, ``stop``, in the order they are shown.
@@ -66,7 +69,7 @@ class VideoFile:
             stop: The frame after the last; None for the end.
 
         Returns:
-            float32 ``[N, H, W, 3]`` in 0..1, equal to each frame's RGB bytes divided by 255.
+            float32 ``[N, H, W, 3]`` in 0..1, equal to each frame's RGB bytes divided by 255, upright.
 
         Raises:
             ResultFormatError: A frame can't be decoded, or the file ends early.
@@ -77,7 +80,7 @@ class VideoFile:
         if count == 0:
             return batch
         written = 0
-        write_rgb = _RgbWriter()
+        write_rgb = _RgbWriter(self._turn)
         with _opened(self.path) as (container, stream), ThreadPoolExecutor(1, "xalora-video") as scaler:
             pending: deque[Future[None]] = deque()
             for frame in islice(self._decoded_from(container, stream, first), count):
@@ -121,7 +124,7 @@ class VideoFile:
 
 
 def open_video(path: str | os.PathLike[str]) -> VideoFile:
-    """Read the header and the frame index of a video file (MP4, WebM), without decoding it.
+    """Read the header and the frame index of a video file (MP4, WebM), and its first frame's display matrix.
 
     Raises:
         ResultFormatError: It is no readable video, or its end is missing.
@@ -138,6 +141,7 @@ def open_video(path: str | os.PathLike[str]) -> VideoFile:
             has_audio = bool(container.streams.audio)
             duration = _seconds(container, stream)
             index, packets = _read_index(container, stream)
+        turn = _read_turn(path)
     except BrokenMediaError as error:
         raise broken_video(path, str(error)) from error
     frame_count = len(index.times)
@@ -146,9 +150,55 @@ def open_video(path: str | os.PathLike[str]) -> VideoFile:
     if width <= 0 or height <= 0 or frame_count == 0:
         raise broken_video(path, "it holds no frames")
     fps = float(rate) if rate else frame_count / duration if duration else _USUAL_FPS
-    return VideoFile(
-        path, width, height, fps, frame_count, duration or frame_count / fps, has_audio, _index=index
-    )
+    if turn.swaps_axes:
+        width, height = height, width
+    seconds = duration or frame_count / fps
+    return VideoFile(path, width, height, fps, frame_count, seconds, has_audio, _index=index, _turn=turn)
+
+
+def has_picture(path: Path) -> bool:
+    """Whether a video container holds more than sound and a cover; True where it can't be read."""
+    try:
+        with av.open(str(path)) as container:
+            return any(not _is_cover(stream) for stream in container.streams.video)
+    except av.FFmpegError:
+        return True
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """How a stored frame becomes upright: axes swapped first, then rows and columns flipped."""
+
+    swaps_axes: bool = False
+    flips_rows: bool = False
+    flips_columns: bool = False
+
+    def __call__(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A view of ``[H, W, C]``, upright."""
+        if self.swaps_axes:
+            frame = frame.swapaxes(0, 1)
+        return frame[:: -1 if self.flips_rows else 1, :: -1 if self.flips_columns else 1]
+
+
+def _read_turn(path: Path) -> _Turn:
+    """The turn that the first frame's display matrix asks for, to a multiple of a right angle."""
+    matrix: Any = None
+    # A damaged first frame is found by whoever decodes it.
+    with suppress(ResultFormatError), _opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            matrix = frame.side_data.get("DISPLAYMATRIX")
+            break
+    if matrix is None:
+        return _Turn()
+    # x' = a x + c y, y' = b x + d y
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return _Turn(True, flips_rows=b < 0, flips_columns=c < 0)
+    return _Turn(False, flips_rows=d < 0, flips_columns=a < 0)
 
 
 @dataclass(frozen=True)
@@ -165,19 +215,20 @@ class _FrameIndex:
 
 
 class _RgbWriter:
-    """Converts a decoded frame to RGB and scales it into its place in the array."""
+    """Converts a decoded frame to RGB, scales it and turns it into its place in the array."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: _Turn) -> None:
         self._reformatter = VideoReformatter()
+        self._turn = turn
 
     def __call__(self, frame: av.VideoFrame, out: FloatImages) -> None:
-        height, width = out.shape[:2]
+        height, width = out.shape[1::-1] if self._turn.swaps_axes else out.shape[:2]
         rgb = self._reformatter.reformat(frame, width, height, "rgb24", **_colour_arguments(frame))
         plane = rgb.planes[0]
         pixels: npt.NDArray[np.uint8] = np.ndarray(
             (height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
         )
-        np.divide(pixels, 255, out=out, dtype=np.float32)
+        np.divide(self._turn(pixels), 255, out=out, dtype=np.float32)
 
 
 def _colour_arguments(frame: av.VideoFrame) -> dict[str, int]:
@@ -198,7 +249,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise broken_video(path, "it holds no video")
+                raise broken_video(path, "it holds no picture, only sound")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"  # PyAV before 18 decodes on one thread by default
             yield container, stream

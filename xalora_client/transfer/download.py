@@ -32,7 +32,12 @@ from ..errors import (
 )
 from ..media.containers import BrokenMediaError
 from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
-from ..media.validation import TextInsteadOfResultError, check_unknown_format, suffix_of
+from ..media.validation import (
+    TextInsteadOfResultError,
+    check_unknown_format,
+    kind_of_result,
+    suffix_of,
+)
 from ..network.addresses import exact_url, redirected
 from ..network.answers import retry_after
 from ..network.failure_text import describe_failure
@@ -456,10 +461,10 @@ def _data_uri_content(target: _Target) -> bytes:
 
 def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
     """Check that the file is complete, as far as its format allows, and rename it. Blocking."""
-    kind = sniff_file(part.path)
+    kind = kind_of_result(part.path)
     try:
         if kind is None:
-            check_unknown_format(part.path)
+            check_unknown_format(part.path, suffix_of(target.url))
             if part.is_inherited:
                 raise BrokenMediaError("its first part comes from an earlier process and can't be checked")
         else:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from xalora_client.errors import ResultFormatError
 from xalora_client.media.animation import animated_webp_to_h264
 from xalora_client.media.containers import BrokenMediaError
+from xalora_client.media.images import count_images, decode_image, decode_images
 from xalora_client.media.media_types import MediaKind, sniff_file
+from xalora_client.media.result_files import open_as_video
 from xalora_client.media.validation import check_complete
 
 _skimage = importlib.util.find_spec("skimage")
@@ -168,3 +171,50 @@ def test_an_existing_video_survives_a_failed_conversion(tmp_path: Path) -> None:
     with pytest.raises(ResultFormatError):
         animated_webp_to_h264(source, tmp_path / "a.mp4")
     assert video.path.read_bytes() == before
+
+
+# --- PNG --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"default_image": True}], ids=["", "with a still before it"])
+@pytest.mark.parametrize("text_bytes", [0, 300_000])
+def test_an_animated_png_is_its_frames_and_a_video(
+    options: dict[str, Any], text_bytes: int, tmp_path: Path
+) -> None:
+    frames = moving_photo(4)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * text_bytes)
+    stills = [np.zeros_like(frames[0]), *frames] if options else frames
+    path = animation(tmp_path / "a.png", stills, [40, 80, 40, 200], pnginfo=text, **options)
+    assert sniff_file(path) is MediaKind.APNG
+    check_complete(path, MediaKind.APNG)
+    batch = decode_images([path])
+    assert np.array_equal((batch * 255).round(), np.stack(frames))
+    assert np.array_equal(decode_image(path), batch[0])
+    assert count_images(path) == 4
+    video = open_as_video(path)
+    assert (video.frame_count, video.width, video.height) == (4, 160, 96)
+    assert shown_times(video.path) == [0, 40, 120, 160, 360]
+
+
+def test_an_animated_png_that_is_cut_off_is_noticed(tmp_path: Path) -> None:
+    path = animation(tmp_path / "a.png", moving_photo(4), 40)
+    data = path.read_bytes()
+    for length in (len(data) // 2, len(data) - 4):
+        path.write_bytes(data[:length])
+        with pytest.raises(BrokenMediaError):
+            check_complete(path, MediaKind.APNG)
+
+
+def test_transparency_of_an_animated_png_is_kept(tmp_path: Path) -> None:
+    frames = [np.dstack([pixels, np.full(pixels.shape[:2], 90, np.uint8)]) for pixels in moving_photo(2)]
+    batch = decode_images([animation(tmp_path / "a.png", frames, 40, blend=0)])
+    assert np.array_equal((batch * 255).round(), np.stack(frames))
+
+
+def test_one_frame_saved_as_an_animated_webp_is_a_video(tmp_path: Path) -> None:
+    # Pillow, and so ComfyUI, writes a still WebP then.
+    path = animation(tmp_path / "a.webp", moving_photo(1), 40, lossless=True)
+    video = open_as_video(path)
+    assert (video.frame_count, video.width, video.height) == (1, 160, 96)
+    assert np.array_equal((decode_images([path])[0] * 255).round(), moving_photo(1)[0])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
 import tracemalloc
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -163,6 +166,42 @@ def test_the_array_is_all_that_numpy_holds(clip: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1.05 * frames.nbytes
+
+
+# --- turned -----------------------------------------------------------------------------------------------
+
+# a b c d of a display matrix, and what players make of a frame.
+TURNS: dict[str, tuple[tuple[int, int, int, int], Callable[[Any], Any]]] = {
+    "not at all": ((1, 0, 0, 1), lambda frames: frames),
+    "a quarter clockwise": ((0, 1, -1, 0), lambda frames: np.rot90(frames, -1, (1, 2))),
+    "half": ((-1, 0, 0, -1), lambda frames: np.rot90(frames, 2, (1, 2))),
+    "a quarter counterclockwise": ((0, -1, 1, 0), lambda frames: np.rot90(frames, 1, (1, 2))),
+    "mirrored": ((-1, 0, 0, 1), lambda frames: frames[:, :, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda frames: frames[:, ::-1]),
+    "mirrored and a quarter": ((0, 1, 1, 0), lambda frames: frames.swapaxes(1, 2)),
+}
+
+
+def turned(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """An MP4 with this display matrix in its track header."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (part << 16 for part in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_video_stands_upright(name: str, tmp_path: Path) -> None:
+    matrix, upright = TURNS[name]
+    path = encode(tmp_path / "a.mp4", moving_photo(12))
+    expected = upright(plain_decode(path))
+    video = open_video(turned(path, matrix))
+    assert np.array_equal(video.frames(), expected)
+    assert np.array_equal(video.frames(3, 7), expected[3:7])
+    assert (video.height, video.width) == expected.shape[1:3]
+    video.verify()
 
 
 # --- truncated and damaged --------------------------------------------------------------------------------

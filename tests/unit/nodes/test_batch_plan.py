@@ -65,6 +65,28 @@ def test_a_failure_that_every_miner_would_repeat_is_not_sent_again_and_ends_the_
     assert drain(plan) == []
 
 
+def test_a_result_broken_in_the_same_way_by_two_miners_is_not_tried_a_third_time(
+    batch: ModuleType, errors: ModuleType
+) -> None:
+    plan = batch.BatchPlan(1, "never")
+    assert drain(plan) == [0]
+    broken = [
+        errors.ResultFormatError(f"The result of task t{number} can't be used: {why}", task_id=f"t{number}")
+        for number, why in enumerate(["it is cut off", "it holds no frames", "it holds no frames"])
+    ]
+    assert plan.failed(0, broken[0]) and drain(plan) == [0]
+    assert plan.failed(0, broken[1]) and drain(plan) == [0]
+    assert not plan.failed(0, broken[2]) and drain(plan) == []
+
+    plan = batch.BatchPlan(1, "never")
+    assert drain(plan) == [0]
+    assert plan.failed(0, broken[1]) and drain(plan) == [0]
+    assert not plan.failed(0, broken[2]) and drain(plan) == []
+    with pytest.raises(errors.ResultFormatError, match="sent 2 times") as raised:
+        plan.check()
+    assert "Other miners failed too" in raised.value.next_step
+
+
 def test_a_kept_result_that_is_no_use_is_not_paid_for_again(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(2, "never")
     assert drain(plan) == [0, 1]
