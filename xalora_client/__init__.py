@@ -39,6 +39,7 @@ from .errors import (
     TaskFailedError as TaskFailedError,
     TaskNotKnownError as TaskNotKnownError,
     TaskTimeoutError as TaskTimeoutError,
+    UnexpectedError as UnexpectedError,
     WorkflowDefinitionError as WorkflowDefinitionError,
     XaloraConnectionError as XaloraConnectionError,
     XaloraError as XaloraError,

@@ -28,6 +28,7 @@ from .errors import (
     JournalError,
     QueueLimitError,
     TaskTimeoutError,
+    UnexpectedError,
     XaloraError,
 )
 from .events import EventCallback, tell
@@ -553,6 +554,9 @@ class AsyncXalora:
                     outcome = Outcome(index, task, result=result)
                 except XaloraError as error:
                     outcome = Outcome(index, task, error=error)
+                except Exception as error:
+                    logger.exception("task %d of the batch ended by an unforeseen error", index)
+                    outcome = Outcome(index, task, error=UnexpectedError.of(error))
             outcomes[index] = outcome
             if on_done is not None:
                 try:

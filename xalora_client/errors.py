@@ -203,5 +203,20 @@ class JournalError(XaloraError):
     """The journal of tasks can't be opened, read or written."""
 
 
+class UnexpectedError(XaloraError):
+    """An exception that nobody foresaw met one task of several; it is this error's cause."""
+
+    @classmethod
+    def of(cls, error: Exception) -> UnexpectedError:
+        """The error of one task, for an exception that must not end the others."""
+        unexpected = cls(
+            f"An unforeseen {type(error).__name__} ended this task alone: {error}",
+            money="If it was sent, it may be charged, and `xalora tasks` lists it.",
+            next_step="Please report it with the log.",
+        )
+        unexpected.__cause__ = error
+        return unexpected
+
+
 class EngineError(XaloraError):
     """An engine on this machine (torch, a ComfyUI server, Pillow) could not run the task."""

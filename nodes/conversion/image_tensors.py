@@ -27,9 +27,14 @@ def checked_batch(image: torch.Tensor) -> torch.Tensor:
     Raises:
         InvalidTaskError: It holds none.
     """
-    if image.ndim != 4 or image.shape[0] == 0:
+    if not isinstance(image, torch.Tensor):
         raise InvalidTaskError(
-            f"The image input holds no images (its shape is {list(image.shape)})",
+            f"The input image is of type {type(image).__name__}, and an IMAGE is a tensor",
+            next_step="Check the node that is linked to it; a list of images has to be made a batch first.",
+        )
+    if image.ndim != 4 or 0 in image.shape:
+        raise InvalidTaskError(
+            f"The input image holds no images (its shape is {list(image.shape)})",
             next_step="Check the node that is linked to it.",
         )
     return image

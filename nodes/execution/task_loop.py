@@ -18,6 +18,7 @@ from ...xalora_client.errors import (
     AuthenticationError,
     MissingKeyError,
     TaskCanceledError,
+    UnexpectedError,
     XaloraError,
 )
 from ...xalora_client.events import TaskEvent
@@ -240,6 +241,9 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
             plan.failed(index, _withdrawn_error())
         except XaloraError as error:
             self._note_failure(plan, index, error, is_kept=is_received)
+        except Exception as error:
+            log.exception("node %s: %s %d ended by an unforeseen error", self.node_id, self.noun, index + 1)
+            self._note_failure(plan, index, UnexpectedError.of(error), is_kept=is_received)
         else:
             self._outcomes[index] = outcome
             plan.succeeded(index, outcome.task_id)

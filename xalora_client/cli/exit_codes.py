@@ -17,6 +17,7 @@ from ..errors import (
     ResultExpiredError,
     ResultLocationError,
     StoreError,
+    UnexpectedError,
     XaloraError,
 )
 from .outputs import OutputExistsError
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
         ExitCode.CONFIGURATION,
     ),
     ((ResultExpiredError,), ExitCode.TASK_FAILED),
+    ((UnexpectedError,), ExitCode.UNEXPECTED),
     ((NetworkError, StoreError, ResultDownloadError), ExitCode.NETWORK),
 )
 

@@ -12,7 +12,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..client import open_journal
-from ..errors import AmbiguousCreateError, JournalError, XaloraError
+from ..errors import AmbiguousCreateError, JournalError, UnexpectedError, XaloraError
 from ..events import Canceled, EventCallback, FallingBack, TaskEvent
 from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
@@ -20,7 +20,7 @@ from ..text import counted, seconds_text
 from .command import with_client
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import short_path
-from .outputs import Destination, check_destinations, write_result
+from .outputs import Destination, check_destinations, is_url, write_result
 from .progress import ProgressDisplay
 from .screen import Screen, attributes, error_fields
 
@@ -45,6 +45,11 @@ class Job:
     run: RunCall
     destination: Destination
     source: str | None = None
+
+    @property
+    def photograph(self) -> Path | None:
+        """The input, where it is a file of this machine."""
+        return None if self.source is None or is_url(self.source) else Path(self.source)
 
 
 @dataclass
@@ -140,6 +145,9 @@ class JobRunner:
                 await self._deliver(client, report, report.result)
             except XaloraError as error:
                 report.error = error
+            except Exception as error:
+                logger.exception("%s ended by an unforeseen error", report.job.label)
+                report.error = UnexpectedError.of(error)
             finally:
                 display.end(key, counts=report.code is not ExitCode.INTERRUPTED)
         try:
@@ -150,7 +158,13 @@ class JobRunner:
 
     async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:
         writing = asyncio.ensure_future(
-            asyncio.to_thread(write_result, result.files, report.job.destination, force=self._force)
+            asyncio.to_thread(
+                write_result,
+                result.files,
+                report.job.destination,
+                force=self._force,
+                photograph=report.job.photograph,
+            )
         )
         try:
             written = await asyncio.shield(writing)

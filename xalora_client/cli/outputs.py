@@ -9,11 +9,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain, count
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, XaloraError
+from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
 from .formats import short_path, slug
 
@@ -166,8 +169,13 @@ class Written:
     remarks: tuple[str, ...] = ()
 
 
-def write_result(sources: Sequence[Path], destination: Destination, *, force: bool) -> Written:
+def write_result(
+    sources: Sequence[Path], destination: Destination, *, force: bool, photograph: Path | None = None
+) -> Written:
     """Copy a result to its destination. Blocking.
+
+    Args:
+        photograph: The file it was made of; its date, author and copyright are put into the copy.
 
     If a file has appeared since :func:`check_destinations`, the result gets another name unless ``force`` is
     set, since it is paid for.
@@ -177,13 +185,15 @@ def write_result(sources: Sequence[Path], destination: Destination, *, force: bo
     """
     files: list[Path] = []
     remarks: list[str] = []
+    credits_block = None if photograph is None else credits_of(photograph)
     for number, source in enumerate(sources):
         kind = sniff_file(source)
         wanted = destination.file(kind, number, len(sources))
         if kind is None and not destination.exact:
             wanted = wanted.with_suffix(source.suffix or ".bin")
         try:
-            written = _copy(source, wanted, force=force)
+            with _content(source, credits_block) as reader:
+                written = _copy(reader, wanted, force=force)
         except OSError as error:
             kept = ", ".join(str(path) for path in sources)
             raise OutputError(
@@ -199,11 +209,16 @@ def write_result(sources: Sequence[Path], destination: Destination, *, force: bo
     return Written(tuple(files), tuple(remarks))
 
 
-def _copy(source: Path, wanted: Path, *, force: bool) -> Path:
+def _content(source: Path, credits_block: bytes | None) -> BinaryIO:
+    content = None if credits_block is None else picture_with_credits(source, credits_block)
+    return source.open("rb") if content is None else BytesIO(content)
+
+
+def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
     """Copy to ``wanted``, or to a free name beside it unless ``force``; returns the path."""
     part = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}.part")
     try:
-        with source.open("rb") as reader, part.open("xb") as writer:
+        with part.open("xb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             os.fsync(writer.fileno())

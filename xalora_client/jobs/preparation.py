@@ -98,11 +98,13 @@ async def prepare(
     credentials = credentials_of(task, default)
     parameters = task.parameters()
     given_images = task.image_parameters()
-    _check_json({name: value for name, value in parameters.items() if name not in given_images})
+    others = {name: value for name, value in parameters.items() if name not in given_images}
+    _check_json({**others, "workflow_id": task.workflow_id, "consumer_id": credentials.consumer_id})
     images: dict[str, PreparedImage] = {}
     digests: dict[str, str] = {}
     for name, image in given_images.items():
         if is_remote(image):
+            _check_json({name: image})
             digests[name] = str(image)
         else:
             preparing = asyncio.get_running_loop().run_in_executor(threads, prepare_image, image)
@@ -140,7 +142,12 @@ async def prepare(
 def _check_json(parameters: Mapping[str, Any]) -> None:
     for name, value in parameters.items():
         try:
-            json.dumps(value, allow_nan=False)
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidTaskError(
+                f"Parameter {name} holds half a character ({error.object[error.start]!r}) and can't be sent",
+                next_step="Enter the text again; a cut-off emoji leaves such a half.",
+            ) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidTaskError(
                 f"Parameter {name} can't be sent, since JSON has no form for it ({error})",

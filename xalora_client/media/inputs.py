@@ -135,7 +135,7 @@ def _from_bytes(data: bytes, suffix: str = "") -> PreparedImage:
         raise BrokenMediaError("it is empty")
     kind = sniff(data)
     if kind is None or kind.is_container:
-        image = _open_other(data, suffix)
+        image = open_other(data, suffix)
         return replace(_from_pillow(image), given_bytes=len(data))
     _check_single(read_header(data).frames, "an animation of {} frames")
     pixels = read_pixels(data)
@@ -169,8 +169,13 @@ def _check_single(images: int, words: str) -> None:
         )
 
 
-def _open_other(data: bytes, suffix: str) -> Image.Image:
-    """Open a file of another format, all of it decoded, with Pillow or pillow-heif."""
+def open_other(data: bytes, suffix: str = "") -> Image.Image:
+    """Open a file of a format that results do not have, all of it decoded, with Pillow or pillow-heif.
+
+    Raises:
+        BrokenMediaError: It can't be read; the reason names the format where it is known.
+        InputImageError: It holds several images.
+    """
     try:
         image = _opened_by_pillow(data) or _opened_by_pillow_heif(data)
         if image is None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from xalora_client import errors
 from xalora_client.cli.exit_codes import ExitCode, exit_code_of, most_serious
 from xalora_client.cli.formats import printable, short_path, shortened, slug
+from xalora_client.cli.job_runner import Job, JobRunner
 from xalora_client.cli.outputs import (
     SUFFIXES,
     Destination,
@@ -24,6 +26,7 @@ from xalora_client.cli.outputs import (
     write_result,
 )
 from xalora_client.cli.progress import TaskProgress
+from xalora_client.cli.screen import Screen
 from xalora_client.events import (
     Downloading,
     FallingBack,
@@ -34,6 +37,7 @@ from xalora_client.events import (
     Waiting,
 )
 from xalora_client.polling.durations import LONGEST_ESTIMATED_SHARE
+from xalora_client.results import RunResult
 from xalora_client.text import bytes_text, elapsed_text, seconds_text, span_text
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
@@ -83,6 +87,7 @@ CODES = {
     "ResultExpiredError": 5,
     "ResultFormatError": 5,
     "EngineError": 5,
+    "UnexpectedError": 1,
 }
 
 
@@ -339,3 +344,36 @@ def test_progress_follows_a_task_to_this_machine() -> None:
     task.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
     assert task.text(20.0) == "here, by torch: 3 of 12"
     assert task.fraction(20.0) == 0.25
+
+
+# --- unforeseen errors ------------------------------------------------------------------------------------
+
+
+async def test_an_unforeseen_error_of_one_job_leaves_the_others_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "kept.png"
+    source.write_bytes(PNG)
+
+    class Client:
+        def delivered(self, result: RunResult) -> None:
+            pass
+
+    async def odd(client: Any, on_event: Any) -> RunResult:
+        raise KeyError("as nobody foresaw")
+
+    async def good(client: Any, on_event: Any) -> RunResult:
+        return RunResult((source,), "xalora", JOB, "t-1")
+
+    jobs = [
+        Job(str(place), run, Destination(Path(f"{place}.xalora")))
+        for place, run in enumerate([good, odd, good])
+    ]
+    runner = JobRunner(Screen(), jobs, force=False, at_once=1)
+    client: Any = Client()
+    await runner.run(client)
+    assert [report.code for report in runner.reports] == [ExitCode.DONE, ExitCode.UNEXPECTED, ExitCode.DONE]
+    assert runner.code is ExitCode.UNEXPECTED
+    assert "unforeseen KeyError" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("*.xalora.png")} == {"0.xalora.png", "2.xalora.png"}

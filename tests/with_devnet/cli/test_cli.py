@@ -139,6 +139,41 @@ def test_one_image_to_a_named_file(cli: Cli, photo: Path, devnet: DevnetThread) 
         assert image.size == (80, 48)
 
 
+def test_date_author_and_copyright_come_back_and_nothing_else_of_a_photograph(
+    cli: Cli, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif.update({0x0132: "2026:03:01 10:11:12", 0x013B: "Ana Lopez", 0x8298: "(c) Ana", 0x010F: "a camera"})
+    exif.get_ifd(0x8769)[0x9003] = "2026:02:28 09:00:00"
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 52.0, 10.0)})
+    pixels = np.random.default_rng(5).integers(0, 256, (24, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", exif=exif)
+    for arguments in (
+        ["upscale", "photo.jpg", "-o", "a.png"],
+        ["run", "lanczos-upscale", "-p", "image=photo.jpg", "-o", "b.png"],
+    ):
+        done = cli(*arguments, XALORA_FALLBACK="never")
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / arguments[-1]) as image:
+            got = image.getexif()
+            assert dict(got.get_ifd(0x8769)) == {0x9003: "2026:02:28 09:00:00"}
+            assert not got.get_ifd(0x8825)
+            assert {tag: got[tag] for tag in got if tag != 0x8769} == {
+                0x0132: "2026:03:01 10:11:12",
+                0x013B: "Ana Lopez",
+                0x8298: "(c) Ana",
+            }
+
+
+def test_one_odd_file_leaves_the_others_alone(cli: Cli, tmp_path: Path) -> None:
+    for place in range(3):
+        draw(tmp_path / f"{place}.png", place)
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing")
+    document = cli.json("upscale", "0.png", "1.png", "2.png", code=2)
+    assert [result["status"] for result in document["results"]] == ["done", "failed", "done"]
+    assert document["results"][1]["error"]["type"] == "InputImageError"
+
+
 def test_results_are_written_beside_their_inputs_named_by_content(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
