@@ -48,7 +48,7 @@ def decode_files(files: Sequence[Path]) -> FloatImages:
     Raises:
         ResultFormatError: The files are no images or videos this package can read.
     """
-    if _is_container(files[0]):
+    if _known_kind(files[0]).is_container:
         from .video import open_video
 
         return open_video(files[0]).frames()
@@ -86,6 +86,14 @@ def _is_container(file: Path) -> bool:
 
 def _known_kind(file: Path) -> MediaKind:
     kind = sniff_file(file)
+    if kind is not None and kind.is_container:
+        from .video import has_picture
+
+        if not has_picture(file):
+            raise ResultFormatError(
+                f"The result {file.name} is sound alone, which Xalora does not read; it is kept unchanged",
+                money=STILL_RETRIEVABLE,
+            )
     if kind is None:
         format_name = file.suffix[1:].upper() if file.suffix != ".bin" else "unknown"
         raise ResultFormatError(

@@ -75,6 +75,7 @@ _TEXT_FORMATS = {
     ".csv": rb"[^<{\[]",
     ".txt": rb"[^<{\[]",
 }
+_TEXT_OR_BINARY = frozenset({".ply", ".stl", ".pcd"})
 _ISO_BOX = b"ftyp"
 _EBML = b"\x1a\x45\xdf\xa3"
 _TEXT_SAMPLE_BYTES = 4096
@@ -115,11 +116,14 @@ class TextInsteadOfResultError(BrokenMediaError):
     """A text came in place of the result, from a proxy, a login page or a store."""
 
 
-def check_unknown_format(path: Path, suffix: str) -> None:
+def check_unknown_format(path: Path, suffix: str) -> str:
     """Check a file of a format that this package does not decode, as far as possible. Blocking.
 
     Args:
         suffix: What its address says it is; some formats are texts.
+
+    Returns:
+        The suffix, or ``.bin`` where a text is said to be there and is not.
 
     Raises:
         TextInsteadOfResultError: It is a text, and not one of a format of texts that the address names.
@@ -135,6 +139,8 @@ def check_unknown_format(path: Path, suffix: str) -> None:
             )
         if head[4:8] == _ISO_BOX or head.startswith(_EBML):
             check_video_container(file)
+    may_be_binary = suffix not in _TEXT_FORMATS or suffix in _TEXT_OR_BINARY or _is_text(head)
+    return suffix if may_be_binary else ".bin"
 
 
 def _is_text_of(suffix: str, head: bytes) -> bool:

@@ -464,23 +464,22 @@ def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
     kind = kind_of_result(part.path)
     try:
         if kind is None:
-            check_unknown_format(part.path, suffix_of(target.url))
+            suffix = check_unknown_format(part.path, suffix_of(target.url))
             if part.is_inherited:
                 raise BrokenMediaError("its first part comes from an earlier process and can't be checked")
         else:
             from ..media.validation import check_complete
 
             check_complete(part.path, kind)
+            suffix = kind.suffix
     except BrokenMediaError as error:
         if isinstance(error, TextInsteadOfResultError) and target.is_remote:
             part.remove()
             raise target.replaced(str(error)) from error
         raise target.broken(str(error)) from error
-    if kind is not None:
-        return part.move_to(kind.suffix)
-    if not end_is_known:
+    if kind is None and not end_is_known:
         part.remove()
         raise target.failed(
             "its format is unknown and the server announces no size, so its completeness can't be checked"
         )
-    return part.move_to(suffix_of(target.url))
+    return part.move_to(suffix)

@@ -101,7 +101,7 @@ def test_a_text_that_is_the_result_is_kept_where_the_address_says_so(name: str, 
     path.write_bytes(TEXTS[name])
     suffix = suffix_of(f"https://store.example/out/{name}?X-Amz-Signature=1")
     assert suffix == Path(name).suffix.lower()
-    check_unknown_format(path, suffix)
+    assert check_unknown_format(path, suffix) == suffix
     for other in (".bin", ".mp3", ".tiff"):
         with pytest.raises(TextInsteadOfResultError):
             check_unknown_format(path, other)
@@ -130,6 +130,15 @@ def test_json_is_no_result_of_another_format(suffix: str, tmp_path: Path) -> Non
     path.write_bytes(b'{"error": "no such file"}')
     with pytest.raises(TextInsteadOfResultError):
         check_unknown_format(path, suffix)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kept"), [(".txt", ".bin"), (".svg", ".bin"), (".ply", ".ply"), (".glb", ".glb")]
+)
+def test_a_binary_file_is_no_text(suffix: str, kept: str, tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(b"ply\nformat binary_little_endian 1.0\n" + bytes(range(256)))
+    assert check_unknown_format(path, suffix) == kept
 
 
 @pytest.mark.parametrize(
