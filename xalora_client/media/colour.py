@@ -21,6 +21,9 @@ _GRID = 17  # steps of each channel in which a profile is compared with sRGB
 class ToSrgb:
     """A conversion of 8-bit pixels from a colour profile to sRGB, perceptual as in browsers.
 
+    Attributes:
+        mode: Pillow's mode of the images that it converts.
+
     Args:
         profile: An ICC profile.
 
@@ -42,7 +45,7 @@ class ToSrgb:
             )
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
             raise ValueError("the colour profile is damaged") from error
-        self._mode = mode
+        self.mode = mode
 
     def image(self, image: Image.Image) -> Image.Image:
         """An RGB image, of one in the profile's own mode (L, RGB, CMYK or LAB)."""
@@ -52,16 +55,16 @@ class ToSrgb:
 
     def pixels(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """``[H, W, 3]`` in sRGB, of ``[H, W, 3]``, whose channels are equal for a gray profile."""
-        given = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if self._mode == "L" else pixels))
+        given = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if self.mode == "L" else pixels))
         return np.asarray(self.image(given))
 
     @property
     def changes_nothing(self) -> bool:
         """Whether the profile is sRGB, to a rounding step."""
         steps = np.linspace(0, 255, _GRID).round().astype(np.uint8)
-        if self._mode == "L":
+        if self.mode == "L":
             given: npt.NDArray[Any] = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-        elif self._mode == "RGB":
+        elif self.mode == "RGB":
             given = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(1, -1, 3)
         else:
             return False

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ...media.colour import to_srgb_of
 from ...media.video import open_video
 from ..formats import shortened
 
@@ -147,9 +148,12 @@ def _size(picture: Image.Image) -> str:
 
 
 def _opened(path: Path) -> Image.Image:
-    """The picture upright and as RGB, transparency on the colour of a tile."""
+    """The picture upright and as RGB in sRGB, transparency on the colour of a tile."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
+        conversion = to_srgb_of(file.info.get("icc_profile"))
+        if conversion is not None and conversion.mode == image.mode:
+            return conversion.image(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, (*TILE, 255)), image).convert("RGB")
