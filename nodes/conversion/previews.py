@@ -47,11 +47,14 @@ def result_preview(job_id: str, file: Path) -> Path:
 
 
 def _picture_of(file: Path) -> Image.Image:
+    import numpy as np
     from PIL import Image
 
     from ...xalora_client.errors import XaloraError
     from ...xalora_client.media.image_files import open_image, upright
-    from ...xalora_client.media.media_types import sniff_file
+    from ...xalora_client.media.images import read_pixels
+    from ...xalora_client.media.media_types import MediaKind, sniff_file
+    from ...xalora_client.media.sent_pixels import as_sent
     from ...xalora_client.media.video import open_video
 
     kind = sniff_file(file)
@@ -61,10 +64,14 @@ def _picture_of(file: Path) -> Image.Image:
         except XaloraError as error:
             raise ValueError(str(error)) from error
         return Image.fromarray((frame * 255 + 0.5).astype("uint8"), "RGB")
-    opened = open_image(file.read_bytes())
-    # A JPEG can be decoded at a fraction of its size, which is enough here.
-    opened.image.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
-    return upright(opened.image, opened.embedded.orientation)
+    if kind is MediaKind.JPEG:
+        opened = open_image(file.read_bytes())
+        # It can be decoded at a fraction of its size, which is enough here.
+        opened.image.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
+        return upright(opened.image, opened.embedded.orientation)
+    # Pillow turns 16 bits white.
+    pixels = as_sent(read_pixels(file))
+    return Image.fromarray(np.ascontiguousarray(pixels.rows(0, pixels.height)))
 
 
 def _write(path: Path, picture: Callable[[], Image.Image]) -> None:

@@ -80,7 +80,7 @@ def jpeg_segments(data: bytes, *, header_only: bool = False) -> Iterator[JpegSeg
     """The segments of a JPEG file from SOI to EOI; bytes after EOI are ignored.
 
     Args:
-        header_only: End before the first scan.
+        header_only: End with the first scan, whose segment then holds all the rest unread.
 
     Raises:
         BrokenMediaError: A segment is cut off, or EOI is missing.
@@ -115,6 +115,7 @@ def jpeg_segments(data: bytes, *, header_only: bool = False) -> Iterator[JpegSeg
         payload = view[position + 4 : end]
         if marker == SOS:
             if header_only:
+                yield JpegSegment(marker, payload, view[position:])
                 return
             following = _MARKER_AFTER_SCAN.search(data, end)
             if following is None:
@@ -192,16 +193,19 @@ def strip_png(data: bytes, *, verify: bool = True) -> bytes:
 _APP0, _APP14, _APP15, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
 
 
-def strip_jpeg(data: bytes) -> bytes:
+def strip_jpeg(data: bytes, *, header_only: bool = False) -> bytes:
     """A JPEG file without comments, EXIF, XMP, colour profile, thumbnails and trailing bytes.
 
     Adobe's colour transform and the compressed pixels stay.
+
+    Args:
+        header_only: Leave all behind the start of the first scan as it is, which is faster.
 
     Raises:
         BrokenMediaError: As :func:`jpeg_segments`.
     """
     parts: list[bytes | memoryview] = []
-    for segment in jpeg_segments(data):
+    for segment in jpeg_segments(data, header_only=header_only):
         if segment.marker == _APP0:
             if bytes(segment.payload[:5]) == b"JFIF\0" and len(segment.payload) >= 14:
                 # Version and density, without the thumbnail.

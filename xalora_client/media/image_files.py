@@ -192,7 +192,7 @@ def _bare(kind: MediaKind, data: bytes) -> bytes:
     try:
         if kind in _PNG_KINDS:
             return strip_png(data, verify=False)
-        return strip_jpeg(data) if kind is MediaKind.JPEG else data
+        return strip_jpeg(data, header_only=True) if kind is MediaKind.JPEG else data
     except BrokenMediaError:
         return data  # cut off; its header may be there
 

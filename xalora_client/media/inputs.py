@@ -261,7 +261,9 @@ def _from_pillow(image: Image.Image) -> PreparedImage:
 
 def _encoded(pixels: Pixels) -> PreparedImage:
     sent = as_sent(pixels)
-    return _prepared(encode_png(sent.rows(0, sent.height)), MediaKind.PNG, sent)
+    whole = sent.rows(0, sent.height)
+    sent = replace(sent, rows=lambda start, stop: whole[start:stop])  # converted once
+    return _prepared(encode_png(whole), MediaKind.PNG, sent)
 
 
 def _as_array(image: Any) -> npt.NDArray[Any]:
