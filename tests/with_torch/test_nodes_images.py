@@ -129,6 +129,15 @@ def test_a_batch_without_images_is_no_batch(images: ModuleType, pack: ModuleType
     errors = import_module(".xalora_client.errors", pack.__name__)
     with pytest.raises(errors.InvalidTaskError, match="holds no images"):
         images.split_batch(torch.zeros(0, 4, 4, 3))
+    with pytest.raises(errors.InvalidTaskError, match="holds no images"):
+        images.split_batch(torch.zeros(1, 0, 4, 3))
+
+
+@pytest.mark.parametrize("value", [[], None, "example.png"])
+def test_what_is_no_tensor_is_no_batch(images: ModuleType, pack: ModuleType, value: Any) -> None:
+    errors = import_module(".xalora_client.errors", pack.__name__)
+    with pytest.raises(errors.InvalidTaskError, match=f"input image is of type {type(value).__name__}"):
+        images.split_batch(value)
 
 
 def test_a_preview_is_small_and_in_colour(images: ModuleType) -> None:

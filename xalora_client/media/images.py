@@ -264,6 +264,9 @@ _MODES_OF_PROFILES = {
 def _in_plain_mode(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to L, I;16, RGB or RGBA without loss of depth or transparency."""
     mode = image.mode
+    if mode.startswith("I;16") and _is_zero_white(image):
+        # Pillow knows of it at 8 bits and fewer.
+        return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
     if mode in {"L", "I;16", "I;16L", "I;16B", "RGB", "RGBA"} and not (
         mode in {"L", "RGB"} and "transparency" in image.info
     ):
@@ -282,6 +285,7 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
         raise BrokenMediaError(f"its colour mode {mode} can't be converted to RGB") from error
 
 
+_DESCRIPTION, _PHOTOMETRIC, _ZERO_IS_WHITE = 270, 262, 0
 _TIFF_RANGE_TAGS = ((340, 341), (280, 281))
 """SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue."""
 
@@ -299,23 +303,45 @@ def _in_16_bits(image: Image.Image) -> Image.Image:
     if stated is not None:
         low, high = stated
         scaled = (values.astype(np.float64) - low) / (high - low)
+        if _is_zero_white(image):
+            scaled = 1 - scaled
         return Image.fromarray((scaled.clip(0, 1) * 65535 + 0.5).astype(np.uint16))
     if image.mode == "F":
         raise BrokenMediaError("its pixels are 32-bit floats of unknown range; give a float array in 0..1")
-    # Pillow opened 16-bit gray as 32-bit before 10.3 or so; anything beyond 16 bits has no known range.
-    if values.min() < 0 or values.max() > 65535:
-        raise BrokenMediaError("its 32-bit integer pixels lie outside 0..65535, so their range is unknown")
+    # Pillow opened a 16-bit PNG as 32-bit before 10.3 or so; anything beyond 16 bits has no known range, and
+    # a TIFF file of this mode has 32 bits, or signed numbers.
+    if _tiff_tags(image) or values.min() < 0 or values.max() > 65535:
+        raise BrokenMediaError("its pixels are signed or 32-bit integers, so their range is unknown")
     return Image.fromarray(values.astype(np.uint16))
 
 
 def _stated_range(image: Image.Image) -> tuple[float, float] | None:
-    """The values of black and white that a TIFF file states; the lower one is 0 where it is left out."""
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    """The values of black and white that a TIFF file states; the lower one is 0 where it is left out.
+
+    ImageJ, which writes most files of floats, states it in the description.
+    """
+    tags = _tiff_tags(image)
+    description = str(tags.get(_DESCRIPTION, ""))
+    if description.startswith("ImageJ="):
+        lines = dict(line.partition("=")[::2] for line in description.splitlines())
+        low, high = (_first_number(lines.get(name)) for name in ("min", "max"))
+        if low is not None and high is not None and high > low:
+            return low, high
     for low_tag, high_tag in _TIFF_RANGE_TAGS:
         low, high = (_first_number(tags.get(tag)) for tag in (low_tag, high_tag))
         if high is not None and high > (low or 0.0):
             return low or 0.0, high
     return None
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    return tags
+
+
+def _is_zero_white(image: Image.Image) -> bool:
+    """Whether a TIFF file says that its zero is white."""
+    return _tiff_tags(image).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
 
 
 def _first_number(value: object) -> float | None:

@@ -332,10 +332,10 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise _refusal(f"The input array {shape} has no pixels")
     check_pixel_count(array.shape[1], array.shape[0])
     if array.dtype != np.uint8:
-        if np.isnan(array.max()):
+        if not (np.isfinite(array.max()) and np.isfinite(array.min())):
             raise _refusal(
-                f"The input array {shape} holds no numbers in {_share_of_nan(array)} values (NaN), "
-                "which would turn out black",
+                f"The input array {shape} holds no numbers in {_share_of_odd(array)} values, which are "
+                "infinite or NaN and would turn out black or white",
                 "Look at what made it: a VAE in half precision gives such images.",
             )
         sample = array[:: max(1, array.shape[0] // 64)]
@@ -348,8 +348,8 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _share_of_nan(array: npt.NDArray[Any]) -> str:
-    count = int(np.isnan(array).sum())
+def _share_of_odd(array: npt.NDArray[Any]) -> str:
+    count = array.size - int(np.isfinite(array).sum())
     return "all" if count == array.size else f"{count} of {array.size}"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import picture_files as files
 import pytest
+import tifffile
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from xalora_client.errors import NOTHING_CHARGED, InputImageError
@@ -146,6 +147,31 @@ def test_a_float_tiff_with_a_stated_range(low: float | None) -> None:
     assert off_by(as_miner_reads(data)[..., 0], expected) <= 0.51
     with pytest.raises(InputImageError, match="unknown range"):
         prepare_image(files.saved(Image.fromarray(values), "TIFF"))
+
+
+def test_a_float_tiff_with_the_range_of_imagej() -> None:
+    values = np.linspace(-3, 9, 1024, dtype=np.float32).reshape(32, 32)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[270] = "ImageJ=1.54f\nmin=-3.0\nmax=9.0\n"
+    data = files.saved(Image.fromarray(values), "TIFF", tiffinfo=tags)
+    assert off_by(as_miner_reads(data)[..., 0], (values + 3) / 12 * 255) <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white(dtype: Any) -> None:
+    samples = (RAMP >> 8).astype(dtype) if dtype is np.uint8 else RAMP
+    top = np.iinfo(dtype).max
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, top - samples, photometric="miniswhite")
+    assert off_by(as_miner_reads(buffer.getvalue())[..., 0], samples / top * 255) <= 0.51
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint32])
+def test_a_tiff_of_signed_or_32_bit_integers_needs_a_stated_range(dtype: Any) -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.full((8, 8), 60, dtype))
+    with pytest.raises(InputImageError, match="range is unknown"):
+        prepare_image(buffer.getvalue())
 
 
 # --- colour profiles --------------------------------------------------------------------------------------
@@ -365,9 +391,10 @@ def test_what_a_decoder_raises_unforeseen_is_this_images_error(monkeypatch: pyte
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("share", ["all", "one"])
-def test_values_that_are_no_numbers_are_refused(share: str, dtype: Any) -> None:
-    array = np.full((16, 20, 3), np.nan if share == "all" else 0.5, dtype)
-    array[3, 4, 1] = np.nan
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value: float, share: str, dtype: Any) -> None:
+    array = np.full((16, 20, 3), value if share == "all" else 0.5, dtype)
+    array[3, 4, 1] = value
     with pytest.raises(InputImageError, match=r"holds no numbers in (all|1 of 960) values") as caught:
         prepare_image(array)
     assert caught.value.money == NOTHING_CHARGED
