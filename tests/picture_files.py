@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ def _printed(inks: Floats) -> Floats:
     return product
 
 
+@cache
 def display_p3() -> bytes:
     steps = np.round(linear(np.linspace(0, 1, 1024)) * 65535).astype(">u2")
     return _matrix_profile(_DISPLAY_P3, b"curv\0\0\0\0" + struct.pack(">I", 1024) + steps.tobytes())
@@ -122,6 +124,7 @@ def gray_gamma(gamma: float) -> bytes:
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"wtpt": _xyz(_D50), b"kTRC": curve})
 
 
+@cache
 def cmyk_press(grid: int = 17) -> bytes:
     """A profile of the tests' press: a table of Lab values for ``grid`` steps of each ink."""
     steps = np.linspace(0, 1, grid)

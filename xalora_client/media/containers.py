@@ -167,6 +167,21 @@ def riff_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         position += 8 + size + size % 2
 
 
+def check_apng(data: bytes) -> None:
+    """Check that an animated PNG is whole and holds as many frames as it declares.
+
+    Raises:
+        BrokenMediaError: It does not.
+    """
+    declared = found = 0
+    for chunk in png_chunks(data):
+        if chunk.name == b"acTL":
+            declared = int.from_bytes(chunk.payload[:4], "big")
+        found += chunk.name == b"fcTL"
+    if found < declared:
+        raise BrokenMediaError(f"the PNG file holds {found} of {declared} frames")
+
+
 def check_gif(data: bytes) -> None:
     """Check that a GIF file ends with its trailer.
 

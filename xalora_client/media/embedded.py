@@ -23,6 +23,7 @@ from .containers import (
 )
 from .media_types import MediaKind
 
+_READ_TEXTS = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"})
 _MOST_INFLATED = 32 * 1024**2
 _APP1, _APP2 = 0xE1, 0xE2
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -72,19 +73,28 @@ def with_exif(kind: MediaKind | None, data: bytes, block: bytes) -> bytes | None
 
 def _of_png(data: bytes) -> Embedded:
     profile = exif = raw_exif = xmp = None
+    seen: set[bytes] = set()  # only the first of each is inflated, whatever a stranger's file repeats
     with suppress(BrokenMediaError):
         for chunk in png_chunks(data, verify=False):
-            if chunk.name == b"iCCP":
+            if chunk.name == b"iCCP" and _is_first(b"iCCP", seen):
                 profile = _inflated(bytes(chunk.payload).partition(b"\0")[2][1:])
             elif chunk.name == b"eXIf":
                 exif = bytes(chunk.payload).removeprefix(exif_blocks.PREFIX)
             elif chunk.name in {b"tEXt", b"zTXt", b"iTXt"}:
                 keyword = bytes(chunk.payload[:80]).partition(b"\0")[0]
+                if keyword in _READ_TEXTS and not _is_first(keyword, seen):
+                    continue
                 if keyword == b"XML:com.adobe.xmp":
                     xmp = _png_text(chunk.name, bytes(chunk.payload))
-                elif keyword in {b"Raw profile type exif", b"Raw profile type APP1"}:
+                elif keyword in _READ_TEXTS:
                     raw_exif = _raw_profile(_png_text(chunk.name, bytes(chunk.payload)))
     return Embedded(profile, exif or raw_exif, xmp)
+
+
+def _is_first(name: bytes, seen: set[bytes]) -> bool:
+    is_first = name not in seen
+    seen.add(name)
+    return is_first
 
 
 def _png_text(name: bytes, payload: bytes) -> bytes | None:

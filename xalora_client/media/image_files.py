@@ -19,6 +19,7 @@ from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImag
 
 from .containers import (
     BrokenMediaError,
+    check_apng,
     check_gif,
     check_riff,
     jpeg_segments,
@@ -115,7 +116,9 @@ def animation_frames(data: bytes) -> Iterator[Image.Image]:
 
 def check_end(kind: MediaKind, data: bytes) -> None:
     """Check that an image file has its end. Raises BrokenMediaError."""
-    if kind in {MediaKind.PNG, MediaKind.APNG}:
+    if kind is MediaKind.APNG:
+        check_apng(data)
+    elif kind is MediaKind.PNG:
         for _ in png_chunks(data):
             pass
     elif kind is MediaKind.JPEG:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,20 @@ def test_an_animated_png_that_is_cut_off_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(data[:length])
         with pytest.raises(BrokenMediaError):
             check_complete(path, MediaKind.APNG)
+
+
+def test_an_animated_png_that_declares_frames_it_has_not_is_broken(tmp_path: Path) -> None:
+    path = animation(tmp_path / "a.png", moving_photo(3), 40)
+    data = path.read_bytes()
+    start = data.index(b"acTL")
+    count = (1 << 31) - 1
+    declared = b"acTL" + struct.pack(">II", count, 0)
+    data = data[:start] + declared + struct.pack(">I", zlib.crc32(declared)) + data[start + 16 :]
+    path.write_bytes(data)
+    with pytest.raises(ResultFormatError, match=f"3 of {count} frames"):
+        decode_images([path])
+    with pytest.raises(BrokenMediaError):
+        check_complete(path, MediaKind.APNG)
 
 
 def test_transparency_of_an_animated_png_is_kept(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import struct
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ assert _skimage is not None and _skimage.origin is not None
 PHOTOS = Path(_skimage.origin).parent / "data"
 
 
+@cache
 def photo(name: str = "chelsea.png") -> Image.Image:
     with Image.open(PHOTOS / name) as image:
         return Image.fromarray(np.asarray(image.convert("RGB")))
@@ -86,6 +88,7 @@ def test_sixteen_bit_png_is_rounded_to_the_nearest(channels: int) -> None:
     assert np.array_equal(np.asarray(sent(data)), expected)
 
 
+@cache
 def forms_of_modes() -> dict[str, tuple[Image.Image, str]]:
     rgba = photo().resize((90, 60))
     rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
@@ -278,6 +281,7 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(png_decode, "isal_zlib", None)
 
 
+@cache
 def odd_pngs() -> dict[str, bytes]:
     image = photo().resize((64, 48))
     plain = files.saved(image, "PNG")
@@ -410,6 +414,7 @@ def animated(format_name: str, **options: Any) -> bytes:
     return files.saved(frames()[0], format_name, save_all=True, append_images=frames()[1:], **options)
 
 
+@cache
 def animations() -> dict[str, tuple[bytes, str]]:
     text = PngImagePlugin.PngInfo()
     text.add_text("workflow", "x" * 300_000)
