@@ -378,14 +378,18 @@ class AsyncXalora:
         options = _claim_options(reuse=reuse, again=again, if_unknown=if_unknown, among=host.among)
         listener = _on_own_loop(on_event)
 
-        async def submit(dispatcher: Dispatcher) -> str:
+        async def submit(dispatcher: Dispatcher) -> TaskHandle:
             joining = dispatcher.caller(
                 task, options, wants_files=False, on_event=listener, cancels=host.cancels
             )
             async with joining as caller:
-                return await caller.task_id()
+                handle = TaskHandle(self, await caller.task_id(), task)
+                if not task.repeatable:
+                    # Nobody else is to get the task of a handle in use: each is another picture.
+                    await dispatcher.hold(caller.job, handle)
+                return handle
 
-        return TaskHandle(self, await self._on_hub(submit), task)
+        return await self._on_hub(submit)
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""

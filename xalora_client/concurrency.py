@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import queue
+import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
 
 
 async def run_all_or_cancel(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -34,17 +39,87 @@ def _succeeded(task: asyncio.Task[None]) -> bool:
     return not task.cancelled() and task.exception() is None
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def run_in_thread(step: Callable[[], T]) -> T:
+class DaemonThreads(ThreadPoolExecutor):
+    """Threads that work until the program ends and do not keep it from ending, whatever they wait for.
+
+    Python's own pool takes no work any more, and joins its threads, before anything that is registered with
+    ``atexit`` runs: a disk that hangs would hold the program up, and the last cancels could resolve no name.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(most, name)
+        self._name, self._most = name, most
+        self._start_empty()
+        _pools.add(self)
+
+    def _start_empty(self) -> None:
+        self._due: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._growing = threading.Lock()
+        self._started = 0
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a function called on one of the threads.
+
+        Raises:
+            RuntimeError: There is none yet, and Python starts no more.
+        """
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001  # it is the caller's
+                future.set_exception(error)
+
+        with self._growing:
+            if not self._idle.acquire(blocking=False) and self._started < self._most:
+                arguments = (self._due, self._idle)
+                threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
+                self._started += 1
+        self._due.put(call)
+        return future
+
+
+def _work(due: queue.SimpleQueue[Callable[[], None]], idle: threading.Semaphore) -> None:
+    while True:
+        due.get()()
+        idle.release()
+
+
+_pools: weakref.WeakSet[DaemonThreads] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The threads stayed in the parent.
+    for pool in list(_pools):
+        pool._start_empty()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+JOURNAL_READS = DaemonThreads("xalora-journal-reads", 8)
+"""Reads of journals: they never wait for files of results, images, or the names of hosts."""
+
+
+async def run_in_thread(step: Callable[[], T], threads: DaemonThreads | None = None) -> T:
     """Run a blocking call on another thread; once begun, it ends even if the caller is cancelled.
 
     While Python exits, no thread can be started, and the call runs on this one: a task that was paid for in
     the last second must still be recorded.
+
+    Args:
+        threads: Which threads; None for those of the event loop.
     """
     try:
-        running = asyncio.get_running_loop().run_in_executor(None, step)
+        running = asyncio.get_running_loop().run_in_executor(threads, step)
     except RuntimeError:
         return step()
     # Shielded: a step whose caller is cancelled while all threads are busy would never run.

@@ -30,8 +30,8 @@ class Caller:
     """Waits for a job with a deadline of its own; leaving does not disturb others who wait.
 
     Args:
-        find: Finds the job, or makes one, and says whether a cancel of its task is under way; asked again
-            where a job came to nothing by somebody else's doing.
+        find: Finds the job, or makes one, and says when a cancel of its task was asked for that is under way,
+            None where there is none; asked again where a job came to nothing by somebody else's doing.
         wants_files: Whether the result's files are wanted on this disk.
         on_event: Told each step.
         cancels: Whether a cancelled caller cancels the remote task; asked at that time.
@@ -45,7 +45,7 @@ class Caller:
 
     def __init__(
         self,
-        find: Callable[[], Awaitable[tuple[Job, bool]]],
+        find: Callable[[], Awaitable[tuple[Job, float | None]]],
         *,
         wants_files: bool,
         on_event: EventCallback | None,
@@ -61,7 +61,8 @@ class Caller:
         self._on_event = on_event
         self._cancels = cancels
         self._claims = claims
-        self._joined_under_a_wish = False
+        self._wishes_ended_before: int | None = None
+        self._cancel_asked_at: float | None = None
 
     async def __aenter__(self) -> Caller:
         await self._join()
@@ -77,10 +78,10 @@ class Caller:
             self._leave()
 
     async def _join(self) -> None:
-        job, is_canceled = await self._find()
+        job, self._cancel_asked_at = await self._find()
         self.job = job
-        self._joined_under_a_wish = is_canceled or job.state.wish is not None
         job.tell(self._joined)
+        self._wishes_ended_before = None if job.state.wish is None else job.wishes_ended
         if self._on_event is not None:
             job.events.subscribe(self._on_event)
 
@@ -173,7 +174,11 @@ class Caller:
             await self._join()
 
     def _is_older_cancel(self, job: Job) -> bool:
-        return self._claims and (self._joined_under_a_wish or job.was_canceled_before)
+        if not self._claims or job.was_canceled_before:
+            return self._claims
+        # The wish that it joined under, of this process or of another.
+        is_own = self._wishes_ended_before == job.wishes_ended
+        return is_own or (self._cancel_asked_at is not None and self._cancel_asked_at == job.cancel_asked_at)
 
     async def _leave_queue(
         self, job: Job, future: asyncio.Future[Any], deadline: float | None, queue_limit: float

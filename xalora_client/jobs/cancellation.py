@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeVar
 
-from ..concurrency import run_in_thread
+from ..concurrency import JOURNAL_READS, run_in_thread
 from ..errors import JournalError, NetworkError, RequestRefusedError, XaloraError
 from ..journal import Event
 from ..journal.rules import Because, Happened
@@ -16,10 +16,9 @@ from ..network.status import is_terminal
 from ..polling.failed_polls import NOT_FOUND, REFUSAL_SECONDS, REFUSALS
 from ..results import WorkflowTaskResult
 from .background import background, within
-from .hub import end_stranded_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
     from .job import Job
@@ -38,8 +37,17 @@ RETRY_SECONDS = 0.5
 DROP_SECONDS = 0.3
 """How long a held journal is waited for before leases are read as they stand; and the pause after that."""
 
+LOOK_SECONDS = 2.0
+"""How long the journal is asked who else waits; a disk that hangs must not keep the request from leaving."""
+
+REFUSED_SECONDS = 3.0
+"""How long a refusal of a task that runs on is taken for a passing fault."""
+
 CONFIRM_SECONDS = 0.2
 """Pause between two questions whether a cancel has taken effect."""
+
+
+_PASSING = (401, 403, *NOT_FOUND)
 
 
 class Cancellation:
@@ -100,6 +108,9 @@ class Cancellation:
             job.tell(Happened.OTHERS_WAIT)
             return
         is_noted = False
+        began = monotonic()
+        # However long it took to learn who else waits, the request leaves once.
+        self._deadline = max(self._deadline, began + TRY_SECONDS)
         while not job.is_done and monotonic() < self._deadline:
             request = background(self._request())
             if not is_noted:
@@ -112,7 +123,10 @@ class Cancellation:
             while self.answer is not None and not has_ended and monotonic() < self._deadline:
                 await asyncio.sleep(CONFIRM_SECONDS)
                 has_ended = await self._has_ended()
-            if is_answered or has_ended:
+            is_refused = is_answered and self.lapse is not None
+            if has_ended or (is_answered and not is_refused):
+                break
+            if is_refused and (self._is_final(self.lapse) or monotonic() >= began + REFUSED_SECONDS):
                 break
             await asyncio.sleep(RETRY_SECONDS)
         if not job.is_done and not self.heard.done():
@@ -135,6 +149,10 @@ class Cancellation:
             return False
         except asyncio.TimeoutError:
             return False
+        except Exception:
+            # While Python exits, no thread may be left to resolve a name, for example.
+            logger.exception("the cancel of task %s could not be sent", job.task_id)
+            return False
         return True
 
     async def _has_ended(self) -> bool:
@@ -155,6 +173,10 @@ class Cancellation:
             job.pacing.poke()
         return is_terminal(answer.status) or job.is_done
 
+    def _is_final(self, refusal: XaloraError | None) -> bool:
+        """Whether the network means it: it knows the task, and says that it can't be canceled."""
+        return isinstance(refusal, NetworkError) and refusal.status_code not in _PASSING
+
     def _may_be_too_new(self, refusal: XaloraError) -> bool:
         """Whether the network may not know the task yet, as its polls are given time for, too."""
         is_new = self._job.record_id is not None and self._job.pacing.elapsed() < REFUSAL_SECONDS
@@ -170,14 +192,13 @@ class Cancellation:
         record_id = job.record_id
         if record_id is None:
             return False
-        await end_stranded_calls()
         own = job.lease
 
         def others() -> bool:
             return bool(journal.leased([record_id], besides=own))
 
         try:
-            if not await run_in_thread(others):
+            if not await self._looked(others):
                 return False
             job.lease = ""
             journal.leave(own)
@@ -191,11 +212,14 @@ class Cancellation:
                 await asyncio.wait({flushed}, timeout=DROP_SECONDS)
                 if flushed.done() and flushed.exception() is None:
                     looks += 1
-                if not await run_in_thread(others):
+                if not await self._looked(others):
                     return False
             return True
-        except JournalError:
+        except (JournalError, asyncio.TimeoutError):
             return False
+
+    async def _looked(self, others: Callable[[], bool]) -> bool:
+        return await within(background(run_in_thread(others, JOURNAL_READS)), LOOK_SECONDS)
 
     async def _try(self, request: Coroutine[Any, Any, T]) -> T:
         left = max(0.0, self._deadline - monotonic())

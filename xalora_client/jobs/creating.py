@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from ..concurrency import run_in_thread
+from ..concurrency import JOURNAL_READS, run_in_thread
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import Submitted
 from ..journal import Event, TaskState
@@ -16,6 +16,7 @@ from ..journal.rules import Happened
 from ..journal.transaction import NEVER_SENT
 from ..transfer.upload import ImageDelivery
 from . import messages
+from .background import background, within
 from .preparation import PreparedTask
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ WATCH_SECONDS = 0.1
 
 SETTLE_SECONDS = 1.0
 """How long it is looked at before the journal is asked whether that process is alive."""
+
+LEARN_SECONDS = 1.0
+"""How long a caller that leaves waits to learn the task's id."""
 
 GIVEN_UP_AMID = "It was given up before the network's answer came."
 
@@ -77,7 +81,7 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     try:
         if not await asyncio.shield(asyncio.wrap_future(noted)):
             # Safe beside the journal, which would have refused the id of another task.
-            await run_in_thread(lambda: journal.check_not_anothers(record_id, task_id))
+            await run_in_thread(lambda: journal.check_not_anothers(record_id, task_id), JOURNAL_READS)
     except JournalError as error:
         # The id is another task's: whether this one has a task is not known.
         journal.note(record_id, Event.ANSWER_LOST, error=error.what)
@@ -116,8 +120,9 @@ async def learn_task_id_at_once(job: Job) -> None:
     if job.task_id is not None or job.state.sends or job.record_id is None:
         return
     journal, record_id = job.tools.journal, job.record_id
-    with suppress(JournalError):
-        record = await run_in_thread(lambda: journal.find(record_id))
+    with suppress(JournalError, asyncio.TimeoutError):
+        reading = background(run_in_thread(lambda: journal.find(record_id), JOURNAL_READS))
+        record = await within(reading, LEARN_SECONDS)
         if record is not None and record.task_id is not None and job.task_id is None and not job.is_done:
             _learned(job, record.task_id)
 
@@ -134,7 +139,7 @@ async def learn_task_id(job: Job) -> None:
     assert record_id is not None
     settle_at = monotonic() + SETTLE_SECONDS
     while True:
-        record = await run_in_thread(lambda: journal.find(record_id))
+        record = await run_in_thread(lambda: journal.find(record_id), JOURNAL_READS)
         if job.task_id is not None:
             return
         if record is not None and record.task_id is not None:

@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ..concurrency import run_in_thread
+from ..concurrency import JOURNAL_READS, run_in_thread
 from ..config import Credentials, IfUnknown, Settings
 from ..errors import (
     STILL_RETRIEVABLE,
@@ -54,6 +54,8 @@ KEPT_SECONDS = 0.5
 
 CLOSING_SECONDS = 3.0
 """How long answers about creates and cancels that are out are waited for when the client closes."""
+
+LATE_SECONDS = 0.05
 
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
@@ -127,11 +129,14 @@ class Dispatcher:
         """
         prepared: PreparedTask | None = None
 
-        async def find() -> tuple[Job, bool]:
+        async def find() -> tuple[Job, float | None]:
             nonlocal prepared
             if prepared is None:
                 prepared = await self._prepare(task, deadline)
-            return await self._job_for(prepared, options, deadline, interval)
+            # The journal's own words on why it took too long come first.
+            late = None if deadline is None else deadline + LATE_SECONDS
+            finding = self._job_for(prepared, options, deadline, interval)
+            return await _before(finding, late, lambda waited: messages.not_sent_in_time(None, waited))
 
         return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=True)
 
@@ -156,10 +161,10 @@ class Dispatcher:
             TaskTimeoutError: The deadline came first.
         """
 
-        async def find() -> tuple[Job, bool]:
+        async def find() -> tuple[Job, float | None]:
             finding = self._job_of_task(task_id, credentials, interval)
             late = lambda waited: messages.not_looked_up(task_id, waited)  # noqa: E731
-            return await _before(finding, deadline, late), False
+            return await _before(finding, deadline, late), None
 
         return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=False)
 
@@ -174,8 +179,8 @@ class Dispatcher:
 
     async def _job_for(
         self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None, interval: float | None
-    ) -> tuple[Job, bool]:
-        """The job of the record that answers, and whether a cancel of its task is under way."""
+    ) -> tuple[Job, float | None]:
+        """The job of the record that answers, and when a cancel under way of its task was asked for."""
         kind = await self._kind(prepared.kind)
         claim = await self._claim(prepared, options, deadline)
         if claim.action == "unknown" and options.if_unknown == "resend":
@@ -190,17 +195,18 @@ class Dispatcher:
         if claim.action == "unknown":
             raise messages.outcome_unknown(record)
         asked_at = record.cancel_requested_at
-        is_canceled = asked_at is not None and time() - asked_at < CANCEL_SECONDS
+        if asked_at is not None and abs(time() - asked_at) >= CANCEL_SECONDS:
+            asked_at = None
         under_way = self._under_way(record.id)
         if under_way is not None:
             under_way.take_lease(claim.lease)
-            return under_way, is_canceled
+            return under_way, asked_at
         job = self._new_job(record, claim.lease, prepared.credentials, kind, interval)
         if claim.action == "kept":
-            return self._give_out(job, record, claim.lease, is_whole), False
+            return self._give_out(job, record, claim.lease, is_whole), None
         sent = prepared if claim.action == "send" else None
         job.begin(sent, self._delivery, _lifetime(prepared.task.timeout_seconds))
-        return job, is_canceled
+        return job, asked_at
 
     async def _settled(self, record: Record, credentials: Credentials) -> IfUnknown:
         """What to do about a task that the network did not know any more, once it was asked again.
@@ -349,8 +355,14 @@ class Dispatcher:
         patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
         work = _work(prepared, self._settings.sequencer_url)
         how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
+        refusal = await run_in_thread(self.journal.room_refusal)
         claiming = self.journal.claim(
-            work, job_id=prepared.job_id, if_unknown=options.if_unknown, patience=max(0.0, patience), **how
+            work,
+            job_id=prepared.job_id,
+            if_unknown=options.if_unknown,
+            refusal=refusal,
+            patience=max(0.0, patience),
+            **how,
         )
         look = lambda: self.journal.kept_result(work, **how)  # noqa: E731
         began, has_looked = monotonic(), False
@@ -389,10 +401,16 @@ class Dispatcher:
         if not claiming.cancel():
             claiming.add_done_callback(leave)
 
+    async def hold(self, job: Job, owner: object) -> None:
+        """Keep a lease on the job's record until `owner` is gone."""
+        if job.record_id is not None:
+            release_with(owner, self.journal, await self._lease_on(job.record_id))
+
     async def _lease(self, record: Record | None) -> str:
-        if record is None:
-            return ""
-        holding = self.journal.hold(record.id, patience=KEPT_SECONDS)
+        return "" if record is None else await self._lease_on(record.id)
+
+    async def _lease_on(self, record_id: int) -> str:
+        holding = self.journal.hold(record_id, patience=KEPT_SECONDS)
         try:
             return await asyncio.wrap_future(holding)
         except JournalError:
@@ -412,7 +430,7 @@ class Dispatcher:
     async def _read(self, reading: Callable[[], T | None]) -> T | None:
         """What the journal says; None where it can't be read."""
         try:
-            return await run_in_thread(reading)
+            return await run_in_thread(reading, JOURNAL_READS)
         except JournalError:
             return None
 

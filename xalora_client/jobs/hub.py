@@ -14,12 +14,25 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
+from ..concurrency import DaemonThreads
+from .background import background
+
 T = TypeVar("T")
 
 LEAVING_SECONDS = 4.0
 """How long a cancelled caller waits at most for its call to end: a little over the 3 s of a cancel."""
 
 STRANDED_SECONDS = 0.2
+"""How long a journal takes to drop the leases of a call that has ended."""
+
+LOOKING_SECONDS = 3.0
+"""How often the hub looks for calls whose callers are gone: their leases keep others from canceling."""
+
+TICK_SECONDS = 0.25
+"""How long a caller's loop sleeps at most: the Stop of a notebook does not wake it."""
+
+MOST_THREADS = 64
+"""Threads for files and names of hosts; each may hang."""
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -31,6 +44,7 @@ def hub() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
+            _loop.set_default_executor(DaemonThreads("xalora-files", MOST_THREADS))
             threading.Thread(target=_run, args=(_loop,), name="xalora-jobs", daemon=True).start()
         return _loop
 
@@ -70,12 +84,15 @@ async def on_hub(coroutine: Coroutine[Any, Any, T]) -> T:
         carrier = asyncio.current_task()
         assert carrier is not None
         _callers[carrier] = own_loop
+        _look_for_stranded_calls()
         return await coroutine
 
     future = asyncio.run_coroutine_threadsafe(carried(), loop)
     waiting = asyncio.wrap_future(future)
     try:
-        return await asyncio.shield(waiting)
+        while not (await asyncio.wait({waiting}, timeout=TICK_SECONDS))[0]:
+            pass
+        return waiting.result()
     except asyncio.CancelledError:
         loop.call_soon_threadsafe(lambda: carrier.cancel() if carrier is not None else future.cancel())
         await asyncio.wait({waiting}, timeout=LEAVING_SECONDS)
@@ -94,9 +111,22 @@ async def end_stranded_calls() -> None:
         _stranded.add(call)
         call.cancel()
     if stranded:
-        await asyncio.wait(stranded)
+        await asyncio.wait(stranded, timeout=LOOKING_SECONDS)
         # Their journals write that a moment later.
         await asyncio.sleep(STRANDED_SECONDS)
+
+
+def _look_for_stranded_calls() -> None:
+    """Begin to look for them every few seconds, while there are calls at all."""
+    global _looking  # noqa: PLW0603
+
+    async def look() -> None:
+        while _callers:
+            await asyncio.sleep(LOOKING_SECONDS)
+            await end_stranded_calls()
+
+    if _looking is None or _looking.done():
+        _looking = background(look())
 
 
 def is_stranded() -> bool:
@@ -107,6 +137,7 @@ def is_stranded() -> bool:
 _Calls: TypeAlias = "weakref.WeakKeyDictionary[asyncio.Task[Any], asyncio.AbstractEventLoop]"
 _callers: _Calls = weakref.WeakKeyDictionary()
 _stranded: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+_looking: asyncio.Task[None] | None = None
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
@@ -116,8 +147,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 def _after_fork_in_child() -> None:
     # The thread stayed in the parent; the loop's inner parts are the parent's.
-    global _loop, _lock
-    _loop, _lock = None, threading.Lock()
+    global _loop, _lock, _looking
+    _loop, _lock, _looking = None, threading.Lock(), None
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,14 +12,16 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
 
-from ..concurrency import run_in_thread
+from ..concurrency import JOURNAL_READS, run_in_thread
 from ..config import Credentials
 from ..errors import (
+    JournalError,
     NetworkError,
     ResultExpiredError,
     ResultFormatError,
@@ -38,9 +40,10 @@ from ..polling.pacing import Pacing
 from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
 from ..transfer.upload import ImageDelivery
 from . import messages
-from .background import background
+from .background import background, within
 from .cancellation import Cancellation
-from .creating import ClaimAgain, learn_task_id, learn_task_id_at_once, send_create
+from .creating import LEARN_SECONDS, ClaimAgain, learn_task_id, learn_task_id_at_once, send_create
+from .hub import end_stranded_calls
 from .preparation import PreparedTask
 from .uploads import Uploads
 
@@ -106,6 +109,8 @@ class Job:
         accepted: The task id.
         answered: The network's last answer about a task that has ended.
         fetched: The result, files on disk.
+        wishes_ended: How many wishes to cancel its task came to nothing.
+        cancel_asked_at: When the cancel that took effect was asked for, as the journal says; unix seconds.
         events: Whoever wants to be told each step.
     """
 
@@ -138,6 +143,8 @@ class Job:
         self.answered: asyncio.Future[WorkflowTaskResult] = loop.create_future()
         self.fetched: asyncio.Future[RunResult] = loop.create_future()
         self.cancellation = Cancellation(self)
+        self.wishes_ended = 0
+        self.cancel_asked_at: float | None = None
         self.events = Listeners()
         self.tools = tools
         self.lease = lease
@@ -154,7 +161,10 @@ class Job:
 
     def tell(self, happened: Happened) -> None:
         """Say what happened; the rules decide what follows."""
+        had_wish = self.state.wish is not None
         self.state, commands = step(self.state, happened)
+        if had_wish and self.state.wish is None and not self.is_done:
+            self.wishes_ended += 1
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
         for command in commands:
@@ -184,6 +194,8 @@ class Job:
     async def cancel(self, happened: Happened, within: float) -> None:
         """Have the task canceled, and wait for at most `within` seconds until that is settled."""
         self._waited_until = monotonic() + within
+        # A call whose event loop was closed waits for nothing any more.
+        await end_stranded_calls()
         await learn_task_id_at_once(self)
         self.tell(happened)
         if await self.until(lambda: self._has_no_wish, self._waited_until):
@@ -283,6 +295,7 @@ class Job:
         except Exception as error:
             if not isinstance(error, XaloraError):
                 logger.exception("job %s ended by an unforeseen error", self.job_id)
+                error = messages.unforeseen(self, error)
             if not self.is_done:
                 self.end(Happened.OUT_OF_SIGHT, error)
 
@@ -324,6 +337,8 @@ class Job:
         await self.tools.uploads.discard(self.job_id)
         measured = None if run is None else (run.at_least, run.at_most)
         event, values = end_of(answer)
+        if event is Event.CANCELED:
+            self.cancel_asked_at = await self._cancel_asked_at()
         self.tools.journal.note(self.record_id, event, **values, run=measured, at=time())
         self.answered.set_result(answer)
         if event is Event.FINISHED:
@@ -335,6 +350,17 @@ class Job:
             self.end(Happened.CANCELED, messages.canceled(self, answer))
         if self.state.phase is Phase.FETCHING:
             await self._fetch(answer)
+
+    async def _cancel_asked_at(self) -> float | None:
+        """When the cancel that took effect was asked for, by whichever process."""
+        journal, record_id = self.tools.journal, self.record_id
+        if record_id is None:
+            return None
+        reading = background(run_in_thread(lambda: journal.find(record_id), JOURNAL_READS))
+        with suppress(JournalError, asyncio.TimeoutError):
+            record = await within(reading, LEARN_SECONDS)
+            return None if record is None else record.cancel_requested_at
+        return None
 
     async def _fetch(self, answer: WorkflowTaskResult) -> None:
         journal = self.tools.journal
@@ -489,10 +515,10 @@ def _miner_named_in(answer: WorkflowTaskResult) -> str | None:
     return next((miner for each in references if (miner := miner_of(each, answer.task_id))), None)
 
 
-def release_with(result: RunResult, journal: Journal, lease: str) -> None:
-    """Drop a lease when `result` is gone: a result in use keeps its files, whatever the limit."""
+def release_with(owner: object, journal: Journal, lease: str) -> None:
+    """Drop a lease when `owner` is gone: a result in use keeps its files, whatever the limit."""
     if lease:
-        release = weakref.finalize(result, journal.leave, lease)
+        release = weakref.finalize(owner, journal.leave, lease)
         # The journal drops its leases itself when the process ends.
         release.atexit = False
 

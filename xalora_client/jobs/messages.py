@@ -21,6 +21,7 @@ from ..errors import (
     TaskFailedError,
     TaskNotKnownError,
     TaskTimeoutError,
+    UnexpectedError,
     XaloraError,
 )
 from ..journal import Record
@@ -109,6 +110,16 @@ def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskT
         next_step="Try again later, or wait longer.",
         job_id=job_id,
     )
+
+
+def unforeseen(job: Job, error: Exception) -> UnexpectedError:
+    """An exception that nobody foresaw ended the job."""
+    unexpected = UnexpectedError.of(error)
+    unexpected.job_id, unexpected.task_id = job.job_id, job.task_id
+    if job.task_id is not None:
+        unexpected.money = RUNS_ON
+        unexpected.next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
+    return unexpected
 
 
 def not_looked_up(task_id: str, timeout: float) -> TaskTimeoutError:

@@ -8,17 +8,19 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ..concurrency import DaemonThreads
 from ..config import DEFAULT_WORKFLOW_URL, Credentials
 from ..errors import InputImageError, InvalidTaskError, MissingKeyError, NoMinerError
 from ..media.inputs import PreparedImage, is_remote, prepare_image
 from ..tasks import WorkflowTask
 
-MOST_THREADS = 32
 PLACE_SECONDS = 5.0
+"""How long an image that is slow to read keeps its place among those that are prepared."""
+
+_threads = DaemonThreads("xalora-images", 32)
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,13 @@ class Preparation:
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-        self._threads = ThreadPoolExecutor(MOST_THREADS, "xalora-images")
 
     async def prepare(
         self, task: WorkflowTask, default: Credentials | None, sequencer_url: str
     ) -> PreparedTask:
         """See :func:`prepare`."""
         async with self._places:
-            preparing = asyncio.ensure_future(prepare(task, default, sequencer_url, self._threads))
+            preparing = asyncio.ensure_future(prepare(task, default, sequencer_url))
             try:
                 await asyncio.wait({preparing}, timeout=PLACE_SECONDS)
             except asyncio.CancelledError:
@@ -79,10 +80,8 @@ class Preparation:
         return await preparing
 
 
-async def prepare(
-    task: WorkflowTask, default: Credentials | None, sequencer_url: str, threads: Executor | None = None
-) -> PreparedTask:
-    """Read and encode the task's images, on `threads`, and name the work.
+async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url: str) -> PreparedTask:
+    """Read and encode the task's images, on threads of their own, and name the work.
 
     Raises:
         MissingKeyError: There is no key to pay with.
@@ -107,7 +106,7 @@ async def prepare(
             _check_json({name: image})
             digests[name] = str(image)
         else:
-            preparing = asyncio.get_running_loop().run_in_executor(threads, prepare_image, image)
+            preparing = asyncio.get_running_loop().run_in_executor(_threads, prepare_image, image)
             try:
                 images[name] = await preparing
             except InputImageError as error:

@@ -153,6 +153,7 @@ class Journal:
         again: bool = False,
         among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
+        refusal: JournalError | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Future[Claim]:
         """Decide in one transaction what to do about a task; see `Claim` and `rules.choose`.
@@ -162,6 +163,7 @@ class Journal:
         Args:
             job_id: The job id to use if a new record is made; an older record keeps its own.
             among: Ids of tasks that may answer whatever was delivered, seeded or not.
+            refusal: Raised where the claim would send; see `room_refusal`.
             if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
                 same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose
                 id is known only the network can say more, so that is not sent again.
@@ -182,11 +184,12 @@ class Journal:
                     row = None
                 else:
                     change.apply(row["id"], Event.RESEND, {})
-            if row is None:
-                return self._claimed(change, "send", change.insert(work, job_id))
-            state = TaskState(row["state"])
-            if state is TaskState.UNKNOWN or (state is TaskState.PREPARED and row["worker"] is None):
-                return self._claimed(change, "send", row["id"])
+            state = TaskState.PREPARED if row is None else TaskState(row["state"])
+            nobody_sends = row is None or row["worker"] is None
+            if row is None or state is TaskState.UNKNOWN or (state is TaskState.PREPARED and nobody_sends):
+                if refusal is not None:
+                    raise refusal
+                return self._claimed(change, "send", row["id"] if row else change.insert(work, job_id))
             if self._results.are_there(kept_files(row)):
                 change.touch(row["id"])
                 return self._claimed(change, "kept", row["id"])
@@ -195,6 +198,18 @@ class Journal:
             return self._claimed(change, "join", row["id"])
 
         return self._request(decide, patience=patience, settles=True)
+
+    def room_refusal(self) -> JournalError | None:
+        """Why a result could not be stored: its folder can't be made or written, or the disk has no room.
+
+        Blocking. Asked before a claim and not within: a disk that hangs must not hold up the journal.
+        """
+        try:
+            with explained(self._results.root, NOTHING_CHARGED):
+                self._results.check_room()
+        except JournalError as error:
+            return error
+        return None
 
     def hold(self, record_id: int, *, patience: float = PATIENCE_SECONDS) -> Future[str]:
         """A lease on a record: its files stay, and others' cancels don't reach its task."""
@@ -524,9 +539,6 @@ class Journal:
         return None if chosen is None else rows[chosen.id]
 
     def _claimed(self, change: Transaction, action: Action, record_id: int) -> Claim:
-        if action == "send":
-            with explained(self._results.root, NOTHING_CHARGED):
-                self._results.check_room()
         lease = change.new_lease(record_id)
         if action == "send":
             change.update(record_id, worker=lease)

@@ -63,7 +63,7 @@ class Record:
         delivered: A caller got what its call promised.
         forgotten: An UNKNOWN record that was given up.
         in_doubt: It is sent again although an earlier create of it may have made a task.
-        cancel_requested_at: When a cancel was asked for that the network has not answered; else None.
+        cancel_requested_at: When the cancel was asked for that took effect, or is not answered; else None.
         version: The journal's `Journal.version` at the record's last change.
     """
 

@@ -285,7 +285,8 @@ def _ended(status: str) -> Columns:
             "error": _text(values.get("error")),
             "ended_at": values.get("at", now),
             "worker": None,
-            "cancel_requested_at": None,
+            # Of a canceled task it tells which request was the one: who joined after it wants a new task.
+            "cancel_requested_at": row["cancel_requested_at"] if status == "canceled" else None,
             "queue_position": None,
             "miner": _text(values.get("miner")) or row["miner"],
             "inference_seconds": values.get("inference_seconds") or row["inference_seconds"],

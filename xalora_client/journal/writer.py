@@ -223,7 +223,7 @@ class Writer:
         thread = self._thread
         self.end(timeout)
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout + 1.0)
+            thread.join(timeout + 0.2)
 
     def end(self, timeout: float, then: Callable[[], None] = lambda: None) -> None:
         """The same without waiting, made for finalizers; `then` is called at the end."""

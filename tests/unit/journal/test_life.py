@@ -138,7 +138,7 @@ def test_a_local_engine_is_noted_without_moving_the_task(journal: Journal) -> No
     assert (after.state, after.engine, after.device) == (TaskState.NOT_SENT, "torch", "cuda:0")
 
 
-@pytest.mark.parametrize("end_of_cancel", ["cancel lapsed", "failed", "canceled", "not known"])
+@pytest.mark.parametrize("end_of_cancel", ["cancel lapsed", "failed", "not known"])
 def test_d8_a_request_to_cancel_is_a_column_that_its_answer_clears(
     journal: Journal, clock: Clock, end_of_cancel: str
 ) -> None:
@@ -148,6 +148,17 @@ def test_d8_a_request_to_cancel_is_a_column_that_its_answer_clears(
     assert (asked.state, asked.cancel_requested_at) == (TaskState.SUBMITTED, clock.now)
     after = note(journal, record.id, Event(end_of_cancel), error="why")
     assert after.cancel_requested_at is None
+
+
+def test_d8_of_a_canceled_task_the_request_that_took_effect_is_known(journal: Journal, clock: Clock) -> None:
+    """D8: who joined after another request, which came to nothing, wanted this task."""
+    record = submit(journal)
+    note(journal, record.id, Event.CANCEL_REQUESTED)
+    note(journal, record.id, Event.CANCEL_LAPSED)
+    clock.now += 5
+    asked = note(journal, record.id, Event.CANCEL_REQUESTED)
+    after = note(journal, record.id, Event.CANCELED)
+    assert after.cancel_requested_at == asked.cancel_requested_at == clock.now
 
 
 def test_notes_of_one_record_are_applied_in_their_order_however_they_are_merged(

@@ -27,7 +27,7 @@ from xalora_client import (
     Xalora,
     events,
 )
-from xalora_client.journal import TaskState
+from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage, prepare_image
 
 HUNDREDS = 300
@@ -408,7 +408,7 @@ async def test_the_cancels_of_hundreds_of_tasks_leave_at_once(tmp_path: Path) ->
                 [task(str(number)) for number in range(HUNDREDS)], max_in_flight=HUNDREDS, fallback="never"
             )
         )
-        await until(lambda: client.journal.count(states=[TaskState.SUBMITTED]) == HUNDREDS)
+        await until(lambda: client.journal.count(states=[TaskState.SUBMITTED]) == HUNDREDS, 100.0)
         running.cancel()
         await asyncio.wait({running})
         assert all_asked.is_set()
@@ -479,3 +479,67 @@ async def test_a_job_that_goes_on_after_a_wish_was_taken_back_has_a_lease(tmp_pa
         network.finish()
         assert (await second).task_id == (await others).task_id == "t-1"
     assert (network.created, network.cancels) == (1, [])
+
+
+@pytest.mark.parametrize("same_client", [True, False], ids=["same client", "another client"])
+async def test_who_joined_under_a_cancel_that_came_to_nothing_is_not_given_a_new_task_by_a_later_one(
+    tmp_path: Path, same_client: bool
+) -> None:
+    network = ScriptedNetwork()
+    asked = asyncio.Event()
+
+    def refuse_the_first(task_id: str) -> Answer | None:
+        return Answer(409, {"message": "not now"}, hold=asked) if len(network.cancels) == 1 else None
+
+    network.on_cancel = refuse_the_first
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as here,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as there,
+    ):
+        first = asyncio.create_task(here.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        first.cancel()
+        await until(lambda: there.journal.records()[0].cancel_requested_at is not None)
+        waits = asyncio.Event()
+        second = asyncio.create_task(
+            (here if same_client else there).run(task(), on_event=lambda event: waits.set(), fallback="never")
+        )
+        await asyncio.wait_for(waits.wait(), PATIENCE)
+        asked.set()
+        await until(lambda: there.journal.records()[0].cancel_requested_at is None)
+        async with AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as user:
+            await user.cancel_task("t-1")
+        with pytest.raises(TaskCanceledError):
+            await asyncio.wait_for(second, PATIENCE)
+        await asyncio.wait({first})
+    assert network.created == 1
+
+
+async def test_a_refusal_that_passes_does_not_end_a_cancel(tmp_path: Path) -> None:
+    network = ScriptedNetwork()
+    network.on_cancel = lambda task_id: Answer(403, {"message": "no"}) if len(network.cancels) < 3 else None
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        await run_and_cancel(client, network)
+        assert network.canceled == {"t-1"}
+
+
+async def test_a_journal_that_hangs_keeps_no_cancel_from_leaving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ScriptedNetwork()
+    back = threading.Event()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        monkeypatch.setattr(Journal, "leased", lambda *_, **__: back.wait(60))
+        running.cancel()
+        await asyncio.wait({running})
+        await until(lambda: network.canceled == {"t-1"})
+        back.set()

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from time import monotonic
@@ -16,7 +18,7 @@ from journals import PATIENCE, leases, leases_in_use, until
 from programs import line, program
 from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
 
-from xalora_client import AsyncXalora, TaskTimeoutError, Xalora
+from xalora_client import AsyncXalora, TaskTimeoutError, Text2VideoTask, Xalora
 from xalora_client.journal import Journal, TaskState
 
 ENDING_SECONDS = 15.0
@@ -429,3 +431,73 @@ async def test_a_cancel_that_fails_at_first_is_pursued_after_its_client_was_drop
         # It had 3 s while it was waited for, which are over.
         assert not network.canceled
         await until(lambda: network.canceled == {"t-1"})
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancelled", "leave"])
+async def test_a_call_whose_loop_was_closed_keeps_its_own_client_from_no_cancel(
+    tmp_path: Path, how: str
+) -> None:
+    """A notebook whose loop is made anew goes on with the client it has."""
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url, state_dir=tmp_path)
+        await asyncio.to_thread(in_a_loop_that_is_closed_amid, client, network)
+        if how == "leave":
+            await client.leave_task("t-1")
+        elif how == "timeout":
+            with pytest.raises(TaskTimeoutError, match="canceled"):
+                await client.run(task(), timeout=2.0, on_timeout="cancel", fallback="never")
+        else:
+            waits = asyncio.Event()
+            again = asyncio.create_task(
+                client.run(task(), on_event=lambda event: waits.set(), fallback="never")
+            )
+            await asyncio.wait_for(waits.wait(), PATIENCE)
+            again.cancel()
+            await asyncio.wait({again})
+        await client.close()
+    assert (network.created, network.canceled) == (1, {"t-1"})
+
+
+async def test_a_call_whose_loop_was_closed_drops_its_lease_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xalora_client.jobs.hub.LOOKING_SECONDS", 0.1)
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url, state_dir=tmp_path)
+        await asyncio.to_thread(in_a_loop_that_is_closed_amid, client, network)
+        await until(lambda: not leases_in_use(client.journal))
+        await client.close()
+    assert network.cancels == []
+
+
+async def test_unseeded_tasks_that_are_submitted_and_waited_for_are_not_one(tmp_path: Path) -> None:
+    network = ScriptedNetwork()
+    prompt = Text2VideoTask(prompt="a lighthouse", workflow_id="1")
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        handles = [await client.submit(prompt) for _ in range(3)]
+        assert len({handle.task_id for handle in handles}) == 3
+        handles.clear()
+        await until(lambda: not leases_in_use(client.journal))
+
+
+def test_a_program_ends_whatever_disk_its_images_are_on(tmp_path: Path) -> None:
+    script = """
+import sys, threading
+from xalora_client import UpscalerTask, Xalora, TaskTimeoutError
+from xalora_client.jobs import preparation
+preparation.prepare_image = lambda image: threading.Event().wait(600)
+with Xalora("alice#s3cret", "http://127.0.0.1:1", state_dir=sys.argv[1]) as client:
+    try:
+        client.run(UpscalerTask("photo.png"), timeout=0.5, fallback="never")
+    except TaskTimeoutError:
+        print("in time")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "in time\n"), ended.stderr

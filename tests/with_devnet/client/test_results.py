@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scripted
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from PIL import Image
-from scripted import KEY, PICTURE, Answer, ScriptedSequencer
+from scripted import KEY, PICTURE, Answer, ScriptedNetwork, ScriptedSequencer, status, task
 
 from xalora_client import (
     AsyncXalora,
@@ -359,3 +360,22 @@ async def test_a_key_of_any_length_makes_a_short_message(store: Store, length: i
         with pytest.raises(ResultLocationError) as caught:
             await client.run(PICTURE, fallback="never")
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://a..b/x.png", "http://[::1/x", f"http://{'a' * 64}.example/x.png", "http://\u2100.example/"],
+)
+async def test_an_odd_address_ends_its_own_task_alone(tmp_path: Path, address: str) -> None:
+    network = ScriptedNetwork(
+        lambda task_id: status("finished", result=address if task_id == "t-1" else scripted.png())
+    )
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        outcomes = await client.run_many([task(str(n)) for n in range(4)], fallback="never")
+        odd = [outcome.error for outcome in outcomes if outcome.error is not None]
+    assert len(odd) == 1
+    assert odd[0].task_id == "t-1"
+    assert network.cancels == []
