@@ -18,7 +18,7 @@ def main() -> None:
         # Another run may have made it meanwhile.
         if not STAMP.is_file() or STAMP.stat().st_mtime <= newest:
             say(f"Installing the package and the development tools into {FOLDER}; about two minutes")
-            make_venv(FOLDER, "-e", f"{REPOSITORY}[cli,s3,fast,heif]", "-r", str(TOOLS))
+            make_venv(FOLDER, "-e", f"{REPOSITORY}[cli,s3,fast,heif,demo,waifu2x]", "-r", str(TOOLS))
             STAMP.touch()
 
 

@@ -32,6 +32,7 @@ DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
 FallbackPolicy: TypeAlias = Literal["never", "when_unavailable", "on_any_failure", "local_only"]
 TimeoutAction: TypeAlias = Literal["detach", "cancel"]
 IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
+UpscaleModelName: TypeAlias = Literal["realesrgan-x4plus", "realesr-animevideov3", "waifu2x-photo", "lanczos"]
 
 
 def names_host(url: str) -> bool:
@@ -160,7 +161,11 @@ class Settings(BaseModel):
         None, description="Folder with workflow definitions of your own."
     )
     comfyui_url: HttpUrl | None = Field(None, description="ComfyUI server that runs workflows locally.")
-    upscale_model: AbsolutePath | None = Field(None, description="Model file for local upscaling with torch.")
+    upscale_model: UpscaleModelName | AbsolutePath | None = Field(
+        None,
+        description="Model for upscaling on this machine: a file for torch, a .param file for ncnn, or "
+        "realesrgan-x4plus (default), realesr-animevideov3, waifu2x-photo, or lanczos, which is no model.",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():

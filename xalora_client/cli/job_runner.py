@@ -88,7 +88,7 @@ class JobReport:
             "files": [str(path) for path in self.files],
             "task_id": result.task_id if result else self.task_id,
             "job_id": getattr(result or error, "job_id", None),
-            **attributes(result, "engine", "device", "miner"),
+            **attributes(result, "engine", "device", "miner", "note"),
             "reused": result is not None and result.reused,
             "seconds": vars(result.seconds) if result else None,
             "error": error_fields(error) if error else None,
@@ -211,6 +211,8 @@ def summary(result: RunResult) -> str:
         parts = [f"kept result of {engine}, nothing was sent"]
     if result.task_id:
         parts.append(f"task {result.task_id}")
+    if result.note:
+        parts.append(result.note.rstrip("."))
     return " · ".join(parts)
 
 

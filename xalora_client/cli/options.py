@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..tasks import WorkflowTask
     from .job_runner import RunCall
 
-Engine: TypeAlias = Literal["auto", "xalora", "torch", "comfyui", "pillow"]
+Engine: TypeAlias = Literal["auto", "xalora", "comfyui", "torch", "ncnn", "pillow"]
 """What runs a task: the network and then this machine, the network, or one engine of this machine."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -49,7 +49,7 @@ class RunOptions:
         Engine,
         typer.Option(
             help="auto: the network, then this machine as --fallback says. xalora: the network only. "
-            "The others: this machine only; nothing is sent.",
+            "The others: this machine only; nothing is sent. pillow is LANCZOS, without a model.",
         ),
     ] = "auto"
     fallback: Annotated[

@@ -12,8 +12,6 @@ from ..errors import EngineError
 from ..workflows.check import MissingFile
 from ..workflows.definition import BoundWorkflow
 
-UPSCALER = "upscaler"
-
 LOCAL_MONEY = "It ran on this machine, so nothing was charged for it."
 
 
@@ -47,7 +45,7 @@ class Availability:
 
 @dataclass(frozen=True)
 class EngineProgress:
-    """How far a run is: ``done`` of ``total`` nodes or tiles (``done`` may be a fraction).
+    """How far a run is: ``done`` of ``total`` nodes, tiles or steps (``done`` may be a fraction).
 
     ``label`` names the current one ("Sample 5/20"). ``preview`` is the unfinished result as JPEG or PNG,
     where the engine has one.
@@ -84,7 +82,7 @@ class LocalEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name in results and logs: ``comfyui``, ``torch`` or ``pillow``."""
+        """Its name in results and logs: ``comfyui``, ``torch``, ``ncnn`` or ``pillow``."""
         ...
 
     def can_run(self, workflow: BoundWorkflow) -> bool:

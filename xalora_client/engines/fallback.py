@@ -19,13 +19,16 @@ from ..results import RunResult, Timing
 from ..tasks import WorkflowTask
 from ..workflows import BoundWorkflow, WorkflowCatalog
 from ..workflows.task import definition_of
-from .base import UPSCALER, EngineCanceledError, EngineProgress, EngineRun, LocalEngine
+from ..workflows.upscaling import UPSCALER, uses_model
+from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
 
 logger = logging.getLogger("xalora_client")
 
-EngineName = Literal["comfyui", "torch", "pillow"]
+EngineName = Literal["comfyui", "torch", "ncnn", "pillow"]
+ORDER: tuple[EngineName, ...] = ("comfyui", "torch", "ncnn", "pillow")
+"""The engines, the best first."""
 
-LANCZOS_UPSCALE = "lanczos-upscale"
+LANCZOS = "lanczos"
 STOP_SECONDS = 5.0
 LOCAL_FOLDER = "local"
 
@@ -45,7 +48,7 @@ async def run_locally(
         reason: Why the task does not run on the network, for the log and the progress callback.
         remote_error: The network's error, kept as the cause if this machine fails too.
         engine: This engine only; default: a ComfyUI server if one is set, then torch with a model file, then
-            (for upscaling) LANCZOS.
+            ncnn, then LANCZOS where ``upscale_model`` is ``lanczos`` or the workflow itself has no model.
 
     Raises:
         EngineError: No engine here can run it; the message says what each one lacks. After a failure of the
@@ -57,8 +60,8 @@ async def run_locally(
     refusals: list[str] = []
     job_id = task.new_job_id()
     dest = settings.state_dir / LOCAL_FOLDER / job_id
-    candidates = await asyncio.to_thread(lambda: list(_candidates(task, settings, engine, refusals)))
-    for chosen, workflow in candidates:
+    choices = await asyncio.to_thread(lambda: list(candidates(task, settings, engine, refusals)))
+    for chosen, workflow in choices:
         name = chosen.name
         # An engine that the user named needs no warning.
         level = logging.WARNING if engine is None else logging.INFO
@@ -110,7 +113,7 @@ _results_in_use: WeakValueDictionary[str, RunResult] = WeakValueDictionary()
 """Results by job id that a caller still refers to, so that their files may yet be read."""
 
 
-def _candidates(
+def candidates(
     task: WorkflowTask, settings: Settings, only: EngineName | None, refusals: list[str]
 ) -> Iterator[tuple[LocalEngine, BoundWorkflow]]:
     """The engines that can run the task, the best first, each with the workflow that it would run.
@@ -124,25 +127,24 @@ def _candidates(
         refusals.append(f"there is no workflow definition for {task.kind_of_task} tasks")
         return
     workflow = definition.bind(values)
-    lanczos = catalog.get(LANCZOS_UPSCALE)
-    for name in (only,) if only else ("comfyui", "torch", "pillow"):
+    for name in (only,) if only else ORDER:
         try:
             local = _engine(name, settings)
         except ConfigurationError as error:
             refusals.append(f"{name}: {error.what}")
             continue
         if not local.can_run(workflow):
-            refusals.append(f"{name}: runs no {task.kind_of_task} tasks")
-            continue
-        if not (available := local.available()):
-            refusals.append(f"{name}: {available.reason}")
-            continue
-        yield local, workflow
-        if name == "comfyui" and task.kind_of_task == UPSCALER and definition.name != LANCZOS_UPSCALE:
-            yield local, lanczos.bind({"image": values.get("image")})
+            refusals.append(f"{name}: does not run {definition.title}")
+        elif not (available := local.available()):
+            refusals.append(f"{name}: {available.reason.rstrip('.')}")
+        elif name == "pillow" and not only and uses_model(workflow) and settings.upscale_model != LANCZOS:
+            refusals.append(f"{name}: LANCZOS is no model; XALORA_UPSCALE_MODEL={LANCZOS} allows it")
+        else:
+            yield local, workflow
 
 
 def _engine(name: str, settings: Settings) -> LocalEngine:
+    model = settings.upscale_model
     if name == "comfyui":
         if settings.comfyui_url is None:
             raise ConfigurationError("XALORA_COMFYUI_URL is not set")
@@ -152,10 +154,21 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
     if name == "torch":
         from .torch import TorchEngine
 
-        return TorchEngine(settings.upscale_model)
+        return TorchEngine(model if isinstance(model, Path) and not is_ncnn_file(model) else None)
+    if name == "ncnn":
+        from .ncnn.engine import NcnnEngine
+
+        # A model file of torch's is none of ncnn's: the default model is the next best.
+        is_other = isinstance(model, Path) and not is_ncnn_file(model)
+        return NcnnEngine(None if is_other else model)
     from .pillow import PillowEngine
 
     return PillowEngine()
+
+
+def is_ncnn_file(path: Path) -> bool:
+    """Whether a model file is one of ncnn's pair; torch's own .bin files have no .param beside them."""
+    return path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file())
 
 
 async def _image_bytes(task: WorkflowTask) -> dict[str, bytes]:
@@ -243,7 +256,9 @@ def _nothing_can(task: WorkflowTask, refusals: list[str], remote_error: XaloraEr
     if remote_error is None:
         return EngineError(
             f"This machine can't run {task.describe()!r} ({lacks})",
-            next_step="Set XALORA_COMFYUI_URL to a ComfyUI server, or XALORA_UPSCALE_MODEL to a model file.",
+            next_step='For an upscale model on any machine: pip install "xalora[ai]".'
+            if task.kind_of_task == UPSCALER
+            else "Set XALORA_COMFYUI_URL to a ComfyUI server.",
         )
     return type(remote_error)(
         f"{remote_error.what.rstrip('.')}; and this machine can't take over ({lacks})",

@@ -1,4 +1,4 @@
-"""Engine that upscales by LANCZOS with Pillow: the last resort, without a model or a GPU."""
+"""Engine that upscales by LANCZOS with Pillow, without a model: where the user asks for it by name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
+from ..workflows.upscaling import only_upscales, result_size
 from .base import (
-    UPSCALER,
     Availability,
     EngineProgress,
     EngineRun,
@@ -20,20 +20,20 @@ from .base import (
     result_path,
     write_result,
 )
-from .pixels import decode_input, lanczos_upscale
+from .pixels import decode_input, lanczos_enlarged
 
 FACTOR = 2
 DEVICE = "CPU (LANCZOS)"
 
 
 class PillowEngine:
-    """Doubles the size of images by LANCZOS, so that an upscaling task always has a result."""
+    """Enlarges images by LANCZOS, which adds no detail."""
 
     name = "pillow"
 
     def can_run(self, workflow: BoundWorkflow) -> bool:
-        """Upscaling only."""
-        return workflow.task_type == UPSCALER
+        """Workflows that upscale and do nothing else."""
+        return only_upscales(workflow)
 
     def available(self) -> Availability:
         """Always: Pillow is a dependency of the package."""
@@ -48,15 +48,18 @@ class PillowEngine:
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> EngineRun:
-        """See :meth:`.base.LocalEngine.run`. The result is a PNG of twice the size, alpha kept."""
+        """See :meth:`.base.LocalEngine.run`. The result is a PNG of the workflow's size, alpha kept.
+
+        Where the size is up to a model's own factor, it is doubled.
+        """
         started = time.monotonic()
         raise_if_canceled(cancel, self.name)
-        doubled = lanczos_upscale(decode_input(only_image(images, self.name)), FACTOR)
+        image = decode_input(only_image(images, self.name))
+        size = result_size(workflow, (image.shape[1], image.shape[0]), FACTOR)
+        result = lanczos_enlarged(image, size)
         raise_if_canceled(cancel, self.name)
-        path = write_result(result_path(dest, 0, ".png"), encode_png(doubled))
+        path = write_result(result_path(dest, 0, ".png"), encode_png(result))
         if on_progress is not None:
-            on_progress(EngineProgress(1, 1, "LANCZOS 2x"))
-        seconds = time.monotonic() - started
-        return EngineRun(
-            (path,), self.name, DEVICE, seconds, f"Upscaled {FACTOR}x by LANCZOS, without a model."
-        )
+            on_progress(EngineProgress(1, 1, "LANCZOS"))
+        note = f"Upscaled {size[0] / image.shape[1]:.3g}x by LANCZOS, without a model."
+        return EngineRun((path,), self.name, DEVICE, time.monotonic() - started, note)

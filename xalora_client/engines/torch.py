@@ -21,8 +21,8 @@ import numpy.typing as npt
 from ..errors import ConfigurationError
 from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
+from ..workflows.upscaling import only_upscales, result_size, uses_model
 from .base import (
-    UPSCALER,
     Availability,
     EngineProgress,
     EngineRun,
@@ -33,7 +33,7 @@ from .base import (
     result_path,
     write_result,
 )
-from .pixels import decode_input, lanczos_resize
+from .pixels import decode_input, fitted, lanczos_resize
 from .tiles import Tile
 
 logger = logging.getLogger("xalora_client.engines")
@@ -238,8 +238,6 @@ class TorchEngine:
     """
 
     name = NAME
-    factor = 2
-    """How many times wider and higher results are, as on the network."""
 
     def __init__(self, model_path: Path | None, **options: Any) -> None:
         self._model_path = model_path
@@ -249,8 +247,8 @@ class TorchEngine:
         self._lock = threading.Lock()
 
     def can_run(self, workflow: BoundWorkflow) -> bool:
-        """Upscaling only."""
-        return workflow.task_type == UPSCALER
+        """Workflows that upscale by a model and do nothing else."""
+        return uses_model(workflow) and only_upscales(workflow)
 
     def available(self) -> Availability:
         """Whether torch, spandrel and the model file are there; imports nothing."""
@@ -272,7 +270,7 @@ class TorchEngine:
         on_progress: ProgressCallback | None = None,
         cancel: threading.Event | None = None,
     ) -> EngineRun:
-        """See :meth:`.base.LocalEngine.run`. The result is a PNG of exactly twice the size, alpha kept."""
+        """See :meth:`.base.LocalEngine.run`. The result is a PNG of the workflow's size, alpha kept."""
         started = time.monotonic()
         raise_if_canceled(cancel, NAME)
         model_path, available = self._model_path, self.available()
@@ -288,10 +286,15 @@ class TorchEngine:
             if self._upscaler is None:
                 self._upscaler = TorchUpscaler(model_path, **self._options)
             upscaler = self._upscaler
-            result = upscaler.upscale(image, factor=self.factor, on_tile=on_tile, cancel=cancel)
+            made = upscaler.upscale(image[..., :3], on_tile=on_tile, cancel=cancel)
+        width, height = image.shape[1], image.shape[0]
+        size = result_size(workflow, (width, height), upscaler.scale)
+        result = fitted(made, image, size)
         path = write_result(result_path(dest, 0, ".png"), encode_png(result))
         note = f"Upscaled with {model_path.name} ({upscaler.scale}x"
-        note += ")." if upscaler.scale == self.factor else f", resized to {self.factor}x by LANCZOS)."
+        note += (
+            ")." if size[0] == width * upscaler.scale else f", resized to {size[0] / width:.3g}x by LANCZOS)."
+        )
         return EngineRun((path,), NAME, upscaler.device_name, time.monotonic() - started, note)
 
 

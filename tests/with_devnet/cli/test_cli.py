@@ -273,11 +273,13 @@ def test_the_same_task_again_sends_nothing(cli: Cli, photo: Path, devnet: Devnet
 def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo: Path) -> None:
     done = Cli(tmp_path)("upscale", photo)
     assert done.returncode == 0, done.stderr
-    assert "LANCZOS, no model" in done.stdout
+    assert "this machine by ncnn on cpu" in done.stdout
+    assert "Upscaled with realesrgan-x4plus (4x), resized to 2x by LANCZOS" in done.stdout
     with Image.open(tmp_path / "photo.xalora.png") as image:
         assert image.size == (80, 48)
     document = Cli(tmp_path).json("upscale", photo, "--engine", "pillow", "-o", "2.png")
     assert document["results"][0]["engine"] == "pillow"
+    assert "by LANCZOS, without a model" in document["results"][0]["note"]
 
 
 def test_only_the_named_engine_is_used(tmp_path: Path, photo: Path, idle_devnet: DevnetThread) -> None:
@@ -497,14 +499,14 @@ def test_a_local_result_after_an_unknown_create_says_what_that_may_cost(
     devnet.add_fault("task_create:drop_after:n=1")
     document = cli.json("upscale", photo, "-o", "made.png", code=6)
     (result,) = document["results"]
-    assert (result["status"], result["engine"], document["exit_code"]) == ("done", "pillow", 6)
+    assert (result["status"], result["engine"], document["exit_code"]) == ("done", "ncnn", 6)
     assert result["files"] == ["made.png"] and (tmp_path / "made.png").is_file()
     assert result["error"]["type"] == "AmbiguousCreateError"
     # It stays unknown for the same task.
     again = cli("upscale", photo, "-o", "again.png")
     assert again.returncode == 6
-    assert "LANCZOS, no model" in again.stdout
-    assert "Running on this machine with the pillow engine." in again.stderr
+    assert "Upscaled with realesrgan-x4plus" in again.stdout
+    assert "Running on this machine with the ncnn engine." in again.stderr
     error = again.stderr.splitlines()[-1]
     assert error.startswith("error: ") and result["error"]["job_id"] in error
     assert "may exist and be charged" in error and "--if-unknown resend" in error

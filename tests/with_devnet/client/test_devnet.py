@@ -265,7 +265,10 @@ async def test_waiting_in_the_queue_beyond_the_limit_withdraws_the_task() -> Non
 
 
 async def test_work_that_this_machine_took_over_is_journaled_as_such() -> None:
-    async with Devnet(miners=0) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+    async with (
+        Devnet(miners=0) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, upscale_model="lanczos") as client,
+    ):
         result = await client.run(UpscalerTask(PHOTO), queue_limit=0.3, fallback="when_unavailable")
         record = client.journal.by_task_id(devnet.task_ids()[0])
     assert record is not None
@@ -295,14 +298,14 @@ async def test_this_machine_takes_over_when_the_network_is_away(devnet: Devnet) 
         with pytest.raises(XaloraConnectionError):
             await client.run(UpscalerTask(image), fallback="never")
         result = await client.run(UpscalerTask(image), on_event=seen.append)
-        assert (result.engine, result.task_id) == ("pillow", None)
-        assert "LANCZOS" in (result.device or "")
+        assert (result.engine, result.task_id, result.device) == ("ncnn", None, "cpu")
+        assert "realesrgan-x4plus" in result.note
         assert result.images.shape == (1, 48, 64, 3)
         assert any(isinstance(event, events.FallingBack) for event in seen)
         with pytest.raises(XaloraConnectionError, match="can't take over"):
             await client.run(Text2VideoTask(prompt="a fox"))
     async with AsyncXalora(workflow_url=devnet.url) as client:
-        assert (await client.run(UpscalerTask(image))).engine == "pillow"
+        assert (await client.run(UpscalerTask(image))).engine == "ncnn"
         with pytest.raises(MissingKeyError, match="XALORA_API_KEY"):
             await client.run(UpscalerTask(image), fallback="never")
     assert devnet.stats()["creates"] == 0

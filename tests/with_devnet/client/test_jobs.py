@@ -743,7 +743,7 @@ async def test_a_task_out_of_sight_is_not_canceled_when_this_machine_is_to_take_
         with pytest.raises(NetworkError, match=r"this machine can't take over.*runs on.*resume t-1"):
             await client.run(Text2VideoTask(prompt="a dog", seed=1, workflow_id="1"), fallback=policy)
         result = await client.run(UpscalerTask(np.zeros((2, 2, 3), np.uint8)), fallback=policy)
-        assert result.engine == "pillow"
+        assert result.engine == "ncnn"
         assert {record.state for record in client.journal.records()} == {TaskState.SUBMITTED}
     assert sequencer.count("task_cancel") == 0
 

