@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .host import compat
 from .host.compat import ComfyExtension, io
-from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraTakeImages
+from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraNcnnUpscale, XaloraTakeImages
 from .sidebar import routes
 from .submit_collect import (
     XaloraCollect,
@@ -27,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     XaloraSubmitTextToImage,
     XaloraCollect,
     XaloraTakeImages,
+    XaloraNcnnUpscale,
     XaloraMergeImages,
     XaloraLocalVideo,
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import torch
 
+from ..xalora_client.engines import EngineCanceledError
+from ..xalora_client.engines.ncnn.engine import upscaled
+from ..xalora_client.engines.ncnn.upscaler import upscaler
 from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
 from .base import CATEGORY
 from .conversion.image_tensors import COLOUR_CHANNELS, merged, split_batch
@@ -88,6 +92,47 @@ class XaloraTakeImages(io.ComfyNode):
         else:
             mask = torch.zeros(taken.shape[:3])
         return io.NodeOutput(taken[..., :COLOUR_CHANNELS], mask)
+
+
+class XaloraNcnnUpscale(io.ComfyNode):
+    """Images upscaled by a model with ncnn, which needs neither CUDA nor a file in ComfyUI's folders."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="XaloraNcnnUpscale",
+            display_name="Xalora Upscale with ncnn",
+            category=INTERNAL,
+            description=PURPOSE,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Image.Input("images", tooltip="A batch."),
+                io.String.Input("model", tooltip="Name of a model that ncnn runs."),
+                io.Int.Input("factor", default=2, min=1, max=4, tooltip="How many times wider and higher."),
+            ],
+            outputs=[io.Image.Output("upscaled", display_name="IMAGE", tooltip="The images, in order.")],
+        )
+
+    @classmethod
+    def execute(cls, images: torch.Tensor, model: Any, factor: int) -> io.NodeOutput:
+        made_by = upscaler(model)
+        bar = compat.ProgressBar(len(images), str(cls.hidden.unique_id))
+        cancel = threading.Event()
+        made = []
+        try:
+            for index, image in enumerate(images):
+
+                def on_step(done: int, total: int, index: int = index) -> None:
+                    bar.update_absolute(index + done / total)
+                    if compat.interrupted():
+                        cancel.set()
+
+                pixels = image.cpu().numpy()
+                size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
+                made.append(torch.from_numpy(upscaled(made_by, pixels, size, on_step=on_step, cancel=cancel)))
+        except EngineCanceledError:
+            raise compat.InterruptProcessingException from None
+        return io.NodeOutput(torch.stack(made))
 
 
 class XaloraMergeImages(io.ComfyNode):

@@ -39,8 +39,9 @@ class XaloraUpscaleImage(XaloraNode):
                     options=upscale_models(),
                     default=AUTO,
                     optional=True,
-                    tooltip="Upscale model in models/upscale_models that this machine uses when it takes "
-                    "over from the network. auto: an installed one, else LANCZOS.",
+                    tooltip="Upscale model that this machine uses when it takes over from the network: a "
+                    "file in models/upscale_models, or one that ncnn runs on any machine. auto: the best "
+                    "that is there. LANCZOS is no model and adds no detail.",
                 ),
                 *shared_inputs.batch_inputs(),
                 *shared_inputs.run_inputs(),

@@ -91,7 +91,7 @@ def install() -> Install:
     with locked(folder):
         # Apart from the folder's name: a change of these few must not cost another torch.
         if not _pack_stamp().is_file():
-            make_venv(folder, "-r", "requirements.txt")
+            make_venv(folder, "-r", "requirements.txt", *_upscale_models())
             _pack_stamp().touch()
     return found
 
@@ -125,13 +125,20 @@ def _required_by(source: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#") and line not in NOT_INSTALLED]
 
 
+def _upscale_models() -> list[str]:
+    """The extras `ai` and `waifu2x`."""
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^(?:ai|waifu2x) = \[(.+)\]$", text, re.MULTILINE)
+    return [each for each in re.findall(r'"([^"]+)"', " ".join(extras)) if not each.startswith("xalora")]
+
+
 def _torch() -> tuple[str, str]:
     return TORCH.get((platform.system(), platform.machine()), ("torch", "torchvision"))
 
 
 def _pack_stamp() -> Path:
     requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
-    return _environment() / f".pack-requirements-{fingerprint(requirements)}"
+    return _environment() / f".pack-requirements-{fingerprint(requirements, *_upscale_models())}"
 
 
 def _unpack(requirement: str, inside: str, folder: Path) -> None:

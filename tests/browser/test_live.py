@@ -138,7 +138,7 @@ def test_a_fallback_is_told_once(bench: Workbench) -> None:
     bench.run()
     toast = bench.toasts.filter(has_text="This machine took over")
     expect(toast.first).to_be_visible()
-    expect(toast.first).to_contain_text("by LANCZOS on this machine")
+    expect(toast.first).to_contain_text("by realesrgan-x4plus (ncnn) on this machine")
     bench.wait_ended()
     assert toast.count() == 1
     bench.wait_idle()

