@@ -71,7 +71,13 @@ _PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"width", "height", "length", "steps", "seed", "fps", "quality"}),
     ),
 }
-_KNOWN_WORKFLOWS = {"1": "txt2vid", "2": "txt2vid", "3": "txt2img", "lanczos-upscale": "upscaler"}
+_KNOWN_WORKFLOWS = {
+    "1": "txt2vid",
+    "2": "txt2vid",
+    "3": "txt2img",
+    "upscale": "upscaler",
+    "lanczos-upscale": "upscaler",
+}
 
 Body = dict[str, Any]
 Answer = dict[str, Any] | bytes
@@ -115,6 +121,7 @@ class Sequencer:
         faults: The faults of the six endpoints.
         result_form: The form of results in ``task_result_query``.
         details_as_text: Send miners ``task_details`` as a JSON string instead of an object.
+        usual_workflows: In place of those in :data:`USUAL_WORKFLOWS`.
     """
 
     def __init__(
@@ -126,12 +133,14 @@ class Sequencer:
         *,
         result_form: ResultForm = "url",
         details_as_text: bool = False,
+        usual_workflows: Mapping[str, str] = {},
     ) -> None:
         self.state = state
         self.storage = storage
         self.result_form = result_form
         self.details_as_text = details_as_text
         self.url = ""
+        self._usual_workflows = {**USUAL_WORKFLOWS, **usual_workflows}
         self._keys = dict(keys)
         self._faults = faults
         self._pending: list[_PendingRequest] = []
@@ -228,7 +237,7 @@ class Sequencer:
         self, *, consumer_id: str, api_key: str, workflow_id: str | int = "", task_type: str = ""
     ) -> Answer:
         self._check_key(consumer_id, api_key)
-        workflow_id = _workflow_id(workflow_id, task_type)
+        workflow_id = self._workflow_id(workflow_id, task_type)
         found = self.state.miner_for(workflow_id)
         if found is None:
             raise Refusal(404, f"No miner takes workflow {workflow_id!r} now")
@@ -248,7 +257,7 @@ class Sequencer:
         timeout_seconds: Seconds = 0,
     ) -> Answer:
         self._check_key(consumer_id, api_key)
-        workflow_id = _workflow_id(workflow_id, task_type)
+        workflow_id = self._workflow_id(workflow_id, task_type)
         _check_parameters(task_type, workflow_id, task_details)
         task_id, _ = self.state.create(
             consumer_id=consumer_id,
@@ -331,6 +340,12 @@ class Sequencer:
     # Miners
 
     @_checked
+    def _workflow_id(self, given: str | int, task_type: str) -> str:
+        workflow_id = str(given) or self._usual_workflows.get(task_type)
+        if workflow_id is None:
+            raise Refusal(400, f"workflow_id is required: task type {task_type!r} has no usual one")
+        return workflow_id
+
     async def _miner_request(self, *, erc20_address: str, workflow_ids: list[str | int]) -> Answer:
         held = self.state.renew(erc20_address)
         if held is not None:
@@ -433,13 +448,6 @@ def _read(data: bytes) -> Body:
     if not isinstance(body, dict):
         raise Refusal(400, "The body is not a JSON object")
     return body
-
-
-def _workflow_id(given: str | int, task_type: str) -> str:
-    workflow_id = str(given) or USUAL_WORKFLOWS.get(task_type)
-    if workflow_id is None:
-        raise Refusal(400, f"workflow_id is required: task type {task_type!r} has no usual one")
-    return workflow_id
 
 
 def _check_parameters(task_type: str, workflow_id: str, details: Body) -> None:

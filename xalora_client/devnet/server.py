@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Devnet:
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         workflow_ids: The workflows that the miners take.
         replace_dead: Start a new miner for each that a ``death`` fault has killed.
+        usual_workflows: The workflows of tasks without one, by task type, where they are other ones.
 
     Raises:
         ValueError: A key, fault or result form is invalid; raised by the constructor.
@@ -85,6 +86,7 @@ class Devnet:
         engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
         replace_dead: bool = True,
+        usual_workflows: Mapping[str, str] = {},
     ) -> None:
         if result_form not in RESULT_FORMS:
             raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
@@ -99,6 +101,7 @@ class Devnet:
         self._lease = lease
         self._result_form: ResultForm = result_form
         self._details_as_text = details_as_text
+        self._usual_workflows = usual_workflows
         self._miner_options: dict[str, Any] = {
             "miners": miners,
             "engine": engine,
@@ -228,6 +231,7 @@ class Devnet:
             self.faults,
             result_form=self._result_form,
             details_as_text=self._details_as_text,
+            usual_workflows=self._usual_workflows,
         )
         await self._sequencer.start(self._host, self._port)
         self._url = self._sequencer.url

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from xalora_client.engines import EngineCanceledError, EngineProgress
+from xalora_client.engines.ncnn import net
 from xalora_client.engines.ncnn.engine import NcnnEngine, passes, upscaled
 from xalora_client.engines.ncnn.models import tried
 from xalora_client.engines.ncnn.upscaler import NcnnUpscaler, upscaler
@@ -128,3 +131,62 @@ def test_a_canceled_run_stops_at_the_next_step_and_leaves_no_file(
         )
     assert len(seen) == 2
     assert not list(tmp_path.glob("a*"))
+
+
+# No Vulkan device is here: these stand in for one.
+
+
+class LostDevice(net.Net):
+    """A model on a Vulkan device that fails; on the processor it is a real one."""
+
+    def __init__(self, *files: Path, threads: int | None = None, gpu: int | None = None) -> None:
+        super().__init__(*files, threads=threads)
+        self.is_lost = gpu is not None
+
+    def start(self, blob: str, pixels: np.ndarray) -> net.Extraction:
+        if self.is_lost:
+            raise net.ModelError("the device is lost")
+        return super().start(blob, pixels)
+
+
+def test_where_vulkan_fails_the_processor_goes_on_and_that_is_said_once(
+    photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("xalora_client.engines.ncnn.upscaler.Net", LostDevice)
+    made_by = NcnnUpscaler(replace(tried(ANIME), gpu=1, gpu_name="Radeon"))
+    assert made_by.device == "vulkan:1 Radeon"
+    for _ in range(2):
+        np.testing.assert_array_equal(made_by.upscale(photo), upscaler(ANIME).upscale(photo))
+    assert made_by.device == "cpu"
+    assert [record.getMessage() for record in caplog.records] == [
+        "vulkan:1 Radeon fails at upscaling (the device is lost); the processor goes on"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ([], None),
+        ([3], None),  # llvmpipe, the processor itself
+        ([3, 0], {"name": "device 1", "index": 1}),
+        ([1, 0], {"name": "device 0", "index": 0}),
+    ],
+)
+def test_a_processor_that_calls_itself_a_vulkan_device_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, types: list[int], expected: dict[str, object] | None
+) -> None:
+    infos = [
+        SimpleNamespace(type=lambda kind=kind: kind, device_name=lambda index=index: f"device {index}")
+        for index, kind in enumerate(types)
+    ]
+    devices = SimpleNamespace(get_gpu_count=lambda: len(infos), get_gpu_info=infos.__getitem__)
+    real = net.imported()
+    monkeypatch.setattr(net, "imported", lambda: SimpleNamespace(**{**vars(real), **vars(devices)}))
+    model = tried(ANIME)
+    pixels = np.random.default_rng(0).random((3, 24, 24), dtype=np.float32)
+    # Without a driver, ncnn computes on the processor.
+    made = net.Net(model.param, model.weights).run(pixels)
+    assert net._working_gpu(model.param, model.weights, pixels, made) == expected
+    if expected is not None:
+        found = net._working_gpu(model.param, model.weights, pixels, made + 0.1)
+        assert found == {"name": expected["name"], "error": "its results differ from the processor's"}

@@ -6,7 +6,7 @@ import os
 import socket
 import sqlite3
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -18,13 +18,17 @@ from rich.text import Text
 from ...config import load_settings
 from ...devnet import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
 from ...errors import ConfigurationError, EngineError
-from ...text import counted
+from ...text import counted, seconds_text
 from ..command import command
 from ..exit_codes import ExitCode
 from ..formats import printable
 from ..options import AsJson
 from ..outputs import is_url
 from ..screen import Screen
+
+if TYPE_CHECKING:
+    from ...devnet.engines import MinerTask
+    from ...devnet.model_engine import Choice, ModelEngine
 
 MinerPoll = Annotated[
     float,
@@ -45,6 +49,7 @@ Faults = Annotated[
         "Repeat for several.",
     ),
 ]
+Lanczos = Annotated[bool, typer.Option("--lanczos", help="Upscale by LANCZOS: at once, and without a model.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the sequencer; 0 takes a free one.")]
 
 
@@ -59,6 +64,7 @@ def devnet(
     miner_poll: MinerPoll = DEFAULT_POLL_SECONDS,
     fault: Faults = None,
     seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 0,
+    lanczos: Lanczos = False,
     db: Annotated[
         Path | None,
         typer.Option(
@@ -70,17 +76,19 @@ def devnet(
 ) -> ExitCode:
     """Run a whole network on this machine: sequencer, result store and miners, free of charge.
 
-    The miners upscale by LANCZOS and answer prompts with test cards; no model runs.
+    The miners upscale by a model that suits the image's size, where xalora\\[ai] is installed, else by
+    LANCZOS. They answer prompts with test cards.
     """
     from ...devnet import Devnet, serve_forever
 
     screen = Screen(json=as_json)
+    engine = None if lanczos else _model_engine(screen, miners)
 
     def ready(network: Devnet) -> None:
         if as_json:
             screen.document({"url": network.url, "api_key": network.api_key})
         else:
-            screen.show(_panel(network.url, network.api_key, miners))
+            screen.show(_panel(network.url, network.api_key, miners, _upscaling(engine, lanczos)))
 
     try:
         serve_forever(
@@ -94,6 +102,7 @@ def devnet(
             faults=fault or (),
             seed=seed,
             db=db,
+            **_network_options(engine),
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -128,16 +137,20 @@ def miner(
     miner_poll: MinerPoll = DEFAULT_POLL_SECONDS,
     task_seconds: TaskSeconds = None,
     fault: Faults = None,
+    lanczos: Lanczos = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Run miners for a devnet: by LANCZOS and test cards, or real workflows on a ComfyUI server."""
+    """Run miners for a devnet: by a model, LANCZOS and test cards, or real workflows on a ComfyUI server."""
     from ...devnet import run_miners
 
     screen = Screen(json=as_json)
     if not _answers(sequencer):
         screen.warn(f"nothing answers at {sequencer} now; the miners keep trying")
-    options: dict[str, Any] = {}
-    engine_name = "LANCZOS and test cards"
+    engine = None if lanczos or comfyui is not None else _model_engine(screen, miners)
+    options = _network_options(engine)
+    # A sequencer's own affair.
+    options.pop("usual_workflows", None)
+    engine_name = _upscaling(engine, lanczos)
     if comfyui is not None:
         options = _comfyui_options(comfyui)
         engine_name = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
@@ -204,7 +217,36 @@ def _comfyui_options(url: str) -> dict[str, Any]:
     return {"engine": engine, "workflow_ids": ids}
 
 
-def _panel(url: str, api_key: str, miners: int) -> Panel:
+def _model_engine(screen: Screen, miners: int) -> ModelEngine | None:
+    """The engine that upscales by a model and prints what it begins; None where no model is installed."""
+    from ...devnet.model_engine import ModelEngine
+    from ...engines.ncnn.models import DEFAULT, lacking
+
+    def note(task: MinerTask, choice: Choice, done: int, total: int) -> None:
+        del total
+        if done == 0 and not screen.json:
+            screen.note(
+                f"task {task.task_id}: {choice.model} {choice.factor}x, about {seconds_text(choice.seconds)}"
+            )
+
+    return None if lacking(DEFAULT) else ModelEngine(miners=miners, on_progress=note)
+
+
+def _network_options(engine: ModelEngine | None) -> dict[str, Any]:
+    from ...devnet.model_engine import network_options
+
+    return {} if engine is None else network_options(engine)
+
+
+def _upscaling(engine: ModelEngine | None, lanczos: bool) -> str:
+    """What upscales, and what answers prompts."""
+    if engine is not None:
+        return "Real-ESRGAN upscales (large images: a faster model), prompts give TEST CARDs."
+    model = "" if lanczos else ' For a model: pip install "xalora[ai]".'
+    return f"Upscaling is LANCZOS, prompts give TEST CARDs; no model runs.{model}"
+
+
+def _panel(url: str, api_key: str, miners: int, upscaling: str) -> Panel:
     lines = Table.grid()
     lines.add_row(Text("In another terminal:", style="bold"))
     for variable, value in (("XALORA_WORKFLOW_URL", url), ("XALORA_API_KEY", api_key)):
@@ -213,7 +255,7 @@ def _panel(url: str, api_key: str, miners: int) -> Panel:
     lines.add_row(Text("xalora upscale photo.jpg", style="cyan"))
     lines.add_row("")
     lines.add_row(Text(f"Statistics: {url}/devnet/stats", style="dim", no_wrap=True))
-    lines.add_row(Text("Upscaling is LANCZOS, prompts give TEST CARDs; no model runs.", style="dim"))
+    lines.add_row(Text(upscaling, style="dim"))
     return Panel(
         lines,
         # Lines at the sides would be copied with the text.

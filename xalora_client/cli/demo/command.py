@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -16,7 +18,9 @@ from rich.text import Text
 
 from ...config import Settings
 from ...devnet import DEFAULT_MINERS
-from ...events import EventCallback, Submitted, TaskEvent
+from ...engines.ncnn.models import lacking
+from ...errors import ConfigurationError
+from ...events import EventCallback, LocalProgress, Running, Submitted, TaskEvent
 from ...results import RunResult
 from ...text import counted, seconds_text
 from ..command import command, run_interruptible
@@ -27,12 +31,13 @@ from ..job_runner import Job, JobReport, JobRunner, RunCall
 from ..options import AsJson, Force
 from ..outputs import Destination, check_destinations, plan_for_inputs
 from ..screen import Screen
-from .photographs import Photograph, shipped_photographs
+from .photographs import SHIPPED, Photograph
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora
     from ...devnet import Devnet
-    from ...devnet.engines import MinerEngine, MinerTask
+    from ...devnet.engines import MinerTask
+    from ...devnet.model_engine import Choice, ModelEngine
     from ...tasks import WorkflowTask
 
 FOLDER = "demo-output"
@@ -42,11 +47,14 @@ INPUT_LIMIT = 200 * 10**6
 """In bytes; large, since the requests stay on this machine."""
 
 
+FACTOR = 4
+
+
 @dataclass
 class EngineTimer:
     """A miner's engine that records when each task ran; the client's polls are less exact."""
 
-    engine: MinerEngine
+    engine: ModelEngine
     started: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
 
@@ -64,7 +72,6 @@ class DemoTask:
     """A task of the demo: a photograph to upscale, or (without one) a prompt."""
 
     label: str
-    made_by: str
     task: WorkflowTask
     destination: Destination
     photograph: Photograph | None = None
@@ -74,7 +81,7 @@ class DemoTask:
 def demo(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGES", help="Your own pictures. Default: photographs of scikit-image."),
+        typer.Argument(metavar="IMAGES", help="Your own pictures. Default: five small photographs."),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FOLDER", help="Where results and contact sheet go.")
@@ -83,23 +90,28 @@ def demo(
     force: Force = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Upscale pictures and make test cards with several miners on this machine, then draw a contact sheet.
+    """Upscale pictures by Real-ESRGAN with several miners on this machine, then draw a contact sheet.
 
-    The demo starts and ends a network of its own. It does not use your key, settings and journal.
+    Large pictures get a faster model, prompts test cards. The demo starts and ends a network of its own. It
+    does not use your key, settings and journal.
     """
     screen = Screen(json=as_json)
+    if reason := lacking("realesrgan-x4plus"):
+        raise ConfigurationError(
+            f"The demo upscales by a model, and {reason}", money="", next_step='pip install "xalora[demo]"'
+        )
     photographs = _photographs(images)
     tasks = _demo_tasks(photographs, output)
     sheet = Path(output) / SHEET
     # The default folder belongs to the demo; another one may hold files of the user.
     replace = force or output == FOLDER
     check_destinations([*(task.destination for task in tasks), Destination(sheet, exact=True)], force=replace)
+    run = DemoRun(screen, tasks, miners=miners, replace=replace)
     screen.say(
         ("A devnet on this machine: ", "bold"),
-        f"{counted(len(photographs), 'picture')} to upscale by LANCZOS and two test cards to draw, "
-        f"for {counted(miners, 'miner')}.",
+        f"{counted(len(photographs), 'picture')} to upscale and two test cards to draw, "
+        f"for {counted(miners, 'miner')}. {run.estimate()}",
     )
-    run = DemoRun(screen, tasks, miners=miners, replace=replace)
     started = monotonic()
     try:
         run_interruptible(run.run())
@@ -109,7 +121,7 @@ def demo(
     drawn = _draw_sheet(run, sheet, seconds, miners)
     screen.show(run.table())
     screen.say(
-        ("LANCZOS is a resampling filter and a test card is a test pattern: no AI model ran here. ", "dim"),
+        ("A test card is a test pattern; no model made it. ", "dim"),
         ("Total includes the time until the client's next poll.", "dim"),
     )
     screen.say(("Results: ", "bold"), f"{short_path(Path(output))}/")
@@ -133,14 +145,16 @@ class DemoRun:
     """Runs the demo's tasks on a devnet of its own and reports who ran them and how long."""
 
     def __init__(self, screen: Screen, tasks: Sequence[DemoTask], *, miners: int, replace: bool) -> None:
-        from ...devnet.engines import DefaultEngine
+        from ...devnet.model_engine import ModelEngine
 
         self.tasks = tasks
         self.reports: list[JobReport] = []
         self._screen = screen
         self._miners = miners
         self._replace = replace
-        self._timer = EngineTimer(DefaultEngine())
+        self._timer = EngineTimer(ModelEngine(miners=miners, factor=FACTOR, on_progress=self._note_progress))
+        self._choices: dict[str, Choice] = {}
+        self._listeners: dict[str, EventCallback] = {}
         self._submitted: dict[str, float] = {}
         self._miner_of: dict[str, str | None] = {}
 
@@ -148,12 +162,17 @@ class DemoRun:
         """Start the devnet, run the tasks, stop the devnet. Only the results are left on this machine."""
         from ...client import AsyncXalora
         from ...devnet import Devnet
+        from ...devnet.model_engine import network_options
 
+        self._loop = asyncio.get_running_loop()
         key = f"demo#{secrets.token_hex(8)}"
         with tempfile.TemporaryDirectory(prefix="xalora-demo-") as state:
             # The miners poll more often than the client, so that the times show work and not waiting.
             async with Devnet(
-                miners=self._miners, api_key=key, engine=self._timer, miner_poll=0.05
+                miners=self._miners,
+                api_key=key,
+                miner_poll=0.05,
+                **{**network_options(self._timer.engine), "engine": self._timer},
             ) as network:
                 # Not loaded, so that the user's own settings (a store, a journal) have no effect.
                 settings = Settings(
@@ -182,11 +201,45 @@ class DemoRun:
             def note_submit(event: TaskEvent) -> None:
                 if isinstance(event, Submitted) and event.task_id is not None:
                     self._submitted.setdefault(event.task_id, monotonic())
-                on_event(event)
+                    self._listeners[event.task_id] = on_event
+                # The miner tells more of the task than the network does.
+                if not (isinstance(event, Running) and event.task_id in self._choices):
+                    on_event(event)
 
             return await client.run(task, on_event=note_submit)
 
         return run
+
+    def _note_progress(self, task: MinerTask, choice: Choice, done: int, total: int) -> None:
+        """Show a miner's progress; called on its thread."""
+        self._choices[task.task_id] = choice
+        event = LocalProgress(job_id="", task_id=task.task_id, engine=choice.model, done=done, total=total)
+        listener = self._listeners.get(task.task_id)
+        if listener is not None:
+            self._loop.call_soon_threadsafe(listener, event)
+
+    def estimate(self) -> str:
+        """How long the upscaling will take, as a sentence."""
+        from PIL import Image
+
+        choices = []
+        for task in self.tasks:
+            if task.photograph is not None:
+                # One that can't be read fails as a task.
+                with suppress(OSError, ValueError, SyntaxError), Image.open(task.photograph.path) as image:
+                    choices.append(self._timer.engine.choice(*image.size))
+        at_once = max(1, min(self._miners, os.cpu_count() or 1))
+        seconds = max(
+            [sum(each.seconds for each in choices) / at_once, *(each.seconds for each in choices)],
+            default=0.0,
+        )
+        models = dict.fromkeys(f"{each.model} {each.factor}x" for each in choices)
+        return f"{', '.join(models)}: about {seconds_text(seconds)}." if choices else ""
+
+    def made_by(self, report: JobReport) -> str:
+        """The model, or TEST CARD."""
+        choice = self._choices.get(report.task_id or "")
+        return "TEST CARD" if choice is None else f"{choice.model} {choice.factor}x"
 
     def miner(self, report: JobReport) -> str:
         """The name of the miner that ran the task."""
@@ -207,7 +260,7 @@ class DemoRun:
             seconds = report.result.seconds if report.result else None
             table.add_row(
                 Text(shortened(printable(task.label), 30)),
-                Text(task.made_by, style="yellow"),
+                Text(self.made_by(report), style="yellow"),
                 Text(self.miner(report)),
                 seconds_text(_between(self._submitted, self._timer.started, report.task_id)),
                 seconds_text(self.engine_seconds(report)),
@@ -225,7 +278,7 @@ def _between(earlier: dict[str, float], later: dict[str, float], task_id: str | 
 
 def _photographs(images: Sequence[str] | None) -> list[Photograph]:
     if not images:
-        return shipped_photographs()
+        return list(SHIPPED)
     return [Photograph(Path(name), Path(name).name) for name in existing_inputs(images, "IMAGES")]
 
 
@@ -234,14 +287,14 @@ def _demo_tasks(photographs: Sequence[Photograph], output: str) -> list[DemoTask
 
     places = plan_for_inputs([str(each.path) for each in photographs], f"{output}/")
     tasks = [
-        DemoTask(each.path.name, "LANCZOS 2x", UpscalerTask(image=str(each.path)), place, each)
+        DemoTask(each.path.name, UpscalerTask(image=str(each.path)), place, each)
         for each, place in zip(photographs, places, strict=True)
     ]
     for name, task in (
         ("test-card-video", Text2VideoTask(prompt=PROMPT, workflow_id="1", seed=7)),
         ("test-card-image", FluxLoraTask(prompt=PROMPT, lora_name="none", workflow_id="3", noise_seed=7)),
     ):
-        tasks.append(DemoTask(name, "TEST CARD", task, Destination(Path(output) / name)))
+        tasks.append(DemoTask(name, task, Destination(Path(output) / name)))
     return tasks
 
 
@@ -251,6 +304,7 @@ def _draw_sheet(demo_run: DemoRun, sheet: Path, seconds: float, miners: int) -> 
 
     pairs: list[Pair] = []
     cards: dict[str, Path] = {}
+    models: dict[str, int] = {}
     for demo_task, report in zip(demo_run.tasks, demo_run.reports, strict=True):
         photo = demo_task.photograph
         if not report.files:
@@ -258,14 +312,19 @@ def _draw_sheet(demo_run: DemoRun, sheet: Path, seconds: float, miners: int) -> 
         if photo is None:
             cards[demo_task.task.task_type] = report.files[0]
             continue
-        made_by = f"LANCZOS, {demo_run.miner(report)}, {seconds_text(demo_run.engine_seconds(report))}"
-        pairs.append(Pair(photo.title, photo.credit, photo.path, report.files[0], made_by, photo.detail))
+        made_by = f"{demo_run.miner(report)}, {seconds_text(demo_run.engine_seconds(report))}"
+        model = demo_run.made_by(report)
+        models[model] = models.get(model, 0) + 1
+        pairs.append(
+            Pair(photo.title, photo.credit, photo.path, report.files[0], model, made_by, photo.detail)
+        )
     if pairs:
         draw_sheet(
             sheet,
             title="Xalora demo",
-            subtitle=f"{counted(len(pairs), 'picture')} upscaled 2x by LANCZOS on {counted(miners, 'miner')} "
-            f"of a devnet here, and two test cards, in {seconds_text(seconds)}. Not an AI upscale.",
+            subtitle=", ".join(f"{counted(count, 'picture')} by {model}" for model, count in models.items())
+            + f" on {counted(miners, 'miner')} of a devnet here, and test cards: {seconds_text(seconds)}. "
+            "Left to right: before, LANCZOS, the model; a pixel of the result is a pixel here.",
             pairs=pairs,
             image=cards.get("txt2img"),
             video=cards.get("txt2vid"),

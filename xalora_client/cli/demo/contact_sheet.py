@@ -1,7 +1,8 @@
-"""The demo's contact sheet: a grid of photographs before and after, a test card and frames of a video."""
+"""The demo's contact sheet: details of photographs before, by LANCZOS and after, and test cards."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,15 +22,13 @@ TEXT = (236, 236, 232)
 MUTED = (150, 156, 166)
 ACCENT = (240, 176, 72)
 
-COLUMNS = 6
+COLUMNS = 3
 SIDE = 320  # of a tile's picture
-CAPTION = 84
-MARGIN = 44
-GAP = 20
-HEADER = 124
-ZOOM = 2  # of the result's pixels in a close-up
+CAPTION = 54
+MARGIN = 20
+GAP = 8
+HEADER = 92
 MOST_PAIRS = 16
-LEAST_FRAMES = 4
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -38,13 +37,15 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 class Pair:
     """A photograph and its upscaled version.
 
-    ``detail`` is the middle of the close-up, as shares of width and height.
+    ``detail`` is the middle of the close-up, as shares of width and height. ``model`` names what made the
+    version, ``made_by`` the miner and its time.
     """
 
     title: str
     credit: str
     before: Path
     after: Path
+    model: str = ""
     made_by: str = ""
     detail: tuple[float, float] = (0.5, 0.5)
 
@@ -60,11 +61,13 @@ def draw_sheet(
 ) -> None:
     """Draw the sheet and write it as PNG. Blocking; one full-size photograph is held at a time.
 
+    A pixel of a result is a pixel of the sheet: reduced pictures hide what a model has added.
+
     Args:
         path: An existing file is replaced.
         title: Stands above everything.
-        subtitle: Stands below the title.
-        pairs: The first :data:`MOST_PAIRS` are drawn, three tiles each; the subtitle counts the rest.
+        subtitle: Stands below the title, a line or two.
+        pairs: The first :data:`MOST_PAIRS` are drawn, a row each; the subtitle counts the rest.
         image: The test card image, if there is one.
         video: The test card video, if there is one; its frames fill the last row.
     """
@@ -76,15 +79,14 @@ def draw_sheet(
         picture = _opened(image)
         tiles.append(_tile(_whole(picture), "TEST CARD image", _size(picture)))
     if video is not None:
-        free = -len(tiles) % COLUMNS
-        tiles += _video_tiles(video, free if free >= LEAST_FRAMES else free + COLUMNS)
+        tiles += _video_tiles(video, -len(tiles) % COLUMNS or COLUMNS)
 
     rows = -(-len(tiles) // COLUMNS)
     width = 2 * MARGIN + COLUMNS * SIDE + (COLUMNS - 1) * GAP
     sheet = Image.new("RGB", (width, 2 * MARGIN + HEADER + rows * (SIDE + CAPTION + GAP) - GAP), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN - 8), title, TEXT, _font(56))
-    draw.text((MARGIN, MARGIN + 68), subtitle, ACCENT, _font(28))
+    draw.text((MARGIN, MARGIN - 8), title, TEXT, _font(32))
+    draw.multiline_text((MARGIN, MARGIN + 34), textwrap.fill(subtitle, 108), ACCENT, _font(18))
     for number, tile in enumerate(tiles):
         row, column = divmod(number, COLUMNS)
         corner = (MARGIN + column * (SIDE + GAP), MARGIN + HEADER + row * (SIDE + CAPTION + GAP))
@@ -93,27 +95,24 @@ def draw_sheet(
 
 
 def _pair_tiles(pair: Pair) -> list[Image.Image]:
-    """The whole photograph, and the same piece of it before and after, at the same scale."""
+    """The same detail before, enlarged by LANCZOS, and after: all in pixels of the result."""
     before, after = _opened(pair.before), _opened(pair.after)
-    scale = after.width / before.width
-    size = min(SIDE // ZOOM, after.width), min(SIDE // ZOOM, after.height)
+    size = min(SIDE, after.width), min(SIDE, after.height)
     left, top = (
         min(max(0, round(share * whole - part / 2)), whole - part)
         for share, whole, part in zip(pair.detail, after.size, size, strict=True)
     )
     piece = (left, top, left + size[0], top + size[1])
-    overview = _whole(before)
-    ratio = overview.width / after.width
-    ImageDraw.Draw(overview).rectangle([round(edge * ratio) for edge in piece], outline=ACCENT, width=3)
-    shown = (size[0] * ZOOM, size[1] * ZOOM)
-    old_piece = left / scale, top / scale, (left + size[0]) / scale, (top + size[1]) / scale
+    across, down = before.width / after.width, before.height / after.height
+    source = left * across, top * down, piece[2] * across, piece[3] * down
+    scale = f"{after.width / before.width:g}x"
     # NEAREST makes each pixel a square.
-    old = before.resize(shown, Image.Resampling.NEAREST, box=old_piece)
-    new = after.resize(shown, Image.Resampling.NEAREST, box=piece)
+    old = before.resize(size, Image.Resampling.NEAREST, box=source)
+    lanczos = before.resize(size, Image.Resampling.LANCZOS, box=source)
     return [
-        _tile(overview, pair.title, pair.credit),
-        _tile(old, f"before: {_size(before)}", f"each pixel {scale * ZOOM:g}x"),
-        _tile(new, f"after: {_size(after)}", pair.made_by),
+        _tile(old, pair.title, pair.credit or _size(before)),
+        _tile(lanczos, f"LANCZOS {scale}", "a filter, no model"),
+        _tile(after.crop(piece), pair.model, pair.made_by),
     ]
 
 
@@ -133,8 +132,8 @@ def _tile(picture: Image.Image, title: str, note: str) -> Image.Image:
     tile = Image.new("RGB", (SIDE, SIDE + CAPTION), TILE)
     tile.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
     draw = ImageDraw.Draw(tile)
-    draw.text((14, SIDE + 12), shortened(title, 28), TEXT, _font(24))
-    draw.text((14, SIDE + 46), shortened(note, 32), MUTED, _font(20))
+    draw.text((10, SIDE + 4), shortened(title, 32), TEXT, _font(18))
+    draw.text((10, SIDE + 28), shortened(note, 40), MUTED, _font(15))
     return tile
 
 
