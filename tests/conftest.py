@@ -16,9 +16,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACK = "xalora_pack"
 
 
+OF_TESTS = {"XALORA_DEV_CACHE", "XALORA_TEST_CUDA"}
+
+
 def _forget_own_settings() -> None:
     # A key in the developer's shell would send the tests' work to the hosted network, and be billed for it.
-    for name in [name for name in os.environ if name.startswith("XALORA_") and name != "XALORA_DEV_CACHE"]:
+    for name in [name for name in os.environ if name.startswith("XALORA_") and name not in OF_TESTS]:
         del os.environ[name]
     # The tests' servers listen on this machine; a proxy would not find them.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"

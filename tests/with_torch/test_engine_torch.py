@@ -166,7 +166,7 @@ def test_a_gray_model_takes_the_channels_one_by_one(tmp_path: Path, image: np.nd
     np.testing.assert_allclose(result[..., 0], red[..., 1], atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+@pytest.mark.cuda
 def test_half_precision_on_cuda_is_as_good_as_single(compact: Path, image: np.ndarray) -> None:
     upscaler = TorchUpscaler(compact)
     assert upscaler.descriptor.dtype == torch.float16

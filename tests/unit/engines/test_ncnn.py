@@ -16,7 +16,7 @@ from xalora_client.engines import EngineCanceledError, EngineProgress
 from xalora_client.engines.ncnn import net
 from xalora_client.engines.ncnn.engine import NcnnEngine, passes, upscaled
 from xalora_client.engines.ncnn.models import tried
-from xalora_client.engines.ncnn.upscaler import NcnnUpscaler, upscaler
+from xalora_client.engines.ncnn.upscaler import TRUNK_PIXELS, NcnnUpscaler, upscaler
 from xalora_client.engines.pixels import lanczos_resize
 from xalora_client.workflows import BoundWorkflow, WorkflowCatalog
 
@@ -74,6 +74,17 @@ def test_tiles_leave_no_seams(strip: np.ndarray, name: str, tile: int) -> None:
     else:
         torn = NcnnUpscaler(tried(name), tile=tile, overlap=0).upscale(strip)
         assert largest_difference(torn, whole) > ONE_STEP, "without overlap they would"
+
+
+@pytest.mark.parametrize("size", [(480, 640), (361, 360), (3000, 4000), (40, 9000)])
+def test_a_trunk_computes_no_more_pixels_than_the_memory_is_for(size: tuple[int, int]) -> None:
+    made_by = upscaler(X4PLUS)
+    tiles = made_by._tiles(*size)
+    assert sum(tile.height * tile.width for tile in tiles) == size[0] * size[1]
+    for tile in tiles:
+        wide = tile.widened(64, *size)
+        assert wide.height * wide.width <= TRUNK_PIXELS
+    assert len(made_by._tiles(360, 360)) == 1
 
 
 @pytest.mark.parametrize("name", [X4PLUS, ANIME, WAIFU2X])
