@@ -314,10 +314,13 @@ class MinerPool:
         self._started = 0
         self._running: dict[str, tuple[Miner, asyncio.Task[None]]] = {}
         self._session: aiohttp.ClientSession | None = None
-        # The default engine computes; another may only wait for another machine.
-        threads = (os.cpu_count() or 1) if engine is None else _WAITING_THREADS
+        # The default engine's short work stands for another machine's. Another engine may wait for one, or
+        # compute for so long that it would not end beside busy programs.
+        is_default = engine is None
         self._executor = ThreadPoolExecutor(
-            threads, thread_name_prefix="xalora-miner", initializer=_lower_priority
+            (os.cpu_count() or 1) if is_default else _WAITING_THREADS,
+            thread_name_prefix="xalora-miner",
+            initializer=_lower_priority if is_default else None,
         )
         self._new_miner = partial(
             Miner,
