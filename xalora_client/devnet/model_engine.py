@@ -32,7 +32,7 @@ FASTER: tuple[UpscaleModelName, ...] = ("waifu2x-photo", "realesr-animevideov3")
 
 # What a pixel of the input costs, as a share of the best model's cost.
 _COST: dict[UpscaleModelName, float] = {"waifu2x-photo": 0.017, "realesr-animevideov3": 0.03}
-_PROBE = 32
+_PROBE = 48
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def demo(
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     seconds = monotonic() - started
-    drawn = _draw_sheet(run, sheet, seconds, miners)
+    drawn = _draw_sheet(run, sheet, miners)
     screen.show(run.table())
     screen.say(
         ("A test card is a test pattern; no model made it. ", "dim"),
@@ -298,7 +298,7 @@ def _demo_tasks(photographs: Sequence[Photograph], output: str) -> list[DemoTask
     return tasks
 
 
-def _draw_sheet(demo_run: DemoRun, sheet: Path, seconds: float, miners: int) -> bool:
+def _draw_sheet(demo_run: DemoRun, sheet: Path, miners: int) -> bool:
     """Draw the contact sheet of the results; False where no photograph was upscaled."""
     from .contact_sheet import Pair, draw_sheet
 
@@ -312,7 +312,7 @@ def _draw_sheet(demo_run: DemoRun, sheet: Path, seconds: float, miners: int) -> 
         if photo is None:
             cards[demo_task.task.task_type] = report.files[0]
             continue
-        made_by = f"{demo_run.miner(report)}, {seconds_text(demo_run.engine_seconds(report))}"
+        made_by = f"with ncnn by {demo_run.miner(report)}"
         model = demo_run.made_by(report)
         models[model] = models.get(model, 0) + 1
         pairs.append(
@@ -323,7 +323,7 @@ def _draw_sheet(demo_run: DemoRun, sheet: Path, seconds: float, miners: int) -> 
             sheet,
             title="Xalora demo",
             subtitle=", ".join(f"{counted(count, 'picture')} by {model}" for model, count in models.items())
-            + f" on {counted(miners, 'miner')} of a devnet here, and test cards: {seconds_text(seconds)}. "
+            + f" on {counted(miners, 'miner')} of a devnet here, and two test cards. "
             "Left to right: before, LANCZOS, the model; a pixel of the result is a pixel here.",
             pairs=pairs,
             image=cards.get("txt2img"),

@@ -38,7 +38,7 @@ class Pair:
     """A photograph and its upscaled version.
 
     ``detail`` is the middle of the close-up, as shares of width and height. ``model`` names what made the
-    version, ``made_by`` the miner and its time.
+    version, ``made_by`` the engine and the miner.
     """
 
     title: str
