@@ -136,7 +136,9 @@ class Dispatcher:
             # The journal's own words on why it took too long come first.
             late = None if deadline is None else deadline + LATE_SECONDS
             finding = self._job_for(prepared, options, deadline, interval)
-            return await _before(finding, late, lambda waited: messages.not_sent_in_time(None, waited))
+            return await _before(
+                finding, late, lambda waited: messages.not_sent_in_time(None, waited - LATE_SECONDS)
+            )
 
         return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=True)
 
