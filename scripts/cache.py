@@ -66,9 +66,15 @@ def incomplete(folder: Path, program: Path | None = None) -> Iterator[bool]:
         (folder / ".complete").touch()
 
 
-def make_venv(folder: Path, *what: str) -> None:
-    """Make a virtual environment, or mend one, and have pip install into it."""
+def make_venv(folder: Path, *what: str, base: Path | None = None) -> None:
+    """Make a virtual environment, or mend one, and have pip install into it.
+
+    With `base`, another one, it sees that one's packages behind its own, and pip installs what is missing.
+    """
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    if base is not None:
+        (packages,) = folder.glob("lib/python*/site-packages")
+        (packages / "base.pth").write_text(f"{base / packages.relative_to(folder)}\n", encoding="utf-8")
     # Twice quiet: a machine's own mirrors make for a warning a package.
     pip: list[str | Path] = [
         folder / "bin" / "python",

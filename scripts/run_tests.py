@@ -6,12 +6,14 @@ pytest-xdist runs a stage's tests in several processes; their outcomes are read 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -41,6 +43,9 @@ class Result:
         return not (self.counts["failed"] or self.counts["error"])
 
 
+Stage = Callable[[], Result]
+
+
 def install() -> Result:
     """What tests need beside the clone's own environment."""
     comfyui_install.install()
@@ -64,47 +69,79 @@ def torch() -> Result:
     return run_pytest("torch", ["with_torch"], python=comfyui_install.cached_install().python)
 
 
-def comfyui() -> Result:
+def comfyui(name: str = "comfyui", given: Path | None = None) -> Result:
     """Tests in a real ComfyUI, one for each process."""
-    return run_pytest("comfyui", ["comfyui"], "-n3", "--dist=worksteal")
+    return run_pytest(name, ["comfyui"], "-n3", "--dist=worksteal", variables=_named(given))
 
 
-def browser() -> Result:
+def browser(name: str = "browser", given: Path | None = None) -> Result:
     """Tests in a real browser, each frontend in a process of its own."""
     if find_browser() is None:
         return Result(note="LEFT OUT: no Chrome or Chromium here, and none could be installed")
-    return run_pytest("browser", ["browser"], "-n2")
+    return run_pytest(name, ["browser"], "-n2", variables=_named(given))
 
 
-QUICK = (lint, quick)
-ALL = (install, *QUICK, torch, comfyui, browser)
+def further_stages() -> dict[str, Stage]:
+    """The tests of a ComfyUI and of its pages, for each one that `XALORA_TEST_COMFYUI` names."""
+    stages: dict[str, Stage] = {}
+    if not comfyui_install.further():
+        left_out = Result(note="LEFT OUT: XALORA_TEST_COMFYUI names no further ComfyUI")
+        return {"further ComfyUI": lambda: left_out}
+    for given in comfyui_install.further():
+        label = re.sub(r"(?i)^comfyui-?|\.(tar\.\w+|tgz|zip)$", "", given.name) or str(given)
+        for stage in (comfyui, browser):
+            name = f"{stage.__name__} {label}"
+            stages[name] = partial(stage, name, given)
+    return stages
 
 
-def run_stages(stages: Sequence[Callable[[], Result]]) -> dict[str, Result]:
+def _named(given: Path | None) -> dict[str, str]:
+    """The variables by which tests find a further ComfyUI."""
+    if given is None:
+        return {}
+    found = comfyui_install.install_further(given)
+    return {"COMFYUI_PATH": str(found.path), "COMFYUI_PYTHON": str(found.python)}
+
+
+def stages(quick_only: bool) -> dict[str, Stage]:
+    """What to run, by name, in order."""
+    always: tuple[Stage, ...] = (lint, quick)
+    named = always if quick_only else (install, *always, torch, comfyui, browser)
+    return {stage.__name__: stage for stage in named} | ({} if quick_only else further_stages())
+
+
+def run_stages(stages: Mapping[str, Stage]) -> dict[str, Result]:
     """Run the stages one after another, whatever fails."""
     results = {}
-    for stage in stages:
-        say(f"== {stage.__name__}")
+    for name, stage in stages.items():
+        say(f"== {name}")
         began = time.monotonic()
         try:
             result = stage()
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, LookupError, subprocess.CalledProcessError) as error:
             say(str(error))
             result = Result(Counter(error=1), note=str(error).splitlines()[0])
         result.seconds = time.monotonic() - began
-        results[stage.__name__] = result
+        results[name] = result
     return results
 
 
-def run_pytest(name: str, folders: Sequence[str | Path], *options: str, python: Path = PYTHON) -> Result:
+def run_pytest(
+    name: str,
+    folders: Sequence[str | Path],
+    *options: str,
+    python: Path = PYTHON,
+    variables: Mapping[str, str] | None = None,
+) -> Result:
     """Run the tests of some folders in `tests`; pytest's exit status counts where its report is silent."""
-    report = REPORTS / f"{name}.xml"
+    report = REPORTS / f"{name.replace(' ', '-')}.xml"
     report.unlink(missing_ok=True)
     command: list[str | Path] = [python, "-m", "pytest", f"--junit-xml={report}", "-qq", *options]
     paths = [REPOSITORY / "tests" / folder for folder in folders]
     # Another Python does not have the package installed.
     found_by = {} if python == PYTHON else {"PYTHONPATH": str(REPOSITORY)}
-    status = subprocess.call([*command, *paths], cwd=REPOSITORY, env={**os.environ, **found_by})
+    environment = {**os.environ, **found_by, **(variables or {})}
+    status = subprocess.call([*command, *paths], cwd=REPOSITORY, env=environment)
     result = read_report(report) if report.is_file() else Result()
     if status != 0 and result.good:
         result.counts["error"] += 1
@@ -130,10 +167,11 @@ def summarize(results: dict[str, Result]) -> int:
         for seconds, test in durations[:SLOWEST]:
             print(f"{seconds:7.2f}s {test}")
     _rule("summary")
+    width = max(8, *map(len, results))
     for name, result in results.items():
         verdict = "ok" if result.good else "FAILED"
         told = "; ".join(filter(None, (in_words(result.counts), result.note)))
-        print(f"{verdict:<6}  {name:<8}  {result.seconds:6.1f} s  {told}")
+        print(f"{verdict:<6}  {name:<{width}}  {result.seconds:6.1f} s  {told}")
     counts = sum((result.counts for result in results.values()), Counter[str]())
     seconds = sum(result.seconds for result in results.values())
     clock = time.strftime(" (%-H:%M:%S)", time.gmtime(seconds)) if seconds >= 60 else ""
@@ -152,4 +190,4 @@ def _rule(title: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(summarize(run_stages(QUICK if "--quick" in sys.argv else ALL)))
+    sys.exit(summarize(run_stages(stages(quick_only="--quick" in sys.argv))))

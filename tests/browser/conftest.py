@@ -1,4 +1,7 @@
-"""A real Chromium on a real ComfyUI with the devnet: with the frontend it pins, and with a current one."""
+"""A real Chromium on a real ComfyUI with the devnet: with the frontend it pins, and with a current one.
+
+A ComfyUI of 2026 is tested with the current frontend, once for each renderer of nodes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PINNED, CURRENT = "pinned", "current"
+# How ComfyUI is tested: with the frontend that it pins, with a current one, and with that one's Nodes 2.0.
+PINNED, CURRENT, NODES_2 = "pinned", "current", "nodes2"
+TODAY = (0, 4)
 PAGE_TIMEOUT = 60_000
 PATIENCE = 20_000
 
@@ -58,7 +63,7 @@ class ProcessForEachFrontend(LoadScopeScheduling):
     """Has each process start one ComfyUI and one browser, for the frontend that its tests name first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        of_frontend = re.search(rf"\[({PINNED}|{CURRENT})", nodeid)
+        of_frontend = re.search(rf"\[({PINNED}|{CURRENT}|{NODES_2})", nodeid)
         return of_frontend[1] if of_frontend else str(super()._split_scope(nodeid))
 
 
@@ -80,7 +85,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     bench = getattr(item, "funcargs", {}).get("bench")
     if report.failed and bench is not None:
         name = item.name.translate({ord("["): "-", ord("]"): None, ord("/"): "-"})
-        bench.page.screenshot(path=SHOTS / "failures" / f"{name}.png")
+        bench.page.screenshot(path=bench.shots / "failures" / f"{name}.png")
         report.sections.append(("log of ComfyUI", bench.comfyui.unread_log()[-4000:]))
         report.sections.append(("browser console", "\n".join(bench.console[-40:])))
     return report
@@ -108,7 +113,15 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture(scope="session", params=[PINNED, CURRENT])
+def frontends() -> list[str]:
+    """The frontends for the ComfyUI under test."""
+    try:
+        return [CURRENT, NODES_2] if find_install().version >= TODAY else [PINNED, CURRENT]
+    except LookupError as error:
+        pytest.exit(f"No ComfyUI to test with: {error}", returncode=4)
+
+
+@pytest.fixture(scope="session", params=frontends())
 def frontend(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
     """Which frontend ComfyUI serves: its name, and the arguments for ComfyUI."""
     if request.param == PINNED:
@@ -117,7 +130,7 @@ def frontend(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
         fetched = comfyui_install.frontend()
     except subprocess.CalledProcessError as error:
         pytest.skip(f"The current frontend could not be fetched: {error}")
-    return CURRENT, (f"--front-end-root={fetched}",)
+    return str(request.param), (f"--front-end-root={fetched}",)
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +163,9 @@ def session_bench(
     )
     context.set_default_timeout(PATIENCE)
     expect.set_options(timeout=PATIENCE)
-    bench = Workbench(context.new_page(), comfyui, devnet, SHOTS / frontend[0])
+    version = ".".join(map(str, comfyui.install.version))
+    shots = SHOTS / version / frontend[0]
+    bench = Workbench(context.new_page(), comfyui, devnet, shots, vue_nodes=frontend[0] == NODES_2)
     bench.load(PAGE_TIMEOUT)
     yield bench
     context.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHOTS = REPOSITORY / ".artifacts" / "screenshots" / "current"
+SHOTS = REPOSITORY / ".artifacts" / "screenshots" / "0.3.75" / "current"
 DOCS = REPOSITORY / "docs" / "images"
 EXAMPLES = REPOSITORY / "example_workflows"
 QUALITY = 88

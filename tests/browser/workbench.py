@@ -22,7 +22,6 @@ MARKED = {"X-Xalora": "1"}
 
 FIRST_SETTINGS = {
     "Comfy.ColorPalette": "dark",
-    "Comfy.VueNodes.Enabled": False,
     "Xalora.Fallback": "when_unavailable",
     "Xalora.Reuse": True,
     "Xalora.StoreUrl": "",
@@ -126,12 +125,16 @@ BUILD = """([nodes, links]) => {
 class Workbench:
     """What tests act on.
 
-    `frontend` names the frontend under test, and its screenshots' folder; `errors` holds uncaught errors of
-    the page and complaints that name this pack.
+    `frontend` names the frontend under test, and its screenshots' folder; `vue_nodes` tells whether tests
+    begin with Nodes 2.0; `errors` holds uncaught errors of the page and complaints that name this pack.
     """
 
-    def __init__(self, page: Page, comfyui: ComfyUI, devnet: SessionDevnet, shots: Path) -> None:
+    def __init__(
+        self, page: Page, comfyui: ComfyUI, devnet: SessionDevnet, shots: Path, *, vue_nodes: bool
+    ) -> None:
         self.frontend = shots.name
+        self.vue_nodes = vue_nodes
+        self.first_settings = {**FIRST_SETTINGS, "Comfy.VueNodes.Enabled": vue_nodes}
         self.page = page
         self.comfyui = comfyui
         self.devnet = devnet
@@ -166,7 +169,7 @@ class Workbench:
         self.comfyui.settle()
         self.devnet.reset()
         self.comfyui.mark_log_read()
-        self.comfyui.post("/settings", FIRST_SETTINGS)
+        self.comfyui.post("/settings", self.first_settings)
         self.enter_key()
         self.forget_all()
         self.comfyui.clear_cache()
@@ -176,7 +179,7 @@ class Workbench:
         if self.page.locator("[role='dialog']:visible").count():
             # What a failed test has left open.
             self.load()
-        self.set_settings(FIRST_SETTINGS)
+        self.set_settings(self.first_settings)
         self.console.clear()
         self.errors.clear()
 

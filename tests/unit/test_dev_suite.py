@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -88,6 +90,64 @@ def test_one_stage_that_cannot_run_does_not_keep_the_others_from_running(suite: 
     def lint() -> object:
         return suite.Result(note="clean")
 
-    results = suite.run_stages([install, lint])
+    results = suite.run_stages({"install": install, "lint": lint})
     assert {name: result.good for name, result in results.items()} == {"install": False, "lint": True}
     assert "exit status 2" in results["install"].note
+
+
+def test_a_further_comfyui_gets_stages_of_its_own(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XALORA_TEST_COMFYUI", f"{tmp_path}/ComfyUI-0.33.0.tar.xz{os.pathsep}{tmp_path}/own")
+    assert [*suite.stages(quick_only=False)] == [
+        "install",
+        "lint",
+        "quick",
+        "torch",
+        "comfyui",
+        "browser",
+        "comfyui 0.33.0",
+        "browser 0.33.0",
+        "comfyui own",
+        "browser own",
+    ]
+    assert [*suite.stages(quick_only=True)] == ["lint", "quick"]
+
+
+def test_the_summary_says_that_no_further_comfyui_was_tested(
+    suite: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("XALORA_TEST_COMFYUI", raising=False)
+    stage = suite.stages(quick_only=False)["further ComfyUI"]
+    assert suite.summarize(suite.run_stages({"further ComfyUI": stage})) == 0
+    assert "LEFT OUT: XALORA_TEST_COMFYUI names no further ComfyUI" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["missing.tar.xz", "folder"])
+def test_a_further_comfyui_that_is_none_is_told_with_its_place(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    import comfyui_install
+
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LookupError, match=f"XALORA_TEST_COMFYUI names .*{given}"):
+        comfyui_install.source_of(tmp_path / given)
+
+
+def test_an_archive_is_unpacked_once_and_again_when_it_has_changed(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfyui_install
+
+    monkeypatch.setenv("XALORA_DEV_CACHE", str(tmp_path / "cache"))
+    content = tmp_path / "content" / "ComfyUI-9.9"
+    content.mkdir(parents=True)
+    (content / "main.py").write_text("# first")
+    archive = Path(shutil.make_archive(str(tmp_path / "given"), "xztar", tmp_path / "content"))
+    first = comfyui_install.source_of(archive)
+    assert (first.name, (first / "main.py").read_text()) == ("ComfyUI-9.9", "# first")
+    assert comfyui_install.source_of(archive) == first
+    (content / "main.py").write_text("# second, and longer")
+    shutil.make_archive(str(tmp_path / "given"), "xztar", tmp_path / "content")
+    assert (comfyui_install.source_of(archive) / "main.py").read_text() == "# second, and longer"
+    assert comfyui_install.source_of(content) == content
