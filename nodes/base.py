@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ValueT = TypeVar("ValueT")
 
 CATEGORY = "Xalora"
+EVERY_NODE = ("xalora", "remote", "cloud", "gpu", "miner", "network")
 
 
 class XaloraNode(io.ComfyNode):
@@ -36,7 +37,7 @@ class XaloraNode(io.ComfyNode):
             node_id=cls.NODE_ID,
             display_name=display_name,
             description=description,
-            search_aliases=[*aliases, "xalora"],
+            search_aliases=[*aliases, *EVERY_NODE],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             **{"category": CATEGORY, **fields},
         )

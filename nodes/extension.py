@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .host import compat
+from .host import compat, help_pages
 from .host.compat import ComfyExtension, io
 from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraNcnnUpscale, XaloraTakeImages
 from .sidebar import routes
@@ -37,5 +37,7 @@ class XaloraExtension(ComfyExtension):
     """The object that `comfy_entrypoint` returns."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        routes.register(compat.running_server())
+        server = compat.running_server()
+        if server is not None and routes.register(server):
+            help_pages.register(server)
         return [*NODES, *workflow_nodes()]

@@ -35,7 +35,12 @@ PURPOSE = (
 
 def _schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
     return schema(
-        node_id=node_id, display_name=display_name, category=INTERNAL, description=PURPOSE, **fields
+        node_id=node_id,
+        display_name=display_name,
+        category=INTERNAL,
+        description=PURPOSE,
+        is_dev_only=True,
+        **fields,
     )
 
 

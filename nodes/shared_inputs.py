@@ -24,9 +24,11 @@ def _text(name: str, tooltip: str) -> io.Input:
     return advanced(io.String.Input(name, default="", optional=True, tooltip=tooltip))
 
 
-def number(name: str, tooltip: str, *, maximum: int = MAX_SECONDS, step: int = 1) -> io.Input:
-    """An optional whole number; 0, the default, leaves it to the settings, the network or the workflow."""
-    return io.Int.Input(name, default=0, min=0, max=maximum, step=step, optional=True, tooltip=tooltip)
+def number(
+    name: str, tooltip: str, *, default: int = 0, maximum: int = MAX_SECONDS, step: int = 1
+) -> io.Input:
+    """An optional whole number; 0 leaves it to the settings, the network or the workflow."""
+    return io.Int.Input(name, default=default, min=0, max=maximum, step=step, optional=True, tooltip=tooltip)
 
 
 def _choice(name: str, choices: Sequence[str], tooltip: str) -> io.Input:
@@ -127,12 +129,14 @@ def run_options(widgets: Mapping[str, Any]) -> RunOptions:
 
 def decode_frames_input() -> io.Input:
     """Whether to decode a video's frames."""
-    return io.Boolean.Input(
-        "decode_frames",
-        default=True,
-        optional=True,
-        tooltip="Decode the frames for the IMAGE output. Off: they take no memory, and only the VIDEO output "
-        "is available.",
+    return advanced(
+        io.Boolean.Input(
+            "decode_frames",
+            default=True,
+            optional=True,
+            tooltip="Decode the frames for the IMAGE output. Off: they take no memory, and only the VIDEO "
+            "output is available.",
+        )
     )
 
 

@@ -16,14 +16,13 @@ from .shared_inputs import advanced, number, seed_input, seeds_from
 from .text_to_video import prompt_input
 
 WORKFLOW_DEFAULT = "workflow's own"
+SQUARE = "1:1 square 1024x1024"
 MAX_BATCH = 64
-SIZE_TOOLTIP = (
-    "{} in pixels, 512 to 2048 in steps of 64, with the aspect ratio custom. 0: the workflow's own."
-)
+SIZE_TOOLTIP = "{} in pixels, 512 to 2048 in steps of 64, for the aspect ratio custom. Else it has no effect."
 
 
 def image_inputs() -> list[io.Input]:
-    """The parameters of an image; 0, -1 and "workflow's own" leave them to the workflow."""
+    """The parameters of an image. 0, -1 and "workflow's own", in older graphs, leave them to the workflow."""
     return [
         io.Int.Input(
             "batch_size",
@@ -35,16 +34,22 @@ def image_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "aspect_ratio",
-            options=[WORKFLOW_DEFAULT, *FLUX_ASPECT_RATIOS],
-            default=WORKFLOW_DEFAULT,
+            options=[*FLUX_ASPECT_RATIOS, WORKFLOW_DEFAULT],
+            default=SQUARE,
             optional=True,
-            tooltip="A standard size. custom: width and height set it.",
+            tooltip="A standard size. custom: the advanced inputs width and height set it.",
         ),
-        number("width", SIZE_TOOLTIP.format("Width"), maximum=2048, step=64),
-        number("height", SIZE_TOOLTIP.format("Height"), maximum=2048, step=64),
-        advanced(number("steps", "Denoising steps. 0: the workflow's own.", maximum=100)),
-        _strength("guidance", "Flux guidance. -1: the workflow's own.", maximum=100.0, step=0.1),
-        _strength("strength_model", "Strength of the LoRA. -1: the workflow's own.", maximum=1.0, step=0.05),
+        advanced(number("width", SIZE_TOOLTIP.format("Width"), default=1024, maximum=2048, step=64)),
+        advanced(number("height", SIZE_TOOLTIP.format("Height"), default=1024, maximum=2048, step=64)),
+        advanced(number("steps", "Denoising steps. 0: the workflow's own.", default=15, maximum=100)),
+        _strength("guidance", "Flux guidance. -1: the workflow's own.", default=3.5, maximum=100.0, step=0.1),
+        _strength(
+            "strength_model",
+            "Strength of the LoRA. -1: the workflow's own.",
+            default=1.0,
+            maximum=1.0,
+            step=0.05,
+        ),
     ]
 
 
@@ -64,8 +69,12 @@ def image_tasks(prompt: str, lora_name: str, seed: int, widgets: Mapping[str, An
         )
     given = {name: widgets[name] for name in ("width", "height", "steps") if widgets.get(name)}
     given |= {name: widgets[name] for name in ("guidance", "strength_model") if widgets.get(name, -1.0) >= 0}
-    if widgets.get("aspect_ratio", WORKFLOW_DEFAULT) != WORKFLOW_DEFAULT:
-        given["aspect_ratio"] = widgets["aspect_ratio"]
+    aspect_ratio = widgets.get("aspect_ratio", WORKFLOW_DEFAULT)
+    if aspect_ratio != WORKFLOW_DEFAULT:
+        given["aspect_ratio"] = aspect_ratio
+        if aspect_ratio != "custom":
+            # The widgets' values are of no use, and two tasks that differ in them only are the same.
+            given = {name: value for name, value in given.items() if name not in ("width", "height")}
     given |= shared_inputs.task_options(widgets)
     given |= {"prompt": shared_inputs.checked_prompt(prompt), "lora_name": lora_name.strip()}
     return [FluxLoraTask(noise_seed=one, **given) for one in seeds_from(seed, widgets.get("batch_size", 1))]
@@ -83,6 +92,7 @@ class XaloraTextToImage(XaloraNode):
             "Makes images from a prompt on the Xalora network, with a LoRA on Flux, each image "
             "of a batch as a task of its own, while the rest of the graph continues.",
             aliases=["txt2img", "t2i", "image generation", "flux", "lora"],
+            essentials_category="Basics",
             enable_expand=True,
             inputs=[
                 prompt_input(),
@@ -110,7 +120,9 @@ class XaloraTextToImage(XaloraNode):
         )
 
 
-def _strength(name: str, tooltip: str, maximum: float, step: float) -> io.Input:
+def _strength(name: str, tooltip: str, *, default: float, maximum: float, step: float) -> io.Input:
     return advanced(
-        io.Float.Input(name, default=-1.0, min=-1.0, max=maximum, step=step, optional=True, tooltip=tooltip)
+        io.Float.Input(
+            name, default=default, min=-1.0, max=maximum, step=step, optional=True, tooltip=tooltip
+        )
     )

@@ -17,6 +17,8 @@ FRAMES_OFF = (
     "decode_frames is off, so the IMAGE output has no frames. Switch it on, or use the VIDEO output instead."
 )
 
+SIZE_TOOLTIP = "{} in pixels. Hosted workflow 1 makes {} only, workflow 2 256 to 1024 in steps of 8."
+
 
 def prompt_input() -> io.Input:
     """The ``prompt`` widget."""
@@ -30,12 +32,17 @@ def prompt_input() -> io.Input:
 
 
 def video_inputs() -> list[io.Input]:
-    """The parameters of a video; 0 leaves each to the workflow."""
+    """The parameters of a video, with the values of hosted workflow 1; 0 leaves each to the workflow."""
     return [
-        number("width", "Width in pixels. 0: the workflow's own.", maximum=8192, step=8),
-        number("height", "Height in pixels. 0: the workflow's own.", maximum=8192, step=8),
-        number("length", "Number of frames. 0: the workflow's own.", maximum=10_000),
-        number("fps", "Frames per second. 0: the workflow's own.", maximum=120),
+        number("width", SIZE_TOOLTIP.format("Width", 848), default=848, maximum=8192, step=8),
+        number("height", SIZE_TOOLTIP.format("Height", 480), default=480, maximum=8192, step=8),
+        number(
+            "length",
+            "Number of frames. Hosted workflow 1 makes 73 only, workflow 2 16 to 128.",
+            default=73,
+            maximum=10_000,
+        ),
+        number("fps", "Frames per second. Hosted workflow 1 makes 24 only.", default=24, maximum=120),
         advanced(number("steps", "Denoising steps. 0: the workflow's own.", maximum=100)),
         advanced(number("quality", "Quality of the encoder. 0: the workflow's own.", maximum=100)),
     ]
@@ -65,6 +72,7 @@ class XaloraTextToVideo(XaloraNode):
             "Xalora Text to Video",
             "Makes a video from a prompt on the Xalora network, while the rest of the graph continues.",
             aliases=["txt2vid", "t2v", "video generation", "hunyuan", "mochi"],
+            essentials_category="Video Tools",
             enable_expand=True,
             inputs=[
                 prompt_input(),

@@ -28,6 +28,7 @@ class XaloraUpscaleImage(XaloraNode):
             "Upscales images on the Xalora network, each image of a batch as a task of its own, "
             "while the rest of the graph continues.",
             aliases=["upscale", "super resolution", "enlarge", "esrgan"],
+            essentials_category="Image Tools",
             enable_expand=True,
             inputs=[
                 io.Image.Input(

@@ -27,7 +27,9 @@ from .text_to_video import frames_output
 log = logging.getLogger("xalora_client.nodes")
 
 WORKFLOWS = f"{CATEGORY}/workflows"
+NOT_HOSTED = f"{WORKFLOWS}/not hosted"
 NO_VIDEO = "This workflow makes images, so its VIDEO output is empty. Use its IMAGE output."
+OWN = "The hosted network has no id for this workflow: own miners and this machine run it."
 NUMBER_STEP = 0.01
 
 
@@ -72,10 +74,14 @@ class WorkflowNode(XaloraNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         definition = cls.DEFINITION
+        hosted = definition.workflow_id is not None
+        sentences = (definition.description, definition.tip, "" if hosted else OWN)
         return cls.schema(
-            f"Xalora: {definition.title}",
-            " ".join(part for part in (definition.description, definition.tip) if part),
-            category=WORKFLOWS,
+            f"Xalora: {definition.title}" + ("" if hosted else " (not hosted)"),
+            " ".join(
+                part for part in (definition.description, definition.tip, "" if hosted else OWN) if part
+            ),
+            category=WORKFLOWS if hosted else NOT_HOSTED,
             aliases=["workflow", definition.name, definition.task_type],
             enable_expand=True,
             inputs=[*(parameter_input(definition, one) for one in definition.parameters), *cls._options()],

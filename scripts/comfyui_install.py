@@ -30,7 +30,7 @@ TORCH = {
     ("Linux", "aarch64"): ("torch==2.9.1", "torchvision==0.24.1"),
 }
 
-# Without torchaudio only ComfyUI's audio nodes are missing; it is large and has no wheel for every torch.
+# The pinned pair comes in their place. Without torchaudio, ComfyUI 0.3.75 lacks its audio nodes only.
 NOT_INSTALLED = {"torch", "torchvision", "torchaudio"}
 FOR_TESTS = ("requests", "spandrel", "websocket-client", "psutil", "isal", "pytest-timeout")
 PINNED_FOR_TESTS = ("pytest", "pytest-asyncio")
@@ -114,14 +114,14 @@ def install_further(given: Path) -> Install:
     source = source_of(given)
     required = _required_by(source)
     pack = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
-    key = fingerprint(*required, pack)
+    key = fingerprint("torchaudio", *required, pack)
     folder = cache_folder() / f"{_environment().name}-further-{key}"
     found = Install(source, folder / "bin" / "python")
     with incomplete(folder, found.python) as missing:
         if missing:
             say(f"Installing the requirements of {source} into {folder}")
-            # Torch is several GB, and the same.
-            what = (*_torch(), *_for_tests(), *required, "-r", "requirements.txt")
+            # Torch is several GB, and the same. ComfyUI of 2026 does not start without torchaudio.
+            what = (*_torch(), "torchaudio", *_for_tests(), *required, "-r", "requirements.txt")
             make_venv(folder, *what, base=_environment())
     return found
 

@@ -3,7 +3,7 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { openKeyDialog } from './js/key_dialog.js'
-import { addNode, findNode, showNode } from './js/nodes.js'
+import { addNode, findNode, hideAdvanced, showNode } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
 import { Service } from './js/service.js'
@@ -18,6 +18,15 @@ const REPOSITORY = 'https://github.com/xalora/ComfyUI-Xalora'
 document.head.append(
   Object.assign(document.createElement('link'), { rel: 'stylesheet', href: new URL('./xalora.css', import.meta.url).href })
 )
+
+/**
+ * The server's messages, from before the first wait on: ComfyUI reports one that nobody listens to as unknown.
+ * Those that come before the page is set up are kept until then.
+ */
+const messages = { early: [], receive: (type, detail) => messages.early.push([type, detail]) }
+for (const type of ['xalora.tasks', 'xalora.fallback']) {
+  api.addEventListener(type, ({ detail }) => messages.receive(type, detail))
+}
 
 const manager = () => app.extensionManager
 const locale = manager().setting.get('Comfy.Locale') ?? 'en'
@@ -63,6 +72,14 @@ function showBadge() {
   if (tab) tab.iconBadge = active > 0 ? String(active) : ''
 }
 
+function receive(type, detail) {
+  if (type === 'xalora.fallback') notices.onFallback(detail)
+  else {
+    store.apply(detail)
+    panel.noticeTasks(detail.tasks)
+  }
+}
+
 async function catchUp() {
   try {
     const [{ counts }] = await Promise.all([service.tasks({ limit: 0 }), panel.refreshStatus()])
@@ -92,6 +109,8 @@ app.registerExtension({
   menuCommands: [{ path: ['Extensions', 'Xalora'], commands: ['Xalora.OpenTasks', 'Xalora.SetKey', 'Xalora.CancelAll'] }],
   aboutPageBadges: [{ label: 'ComfyUI-Xalora', url: REPOSITORY, icon: 'pi pi-cloud' }],
 
+  nodeCreated: hideAdvanced,
+
   setup() {
     manager().registerSidebarTab({
       id: TAB,
@@ -103,11 +122,8 @@ app.registerExtension({
       render: (element) => panel.mount(element),
       destroy: () => panel.unmount()
     })
-    api.addEventListener('xalora.tasks', ({ detail }) => {
-      store.apply(detail)
-      panel.noticeTasks(detail.tasks)
-    })
-    api.addEventListener('xalora.fallback', ({ detail }) => notices.onFallback(detail))
+    messages.receive = receive
+    for (const [type, detail] of messages.early.splice(0)) receive(type, detail)
     api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
     api.addEventListener('reconnecting', () => panel.setOffline(true))
     api.addEventListener('reconnected', () => {

@@ -1,4 +1,4 @@
-"""ComfyUI's own modules: the only file of the pack that imports them, for versions 0.3.48 to 0.3.75.
+"""ComfyUI's own modules: the only file of the pack that imports them, for versions 0.3.75 to 0.33.
 
 The pack relies on two facts:
 
@@ -21,7 +21,7 @@ try:
     from comfy_execution.utils import get_executing_context
 except ImportError as error:
     raise ImportError(
-        "ComfyUI-Xalora needs ComfyUI 0.3.48 or newer (its V3 node interface is missing here). "
+        "ComfyUI-Xalora needs ComfyUI 0.3.75 or newer (its V3 node interface is missing here). "
         "Update ComfyUI and start it again."
     ) from error
 
@@ -119,13 +119,18 @@ def running_prompt_ids() -> set[str]:
 class ProgressBar:
     """ComfyUI's bar on one node of the running prompt. Unlike the original it never clears an interrupt.
 
+    It calls the bar's hook itself: from 2026 on, the original drops a value that comes less than 0.1 s after
+    another, and never sends it later.
+
     Args:
         total: The value at the end.
         node_id: The node.
     """
 
     def __init__(self, total: float, node_id: str) -> None:
-        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self._total = total
+        self._node_id = node_id
+        self._hook = comfy.utils.ProgressBar(total, node_id=node_id).hook
 
     def update_absolute(
         self,
@@ -137,10 +142,12 @@ class ProgressBar:
 
         After an interrupt nothing is drawn and nothing is raised; see `interrupted`.
         """
-        if interrupted():
+        if interrupted() or self._hook is None:
             return
+        if total is not None:
+            self._total = total
         try:
-            self._bar.update_absolute(value, total, preview)
+            self._hook(min(value, self._total), self._total, preview, node_id=self._node_id)
         except InterruptProcessingException:
             # The interrupt came just now, and the bar has cleared the flag that other nodes poll.
             _interrupts.set_flag(True)

@@ -52,9 +52,9 @@ _STATUS: tuple[tuple[type[XaloraError], int], ...] = (
 )
 
 
-def register(server: Server | None) -> bool:
-    """Add the routes to ComfyUI's server, once; False without a server, or if they were added before."""
-    if server is None or hasattr(server, _REGISTERED):
+def register(server: Server) -> bool:
+    """Add the routes to ComfyUI's server, once; False if they were added before."""
+    if hasattr(server, _REGISTERED):
         return False
     setattr(server, _REGISTERED, True)
     for (method, path), action in _actions(Feed(server, task_service)).items():

@@ -73,7 +73,7 @@ def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path
     """The picture of the README: the second batch knows from the first how long it will take."""
     seeded.open_panel()
     seeded.input_image("example.png", 4)
-    seeded.load_workflow(repository / "example_workflows" / "batch_upscale.json")
+    seeded.load_workflow(repository / "example_workflows" / "Upscale a batch.json")
     seeded.fit(left=350)
     seeded.devnet.task_seconds = 4
     seeded.run()

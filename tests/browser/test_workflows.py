@@ -13,7 +13,9 @@ from workbench import Workbench
 EXAMPLES = example_workflows()
 
 # Each example with Nodes 2.0 where the frontend has them in earnest, and one in the other renderer.
-CASES = [(path, True) for path in EXAMPLES] + [(path, False) for path in EXAMPLES if path.stem == "hybrid"]
+CASES = [(path, True) for path in EXAMPLES] + [
+    (path, False) for path in EXAMPLES if path.stem == "Upscale between local steps"
+]
 
 
 @pytest.mark.parametrize(
@@ -89,3 +91,39 @@ def test_a_node_is_found_by_search_added_and_run(bench: Workbench) -> None:
     expect(row).to_contain_text("A lighthouse in the fog")
     bench.wait_idle()
     assert bench.last_status() == "success"
+
+
+SHOWN = {
+    "XaloraUpscaleImage": ["local_model"],
+    "XaloraTextToImage": [
+        "prompt",
+        "lora_name",
+        "seed",
+        "control_after_generate",
+        "batch_size",
+        "aspect_ratio",
+    ],
+    "XaloraTextToVideo": ["prompt", "seed", "control_after_generate", "width", "height", "length", "fps"],
+}
+
+
+def test_advanced_widgets_take_no_room_until_they_are_asked_for(bench: Workbench) -> None:
+    page = bench.page
+    for vue_nodes in (False, True):
+        page.evaluate("() => app.graph.clear()")
+        bench.set_settings({"Comfy.VueNodes.Enabled": vue_nodes})
+        bench.build([(name, {}) for name in SHOWN], [])
+        visible = "(node) => node.widgets.filter((one) => node.isWidgetVisible(one)).map((one) => one.name)"
+        assert page.evaluate(f"() => app.graph.nodes.map({visible})") == [*SHOWN.values()]
+        # A frame later the canvas has laid its widgets out, and made too small a node larger.
+        frame = "() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
+        bench.fit()
+        page.evaluate(frame)
+        heights = page.evaluate("() => app.graph.nodes.map((node) => node.size[1])")
+        bench.shot(f"widgets-{'vue' if vue_nodes else 'classic'}", themes=["dark"])
+        assert heights[0] < 140, heights
+        page.evaluate("() => app.graph.nodes[0].toggleAdvanced()")
+        page.evaluate(frame)
+        assert len(page.evaluate(f"() => ({visible})(app.graph.nodes[0])")) > 10
+        if not vue_nodes:
+            assert page.evaluate("() => app.graph.nodes[0].size[1]") > 250

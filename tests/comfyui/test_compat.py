@@ -106,6 +106,12 @@ def test_folders_schema_and_options(comfyui: ComfyUI) -> None:
     assert json.loads(told["options"][0])["advanced"] is True
 
 
+def test_the_bar_shows_each_step_of_several_in_a_row(comfyui: ComfyUI) -> None:
+    """ComfyUI's own bar drops steps that come less than 0.1 s apart, and the last one too."""
+    record = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())})
+    assert {(1, 4), (2, 4), (3, 4)} <= set(record.progress_of("1"))
+
+
 def test_the_system_users_folder_is_served_to_nobody(comfyui: ComfyUI) -> None:
     secret = comfyui.user_dir / "__xalora" / "key.txt"
     secret.parent.mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from harness import ComfyUI
 from harness.install import REPOSITORY
 
@@ -72,7 +73,8 @@ PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]
         [("IMAGE", "IMAGE"), ("VIDEO", "VIDEO")],
     ),
 }
-ADVANCED = {*RUN, *BATCH}
+ADVANCED = {*RUN, *BATCH, "steps", "quality", "guidance", "strength_model", "decode_frames"}
+WORDS = {"xalora", "remote", "cloud", "gpu", "miner"}
 INTERNAL = {"XaloraTakeImages", "XaloraNcnnUpscale", "XaloraMergeImages", "XaloraLocalVideo"}
 
 
@@ -108,9 +110,8 @@ def test_widgets_follow_comfyuis_habits(comfyui: ComfyUI, name: str) -> None:
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     for input_name, (input_type, options) in inputs.items():
         assert options.get("tooltip"), input_name
-        assert bool(options.get("advanced")) == (input_name in ADVANCED | {"steps", "quality"}) or (
-            input_name in ("guidance", "strength_model")
-        ), input_name
+        of_custom_size = "aspect_ratio" in inputs and input_name in ("width", "height")
+        assert bool(options.get("advanced")) == (input_name in ADVANCED or of_custom_size), input_name
         if input_type in ("INT", "FLOAT"):
             assert options["min"] <= options["default"] <= options["max"], input_name
         if input_type == "COMBO":
@@ -122,6 +123,52 @@ def test_widgets_follow_comfyuis_habits(comfyui: ComfyUI, name: str) -> None:
         assert (seed["control_after_generate"], seed["min"], seed["max"]) == (True, 0, 2**53 - 1)
     assert all(info["output_tooltips"])
     assert info["description"]
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("XaloraUpscaleImage", 1), ("XaloraTextToImage", 8), ("XaloraTextToVideo", 7)]
+)
+def test_a_node_shows_few_widgets(comfyui: ComfyUI, name: str, most: int) -> None:
+    info = comfyui.object_info(name)["input"]
+    shown = {
+        input_name: spec[1]
+        for section in ("required", "optional")
+        for input_name, spec in info.get(section, {}).items()
+        if spec[0] != "IMAGE" and not spec[1].get("advanced")
+    }
+    # The seed has a second widget, for what happens to it after a run.
+    assert len(shown) + ("seed" in shown) <= most
+    # What a user sees is what the network makes; 0 would be a riddle.
+    sizes = ("width", "height", "length", "fps", "batch_size")
+    assert all(shown[one]["default"] > 0 for one in sizes if one in shown)
+
+
+def test_the_defaults_are_the_hosted_workflows(comfyui: ComfyUI) -> None:
+    video = comfyui.object_info("XaloraTextToVideo")["input"]["optional"]
+    defaults = {name: video[name][1]["default"] for name in ("width", "height", "length", "fps")}
+    assert defaults == {"width": 848, "height": 480, "length": 73, "fps": 24}
+    image = comfyui.object_info("XaloraTextToImage")["input"]["optional"]
+    assert image["aspect_ratio"][1]["default"] == "1:1 square 1024x1024"
+    # Saved graphs hold 0, -1 and "workflow's own", which stay valid.
+    assert [image[name][1]["min"] for name in ("width", "steps", "guidance")] == [0, 0, -1.0]
+    assert "workflow's own" in image["aspect_ratio"][1]["options"]
+
+
+def test_search_and_menus_know_our_nodes(comfyui: ComfyUI) -> None:
+    infos = {name: info for name, info in comfyui.object_info().items() if name.startswith("Xalora")}
+    if "search_aliases" not in infos["XaloraUpscaleImage"]:
+        pytest.skip("this ComfyUI has no search aliases")
+    for name in PUBLISHED:
+        assert set(infos[name]["search_aliases"]) >= WORDS, name
+        assert not infos[name]["dev_only"], name
+    assert {"txt2img", "flux"} <= set(infos["XaloraTextToImage"]["search_aliases"])
+    for name in INTERNAL:
+        assert infos[name]["dev_only"] and not infos[name]["search_aliases"], name
+    assert infos["XaloraUpscaleImage"]["essentials_category"] == "Image Tools"
+
+
+def test_internal_nodes_stand_apart(comfyui: ComfyUI) -> None:
+    assert {comfyui.object_info(name)["category"] for name in INTERNAL} == {"Xalora/internal"}
 
 
 def test_texts_and_help_pages_are_those_of_the_schemas(comfyui: ComfyUI, repository: Path) -> None:
@@ -137,3 +184,13 @@ def test_every_help_page_is_served_with_its_nodes_name(comfyui: ComfyUI) -> None
         assert page.startswith(f"# {info['display_name']}\n"), name
         # ComfyUI shows the page in a narrow panel, where a table's columns have no room for words.
         assert "|--" not in page, name
+        # It asks for the page in the user's language first, and a missing one is an error in the console.
+        for language in ("en", "zh-TW"):
+            path = f"/extensions/{comfyui.pack_dir.name}/docs/{name}/{language}.md"
+            assert comfyui.get(path).text == page, path
+
+
+@pytest.mark.parametrize("path", ["XaloraNone/en.md", "..%2Fxalora/en.md", "..%2F..%2Fpyproject/en.md"])
+def test_a_help_page_that_is_none_is_not_found(comfyui: ComfyUI, path: str) -> None:
+    url = f"{comfyui.url}/extensions/{comfyui.pack_dir.name}/docs/{path}"
+    assert requests.get(url, timeout=10).status_code == 404

@@ -29,6 +29,22 @@ export function showNode(app, executionId) {
   return true
 }
 
+/**
+ * Hide a Xalora node's advanced widgets until the user asks for them. The canvas heeds this property alone, which
+ * ComfyUI sets in none of its versions; Nodes 2.0 reads the input's option itself.
+ */
+export function hideAdvanced(node) {
+  if (!(node.comfyClass ?? '').startsWith('Xalora')) return
+  const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced)
+  if (!advanced.length) return
+  for (const widget of advanced) {
+    widget.advanced = true
+    // The canvas keeps room for hidden widgets too: a row, less its gap of 4.
+    widget.computeSize = (width) => [width, node.showAdvanced ? window.LiteGraph.NODE_WIDGET_HEIGHT : -4]
+  }
+  node.setSize([node.size[0], node.computeSize()[1]])
+}
+
 /** Add a node of this type in the middle of the canvas and select it. */
 export function addNode(app, type) {
   const node = window.LiteGraph?.createNode(type)

@@ -61,9 +61,45 @@ def test_the_registry_finds_what_it_asks_for(
 ) -> None:
     comfy = pyproject["tool"]["comfy"]
     assert isinstance(comfy, dict)
-    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= comfy.keys()
+    assert {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"} <= comfy.keys()
+    urls = pyproject["project"]["urls"]
+    assert isinstance(urls, dict)
+    assert {"Repository", "Documentation", "Bug Tracker"} <= urls.keys()
     assert "comfyui" not in str(pyproject["project"]["name"]).lower()
     icon = repository / str(comfy["Icon"]).partition("/main/")[2]
     with Image.open(icon) as image:
         assert image.size == (400, 400)
+    banner = repository / str(comfy["Banner"]).partition("/main/")[2]
+    with Image.open(banner) as image:
+        # 21 to 9, as the registry shows it.
+        assert image.width * 9 == image.height * 21
     assert (repository / pack.WEB_DIRECTORY).is_dir()
+
+
+def test_users_get_what_the_pack_needs_and_nothing_else(repository: Path) -> None:
+    """The registry leaves out what `.comfyignore` names, in the language of `.gitignore`."""
+
+    def tracked(*options: str) -> set[str]:
+        command = ["git", "-c", "core.quotePath=off", "ls-files", "--cached", *options]
+        try:
+            told = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("this is no clone of a repository")
+        return set(told.splitlines())
+
+    sent = tracked() - tracked("--ignored", "--exclude-from=.comfyignore")
+    assert {path.partition("/")[0] for path in sent} == {
+        "CHANGELOG.md",
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "__init__.py",
+        "example_workflows",
+        "locales",
+        "nodes",
+        "pyproject.toml",
+        "requirements.txt",
+        "web",
+        "xalora_client",
+    }
+    assert not [path for path in sent if path.startswith("example_workflows/api")]

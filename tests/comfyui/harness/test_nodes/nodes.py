@@ -368,7 +368,11 @@ class XaloraTestCompat(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
-            node_id="XaloraTestCompat", category=CATEGORY, is_output_node=True, inputs=[_nonce()]
+            node_id="XaloraTestCompat",
+            category=CATEGORY,
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[_nonce()],
         )
 
     @classmethod
@@ -376,6 +380,9 @@ class XaloraTestCompat(io.ComfyNode):
         compat = _of_the_pack("nodes.host.compat")
         wanted = compat.schema(node_id="Any", from_a_later_version=True, inputs=[], outputs=[])
         advanced = compat.with_options(io.Int.Input("timeout", default=1), advanced=True)
+        bar = compat.ProgressBar(4, cls.hidden.unique_id)
+        for done in (1, 2, 3):
+            bar.update_absolute(done)
         told = {
             "pack": compat.pack_directory(),
             "base": compat.base_directory(),
