@@ -78,9 +78,7 @@ class WorkflowNode(XaloraNode):
         sentences = (definition.description, definition.tip, "" if hosted else OWN)
         return cls.schema(
             f"Xalora: {definition.title}" + ("" if hosted else " (not hosted)"),
-            " ".join(
-                part for part in (definition.description, definition.tip, "" if hosted else OWN) if part
-            ),
+            " ".join(filter(None, sentences)),
             category=WORKFLOWS if hosted else NOT_HOSTED,
             aliases=["workflow", definition.name, definition.task_type],
             enable_expand=True,
