@@ -109,7 +109,8 @@ SHOWN = {
 
 def test_advanced_widgets_take_no_room_until_they_are_asked_for(bench: Workbench) -> None:
     page = bench.page
-    for vue_nodes in (False, True):
+    # The first Nodes 2.0, of 0.3.75, hide no widgets.
+    for vue_nodes in (False,) if bench.frontend == PINNED else (False, True):
         page.evaluate("() => app.graph.clear()")
         bench.set_settings({"Comfy.VueNodes.Enabled": vue_nodes})
         bench.build([(name, {}) for name in SHOWN], [])
