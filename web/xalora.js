@@ -6,6 +6,7 @@ import { openKeyDialog } from './js/key_dialog.js'
 import { addNode, findNode, hideAdvanced, showNode } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
+import { createSeedKeeper, fixSeeds } from './js/seeds.js'
 import { Service } from './js/service.js'
 import { settingsOf } from './js/settings.js'
 import { TaskStore } from './js/store.js'
@@ -53,6 +54,7 @@ const host = {
 }
 const panel = new Panel({ t, service, store, host })
 const notices = createNotices({ t, toast })
+const seeds = createSeedKeeper(app, api)
 
 function toast(message) {
   manager().toast.add(message)
@@ -109,7 +111,11 @@ app.registerExtension({
   menuCommands: [{ path: ['Extensions', 'Xalora'], commands: ['Xalora.OpenTasks', 'Xalora.SetKey', 'Xalora.CancelAll'] }],
   aboutPageBadges: [{ label: 'ComfyUI-Xalora', url: REPOSITORY, icon: 'pi pi-cloud' }],
 
-  nodeCreated: hideAdvanced,
+  nodeCreated(node) {
+    fixSeeds(node)
+    hideAdvanced(node)
+  },
+  afterConfigureGraph: () => seeds.onOpened(),
 
   setup() {
     manager().registerSidebarTab({
@@ -125,6 +131,13 @@ app.registerExtension({
     messages.receive = receive
     for (const [type, detail] of messages.early.splice(0)) receive(type, detail)
     api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
+    api.addEventListener('promptQueued', () => seeds.onQueued())
+    for (const end of ['execution_error', 'execution_interrupted']) {
+      api.addEventListener(end, ({ detail }) => {
+        // A blocked output is announced as an error of its own, and the prompt goes on.
+        if (detail.exception_type !== 'ExecutionBlocked') void seeds.onEnded(detail)
+      })
+    }
     api.addEventListener('reconnecting', () => panel.setOffline(true))
     api.addEventListener('reconnected', () => {
       panel.setOffline(false)

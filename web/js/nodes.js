@@ -1,10 +1,7 @@
 /** Finds, shows and adds nodes on the canvas, with either of ComfyUI's renderers. */
 
-/**
- * The node with this execution id (`7`, or `3:7` inside of a subgraph) in the open workflow, if it is a Xalora
- * node: an id does not tell which workflow it belongs to.
- */
-export function findNode(app, executionId) {
+/** `{node, graph}` of the node with this execution id (`7`, or `3:7` inside of a subgraph) in the open workflow. */
+export function nodeAt(app, executionId) {
   let graph = app.rootGraph ?? app.graph
   let found = null
   for (const part of String(executionId ?? '').split(':')) {
@@ -13,8 +10,18 @@ export function findNode(app, executionId) {
     found = { node, graph }
     graph = node.subgraph
   }
-  const type = found?.node.comfyClass ?? found?.node.type ?? ''
-  return type.startsWith('Xalora') ? found : null
+  return found
+}
+
+/** Whether it is a node of this pack. */
+export function isXalora(node) {
+  return String(node?.comfyClass ?? node?.type ?? '').startsWith('Xalora')
+}
+
+/** As `nodeAt`, if it is a Xalora node: an id does not tell which workflow it belongs to. */
+export function findNode(app, executionId) {
+  const found = nodeAt(app, executionId)
+  return isXalora(found?.node) ? found : null
 }
 
 /** Select the node and center the canvas on it; false where it is not in the open workflow. */
