@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +24,7 @@ from platformdirs import user_state_path
 from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
 
 from .errors import ConfigurationError, MissingKeyError
+from .prices import DailyLimit, PriceTable
 
 logger = logging.getLogger("xalora_client")
 
@@ -157,6 +159,16 @@ class Settings(BaseModel):
     queue_limit: float | None = Field(
         None, gt=0, description="Seconds in the network's queue before the fallback takes over; unset: never."
     )
+    prices: PriceTable = Field(
+        default_factory=dict,
+        description="What a task costs you, by workflow id or task type: upscaler=0.02, 3=0.05.",
+    )
+    daily_tasks: int | None = Field(
+        None, ge=1, description="Tasks that may be sent a day; unset: any number."
+    )
+    daily_cost: Decimal | None = Field(
+        None, gt=0, description="What may be spent a day by your prices; unset: any sum."
+    )
     workflows_dir: AbsolutePath | None = Field(
         None, description="Folder with workflow definitions of your own."
     )
@@ -180,6 +192,11 @@ class Settings(BaseModel):
     def files_url(self) -> str:
         """The base URL of results that arrive as a bare storage key."""
         return self.result_base_url or f"{self.workflow_url.rstrip('/')}/files"
+
+    @property
+    def daily_limit(self) -> DailyLimit:
+        """How much may be sent a day."""
+        return DailyLimit(self.daily_tasks, self.daily_cost, self.prices)
 
     def credentials(self) -> Credentials:
         """The parsed key.

@@ -6,7 +6,7 @@ next. The constructor takes them apart, so that no call site can leave one out.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 ErrorType = Literal["client_error", "server_error"]
 
@@ -95,6 +95,14 @@ class InputTooLargeError(ConfigurationError, ValueError):
 
 class WorkflowDefinitionError(ConfigurationError, ValueError):
     """A workflow definition (JSON, YAML or index) is broken or unknown, or a parameter does not fit it."""
+
+
+class DailyLimitError(ConfigurationError):
+    """The user's own limit of a day is reached. Nothing was sent; ``setting`` names the limit."""
+
+    def __init__(self, what: str, *, setting: str = "daily_tasks", **parts: Any) -> None:
+        super().__init__(what, **parts)
+        self.setting = setting
 
 
 class StoreError(XaloraError):

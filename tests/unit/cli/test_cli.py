@@ -61,6 +61,7 @@ CODES = {
     "InputImageError": 2,
     "ConfigurationError": 3,
     "MissingKeyError": 3,
+    "DailyLimitError": 3,
     "ClientClosedError": 3,
     "TaskNotKnownError": 5,
     "ResultMissingError": 5,
