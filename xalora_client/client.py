@@ -675,7 +675,9 @@ def open_journal(settings: Settings) -> Journal:
     from .journal import JOURNAL_FILE, Journal
 
     folder = settings.state_dir
-    return Journal(folder / JOURNAL_FILE, folder / RESULTS_FOLDER, int(settings.results_limit))
+    journal = Journal(folder / JOURNAL_FILE, folder / RESULTS_FOLDER, int(settings.results_limit))
+    journal.daily_limit = settings.daily_limit
+    return journal
 
 
 async def _result(

@@ -21,9 +21,10 @@ from typing import Any
 
 from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
+from ..prices import DailyLimit, Sent, midnight_before
 from . import forks
 from .database import OldJournalError, Reader, explained
-from .queries import IS_OPEN, where
+from .queries import IS_OPEN, SENT_SINCE, sent_of, where
 from .records import Claim, Record, Work, record_from_row
 from .results_folder import KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
@@ -57,6 +58,7 @@ class Journal:
             object.
         results_dir: Folder of the kept results.
         results_limit_bytes: Size limit of the kept results, None for no limit; may be set at any time.
+            So may the attribute ``daily_limit``, which no new task exceeds.
         wall_clock: Unix seconds.
     """
 
@@ -74,6 +76,7 @@ class Journal:
             path, results_dir = Path(folder, JOURNAL_FILE), results_dir or Path(folder, "results")
         self.path = Path(path).absolute()
         self.results_limit_bytes = results_limit_bytes
+        self.daily_limit = DailyLimit()
         self._wall = wall_clock
         self._results = KeptResults(Path(results_dir or self.path.with_name("results")).absolute())
         self._writer = Writer(self.path, self._results, wall_clock)
@@ -170,6 +173,7 @@ class Journal:
 
         Raises (in the future):
             JournalError: It can't be written, or there is no place for a result. Nothing may be sent then.
+            DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
 
         def decide(change: Transaction) -> Claim:
@@ -189,6 +193,9 @@ class Journal:
             if row is None or state is TaskState.UNKNOWN or (state is TaskState.PREPARED and nobody_sends):
                 if refusal is not None:
                     raise refusal
+                if state is TaskState.PREPARED and self.daily_limit.is_set:
+                    today = change.sent_since(midnight_before(change.now))
+                    self.daily_limit.check(today, work.task_type, work.workflow_id)
                 return self._claimed(change, "send", row["id"] if row else change.insert(work, job_id))
             if self._results.are_there(kept_files(row)):
                 change.touch(row["id"])
@@ -387,6 +394,10 @@ class Journal:
                 check_not_anothers(connection, row, task_id)
         if self._writer.has_noted(task_id, besides=record_id):
             raise JournalError(f"The network answered with the id of another task, {task_id}")
+
+    def sent_since(self, since: float) -> list[Sent]:
+        """How many tasks were sent since then, by workflow; those that are just being sent count."""
+        return sent_of(self._rows(SENT_SINCE, (since,)))
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""

@@ -1,11 +1,13 @@
-"""WHERE clauses for listing records. No I/O."""
+"""WHERE clauses for listing records, and the counting of sent tasks. No I/O."""
 
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from ..prices import Sent
 from .records import clean_text
 from .rules import ENDED, TaskState
 
@@ -22,6 +24,18 @@ IS_OPEN = (
     f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
     f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
 )
+
+# A record that is prepared and has no worker was left by a process that died.
+SENT_SINCE = (
+    "SELECT task_type, workflow_id, COUNT(*) AS count FROM entries"
+    " WHERE COALESCE(sent_at, created_at) >= ? AND state <> 'not_sent'"
+    " AND NOT (state = 'prepared' AND worker IS NULL) GROUP BY task_type, workflow_id"
+)
+
+
+def sent_of(rows: Iterable[sqlite3.Row]) -> list[Sent]:
+    """The rows of :data:`SENT_SINCE`."""
+    return [Sent(row["task_type"], row["workflow_id"], row["count"]) for row in rows]
 
 
 def where(

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
+from ..prices import Sent
+from .queries import SENT_SINCE, sent_of
 from .records import Record, Work, clean_text, record_from_row, to_json, without_queries
 from .results_folder import KeptFile, KeptResults
 from .rules import Event, TaskState, next_state
@@ -75,6 +77,10 @@ class Transaction:
     def record(self, record_id: int) -> Record:
         """The record as it stands inside this transaction."""
         return record_from_row(self.row(record_id), self._results.root)
+
+    def sent_since(self, since: float) -> list[Sent]:
+        """As :meth:`.Journal.sent_since`, with what this transaction has changed."""
+        return sent_of(self.connection.execute(SENT_SINCE, (since,)).fetchall())
 
     def insert(self, work: Work, job_id: str) -> int:
         """A new record's id; it is PREPARED."""

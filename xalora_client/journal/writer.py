@@ -20,7 +20,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from ..errors import NOTHING_CHARGED, JournalError
+from ..errors import NOTHING_CHARGED, JournalError, XaloraError
 from . import process_locks
 from .database import BUSY_SECONDS, BusyJournalError, LostJournalError, explain
 from .process_locks import Owner
@@ -392,7 +392,7 @@ class Writer:
             connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
             del change.removed[removed:]
-            told = explain(error, self.path)
+            told = error if isinstance(error, XaloraError) else explain(error, self.path)
             if future is None:
                 logger.warning("%s", told, exc_info=None if told is error else error)
                 return lambda: None
