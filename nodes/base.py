@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
+from ..xalora_client.errors import XaloraError
 from ..xalora_client.workflows.prompt import as_link
 from .execution.fallback_expansion import Expansion, ParentNode
-from .execution.freshness import freshness, key_of
+from .execution.freshness import HOW, freshness, key_of
 from .execution.node_run import FallbackRequest, ResultDecoder, RunTasks
+from .execution.saved_facts import Facts, facts_of, note_facts
 from .execution.task_loop import RunOptions
+from .execution.wording import failure_line, graph_error
 from .host import compat
 from .host.compat import io
 
@@ -18,9 +23,30 @@ if TYPE_CHECKING:
     from ..xalora_client.tasks import WorkflowTask
 
 ValueT = TypeVar("ValueT")
+P = ParamSpec("P")
+
+log = logging.getLogger("xalora_client.nodes")
 
 CATEGORY = "Xalora"
 EVERY_NODE = ("xalora", "remote", "cloud", "gpu", "miner", "network")
+
+
+def worded(
+    execute: Callable[P, Coroutine[Any, Any, io.NodeOutput]],
+) -> Callable[P, Coroutine[Any, Any, io.NodeOutput]]:
+    """Decorate a node's `execute`: errors reach the graph in its own words, and the log in the client's."""
+
+    @functools.wraps(execute)
+    async def execute_in_words(*args: P.args, **kwargs: P.kwargs) -> io.NodeOutput:
+        try:
+            return await execute(*args, **kwargs)
+        except XaloraError as error:
+            cls: Any = args[0]
+            log.warning("node %s: %s", cls.node_id(), error)
+            compat.send_line(failure_line(error), cls.node_id())
+            raise graph_error(error) from None
+
+    return execute_in_words
 
 
 class XaloraNode(io.ComfyNode):
@@ -38,7 +64,7 @@ class XaloraNode(io.ComfyNode):
             display_name=display_name,
             description=description,
             search_aliases=[*aliases, *EVERY_NODE],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt, io.Hidden.extra_pnginfo],
             **{"category": CATEGORY, **fields},
         )
 
@@ -55,9 +81,16 @@ class XaloraNode(io.ComfyNode):
     @classmethod
     def cache_key(cls) -> str:
         """The key of the executing node in :data:`.freshness.freshness`."""
-        inputs = cls._inputs()
-        constants = {name: None if as_link(value) else value for name, value in inputs.items()}
-        return key_of(cls.NODE_ID, constants)
+        return key_of(cls.NODE_ID, cls._constants())
+
+    @classmethod
+    def how(cls) -> dict[str, Any]:
+        """The executing node's inputs that do not say what it makes."""
+        return {name: value for name, value in cls._constants().items() if name in HOW}
+
+    @classmethod
+    def _constants(cls) -> dict[str, Any]:
+        return {name: None if as_link(value) else value for name, value in cls._inputs().items()}
 
     @classmethod
     async def run_tasks(
@@ -84,22 +117,32 @@ class XaloraNode(io.ComfyNode):
             XaloraError: A task failed, and this machine does not take over.
         """
         key = cls.cache_key()
-        with freshness.attempt(key) as attempt:
+        with freshness.attempt(key, cls.how()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            value: ValueT | FallbackRequest = await RunTasks(
+            run = RunTasks(
                 cls.node_id(), options, noun, len(tasks), tasks, attempt.note_task, decoder=decoder
-            ).on_bridge()
+            )
+            value: ValueT | FallbackRequest = await run.on_bridge()
             if not isinstance(value, FallbackRequest) or value.error is None:
                 attempt.completed()
         if not isinstance(value, FallbackRequest):
+            cls._note_facts(facts_of(tasks[index], run.outcomes[index]) for index in range(len(tasks)))
             return io.NodeOutput(*outputs(value))
         expansion = expand(cls._parent_node(), value)
+        cls._note_facts(
+            facts_of(task, value.results.get(index), expansion.engine) for index, task in enumerate(tasks)
+        )
         if value.error is not None:
             # When the graph is queued again, the network is asked again.
             freshness.expire(key)
         elif not value.policy_of_node:
             freshness.computed_here(key)
         return io.NodeOutput(*expansion.links, expand=expansion.nodes)
+
+    @classmethod
+    def _note_facts(cls, facts: Iterable[Facts]) -> None:
+        """Have who made the results saved with them."""
+        note_facts(cls.hidden.extra_pnginfo, cls.node_id(), list(facts))
 
     @classmethod
     def _parent_node(cls) -> ParentNode:

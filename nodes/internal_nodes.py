@@ -15,11 +15,12 @@ import torch
 from ..xalora_client.engines import EngineCanceledError
 from ..xalora_client.engines.ncnn.engine import upscaled
 from ..xalora_client.engines.ncnn.upscaler import upscaler
-from ..xalora_client.errors import STILL_RETRIEVABLE, JournalError, ResultExpiredError
+from ..xalora_client.errors import JournalError
 from .base import CATEGORY
 from .conversion.image_tensors import COLOUR_CHANNELS, merged, split_batch
 from .conversion.result_lifetimes import subgraph_results
 from .execution.node_progress import ResultSource, summary
+from .execution.wording import RETRIEVABLE, GraphError, Words
 from .host import compat
 from .host.clients import clients
 from .host.compat import ExecutionBlocker, io, schema
@@ -180,10 +181,14 @@ class XaloraMergeImages(io.ComfyNode):
         files = {int(index): [Path(path) for path in paths] for index, paths in json.loads(kept[0]).items()}
         for path in (path for paths in files.values() for path in paths):
             if not path.is_file():
-                raise ResultExpiredError(
-                    f"The kept result {path.name} is gone, because the results folder was full",
-                    money=STILL_RETRIEVABLE,
-                    next_step="Raise results_limit and queue the graph again.",
+                raise GraphError(
+                    str(
+                        Words(
+                            "A finished image is gone from this machine, as the results folder was full.",
+                            RETRIEVABLE,
+                            "Raise the limit under Settings > Xalora > Tasks, then press Run.",
+                        )
+                    )
                 )
         alpha = [] if whole is None else split_batch(_element(whole, list_index))[1]
         images = merged(files, made[0], total[0], alpha)
@@ -229,7 +234,7 @@ def show_report(report: str) -> None:
     subgraph_results.pop(told["prefix"], None)
     _note_fallback(told["replaced_jobs"])
     line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
-    compat.send_progress_text(line, told["node_id"])
+    compat.send_line(line, told["node_id"])
     log.info("node %s: %s", told["node_id"], line)
 
 

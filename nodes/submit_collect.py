@@ -17,13 +17,14 @@ from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.media_types import sniff_file
 from ..xalora_client.media.png_encode import encode_png
 from . import shared_inputs
-from .base import XaloraNode
+from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, split_batch
 from .conversion.videos import VideoDecoder, VideoValue
 from .execution.freshness import freshness
 from .execution.interrupts import Interrupt
 from .execution.node_run import CollectTasks, SubmitTasks
 from .execution.open_tasks import open_tasks
+from .execution.saved_facts import facts_of
 from .host import compat
 from .host.bridge import bridge
 from .host.compat import ExecutionBlocker, io
@@ -85,7 +86,7 @@ class _SubmitNode(XaloraNode):
         key, prompt_id, interrupt = cls.cache_key(), compat.executing_prompt_id(), Interrupt()
 
         async with _canceled_if_interrupted():
-            with freshness.attempt(key) as attempt:
+            with freshness.attempt(key, cls.how()) as attempt:
 
                 def note(task_id: str) -> None:
                     open_tasks.opened(prompt_id, task_id, interrupt)
@@ -118,6 +119,7 @@ class XaloraSubmitUpscale(_SubmitNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, image: torch.Tensor, **widgets: Any) -> io.NodeOutput:
         colour, alpha = split_batch(image)
         tasks = upscale_tasks(colour, widgets)
@@ -136,6 +138,7 @@ class XaloraSubmitTextToVideo(_SubmitNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, prompt: str, seed: int, **widgets: Any) -> io.NodeOutput:
         return await cls._submit("video", [video_task(prompt, seed, widgets)], widgets)
 
@@ -154,6 +157,7 @@ class XaloraSubmitTextToImage(_SubmitNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         return await cls._submit("image", image_tasks(prompt, lora_name, seed, widgets), widgets)
 
@@ -191,6 +195,7 @@ class XaloraCollect(XaloraNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, task: Submitted | None = None, task_id: str = "", **widgets: Any) -> io.NodeOutput:
         submitted = _of_socket(task) if task is not None else _of_text(task_id)
         task_ids = [one["task_id"] for one in submitted]
@@ -201,7 +206,7 @@ class XaloraCollect(XaloraNode):
             for one in task_ids:
                 open_tasks.opened(prompt_id, one, interrupt)
         async with _canceled_if_interrupted():
-            value = await CollectTasks(
+            run = CollectTasks(
                 cls.node_id(),
                 shared_inputs.run_options(widgets),
                 "task",
@@ -209,7 +214,9 @@ class XaloraCollect(XaloraNode):
                 decoder=_CollectDecoder(submitted),
                 task_ids=task_ids,
                 on_collected=open_tasks.collected,
-            ).on_bridge()
+            )
+            value = await run.on_bridge()
+        cls._note_facts(facts_of(None, run.outcomes[index]) for index in range(len(task_ids)))
         if isinstance(value, VideoValue):
             return io.NodeOutput(ExecutionBlocker(NO_IMAGE), value.video)
         return io.NodeOutput(value, ExecutionBlocker(NO_VIDEO))

@@ -8,7 +8,7 @@ from typing import Any
 from ..xalora_client.errors import InvalidTaskError
 from ..xalora_client.tasks import FLUX_ASPECT_RATIOS, FluxLoraTask
 from . import shared_inputs
-from .base import XaloraNode
+from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch
 from .execution.fallback_expansion import expand_images
 from .host.compat import io
@@ -110,6 +110,7 @@ class XaloraTextToImage(XaloraNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, prompt: str, lora_name: str, seed: int, **widgets: Any) -> io.NodeOutput:
         tasks = image_tasks(prompt, lora_name, seed, widgets)
         return await cls.run_tasks(

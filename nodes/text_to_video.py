@@ -7,7 +7,7 @@ from typing import Any
 
 from ..xalora_client.tasks import Text2VideoTask
 from . import shared_inputs
-from .base import XaloraNode
+from .base import XaloraNode, worded
 from .conversion.videos import VideoDecoder, VideoValue
 from .execution.fallback_expansion import expand_video
 from .host.compat import ExecutionBlocker, io
@@ -91,6 +91,7 @@ class XaloraTextToVideo(XaloraNode):
         )
 
     @classmethod
+    @worded
     async def execute(
         cls, prompt: str, seed: int, decode_frames: bool = True, **widgets: Any
     ) -> io.NodeOutput:

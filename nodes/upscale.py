@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
 from . import shared_inputs
-from .base import XaloraNode
+from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, split_batch
 from .execution.fallback_expansion import AUTO, expand_upscale, upscale_models
 from .host.compat import io
@@ -55,6 +55,7 @@ class XaloraUpscaleImage(XaloraNode):
         )
 
     @classmethod
+    @worded
     async def execute(cls, image: torch.Tensor, local_model: str = AUTO, **widgets: Any) -> io.NodeOutput:
         colour, alpha = split_batch(image)
         return await cls.run_tasks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from ..xalora_client.workflows.model_files import model_folder
 from ..xalora_client.workflows.prompt import as_link
 from ..xalora_client.workflows.task import DefinedWorkflowTask
 from . import shared_inputs
-from .base import CATEGORY, XaloraNode
+from .base import CATEGORY, XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, checked_batch
 from .conversion.videos import VideoDecoder
 from .execution.fallback_expansion import Expansion, ParentNode, expand_images, expand_video
@@ -106,6 +107,7 @@ class WorkflowNode(XaloraNode):
         return [one for one in inputs if one.id not in own and one.id != "workflow_id"]
 
     @classmethod
+    @worded
     async def execute(cls, **widgets: Any) -> io.NodeOutput:
         definition = cls.DEFINITION
         own = {parameter.name for parameter in definition.parameters}
@@ -117,7 +119,7 @@ class WorkflowNode(XaloraNode):
 
             def images_here(parent: ParentNode, request: FallbackRequest) -> Expansion:
                 here = expand_images(parent, request, tasks, sockets=sockets)
-                return Expansion(here.nodes, [*here.links, ExecutionBlocker(NO_VIDEO)])
+                return replace(here, links=[*here.links, ExecutionBlocker(NO_VIDEO)])
 
             return await cls.run_tasks(
                 tasks,
@@ -135,7 +137,7 @@ class WorkflowNode(XaloraNode):
 
         def video_here(parent: ParentNode, request: FallbackRequest) -> Expansion:
             here = expand_video(parent, request, tasks[0], decode_frames=frames, sockets=sockets)
-            return Expansion(here.nodes, [here.links[1], here.links[0]])
+            return replace(here, links=[here.links[1], here.links[0]])
 
         return await cls.run_tasks(
             tasks,

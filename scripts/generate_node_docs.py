@@ -38,12 +38,13 @@ FALLBACK_SECTION = """
 
 - **from settings**: as in Settings > Xalora.
 - **never**: not at all; the node fails with the network's reason.
-- **when_unavailable**: without a key, a connection or a miner, after service errors, or after a long wait.
+- **when_unavailable**: without a connection or a miner, after service errors, or after a long wait.
 - **on_any_failure**: also when a task failed, was canceled, or took too long.
 - **local_only**: always; nothing is sent.
 
-A rejected key is always an error. A task that is still open is canceled first; if its result arrives all the
-same, the node uses it. When the graph is queued again, the network is asked again.
+A missing or rejected key is always an error, and a lost answer is left to you: open the task in the Xalora
+tab. A task that is still open is canceled first; if its result arrives all the same, the node uses it. When
+the graph is queued again, the network is asked again.
 """
 
 

@@ -3,6 +3,8 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { openKeyDialog } from './js/key_dialog.js'
+import { openLimitDialog } from './js/limit_dialog.js'
+import { showLine } from './js/node_line.js'
 import { addNode, findNode, hideAdvanced, showNode } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
@@ -25,7 +27,7 @@ document.head.append(
  * Those that come before the page is set up are kept until then.
  */
 const messages = { early: [], receive: (type, detail) => messages.early.push([type, detail]) }
-for (const type of ['xalora.tasks', 'xalora.fallback']) {
+for (const type of ['xalora.tasks', 'xalora.line', 'xalora.fallback']) {
   api.addEventListener(type, ({ detail }) => messages.receive(type, detail))
 }
 
@@ -45,6 +47,9 @@ const host = {
   async confirm({ title, message }) {
     return Boolean(await manager().dialog.confirm({ title, message }))
   },
+  async prompt({ title, message }) {
+    return manager().dialog.prompt({ title, message })
+  },
   toast,
   openKey: () => openKeyDialog({ t, service, onStatus: (status) => panel.setStatus(status) }),
   openSettings: () => manager().command.execute('Comfy.ShowSettingsDialog'),
@@ -53,7 +58,7 @@ const host = {
   openViewer: (row, actions) => openViewer(row, { t, locale, service, store, actions, canShowNode: host.canShowNode })
 }
 const panel = new Panel({ t, service, store, host })
-const notices = createNotices({ t, toast })
+const notices = createNotices({ t, toast, openKey: () => host.openKey(), askLimit: (message) => openLimitDialog(message, { t, service, toast }) })
 const seeds = createSeedKeeper(app, api)
 
 function toast(message) {
@@ -76,6 +81,7 @@ function showBadge() {
 
 function receive(type, detail) {
   if (type === 'xalora.fallback') notices.onFallback(detail)
+  else if (type === 'xalora.line') showLine(app, detail)
   else {
     store.apply(detail)
     panel.noticeTasks(detail.tasks)

@@ -24,6 +24,7 @@ from ...xalora_client.errors import (
     ResultFormatError,
     ServiceError,
     StoreError,
+    TaskCanceledError,
     TaskFailedError,
     XaloraConnectionError,
     XaloraError,
@@ -53,12 +54,18 @@ _CONCERNS_ALL = (
 _CONCERNS_ONE = (InputImageError, InputTooLargeError)
 
 
+class OwnCancelError(TaskCanceledError):
+    """The user canceled the task here: that is no failure, and this machine does not take over."""
+
+
 class BatchError(XaloraError):
     """Some tasks of a node ended without a result.
 
     Attributes:
         errors: The errors, by the task's index from 0.
         finished: Ids of the finished tasks, by index.
+        noun: What a task makes.
+        total: How many tasks there are.
     """
 
     def __init__(
@@ -69,10 +76,14 @@ class BatchError(XaloraError):
         next_step: str,
         errors: Mapping[int, XaloraError],
         finished: Mapping[int, str],
+        noun: str = "image",
+        total: int = 1,
     ) -> None:
         super().__init__(what, money=money, next_step=next_step)
         self.errors = dict(errors)
         self.finished = dict(finished)
+        self.noun = noun
+        self.total = total
 
 
 class BatchPlan:
@@ -143,7 +154,7 @@ class BatchPlan:
             return True
         if is_kept:
             self._unusable = error
-        if falls_back(self._policy, error):
+        if falls_back(self._policy, error) and not isinstance(error, OwnCancelError):
             self._missing[index] = error
         else:
             self._errors[index] = error
@@ -198,11 +209,15 @@ class BatchPlan:
         """Raise the node's error, if there is one.
 
         Raises:
+            OwnCancelError: The user canceled tasks, and nothing else went wrong.
             XaloraError: A single task's own error, with all of its tries.
             BatchError: Several tasks, some of which failed for good.
         """
         if not self._errors and not (self._canceled and self._unsent):
             return
+        own = [error for error in self._errors.values() if isinstance(error, OwnCancelError)]
+        if len(own) == len(self._errors):
+            raise own[0] if own else OwnCancelError(self._what())
         if self.total == 1 and self._errors:
             error = self._told(0)
             raise error from (None if error is self._errors[0] else self._errors[0])
@@ -213,6 +228,8 @@ class BatchPlan:
             next_step=self._next_step(),
             errors=self._errors,
             finished=finished,
+            noun=self._noun,
+            total=self.total,
         ) from next(iter(self._errors.values()), None)
 
     def _told(self, index: int) -> XaloraError:

@@ -73,10 +73,14 @@ class ParentNode:
 
 @dataclass(frozen=True)
 class Expansion:
-    """What a node returns instead of a result: ``links`` (or values) become its outputs."""
+    """What a node returns instead of a result: ``links`` (or values) become its outputs.
+
+    ``engine`` tells what makes it.
+    """
 
     nodes: Graph
     links: list[Any]
+    engine: str
 
 
 # --- upscaling --------------------------------------------------------------------------------------------
@@ -198,7 +202,7 @@ def expand_video(
         },
     }
     _announce(parent, request, 1, engine)
-    return Expansion(nodes, [[f"{prefix}local", output] for output in range(3)])
+    return Expansion(nodes, [[f"{prefix}local", output] for output in range(3)], engine)
 
 
 def _bound(task: WorkflowTask, request: FallbackRequest) -> tuple[BoundWorkflow, str]:
@@ -300,7 +304,8 @@ def _merged(
     merge = f"{parent.prefix}merge"
     subgraph_results[parent.prefix] = tuple(request.results.values())
     _announce(parent, request, total, engine)
-    return Expansion({**nodes, merge: {"class_type": MERGE_IMAGES, "inputs": inputs}}, [[merge, 0]])
+    nodes = {**nodes, merge: {"class_type": MERGE_IMAGES, "inputs": inputs}}
+    return Expansion(nodes, [[merge, 0]], engine)
 
 
 def _report(parent: ParentNode, request: FallbackRequest, engine: str) -> str:
@@ -323,7 +328,7 @@ def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: 
     """Announce the fallback on the node, in the log, and in the browser."""
     count = len(request.missing)
     share = f"{count} of {total} are made by {engine}" if total > 1 else f"made by {engine}"
-    compat.send_progress_text(f"{request.reason}: {share}", parent.node_id)
+    compat.send_line(f"{request.reason}: {share}", parent.node_id)
     numbers = ", ".join(str(index + 1) for index in request.missing)
     money = money_of(request.errors)
     log.warning(

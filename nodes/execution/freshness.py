@@ -5,7 +5,8 @@ only if the fingerprint or an input has changed. The fingerprints here change wi
 when an earlier execution with the same constants turns out to have outputs that must not be used.
 
 A node that executes again, after that or after a failure, reuses the tasks of its earlier executions even
-with reuse off: the user has asked for them once, and pays for them once.
+with reuse off: the user has asked for them once, and pays for them once. The same holds where only inputs
+have changed that do not make the picture, such as how long the node waits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,24 @@ log = logging.getLogger("xalora_client.nodes")
 
 LOCAL_ONLY = "local_only"
 
+REUSE = "reuse"
+
+HOW = frozenset(
+    {
+        REUSE,
+        "if_unknown",
+        "wait_timeout",
+        "queue_limit",
+        "timeout_seconds",
+        "max_in_flight",
+        "fallback",
+        "local_model",
+        "decode_frames",
+        "job_id_prefix",
+    }
+)
+"""Inputs that say how tasks are run; the others say what they make."""
+
 # Ended tasks are submitted again. Open ones are reused by the node itself, so that the prompt which depends
 # on them knows them, and cancels them when it is interrupted.
 _STATES_TO_EXECUTE_AGAIN = frozenset({"failed", "canceled", "submitted", "unknown"})
@@ -36,12 +55,14 @@ class _NodeHistory:
     """The earlier executions of a node.
 
     ``output_task_ids`` are the tasks that its cached output names; ``leftover_task_ids`` those that no usable
-    output comes from.
+    output comes from; ``made_task_ids`` those of its last output, made with the inputs ``made_how``.
     """
 
     generation: int = 0
     output_task_ids: set[str] = field(default_factory=set)
     leftover_task_ids: set[str] = field(default_factory=set)
+    made_task_ids: frozenset[str] = frozenset()
+    made_how: Mapping[str, Any] = field(default_factory=dict)
     computed_here: bool = False
 
 
@@ -49,12 +70,17 @@ class Attempt:
     """One execution of a node. Thread-safe.
 
     Attributes:
-        earlier: Tasks that earlier executions left over; some may be paid for and usable.
+        earlier: Tasks that earlier executions left over, and those of an output that was made with other
+            inputs of :data:`HOW`; some may be paid for and usable.
     """
 
-    def __init__(self, leftover_task_ids: set[str], lock: threading.Lock) -> None:
-        self.earlier = frozenset(leftover_task_ids)
-        self._leftover = leftover_task_ids
+    def __init__(self, history: _NodeHistory, how: Mapping[str, Any], lock: threading.Lock) -> None:
+        self.earlier = frozenset(history.leftover_task_ids)
+        # Reuse that was switched off asks for new tasks.
+        if how != history.made_how and how.get(REUSE) == history.made_how.get(REUSE):
+            self.earlier |= history.made_task_ids
+        self._history = history
+        self._how = how
         self._lock = lock
         self._task_ids: set[str] = set()
         self._has_ended = False
@@ -63,7 +89,7 @@ class Attempt:
     def note_task(self, task_id: str) -> None:
         """Note that the execution has submitted or reused this task; a repeated call does nothing."""
         with self._lock:
-            (self._leftover if self._has_ended else self._task_ids).add(task_id)
+            (self._history.leftover_task_ids if self._has_ended else self._task_ids).add(task_id)
 
     def completed(self) -> None:
         """Note that the node's output is complete and usable."""
@@ -74,26 +100,34 @@ class Attempt:
         with self._lock:
             self._has_ended = True
             if self._has_completed:
-                self._leftover -= self._task_ids
+                self._history.leftover_task_ids -= self._task_ids
+                self._history.made_task_ids = frozenset(self._task_ids)
+                self._history.made_how = self._how
             else:
-                self._leftover |= self._task_ids
+                self._history.leftover_task_ids |= self._task_ids
 
 
 class Freshness:
-    """Generations of outputs, by a node's class and constant inputs. Thread-safe."""
+    """Generations of outputs, by a node's class and what it makes. Thread-safe."""
 
     def __init__(self) -> None:
+        self._networks: dict[str, int] = {}
         self._histories: dict[str, _NodeHistory] = {}
         self._lock = threading.Lock()
 
     def fingerprint(self, key: str) -> list[Any]:
-        """A list of plain values that changes when the node's cached outputs must not be used."""
+        """A list of plain values that changes when the node's cached outputs must not be used.
+
+        ComfyUI saves it with each image, so it holds no address.
+        """
         try:
             settings = read_settings().settings
         except ConfigurationError:
             # The node raises the error when it executes.
-            return ["", self._generation(key, local_only=True)]
-        return [settings.sequencer_url, self._generation(key, local_only=settings.fallback == LOCAL_ONLY)]
+            return [-1, self._generation(key, local_only=True)]
+        with self._lock:
+            network = self._networks.setdefault(settings.sequencer_url, len(self._networks))
+        return [network, self._generation(key, local_only=settings.fallback == LOCAL_ONLY)]
 
     def _generation(self, key: str, *, local_only: bool) -> int:
         with self._lock:
@@ -114,10 +148,10 @@ class Freshness:
             return history.generation
 
     @contextmanager
-    def attempt(self, key: str) -> Iterator[Attempt]:
-        """One execution of the node, from its start to its end."""
+    def attempt(self, key: str, how: Mapping[str, Any]) -> Iterator[Attempt]:
+        """One execution of the node with these inputs of :data:`HOW`, from its start to its end."""
         with self._lock:
-            attempt = Attempt(self._history(key).leftover_task_ids, self._lock)
+            attempt = Attempt(self._history(key), how, self._lock)
         try:
             yield attempt
         finally:
@@ -132,6 +166,15 @@ class Freshness:
         """Expire the node's output: this machine computed it because the network failed."""
         with self._lock:
             self._history(key).generation += 1
+
+    def expire_task(self, task_id: str) -> None:
+        """Expire the outputs that come from this task: the user has forgotten it, or wants another."""
+        with self._lock:
+            for history in self._histories.values():
+                if task_id in history.made_task_ids or task_id in history.output_task_ids:
+                    history.generation += 1
+                    history.made_task_ids -= {task_id}
+                    history.output_task_ids.discard(task_id)
 
     def computed_here(self, key: str) -> None:
         """Note that the settings had this machine compute the output: it expires once they change."""
@@ -155,8 +198,9 @@ def _needs_execution(task_ids: set[str]) -> bool:
 
 
 def key_of(node_id: str, constants: Mapping[str, Any]) -> str:
-    """The key of a node's class and constant inputs; linked inputs are None, as ComfyUI gives them."""
-    return json.dumps([node_id, dict(constants)], sort_keys=True, default=str)
+    """The key of a node's class and what it makes; linked inputs are None, as ComfyUI gives them."""
+    makes = {name: value for name, value in constants.items() if name not in HOW}
+    return json.dumps([node_id, makes], sort_keys=True, default=str)
 
 
 freshness = Freshness()

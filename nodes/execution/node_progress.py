@@ -26,6 +26,8 @@ SINGLE_TASK_STEPS = 100
 _DOWNLOAD_FROM = 0.9
 """Where on a single task's bar the download begins; everything before takes most of the time."""
 
+NO_MINER = "no miner takes it at the moment"
+
 PREVIEW_SECONDS = 0.25
 """The shortest time between two previews of a node. Results of a batch arrive together, and ComfyUI's server
 encodes each picture on the thread that answers the browser."""
@@ -75,10 +77,16 @@ class NodeProgress:
     Args:
         total: How many tasks the node has.
         now: The time of the start. All times are seconds on the caller's monotonic clock.
+
+    Attributes:
+        no_miner: The network has no miner for the waiting tasks.
+        cost: What sending all tasks costs by the user's prices; empty where none is known.
     """
 
     def __init__(self, total: int, now: float) -> None:
         self.total = total
+        self.no_miner = False
+        self.cost = ""
         self._tasks = [_TaskView(since=now) for _ in range(total)]
         self._done = 0
 
@@ -121,8 +129,21 @@ class NodeProgress:
             return round(_fraction(self._tasks[0], now) * SINGLE_TASK_STEPS), SINGLE_TASK_STEPS
         return self._done, self.total
 
+    def only_waits(self, now: float) -> float:
+        """How long the tasks have waited in the network's queue while none runs; 0 where one runs."""
+        if any(task.phase in (Phase.RUNNING, Phase.OTHER, Phase.DOWNLOADING) for task in self._tasks):
+            return 0.0
+        return max((now - task.since for task in self._tasks if task.phase is Phase.WAITING), default=0.0)
+
     def line(self, now: float) -> str:
         """The line of text."""
+        line = self._line(now)
+        if self.cost and all(task.phase is Phase.PREPARING for task in self._tasks):
+            tasks = "1 task" if self.total == 1 else f"up to {self.total} tasks"
+            return f"sends {tasks}, about {self.cost}"
+        return f"{line}; {NO_MINER}" if self.no_miner and self.only_waits(now) else line
+
+    def _line(self, now: float) -> str:
         if self.total == 1:
             return _single_line(self._tasks[0], now)
         parts = [f"{self._done}/{self.total}"]

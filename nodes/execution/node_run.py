@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ...xalora_client.errors import XaloraError
 from .batch_plan import MAX_RESENDS, BatchPlan
 from .node_progress import ResultSource, summary
 from .task_loop import TaskLoop
+from .wording import words_for
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,9 @@ class FallbackRequest:
     @property
     def reason(self) -> str:
         """The reason, in words without a full stop."""
-        return "the fallback policy is local_only" if self.error is None else self.error.what.rstrip(".")
+        if self.error is None:
+            return "this machine is chosen for it"
+        return words_for(self.error).what.rstrip(".")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -93,10 +96,10 @@ class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
     may_fall_back = True
     max_resends = MAX_RESENDS
 
-    async def _perform(self, client: AsyncXalora, index: int) -> RunResult:
+    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         return await client.run(
             self.tasks[index],
-            **self._creation_options(client, index),
+            **self._creation_options(client, index, **claim),
             timeout=self.options.wait_timeout,
             fallback=self.options.fallback,
             queue_limit=self.options.queue_limit,
@@ -124,7 +127,7 @@ class CollectTasks(_ResultLoop[ValueT]):
     task_ids: Sequence[str]
     on_collected: Callable[[str], None]
 
-    async def _perform(self, client: AsyncXalora, index: int) -> RunResult:
+    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         task_id = self.task_ids[index]
         self._open_task_ids[index] = task_id
         timeout = self.options.wait_timeout or client.settings.wait_timeout
@@ -138,8 +141,8 @@ class SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
 
     done_word = "submitted"
 
-    async def _perform(self, client: AsyncXalora, index: int) -> TaskHandle:
-        return await client.submit(self.tasks[index], **self._creation_options(client, index))
+    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> TaskHandle:
+        return await client.submit(self.tasks[index], **self._creation_options(client, index, **claim))
 
     async def _receive(self, index: int, outcome: TaskHandle) -> None:
         # A kept result is found without an event.
@@ -149,9 +152,7 @@ class SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
         return [task.task_id for task in outcomes]
 
     def _summary(self, outcomes: Sequence[TaskHandle], seconds: float) -> str:
-        if len(outcomes) == 1:
-            return f"submitted: task {outcomes[0].task_id}"
-        return f"{len(outcomes)} tasks submitted"
+        return "submitted" if len(outcomes) == 1 else f"{len(outcomes)} tasks submitted"
 
 
 def source_of(result: RunResult) -> ResultSource:

@@ -56,7 +56,12 @@ class Reporter:
         """Show this line."""
         if line != self._shown_line and not self._closed:
             self._shown_line = line
-            compat.send_progress_text(line, self._node_id)
+            compat.send_line(line, self._node_id)
+
+    def say_last(self, line: str) -> None:
+        """Close, and show this line from now on: how the node ended."""
+        self._closed = True
+        compat.send_line(line, self._node_id)
 
     def close(self) -> None:
         """Show nothing more: the node or its prompt has ended."""

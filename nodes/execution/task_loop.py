@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ...xalora_client.concurrency import run_all_or_cancel
 from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ...xalora_client.errors import (
+    CANCELED_THERE,
     AmbiguousCreateError,
-    AuthenticationError,
-    MissingKeyError,
+    NoMinerError,
     TaskCanceledError,
     UnexpectedError,
     XaloraError,
 )
 from ...xalora_client.events import TaskEvent
+from ...xalora_client.prices import Sent, cost_of, cost_text
 from ..host import compat
 from ..host.bridge import bridge
 from ..host.clients import clients
-from .batch_plan import BatchPlan
+from .batch_plan import BatchPlan, OwnCancelError
 from .interrupts import Interrupt
 from .node_progress import NodeProgress
 from .reporter import Reporter
 from .task_origins import OriginRecorder
+from .unused import forget_unused
+from .wishes import wishes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,24 +53,15 @@ ValueT = TypeVar("ValueT")
 
 log = logging.getLogger("xalora_client.nodes")
 
-SET_KEY = (
-    "Enter it in the Xalora tab of the sidebar, or set XALORA_API_KEY in the environment, or in a .env file "
-    "in ComfyUI's folder."
-)
+WATCH_SECONDS = 2.0
+UNTAKEN_SECONDS = 15.0
+"""How long tasks wait, and none runs, before the network is asked whether any miner takes them."""
 
-# The client's own advice is for its command line and for Python; this is for users of nodes.
-_NEXT_STEPS: dict[type[XaloraError], str] = {
-    MissingKeyError: SET_KEY,
-    AuthenticationError: (
-        "Replace it where it was set: in the sidebar (tab Xalora), as XALORA_API_KEY in the environment, "
-        "or in a .env file in ComfyUI's folder."
-    ),
-    AmbiguousCreateError: (
-        "Look for the job in your account. Then queue the graph again with this node's input "
-        'if_unknown="resend", which sends it under the same job id and may be charged again, or "forget", '
-        "which pays for a new one."
-    ),
-}
+ASK_AGAIN_SECONDS = 15.0
+"""A request for a miner reserves one for a moment, so it is not made more often."""
+
+CANCELED = "canceled"
+ENDED_ELSEWHERE = "stopped, as another node failed; what was sent goes on in the network"
 
 
 @dataclass(frozen=True)
@@ -129,9 +123,31 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         input_picture = partial(_input_picture, self.tasks)
         self._origins = OriginRecorder(self.node_id, compat.executing_prompt_id(), input_picture)
 
-    async def _perform(self, client: AsyncXalora, index: int) -> OutcomeT:
-        """Have the client do one task."""
+    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> OutcomeT:
+        """Have the client do one task; `claim` takes the place of the options of that name."""
         raise NotImplementedError
+
+    async def _perform_as_wished(self, client: AsyncXalora, index: int) -> OutcomeT:
+        """The same, with what the user has asked for in the sidebar."""
+        try:
+            outcome = await self._perform(client, index)
+        except AmbiguousCreateError as error:
+            if not wishes.take(error.job_id, "send_again"):
+                raise
+            return await self._perform(client, index, if_unknown="resend")
+        bad = str(getattr(outcome, "job_id", ""))
+        if not wishes.take(bad, "make_again"):
+            return outcome
+        del outcome
+        made = await self._perform(client, index, again=True)
+        await self._forget(client, bad)
+        return made
+
+    async def _forget(self, client: AsyncXalora, job_id: str) -> None:
+        """Forget a kept result that was made again, so that it does not answer the next time."""
+        record = await asyncio.to_thread(client.journal.by_job_id, job_id)
+        if record is not None and not await forget_unused(client.journal, record.id):
+            log.info("node %s: the earlier result of job %s is in use, and stays", self.node_id, job_id)
 
     async def _receive(self, index: int, outcome: OutcomeT) -> Image.Image | None:
         """Take in one task's outcome; a returned picture becomes the node's preview."""
@@ -149,6 +165,11 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         """The node's value where the plan leaves tasks to this machine."""
         raise NotImplementedError
 
+    @property
+    def outcomes(self) -> Mapping[int, OutcomeT]:
+        """The outcomes so far, by index."""
+        return self._outcomes
+
     async def on_bridge(self) -> ValueT:
         """Execute on the client's loop; called in the prompt's loop, which may be blocked meanwhile.
 
@@ -156,7 +177,14 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
             InterruptProcessingException: The user pressed cancel.
             XaloraError: A task failed, or was not accepted.
         """
-        return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
+        try:
+            return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
+        except (compat.InterruptProcessingException, OwnCancelError):
+            self._reporter.say_last(CANCELED)
+            raise compat.InterruptProcessingException from None
+        except asyncio.CancelledError:
+            self._reporter.say_last(CANCELED if self._interrupt.requested else ENDED_ELSEWHERE)
+            raise
 
     def cancel(self) -> list[asyncio.Task[None]]:
         """Send no more tasks; the workers that withdraw tasks which the network has not accepted yet."""
@@ -180,13 +208,34 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
     async def _execute(self) -> ValueT:
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
         _active.add(self)
+        watching: asyncio.Task[None] | None = None
         try:
             async with clients.client() as client:
+                watching = asyncio.get_running_loop().create_task(self._watch_queue(client))
                 return await self._perform_all(client)
         finally:
             _active.discard(self)
             showing.cancel()
+            if watching is not None:
+                watching.cancel()
             self._reporter.close()
+
+    async def _watch_queue(self, client: AsyncXalora) -> None:
+        """Ask, while tasks only wait, whether a miner takes such tasks at all; asking is free."""
+        while self.tasks:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._progress.only_waits(monotonic()) < UNTAKEN_SECONDS:
+                self._progress.no_miner = False
+                continue
+            task = self.tasks[0]
+            try:
+                await client.resource_request(task_type=task.task_type, workflow_id=task.workflow_id)
+                self._progress.no_miner = False
+            except NoMinerError:
+                self._progress.no_miner = True
+            except XaloraError as error:
+                log.debug("node %s: no miner could be asked for: %s", self.node_id, error)
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
 
     async def _perform_all(self, client: AsyncXalora) -> ValueT:
         self._plan = plan = BatchPlan(
@@ -198,6 +247,11 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         )
         if self._canceled:
             plan.cancel()
+        self._progress.cost = self._estimate(client.settings)
+        if self._progress.cost:
+            # Before the first create, so that there is something to cancel.
+            self._reporter.show()
+            log.info("node %s: %s", self.node_id, self._progress.line(monotonic()))
         in_flight = self.options.max_in_flight or client.settings.max_in_flight
         try:
             await run_all_or_cancel(self._work(client, plan) for _ in range(min(in_flight, self.total)))
@@ -210,9 +264,16 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         outcomes = [self._outcomes[index] for index in range(self.total)]
         value = await self._value(outcomes)
         line = self._summary(outcomes, monotonic() - self._began)
-        self._reporter.say(line)
+        self._reporter.say_last(line)
         log.info("node %s: %s (%s)", self.node_id, line, _task_list(one.task_id for one in outcomes))
         return value
+
+    def _estimate(self, settings: Settings) -> str:
+        """What sending all tasks costs by the user's prices; empty where they do not tell."""
+        if self._policy(settings) == "local_only":
+            return ""
+        cost = cost_of(settings.prices, [Sent(task.task_type, task.workflow_id, 1) for task in self.tasks])
+        return "" if cost is None else cost_text(cost)
 
     def _policy(self, settings: Settings) -> FallbackPolicy:
         return (self.options.fallback or settings.fallback) if self.may_fall_back else "never"
@@ -230,7 +291,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         self._origins.sending(index)
         is_received = False
         try:
-            outcome = await self._perform(client, index)
+            outcome = await self._perform_as_wished(client, index)
             is_received = True
             self._workers.pop(index, None)
             async with self._decoding:
@@ -254,15 +315,18 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
             self._origins.sent(index)
 
     def _note_failure(self, plan: BatchPlan, index: int, error: XaloraError, *, is_kept: bool) -> None:
-        error.next_step = _NEXT_STEPS.get(type(error), error.next_step)
+        if isinstance(error, TaskCanceledError) and error.task_id in canceled_by_user:
+            error = OwnCancelError(
+                error.what, money=CANCELED_THERE, task_id=error.task_id, job_id=error.job_id
+            )
         if error.job_id is not None:
             self._origins.note(index, error.job_id)
         if plan.failed(index, error, is_kept=is_kept):
             log.warning("node %s: %s %d is sent again: %s", self.node_id, self.noun, index + 1, error)
             self._progress.again(index, monotonic())
 
-    def _creation_options(self, client: AsyncXalora, index: int) -> dict[str, Any]:
-        """The options that `client.run` and `client.submit` have in common."""
+    def _creation_options(self, client: AsyncXalora, index: int, **claim: Any) -> dict[str, Any]:
+        """The options that `client.run` and `client.submit` have in common, `claim` in their place."""
         from ...xalora_client.client import HostOptions
 
         return {
@@ -275,6 +339,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
                 cancels=lambda: self._interrupt.requested or index in self._withdrawn,
                 takes_over=True,
             ),
+            **claim,
         }
 
     def _listener(self, index: int) -> Callable[[TaskEvent], None]:
@@ -326,8 +391,12 @@ def cancel_all() -> list[asyncio.Task[None]]:
     return [withdrawal for loop in _active for withdrawal in loop.cancel()]
 
 
-def _withdrawn_error() -> TaskCanceledError:
-    return TaskCanceledError(
+canceled_by_user: set[str] = set()
+"""Ids of the tasks that the user has canceled here one by one; only the client's loop uses it."""
+
+
+def _withdrawn_error() -> OwnCancelError:
+    return OwnCancelError(
         "It was canceled from the sidebar before the network had confirmed it",
         money="If the network had accepted it, it was canceled there, and whether that is charged is the "
         "network's decision.",

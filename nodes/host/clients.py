@@ -7,10 +7,12 @@ import atexit
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING
 
 from ...xalora_client.concurrency import run_in_thread
 from ...xalora_client.config import Settings
+from ...xalora_client.prices import DailyLimit, midnight_before
 from .bridge import SHUTTING_DOWN, BridgeError, bridge
 from .comfyui_settings import read_settings
 
@@ -30,6 +32,7 @@ class Clients:
         self._current: AsyncXalora | None = None
         self._users: dict[AsyncXalora, int] = {}
         self._journals: dict[Path, Journal] = {}
+        self._limit_lifted_on: float | None = None
         self._closed = False
 
     @asynccontextmanager
@@ -41,6 +44,8 @@ class Clients:
             BridgeError: ComfyUI is shutting down.
         """
         client = await self._for(settings or (await asyncio.to_thread(read_settings)).settings)
+        is_lifted = self._limit_lifted_on == midnight_before(time())
+        client.journal.daily_limit = DailyLimit() if is_lifted else client.settings.daily_limit
         self._users[client] += 1
         try:
             yield client
@@ -73,6 +78,10 @@ class Clients:
             journal = self._journals[settings.state_dir] = open_journal(settings)
         journal.results_limit_bytes = int(settings.results_limit)
         return journal
+
+    def lift_daily_limit(self) -> None:
+        """Send more than the limit of a day, until midnight; the user has said so."""
+        self._limit_lifted_on = midnight_before(time())
 
     async def _close_unused(self) -> None:
         unused = [

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ class ComfySetting:
         """The dialog's value for the field's."""
         if value is None:
             return self.unset
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name}={price}" for name, price in value.items())
+        if isinstance(value, Decimal):
+            return float(value)
         return round(value / self.unit, 3) if self.unit != 1 else value
 
 
@@ -66,6 +71,9 @@ COMFY_SETTINGS = (
     ComfySetting("Xalora.Reuse", "reuse"),
     ComfySetting("Xalora.InlineLimitMiB", "inline_limit", unit=MIB),
     ComfySetting("Xalora.ResultsLimitGiB", "results_limit", unit=GIB),
+    ComfySetting("Xalora.Prices", "prices"),
+    ComfySetting("Xalora.DailyTasks", "daily_tasks", unset=0),
+    ComfySetting("Xalora.DailyCost", "daily_cost", unset=0),
     ComfySetting("Xalora.StoreUrl", "store_url"),
     ComfySetting("Xalora.StoreEndpoint", "store_endpoint"),
     ComfySetting("Xalora.StoreRegion", "store_region"),
@@ -124,7 +132,10 @@ def in_force(loaded: LoadedSettings) -> list[dict[str, Any]]:
 def defaults() -> dict[str, Any]:
     """The dialog's default of each setting, by id."""
     fields = Settings.model_fields
-    return {setting.id: setting.to_dialog(fields[setting.name].default) for setting in COMFY_SETTINGS}
+    return {
+        setting.id: setting.to_dialog(fields[setting.name].get_default(call_default_factory=True))
+        for setting in COMFY_SETTINGS
+    }
 
 
 class SettingsFile:

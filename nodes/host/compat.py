@@ -48,9 +48,6 @@ InputT = TypeVar("InputT")
 
 SYSTEM_USER = "xalora"
 
-_NO_TAGS = str.maketrans("<>", "\u2039\u203a")
-
-
 # --- interrupting -----------------------------------------------------------------------------------------
 
 
@@ -158,11 +155,17 @@ class ProgressBar:
                 raise
 
 
-def send_progress_text(text: str, node_id: str) -> None:
-    """Show one line of text on the node `node_id`, to the browser that queued the running prompt."""
+LINE_EVENT = "xalora.line"
+
+
+def send_line(text: str, node_id: str) -> None:
+    """Show one line of text on the node `node_id`, to the browser that queued the running prompt.
+
+    The pack's own event and not ComfyUI's progress text, which some frontends drop at the prompt's end, and
+    some renderers never show.
+    """
     server = prompt_server()
-    # Older frontends render it as HTML, and it contains text from miners.
-    server.send_progress_text(text.translate(_NO_TAGS), node_id, server.client_id)
+    server.send_sync(LINE_EVENT, {"node_id": node_id, "text": text}, server.client_id)
 
 
 def prompt_server() -> PromptServer:

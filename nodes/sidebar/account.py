@@ -19,6 +19,7 @@ from ...xalora_client.errors import (
     XaloraError,
 )
 from ..host import keyfile
+from ..host.clients import clients
 from ..host.comfyui_settings import KEY_FILE, defaults, in_force, read_settings
 
 TEST_SECONDS = 15.0
@@ -57,6 +58,12 @@ async def status() -> dict[str, Any]:
         "network": verdict,
         "fallback": loaded.settings.fallback,
     }
+
+
+async def lift_daily_limit() -> dict[str, Any]:
+    """Let more be sent than the limit of a day, until midnight; an empty answer."""
+    clients.lift_daily_limit()
+    return {}
 
 
 async def settings() -> dict[str, Any]:

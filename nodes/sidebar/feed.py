@@ -16,7 +16,7 @@ from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
-from .task_service import TaskService, counts
+from .task_service import TaskService, counts, today
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -102,6 +102,7 @@ class Feed:
             "since": since,
             "version": version,
             "now": time(),
+            "today": today(journal),
             "counts": counts(journal),
             "tasks": [] if many else self._task_service.rows(journal, url, records),
             "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),

@@ -22,6 +22,7 @@ from ...xalora_client.errors import (
     NetworkError,
     XaloraError,
 )
+from ..execution.wording import words_for_dialog
 from ..host.bridge import BridgeError, bridge
 from . import account, guard
 from .feed import Feed, Server
@@ -87,6 +88,12 @@ def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
         ("POST", f"{TASK}/cancel"): _of_a_task(task_service.cancel),
         ("POST", f"{TASK}/resume"): _of_a_task(task_service.resume),
         ("POST", f"{TASK}/forget"): _of_a_task(task_service.forget),
+        ("POST", f"{TASK}/send_again"): _of_a_task(task_service.send_again),
+        ("POST", f"{TASK}/make_again"): _of_a_task(task_service.make_again),
+        ("POST", f"{TASK}/take_up"): lambda request, body: task_service.take_up(
+            _record_id(request), str(body.get("task_id", "")).strip()
+        ),
+        ("POST", "/limit/lift"): lambda request, body: account.lift_daily_limit(),
         ("POST", "/key"): lambda request, body: account.enter_key(*_entered(body)),
         ("POST", "/key/remove"): lambda request, body: account.remove_key(),
         ("POST", "/key/test"): lambda request, body: account.test_key(recent=body.get("recent") is True),
@@ -113,7 +120,8 @@ def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResp
             answer = await bridge.run(action(request, body))
         except XaloraError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-            return _error(status, error.what, error.money, error.next_step)
+            words = words_for_dialog(error)
+            return _error(status, words.what, words.money, words.press)
         except BridgeError as error:
             return _error(503, str(error))
         response = web.json_response(answer) if isinstance(answer, dict) else _sent(answer)

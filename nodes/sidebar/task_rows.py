@@ -22,6 +22,7 @@ def task_row(
     has_input: bool,
     usual: tuple[float, float] | None,
     problem: str | None,
+    wish: str | None,
 ) -> dict[str, Any]:
     """The record as JSON; times are Unix seconds of this machine's clock.
 
@@ -32,6 +33,7 @@ def task_row(
         has_input: There is a small picture of its input.
         usual: The seconds that tasks of its kind usually take, from and to, where known.
         problem: The error when it was last resumed from the sidebar.
+        wish: What the next run of its node does, as the user has asked: ``send_again``, ``make_again``.
     """
     work = record.work
     return {
@@ -53,6 +55,7 @@ def task_row(
         "miner": record.miner,
         "device": record.device,
         "error": problem or record.error,
+        "wish": wish,
         "files": [_file(file) for file in record.files],
         "size": record.size,
         "evicted": record.evicted,
@@ -67,13 +70,16 @@ def task_row(
 
 
 def _actions(record: Record, workflow_url: str, leased: bool) -> list[str]:
-    """Which of ``cancel``, ``resume`` and ``forget`` are possible."""
-    ours = (
-        record.task_id is not None
-        and not record.work.own_key
-        and record.work.sequencer_url.rstrip("/") == workflow_url.rstrip("/")
+    """Which of the sidebar's actions are possible."""
+    of_account = not record.work.own_key and (
+        record.work.sequencer_url.rstrip("/") == workflow_url.rstrip("/")
     )
+    ours = of_account and record.task_id is not None
     possible = []
+    if of_account and not leased and record.state is TaskState.UNKNOWN and not record.forgotten:
+        possible += ["send_again"] if record.task_id else ["take_up", "send_again"]
+    if of_account and record.group == "done":
+        possible.append("make_again")
     if ours and record.state is TaskState.SUBMITTED:
         possible.append("cancel")
     if ours and not leased and (record.group == "active" or record.evicted):

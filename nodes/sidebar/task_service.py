@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from ...xalora_client.errors import XaloraError
+from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record
 from ...xalora_client.polling.durations import usual_span
+from ...xalora_client.prices import cost_of, cost_text, midnight_before
 from ..conversion.previews import kept_preview, result_preview
 from ..execution import task_loop
+from ..execution.freshness import freshness
 from ..execution.task_origins import origins
+from ..execution.unused import forget_unused
+from ..execution.wishes import Wish, wishes
 from ..host.clients import clients
+from ..host.comfyui_settings import read_settings
 from .task_rows import GROUPS, task_row
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
 
 log = logging.getLogger("xalora_client.nodes")
+
+_TASK_ID = re.compile(r"[\w.:-]{1,200}")
 
 CANCELS_AT_ONCE = 8
 PREVIEWS_AT_ONCE = 2
@@ -69,6 +77,7 @@ class TaskService:
         records = journal.records(**which, limit=limit, offset=offset)
         return {
             "version": version,
+            "today": today(journal),
             "now": time(),
             "total": journal.count(**which),
             "counts": counts(journal),
@@ -91,6 +100,7 @@ class TaskService:
                 has_input=kept_preview("input", record.job_id) is not None,
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
+                wish=wishes.of(record.job_id),
             )
             for record in records
         ]
@@ -164,7 +174,13 @@ class TaskService:
     async def _cancel(self, client: AsyncXalora, row: dict[str, Any]) -> None:
         if "cancel" not in row["actions"]:
             raise _not_now(row, "canceled")
-        await client.cancel_task(row["task_id"])
+        task_id = row["task_id"]
+        task_loop.canceled_by_user.add(task_id)
+        try:
+            await client.cancel_task(task_id)
+        except XaloraError:
+            task_loop.canceled_by_user.discard(task_id)
+            raise
 
     async def cancel_all(self) -> dict[str, Any]:
         """Cancel every task that can be canceled; ``canceled`` counts them, ``failed`` holds messages.
@@ -219,6 +235,53 @@ class TaskService:
             log.warning("%s", error)
             self._problems[record_id] = str(error)
 
+    async def take_up(self, record_id: int, task_id: str) -> dict[str, Any]:
+        """Take up the task of a create whose answer was lost, which the user has found; its row.
+
+        Raises:
+            NotNowError: The task's id is known, or something is just sending it.
+            InvalidTaskError: This is no id.
+            NetworkError: The network does not know the task, or can't be asked.
+            JournalError: It is another record's task.
+        """
+        if not _TASK_ID.fullmatch(task_id):
+            raise InvalidTaskError(
+                "This is no task id", next_step="Copy the id of the task from your account."
+            )
+        async with clients.client() as client:
+            row = await self._row(client, record_id)
+            if "take_up" not in row["actions"]:
+                raise _not_now(row, "taken up")
+            await client.query_task_result(task_id)
+            await asyncio.to_thread(client.journal.check_not_anothers, record_id, task_id)
+            await asyncio.wrap_future(client.journal.accepted(record_id, task_id))
+        return await self.resume(record_id)
+
+    async def send_again(self, record_id: int) -> dict[str, Any]:
+        """Have the next run of its node send a task again whose outcome is unknown; its row.
+
+        Raises:
+            NotNowError: Its outcome is known.
+        """
+        return await self._wish(record_id, "send_again", "sent again")
+
+    async def make_again(self, record_id: int) -> dict[str, Any]:
+        """Have the next run of its node pay for a new task in place of a kept result; its row.
+
+        Raises:
+            NotNowError: There is no kept result.
+        """
+        row = await self._wish(record_id, "make_again", "made again")
+        freshness.expire_task(row["task_id"])
+        return row
+
+    async def _wish(self, record_id: int, wish: Wish, done: str) -> dict[str, Any]:
+        row = await self.row(record_id)
+        if wish not in row["actions"]:
+            raise _not_now(row, done)
+        wishes.note(row["job_id"], wish)
+        return {**row, "wish": wish}
+
     async def forget(self, record_id: int) -> dict[str, Any]:
         """Remove a task from the journal, with its kept files; an empty answer.
 
@@ -227,15 +290,28 @@ class TaskService:
         """
         async with clients.client() as client:
             row = await self._row(client, record_id)
-            if not await asyncio.wrap_future(client.journal.forget([record_id])):
+            if not await forget_unused(client.journal, record_id):
                 raise _not_now(row, "forgotten")
             self._problems.pop(record_id, None)
+            if row["task_id"] is not None:
+                freshness.expire_task(row["task_id"])
             return {}
 
 
 def counts(journal: Journal) -> dict[str, int]:
     """How many tasks there are in each group."""
     return {name: journal.count(groups=(name,)) for name in GROUPS}
+
+
+def today(journal: Journal) -> dict[str, Any]:
+    """What was sent since midnight: ``tasks``, and their ``cost`` by the user's prices, None without any."""
+    now = time()
+    sent = journal.sent_since(midnight_before(now))
+    cost = cost_of(read_settings().settings.prices, sent)
+    return {
+        "tasks": sum(one.count for one in sent),
+        "cost": None if cost is None else cost_text(cost),
+    }
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

@@ -91,6 +91,42 @@ def test_a_key_is_entered_and_found_nowhere(without_key: Workbench) -> None:
     expect(banner).to_contain_text("An API key is needed")
 
 
+def test_running_without_a_key_asks_for_it(without_key: Workbench) -> None:
+    """No image is made on this machine in the network's place."""
+    bench, page = without_key, without_key.page
+    bench.build(
+        [
+            ("XaloraTestImage", {"width": 64, "height": 48, "seed": 6}),
+            ("XaloraUpscaleImage", {}),
+            ("PreviewImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    assert bench.last_status() == "error"
+    dialog = page.get_by_role("dialog", name="Xalora API key")
+    expect(dialog).to_be_visible()
+    expect(bench.node_line).to_have_text("failed: No API key is set")
+    bench.shot("no-key-run", themes=["dark"])
+    dialog.get_by_text("Another network").click()
+    dialog.get_by_label("Endpoint").fill(bench.devnet.url)
+    dialog.locator("#xalora-key-input").fill(bench.devnet.api_key)
+    dialog.get_by_role("button", name="Save key").click()
+    expect(dialog.get_by_role("status")).to_contain_text("accepts the key")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    if page.locator(".p-dialog-mask").count():
+        page.keyboard.press("Escape")
+        expect(page.locator(".p-dialog-mask")).to_have_count(0)
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+    expect(bench.node_line).to_contain_text("by xalora, miner")
+
+
 def test_a_wrong_key_that_is_replaced_is_not_complained_about_any_more(bench: Workbench) -> None:
     """Not even by an answer about it that comes after the change."""
     key_file(bench).write_text(bench.devnet.api_key + "-but-not-this-one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,9 @@ def test_one_task_is_canceled_from_the_sidebar(bench: Workbench) -> None:
     expect(bench.row("canceled")).to_have_count(1)
     (task_id,) = bench.devnet.new_task_ids()
     assert bench.devnet.wait_for_status(task_id, "canceled").status == "canceled"
+    bench.wait_ended()
     bench.wait_idle()
-    assert bench.last_status() == "error"
+    expect_no_complaint(bench, "canceled")
 
 
 def test_all_tasks_are_canceled_from_the_sidebar(bench: Workbench) -> None:
@@ -120,7 +122,52 @@ def test_all_tasks_are_canceled_from_the_sidebar(bench: Workbench) -> None:
     expect(bench.row("canceled")).to_have_count(3)
     statuses = {bench.devnet.task(task_id).status for task_id in bench.devnet.new_task_ids()}
     assert statuses == {"canceled"}
+    bench.wait_ended()
     bench.wait_idle()
+    expect_no_complaint(bench, "canceled")
+
+
+def test_a_canceled_task_beside_finished_ones_is_no_failure(bench: Workbench) -> None:
+    """The finished ones are kept: the next run sends the canceled one alone."""
+    bench.devnet.next_task_seconds.extend([0, 0, LONG])
+    batch(bench, 3, max_in_flight=1, fallback="on_any_failure")
+    bench.open_panel()
+    bench.run()
+    expect(bench.row("kept")).to_have_count(2)
+    row = bench.row("submitted")
+    expect(row).to_contain_text("Running")
+    row.hover()
+    row.get_by_role("button", name="Cancel the task").click()
+    bench.wait_ended()
+    bench.wait_idle()
+    expect_no_complaint(bench, "canceled")
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+    assert bench.devnet.new_stats()["tasks"] == {"canceled": 1, "finished": 3}
+
+
+def test_the_cancel_button_leaves_a_true_line(bench: Workbench) -> None:
+    bench.devnet.task_seconds = LONG
+    upscale(bench)
+    bench.open_panel()
+    bench.run()
+    expect(bench.row("submitted")).to_contain_text("Running")
+    expect(bench.node_line).to_contain_text("running")
+    bench.comfyui.interrupt()
+    bench.wait_ended()
+    bench.wait_idle()
+    expect_no_complaint(bench, "canceled")
+
+
+def expect_no_complaint(bench: Workbench, line: str) -> None:
+    """The prompt was interrupted: no dialog, no toast, and the node says how it ended."""
+    history = list(bench.comfyui.get("/history").json().values())[-1]
+    assert "execution_interrupted" in [name for name, _ in history["status"]["messages"]]
+    expect(bench.node_line).to_have_text(line)
+    expect(bench.page.locator(".p-dialog-mask")).to_have_count(0)
+    assert not [text for text in bench.toasts.all_inner_texts() if "rror" in text or "ailed" in text]
 
 
 def test_a_fallback_is_told_once(bench: Workbench) -> None:
@@ -143,19 +190,39 @@ def test_a_fallback_is_told_once(bench: Workbench) -> None:
     assert toast.count() == 1
     bench.wait_idle()
     assert bench.last_status() == "success"
+    # It stays on the nodes, whatever the frontend does with its own texts at the end.
+    bench.dismiss_toasts()
+    lines = bench.node_line
+    expect(lines).to_have_count(2)
+    expect(lines.first).to_contain_text("by LANCZOS on this machine")
+    expect(lines.last).to_contain_text("by LANCZOS on this machine")
     bench.shot("fallback", themes=["dark"])
+    saved = bench.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()))")
+    assert "LANCZOS on this machine" not in saved and "xalora_line" not in saved
 
 
-def test_a_failure_is_told_once(bench: Workbench) -> None:
+def test_a_failure_is_told_once_in_the_graphs_words(bench: Workbench) -> None:
+    """ComfyUI tells it; no toast of ours lies over that."""
     bench.devnet.stop_sequencer()
     batch(bench, 3, fallback="never")
     bench.run()
-    toast = bench.toasts.filter(has_text="Xalora: node")
-    expect(toast).to_have_count(1)
+    bench.wait_ended()
     bench.wait_idle()
     assert bench.last_status() == "error"
-    assert toast.count() == 1
+    expect(bench.node_line).to_contain_text(re.compile(r"failed, \d of 3 images: The network can't"))
+    assert not [text for text in bench.toasts.all_inner_texts() if "Xalora" in text]
     bench.shot("failure", themes=["dark"])
+
+
+def test_the_line_stays_in_both_renderers(bench: Workbench) -> None:
+    bench.set_settings({"Comfy.VueNodes.Enabled": True})
+    upscale(bench)
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    expect(bench.node_line).to_contain_text(" s by xalora, miner ")
+    expect(bench.node_line).to_be_visible()
+    bench.shot("line-nodes-2", themes=["dark"])
 
 
 def test_a_task_that_was_left_running_is_taken_up_again(bench: Workbench) -> None:

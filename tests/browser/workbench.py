@@ -25,6 +25,8 @@ FIRST_SETTINGS = {
     "Xalora.Fallback": "when_unavailable",
     "Xalora.Reuse": True,
     "Xalora.StoreUrl": "",
+    "Xalora.Prices": "",
+    "Xalora.DailyTasks": 0,
 }
 
 # How wide the frontend's bar of icons is at most, which lies over the canvas.
@@ -277,6 +279,11 @@ class Workbench:
         expect(self.toasts).to_have_count(0)
 
     # --- graphs ---
+
+    @property
+    def node_line(self) -> Locator:
+        """The lines on the nodes of the pack."""
+        return self.page.locator(".xalora-node-line")
 
     def build(
         self, nodes: Iterable[tuple[str, dict[str, Any]]], links: Iterable[tuple[int, str, int, str]]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
 import numpy as np
 import requests
-from harness import ComfyUI, SessionDevnet
+from harness import ComfyUI, RunRecord, SessionDevnet
 from PIL import Image
 
 from xalora_client.journal import Journal
 
 Node = dict[str, Any]
+
+# Code, the shell, variables, ids.
+NOT_FOR_THE_GRAPH = re.compile(r"`|XALORA_|client\.|--[a-z]|if_unknown|Traceback|File \"|\b[0-9a-f]{8}\b")
 
 
 def node(class_type: str, **inputs: Any) -> Node:
@@ -52,6 +56,18 @@ def doubled(pixels: np.ndarray) -> np.ndarray:
     picture = Image.fromarray((pixels * 255 + 0.5).astype(np.uint8))
     size = (picture.width * 2, picture.height * 2)
     return np.asarray(picture.resize(size, Image.Resampling.LANCZOS)) / 255
+
+
+def told(comfyui: ComfyUI, record: RunRecord, node: str = "2") -> str:
+    """The client's message about a failed node, from the log; what stands on the node is for the graph."""
+    assert record.status == "error"
+    assert record.error["node_id"] == node
+    message: str = record.error["exception_message"].strip()
+    assert 1 <= len(message.split("\n")) <= 3, message
+    assert not NOT_FOR_THE_GRAPH.search(message), message
+    assert record.texts_of(node)[-1].text.startswith("failed"), record.texts_of(node)[-1]
+    (*_, last) = re.findall(rf"\bnode {node}: (?!image \d+ is sent again)(.*)", comfyui.unread_log())
+    return str(last)
 
 
 def sent_parameters(comfyui: ComfyUI, devnet: SessionDevnet) -> list[dict[str, Any]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import numpy as np
 import pytest
 from graphs import doubled, dump, fresh, fresh_seed, image, node, noise
 from harness import ComfyUI, SessionDevnet
+from PIL import Image
 
 
 def upscale(source: str = "1", **options: object) -> dict[str, object]:
@@ -160,7 +164,7 @@ def test_a_submitted_task_that_is_under_way_is_not_submitted_again(
     # It runs again, so that this prompt knows of the task, and finds it.
     second = comfyui.run(prompt)
     assert (second.status, second.cached) == ("error", {"1"})
-    assert second.texts_of("2")[-1].text == f"submitted: task {devnet.new_task_ids()[0]}"
+    assert second.texts_of("2")[-1].text == "submitted"
     assert devnet.new_stats()["creates"] == 1
 
 
@@ -177,7 +181,7 @@ def test_queued_again_with_reuse_off_what_has_finished_is_not_paid_for_again(
         prompt["2"] = node(class_type, **words, **options)
     first = comfyui.run(prompt)
     assert first.status == "error"
-    assert "finished ones are not sent again" in first.error["exception_message"]
+    assert "Finished ones are kept and not paid again." in first.error["exception_message"]
     assert devnet.new_stats()["creates"] == 5
     assert comfyui.run(prompt).status == "success"
     assert devnet.new_stats()["creates"] == 6
@@ -216,6 +220,76 @@ def test_with_reuse_off_what_was_left_running_is_waited_for(comfyui: ComfyUI, de
     devnet.wait_for_status(devnet.new_task_ids()[0], "finished")
     assert comfyui.run(prompt).status == "success"
     assert devnet.new_stats()["creates"] == 1
+
+
+# Inputs that make no other picture, each with two values.
+HOW = {
+    "wait_timeout": (60, 61),
+    "queue_limit": (60, 61),
+    "timeout_seconds": (600, 601),
+    "max_in_flight": (1, 2),
+    "fallback": ("never", "when_unavailable"),
+    "if_unknown": ("stop", "forget"),
+    "job_id_prefix": ("one", "two"),
+}
+
+
+@pytest.mark.parametrize("name", [*HOW, "decode_frames"])
+def test_with_reuse_off_what_makes_no_other_picture_never_pays_again(
+    comfyui: ComfyUI, devnet: SessionDevnet, name: str
+) -> None:
+    """After a success, as after a failure: the node runs again, and takes what it has."""
+    options = {"reuse": False, "fallback": "never"}
+    first, second = HOW.get(name, (True, False))
+    prompt = {"1": image(fresh_seed()), "2": upscale(**options), "3": dump(["2", 0])}
+    if name == "decode_frames":
+        prompt["2"] = node("XaloraTextToVideo", prompt=fresh(), seed=1, **options)
+        prompt["3"] = node("XaloraTestClock", value=["2", 0])
+    for value in (first, second, first):
+        prompt["2"]["inputs"][name] = value
+        record = comfyui.run(prompt)
+        assert (record.status, "2" in record.cached) == ("success", False)
+        assert devnet.new_stats()["creates"] == 1
+    # The same once more, after ComfyUI has dropped its outputs, is a wish for a new one.
+    comfyui.clear_cache()
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_after_a_timeout_a_longer_wait_takes_the_same_task_with_reuse_off(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 6
+    prompt = {"1": image(fresh_seed()), "2": upscale(reuse=False, fallback="never"), "3": dump(["2", 0])}
+    for wait, status in ((2, "error"), (60, "success")):
+        prompt["2"]["inputs"]["wait_timeout"] = wait
+        assert comfyui.run(prompt).status == status
+    assert devnet.new_stats()["creates"] == 1
+
+
+def test_reuse_that_is_switched_off_asks_for_a_new_one(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    prompt = {"1": image(fresh_seed()), "2": upscale(), "3": dump(["2", 0])}
+    assert comfyui.run(prompt).status == "success"
+    prompt["2"]["inputs"]["reuse"] = False
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_what_is_saved_with_an_image_holds_no_address(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """ComfyUI adds to the prompt that it saves what each node says of its freshness."""
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": upscale(),
+        "3": node("SaveImage", images=["2", 0], filename_prefix="address"),
+    }
+    record = comfyui.run(prompt)
+    assert record.status == "success"
+    (saved,) = comfyui.files(record)
+    with Image.open(io.BytesIO(saved)) as picture:
+        text = json.dumps(picture.info)
+    assert "is_changed" in text
+    host = devnet.url.partition("//")[2]
+    assert host not in text and devnet.api_key.partition("#")[2] not in text
 
 
 def test_seeds_are_part_of_the_work(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

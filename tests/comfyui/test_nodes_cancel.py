@@ -122,6 +122,20 @@ def test_queued_again_after_a_cancel_it_is_sent_anew(comfyui: ComfyUI, devnet: S
 
 
 @pytest.mark.parametrize("batch", [1, 3])
+def test_what_no_miner_takes_says_so_soon(comfyui: ComfyUI, devnet: SessionDevnet, batch: int) -> None:
+    """Within half a minute, and not after the whole waiting time; a miner that comes ends it."""
+    while devnet.miners:
+        devnet.kill_miner()
+    record = start_upscale(comfyui, batch)
+    began = time.monotonic()
+    record.wait_for_text("no miner takes it at the moment", timeout=60, node="2")
+    assert time.monotonic() - began < 30
+    devnet.add_miner()
+    assert record.wait(90).status == "success"
+    assert "no miner" not in record.texts_of("2")[-1].text
+
+
+@pytest.mark.parametrize("batch", [1, 3])
 def test_a_failure_elsewhere_leaves_paid_tasks_running(
     comfyui: ComfyUI, devnet: SessionDevnet, batch: int
 ) -> None:

@@ -38,15 +38,21 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
 
         without = upscale(extra, fallback="never")
         assert without.status == "error"
-        message = without.error["exception_message"].strip()
-        assert message.startswith("No API key is set. Nothing was sent, so nothing was charged.")
-        assert "Xalora tab of the sidebar" in message and "XALORA_API_KEY" in message
+        assert without.error["exception_message"].strip().split("\n") == [
+            "No API key is set.",
+            "Nothing was charged.",
+            "Enter your key in the Xalora tab, then press Run.",
+        ]
         assert network.stats()["creates"] == 0
 
-        # By default this machine takes over, and says why.
-        alone = upscale(extra)
+        # Nor does this machine take over, unless it is chosen.
+        for policy in ("from settings", "when_unavailable", "on_any_failure"):
+            without = upscale(extra, fallback=policy)
+            assert without.status == "error"
+            assert without.error["exception_type"].endswith(".NoKeyError")
+        alone = upscale(extra, fallback="local_only")
         assert alone.status == "success"
-        assert "No API key is set: made by realesrgan-x4plus (ncnn)" in alone.texts_of("2")[-2].text
+        assert "realesrgan-x4plus (ncnn)" in alone.texts_of("2")[-1].text
 
         key_file = extra.user_dir / "__xalora" / "api-key"
         key_file.parent.mkdir(exist_ok=True)
@@ -56,7 +62,7 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
         (extra.pack_dir / ".env").write_text(f"XALORA_API_KEY={WRONG}\n")
         refused = upscale(extra)
         assert refused.status == "error"
-        assert refused.error["exception_type"].endswith("AuthenticationError")
+        assert refused.error["exception_message"].startswith("The network refuses the API key.")
 
         (extra.root / ".env").write_text(f'XALORA_API_KEY="{KEY}"\n')
         assert upscale(extra, fallback="never").status == "success"
@@ -68,6 +74,7 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
         assert broken.status == "error"
         message = broken.error["exception_message"]
         assert "max_in_flight" in message and str(extra.root / ".env") in message
+        assert "XALORA_" not in message
 
         secrets = (KEY.partition("#")[2], WRONG.partition("#")[2], "separator-but-a-dash")
         seen = extra.logs() + str([record.events for record in (without, alone, refused, broken)])

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from graphs import create_elsewhere, doubled, dump, fresh, fresh_seed, image, node, noise
+from graphs import create_elsewhere, doubled, dump, fresh, fresh_seed, image, node, noise, told
 from harness import ComfyUI, SessionDevnet
 from PIL import Image
 
@@ -101,7 +101,7 @@ def test_a_task_is_collected_by_its_id_another_day(comfyui: ComfyUI, devnet: Ses
     submitted = comfyui.run({"1": image(seed), "2": node("XaloraSubmitUpscale", image=["1", 0])})
     assert submitted.status == "success"
     (task_id,) = devnet.new_task_ids()
-    assert submitted.texts_of("2")[-1].text == f"submitted: task {task_id}"
+    assert submitted.texts_of("2")[-1].text == "submitted"
     record = comfyui.run({"1": node("XaloraCollect", task_id=f" {task_id}\n"), "2": dump(["1", 0])})
     assert record.status == "success"
     np.testing.assert_allclose(record.array("2")[0], doubled(noise(seed)[0]), atol=1e-6)
@@ -123,7 +123,8 @@ def test_collect_with_nothing_to_collect_says_so(comfyui: ComfyUI, devnet: Sessi
 def test_an_unknown_id_is_told_with_the_id(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     record = comfyui.run({"1": node("XaloraCollect", task_id="no-such-task"), "2": dump(["1", 0])})
     assert record.status == "error"
-    assert "no-such-task" in record.error["exception_message"]
+    assert "no-such-task" in told(comfyui, record, node="1")
+    assert "does not know this task" in record.error["exception_message"]
 
 
 def test_the_button_cancels_what_was_submitted_and_nobody_waits_for_yet(

@@ -1,20 +1,25 @@
-/** Toasts for prompts that fell back or failed: one for each prompt and kind. */
+/** Toasts for prompts that fell back, one for each; and the dialogs for what a node lacks: a key, or a yes. */
 
 const LIFE = 12000
 const REMEMBERED = 200
+
+/** The names of the errors of nodes that need an answer. */
+const NO_KEY = '.NoKeyError'
+const LIMIT_REACHED = '.LimitReachedError'
 
 /**
  * @param {object} context
  * @param {Function} context.t Looks up texts.
  * @param {(message: object) => void} context.toast Shows one of ComfyUI's toasts.
+ * @param {() => void} context.openKey Opens the key dialog.
+ * @param {(message: string) => void} context.askLimit Asks whether to send more than the limit of a day.
  */
-export function createNotices({ t, toast }) {
+export function createNotices({ t, toast, openKey, askLimit }) {
   const shown = new Set()
 
-  function once(kind, promptId, message) {
-    const key = `${kind} ${promptId}`
-    if (shown.has(key)) return
-    shown.add(key)
+  function once(promptId, message) {
+    if (shown.has(promptId)) return
+    shown.add(promptId)
     if (shown.size > REMEMBERED) shown.delete(shown.values().next().value)
     toast({ life: LIFE, ...message })
   }
@@ -25,7 +30,7 @@ export function createNotices({ t, toast }) {
      *   The `xalora.fallback` event.
      */
     onFallback(event) {
-      once('fallback', event.prompt_id, {
+      once(event.prompt_id, {
         severity: 'warn',
         summary: t('notice.fallback'),
         detail: [
@@ -38,14 +43,15 @@ export function createNotices({ t, toast }) {
       })
     },
 
-    /** @param {object} event ComfyUI's `execution_error`. */
+    /**
+     * ComfyUI shows the error itself, so nothing is said twice.
+     *
+     * @param {object} event ComfyUI's `execution_error`.
+     */
     onError(event) {
-      if (!String(event.node_type ?? '').startsWith('Xalora')) return
-      once('error', event.prompt_id, {
-        severity: 'error',
-        summary: t('notice.failed', { node: event.node_id }),
-        detail: firstWords(event.exception_message ?? '')
-      })
+      const type = String(event.exception_type ?? '')
+      if (type.endsWith(NO_KEY) && !document.querySelector('.xalora-key')) openKey()
+      if (type.endsWith(LIMIT_REACHED)) askLimit(firstWords(event.exception_message ?? ''))
     }
   }
 }

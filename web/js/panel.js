@@ -18,7 +18,7 @@ export class Panel {
    * @param {Function} context.t Looks up texts.
    * @param {import('./service.js').Service} context.service
    * @param {import('./store.js').TaskStore} context.store
-   * @param {object} context.host Functions of ComfyUI: `canShowNode`, `showNode`, `confirm`, `toast`,
+   * @param {object} context.host Functions of ComfyUI: `canShowNode`, `showNode`, `confirm`, `prompt`, `toast`,
    *   `openKey`, `openSettings`, `openExamples`, `addNode`, `openViewer`.
    */
   constructor(context) {
@@ -195,21 +195,33 @@ export class Panel {
   /** The actions on a task, for its row and for its viewer. */
   _newActions() {
     const { t, service, store, host } = this._context
-    const act = (name, done) => async (row) => {
+    const act = (name, done) => async (row, body) => {
       try {
-        const answer = await service.act(row.id, name)
+        const answer = await service.act(row.id, name, body)
         done(row, answer)
       } catch (error) {
         host.toast({ severity: 'error', summary: error.message, detail: error.detail, life: 10000 })
         void store.refresh()
       }
     }
+    // The next run of the node does it, which has the task's images.
+    const wish = (name) =>
+      act(name, (row, fresh) => {
+        store.put(fresh)
+        host.toast({ severity: 'info', summary: t(`notice.${name}`), detail: t('notice.pressRun'), life: 8000 })
+      })
     const forget = act('forget', (row) => store.drop(row.id))
     return {
       open: (row) => host.openViewer(row, this._actions),
       showNode: (row) => host.showNode(row),
       cancel: act('cancel', (_, fresh) => store.put(fresh)),
       resume: act('resume', (_, fresh) => store.put(fresh)),
+      takeUp: async (row) => {
+        const id = await host.prompt({ title: t('confirm.takeUpTitle'), message: t('confirm.takeUp') })
+        if (id?.trim()) await act('take_up', (_, fresh) => store.put(fresh))(row, { task_id: id.trim() })
+      },
+      sendAgain: wish('send_again'),
+      makeAgain: wish('make_again'),
       copy: async (row) => {
         await copyText(row.task_id)
         host.toast({ severity: 'success', summary: t('notice.copied'), detail: row.task_id, life: 2500 })
@@ -397,8 +409,17 @@ export class Panel {
       this._foot,
       make('span', { class: 'xalora-dot', data: { tone } }),
       make('span', { class: 'xalora-foot-host', text: host, title: status.endpoint.url }),
+      make('span', { class: 'xalora-foot-words xalora-foot-today', text: this._today(), title: t('foot.todayHint') }),
       make('span', { class: 'xalora-foot-words', text: words, title: t('foot.policy', { policy: t(`policy.${status.fallback}`) }) })
     )
+  }
+
+  /** What was sent since midnight; empty where that is nothing. */
+  _today() {
+    const { t, store } = this._context
+    const { tasks, cost } = store.today ?? {}
+    if (!tasks) return ''
+    return cost === null ? t('foot.today', { count: tasks }) : t('foot.todayCost', { count: tasks, cost })
   }
 
   _beforeTasks() {

@@ -41,13 +41,18 @@ export class Service {
     return this._get(`/tasks?${values}`)
   }
 
-  /** @param {'cancel'|'resume'|'forget'} action */
-  act(id, action) {
-    return this._post(`/tasks/${id}/${action}`)
+  /** @param {'cancel'|'resume'|'forget'|'send_again'|'make_again'|'take_up'} action */
+  act(id, action, body = {}) {
+    return this._post(`/tasks/${id}/${action}`, body)
   }
 
   cancelAll() {
     return this._post('/tasks/cancel')
+  }
+
+  /** Let more be sent than the limit of a day, until midnight. */
+  liftLimit() {
+    return this._post('/limit/lift')
   }
 
   setKey(key, endpoint) {

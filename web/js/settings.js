@@ -31,6 +31,24 @@ const SETTINGS = [
     type: 'boolean'
   },
   {
+    id: 'Xalora.Prices',
+    group: 'Cost',
+    type: 'text',
+    attrs: { placeholder: 'upscaler=0.02, 3=0.05' }
+  },
+  {
+    id: 'Xalora.DailyTasks',
+    group: 'Cost',
+    type: 'number',
+    attrs: { min: 0, max: 1000000, step: 10, showButtons: true }
+  },
+  {
+    id: 'Xalora.DailyCost',
+    group: 'Cost',
+    type: 'number',
+    attrs: { min: 0, max: 1000000, step: 1, maxFractionDigits: 2, showButtons: true }
+  },
+  {
     id: 'Xalora.ResultsLimitGiB',
     group: 'Tasks',
     type: 'number',

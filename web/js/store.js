@@ -71,6 +71,8 @@ export class TaskStore extends EventTarget {
     super()
     this.rows = new Map()
     this.counts = { active: 0, done: 0, failed: 0 }
+    /** What was sent since midnight: `{tasks, cost}`. */
+    this.today = null
     this.filter = 'all'
     this.text = ''
     this.loaded = false
@@ -174,6 +176,7 @@ export class TaskStore extends EventTarget {
   apply(message) {
     this._clockOffset = message.now - Date.now() / 1000
     this.counts = message.counts
+    this.today = message.today
     if (!this._open || !this.loaded) {
       this._changed()
       return
@@ -241,6 +244,7 @@ export class TaskStore extends EventTarget {
     this._version = Math.max(this._version, answer.version)
     this._clockOffset = answer.now - Date.now() / 1000
     this.counts = answer.counts
+    this.today = answer.today
     for (const row of answer.tasks) this.rows.set(row.id, row)
     section.put(
       page * PAGE,

@@ -76,6 +76,9 @@ export function openViewer(row, context) {
       media && link(t('action.open'), 'external-link', service.fileUrl(row, file), { target: '_blank', rel: 'noopener' }),
       media && link(t('action.download'), 'download', service.fileUrl(row, file), { download: media.name }),
       context.canShowNode(row) && textButton(t('action.showNode'), leaveTo(actions.showNode), { iconName: 'map-marker' }),
+      row.actions.includes('take_up') && textButton(t('action.takeUp'), leaveTo(actions.takeUp), { iconName: 'user' }),
+      row.actions.includes('send_again') && textButton(t('action.sendAgain'), () => actions.sendAgain(row), { iconName: 'send', disabled: row.wish === 'send_again' }),
+      row.actions.includes('make_again') && textButton(t('action.makeAgain'), () => actions.makeAgain(row), { iconName: 'replay', disabled: row.wish === 'make_again' }),
       row.actions.includes('resume') && textButton(t('action.resume'), () => actions.resume(row), { iconName: 'refresh' }),
       row.actions.includes('cancel') && textButton(t('action.cancel'), () => actions.cancel(row), { kind: 'danger', iconName: 'times' }),
       row.actions.includes('forget') && textButton(t('action.forget'), leaveTo(actions.forget), { kind: 'danger', iconName: 'trash' })
@@ -121,7 +124,7 @@ export function openViewer(row, context) {
   function onChange() {
     const fresh = store.rows.get(row.id)
     // Unchanged rows are not shown again: new buttons would lose the focus.
-    if (!fresh || (fresh.version === row.version && fresh.leased === row.leased)) return
+    if (!fresh || (fresh.version === row.version && fresh.leased === row.leased && fresh.wish === row.wish)) return
     row = fresh
     show()
   }
@@ -149,7 +152,7 @@ function mediaOf(row, index, service, t) {
 }
 
 function adviceFor(row, t) {
-  const key = row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
+  const key = row.wish ? row.wish : row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
   return key ? make('p', { class: 'xalora-hint', text: t(`advice.${key}`) }) : null
 }
 

@@ -8,7 +8,6 @@ from ..errors import (
     AuthenticationError,
     ClientClosedError,
     EngineError,
-    MissingKeyError,
     NetworkError,
     NoMinerError,
     QueueLimitError,
@@ -22,16 +21,14 @@ from ..errors import (
 )
 
 _UNAVAILABLE = (
-    MissingKeyError,
     XaloraConnectionError,
     NoMinerError,
     RateLimitError,
     ServiceError,
-    AmbiguousCreateError,
     QueueLimitError,
 )
 
-_FAILURES = (TaskFailedError, TaskCanceledError, TaskTimeoutError)
+_FAILURES = (AmbiguousCreateError, TaskFailedError, TaskCanceledError, TaskTimeoutError)
 
 
 def is_status_unavailable(error: XaloraError) -> bool:
@@ -42,7 +39,8 @@ def is_status_unavailable(error: XaloraError) -> bool:
 def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:
     """Whether a task that ended with ``error`` on the network runs on this machine instead.
 
-    A wrong key never falls back: the user must learn of that mistake.
+    A missing or wrong key never falls back: the user must learn of that mistake. Nor does a create of unknown
+    outcome, unless any failure does: what becomes of a task that may be paid for is the user's decision.
     """
     if isinstance(error, AuthenticationError | ClientClosedError | EngineError):
         return False

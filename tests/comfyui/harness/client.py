@@ -195,6 +195,10 @@ class Client:
         data = message.get("data") or {}
         with self._records_lock:
             record = self._records.get(data.get("prompt_id"))
+        if message["type"] == "xalora.line" and self._running is not None:
+            # The pack's own progress text.
+            self._running.note(ProgressText(time.time(), data["node_id"], data["text"]))
+            return
         if record is None:
             return
         event = Event(time.time(), message["type"], data)

@@ -169,7 +169,12 @@ def test_an_unavailable_network_hands_all_of_the_rest_over(batch: ModuleType, er
 
 
 def test_an_unknown_outcome_hands_over_only_itself(batch: ModuleType, errors: ModuleType) -> None:
-    plan = batch.BatchPlan(3, "when_unavailable")
+    """And that with the policy for any failure alone: it is the user who decides about it."""
+    careful = batch.BatchPlan(3, "when_unavailable")
+    assert careful.next() == 0
+    careful.failed(0, errors.AmbiguousCreateError("who knows"))
+    assert (drain(careful), careful.missing) == ([1, 2], ())
+    plan = batch.BatchPlan(3, "on_any_failure")
     assert plan.next() == 0
     assert not plan.failed(0, errors.AmbiguousCreateError("who knows"))
     assert drain(plan) == [1, 2]
@@ -226,7 +231,30 @@ def test_what_was_canceled_before_it_began_is_told(batch: ModuleType, errors: Mo
     plan.next()
     plan.cancel()
     plan.succeeded(0, "t0")
-    with pytest.raises(batch.BatchError, match=r"^1 of 2 images were not sent: .* image 1 is task t0"):
+    with pytest.raises(batch.OwnCancelError, match=r"^1 of 2 images were not sent: all tasks were canceled"):
+        plan.check()
+
+
+@pytest.mark.parametrize("policy", ["never", "when_unavailable", "on_any_failure"])
+def test_the_users_own_cancel_is_no_failure(batch: ModuleType, errors: ModuleType, policy: str) -> None:
+    """Nothing takes over what the user does not want; the others go on."""
+    plan = batch.BatchPlan(3, policy)
+    assert plan.next() == 0
+    assert not plan.failed(0, batch.OwnCancelError("canceled", task_id="t0"))
+    assert drain(plan) == [1, 2]
+    plan.succeeded(1, "t1")
+    plan.succeeded(2, "t2")
+    assert plan.missing == ()
+    with pytest.raises(batch.OwnCancelError):
+        plan.check()
+
+
+def test_a_failure_beside_the_users_own_cancel_is_told(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(2, "never")
+    drain(plan)
+    plan.failed(0, batch.OwnCancelError("canceled", task_id="t0"))
+    plan.failed(1, errors.InputImageError("not an image"))
+    with pytest.raises(batch.BatchError, match="image 2: not an image"):
         plan.check()
 
 

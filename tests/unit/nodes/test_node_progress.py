@@ -139,3 +139,16 @@ def test_previews_that_come_in_a_crowd_are_thinned_out(progress: ModuleType) -> 
     pace = progress.PreviewPace()
     shown = [at for at in (0.0, 0.01, 0.2, 0.26, 0.4, 0.6) if pace.takes(NOW + at)]
     assert shown == [0.0, 0.26, 0.6]
+
+
+def test_a_missing_miner_is_told_while_nothing_runs(progress: ModuleType, events: ModuleType) -> None:
+    view = progress.NodeProgress(2, 0.0)
+    assert view.only_waits(50.0) == 0.0
+    view.note(0, events.Submitted(job_id="j", task_id="t"), 1.0)
+    view.note(1, events.Submitted(job_id="k", task_id="u"), 3.0)
+    assert view.only_waits(20.0) == 19.0
+    view.no_miner = True
+    assert view.line(20.0).endswith("2 waiting in queue 19 s; no miner takes it at the moment")
+    view.note(1, events.Running(job_id="k", task_id="u", seconds=1.0), 20.0)
+    assert view.only_waits(20.0) == 0.0
+    assert "no miner" not in view.line(20.0)

@@ -270,8 +270,12 @@ def test_the_same_task_again_sends_nothing(cli: Cli, photo: Path, devnet: Devnet
     assert len({(cli.folder / f"{n}.png").read_bytes() for n in (1, 2, 3)}) == 1
 
 
-def test_without_a_key_this_machine_upscales_and_says_how(tmp_path: Path, photo: Path) -> None:
-    done = Cli(tmp_path)("upscale", photo)
+def test_without_a_key_nothing_is_made_unless_this_machine_is_chosen(tmp_path: Path, photo: Path) -> None:
+    refused = Cli(tmp_path)("upscale", photo)
+    assert refused.returncode == 3
+    assert "No API key is set" in refused.stderr
+    assert not (tmp_path / "photo.xalora.png").exists()
+    done = Cli(tmp_path)("upscale", photo, "--engine", "ncnn")
     assert done.returncode == 0, done.stderr
     assert "this machine by ncnn on cpu" in done.stdout
     assert "Upscaled with realesrgan-x4plus (4x), resized to 2x by LANCZOS" in done.stdout

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +20,7 @@ from ...errors import (
     XaloraError,
 )
 from ...journal import Journal, Record, TaskState
+from ...prices import Sent, cost_of, cost_text, midnight_before
 from ...text import counted, queue_text, seconds_text
 from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
@@ -38,6 +42,14 @@ if TYPE_CHECKING:
     from ...tasks import WorkflowTask
 
 
+def today_text(today: Sequence[Sent], prices: Mapping[str, Decimal]) -> str:
+    """``12 tasks were sent since midnight, about 0.60 by your prices.``"""
+    count, cost = sum(one.count for one in today), cost_of(prices, today)
+    verb = "was" if count == 1 else "were"
+    about = "" if cost is None else f", about {cost_text(cost)} by your prices"
+    return f"{counted(count, 'task')} {verb} sent since midnight{about}."
+
+
 @command
 def tasks(
     every: Annotated[bool, typer.Option("--all", "-a", help="Include tasks that have ended.")] = False,
@@ -46,17 +58,23 @@ def tasks(
 ) -> ExitCode:
     """List the open tasks in this machine's journal, or all."""
     screen = Screen(json=as_json)
-    with open_journal(load_settings().settings) as journal:
+    settings = load_settings().settings
+    with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
+        today = journal.sent_since(midnight_before(time()))
         still_open = journal.records(is_open=True)
         records = journal.records(limit=limit) if every else still_open
         leased = journal.leased()
         total = journal.count()
     if as_json:
-        screen.document({"tasks": [record_document(record, leased) for record in records]})
+        cost = cost_of(settings.prices, today)
+        sent = {"tasks": sum(one.count for one in today), "cost": None if cost is None else cost_text(cost)}
+        screen.document({"tasks": [record_document(record, leased) for record in records], "today": sent})
         return ExitCode.DONE
     if records:
         screen.show(record_table(records, leased))
+    if today:
+        screen.say((today_text(today, settings.prices), "dim"))
     if every and total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
     idle = [record for record in still_open if record.id not in leased]

@@ -1,0 +1,25 @@
+"""Forgetting a record whose result nothing uses any more."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from ...xalora_client.journal import Journal
+
+
+async def forget_unused(journal: Journal, record_id: int) -> bool:
+    """Forget a record and its files; False where something still uses them.
+
+    ComfyUI may have dropped an output without Python having freed it, so a garbage collection comes before
+    the answer that it is in use.
+    """
+    if await _forgotten(journal, record_id):
+        return True
+    await asyncio.to_thread(gc.collect)
+    return await _forgotten(journal, record_id)
+
+
+async def _forgotten(journal: Journal, record_id: int) -> bool:
+    removed = await asyncio.wrap_future(journal.forget([record_id]))
+    return removed > 0

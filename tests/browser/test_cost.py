@@ -1,0 +1,72 @@
+"""What tasks cost by the user's prices, and the limit of a day, as an artist meets them."""
+
+from __future__ import annotations
+
+import time
+
+from playwright.sync_api import expect
+from workbench import Workbench
+
+
+def batch(bench: Workbench, count: int) -> None:
+    """A generated batch -> Xalora Upscale Image -> Preview Image, alone on the canvas."""
+    bench.page.evaluate("() => app.graph.clear()")
+    made = {"width": 64, "height": 48, "batch": count, "seed": time.monotonic_ns() % 2**31}
+    bench.build(
+        [("XaloraTestImage", made), ("XaloraUpscaleImage", {"fallback": "never"}), ("PreviewImage", {})],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+
+
+def run_and_end(bench: Workbench) -> str:
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    return bench.last_status()
+
+
+def test_the_sum_of_today_is_shown(bench: Workbench) -> None:
+    bench.open_panel()
+    foot = bench.panel.locator(".xalora-foot-today")
+    batch(bench, 3)
+    assert run_and_end(bench) == "success"
+    expect(foot).to_have_text("today 3")
+    bench.set_settings({"Xalora.Prices": "upscaler=0.25"})
+    batch(bench, 2)
+    bench.devnet.add_fault("task_create:delay:seconds=1")
+    bench.run()
+    lines = bench.node_line
+    expect(lines.last).to_have_text("sends up to 2 tasks, about 0.50")
+    bench.wait_ended()
+    bench.wait_idle()
+    expect(foot).to_have_text("today 5, about 1.25")
+    bench.shot("cost", themes=["dark"])
+
+
+def test_above_the_limit_nothing_is_sent_without_a_yes(bench: Workbench) -> None:
+    bench.set_settings({"Xalora.DailyTasks": 2})
+    batch(bench, 4)
+    assert run_and_end(bench) == "error"
+    assert bench.devnet.new_stats()["creates"] == 2
+    expect(bench.node_line).to_contain_text("Today's limit of 2 tasks is reached")
+    dialog = bench.page.get_by_role("dialog", name="Send more today?")
+    expect(dialog).to_be_visible()
+    bench.shot("limit", themes=["dark"])
+    dialog.get_by_role("button", name="Keep the limit").click()
+    expect(dialog).to_be_hidden()
+    close_error(bench)
+    assert run_and_end(bench) == "error"
+    assert bench.devnet.new_stats()["creates"] == 2
+    dialog.get_by_role("button", name="Send more today").click()
+    expect(dialog).to_be_hidden()
+    close_error(bench)
+    assert run_and_end(bench) == "success"
+    assert bench.devnet.new_stats()["creates"] == 4
+
+
+def close_error(bench: Workbench) -> None:
+    """Close the dialog that an older frontend puts before the page."""
+    if bench.page.locator(".p-dialog-mask").count():
+        bench.page.keyboard.press("Escape")
+        expect(bench.page.locator(".p-dialog-mask")).to_have_count(0)
+    bench.dismiss_toasts()

@@ -1,0 +1,148 @@
+"""The messages for the graph: three lines in the graph's own words, for every error that there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TASK, JOB = "3f9c1e7a-77aa-4d1b", "sdk-workflow-0a1b2c3d4e"
+
+# What a message must not contain: commands, Python, variables, ids.
+CODE = re.compile(
+    r"`|XALORA_|client\.|\(\)|--[a-z]|pip install|if_unknown|xalora (?:tasks|resume)" + f"|{TASK}|{JOB}",
+)
+
+# Sentences of the client, as its users read them; each stands for a kind.
+ADVICE = [
+    f"Take it up again by its id: client.task('{TASK}').result(), or `xalora resume {TASK}`.",
+    "See what became of it with `xalora tasks`.",
+    'Look for the job. Then choose: if_unknown="resend" sends it again (`--if-unknown resend`).',
+    "Set XALORA_COMFYUI_URL to a ComfyUI server, or XALORA_UPSCALE_MODEL to a model file.",
+    "In ComfyUI's Python, pip install ncnn brings one for any machine.",
+    f"Look for job {JOB} in your account, and take its task up by its id.",
+    "",
+]
+EVENTS = [
+    f"The network reports task {TASK} as failed (out of memory)",
+    f"Task {TASK} did not end within the 4 s of waiting (last status: running)",
+    f"The answer to the create of job {JOB} was lost",
+    f"image 3 (task {TASK}): it failed; images 4 and 5 (tasks {TASK} and b): they failed",
+    "Setting XALORA_MAX_IN_FLIGHT (from /home/a/.env) is not a whole number",
+    f"GET https://sequencer.example/files/{TASK}?key=1 gave 404",
+    "steps is 200, and may be 1 to 100",
+    "First line\nsecond line",
+]
+
+
+@pytest.fixture(scope="module")
+def wording(pack: ModuleType) -> ModuleType:
+    return import_module(".nodes.execution.wording", pack.__name__)
+
+
+@pytest.fixture(scope="module")
+def errors(pack: ModuleType) -> ModuleType:
+    return import_module(".xalora_client.errors", pack.__name__)
+
+
+@pytest.fixture(scope="module")
+def batch(pack: ModuleType) -> ModuleType:
+    return import_module(".nodes.execution.batch_plan", pack.__name__)
+
+
+def classes(kind: type[Any]) -> Iterator[type[Any]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from classes(child)
+
+
+def every_error(errors: ModuleType) -> Iterator[Any]:
+    """Each class with each of the client's sentences about money, and all sentences that it may have."""
+    money = [value for name, value in vars(errors).items() if name.isupper() and isinstance(value, str)]
+    money += ["", f"Ask with the task id {TASK}.", "Whether it was charged is not known here."]
+    for kind in classes(errors.XaloraError):
+        if kind.__name__ == "BatchError":
+            continue
+        for what in EVENTS:
+            for advice in ADVICE:
+                yield kind(what, money=money[0], next_step=advice, task_id=TASK, job_id=JOB)
+        for sentence in money:
+            yield kind(EVENTS[0], money=sentence, next_step=ADVICE[0], task_id=TASK, job_id=JOB)
+
+
+def assert_is_for_the_graph(message: str) -> None:
+    lines = message.split("\n")
+    assert 1 <= len(lines) <= 3, message
+    assert not CODE.search(message), message
+    assert all(line and line[-1] in ".!?…" for line in lines), message
+    assert all(len(line) <= 250 for line in lines), message
+
+
+def test_every_error_is_told_in_three_lines_without_code_or_ids(
+    wording: ModuleType, errors: ModuleType
+) -> None:
+    count = 0
+    for error in every_error(errors):
+        assert_is_for_the_graph(str(wording.words_for(error)))
+        assert_is_for_the_graph(str(wording.words_for_dialog(error)))
+        assert "\n" not in wording.failure_line(error) and not CODE.search(wording.failure_line(error))
+        count += 1
+    assert count > 1000
+
+
+def test_every_error_of_the_client_has_words_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
+    of_client = {kind for kind in classes(errors.XaloraError) if kind.__module__ == errors.__name__}
+    assert of_client <= wording._WORDS.keys()
+
+
+def test_a_batch_is_told_by_its_first_error(
+    wording: ModuleType, errors: ModuleType, batch: ModuleType
+) -> None:
+    failed = errors.TaskFailedError(EVENTS[0], money="Whether it is charged is theirs", task_id=TASK)
+    lost = errors.AmbiguousCreateError(EVENTS[2], money=errors.MAY_BE_CHARGED, job_id=JOB)
+    for kinds in ([failed], [failed, failed], [failed, lost], [lost]):
+        for finished in ({}, {5: "t-5"}):
+            error = batch.BatchError(
+                EVENTS[3],
+                money=f"1 finished and paid for: image 6 is task {TASK}",
+                next_step="Xalora Collect gives a result by its task id.",
+                errors=dict(enumerate(kinds)),
+                finished=finished,
+                noun="image",
+                total=6,
+            )
+            message = str(wording.words_for(error))
+            assert_is_for_the_graph(message)
+            assert message.startswith("Not all images were made.")
+            assert ("not paid again" in message) == bool(finished)
+            assert wording.failure_line(error).startswith(f"failed, {len(kinds)} of 6 images: ")
+
+
+def test_what_helps_is_kept(wording: ModuleType, errors: ModuleType) -> None:
+    error = errors.InvalidTaskError(EVENTS[6], next_step="Set steps to a value between 1 and 100.")
+    assert str(wording.words_for(error)).split("\n") == [
+        "steps is 200, and may be 1 to 100.",
+        "Nothing was charged.",
+        "Set steps to a value between 1 and 100.",
+    ]
+
+
+def test_every_setting_of_the_dialog_is_named_in_words(
+    wording: ModuleType, errors: ModuleType, repository: Path
+) -> None:
+    source = (repository / "nodes" / "host" / "comfyui_settings.py").read_text(encoding="utf-8")
+    names = re.findall(r'ComfySetting\("Xalora\.\w+", "(\w+)"', source)
+    assert len(names) > 5
+    for name in [*names, "api_key", "workflow_url"]:
+        told = wording.words_for(errors.ConfigurationError(f"XALORA_{name.upper()} is not a number"))
+        assert told.what.endswith(" is not a number.") and "XALORA" not in told.what
+
+
+def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
+    assert type(wording.graph_error(errors.MissingKeyError("No API key is set"))).__name__ == "NoKeyError"
+    assert type(wording.graph_error(errors.AuthenticationError("401"))).__name__ == "GraphError"
