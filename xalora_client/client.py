@@ -204,6 +204,7 @@ class AsyncXalora:
         from .jobs.fetching import Fetcher
         from .jobs.job import Tools
         from .jobs.uploads import Uploads
+        from .network.result_session import ResultSession, destinations
         from .network.sequencer import Network
         from .network.sessions import cancel_session, create_session, shared_session
         from .network.transport import Transport
@@ -211,12 +212,12 @@ class AsyncXalora:
 
         settings = self.settings
         delivery = self._given_delivery or choose_delivery(settings)
-        shared, requests = shared_session(), shared_session()
+        results, requests = ResultSession(destinations(settings)), shared_session()
         creates, cancels = create_session(), cancel_session()
-        self._sessions += [shared, requests, creates, cancels]
+        self._sessions += [results.http, requests, creates, cancels]
         transport = Transport(requests, creates, cancels, settings.workflow_url, settings.request_timeout)
         network = Network(transport, settings.sequencer_url, settings.max_retries)
-        fetcher = Fetcher(network, self.journal, shared, settings.files_url)
+        fetcher = Fetcher(network, self.journal, results, settings)
         tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
         self._hub = hub()
         self._dispatcher = Dispatcher(tools, delivery, settings, self._credentials)

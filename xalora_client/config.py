@@ -21,7 +21,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from platformdirs import user_state_path
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
 from .errors import ConfigurationError, MissingKeyError
 from .prices import DailyLimit, PriceTable
@@ -69,7 +78,21 @@ def _absolute(path: Path) -> Path:
         raise ValueError("the home folder (~) is not known") from None
 
 
+def _listed(hosts: Any) -> Any:
+    return (
+        tuple(each.strip() for each in hosts.split(",") if each.strip()) if isinstance(hosts, str) else hosts
+    )
+
+
+def _host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    for host in hosts:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?", host):
+            raise ValueError(f"{host!r} is not host or host:port; an IPv6 address stands in [ ]")
+    return tuple(host.lower() for host in hosts)
+
+
 HttpUrl: TypeAlias = Annotated[str, AfterValidator(_base_url)]
+Hosts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_names)]
 StoreUrl: TypeAlias = Annotated[str, AfterValidator(_store_url)]
 AbsolutePath: TypeAlias = Annotated[Path, AfterValidator(_absolute)]
 
@@ -112,6 +135,20 @@ class Settings(BaseModel):
     result_base_url: HttpUrl | None = Field(
         None,
         description="Base URL for results that arrive as a bare storage key; none: the sequencer's.",
+    )
+    result_hosts: Hosts = Field(
+        (),
+        description="Hosts that results may come from although they are not public: host or host:port, "
+        "separated by commas. The sequencer's own address needs no entry.",
+    )
+    max_result_bytes: ByteSize = Field(
+        ByteSize(512 * 1024**2), gt=0, description="Largest result that is fetched, all its files together."
+    )
+    max_result_files: int = Field(256, ge=1, description="Most files of one result.")
+    allow_http: Hosts = Field(
+        (),
+        description="Hosts besides this machine that the key is sent to over http:// (unencrypted): host or "
+        "host:port, separated by commas.",
     )
     request_timeout: float = Field(
         60.0, gt=0, description="Seconds for the sequencer to answer a request, once it has been sent."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ...xalora_client.concurrency import run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.prices import DailyLimit, midnight_before
+from . import compat
 from .bridge import SHUTTING_DOWN, BridgeError, bridge
 from .comfyui_settings import read_settings
 
@@ -64,7 +65,10 @@ class Clients:
             raise BridgeError(SHUTTING_DOWN)
         if self._current is None or self._current.settings != settings:
             from ...xalora_client.client import AsyncXalora
+            from ...xalora_client.network.destinations import own_ports
 
+            if (port := compat.own_port()) is not None:
+                own_ports.add(port)
             self._current = AsyncXalora(settings=settings, journal=self._journal_for(settings))
             self._users[self._current] = 0
             await self._close_unused()

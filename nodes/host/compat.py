@@ -178,6 +178,12 @@ def running_server() -> PromptServer | None:
     return getattr(PromptServer, "instance", None)
 
 
+def own_port() -> int | None:
+    """The port that this ComfyUI serves; None before it does."""
+    port = getattr(running_server(), "port", None)
+    return port if isinstance(port, int) else None
+
+
 # --- schemas ----------------------------------------------------------------------------------------------
 
 

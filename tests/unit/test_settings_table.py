@@ -21,7 +21,7 @@ def test_the_table_is_the_settings(repository: Path) -> None:
         if isinstance(default, ByteSize):
             told = default.human_readable().replace(".0", "").replace("iB", " iB")
             assert rows[name].replace(" ", "") == told.replace(" ", ""), name
-        elif default is None:
+        elif default is None or default == ():
             assert rows[name] == "none", name
         elif isinstance(default, bool):
             assert rows[name] == str(default).lower(), name

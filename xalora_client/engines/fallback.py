@@ -184,11 +184,11 @@ async def _image_bytes(task: WorkflowTask) -> dict[str, bytes]:
 async def _remote_image(url: str) -> bytes:
     import tempfile
 
-    from ..network.sessions import shared_session
+    from ..network.result_session import ResultSession, chosen_by_user
     from ..transfer.download import download
 
     with tempfile.TemporaryDirectory() as folder:
-        async with shared_session() as session:
+        async with ResultSession(chosen_by_user(url)) as session:
             try:
                 path = await download(session, url, Path(folder) / "input", task_id=None)
             except ResultError as error:

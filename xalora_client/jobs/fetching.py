@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
-
-import aiohttp
 
 from ..concurrency import run_in_thread
 from ..errors import (
@@ -34,6 +33,8 @@ from ..network.status import FINISHED, is_terminal
 from ..results import WorkflowTaskResult
 
 if TYPE_CHECKING:
+    from ..config import Settings
+    from ..network.result_session import ResultSession
     from .job import Job
 
 logger = logging.getLogger("xalora_client")
@@ -57,6 +58,7 @@ class _Place:
 
     reference: str
     urls: tuple[str, ...]
+    refusal: ResultLocationError | None = None
 
     @property
     def rests_on_base_url(self) -> bool:
@@ -70,20 +72,22 @@ class Fetcher:
         network: Asked for fresh addresses.
         journal: Where the files go.
         session: For downloads; it never carries a key.
-        result_base_url: Where bare storage keys are found.
+        settings: Where bare storage keys are found, and how much is fetched.
     """
 
     def __init__(
         self,
         network: Network,
         journal: Journal,
-        session: aiohttp.ClientSession,
-        result_base_url: str,
+        session: ResultSession,
+        settings: Settings,
     ) -> None:
         self._network = network
         self._journal = journal
         self._session = session
-        self._result_base_url = result_base_url
+        self._result_base_url = settings.files_url
+        self._max_bytes = int(settings.max_result_bytes)
+        self._max_files = settings.max_result_files
         self._mark = secrets.token_hex(4)
 
     async def fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
@@ -102,12 +106,14 @@ class Fetcher:
             raise _not_stored(job, answer.task_id, error) from error
         said = answer
         files: list[Path] = []
+        refusals: list[ResultLocationError] = []
         pauses = iter(NOT_FOUND_PAUSES)
-        while len(files) < len(places):
-            index = len(files)
+        while (index := len(files) + len(refusals)) < len(places):
             dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
             try:
-                files.append(await self._brought(job, answer.task_id, places[index], dest))
+                files.append(await self._brought(job, answer.task_id, places[index], dest, files))
+            except ResultLocationError as refusal:
+                refusals.append(refusal)
             except ResultDownloadError as missing:
                 if missing.status_code not in _ASKED_ABOUT:
                     raise
@@ -120,7 +126,18 @@ class Fetcher:
                     raise _explained(missing, said, places[index], job) from missing
                 if len(fresh) != len(places):
                     files.clear()
+                    refusals.clear()
                 places = fresh
+        if refusals and not files:
+            raise refusals[0]
+        for each in refusals:
+            logger.warning(
+                "%s Its other files are kept. To fetch all once it can be: `xalora forget %s`, then "
+                "`xalora resume %s`.",
+                each,
+                answer.task_id,
+                answer.task_id,
+            )
         return tuple(files)
 
     async def _with_result(self, job: Job, answer: WorkflowTaskResult) -> WorkflowTaskResult:
@@ -179,11 +196,22 @@ class Fetcher:
                 next_step="Report this form, and take the result up by the task id meanwhile.",
                 task_id=answer.task_id,
             )
-        base_url, task_id = self._result_base_url, answer.task_id
-        return [
-            _Place(reference, addresses_of(reference, result_base_url=base_url, task_id=task_id))
-            for reference in references
-        ]
+        if len(references) > self._max_files:
+            raise ResultDownloadError(
+                f"The result of task {answer.task_id} has {len(references)} files, and {self._max_files} are "
+                "the limit",
+                money=STILL_RETRIEVABLE,
+                next_step="To fetch it, raise XALORA_MAX_RESULT_FILES and take it up again by the task's id.",
+                task_id=answer.task_id,
+            )
+        return [self._place(reference, answer.task_id) for reference in references]
+
+    def _place(self, reference: str, task_id: str) -> _Place:
+        try:
+            urls = addresses_of(reference, result_base_url=self._result_base_url, task_id=task_id)
+        except ResultLocationError as refusal:
+            return _Place(reference, (reference,), refusal)
+        return _Place(reference, urls)
 
     async def _asked_again(
         self, job: Job, answer: WorkflowTaskResult, missing: ResultDownloadError, pause: float
@@ -205,16 +233,21 @@ class Fetcher:
             self._journal.note(job.record_id, Event.FINISHED, result=said.result)
         return said
 
-    async def _brought(self, job: Job, task_id: str, place: _Place, dest: Path) -> Path:
-        """One file, whole, under its lasting name."""
+    async def _brought(
+        self, job: Job, task_id: str, place: _Place, dest: Path, others: Sequence[Path]
+    ) -> Path:
+        """One file, whole, under its lasting name; ``others`` are those of the same result."""
+        if place.refusal is not None:
+            raise place.refusal
+        left = self._max_bytes - await run_in_thread(lambda: sum(file.stat().st_size for file in others))
         for url in place.urls[:-1]:
             try:
-                return await self._brought_from(job, task_id, url, dest)
+                return await self._brought_from(job, task_id, url, dest, left)
             except ResultExpiredError as missing:
                 logger.debug("%s, looking for it elsewhere", missing.what)
-        return await self._brought_from(job, task_id, place.urls[-1], dest)
+        return await self._brought_from(job, task_id, place.urls[-1], dest, left)
 
-    async def _brought_from(self, job: Job, task_id: str, url: str, dest: Path) -> Path:
+    async def _brought_from(self, job: Job, task_id: str, url: str, dest: Path, max_bytes: int) -> Path:
         from ..transfer.download import download, find_complete_file
 
         # By a process that ended between the rename and the note of it, or that fetches the same task.
@@ -227,11 +260,17 @@ class Fetcher:
         # Several processes may fetch the same task: each writes a file of its own.
         private = dest.with_name(f"{dest.name}.{self._mark}")
         await run_in_thread(lambda: _continue_from(dest, private))
+
+        async def once() -> Path:
+            return await download(
+                self._session, url, private, task_id=task_id, on_progress=tell, max_bytes=max_bytes
+            )
+
         try:
-            path = await download(self._session, url, private, task_id=task_id, on_progress=tell)
+            path = await once()
         except ResultFormatError:
             # Broken on its way, perhaps: twice the same means that the miner wrote it so.
-            path = await download(self._session, url, private, task_id=task_id, on_progress=tell)
+            path = await once()
         try:
             return await run_in_thread(lambda: _settle(path, dest.with_name(dest.name + path.suffix)))
         except OSError as error:

@@ -27,7 +27,12 @@ def exact_url(url: str) -> URL:
             raise ValueError("no http URL with a host")
         if not parts.netloc.isascii():
             url = url.replace(parts.netloc, URL(f"{parts.scheme}://{parts.netloc}").raw_authority, 1)
-        return URL(_UNSENDABLE.sub(_percent_encoded, url), encoded=True)
+        exact = URL(_UNSENDABLE.sub(_percent_encoded, url), encoded=True)
+        # What a resolver would raise, as a UnicodeError, for a label that is empty or too long.
+        (exact.raw_host or "").rstrip(".").encode("idna")
+        if exact.scheme.lower() not in ("http", "https") or not exact.raw_host or exact.port == 0:
+            raise ValueError("no http URL with a host")
+        return exact
     except ValueError:
         raise aiohttp.InvalidURL(url) from None
 

@@ -200,7 +200,10 @@ def miner_of(reference: str, task_id: str) -> str | None:
 
     The pattern is ``<folder>/<workflow>-<miner>-<task id>.<suffix>`` (protocol, "result").
     """
-    stem = PurePosixPath(urlsplit(reference).path if "://" in reference else reference).stem
+    try:
+        stem = PurePosixPath(urlsplit(reference).path if "://" in reference else reference).stem
+    except ValueError:
+        return None
     head, found, rest = stem.rpartition(f"-{task_id}")
     workflow, _, miner = head.rpartition("-")
     return miner if found and not rest and workflow and miner else None
@@ -217,6 +220,13 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
     """
     if reference[:8].lower().startswith(("http://", "https://", "data:")):
         return (reference,)
+    if _OTHER_SCHEME.match(reference):
+        raise ResultLocationError(
+            f"The result of task {task_id}, {shown_reference(reference)}, is not an http or https address",
+            money=STILL_RETRIEVABLE,
+            next_step="Tell whoever runs the sequencer.",
+            task_id=task_id,
+        )
     key = reference.lstrip("/")
     if ".." in unquote(key).replace("\\", "/").split("/"):
         raise ResultLocationError(
@@ -234,6 +244,7 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
     return tuple(urls)
 
 
+_OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ENCODED_KEY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})+")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from .._version import __version__
 from ..config import is_loopback, names_host, without_login
@@ -25,8 +26,13 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def shared_session() -> aiohttp.ClientSession:
-    """For downloads, and requests to the sequencer that cost nothing; connections are reused."""
+    """For requests to the sequencer that cost nothing; connections are reused."""
     return _session(force_close=False)
+
+
+def checked_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+    """For requests to hosts whose addresses ``resolver`` checks; connections are reused."""
+    return _session(force_close=False, resolver=resolver)
 
 
 def create_session() -> aiohttp.ClientSession:
@@ -73,11 +79,17 @@ def _http_proxy(named: str, variable: str) -> str:
     return address
 
 
-def _session(*, force_close: bool, limit: int = MAX_CONNECTIONS) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=limit, force_close=force_close, ssl=_certificates())
+def _session(
+    *, force_close: bool, limit: int = MAX_CONNECTIONS, resolver: AbstractResolver | None = None
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        limit=limit, force_close=force_close, ssl=_certificates(), resolver=resolver
+    )
     return aiohttp.ClientSession(
         connector=connector,
-        # An encoding offered must also be readable: old versions of Brotli are not, and the answer is lost.
+        # A few bytes may decompress to more than the memory holds: nothing that is compressed is read.
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,

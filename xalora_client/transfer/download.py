@@ -29,6 +29,7 @@ from ..errors import (
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
+    ResultLocationError,
 )
 from ..media.containers import BrokenMediaError
 from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
@@ -40,7 +41,9 @@ from ..media.validation import (
 )
 from ..network.addresses import exact_url, redirected
 from ..network.answers import retry_after
+from ..network.destinations import RefusedAddressError
 from ..network.failure_text import describe_failure
+from ..network.result_session import ResultSession
 from ..network.sessions import environment_proxy
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
@@ -49,7 +52,7 @@ STALL_SECONDS = 30.0
 """Seconds without a byte after which a connection counts as broken; a slow one may take any time."""
 
 MAX_RESULT_BYTES = 512 * 2**20
-"""The most bytes of one file that are fetched: a result comes from a stranger's machine and may never end."""
+"""The most bytes that are fetched, where the settings say nothing else: a stranger's file may never end."""
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _CHUNK_BYTES = 256 * 1024
@@ -59,13 +62,15 @@ _LONGEST_RETRY_AFTER = 60.0
 _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WHOLE = frozenset({200, 203})  # 203: a proxy on the way says that it may have changed the file
+_WITH_BODY = frozenset({*_WHOLE, 206})
 _GONE = frozenset({404, 410})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", re.ASCII)
+_SENDABLE = re.compile(r"[\x20-\x7e]{1,1000}")
 
 
 async def download(
-    session: aiohttp.ClientSession,
+    session: ResultSession,
     url: str,
     dest_stem: Path,
     *,
@@ -73,6 +78,7 @@ async def download(
     on_progress: Progress | None = None,
     attempts: int = 5,
     stall_timeout: float = STALL_SECONDS,
+    max_bytes: int = MAX_RESULT_BYTES,
 ) -> Path:
     """Download a result and check that it is complete.
 
@@ -80,13 +86,14 @@ async def download(
     call at a time may use one ``dest_stem``.
 
     Args:
-        session: Its certificate settings are used, none of its credentials. The proxy is the environment's.
+        session: Says which addresses may be asked. The proxy is the environment's.
         url: ``http://``, ``https://`` or ``data:``.
         dest_stem: The file to write, without its suffix, which is chosen by content. Its folder must exist.
         task_id: For error messages.
         on_progress: Called on the event loop with the bytes on disk so far and the total, None where unknown.
         attempts: How many times in a row the connection may fail without progress.
         stall_timeout: Seconds without a byte after which a connection counts as broken.
+        max_bytes: The largest file that is fetched.
 
     Returns:
         The file: ``dest_stem`` with ``.png``, ``.jpg``, ``.webp``, ``.gif``, ``.mp4`` or ``.webm`` added. One
@@ -94,21 +101,22 @@ async def download(
 
     Raises:
         ResultExpiredError: 404 or 410: the network no longer has it.
+        ResultLocationError: It is no address that may be asked.
         ResultDownloadError: It could not be downloaded in full, or a text came in its place.
         ResultFormatError: It is complete and damaged.
     """
     target = _Target(url, task_id)
     part = _PartFile(dest_stem)
-    fetch = _Fetch(session, target, part, on_progress, attempts, stall_timeout)
-    scheme = urlsplit(url[:64]).scheme.lower()
+    fetch = _Fetch(session, target, part, on_progress, attempts, stall_timeout, max_bytes)
+    scheme = url[:8].partition(":")[0].lower()
     try:
         dest_stem.parent.mkdir(parents=True, exist_ok=True)
         if scheme == "data":
-            await asyncio.to_thread(lambda: part.begin(_data_uri_content(target)))
+            await asyncio.to_thread(lambda: part.begin(_data_uri_content(target, max_bytes)))
         elif scheme in {"http", "https"}:
             await fetch.run()
         else:
-            raise target.failed(f"the scheme of {target.shown_url} is not http, https or data")
+            raise target.refused(f"{target.shown_url} is no http, https or data address")
         try:
             return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
         except ResultFormatError:
@@ -191,6 +199,23 @@ class _Target:
             task_id=self.task_id,
             status_code=status_code,
         )
+
+    def refused(self, reason: str, *, may_be_listed: bool = False) -> ResultLocationError:
+        return ResultLocationError(
+            f"{self.subject} is not fetched: {reason}",
+            money=STILL_RETRIEVABLE,
+            next_step="If you know the host and trust it, name it in XALORA_RESULT_HOSTS and fetch the "
+            "result again by the task's id."
+            if may_be_listed
+            else "Tell whoever runs the sequencer.",
+            task_id=self.task_id,
+        )
+
+    def too_large(self, limit: int) -> ResultDownloadError:
+        size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
+        error = self.failed(f"it is larger than {size}, the limit")
+        error.next_step = "To fetch it, raise XALORA_MAX_RESULT_BYTES and take it up again by the task's id."
+        return error
 
     def replaced(self, reason: str) -> ResultDownloadError:
         error = self.failed(f"something else came in its place: {reason}")
@@ -278,12 +303,13 @@ class _Fetch:
     ``end_is_known``: the end of the file can be distinguished from a broken connection.
     """
 
-    session: aiohttp.ClientSession
+    session: ResultSession
     target: _Target
     part: _PartFile
     on_progress: Progress | None
     attempts: int
     stall_timeout: float
+    max_bytes: int
     end_is_known: bool = True
     total: int | None = None
     _proxies: dict[str, str | None] = field(default_factory=dict)
@@ -323,7 +349,11 @@ class _Fetch:
                 await self._receive(response)
         except aiohttp.InvalidURL:
             # Not chained: its text contains the URL with its signature.
-            raise self.target.failed(f"{self.target.shown_url} is no valid address") from None
+            raise self.target.refused(
+                f"{self.target.shown_url} is no valid address, or leads to none"
+            ) from None
+        except RefusedAddressError as refusal:
+            raise self.target.refused(str(refusal), may_be_listed=True) from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise self.target.failed(self.target.cause(error)) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError) as error:
@@ -341,11 +371,7 @@ class _Fetch:
         url = self.target.url
         for _ in range(_MAX_REDIRECTS + 1):
             async with self.session.get(
-                exact_url(url),
-                headers=headers,
-                timeout=timeout,
-                proxy=await self._proxy_for(url),
-                allow_redirects=False,
+                url, proxy=await self._proxy_for(url), headers=headers, timeout=timeout
             ) as response:
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or not location:
@@ -355,7 +381,7 @@ class _Fetch:
         raise self.target.failed(f"its address redirects more than {_MAX_REDIRECTS} times")
 
     async def _proxy_for(self, url: str) -> str | None:
-        site = "://".join(urlsplit(url)[:2])
+        site = str(exact_url(url).origin())
         if site not in self._proxies:
             try:
                 self._proxies[site] = await asyncio.to_thread(environment_proxy, url)
@@ -368,6 +394,10 @@ class _Fetch:
         status = response.status
         if status in _PASSING:
             raise _Interrupted(f"HTTP {status}", status, retry_after(response.headers))
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity") and status in _WITH_BODY:
+            # Unpacked, a few bytes could fill the disk; it was asked for as it is.
+            raise self.target.failed("its server sends it compressed, though it was not asked to")
         if status == 416 and have:
             _, size = _content_range(response)
             if size == have:
@@ -390,7 +420,7 @@ class _Fetch:
             self.total = _content_range(response)[1]
         elif status in _WHOLE:
             self.part.begin(validator=_validator(response))
-            self.total = None if "Content-Encoding" in response.headers else response.content_length
+            self.total = response.content_length
         else:
             raise self.target.failed(f"HTTP {status}", status)
         is_framed = response.content_length is not None or "Transfer-Encoding" in response.headers
@@ -407,10 +437,9 @@ class _Fetch:
         with self.part.path.open("ab") as file:
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 received += len(chunk)
-                if max(received, self.total or 0) > MAX_RESULT_BYTES:
+                if max(received, self.total or 0) > self.max_bytes:
                     self.part.remove()
-                    limit = f"{MAX_RESULT_BYTES >> 20} MiB"
-                    raise self.target.failed(f"it is larger than {limit}, the limit for one file")
+                    raise self.target.too_large(self.max_bytes)
                 file.write(chunk)
                 if self.on_progress is not None:
                     self.on_progress(received, self.total)
@@ -428,11 +457,10 @@ def _pause(state: RetryCallState) -> float:
 
 
 def _validator(response: aiohttp.ClientResponse) -> str | None:
-    """A value for If-Range: a strong ETag, else the date of the last change."""
+    """A value for If-Range: a strong ETag, else the date of the last change; None for what can't be sent."""
     etag = response.headers.get("ETag")
-    if etag and not etag.startswith("W/"):
-        return etag
-    return response.headers.get("Last-Modified")
+    validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+    return validator if validator and _SENDABLE.fullmatch(validator) else None
 
 
 def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | None]:
@@ -444,9 +472,11 @@ def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | 
     return (int(first) if first else None), (int(total) if total != "*" else None)
 
 
-def _data_uri_content(target: _Target) -> bytes:
+def _data_uri_content(target: _Target, max_bytes: int) -> bytes:
     """The content of a ``data:`` URI."""
     head, comma, body = target.url.partition(",")
+    if len(body) * 3 // 4 > max_bytes:
+        raise target.too_large(max_bytes)
     if not comma:
         raise target.broken("its data: URI has no comma")
     if not head.lower().endswith(";base64"):

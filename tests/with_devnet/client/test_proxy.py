@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,7 +22,8 @@ from xalora_client import (
     UpscalerTask,
     XaloraConnectionError,
 )
-from xalora_client.network.sessions import shared_session
+from xalora_client.network.destinations import Destinations
+from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
 
 KEY = "alice#s3cret"
@@ -142,13 +142,13 @@ async def test_a_proxy_that_cannot_be_used_is_a_mistake_in_the_settings_and_no_o
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with shared_session() as running:
+async def session() -> AsyncIterator[ResultSession]:
+    async with ResultSession(Destinations()) as running:
         yield running
 
 
 async def test_downloads_take_the_proxy(
-    tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, session: ResultSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     picture = io.BytesIO()
@@ -169,7 +169,7 @@ async def test_downloads_take_the_proxy(
 
 
 async def test_a_download_that_the_proxy_keeps_away_stays_retrievable(
-    tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, session: ResultSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1080")
     with pytest.raises(ResultDownloadError, match="only HTTP proxies") as caught:

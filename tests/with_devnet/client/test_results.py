@@ -62,6 +62,8 @@ class Store:
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
     monkeypatch.setattr("xalora_client.jobs.fetching.NOT_FOUND_PAUSES", (0.01, 0.02, 0.03))
+    # The store has another port than the sequencer, on the same machine.
+    monkeypatch.setenv("XALORA_RESULT_HOSTS", "127.0.0.1")
     store = Store()
     app = web.Application()
     app.router.add_get("/{path:.*}", store.answer)

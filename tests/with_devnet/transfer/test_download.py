@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 import av
 import numpy as np
 import pytest
@@ -24,11 +23,14 @@ from xalora_client.errors import (
     ResultDownloadError,
     ResultExpiredError,
     ResultFormatError,
+    ResultLocationError,
 )
 from xalora_client.media.images import decode_image
 from xalora_client.media.png_encode import encode_png
 from xalora_client.media.result_files import decode_files, open_as_video
 from xalora_client.media.video import open_video
+from xalora_client.network.destinations import Destinations
+from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
 
 TASK = "task-17"
@@ -134,8 +136,8 @@ async def storage() -> AsyncIterator[Storage]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+async def session() -> AsyncIterator[ResultSession]:
+    async with ResultSession(Destinations(hosts=frozenset({"127.0.0.1", "localhost"}))) as session:
         yield session
 
 
@@ -151,9 +153,7 @@ def left_in(stem: Path) -> list[str]:
 # --- the plain road ---------------------------------------------------------------------------------------
 
 
-async def test_a_result_is_named_by_content(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
-) -> None:
+async def test_a_result_is_named_by_content(storage: Storage, session: ResultSession, stem: Path) -> None:
     path = await download(session, storage.url, stem, task_id=TASK)
     assert path == stem.with_name(f"{stem.name}.png")
     assert path.read_bytes() == PNG
@@ -166,7 +166,7 @@ async def test_a_result_is_named_by_content(
 )
 @pytest.mark.parametrize("hops", [0, 1, 10, 11])
 async def test_a_signed_address_goes_out_as_it_came_after_redirects_too(
-    session: aiohttp.ClientSession, stem: Path, target: str, hops: int
+    session: ResultSession, stem: Path, target: str, hops: int
 ) -> None:
     asked: list[str] = []
 
@@ -193,7 +193,7 @@ async def test_a_signed_address_goes_out_as_it_came_after_redirects_too(
 
 @pytest.mark.parametrize("location", ["ftp://h/a.png", "http://[::1/a.png", "http:///x"])
 async def test_a_redirect_to_no_address_is_told_without_what_it_holds(
-    session: aiohttp.ClientSession, stem: Path, location: str
+    session: ResultSession, stem: Path, location: str
 ) -> None:
     async def handle(request: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": location})
@@ -201,14 +201,14 @@ async def test_a_redirect_to_no_address_is_told_without_what_it_holds(
     app = web.Application()
     app.router.add_get("/{name:.*}", handle)
     async with TestServer(app) as server:
-        with pytest.raises(ResultDownloadError, match="is no valid address") as caught:
+        with pytest.raises(ResultLocationError, match="is no valid address") as caught:
             await download(session, str(server.make_url("/a.png?sig=hush")), stem, task_id=TASK)
     assert "hush" not in str(caught.value) and location not in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["http://localhost:9", "https://localhost:9", "http://hush.invalid"])
 async def test_the_address_behind_a_redirect_is_in_no_message(
-    session: aiohttp.ClientSession, stem: Path, place: str
+    session: ResultSession, stem: Path, place: str
 ) -> None:
     async def handle(request: web.Request) -> web.Response:
         return web.Response(status=302, headers={"Location": f"{place}/hush.png?sig=hush"})
@@ -223,7 +223,7 @@ async def test_the_address_behind_a_redirect_is_in_no_message(
 
 @pytest.mark.parametrize("part", [len(PNG), 100_000])
 async def test_a_206_without_a_range_asked_for_and_a_203_hold_the_file(
-    session: aiohttp.ClientSession, stem: Path, part: int
+    session: ResultSession, stem: Path, part: int
 ) -> None:
     asked: list[str | None] = []
 
@@ -283,7 +283,7 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 async def test_every_kind_arrives_and_half_of_it_never_does(
-    name: str, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    name: str, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content = KINDS[name]
     path = await download(session, storage.url, stem, task_id=TASK)
@@ -298,7 +298,7 @@ async def test_every_kind_arrives_and_half_of_it_never_does(
 
 
 async def test_progress_counts_every_byte_up_to_the_total(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     seen: list[tuple[int, int | None]] = []
     await download(session, storage.url, stem, on_progress=lambda *progress: seen.append(progress))
@@ -308,7 +308,7 @@ async def test_progress_counts_every_byte_up_to_the_total(
 
 
 async def test_a_body_of_unknown_length_is_taken(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.chunked = True
     seen: list[int | None] = []
@@ -324,14 +324,14 @@ async def test_a_body_of_unknown_length_is_taken(
         "data:;charset=utf-8;BASE64," + base64.b64encode(PNG).decode().replace("+", "%2B"),
     ],
 )
-async def test_data_uris_arrive_like_files(uri: str, session: aiohttp.ClientSession, stem: Path) -> None:
+async def test_data_uris_arrive_like_files(uri: str, session: ResultSession, stem: Path) -> None:
     path = await download(session, uri, stem, task_id=TASK)
     assert path.read_bytes() == PNG
     assert left_in(stem) == [path.name]
 
 
 @pytest.mark.parametrize("uri", ["data:image/png", "data:image/png;base64,@@@", "data:,hello"])
-async def test_broken_data_uris_are_refused(uri: str, session: aiohttp.ClientSession, stem: Path) -> None:
+async def test_broken_data_uris_are_refused(uri: str, session: ResultSession, stem: Path) -> None:
     with pytest.raises(ResultFormatError):
         await download(session, uri, stem, task_id=TASK)
     assert left_in(stem) == []
@@ -340,8 +340,8 @@ async def test_broken_data_uris_are_refused(uri: str, session: aiohttp.ClientSes
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://example.com/a.png", "upscaled-image.png", "http://"]
 )
-async def test_other_schemes_are_refused(url: str, session: aiohttp.ClientSession, stem: Path) -> None:
-    with pytest.raises(ResultDownloadError):
+async def test_other_schemes_are_refused(url: str, session: ResultSession, stem: Path) -> None:
+    with pytest.raises(ResultLocationError):
         await download(session, url, stem, task_id=TASK, attempts=1)
 
 
@@ -349,7 +349,7 @@ async def test_other_schemes_are_refused(url: str, session: aiohttp.ClientSessio
 
 
 async def test_a_dropped_connection_is_resumed_where_it_broke(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.drops = [200_000, 150_000, 0, 100_000]
     path = await download(session, storage.url, stem, task_id=TASK)
@@ -362,7 +362,7 @@ async def test_a_dropped_connection_is_resumed_where_it_broke(
 
 
 async def test_a_reset_connection_is_resumed_too(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.drops, storage.resets = [300_000, 100_000], True
     path = await download(session, storage.url, stem, task_id=TASK)
@@ -371,7 +371,7 @@ async def test_a_reset_connection_is_resumed_too(
 
 
 async def test_a_server_without_ranges_sends_it_all_again(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.ranges = False
     storage.drops = [300_000]
@@ -381,7 +381,7 @@ async def test_a_server_without_ranges_sends_it_all_again(
 
 
 async def test_a_weak_etag_is_no_condition_and_a_date_is(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.etag, storage.last_modified = 'W/"1"', "Tue, 03 Nov 2026 10:00:00 GMT"
     storage.drops = [300_000]
@@ -391,7 +391,7 @@ async def test_a_weak_etag_is_no_condition_and_a_date_is(
 
 
 async def test_a_version_that_changed_meanwhile_is_fetched_anew(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.drops = [300_000]
 
@@ -405,7 +405,7 @@ async def test_a_version_that_changed_meanwhile_is_fetched_anew(
 
 @pytest.mark.parametrize("etag", ['"v2"', None])
 async def test_a_server_that_ignores_conditions_can_not_mix_two_versions(
-    etag: str | None, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    etag: str | None, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.if_range = False
     storage.drops = [300_000]
@@ -421,7 +421,7 @@ async def test_a_server_that_ignores_conditions_can_not_mix_two_versions(
 
 
 async def test_a_stalled_connection_is_given_up_and_resumed(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.stalls = 1
     path = await download(session, storage.url, stem, task_id=TASK, stall_timeout=0.3)
@@ -429,9 +429,7 @@ async def test_a_stalled_connection_is_given_up_and_resumed(
     assert storage.asked[1].range == f"bytes={len(PNG) // 2}-"
 
 
-async def test_passing_failures_are_waited_out(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
-) -> None:
+async def test_passing_failures_are_waited_out(storage: Storage, session: ResultSession, stem: Path) -> None:
     storage.statuses = [503, 429]
     storage.retry_after = "0"
     path = await download(session, storage.url, stem, task_id=TASK)
@@ -440,7 +438,7 @@ async def test_passing_failures_are_waited_out(
 
 
 async def test_attempts_without_progress_are_limited(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.statuses = [502] * 9
     storage.retry_after = "0"
@@ -453,7 +451,7 @@ async def test_attempts_without_progress_are_limited(
 
 
 async def test_an_unreachable_server_is_an_error_with_the_task_id(
-    session: aiohttp.ClientSession, stem: Path, unused_tcp_port: int
+    session: ResultSession, stem: Path, unused_tcp_port: int
 ) -> None:
     with pytest.raises(ResultDownloadError, match=TASK) as caught:
         await download(
@@ -464,7 +462,7 @@ async def test_an_unreachable_server_is_an_error_with_the_task_id(
 
 @pytest.mark.parametrize("status", [404, 410])
 async def test_a_result_that_is_gone_says_so_at_once(
-    status: int, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    status: int, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.statuses = [status]
     with pytest.raises(ResultExpiredError, match=f"HTTP {status}") as caught:
@@ -476,7 +474,7 @@ async def test_a_result_that_is_gone_says_so_at_once(
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_refusal_is_not_asked_again_and_shows_no_signature(
-    status: int, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    status: int, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.statuses = [status]
     with pytest.raises(ResultDownloadError, match=f"HTTP {status}") as caught:
@@ -490,7 +488,7 @@ async def test_a_refusal_is_not_asked_again_and_shows_no_signature(
 
 
 async def test_announcing_more_than_there_is_does_not_lose_a_whole_file(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.announced = len(PNG) + 1000
     path = await download(session, storage.url, stem, task_id=TASK, attempts=2)
@@ -498,7 +496,7 @@ async def test_announcing_more_than_there_is_does_not_lose_a_whole_file(
 
 
 async def test_announcing_less_than_there_is_gives_no_half_image(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.announced = len(PNG) // 2
     with pytest.raises(ResultFormatError, match="truncated"):
@@ -520,7 +518,7 @@ UNLISTED["avif"] = UNLISTED["avif"][:28] + (4000).to_bytes(4, "big") + b"mdat" +
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("name", UNLISTED)
 async def test_a_format_that_nothing_here_reads_is_kept_as_it_came(
-    name: str, chunked: bool, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    name: str, chunked: bool, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content, storage.chunked = UNLISTED[name], chunked
     url = storage.url.replace("name-says.txt", f"clip.{name.upper()}")
@@ -536,7 +534,7 @@ async def test_a_format_that_nothing_here_reads_is_kept_as_it_came(
 
 @pytest.mark.parametrize("name", ["x.exe", "x", "x.part", "x.m%2Fkv", "x.txt", "x.png"])
 async def test_a_strangers_suffix_is_not_taken_over(
-    name: str, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    name: str, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content = UNLISTED["bmp"]
     path = await download(session, storage.url.replace("name-says.txt", name), stem, task_id=TASK)
@@ -545,7 +543,7 @@ async def test_a_strangers_suffix_is_not_taken_over(
 
 @pytest.mark.parametrize("name", ["mkv", "avif"])
 async def test_half_of_a_file_that_nothing_here_reads_is_noticed_by_its_skeleton(
-    name: str, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    name: str, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content = UNLISTED[name][: len(UNLISTED[name]) // 2]
     with pytest.raises(ResultFormatError, match="truncated"):
@@ -554,7 +552,7 @@ async def test_half_of_a_file_that_nothing_here_reads_is_noticed_by_its_skeleton
 
 
 async def test_half_of_a_file_without_a_skeleton_is_noticed_by_its_length(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content, storage.drops = UNLISTED["bmp"], [100_000, 200_000]
     path = await download(session, storage.url, stem, task_id=TASK)
@@ -572,7 +570,7 @@ async def test_half_of_a_file_without_a_skeleton_is_noticed_by_its_length(
     ],
 )
 async def test_a_text_is_no_result_whatever_its_name(
-    page: bytes, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    page: bytes, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content = page
     with pytest.raises(ResultDownloadError, match=r"text.*stays retrievable.*login page or a proxy"):
@@ -581,7 +579,7 @@ async def test_a_text_is_no_result_whatever_its_name(
 
 
 async def test_a_page_in_place_of_a_result_is_shown(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     storage.content = b"<!DOCTYPE html><title>Sign in</title>"
     with pytest.raises(ResultDownloadError, match="<!DOCTYPE html>"):
@@ -594,7 +592,7 @@ async def test_a_page_in_place_of_a_result_is_shown(
 # --- other processes, and ends ----------------------------------------------------------------------------
 
 
-async def started(storage: Storage, session: aiohttp.ClientSession, stem: Path) -> None:
+async def started(storage: Storage, session: ResultSession, stem: Path) -> None:
     """Leave behind what a process leaves that ends in the middle of a download."""
     storage.stalls = 1
     halfway = asyncio.Event()
@@ -612,7 +610,7 @@ async def started(storage: Storage, session: aiohttp.ClientSession, stem: Path) 
 
 
 async def test_a_cancelled_download_goes_on_in_another_process(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     await started(storage, session, stem)
     assert left_in(stem) == [f"{stem.name}.part", f"{stem.name}.part.json"]
@@ -623,7 +621,7 @@ async def test_a_cancelled_download_goes_on_in_another_process(
 
 
 async def test_a_part_of_an_older_version_is_not_continued(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     await started(storage, session, stem)
     storage.content, storage.etag = OTHER_PNG, '"v2"'
@@ -633,7 +631,7 @@ async def test_a_part_of_an_older_version_is_not_continued(
 
 @pytest.mark.parametrize("notes", [None, "", "{}", "[]", json.dumps({"validator": None})])
 async def test_a_part_of_an_unknown_version_is_not_continued(
-    notes: str | None, storage: Storage, session: aiohttp.ClientSession, stem: Path
+    notes: str | None, storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     stem.parent.mkdir()
     stem.with_name(f"{stem.name}.part").write_bytes(b"who knows")
@@ -645,7 +643,7 @@ async def test_a_part_of_an_unknown_version_is_not_continued(
 
 
 async def test_a_part_that_was_complete_already_needs_no_byte_more(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     stem.parent.mkdir()
     stem.with_name(f"{stem.name}.part").write_bytes(PNG)
@@ -656,7 +654,7 @@ async def test_a_part_that_was_complete_already_needs_no_byte_more(
 
 
 async def test_a_part_longer_than_the_file_is_thrown_away(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     stem.parent.mkdir()
     stem.with_name(f"{stem.name}.part").write_bytes(PNG + b"more")
@@ -666,7 +664,7 @@ async def test_a_part_longer_than_the_file_is_thrown_away(
 
 
 async def test_a_damaged_part_is_replaced_by_a_fresh_copy(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     stem.parent.mkdir()
     stem.with_name(f"{stem.name}.part").write_bytes(bytes(1000))
@@ -677,7 +675,7 @@ async def test_a_damaged_part_is_replaced_by_a_fresh_copy(
 
 
 async def test_a_full_disk_is_a_readable_error(
-    storage: Storage, session: aiohttp.ClientSession, tmp_path: Path
+    storage: Storage, session: ResultSession, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "a-file-and-no-folder"
     blocked.write_text("")
@@ -686,7 +684,7 @@ async def test_a_full_disk_is_a_readable_error(
 
 
 async def test_the_event_loop_stays_free_while_a_result_is_checked(
-    storage: Storage, session: aiohttp.ClientSession, stem: Path
+    storage: Storage, session: ResultSession, stem: Path
 ) -> None:
     # A check on the loop would let nothing else run between the last byte and the answer.
     storage.content = still("JPEG", quality=95)
@@ -711,8 +709,54 @@ async def test_the_event_loop_stays_free_while_a_result_is_checked(
     assert ticks > after_last_byte + 10
 
 
-async def test_a_downloaded_video_opens(storage: Storage, session: aiohttp.ClientSession, stem: Path) -> None:
+async def test_a_downloaded_video_opens(storage: Storage, session: ResultSession, stem: Path) -> None:
     storage.content = KINDS["mp4"]
     storage.drops = [len(KINDS["mp4"]) // 2]
     opened = open_video(await download(session, storage.url, stem, task_id=TASK))
     assert opened.frames().shape == (12, 64, 64, 3)
+
+
+async def test_a_result_without_an_end_is_given_up_at_the_limit(
+    storage: Storage, session: ResultSession, stem: Path
+) -> None:
+    storage.chunked = True
+    with pytest.raises(ResultDownloadError, match="XALORA_MAX_RESULT_BYTES"):
+        await download(session, storage.url, stem, task_id=TASK, max_bytes=len(PNG) - 1)
+    assert left_in(stem) == []
+    assert (await download(session, storage.url, stem, task_id=TASK, max_bytes=len(PNG))).read_bytes() == PNG
+
+
+async def test_a_data_uri_over_the_limit_is_not_decoded(session: ResultSession, stem: Path) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    with pytest.raises(ResultDownloadError, match="larger than"):
+        await download(session, uri, stem, task_id=TASK, max_bytes=len(PNG) // 2)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "evil"])
+async def test_a_compressed_result_is_refused(encoding: str, session: ResultSession, stem: Path) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(body=PNG, headers={"Content-Encoding": encoding})
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", handle)
+    async with TestServer(app) as server:
+        with pytest.raises(ResultDownloadError, match="compressed"):
+            await download(session, str(server.make_url("/a.png")), stem, task_id=TASK, attempts=1)
+    assert left_in(stem) == []
+
+
+async def test_a_validator_that_no_request_may_hold_is_not_sent(session: ResultSession, stem: Path) -> None:
+    asked: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b'HTTP/1.1 200 OK\r\nETag: "a\xff\x01"\r\nContent-Length: %d\r\n\r\n' % len(PNG))
+        writer.write(PNG[:200_000] if len(asked) == 1 else PNG)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+        assert (await download(session, url, stem, task_id=TASK)).read_bytes() == PNG
+    assert len(asked) == 2
+    assert b"if-range" not in asked[1].lower()
