@@ -14,7 +14,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from pydantic import SecretStr
+
 from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle, deliveries
+from .config import hide_secrets
 from .errors import ClientClosedError, ConfigurationError
 from .events import tell
 from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
@@ -53,14 +56,21 @@ class Xalora:
     the pool outside.
     """
 
-    def __init__(self, api_key: str | None = None, workflow_url: str | None = None, **options: Any) -> None:
-        self._client = AsyncXalora(api_key, workflow_url, **options)
+    def __init__(
+        self, api_key: str | SecretStr | None = None, workflow_url: str | None = None, **options: Any
+    ) -> None:
+        # In no local variable, where a traceback would show it.
+        key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        del api_key
+        hide_secrets(options)
+        self._client = AsyncXalora(key, workflow_url, **options)
         self._hub = hub()
         self._closing = threading.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.settings.sequencer_url}>"
+        client = getattr(self, "_client", None)
+        return f"<{type(self).__name__} {client.settings.sequencer_url if client else 'without settings'}>"
 
     def __enter__(self) -> Self:
         return self

@@ -18,8 +18,18 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pydantic import SecretStr
+
 from .concurrency import run_all_or_cancel, run_in_thread
-from .config import Credentials, FallbackPolicy, IfUnknown, Settings, TimeoutAction, load_settings
+from .config import (
+    Credentials,
+    FallbackPolicy,
+    IfUnknown,
+    Settings,
+    TimeoutAction,
+    hide_secrets,
+    load_settings,
+)
 from .engines.fallback_policy import falls_back, is_status_unavailable
 from .errors import (
     ClientClosedError,
@@ -108,7 +118,7 @@ class AsyncXalora:
 
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | SecretStr | None = None,
         workflow_url: str | None = None,
         *,
         settings: Settings | None = None,
@@ -117,12 +127,16 @@ class AsyncXalora:
         env_files: Iterable[Path | str] = (".env",),
         **overrides: Any,
     ) -> None:
-        if settings is not None and (api_key or workflow_url or overrides):
+        # In no local variable, where a traceback would show it.
+        key = SecretStr(api_key) if isinstance(api_key, str) else api_key
+        del api_key
+        hide_secrets(overrides)
+        if settings is not None and (key or workflow_url or overrides):
             raise ConfigurationError("Give either ready-made settings or single ones, not both")
         self.settings = (
             settings
             or load_settings(
-                env_files=env_files, api_key=api_key, workflow_url=workflow_url, **overrides
+                env_files=env_files, api_key=key, workflow_url=workflow_url, **overrides
             ).settings
         )
         self._credentials = self.settings.credentials() if self.settings.api_key is not None else None
@@ -141,7 +155,9 @@ class AsyncXalora:
         dropping.atexit = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.settings.sequencer_url}>"
+        # Tracebacks show it where a setting was wrong, too.
+        settings = getattr(self, "settings", None)
+        return f"<{type(self).__name__} {settings.sequencer_url if settings else 'without settings'}>"
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -215,7 +231,14 @@ class AsyncXalora:
         results, requests = ResultSession(destinations(settings)), shared_session()
         creates, cancels = create_session(), cancel_session()
         self._sessions += [results.http, requests, creates, cancels]
-        transport = Transport(requests, creates, cancels, settings.workflow_url, settings.request_timeout)
+        transport = Transport(
+            requests,
+            creates,
+            cancels,
+            settings.workflow_url,
+            settings.request_timeout,
+            settings.allow_http,
+        )
         network = Network(transport, settings.sequencer_url, settings.max_retries)
         fetcher = Fetcher(network, self.journal, results, settings)
         tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)

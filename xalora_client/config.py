@@ -114,15 +114,21 @@ def parse_api_key(combined: str) -> Credentials:
     Raises:
         ConfigurationError: There is no separator, or one of the halves is empty.
     """
-    text = combined.strip()
-    separator = "#" if "#" in text else "-"
-    consumer_id, found, api_key = text.partition(separator)
-    if not found or not consumer_id or not api_key:
+    halves = _halves(combined)
+    if halves is None:
+        # In no local variable of this frame: error reporters send those along with a traceback.
+        del combined
         raise ConfigurationError(
             "The API key does not have the form <consumer_id>#<api_key> (or <consumer_id>-<api_key>)",
             next_step="Copy the whole key, both halves, into XALORA_API_KEY.",
         )
-    return Credentials(consumer_id, api_key)
+    return halves
+
+
+def _halves(combined: str) -> Credentials | None:
+    text = combined.strip()
+    consumer_id, _, api_key = text.partition("#" if "#" in text else "-")
+    return Credentials(consumer_id, api_key) if consumer_id and api_key else None
 
 
 class Settings(BaseModel):
@@ -277,15 +283,16 @@ def load_settings(
         ConfigurationError: A value does not fit; the message names the setting and its source, never a key.
             Or a ``.env`` file is there and can't be read.
     """
+    hide_secrets(arguments)
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("argument", {name: value for name, value in arguments.items() if value is not None}),
         ("environment", _variables(os.environ)),
     ]
     found_here: set[str] = set()
     for path in env_files:
-        text = _env_text(Path(path))
-        if text is not None:
-            layers.append((str(path), _variables(dotenv_values(stream=io.StringIO(text)))))
+        variables = _env_variables(Path(path))
+        if variables is not None:
+            layers.append((str(path), variables))
             if not Path(path).is_absolute():
                 found_here.add(str(path))
     layers += list((stored or {}).items())
@@ -312,7 +319,7 @@ def load_settings(
         sources["workflow_url"],
         "default",
     ):
-        _warn_of_redirection(settings, sources)
+        _refuse_redirection(settings, sources)
     return LoadedSettings(settings, sources)
 
 
@@ -332,33 +339,45 @@ def _env_text(path: Path) -> str | None:
         ) from None
 
 
-_warned: set[tuple[Path, str]] = set()
+def _refuse_redirection(settings: Settings, sources: Mapping[str, str]) -> None:
+    """Stop where a ``.env`` file of the working directory chooses the sequencer that gets another's key.
 
-
-def _warn_of_redirection(settings: Settings, sources: Mapping[str, str]) -> None:
-    """Warn once where a ``.env`` file of the working directory chooses the sequencer that gets the key.
-
-    A downloaded folder may hold such a file, to collect keys.
+    A downloaded folder may hold such a file, to collect keys. It is not skipped: the key's own network would
+    charge for what was meant for a network on this machine.
     """
-    file, url = Path(sources["workflow_url"]).absolute(), settings.sequencer_url
-    if url == DEFAULT_WORKFLOW_URL or is_loopback(url) or (file, url) in _warned:
+    if settings.sequencer_url == DEFAULT_WORKFLOW_URL:
         return
-    _warned.add((file, url))
-    logger.warning(
-        "%s sets the sequencer to %s, and your key (from %s) is sent there. If this file is not yours, "
-        "remove it. To stop this warning, set address and key in the same place.",
-        file,
-        url,
-        sources["api_key"],
+    raise ConfigurationError(
+        f"{Path(sources['workflow_url']).absolute()} sets the sequencer to {settings.sequencer_url}, and the "
+        f"key comes from another place ({sources['api_key']}), so it is not sent there",
+        next_step="If this file is yours, set XALORA_API_KEY there and nowhere else, or set both elsewhere; "
+        "if not, remove it.",
     )
 
 
-def _variables(environment: Mapping[str, str | None]) -> dict[str, str]:
+def _env_variables(path: Path) -> dict[str, Any] | None:
+    """The settings in a ``.env`` file, None where there is no file."""
+    text = _env_text(path)
+    return None if text is None else _variables(dotenv_values(stream=io.StringIO(text)))
+
+
+_SECRETS = ("api_key", "store_secret_access_key")
+
+
+def hide_secrets(values: dict[str, Any]) -> None:
+    """Wrap what must not be seen in the local variables of a traceback."""
+    for name in _SECRETS:
+        if isinstance(values.get(name), str):
+            values[name] = SecretStr(values[name])
+
+
+def _variables(environment: Mapping[str, str | None]) -> dict[str, Any]:
     """The fields of :class:`Settings` among the variables; case is ignored, empty values count as unset."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in environment.items():
         if name.upper().startswith(ENV_PREFIX) and value:
             found[name[len(ENV_PREFIX) :].lower()] = value
+    hide_secrets(found)
     return found
 
 
@@ -388,6 +407,16 @@ def one_spelling(url: str) -> str:
     if port is not None and port != {"http": 80, "https": 443}.get(parts.scheme):
         host += f":{port}"
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), parts.query, ""))
+
+
+def may_have_key(url: str, allow_http: Iterable[str]) -> bool:
+    """Whether a key may be sent to a URL: over TLS, to this machine, or where the user allows it."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() == "https" or is_loopback(url):
+        return True
+    host = (parts.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    return not {host, f"{host}:{parts.port or 80}"}.isdisjoint(allow_http)
 
 
 def is_loopback(url: str) -> bool:

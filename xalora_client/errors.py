@@ -6,6 +6,7 @@ next. The constructor takes them apart, so that no call site can leave one out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 ErrorType = Literal["client_error", "server_error"]
@@ -58,6 +59,13 @@ class XaloraError(Exception):
             error_type = "server_error" if status_code >= 500 else "client_error"
         self.error_type = error_type
         super().__init__(what)
+
+    def hide(self, secret_out_of: Callable[[str], str]) -> None:
+        """Remove a secret from what the message quotes, and forget the causes if they quote it too."""
+        clean = secret_out_of(self.what)
+        if clean != self.what:
+            self.what, self.args = clean, (clean,)
+            self.__cause__ = self.__context__ = None
 
     def __str__(self) -> str:
         subject = ""

@@ -230,8 +230,9 @@ class WorkflowTask(BaseModel):
             if self.consumer_id is None or default is None:
                 return default
             return Credentials(self.consumer_id, default.api_key)
-        key = self.api_key.get_secret_value()
-        return Credentials(self.consumer_id, key) if self.consumer_id else parse_api_key(key)
+        if self.consumer_id:
+            return Credentials(self.consumer_id, self.api_key.get_secret_value())
+        return parse_api_key(self.api_key.get_secret_value())
 
 
 class UpscalerTask(WorkflowTask):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
 
 from xalora_client import ConfigurationError, MissingKeyError, load_settings, parse_api_key
-from xalora_client.config import DEFAULT_WORKFLOW_URL
+from xalora_client.config import DEFAULT_WORKFLOW_URL, may_have_key
 
 
 @pytest.mark.parametrize(
@@ -183,51 +182,90 @@ def test_an_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / ".env") in str(caught.value)
 
 
-def redirections(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    caplog.clear()
-    return found
-
-
-def test_a_key_that_a_found_file_redirects_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("own", ["", "XALORA_API_KEY=eve#own\n"])
+@pytest.mark.parametrize("url", ["https://bob:pass@elsewhere.example/", "http://127.0.0.1:8080"])
+def test_an_env_file_of_the_working_directory_redirects_no_other_key(
+    own: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / ".env").write_text("XALORA_WORKFLOW_URL=https://bob:pass@elsewhere.example/\n")
-    load_settings()
-    assert redirections(caplog) == []
+    (tmp_path / ".env").write_text(f"XALORA_WORKFLOW_URL={url}\n{own}")
+    assert load_settings().settings.workflow_url == url.rstrip("/")
     monkeypatch.setenv("XALORA_API_KEY", "alice#s3cret")
-    load_settings()
-    load_settings()
-    (message,) = redirections(caplog)
-    assert f"{tmp_path / '.env'} sets the sequencer to https://elsewhere.example, " in message
-    assert "(from environment)" in message
-    assert "s3cret" not in message
-    assert "pass" not in message
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert str(tmp_path / ".env") in str(caught.value)
+    assert "(environment)" in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ("s3cret", "pass@", "own"))
+    with pytest.raises(ConfigurationError):
+        load_settings(api_key="alice#s3cret")
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        "XALORA_WORKFLOW_URL=http://127.0.0.1:8080",
-        "XALORA_WORKFLOW_URL=http://localhost:8080",
         f"XALORA_WORKFLOW_URL={DEFAULT_WORKFLOW_URL}",
-        "XALORA_WORKFLOW_URL=https://seq.example\nXALORA_API_KEY=bob#own",
         "XALORA_MAX_RETRIES=1",
+        "XALORA_API_KEY=bob#own",
     ],
 )
-def test_ordinary_files_are_no_redirection(
-    lines: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    if "API_KEY" not in lines:
-        monkeypatch.setenv("XALORA_API_KEY", "alice#s3cret")
+def test_ordinary_files_are_no_redirection(lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XALORA_API_KEY", "alice#s3cret")
     Path(".env").write_text(lines)
     load_settings()
-    assert redirections(caplog) == []
+    monkeypatch.setenv("XALORA_WORKFLOW_URL", "https://seq.example")
+    Path(".env").write_text("XALORA_WORKFLOW_URL=https://elsewhere.example")
+    assert load_settings().settings.workflow_url == "https://seq.example"
 
 
-def test_a_file_that_a_program_names_is_no_redirection(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_with_address_and_key_is_no_redirection() -> None:
+    Path(".env").write_text("XALORA_WORKFLOW_URL=https://seq.example\nXALORA_API_KEY=bob#own")
+    assert load_settings().settings.credentials().api_key == "own"
+
+
+def test_a_file_that_a_program_names_is_no_redirection(tmp_path: Path) -> None:
     (tmp_path / "my.env").write_text("XALORA_WORKFLOW_URL=https://seq.example\n")
     load_settings(env_files=[tmp_path / "my.env"], api_key="alice#s3cret")
-    assert redirections(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "hosts"),
+    [
+        ("", ()),
+        ("a.example, B:8 ,", ("a.example", "b:8")),
+        ("[fd00::1]:9,10.0.0.1", ("[fd00::1]:9", "10.0.0.1")),
+    ],
+)
+def test_hosts_are_a_list(listed: str, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XALORA_RESULT_HOSTS", listed)
+    assert load_settings().settings.result_hosts == hosts
+
+
+@pytest.mark.parametrize("listed", ["http://a.example", "a b", "a/b", "fd00::1", "a:x", "*"])
+def test_what_is_no_host_is_refused(listed: str) -> None:
+    with pytest.raises(ConfigurationError, match="XALORA_RESULT_HOSTS"):
+        load_settings(result_hosts=listed)
+
+
+@pytest.mark.parametrize(
+    ("url", "listed", "may"),
+    [
+        ("https://seq.example", "", True),
+        ("http://seq.example", "", False),
+        ("HTTP://seq.example", "", False),
+        ("http://seq.example:80", "seq.example", True),
+        ("http://SEQ.example", "seq.example:80", True),
+        ("http://seq.example:8000", "seq.example:80", False),
+        ("http://other.example", "seq.example", False),
+        ("http://127.0.0.1:8", "", True),
+        ("http://localhost:8", "", True),
+        ("http://[::1]:8", "", True),
+        ("http://10.0.0.1:8", "", False),
+        ("http://[fd00::1]:8", "[fd00::1]", True),
+        ("http://localhost.example", "", False),
+        ("http://127.0.0.1.example", "", False),
+    ],
+)
+def test_a_key_travels_in_the_open_to_this_machine_alone_and_where_it_may(
+    url: str, listed: str, may: bool
+) -> None:
+    settings = load_settings(workflow_url=url, allow_http=listed).settings
+    assert may_have_key(settings.workflow_url, settings.allow_http) is may

@@ -27,7 +27,9 @@ from ..errors import (
 )
 from ..events import Downloading
 from ..journal import Event, Journal
+from ..journal.results_folder import LEFT_SECONDS, leave_part
 from ..network.answers import addresses_of, holds_nothing, result_references, shown_reference
+from ..network.outside import without_key
 from ..network.sequencer import Network
 from ..network.status import FINISHED, is_terminal
 from ..results import WorkflowTaskResult
@@ -38,9 +40,6 @@ if TYPE_CHECKING:
     from .job import Job
 
 logger = logging.getLogger("xalora_client")
-
-LEFT_SECONDS = 90.0
-"""The age at which a partial download counts as left by a process that has ended."""
 
 NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
 """Seconds before each further try at a result that is not there: stores lag behind what miners say."""
@@ -262,15 +261,25 @@ class Fetcher:
         await run_in_thread(lambda: _continue_from(dest, private))
 
         async def once() -> Path:
-            return await download(
-                self._session, url, private, task_id=task_id, on_progress=tell, max_bytes=max_bytes
-            )
+            try:
+                return await download(
+                    self._session, url, private, task_id=task_id, on_progress=tell, max_bytes=max_bytes
+                )
+            except ResultError as error:
+                # What came may repeat the key, and the message quote it.
+                error.hide(lambda text: str(without_key(text, job.credentials)))
+                raise
 
         try:
-            path = await once()
-        except ResultFormatError:
-            # Broken on its way, perhaps: twice the same means that the miner wrote it so.
-            path = await once()
+            try:
+                path = await once()
+            except ResultFormatError:
+                # Broken on its way, perhaps: twice the same means that the miner wrote it so.
+                path = await once()
+        except BaseException:
+            leave_part(private.with_name(f"{private.name}.part"))
+            self._journal.evict()
+            raise
         try:
             return await run_in_thread(lambda: _settle(path, dest.with_name(dest.name + path.suffix)))
         except OSError as error:

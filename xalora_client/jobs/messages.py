@@ -25,7 +25,8 @@ from ..errors import (
     XaloraError,
 )
 from ..journal import Record
-from ..network.answers import REASON_LIMIT, failure_reason, on_one_line
+from ..network.answers import REASON_LIMIT, failure_reason
+from ..network.outside import printable
 from ..network.status import FINISHED
 from ..results import WorkflowTaskResult
 
@@ -58,7 +59,7 @@ def failed(job: Job, answer: WorkflowTaskResult) -> TaskFailedError:
 
 def canceled(job: Job, answer: WorkflowTaskResult) -> TaskCanceledError:
     """The network reports the task as canceled."""
-    why = f" ({on_one_line(answer.message, REASON_LIMIT)})" if answer.message else ""
+    why = f" ({printable(answer.message, REASON_LIMIT)})" if answer.message else ""
     return TaskCanceledError(
         f"Task {job.task_id} was canceled, by its owner or by the network's own timeout{why}",
         money="Whether a canceled task is charged is the network's decision.",

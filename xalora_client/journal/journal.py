@@ -463,15 +463,22 @@ class Journal:
     def evict(self) -> None:
         """Have the kept results brought under their limit, the least recently used first; never waits.
 
-        Never those with a lease, and never one that was not delivered: it may be the only copy.
+        Partial downloads count too, and those that nobody continues go before any result. Never those with a
+        lease, and never one that was not delivered: it may be the only copy.
         """
         if self.results_limit_bytes is not None:
             self._request(self._evict, patience=0.0, settles=True, within=LAG_SECONDS)
 
     def _evict(self, change: Transaction) -> None:
         limit = self.results_limit_bytes
-        total = change.counter("kept")
-        if limit is None or total <= limit:
+        if limit is None:
+            return
+        parts = self._results.part_sizes()
+        total = change.counter("kept") + sum(parts.values())
+        for part, size in parts.items():
+            if total > limit and self._results.remove_left(part):
+                total -= size
+        if total <= limit:
             return
         rows = change.connection.execute(
             "SELECT id, size, files FROM entries WHERE size > 0 AND delivered = 1 AND state = 'finished'"

@@ -10,7 +10,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from time import time
 
 from ..errors import STILL_RETRIEVABLE, JournalError
 from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
@@ -23,6 +25,10 @@ KeptFile = tuple[str, int, str]
 ROOM_BYTES = 32 * 2**20
 """Free disk space without which no task is sent: its result would have no place."""
 
+LEFT_SECONDS = 90.0
+"""The age at which a partial download counts as left: a living process gives its connection up before."""
+
+_PART = ".part"
 _PROBE_BYTES = 256 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
@@ -123,6 +129,28 @@ class KeptResults:
             begun = [name for name in partial if name.startswith((f"{stem}.", f"{stem}-"))]
             self.remove([*files, *((name, 0, "") for name in begun)])
 
+    def part_sizes(self) -> dict[Path, int]:
+        """The partial downloads and their bytes, the oldest first."""
+        found: list[tuple[float, int, Path]] = []
+        with suppress(OSError), os.scandir(self.root) as entries:
+            for entry in entries:
+                if entry.name.endswith(_PART):
+                    with suppress(OSError):
+                        stat = entry.stat(follow_symlinks=False)
+                        found.append((stat.st_mtime, stat.st_size, Path(entry.path)))
+        return {path: size for _, size, path in sorted(found)}
+
+    def remove_left(self, part: Path) -> bool:
+        """Removes a partial download that nobody continues just now; False where it stays."""
+        try:
+            if time() - part.stat().st_mtime < LEFT_SECONDS:
+                return False
+            part.unlink()
+            part.with_name(f"{part.name}.json").unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
     def _path(self, name: str) -> Path:
         return self.root / PurePosixPath(name)
 
@@ -137,3 +165,10 @@ def _made_of(name: str) -> tuple[str, ...]:
     """The name of the video that may have been made of an animation, which no row knows of."""
     path = PurePosixPath(name)
     return (converted_video_path(path).as_posix(),) if path.suffix in ANIMATION_SUFFIXES else ()
+
+
+def leave_part(part: Path) -> None:
+    """Let a partial download count as left from now on, where there is one."""
+    with suppress(OSError):
+        left = part.stat().st_mtime - LEFT_SECONDS
+        os.utime(part, (left, left))

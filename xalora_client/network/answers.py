@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from ..errors import STILL_RETRIEVABLE, ResultLocationError
 from ..media.media_types import sniff
 from ..results import WorkflowTaskResult
+from .outside import printable
 
 # The keys of results (protocol, "result has no fixed form"); `url` comes first, since an object that has it
 # describes one file.
@@ -156,7 +157,7 @@ def status_answer(task_id: str, answer: Mapping[str, Any], result: Any) -> Workf
 
 
 def _name(said: Any, limit: int = 100) -> str | None:
-    return on_one_line(str(said), limit) or None if isinstance(said, str | int) and said is not True else None
+    return printable(str(said), limit) or None if isinstance(said, str | int) and said is not True else None
 
 
 def _seconds(said: Any) -> float | None:
@@ -180,19 +181,13 @@ def failure_reason(result: Any, message: str = "") -> str:
     or ``msg``, as in refused requests.
     """
     said = message_in(result) if isinstance(result, Mapping) else None
-    return on_one_line(str(said or message or result or "the network gives no reason"), REASON_LIMIT)
+    return printable(str(said or message or result or "the network gives no reason"), REASON_LIMIT)
 
 
 def message_in(answer: Mapping[str, Any]) -> Any:
     """The message of an answer, None where it has none."""
     said = answer.get("message") or answer.get("error") or answer.get("msg")
     return message_in(said) or said if isinstance(said, Mapping) else said
-
-
-def on_one_line(text: str, limit: int) -> str:
-    """A text on one line, cut to ``limit`` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def miner_of(reference: str, task_id: str) -> str | None:

@@ -29,7 +29,8 @@ from ..errors import (
     XaloraError,
 )
 from ..results import WorkflowTaskResult
-from .answers import message_in, on_one_line, status_answer
+from .answers import message_in, status_answer
+from .outside import STATUS_LIMIT, TEXT_LIMIT, cleaned, printable, without_key
 from .pace import MAX_POLLS_PER_SECOND, Pace
 from .sessions import MAX_CONNECTIONS
 from .status import FINISHED, meaning
@@ -99,14 +100,12 @@ class Network:
                     workflow_id=workflow_id,
                     task_type=task_type,
                 ),
-                credentials,
                 "asking for a miner",
             )
             payload = answer.payload or {}
             if not payload.get("miner_id"):
                 raise NoMinerError(
-                    "The network has no miner for this workflow: "
-                    f"{_message(answer, credentials) or 'no reason given'}",
+                    f"The network has no miner for this workflow: {_message(answer) or 'no reason given'}",
                     next_step="Try again later, or choose another workflow.",
                     status_code=answer.status,
                 )
@@ -172,12 +171,12 @@ class Network:
                 raise _Repeatable(self._unreachable(error, job_id=job_id)) from error
             except OutcomeUnknown as error:
                 raise _ambiguous(job_id, str(error)) from error
-            task_id = (answer.payload or {}).get("task_id")
-            verdict = _judged(answer, well_formed=bool(task_id))
-            if verdict is Verdict.OK:
-                return str(task_id)
-            reason = _message(answer, credentials)
-            refused = refusal_in(answer.payload, answer.text) if answer.ok else None
+            verdict = _judged(answer, well_formed=answer.task_id is not None)
+            if verdict is Verdict.OK and answer.task_id is not None:
+                return answer.task_id
+            reason = _message(answer)
+            may_refuse = answer.ok and not answer.names_task
+            refused = refusal_in(answer.payload, answer.text) if may_refuse else None
             if refused is not None and not (attempts > 1 and speaks_of_another(answer.text)):
                 refusal = self._refusal(
                     refused, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id
@@ -207,17 +206,17 @@ class Network:
             async with self._polls:
                 answer = await self._ask(
                     self._transport.post("task_result_query", credentials, task_id=task_id),
-                    credentials,
                     "asking for the task's status",
                     task_id=task_id,
                     required="status",
                     money=UNAFFECTED,
                 )
             payload = answer.payload or {}
-            status, result = meaning(payload), payload.get("result")
+            status, result = printable(meaning(payload), STATUS_LIMIT), payload.get("result")
             # The address of a result must stay unchanged; a failure's text is only read.
-            clean = _without_key({**payload, "status": status}, credentials)
-            return status_answer(task_id, clean, result if status == FINISHED else clean.get("result"))
+            if status != FINISHED:
+                result = cleaned(without_key(result, credentials))
+            return status_answer(task_id, {**payload, "status": status}, result)
 
         return await self._repeat(once, retries=retries)
 
@@ -233,7 +232,6 @@ class Network:
         async def once() -> dict[str, Any]:
             answer = await self._ask(
                 self._transport.post("task_cancel", credentials, task_id=task_id),
-                credentials,
                 "canceling the task",
                 task_id=task_id,
                 money=NOT_CONFIRMED,
@@ -241,19 +239,17 @@ class Network:
             payload = answer.payload or {}
             refuses = payload.get("error") or payload.get("success") is False
             if refuses or refusal_in(payload, answer.text) is not None:
-                reason = _message(answer, credentials)
+                reason = _message(answer)
                 raise self._refusal(
                     Verdict.REFUSED, answer, reason, "canceling the task", NOT_CONFIRMED, task_id=task_id
                 )
-            msg = _without_key(str(payload.get("msg", "")), credentials)
-            return {"task_id": str(payload.get("task_id", task_id)), "msg": msg}
+            return {"task_id": task_id, "msg": printable(str(payload.get("msg", "")), TEXT_LIMIT)}
 
         return await self._repeat(once, retries=retries)
 
     async def _ask(
         self,
         request: Awaitable[Answer],
-        credentials: Credentials,
         doing: str,
         *,
         task_id: str | None = None,
@@ -273,7 +269,7 @@ class Network:
         names_other = _names_other_task(answer, task_id)
         verdict = _judged(answer, well_formed=well_formed and not names_other)
         if verdict is not Verdict.OK:
-            reason = "it is about another task" if names_other else _message(answer, credentials)
+            reason = "it is about another task" if names_other else _message(answer)
             raise self._refusal(verdict, answer, reason, doing, money, task_id=task_id)
         return answer
 
@@ -415,27 +411,11 @@ def _judged(answer: Answer, *, well_formed: bool) -> Verdict:
     return judge(answer.status, answer.text, well_formed=well_formed, is_object=answer.payload is not None)
 
 
-def _message(answer: Answer, credentials: Credentials) -> str:
-    """The answer's message on one line, shortened, and without the key in case the server repeats it."""
+def _message(answer: Answer) -> str:
+    """The answer's message on one line, shortened."""
     if answer.payload is None and is_page(answer.text):
         return "a web page came"
-    text = str(message_in(answer.payload or {}) or answer.text)
-    return on_one_line(str(_without_key(text, credentials)), MESSAGE_LIMIT)
-
-
-def _without_key(value: Any, credentials: Credentials) -> Any:
-    """A part of an answer, of any JSON form, with the key replaced."""
-    if isinstance(value, str):
-        for secret in (f"{credentials.consumer_id}#{credentials.api_key}", credentials.api_key):
-            value = value.replace(secret, "[key]")
-        return value
-    if isinstance(value, Mapping):
-        return {
-            _without_key(name, credentials): _without_key(each, credentials) for name, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_key(each, credentials) for each in value]
-    return value
+    return printable(str(message_in(answer.payload or {}) or answer.text), MESSAGE_LIMIT)
 
 
 _BACK_OFF = wait_random_exponential(multiplier=RETRY_BASE_SECONDS, max=RETRY_CAP_SECONDS)  # full jitter

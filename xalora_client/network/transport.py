@@ -11,17 +11,19 @@ import json
 import math
 import secrets
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
 import aiohttp
+from pydantic import SecretStr
 
-from ..config import Credentials
-from ..errors import ClientClosedError
+from ..config import Credentials, may_have_key, without_login
+from ..errors import ClientClosedError, ConfigurationError
 from .answers import retry_after
 from .failure_text import describe_failure
+from .outside import TEXT_LIMIT, cleaned, has_content_coding, is_bounded, printable, task_id_in, without_key
 from .sessions import environment_proxy
 
 CHUNK_BYTES = 256 * 1024
@@ -35,6 +37,7 @@ OVERSLEPT_SECONDS = 1.0
 AFTER_STANDSTILL_SECONDS = 2.0
 """The time to read what arrived in the meantime, such as the answer to a create."""
 
+_COMPRESSED = b"the answer came compressed, which was not asked for"
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would include the upload
 
 # Random, so that no text of a user can contain it.
@@ -53,12 +56,26 @@ class _Stalled(Exception):
     """No progress for too long; the text says at which step."""
 
 
+class _TooLarge(Exception):
+    """More came than any answer holds."""
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """An answer as it came."""
+
+    status: int
+    body: bytes = field(repr=False)  # it may repeat the key
+    retry_after: float | None
+
+
 @dataclass(frozen=True)
 class Answer:
     """An HTTP answer; ``payload`` is the parsed JSON object, or None where the body is not one.
 
-    ``sent_in_full`` is False where the sequencer answered before it had the whole request: then it can't have
-    acted on it.
+    Its texts are clean, except those of ``result``, which may be addresses. ``task_id`` is the id that the
+    payload names, None where ``names_task`` is False or it can't be kept. ``sent_in_full`` is False where the
+    sequencer answered before it had the whole request: then it can't have acted on it.
     """
 
     status: int
@@ -66,6 +83,8 @@ class Answer:
     text: str
     retry_after: float | None = None
     sent_in_full: bool = True
+    task_id: str | None = None
+    names_task: bool = False
 
     @property
     def ok(self) -> bool:
@@ -117,6 +136,8 @@ def json_body(payload: Mapping[str, Any], handed_over: Callable[[], None] = lamb
     images: list[InlineImage] = []
 
     def placeholder(value: Any) -> str:
+        if isinstance(value, SecretStr):
+            return value.get_secret_value()
         if not hasattr(value, "uri_chunks"):
             raise TypeError(f"{type(value).__name__} has no JSON form")
         images.append(value)
@@ -142,6 +163,7 @@ class Transport:
         base_url: The sequencer's URL.
         request_timeout: Seconds to connect, to wait for the answer once the body is sent, and without
             progress while it is sent: a large body may take any time on a slow line.
+        allow_http: Hosts that the key may be sent to over plain http, besides this machine.
     """
 
     def __init__(
@@ -151,11 +173,13 @@ class Transport:
         cancel_session: aiohttp.ClientSession,
         base_url: str,
         request_timeout: float,
+        allow_http: Iterable[str] = (),
     ) -> None:
         self._session = session
         self._own_sessions = {"task_create": create_session, "task_cancel": cancel_session}
         self._base_url = base_url.rstrip("/")
         self.timeout = request_timeout
+        self._may_have_key = may_have_key(base_url, allow_http)
         self._proxy: str | None = None
         self._proxy_known = False
 
@@ -173,9 +197,16 @@ class Transport:
             handed_over: Called when the sequencer may have the complete request.
 
         Raises:
+            ConfigurationError: The key may not be sent there, or the proxy can't be used.
             Undelivered, OutcomeUnknown: There is no answer.
         """
-        body = json_body({**fields, "api_key": credentials.api_key}, handed_over)
+        if not self._may_have_key:
+            raise ConfigurationError(
+                f"The sequencer's address {without_login(self._base_url)} begins with http://, where the key "
+                "could be read on its way",
+                next_step="Use https://, or name the host in XALORA_ALLOW_HTTP if you trust the way to it.",
+            )
+        body = json_body({**fields, "api_key": SecretStr(credentials.api_key)}, handed_over)
         # The key is in no local variable: error reporters send those along with a traceback.
         if not self._proxy_known:
             self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
@@ -184,22 +215,28 @@ class Transport:
         if session.closed:
             raise ClientClosedError("This client was closed before the request left")
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
-        try:
-            answer = await self._unless_stalled(request, body)
-            return replace(answer, sent_in_full=body.handed_over)
-        except aiohttp.InvalidURL:
-            raise Undelivered("this is not a URL") from None
-        except aiohttp.ClientConnectorError as error:
-            raise Undelivered(describe_failure(error)) from error
-        except aiohttp.ClientResponseError as error:
-            # Not chained: its text contains a URL, that of a proxy with its password.
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(describe_failure(error)) from None
-        except _Stalled as stall:
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(str(stall)) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise (OutcomeUnknown if body.handed_over else Undelivered)(describe_failure(error)) from error
+        answer = await self._outcome(request, body)
+        if isinstance(answer, str):
+            # Not chained: frames further down hold the request, and with it the key.
+            raise (OutcomeUnknown if body.handed_over else Undelivered)(answer)
+        return _understood(answer, credentials, sent_in_full=body.handed_over)
 
-    async def _exchange(self, session: aiohttp.ClientSession, url: str, body: _Body) -> Answer:
+    async def _outcome(self, request: Coroutine[Any, Any, _Raw], body: _Body) -> _Raw | str:
+        """What came back, or why nothing did."""
+        try:
+            return await self._unless_stalled(request, body)
+        except aiohttp.InvalidURL:
+            body.handed_over = False
+            return "this is not a URL"
+        except aiohttp.ClientConnectorError as error:
+            body.handed_over = False
+            return describe_failure(error)
+        except (_Stalled, _TooLarge) as problem:
+            return str(problem)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's answer does to the parser
+            return describe_failure(error)
+
+    async def _exchange(self, session: aiohttp.ClientSession, url: str, body: _Body) -> _Raw:
         async with session.post(
             url,
             data=body.chunks(),
@@ -209,11 +246,13 @@ class Transport:
             # A redirected POST would be sent again, or become a GET.
             allow_redirects=False,
         ) as response:
-            # JSON is UTF-8, whatever charset is declared; a byte order mark is skipped.
-            text = (await _read(response)).decode("utf-8-sig", "replace")
-            return Answer(response.status, _parse(text), text, retry_after(response.headers))
+            if has_content_coding(response.headers.getall("Content-Encoding", ())):
+                # Unpacked, a few bytes could fill the memory; it was asked for as it is.
+                response.close()
+                return _Raw(response.status, _COMPRESSED, retry_after(response.headers))
+            return _Raw(response.status, await _read(response), retry_after(response.headers))
 
-    async def _unless_stalled(self, request: Coroutine[Any, Any, Answer], body: _Body) -> Answer:
+    async def _unless_stalled(self, request: Coroutine[Any, Any, _Raw], body: _Body) -> _Raw:
         """The answer, or :class:`_Stalled`; either way the request has ended."""
         began = monotonic()
         went_on = -math.inf
@@ -244,23 +283,40 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The body of an answer.
 
     Raises:
-        aiohttp.ClientPayloadError: It is larger than any answer of the protocol.
+        _TooLarge: It is larger than any answer of the protocol.
     """
     body = bytearray()
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             response.close()
-            raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+            raise _TooLarge(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
     return bytes(body)
 
 
-def _parse(text: str) -> Mapping[str, Any] | None:
+def _understood(raw: _Raw, credentials: Credentials, *, sent_in_full: bool) -> Answer:
+    """An answer without the key, its texts clean."""
+    # JSON is UTF-8, whatever charset is declared; a byte order mark is skipped.
+    text = raw.body.decode("utf-8-sig", "replace")
+    payload, task_id, names_task = _parse(text), None, False
+    if payload is not None:
+        names_task = bool(payload.get("task_id"))
+        task_id = task_id_in(payload, credentials)
+        result = without_key(payload.get("result"), credentials, hides_short=False)
+        rest = {name: each for name, each in payload.items() if name != "result"}
+        payload = cleaned(without_key(rest, credentials))
+        if result is not None:
+            payload["result"] = result
+    shown = printable(without_key(text, credentials), TEXT_LIMIT)
+    return Answer(raw.status, payload, shown, raw.retry_after, sent_in_full, task_id, names_task)
+
+
+def _parse(text: str) -> dict[str, Any] | None:
     try:
         payload = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return payload if isinstance(payload, dict) else None
+    return payload if isinstance(payload, dict) and is_bounded(payload) else None
 
 
 @dataclass(frozen=True)

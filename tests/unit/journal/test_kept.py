@@ -28,7 +28,7 @@ from journal_steps import (
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import Event, Journal, Record, TaskState
-from xalora_client.journal.results_folder import KeptFile, KeptResults
+from xalora_client.journal.results_folder import KeptFile, KeptResults, leave_part
 
 LIMIT = 300
 
@@ -301,6 +301,7 @@ class TestReadOnly:
 import json, os, sys
 from xalora_client.errors import JournalError
 from xalora_client.journal import Journal, Work
+from xalora_client.journal.results_folder import leave_part
 os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
 work = Work(fingerprint=f"{1:064x}", sequencer_url="http://devnet", consumer_id="someone", task_type="any")
 with Journal(sys.argv[1], sys.argv[2]) as journal:
@@ -337,3 +338,37 @@ with Journal(sys.argv[1], sys.argv[2]) as journal:
         assert "can't be" in refused
         assert "nothing was charged" in refused
         assert (content, count) == ("pixels", 1)
+
+
+class TestPartialDownloads:
+    """They count towards the limit, and go before any result once nobody continues them."""
+
+    def part(self, journal: Journal, name: str, size: int, *, left: bool) -> Path:
+        journal.results_dir.mkdir(parents=True, exist_ok=True)
+        part = journal.results_dir / f"{name}.part"
+        part.write_bytes(bytes(size))
+        part.with_name(f"{part.name}.json").write_text("{}")
+        if left:
+            leave_part(part)
+        return part
+
+    def test_those_that_were_left_go_first(self, journal: Journal) -> None:
+        kept(journal, 1)
+        kept(journal, 2)
+        parts = [self.part(journal, f"job-{n}.abc", 200, left=True) for n in range(2)]
+        assert with_files(journal) == {1, 2}
+        assert not any(part.exists() for part in parts)
+        assert list(journal.results_dir.glob("*part*")) == []
+
+    def test_below_the_limit_they_stay_to_be_continued(self, journal: Journal) -> None:
+        kept(journal, 1)
+        part = self.part(journal, "job-1.abc", 100, left=True)
+        assert with_files(journal) == {1}
+        assert part.exists()
+
+    def test_one_under_way_stays_and_takes_the_room_of_results(self, journal: Journal) -> None:
+        for number in (1, 2, 3):
+            kept(journal, number)
+        part = self.part(journal, "job-9.abc", 150, left=False)
+        assert with_files(journal) == {3}
+        assert part.exists()

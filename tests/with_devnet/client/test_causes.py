@@ -51,7 +51,8 @@ async def free_port() -> AsyncIterator[int]:
 
 
 async def message(url: str, *, request_timeout: float = 10) -> str:
-    async with AsyncXalora(KEY, url, max_retries=0, request_timeout=request_timeout) as client:
+    options = {"max_retries": 0, "request_timeout": request_timeout, "allow_http": "sequencer.invalid"}
+    async with AsyncXalora(KEY, url, **options) as client:
         with pytest.raises(XaloraConnectionError) as caught:
             await client.query_task_result("t-1")
     text = str(caught.value)

@@ -338,7 +338,7 @@ async def test_proxies_of_the_environment_are_honoured(
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTP_PROXY", devnet.url)
-    async with AsyncXalora(devnet.api_key, "http://sequencer.invalid") as client:
+    async with AsyncXalora(devnet.api_key, "https://sequencer.invalid") as client:
         answer = await client.resource_request(task_type="upscaler")
     assert answer["miner_id"]
 

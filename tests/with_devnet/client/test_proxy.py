@@ -31,6 +31,12 @@ KEY = "alice#s3cret"
 SEQUENCER = "http://sequencer.invalid:8080"
 
 
+@pytest.fixture(autouse=True)
+def plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The proxy of these tests reads what it is asked.
+    monkeypatch.setenv("XALORA_ALLOW_HTTP", "sequencer.invalid")
+
+
 @dataclass
 class Proxy:
     """Answers itself whatever it is asked to fetch, and keeps the request lines and proxy credentials."""
