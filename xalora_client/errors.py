@@ -215,6 +215,10 @@ class ResultFormatError(ResultError):
     """The downloaded bytes are not a complete image or video that this package reads."""
 
 
+class ResultTooLargeError(ResultFormatError):
+    """The result needs more memory or time than is allowed. It is not downloaded or sent again."""
+
+
 class JournalError(XaloraError):
     """The journal of tasks can't be opened, read or written."""
 

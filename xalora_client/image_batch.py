@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from .media.images import FloatImages, Pixels, decode_images, decode_pixels, touched_array
+from .media.limits import check_images, check_memory
 from .media.media_types import sniff_file
 from .media.result_files import count_images_in_files, image_files
 from .results import RunResult, add_result_to_errors
@@ -44,6 +45,7 @@ class ImageBatch:
 
         Raises:
             ResultFormatError: A file is not an image this package can read, or the result is a video.
+            ResultTooLargeError: It has more pixels than the limits allow, or than memory is free.
             ResultDownloadError: A file is no longer there.
         """
         with add_result_to_errors(result):
@@ -67,6 +69,9 @@ class ImageBatch:
         with self._lock:
             if self._array is None:
                 self._images_each = images
+                stored = pixels.height * pixels.width * max(pixels.channels, _COLOUR_CHANNELS)
+                check_images(images * stored)
+                check_memory((self._total * images, *shape))
                 self._array = touched_array((self._total * images, *shape))
             if self._images_each != images or self._array.shape[1:] != shape:
                 self._uneven = True
@@ -85,7 +90,8 @@ class ImageBatch:
             ResultFormatError: As for :meth:`add`.
         """
         if self._uneven or self._array is None:
-            self._array = decode_images([file for result in results for file in image_files(result.files)])
+            files = [file for result in results for file in image_files(result.files)]
+            self._array = decode_images(files, results=len(results))
             if not self._keep_alpha:
                 self._array = self._array[..., :_COLOUR_CHANNELS]
         return self._array

@@ -161,6 +161,22 @@ def add_result_to_errors(result: RunResult) -> Iterator[None]:
                 f"`xalora forget {result.task_id}`."
             )
         raise
+    except XaloraError:
+        raise
+    except Exception as error:
+        raise unreadable(error, task_id=result.task_id, job_id=result.job_id) from error
+
+
+def unreadable(error: Exception, *, task_id: str | None, job_id: str) -> ResultFormatError:
+    """The error of one task, for whatever its result caused: it comes from a stranger's machine."""
+    subject = f"The result of task {task_id}" if task_id else "The result"
+    return ResultFormatError(
+        f"{subject} can't be used: it causes {type(error).__name__}",
+        money=MADE_HERE if task_id is None else STILL_RETRIEVABLE,
+        next_step="Fetch it again by the task's id; if it stays so, the miner wrote it so.",
+        task_id=task_id,
+        job_id=job_id,
+    )
 
 
 @dataclass(frozen=True)

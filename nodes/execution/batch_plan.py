@@ -22,6 +22,7 @@ from ...xalora_client.errors import (
     RateLimitError,
     ResultExpiredError,
     ResultFormatError,
+    ResultTooLargeError,
     ServiceError,
     StoreError,
     TaskCanceledError,
@@ -330,8 +331,10 @@ class BatchPlan:
 
 
 def _would_repeat(tries: Sequence[XaloraError]) -> bool:
-    """Whether two tasks in a row gave results that are broken in the same way: a third would, too."""
+    """Whether the next task would give the same: a result beyond the limits, or two broken in one way."""
     last = tries[-2:]
+    if isinstance(tries[-1], ResultTooLargeError):
+        return True
     return (
         all(isinstance(error, ResultFormatError) for error in last)
         and len({error.task_id for error in last}) == 2

@@ -24,6 +24,8 @@ from ..errors import (
     ResultFormatError,
     ResultLocationError,
     ResultMissingError,
+    ResultTooLargeError,
+    XaloraError,
 )
 from ..events import Downloading
 from ..journal import Event, Journal
@@ -32,7 +34,7 @@ from ..network.answers import addresses_of, holds_nothing, result_references, sh
 from ..network.outside import without_key
 from ..network.sequencer import Network
 from ..network.status import FINISHED, is_terminal
-from ..results import WorkflowTaskResult
+from ..results import WorkflowTaskResult, unreadable
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -97,6 +99,15 @@ class Fetcher:
             ResultLocationError: They have no known form, or are not under the base URL of results.
             ResultError: They can't be had, or are broken.
         """
+        try:
+            return await self._fetch(job, answer)
+        except XaloraError:
+            raise
+        except Exception as error:
+            # One edge for all of it: the answer and the files come from strangers.
+            raise unreadable(error, task_id=answer.task_id, job_id=job.job_id) from error
+
+    async def _fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         answer = await self._with_result(job, answer)
         places = self._places(answer)
         try:
@@ -273,6 +284,8 @@ class Fetcher:
         try:
             try:
                 path = await once()
+            except ResultTooLargeError:
+                raise
             except ResultFormatError:
                 # Broken on its way, perhaps: twice the same means that the miner wrote it so.
                 path = await once()

@@ -149,6 +149,22 @@ def webp_durations(data: bytes) -> list[int]:
     ]
 
 
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """The width and height that the first chunk of a WebP file declares; None where it declares none."""
+    name, start = data[12:16], data[20:30]
+    if len(start) < 10:
+        return None
+    if name == b"VP8X":
+        return int.from_bytes(start[4:7], "little") + 1, int.from_bytes(start[7:10], "little") + 1
+    if name == b"VP8L":
+        bits = int.from_bytes(start[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if name == b"VP8 ":
+        width, height = struct.unpack_from("<HH", start, 6)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
 def riff_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """The name and payload of each chunk of a RIFF file (WebP).
 

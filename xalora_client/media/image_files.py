@@ -26,8 +26,10 @@ from .containers import (
     png_chunks,
     strip_jpeg,
     strip_png,
+    webp_size,
 )
 from .embedded import Embedded, read_embedded
+from .limits import TooLargeError, check_frames, check_image
 from .media_types import MediaKind, sniff
 from .png_decode import PngHeader, read_png_header
 
@@ -53,6 +55,7 @@ class ImageHeader:
     """Kind, size and frames of an image by its header; the size is after EXIF rotation.
 
     ``frames`` is 1 for a still image. An animation may claim alpha and be opaque all the same.
+    ``stored_bytes`` is what the pixels of all frames take at their stored depth.
     """
 
     kind: MediaKind
@@ -60,6 +63,7 @@ class ImageHeader:
     height: int
     has_alpha: bool
     frames: int
+    stored_bytes: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,14 @@ class OpenedImage:
             return 1
         with damage_as_broken():
             return int(getattr(self.image, "n_frames", 1)) - self._frames_before
+
+    @property
+    def frame_bytes(self) -> int:
+        """The bytes that the pixels of one frame take at their stored depth."""
+        width, height = self.image.size
+        depth = self.png.depth if self.png is not None else 8
+        channels = 4 if has_alpha(self) else max(_LEAST_CHANNELS.get(self.image.mode, 3), 1)
+        return width * height * channels * (2 if depth == 16 else 1)
 
     @property
     def _frames_before(self) -> int:
@@ -103,14 +115,22 @@ def read_header(source: ImageSource) -> ImageHeader:
     frames = opened.frames
     # Each frame of an animation may have a palette or a size of its own, so the header does not tell.
     may_have_alpha = has_alpha(opened) or (opened.kind in {MediaKind.GIF, MediaKind.APNG} and frames > 1)
-    return ImageHeader(opened.kind, width, height, may_have_alpha, frames)
+    return ImageHeader(opened.kind, width, height, may_have_alpha, frames, frames * opened.frame_bytes)
 
 
 def animation_frames(data: bytes) -> Iterator[Image.Image]:
-    """The frames of a WebP, PNG or GIF, each valid until the next is asked for. Raises BrokenMediaError."""
+    """The frames of a WebP, PNG or GIF, each valid until the next is asked for.
+
+    Raises:
+        TooLargeError: They have more pixels than :data:`.limits.VIDEO_BYTES` allows.
+        BrokenMediaError: The file is truncated or damaged.
+    """
     opened = open_image(data)
     check_end(opened.kind, data)
-    for place in range(opened.frames):
+    frames = opened.frames
+    check_image(*opened.image.size, opened.frame_bytes)
+    check_frames(frames, frames * opened.frame_bytes)
+    for place in range(frames):
         yield opened.frame(place)
 
 
@@ -179,6 +199,10 @@ def open_image(data: bytes) -> OpenedImage:
     png = read_png_header(data) if kind in _PNG_KINDS else None
     if png is not None:
         check_pixel_count(png.width, png.height)
+    if kind in _WEBP_KINDS and (size := webp_size(data)) is not None:
+        # Pillow allocates its canvas when it opens the file.
+        check_pixel_count(*size)
+        check_image(*size, size[0] * size[1] * 3)
     try:
         image = opener(io.BytesIO(_bare(kind, data)))
     except PILLOW_ERRORS as error:
@@ -188,6 +212,8 @@ def open_image(data: bytes) -> OpenedImage:
 
 
 _PNG_KINDS = frozenset({MediaKind.PNG, MediaKind.APNG})
+_WEBP_KINDS = frozenset({MediaKind.WEBP, MediaKind.ANIMATED_WEBP})
+_LEAST_CHANNELS = {"1": 1, "L": 1, "I;16": 2, "I": 2, "CMYK": 4}
 
 
 def _bare(kind: MediaKind, data: bytes) -> bytes:
@@ -200,14 +226,10 @@ def _bare(kind: MediaKind, data: bytes) -> bytes:
         return data  # cut off; its header may be there
 
 
-class TooManyPixelsError(BrokenMediaError):
-    """The image is too large to be decoded; it may be intact."""
-
-
 def check_pixel_count(width: int, height: int) -> None:
-    """Refuse an image that would fill the memory. Raises TooManyPixelsError."""
+    """Refuse an image that would fill the memory. Raises TooLargeError."""
     if width * height > MAX_PIXELS:
-        raise TooManyPixelsError(
+        raise TooLargeError(
             f"it claims {width}x{height} pixels, more than the {MAX_PIXELS // 1_000_000} million allowed"
         )
 

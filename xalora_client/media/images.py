@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from ..errors import STILL_RETRIEVABLE, ResultFormatError
+from ..errors import STILL_RETRIEVABLE, ResultFormatError, ResultTooLargeError
 from .colour import lab_to_rgb, to_srgb_of
 from .containers import BrokenMediaError, png_chunks
 from .image_files import (
@@ -33,6 +33,7 @@ from .image_files import (
     read_header,
     read_source,
 )
+from .limits import TooLargeError, check_image, check_images, check_memory
 from .media_types import sniff
 from .png_decode import PngHeader, check_png_stream, decode_plain_png
 
@@ -89,17 +90,20 @@ def decode_image(source: ImageSource) -> FloatImages:
             :data:`.image_files.MAX_PIXELS` pixels.
     """
     pixels = decode_pixels(source)
+    with _errors_of_result():
+        check_memory((pixels.height, pixels.width, 4))
     image: FloatImages = np.empty((pixels.height, pixels.width, 4 if pixels.channels == 4 else 3), np.float32)
     pixels.write_to(image)
     return image
 
 
-def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
+def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatImages:
     """Decode images straight into one array, several at a time.
 
     Args:
         sources: At least one image, see :func:`decode_image`; an animation (WebP, PNG, GIF)
             gives all its frames.
+        results: How many results they come from. All pixels of one may take :data:`.limits.IMAGE_BYTES`.
 
     Returns:
         float32 ``[N, H, W, C]`` in 0..1. Where sizes differ, all are brought to the first one's (Lanczos).
@@ -107,6 +111,7 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
 
     Raises:
         ResultFormatError: As for :func:`decode_image`; the message names the image by its place.
+        ResultTooLargeError: All together have more pixels than the limits allow, or than memory is free.
     """
     if not sources:
         raise ValueError("decode_images needs at least one image")
@@ -118,10 +123,13 @@ def decode_images(sources: Sequence[ImageSource]) -> FloatImages:
             headers.append(header)
             if header.has_alpha and not with_alpha:
                 with_alpha = header.frames == 1 or _is_see_through(source)
+            check_images(sum(header.stored_bytes for header in headers), results)
     height, width = headers[0].height, headers[0].width
     starts = list(accumulate((header.frames for header in headers), initial=0))
     workers = min(len(sources), os.cpu_count() or 1)
     shape = (starts[-1], height, width, 4 if with_alpha else 3)
+    with _errors_of_result():
+        check_memory(shape)
     batch = touched_array(shape) if workers > 1 else np.empty(shape, np.float32)
 
     def decode_into(place: int) -> None:
@@ -147,7 +155,7 @@ def decode_pixels(source: ImageSource) -> Pixels:
         ResultFormatError: As for :func:`decode_image`.
     """
     with _errors_of_result():
-        return read_pixels(source)
+        return read_pixels(source, is_result=True)
 
 
 def count_images(source: ImageSource) -> int:
@@ -181,10 +189,16 @@ def _is_see_through(source: ImageSource) -> bool:
     )
 
 
-def read_pixels(source: ImageSource) -> Pixels:
-    """See :func:`decode_pixels`. Raises BrokenMediaError."""
+def read_pixels(source: ImageSource, *, is_result: bool = False) -> Pixels:
+    """See :func:`decode_pixels`. Raises BrokenMediaError.
+
+    Args:
+        is_result: Whether the limits for results count; otherwise the file is the user's own.
+    """
     data = read_source(source)
     opened = open_image(data)
+    if is_result:
+        check_image(*opened.image.size, opened.frame_bytes)
     if opened.kind.is_animation:
         check_end(opened.kind, data)
         return pixels_of(opened.frame(0), opened.embedded.icc_profile)
@@ -360,11 +374,22 @@ def _errors_of_result(place: int = 0, total: int = 1) -> Iterator[None]:
         yield
     except BrokenMediaError as error:
         which = f"Image {place + 1} of {total} of the result" if total > 1 else "The result"
+        if isinstance(error, TooLargeError):
+            raise too_large(which, error) from error
         raise ResultFormatError(
             f"{which} can't be read: {error}",
             money=STILL_RETRIEVABLE,
             next_step="Download it again; if it stays broken, the miner wrote it so.",
         ) from error
+
+
+def too_large(subject: str, error: TooLargeError) -> ResultTooLargeError:
+    """The error for a result that goes beyond the limits; ``subject`` begins its sentence."""
+    return ResultTooLargeError(
+        f"{subject} can't be read: {error}",
+        money=STILL_RETRIEVABLE,
+        next_step="Open its file in another program, or ask for a smaller result.",
+    )
 
 
 def _resized(pixels: Pixels, width: int, height: int) -> Pixels:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..errors import ResultFormatError
+from ..errors import ResultFormatError, ResultTooLargeError
 from .containers import BrokenMediaError, check_video_container, png_chunks
 from .media_types import MediaKind, sniff_file
 
@@ -20,15 +20,17 @@ def check_complete(path: Path, kind: MediaKind) -> None:
     large to be decoded only the header is read: it is paid for, and other programs may open it.
 
     Raises:
+        TooLargeError: It is an animation or video with more frames than the limits allow.
         BrokenMediaError: It is truncated or damaged.
     """
     # Imported here: they load numpy, which a download does not need before its file is complete.
-    from .image_files import TooManyPixelsError, read_header
+    from .image_files import read_header
     from .images import read_pixels
+    from .limits import TooLargeError
 
     if kind is MediaKind.PNG:
         data = path.read_bytes()
-        with contextlib.suppress(TooManyPixelsError):
+        with contextlib.suppress(TooLargeError):
             read_header(data)
         for _ in png_chunks(data):
             pass
@@ -41,11 +43,13 @@ def check_complete(path: Path, kind: MediaKind) -> None:
 
         try:
             open_video(path).verify()
+        except ResultTooLargeError as error:
+            raise TooLargeError(error.what) from error
         except ResultFormatError as error:
             raise BrokenMediaError(error.what) from error
     else:
-        with contextlib.suppress(TooManyPixelsError):
-            read_pixels(path)
+        with contextlib.suppress(TooLargeError):
+            read_pixels(path, is_result=True)
 
 
 # A suffix decides what a double click does, and the URL is not trusted.

@@ -5,6 +5,7 @@ The array is allocated once and filled in place: one thread decodes, a second co
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_right
 from collections import deque
@@ -27,7 +28,8 @@ from av.video.stream import VideoStream
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .containers import BrokenMediaError, check_video_container
 from .image_files import check_pixel_count
-from .images import FloatImages
+from .images import FloatImages, too_large
+from .limits import TooLargeError, check_frames, check_memory
 
 _FRAMES_IN_FLIGHT = 4
 _USUAL_FPS = 24.0
@@ -76,7 +78,13 @@ class VideoFile:
         """
         first, last, _ = slice(start, stop).indices(self.frame_count)
         count = max(0, last - first)
-        batch: FloatImages = np.empty((count, self.height, self.width, 3), np.float32)
+        shape = (count, self.height, self.width, 3)
+        try:
+            check_frames(count, math.prod(shape))
+            check_memory(shape)
+        except TooLargeError as error:
+            raise too_large(f"{count} frames of the video {self.path.name}", error) from error
+        batch: FloatImages = np.empty(shape, np.float32)
         if count == 0:
             return batch
         written = 0
@@ -141,7 +149,10 @@ def open_video(path: str | os.PathLike[str]) -> VideoFile:
             has_audio = bool(container.streams.audio)
             duration = _seconds(container, stream)
             index, packets = _read_index(container, stream)
+            check_frames(packets, 0)
         turn = _read_turn(path)
+    except TooLargeError as error:
+        raise too_large(f"The video {path.name}", error) from error
     except BrokenMediaError as error:
         raise broken_video(path, str(error)) from error
     frame_count = len(index.times)

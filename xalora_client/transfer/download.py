@@ -30,8 +30,10 @@ from ..errors import (
     ResultExpiredError,
     ResultFormatError,
     ResultLocationError,
+    ResultTooLargeError,
 )
 from ..media.containers import BrokenMediaError
+from ..media.limits import TooLargeError
 from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
 from ..media.validation import (
     TextInsteadOfResultError,
@@ -104,6 +106,7 @@ async def download(
         ResultLocationError: It is no address that may be asked.
         ResultDownloadError: It could not be downloaded in full, or a text came in its place.
         ResultFormatError: It is complete and damaged.
+        ResultTooLargeError: It needs more memory or time than the limits allow.
     """
     target = _Target(url, task_id)
     part = _PartFile(dest_stem)
@@ -119,9 +122,9 @@ async def download(
             raise target.refused(f"{target.shown_url} is no http, https or data address")
         try:
             return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
-        except ResultFormatError:
+        except ResultFormatError as error:
             part.remove()
-            if not part.was_continued:
+            if not part.was_continued or isinstance(error, ResultTooLargeError):
                 raise
         # The parts may come from two versions of the file: only a fresh copy tells.
         await fetch.run()
@@ -223,6 +226,14 @@ class _Target:
             "If a login page or a proxy answers, log in there; then fetch the result again by the task's id."
         )
         return error
+
+    def too_large(self, reason: str) -> ResultTooLargeError:
+        return ResultTooLargeError(
+            f"{self.subject} is larger than allowed: {reason}",
+            money=STILL_RETRIEVABLE,
+            next_step="Ask for a smaller result; the same task would give the same.",
+            task_id=self.task_id,
+        )
 
     def broken(self, reason: str) -> ResultFormatError:
         return ResultFormatError(
@@ -506,6 +517,8 @@ def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
         if isinstance(error, TextInsteadOfResultError) and target.is_remote:
             part.remove()
             raise target.replaced(str(error)) from error
+        if isinstance(error, TooLargeError):
+            raise target.too_large(str(error)) from error
         raise target.broken(str(error)) from error
     if kind is None and not end_is_known:
         part.remove()
