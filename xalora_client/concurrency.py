@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
 
@@ -124,3 +125,43 @@ async def run_in_thread(step: Callable[[], T], threads: DaemonThreads | None = N
         return step()
     # Shielded: a step whose caller is cancelled while all threads are busy would never run.
     return await asyncio.shield(running)
+
+
+_DECODING = DaemonThreads("xalora-decoding", 16)
+
+
+async def run_decoding(step: Callable[[], T]) -> T:
+    """Run a call that decodes a stranger's file on a thread that nothing else uses.
+
+    Neither a cancelled caller nor the end of the program waits for it.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_DECODING, step)
+
+
+def in_daemon_threads(step: Callable[[int], None], places: Iterable[int], threads: int) -> None:
+    """Call a function for each place, on several threads; the end of the program does not wait for them.
+
+    Raises:
+        Exception: What the call for the lowest place raised.
+    """
+    todo = list(places)
+    if threads <= 1:
+        for place in todo:
+            step(place)
+        return
+    taken, failed = count(), dict[int, BaseException]()
+
+    def run() -> None:
+        while not failed and (number := next(taken)) < len(todo):
+            try:
+                step(todo[number])
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed[todo[number]] = error
+
+    running = [threading.Thread(target=run, name="xalora-decoding", daemon=True) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    if failed:
+        raise failed[min(failed)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from .media.images import FloatImages, Pixels, decode_images, decode_pixels, touched_array
+from .media.images import FloatImages, decode_images, errors_of_result, touched_array
 from .media.limits import check_images, check_memory
 from .media.media_types import sniff_file
 from .media.result_files import count_images_in_files, image_files
+from .media.workers import DecodedImage, images
 from .results import RunResult, add_result_to_errors
 
 _COLOUR_CHANNELS = 3
@@ -56,27 +57,29 @@ class ImageBatch:
                 return None
             first: FloatImages | None = None
             for place, file in enumerate(files):
-                target = self._place(index, place, len(files), pixels := decode_pixels(file))
-                if target is None:
-                    return None
-                pixels.write_to(target)
-                first = target if first is None else first
+                with errors_of_result(place, len(files)):
+                    for image in images("pixels", file):
+                        target = self._place(index, place, len(files), image)
+                        if target is None:
+                            return None
+                        image.write_to(target)
+                        first = target if first is None else first
             return first
 
-    def _place(self, index: int, place: int, images: int, pixels: Pixels) -> FloatImages | None:
+    def _place(self, index: int, place: int, count: int, pixels: DecodedImage) -> FloatImages | None:
         channels = pixels.channels if self._keep_alpha else _COLOUR_CHANNELS
         shape = (pixels.height, pixels.width, max(channels, _COLOUR_CHANNELS))
         with self._lock:
             if self._array is None:
-                self._images_each = images
+                self._images_each = count
                 stored = pixels.height * pixels.width * max(pixels.channels, _COLOUR_CHANNELS)
-                check_images(images * stored)
-                check_memory((self._total * images, *shape))
-                self._array = touched_array((self._total * images, *shape))
-            if self._images_each != images or self._array.shape[1:] != shape:
+                check_images(count * stored)
+                check_memory((self._total * count, *shape))
+                self._array = touched_array((self._total * count, *shape))
+            if self._images_each != count or self._array.shape[1:] != shape:
                 self._uneven = True
                 return None
-        target: FloatImages = self._array[index * images + place]
+        target: FloatImages = self._array[index * count + place]
         return target
 
     def finish(self, results: Sequence[RunResult]) -> FloatImages:

@@ -51,27 +51,21 @@ def _picture_of(file: Path) -> Image.Image:
     from PIL import Image
 
     from ...xalora_client.errors import XaloraError
-    from ...xalora_client.media.image_files import open_image, upright
-    from ...xalora_client.media.images import read_pixels
-    from ...xalora_client.media.media_types import MediaKind, sniff_file
-    from ...xalora_client.media.sent_pixels import as_sent
+    from ...xalora_client.media.media_types import sniff_file
     from ...xalora_client.media.video import open_video
+    from ...xalora_client.media.workers import images
 
     kind = sniff_file(file)
-    if kind is not None and kind.media_type.startswith("video/"):
+    if kind is not None and kind.is_container:
         try:
             frame = open_video(file).frames(0, 1)[0]
         except XaloraError as error:
             raise ValueError(str(error)) from error
         return Image.fromarray((frame * 255 + 0.5).astype("uint8"), "RGB")
-    if kind is MediaKind.JPEG:
-        opened = open_image(file.read_bytes())
-        # It can be decoded at a fraction of its size, which is enough here.
-        opened.image.draft("RGB", (PREVIEW_PIXELS * 2, PREVIEW_PIXELS * 2))
-        return upright(opened.image, opened.embedded.orientation)
-    # Pillow turns 16 bits white.
-    pixels = as_sent(read_pixels(file))
-    return Image.fromarray(np.ascontiguousarray(pixels.rows(0, pixels.height)))
+    for small in images("preview", file, side=PREVIEW_PIXELS):
+        stored = small.stored()
+        return Image.fromarray(np.ascontiguousarray(stored[..., 0] if small.channels == 1 else stored))
+    raise ValueError("it holds no image")
 
 
 def _write(path: Path, picture: Callable[[], Image.Image]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ...xalora_client.concurrency import run_decoding
 from ...xalora_client.errors import XaloraError
 from .batch_plan import MAX_RESENDS, BatchPlan
 from .node_progress import ResultSource, summary
@@ -78,10 +78,10 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
     decoder: ResultDecoder[ValueT]
 
     async def _receive(self, index: int, outcome: RunResult) -> Image.Image | None:
-        return await asyncio.to_thread(self.decoder.add, index, outcome)
+        return await run_decoding(lambda: self.decoder.add(index, outcome))
 
     async def _value(self, outcomes: Sequence[RunResult]) -> ValueT:
-        return await asyncio.to_thread(self.decoder.close, outcomes)
+        return await run_decoding(lambda: self.decoder.close(outcomes))
 
     def _summary(self, outcomes: Sequence[RunResult], seconds: float) -> str:
         return summary([source_of(result) for result in outcomes], seconds)

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from ...xalora_client.concurrency import run_decoding
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record
 from ...xalora_client.polling.durations import usual_span
@@ -147,7 +148,7 @@ class TaskService:
         try:
             # The semaphore is taken outside the thread, to leave threads to the journal.
             async with self._previewing:
-                return await asyncio.to_thread(result_preview, record.job_id, record.files[0])
+                return await run_decoding(lambda: result_preview(record.job_id, record.files[0]))
         except (OSError, ValueError) as error:
             log.debug("no preview of %s: %s", record.files[0], error)
             return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
-from ..concurrency import run_in_thread
+from ..concurrency import run_decoding, run_in_thread
 from ..errors import (
     STILL_RETRIEVABLE,
     JournalError,
@@ -189,7 +189,7 @@ class Fetcher:
         from ..transfer.download import find_complete_file
 
         try:
-            found = await run_in_thread(lambda: find_complete_file(self._stem(job)))
+            found = await run_decoding(lambda: find_complete_file(self._stem(job)))
         except JournalError:
             return ()
         return () if found is None else (found,)
@@ -261,7 +261,7 @@ class Fetcher:
         from ..transfer.download import download, find_complete_file
 
         # By a process that ended between the rename and the note of it, or that fetches the same task.
-        if (left := await run_in_thread(lambda: find_complete_file(dest))) is not None:
+        if (left := await run_decoding(lambda: find_complete_file(dest))) is not None:
             return left
 
         def tell(received: int, total: int | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,13 +21,16 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
-from .containers import BrokenMediaError, webp_durations
+from . import workers
+from .containers import webp_durations
 from .image_files import animation_frames
+from .limits import TooLargeError
 from .media_types import MediaKind, sniff
-from .video import VideoFile, broken_video, open_video
+from .video import VideoFile, errors_of_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")
 _UNTIMED_FRAME_MS = 100
+_MOST_H264_PIXELS = 8192 * 4320
 # Numbers of ITU-T H.273, but for the range, which is FFmpeg's.
 _BT709, _BT601, _VIDEO_RANGE = 1, 6, 1
 
@@ -50,24 +54,24 @@ def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[
     # Two nodes with the same kept result may convert it at the same time.
     unfinished = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        data = path.read_bytes()
-        frames = (np.asarray(_on_black(frame)) for frame in animation_frames(data))
-        _encode_h264(frames, _animation_durations(data), unfinished)
+        with errors_of_video(path):
+            header = workers.ask("header", path)
+            check_h264_size(header["width"], header["height"])
+            frames = (on_black(frame.stored()) for frame in workers.images("frames", path))
+            _encode_h264(frames, workers.ask("durations", path), unfinished)
         unfinished.replace(dest)
-    except BrokenMediaError as error:
-        raise broken_video(path, str(error)) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return open_video(dest)
 
 
-def check_animation(path: Path) -> None:
-    """Decode every frame of an animated WebP or GIF, holding one at a time. Raises BrokenMediaError."""
-    for _ in animation_frames(path.read_bytes()):
+def check_animation(data: bytes) -> None:
+    """Decode every frame of an animation, holding one at a time. Raises BrokenMediaError."""
+    for _ in animation_frames(data):
         pass
 
 
-def _animation_durations(data: bytes) -> list[int]:
+def animation_durations(data: bytes) -> list[int]:
     """The duration of each frame in milliseconds. Raises BrokenMediaError."""
     if sniff(data) in {MediaKind.GIF, MediaKind.APNG}:
         durations = [frame.info.get("duration", 0) for frame in animation_frames(data)]
@@ -77,13 +81,22 @@ def _animation_durations(data: bytes) -> list[int]:
     return [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+def check_h264_size(width: int, height: int) -> None:
+    """Refuse frames larger than H.264 has a level for. Raises TooLargeError."""
+    if width * height > _MOST_H264_PIXELS:
+        raise TooLargeError(f"its frames of {width}x{height} pixels are too large for H.264")
+
+
+def on_black(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``[H, W, 3]`` uint8 of a frame of 1, 3 or 4 channels; transparency is put on black."""
+    if pixels.dtype.itemsize == 2:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.shape[2] < 4:
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    image = Image.fromarray(pixels)
     canvas = Image.new("RGB", image.size)
-    rgba = image.convert("RGBA")
-    canvas.paste(rgba, mask=rgba.getchannel("A"))
-    return canvas
+    canvas.paste(image, mask=image.getchannel("A"))
+    return np.asarray(canvas)
 
 
 def _encode_h264(frames: Iterable[npt.NDArray[np.uint8]], durations: Sequence[int], dest: Path) -> None:

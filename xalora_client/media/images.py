@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -19,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
+from ..concurrency import in_daemon_threads
 from ..errors import STILL_RETRIEVABLE, ResultFormatError, ResultTooLargeError
+from . import workers
 from .colour import lab_to_rgb, to_srgb_of
 from .containers import BrokenMediaError, png_chunks
 from .image_files import (
@@ -30,11 +31,10 @@ from .image_files import (
     check_end,
     loaded_upright,
     open_image,
-    read_header,
     read_source,
 )
 from .limits import TooLargeError, check_image, check_images, check_memory
-from .media_types import sniff
+from .media_types import MediaKind, sniff
 from .png_decode import PngHeader, check_png_stream, decode_plain_png
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
@@ -89,12 +89,14 @@ def decode_image(source: ImageSource) -> FloatImages:
         ResultFormatError: It is not an image this package reads, is truncated or damaged, or has more than
             :data:`.image_files.MAX_PIXELS` pixels.
     """
-    pixels = decode_pixels(source)
-    with _errors_of_result():
-        check_memory((pixels.height, pixels.width, 4))
-    image: FloatImages = np.empty((pixels.height, pixels.width, 4 if pixels.channels == 4 else 3), np.float32)
-    pixels.write_to(image)
-    return image
+    with errors_of_result():
+        for pixels in workers.images("pixels", source):
+            shape = (pixels.height, pixels.width, 4 if pixels.channels == 4 else 3)
+            check_memory(shape)
+            image: FloatImages = np.empty(shape, np.float32)
+            pixels.write_to(image)
+            return image
+        raise BrokenMediaError("it holds no image")
 
 
 def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatImages:
@@ -118,33 +120,31 @@ def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatI
     headers: list[ImageHeader] = []
     with_alpha = False
     for place, source in enumerate(sources):
-        with _errors_of_result(place, len(sources)):
-            header = read_header(source)
+        with errors_of_result(place, len(sources)):
+            header = read_result_header(source)
             headers.append(header)
+            check_image(header.width, header.height, header.stored_bytes // header.frames)
             if header.has_alpha and not with_alpha:
-                with_alpha = header.frames == 1 or _is_see_through(source)
+                with_alpha = header.frames == 1 or bool(workers.ask("see_through", source))
             check_images(sum(header.stored_bytes for header in headers), results)
     height, width = headers[0].height, headers[0].width
     starts = list(accumulate((header.frames for header in headers), initial=0))
-    workers = min(len(sources), os.cpu_count() or 1)
+    threads = min(len(sources), os.cpu_count() or 1)
     shape = (starts[-1], height, width, 4 if with_alpha else 3)
-    with _errors_of_result():
+    with errors_of_result():
         check_memory(shape)
-    batch = touched_array(shape) if workers > 1 else np.empty(shape, np.float32)
+    batch = touched_array(shape) if threads > 1 else np.empty(shape, np.float32)
 
     def decode_into(place: int) -> None:
         targets = batch[starts[place] : starts[place + 1]]
-        with _errors_of_result(place, len(sources)):
-            for target, pixels in zip(targets, read_frames(sources[place]), strict=True):
-                fits = (pixels.height, pixels.width) == (height, width)
-                (pixels if fits else _resized(pixels, width, height)).write_to(target)
+        with errors_of_result(place, len(sources)):
+            for target, pixels in zip(targets, workers.images("frames", sources[place]), strict=True):
+                if (pixels.height, pixels.width) == (height, width):
+                    pixels.write_to(target)
+                else:
+                    _resized(pixels_of_array(pixels.stored()), width, height).write_to(target)
 
-    if workers == 1:
-        for place in range(len(sources)):
-            decode_into(place)
-    else:
-        with ThreadPoolExecutor(workers, thread_name_prefix="xalora-decode") as pool:
-            list(pool.map(decode_into, range(len(sources))))
+    in_daemon_threads(decode_into, range(len(sources)), threads)
     return batch
 
 
@@ -154,8 +154,10 @@ def decode_pixels(source: ImageSource) -> Pixels:
     Raises:
         ResultFormatError: As for :func:`decode_image`.
     """
-    with _errors_of_result():
-        return read_pixels(source, is_result=True)
+    with errors_of_result():
+        for image in workers.images("pixels", source):
+            return pixels_of_array(image.stored())
+        raise BrokenMediaError("it holds no image")
 
 
 def count_images(source: ImageSource) -> int:
@@ -164,8 +166,14 @@ def count_images(source: ImageSource) -> int:
     Raises:
         ResultFormatError: The header is not one of an image this package reads.
     """
-    with _errors_of_result():
-        return read_header(source).frames
+    with errors_of_result():
+        return read_result_header(source).frames
+
+
+def read_result_header(source: ImageSource) -> ImageHeader:
+    """See :func:`.image_files.read_header`; for a result. Raises BrokenMediaError."""
+    read = workers.ask("header", source)
+    return ImageHeader(**{**read, "kind": MediaKind.named(read["kind"])})
 
 
 def read_frames(source: ImageSource) -> Iterator[Pixels]:
@@ -178,7 +186,7 @@ def read_frames(source: ImageSource) -> Iterator[Pixels]:
         yield read_pixels(data)
 
 
-def _is_see_through(source: ImageSource) -> bool:
+def is_see_through(source: ImageSource) -> bool:
     """Whether any pixel of an animation is not opaque.
 
     Encoders mark unchanged pixels of later frames as transparent, so the header can't tell.
@@ -214,7 +222,7 @@ def _png_pixels(data: bytes, opened: OpenedImage, header: PngHeader) -> Pixels:
     embedded = opened.embedded
     profile = embedded.icc_profile if embedded.colour_space == header.colours else None
     if header.is_plain:
-        pixels = _pixels_of_array(
+        pixels = pixels_of_array(
             _rotated_array(decode_plain_png(header, chunks), embedded.orientation), profile
         )
     else:
@@ -369,7 +377,8 @@ def _first_number(value: object) -> float | None:
 
 
 @contextmanager
-def _errors_of_result(place: int = 0, total: int = 1) -> Iterator[None]:
+def errors_of_result(place: int = 0, total: int = 1) -> Iterator[None]:
+    """Convert what is wrong with an image of a result to ResultFormatError."""
     try:
         yield
     except BrokenMediaError as error:
@@ -400,7 +409,8 @@ def _resized(pixels: Pixels, width: int, height: int) -> Pixels:
     return pixels_of(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _pixels_of_array(whole: npt.NDArray[Any], profile: bytes | None) -> Pixels:
+def pixels_of_array(whole: npt.NDArray[Any], profile: bytes | None = None) -> Pixels:
+    """The pixels of ``[H, W, C]``, uint8 or uint16; C of 2 is gray with alpha."""
     height, width, stored = whole.shape
     channels = 4 if stored == 2 else stored
 

@@ -6,6 +6,7 @@ All sizes are checked as a file declares them, before anything is decoded.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from .containers import BrokenMediaError
@@ -24,6 +25,14 @@ _MEMORY_KEPT = 256 * 2**20  # for everything else in this process
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def _nothing(at_once: int, in_all: int) -> None:
+    pass
+
+
+on_declared: Callable[[int, int], None] = _nothing
+"""Called with the bytes of pixels that a file within the limits declares, at once and in all."""
+
+
 class TooLargeError(BrokenMediaError):
     """The file needs more memory or time than the limits allow; it may be intact."""
 
@@ -31,6 +40,7 @@ class TooLargeError(BrokenMediaError):
 def check_image(width: int, height: int, stored: int) -> None:
     """Refuse an image whose pixels take ``stored`` bytes. Raises TooLargeError."""
     _check(f"{width}x{height} pixels", stored, IMAGE_BYTES)
+    on_declared(stored, stored)
 
 
 def check_images(stored: int, results: int = 1) -> None:
@@ -39,7 +49,7 @@ def check_images(stored: int, results: int = 1) -> None:
 
 
 def check_frames(frames: int, stored: int) -> None:
-    """Refuse so many frames of together ``stored`` bytes of pixels. Raises TooLargeError."""
+    """Refuse to decode so many frames of together ``stored`` bytes of pixels. Raises TooLargeError."""
     if frames > FRAMES:
         raise TooLargeError(f"it claims {frames} frames, more than the {FRAMES} allowed")
     _check("frames", stored, VIDEO_BYTES)

@@ -37,6 +37,11 @@ class MediaKind(Enum):
         kind._value_, kind.suffix, kind.media_type = name, suffix, media_type
         return kind
 
+    @classmethod
+    def named(cls, value: str) -> MediaKind:
+        """The kind of this value, such as ``animated-png``."""
+        return next(kind for kind in cls if kind.value == value)
+
     @property
     def is_animation(self) -> bool:
         """True for formats that hold frames and are read as images: animated WebP and PNG, and GIF."""

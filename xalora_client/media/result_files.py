@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from .images import FloatImages, count_images, decode_images
 from .media_types import MediaKind, converted_video_path, sniff_file
+from .validation import has_picture
 
 if TYPE_CHECKING:
     from .video import VideoFile
@@ -86,14 +87,11 @@ def _is_container(file: Path) -> bool:
 
 def _known_kind(file: Path) -> MediaKind:
     kind = sniff_file(file)
-    if kind is not None and kind.is_container:
-        from .video import has_picture
-
-        if not has_picture(file):
-            raise ResultFormatError(
-                f"The result {file.name} is sound alone, which Xalora does not read; it is kept unchanged",
-                money=STILL_RETRIEVABLE,
-            )
+    if kind is not None and kind.is_container and not has_picture(file, kind):
+        raise ResultFormatError(
+            f"The result {file.name} is sound alone, which Xalora does not read; it is kept unchanged",
+            money=STILL_RETRIEVABLE,
+        )
     if kind is None:
         format_name = file.suffix[1:].upper() if file.suffix != ".bin" else "unknown"
         raise ResultFormatError(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import mimetypes
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ..errors import ResultFormatError, ResultTooLargeError
-from .containers import BrokenMediaError, check_video_container, png_chunks
+from .containers import BrokenMediaError, check_video_container
 from .media_types import MediaKind, sniff_file
 
 
@@ -23,33 +21,9 @@ def check_complete(path: Path, kind: MediaKind) -> None:
         TooLargeError: It is an animation or video with more frames than the limits allow.
         BrokenMediaError: It is truncated or damaged.
     """
-    # Imported here: they load numpy, which a download does not need before its file is complete.
-    from .image_files import read_header
-    from .images import read_pixels
-    from .limits import TooLargeError
+    from . import workers
 
-    if kind is MediaKind.PNG:
-        data = path.read_bytes()
-        with contextlib.suppress(TooLargeError):
-            read_header(data)
-        for _ in png_chunks(data):
-            pass
-    elif kind.is_animation:
-        from .animation import check_animation
-
-        check_animation(path)
-    elif kind.is_video:
-        from .video import open_video
-
-        try:
-            open_video(path).verify()
-        except ResultTooLargeError as error:
-            raise TooLargeError(error.what) from error
-        except ResultFormatError as error:
-            raise BrokenMediaError(error.what) from error
-    else:
-        with contextlib.suppress(TooLargeError):
-            read_pixels(path, is_result=True)
+    workers.ask("check", path, kind=kind.value)
 
 
 # A suffix decides what a double click does, and the URL is not trusted.
@@ -94,10 +68,18 @@ def kind_of_result(path: Path) -> MediaKind | None:
     """
     kind = sniff_file(path)
     if kind is not None and kind.is_container:
-        from .video import has_picture
-
-        return kind if has_picture(path) else None
+        return kind if has_picture(path, kind) else None
     return kind
+
+
+def has_picture(path: Path, kind: MediaKind) -> bool:
+    """Whether a video container holds more than sound and a cover; True where it can't be read. Blocking."""
+    from . import workers
+
+    try:
+        return bool(workers.ask("has_picture", path, kind=kind.value))
+    except BrokenMediaError:
+        return True
 
 
 def suffix_of(url: str) -> str:

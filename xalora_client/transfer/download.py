@@ -23,6 +23,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from ..concurrency import run_decoding
 from ..errors import (
     STILL_RETRIEVABLE,
     ConfigurationError,
@@ -121,14 +122,14 @@ async def download(
         else:
             raise target.refused(f"{target.shown_url} is no http, https or data address")
         try:
-            return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
+            return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
         except ResultFormatError as error:
             part.remove()
             if not part.was_continued or isinstance(error, ResultTooLargeError):
                 raise
         # The parts may come from two versions of the file: only a fresh copy tells.
         await fetch.run()
-        return await asyncio.to_thread(_finish, part, target, fetch.end_is_known)
+        return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
     except OSError as error:
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
 

@@ -87,6 +87,14 @@ def test_a_result_broken_in_the_same_way_by_two_miners_is_not_tried_a_third_time
     assert "Other miners failed too" in raised.value.next_step
 
 
+def test_a_result_beyond_the_limits_is_not_sent_again(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "never", max_resends=2)
+    assert drain(plan) == [0]
+    assert not plan.failed(0, errors.ResultTooLargeError("it is a bomb", task_id="t0")) and drain(plan) == []
+    with pytest.raises(errors.ResultTooLargeError, match="it is a bomb"):
+        plan.check()
+
+
 def test_a_kept_result_that_is_no_use_is_not_paid_for_again(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(2, "never")
     assert drain(plan) == [0, 1]

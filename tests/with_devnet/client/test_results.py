@@ -246,7 +246,7 @@ async def test_a_file_that_is_whole_and_was_not_noted_is_taken_when_the_network_
 async def test_a_result_too_large_to_be_decoded_here_is_kept_all_the_same(
     store: Store, monkeypatch: pytest.MonkeyPatch, format_name: str
 ) -> None:
-    monkeypatch.setattr("xalora_client.media.image_files.MAX_PIXELS", 100)
+    monkeypatch.setattr("xalora_client.media.limits.IMAGE_BYTES", 100)
     store.files["/a"] = content = picture(format_name, 11)
     async with (
         ScriptedSequencer(Finished(f"{store.url}/a")) as sequencer,
