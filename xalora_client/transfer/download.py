@@ -228,7 +228,7 @@ class _Target:
         )
         return error
 
-    def too_large(self, reason: str) -> ResultTooLargeError:
+    def needs_too_much(self, reason: str) -> ResultTooLargeError:
         return ResultTooLargeError(
             f"{self.subject} is larger than allowed: {reason}",
             money=STILL_RETRIEVABLE,
@@ -519,7 +519,7 @@ def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
             part.remove()
             raise target.replaced(str(error)) from error
         if isinstance(error, TooLargeError):
-            raise target.too_large(str(error)) from error
+            raise target.needs_too_much(str(error)) from error
         raise target.broken(str(error)) from error
     if kind is None and not end_is_known:
         part.remove()
