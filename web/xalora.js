@@ -2,10 +2,11 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
+import { openExamples } from './js/examples.js'
 import { openKeyDialog } from './js/key_dialog.js'
 import { openLimitDialog } from './js/limit_dialog.js'
 import { showLine } from './js/node_line.js'
-import { addNode, findNode, hideAdvanced, showNode } from './js/nodes.js'
+import { addNode, findNode, hideAdvanced, showNode, useAsInput } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
 import { createSeedKeeper, fixSeeds } from './js/seeds.js'
@@ -53,9 +54,10 @@ const host = {
   toast,
   openKey: () => openKeyDialog({ t, service, onStatus: (status) => panel.setStatus(status) }),
   openSettings: () => manager().command.execute('Comfy.ShowSettingsDialog'),
-  openExamples: () => manager().command.execute('Comfy.BrowseTemplates'),
+  openExamples: () => openExamples({ app, api, t }),
   addNode: () => addNode(app, 'XaloraUpscaleImage'),
-  openViewer: (row, actions) => openViewer(row, { t, locale, service, store, actions, canShowNode: host.canShowNode })
+  useAsInput: (url, name) => useAsInput(app, api, url, name),
+  openViewer: (row, actions) => openViewer(row, { t, locale, service, store, actions, canShowNode: host.canShowNode, useAsInput: host.useAsInput, toast })
 }
 const panel = new Panel({ t, service, store, host })
 const notices = createNotices({ t, toast, openKey: () => host.openKey(), askLimit: (message) => openLimitDialog(message, { t, service, toast }) })

@@ -11,6 +11,7 @@ have changed that do not make the picture, such as how long the node waits.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading

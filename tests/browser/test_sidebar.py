@@ -6,9 +6,10 @@ import re
 import time
 
 import pytest
+from conftest import example_workflows
 from harness import seed
 from playwright.sync_api import Page, expect
-from workbench import Workbench
+from workbench import GRAPH_BOX, Workbench
 
 from xalora_client.journal import Event
 
@@ -124,7 +125,7 @@ def test_results_are_viewed(seeded: Workbench) -> None:
     expect(image).to_have_js_property("naturalWidth", 640)
     expect(viewer).to_contain_text("miner 0x71…0c")
     expect(viewer.get_by_role("link", name="Download")).to_have_attribute(
-        "download", re.compile(r"sdk-workflow.*\.jpg")
+        "download", re.compile(r"^\w[\w ]+ \(\d+\)\.jpg$")
     )
     seeded.shot("viewer")
     for _ in range(6):
@@ -236,10 +237,17 @@ def test_an_empty_list_says_what_to_do(bench: Workbench) -> None:
     panel.get_by_role("button", name="Add Upscale Image").click()
     assert bench.page.evaluate("() => app.graph.nodes.map((node) => node.type)") == ["XaloraUpscaleImage"]
     panel.get_by_role("button", name="Browse examples").click()
-    templates = bench.page.get_by_role("dialog").first
-    expect(templates).to_be_visible()
-    templates.locator("button:has(i[class*='times'], i[class*='lucide--x'])").first.click()
-    expect(templates).to_be_hidden()
+    examples = bench.page.get_by_role("dialog")
+    expect(examples.locator(".xalora-example")).to_have_text([path.stem for path in example_workflows()])
+    for picture in examples.locator("img").all():
+        expect(picture).not_to_have_js_property("naturalWidth", 0)
+    bench.shot("examples")
+    examples.get_by_text("Upscale an image").click()
+    expect(examples).to_be_hidden()
+    bench.page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'XaloraUpscaleImage')")
+    # The whole graph is in view.
+    box = bench.page.evaluate(GRAPH_BOX)
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 1440, box
 
 
 def test_a_network_out_of_reach_is_told(bench: Workbench) -> None:
@@ -305,3 +313,33 @@ def test_five_thousand_tasks_scroll(bench: Workbench) -> None:
     panel.get_by_role("searchbox").fill("")
     expect(bench.rows.first).to_contain_text(newest)
     bench.shot("many", themes=["dark"])
+
+
+def test_a_result_is_compared_with_its_input_and_used_again(bench: Workbench) -> None:
+    bench.devnet.task_seconds = 0
+    bench.input_image("heron.jpg", time.monotonic_ns() % 1_000_000 * 4, 480, 320)
+    bench.build(
+        [("LoadImage", {"image": "heron.jpg"}), ("XaloraUpscaleImage", {}), ("PreviewImage", {})],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+    bench.open_panel()
+    bench.run()
+    bench.row("kept").locator(".xalora-task-main").click()
+    viewer = bench.page.get_by_role("dialog")
+    before = viewer.locator(".xalora-before")
+    expect(before).to_be_visible()
+    expect(viewer.locator(".xalora-media").first).to_have_js_property("naturalWidth", 960)
+    split = viewer.get_by_role("slider", name="Compare with the input")
+    split.press("Home")
+    expect(before).to_have_css("clip-path", re.compile(r"inset\(0px (calc\(100% - 0%\)|100%) 0px 0px\)"))
+    split.press("End")
+    expect(before).to_have_css("clip-path", re.compile(r"inset\(0px((?!100%).)*\)"))
+    bench.wait_idle()
+    bench.shot("viewer-compared", themes=["dark"])
+    viewer.get_by_role("button", name="Use as input").click()
+    expect(viewer).to_be_hidden()
+    name = bench.page.evaluate(
+        "() => app.graph.nodes.at(-1).widgets.find((one) => one.name === 'image').value"
+    )
+    assert re.fullmatch(r"Upscale an image \(\d+\)\.png", name), name
+    assert bench.comfyui.get("/view", filename=name, type="input").content[:4] == b"\x89PNG"

@@ -174,3 +174,22 @@ def test_two_prompts_and_a_browser_that_went_away(comfyui: ComfyUI, devnet: Sess
         assert time.monotonic() < until
         threading.Event().wait(0.05)
     assert comfyui.history(prompt_id)["status"]["status_str"] == "success"
+
+
+def test_a_saved_image_does_not_tell_the_network(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """ComfyUI saves the prompt with what each node's `fingerprint_inputs` has said."""
+    saved_twice = []
+    for _ in range(2):
+        record = comfyui.run(
+            {
+                "1": image(fresh_seed()),
+                "2": node("XaloraUpscaleImage", image=["1", 0]),
+                "3": node("SaveImage", images=["2", 0], filename_prefix=fresh()),
+            }
+        )
+        assert record.status == "success"
+        saved_twice += comfyui.files(record, "3")
+    for saved in saved_twice:
+        prompt = Image.open(BytesIO(saved)).info["prompt"]
+        assert "XaloraUpscaleImage" in prompt
+        assert devnet.url.rpartition("/")[2] not in prompt

@@ -52,16 +52,34 @@ export function hideAdvanced(node) {
   node.setSize([node.size[0], node.computeSize()[1]])
 }
 
-/** Add a node of this type in the middle of the canvas and select it. */
+/** Add a node of this type in the middle of the canvas, select it and return it. */
 export function addNode(app, type) {
   const node = window.LiteGraph?.createNode(type)
   const canvas = app.canvas
-  if (!node || !canvas) return false
+  if (!node || !canvas) return null
   const { offset, scale } = canvas.ds
   const view = canvas.canvas.getBoundingClientRect()
   node.pos = [view.width / 2 / scale - offset[0] - node.size[0] / 2, view.height / 2 / scale - offset[1] - node.size[1] / 2]
   canvas.graph.add(node)
   canvas.deselectAll()
   canvas.selectNode(node)
-  return true
+  return node
+}
+
+/** Put a result into ComfyUI's input folder, and a Load Image node with it on the canvas. */
+export async function useAsInput(app, api, url, name) {
+  const result = await fetch(url)
+  if (!result.ok) throw new Error(`${name}: ${result.status}`)
+  const body = new FormData()
+  body.append('image', await result.blob(), name)
+  const stored = await api.fetchApi('/upload/image', { method: 'POST', body })
+  if (!stored.ok) throw new Error(`${name}: ${stored.status}`)
+  const image = (await stored.json()).name
+  await app.refreshComboInNodes?.()
+  const node = addNode(app, 'LoadImage')
+  const widget = node?.widgets?.find((one) => one.name === 'image')
+  if (!widget) return
+  if (Array.isArray(widget.options?.values) && !widget.options.values.includes(image)) widget.options.values.push(image)
+  widget.value = image
+  widget.callback?.(image)
 }

@@ -23,6 +23,19 @@ export function titleOf(row, t) {
   return label.charAt(0).toUpperCase() + label.slice(1)
 }
 
+/** A name for a result's file that tells what it shows: its title, and a number where there are several. */
+export function fileNameOf(row, index, t) {
+  const type = row.files[index].name.match(/\.\w+$/)?.[0] ?? ''
+  const words = titleOf(row, t)
+    .normalize('NFC')
+    .replace(/[^\p{L}\p{N}]+/gu, ' ')
+    .trim()
+    .slice(0, 60)
+    .trim()
+  const number = row.files.length > 1 ? ` ${index + 1}` : ''
+  return `${words || kindOf(row, t)}${number} (${row.id})${type}`
+}
+
 /** The state, in a word or two. */
 export function stateOf(row, t) {
   switch (row.state) {

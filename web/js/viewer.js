@@ -3,7 +3,7 @@
 import { openDialog } from './dialog.js'
 import { copyText, fill, icon, iconButton, make, setText, textButton } from './dom.js'
 import { pictureUrl } from './task_view.js'
-import { factsOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
+import { factsOf, fileNameOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
 
 /**
  * @param {object} row
@@ -14,6 +14,8 @@ import { factsOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
  * @param {import('./store.js').TaskStore} context.store
  * @param {(row: object) => boolean} context.canShowNode
  * @param {object} context.actions As for a row of the list.
+ * @param {(url: string, name: string) => Promise<void>} context.useAsInput Puts a result into the open graph.
+ * @param {(message: object) => void} context.toast
  */
 export function openViewer(row, context) {
   const { t, service, store, actions } = context
@@ -74,7 +76,8 @@ export function openViewer(row, context) {
     const media = row.files[file]
     const buttons = [
       media && link(t('action.open'), 'external-link', service.fileUrl(row, file), { target: '_blank', rel: 'noopener' }),
-      media && link(t('action.download'), 'download', service.fileUrl(row, file), { download: media.name }),
+      media && link(t('action.download'), 'download', service.fileUrl(row, file), { download: fileNameOf(row, file, t) }),
+      media?.kind === 'image' && textButton(t('action.useAsInput'), putIntoGraph, { iconName: 'sign-in' }),
       context.canShowNode(row) && textButton(t('action.showNode'), leaveTo(actions.showNode), { iconName: 'map-marker' }),
       row.actions.includes('take_up') && textButton(t('action.takeUp'), leaveTo(actions.takeUp), { iconName: 'user' }),
       row.actions.includes('send_again') && textButton(t('action.sendAgain'), () => actions.sendAgain(row), { iconName: 'send', disabled: row.wish === 'send_again' }),
@@ -114,6 +117,15 @@ export function openViewer(row, context) {
     }
   }
 
+  async function putIntoGraph() {
+    try {
+      await context.useAsInput(service.fileUrl(row, file), fileNameOf(row, file, t))
+      dialog.close()
+    } catch (error) {
+      context.toast({ severity: 'error', summary: error.message, life: 10000 })
+    }
+  }
+
   function leaveTo(action) {
     return () => {
       dialog.close()
@@ -141,7 +153,10 @@ function mediaOf(row, index, service, t) {
     video.muted = true
     return video
   }
-  if (media) return make('img', { class: 'xalora-media', src: service.fileUrl(row, index), alt: titleOf(row, t) })
+  if (media) {
+    const after = make('img', { class: 'xalora-media', src: service.fileUrl(row, index), alt: titleOf(row, t) })
+    return row.has_input ? compared(make('img', { class: 'xalora-media', src: service.inputUrl(row), alt: t('viewer.input') }), after, t) : after
+  }
   const picture = pictureUrl(row, service)
   return make(
     'div',
@@ -149,6 +164,19 @@ function mediaOf(row, index, service, t) {
     picture ? make('img', { class: 'xalora-media xalora-media-input', src: picture, alt: t('viewer.input') }) : icon(iconOf(row)),
     make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : row.group === 'active' ? 'viewer.noResultYet' : 'viewer.noResult') })
   )
+}
+
+/** Both pictures over each other, and a slider for how much of the first is seen. */
+function compared(before, after, t) {
+  before.classList.add('xalora-before')
+  const pictures = make('div', { class: 'xalora-compared' }, after, before)
+  const show = () => pictures.style.setProperty('--xalora-split', `${slider.value}%`)
+  const slider = make('input', { type: 'range', class: 'xalora-split', min: 0, max: 100, value: 50, 'aria-label': t('viewer.compare'), on: { input: show } })
+  // The dialog steps to another task by the arrow keys, which are the slider's here.
+  slider.addEventListener('keydown', (event) => event.stopPropagation())
+  show()
+  pictures.append(slider)
+  return pictures
 }
 
 function adviceFor(row, t) {

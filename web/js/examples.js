@@ -1,0 +1,35 @@
+/** The dialog with the pack's example workflows. */
+
+import { openDialog } from './dialog.js'
+import { make } from './dom.js'
+
+const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/extensions\/([^/]+)\//)?.[1] ?? '')
+
+/**
+ * Show the examples; a click opens one in ComfyUI, which fits it into the view.
+ *
+ * @param {object} context
+ * @param app ComfyUI's `app`.
+ * @param api ComfyUI's `api`.
+ * @param {Function} context.t Looks up texts.
+ */
+export async function openExamples({ app, api, t }) {
+  const offered = await (await api.fetchApi('/workflow_templates')).json()
+  const names = [...(offered[FOLDER] ?? [])].sort()
+  const url = (name, type) => `/workflow_templates/${encodeURIComponent(FOLDER)}/${encodeURIComponent(name)}.${type}`
+  const open = async (name) => {
+    dialog.close()
+    const graph = await (await api.fetchApi(url(name, 'json'))).json()
+    await app.loadGraphData(graph, true, true, name)
+  }
+  const cards = names.map((name) =>
+    make(
+      'button',
+      { type: 'button', class: 'xalora-example', on: { click: () => void open(name) } },
+      make('img', { src: api.apiURL(url(name, 'jpg')), alt: '', loading: 'lazy' }),
+      make('span', { text: name })
+    )
+  )
+  const dialog = openDialog(t('empty.examples'), { t, kind: 'xalora-examples', body: [make('div', { class: 'xalora-example-grid' }, ...cards)] })
+  return dialog
+}
