@@ -6,7 +6,7 @@ import { openExamples } from './js/examples.js'
 import { openKeyDialog } from './js/key_dialog.js'
 import { openLimitDialog } from './js/limit_dialog.js'
 import { showLine } from './js/node_line.js'
-import { addNode, findNode, hideAdvanced, showNode, useAsInput } from './js/nodes.js'
+import { addNode, findNode, hideAdvanced, showLinkedAdvanced, showNode, useAsInput } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
 import { createSeedKeeper, fixSeeds } from './js/seeds.js'
@@ -123,6 +123,7 @@ app.registerExtension({
     fixSeeds(node)
     hideAdvanced(node)
   },
+  loadedGraphNode: showLinkedAdvanced,
   afterConfigureGraph: () => seeds.onOpened(),
 
   setup() {

@@ -52,6 +52,15 @@ export function hideAdvanced(node) {
   node.setSize([node.size[0], node.computeSize()[1]])
 }
 
+/** Show the advanced widgets of a loaded node where a link goes to one: nobody would find it otherwise. */
+export function showLinkedAdvanced(node) {
+  if (!(node.comfyClass ?? '').startsWith('Xalora') || node.showAdvanced) return
+  const advanced = new Set((node.widgets ?? []).filter((widget) => widget.advanced).map((widget) => widget.name))
+  if (!(node.inputs ?? []).some((input) => input.link != null && advanced.has(input.widget?.name))) return
+  node.showAdvanced = true
+  node.expandToFitContent?.()
+}
+
 /** Add a node of this type in the middle of the canvas, select it and return it. */
 export function addNode(app, type) {
   const node = window.LiteGraph?.createNode(type)

@@ -146,7 +146,7 @@ class XaloraTestImage(io.ComfyNode):
                 io.Combo.Input("kind", options=["noise", "gradient"], default="noise", optional=True),
                 io.Int.Input("seed", default=0, min=0, optional=True),
             ],
-            outputs=[io.Image.Output("image")],
+            outputs=[io.Image.Output("image", display_name="IMAGE")],
         )
 
     @classmethod
@@ -195,7 +195,7 @@ class XaloraTestJoin(io.ComfyNode):
             category=CATEGORY,
             is_input_list=True,
             inputs=[io.Image.Input("images")],
-            outputs=[io.Image.Output("image")],
+            outputs=[io.Image.Output("image", display_name="IMAGE")],
         )
 
     @classmethod
@@ -350,7 +350,7 @@ class XaloraTestLoopUpscale(io.ComfyNode):
             node_id="XaloraTestLoopUpscale",
             category=CATEGORY,
             inputs=[io.Image.Input("image")],
-            outputs=[io.Image.Output("upscaled")],
+            outputs=[io.Image.Output("upscaled", display_name="IMAGE")],
         )
 
     @classmethod
