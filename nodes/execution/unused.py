@@ -7,6 +7,8 @@ import gc
 
 from ...xalora_client.journal import Journal
 
+FLUSH_SECONDS = 2.0
+
 
 async def forget_unused(journal: Journal, record_id: int) -> bool:
     """Forget a record and its files; False where something still uses them.
@@ -17,6 +19,8 @@ async def forget_unused(journal: Journal, record_id: int) -> bool:
     if await _forgotten(journal, record_id):
         return True
     await asyncio.to_thread(gc.collect)
+    # What was let go by that is noted behind.
+    await asyncio.to_thread(journal.flush, FLUSH_SECONDS)
     return await _forgotten(journal, record_id)
 
 

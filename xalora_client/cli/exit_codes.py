@@ -12,19 +12,21 @@ from ..errors import (
     InputImageError,
     InvalidTaskError,
     JournalError,
+    MissingKeyError,
     NetworkError,
     ResultDownloadError,
     ResultExpiredError,
     ResultLocationError,
     StoreError,
     UnexpectedError,
+    XaloraConnectionError,
     XaloraError,
 )
 from .outputs import OutputExistsError
 
 
 class ExitCode(IntEnum):
-    """Exit statuses in the order of their seriousness: a higher one may concern more money.
+    """Exit statuses in the order of their seriousness: a later one may concern more money.
 
     ``UNEXPECTED`` is a bug of this package.
     """
@@ -33,7 +35,9 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1
     USAGE = 2
     CONFIGURATION = 3
+    NO_KEY = 7
     NETWORK = 4
+    NO_NETWORK = 8
     TASK_FAILED = 5
     OUTCOME_UNKNOWN = 6
     INTERRUPTED = 130
@@ -44,6 +48,8 @@ _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
     ((AmbiguousCreateError,), ExitCode.OUTCOME_UNKNOWN),
     # Errors in the arguments, as opposed to the configuration.
     ((InvalidTaskError, InputImageError, OutputExistsError), ExitCode.USAGE),
+    ((MissingKeyError,), ExitCode.NO_KEY),
+    ((XaloraConnectionError,), ExitCode.NO_NETWORK),
     (
         (AuthenticationError, ConfigurationError, ResultLocationError, JournalError),
         ExitCode.CONFIGURATION,
@@ -61,4 +67,4 @@ def exit_code_of(error: XaloraError) -> ExitCode:
 
 def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
     """The exit status of several jobs together; ``DONE`` for none."""
-    return max(codes, default=ExitCode.DONE)
+    return max(codes, key=list(ExitCode).index, default=ExitCode.DONE)

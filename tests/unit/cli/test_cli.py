@@ -60,7 +60,7 @@ CODES = {
     "InvalidTaskError": 2,
     "InputImageError": 2,
     "ConfigurationError": 3,
-    "MissingKeyError": 3,
+    "MissingKeyError": 7,
     "DailyLimitError": 3,
     "ClientClosedError": 3,
     "TaskNotKnownError": 5,
@@ -71,7 +71,7 @@ CODES = {
     "ResultLocationError": 3,
     "JournalError": 3,
     "NetworkError": 4,
-    "XaloraConnectionError": 4,
+    "XaloraConnectionError": 8,
     "RateLimitError": 4,
     "NoMinerError": 4,
     "RequestRefusedError": 4,
@@ -100,6 +100,8 @@ def test_every_error_has_an_exit_status() -> None:
 def test_the_most_serious_exit_status_counts() -> None:
     assert most_serious([]) is ExitCode.DONE
     assert most_serious([ExitCode.DONE, ExitCode.NETWORK, ExitCode.USAGE]) is ExitCode.NETWORK
+    assert most_serious([ExitCode.NO_NETWORK, ExitCode.NO_KEY]) is ExitCode.NO_NETWORK
+    assert most_serious([ExitCode.NO_NETWORK, ExitCode.TASK_FAILED]) is ExitCode.TASK_FAILED
     assert most_serious([ExitCode.OUTCOME_UNKNOWN, ExitCode.TASK_FAILED]) is ExitCode.OUTCOME_UNKNOWN
     assert most_serious([ExitCode.INTERRUPTED, ExitCode.OUTCOME_UNKNOWN]) is ExitCode.INTERRUPTED
 

@@ -272,7 +272,7 @@ def test_the_same_task_again_sends_nothing(cli: Cli, photo: Path, devnet: Devnet
 
 def test_without_a_key_nothing_is_made_unless_this_machine_is_chosen(tmp_path: Path, photo: Path) -> None:
     refused = Cli(tmp_path)("upscale", photo)
-    assert refused.returncode == 3
+    assert refused.returncode == 7
     assert "No API key is set" in refused.stderr
     assert not (tmp_path / "photo.xalora.png").exists()
     done = Cli(tmp_path)("upscale", photo, "--engine", "ncnn")
@@ -446,9 +446,9 @@ def test_usage_errors_exit_with_2(
     assert idle_devnet.stats()["creates"] == 0
 
 
-def test_a_missing_or_wrong_key_exits_with_3(cli: Cli, photo: Path) -> None:
+def test_a_missing_key_exits_with_7_and_a_wrong_one_with_3(cli: Cli, photo: Path) -> None:
     missing = cli("upscale", photo, "--engine", "xalora", XALORA_API_KEY="")
-    assert missing.returncode == 3
+    assert missing.returncode == 7
     assert "XALORA_API_KEY" in missing.stderr
     wrong = cli("upscale", photo, XALORA_API_KEY="alice#very-secret-but-wrong")
     assert wrong.returncode == 3
@@ -458,12 +458,12 @@ def test_a_missing_or_wrong_key_exits_with_3(cli: Cli, photo: Path) -> None:
     assert document["exit_code"] == 3
 
 
-def test_an_unreachable_network_exits_with_4(
+def test_an_unreachable_network_exits_with_8(
     cli: Cli, photo: Path, unused_tcp_port: int, tmp_path: Path
 ) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     done = cli("upscale", photo, "--fallback", "never", XALORA_WORKFLOW_URL=url)
-    assert done.returncode == 4
+    assert done.returncode == 8
     assert url in done.stderr
     assert "nothing was charged" in done.stderr
     assert done.stderr.count("\n") == 1
