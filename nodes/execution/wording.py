@@ -8,6 +8,7 @@ contains.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -142,7 +143,7 @@ _MONEY_OF: dict[type[XaloraError], str] = {
 _NOT_FOR_THE_GRAPH = re.compile(
     r"`|\bXALORA_[A-Z]|\bclient\.|\w\(\)|--\w"
     r"|\bxalora (?:tasks|resume|upscale|generate|config|workflows|devnet)\b"
-    r"|\bpip install\b|\bif_unknown\b|\bsdk-workflow-|\b[0-9a-f]{8,}\b|https?://",
+    r"|\bpip install\b|\bif_unknown\b|\bsdk-workflow-|\b[0-9a-f]{8,}\b|https?://\w",
     re.IGNORECASE,
 )
 _IDS_IN_BRACKETS = re.compile(r"\s*\((?:task|job)s? [^()]*\)")
@@ -207,10 +208,24 @@ def _words_for_batch(error: BatchError) -> Words:
     elif charges:
         money.append(SOME_CHARGED)
     return Words(
-        f"Not all {error.noun}s were made. {told[0].what}",
+        f"{_made(error)} {told[0].what}",
         " ".join(money) or NOTHING_CHARGED,
         told[0].press,
     )
+
+
+def _made(error: BatchError) -> str:
+    return f"Not all {error.noun}s were made." if error.finished else f"No {error.noun} was made."
+
+
+def sentences_for_graph(text: str, ids: Mapping[str, str | None]) -> str:
+    """Those sentences of a client's text that are for the graph, without ids.
+
+    Args:
+        ids: ``{"task": ..., "job": ...}``.
+    """
+    kept = (_plain(sentence, ids) for sentence in re.split(r"(?<=[.!?])\s+", text.strip()))
+    return " ".join(sentence for sentence in kept if sentence)
 
 
 def failure_line(error: XaloraError) -> str:
@@ -231,11 +246,15 @@ def graph_error(error: XaloraError) -> GraphError:
 
 def plain(error: XaloraError, text: str) -> str:
     """A client's sentence without ids; empty where it is not for the graph."""
+    return _plain(text, {"task": error.task_id, "job": error.job_id})
+
+
+def _plain(text: str, ids: Mapping[str, str | None]) -> str:
     text = _IDS_IN_BRACKETS.sub("", text.strip())
     named = _VARIABLES.sub(lambda found: _SETTINGS_OF[found[1]], text)
     if named != text:
         text = named[:1].upper() + named[1:]
-    for name, id in (("task", error.task_id), ("job", error.job_id)):
+    for name, id in ids.items():
         if id:
             text = text.replace(f"{name} {id}", f"the {name}").replace(
                 f"{name.capitalize()} {id}", f"The {name}"

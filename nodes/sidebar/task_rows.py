@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
+from ...xalora_client.errors import AmbiguousCreateError, TaskNotKnownError
 from ...xalora_client.journal import Group, Record, TaskState
 from ...xalora_client.media.media_types import MEDIA_TYPES
 from ..execution.task_origins import Origin
+from ..execution.wording import sentences_for_graph, words_for
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 """The sidebar's groups; each record is in one of them."""
@@ -54,7 +56,7 @@ def task_row(
         "engine": record.engine,
         "miner": record.miner,
         "device": record.device,
-        "error": problem or record.error,
+        "error": problem or _error(record),
         "wish": wish,
         "files": [_file(file) for file in record.files],
         "size": record.size,
@@ -88,6 +90,16 @@ def _actions(record: Record, workflow_url: str, leased: bool) -> list[str]:
     if not leased or record.group == "done":
         possible.append("forget")
     return possible
+
+
+def _error(record: Record) -> str | None:
+    """Why there is no result, in the graph's words; the log has the client's."""
+    if record.state is TaskState.UNKNOWN:
+        lost, gone = AmbiguousCreateError(""), TaskNotKnownError("")
+        return words_for(gone if record.task_id else lost).what
+    if not record.error:
+        return record.error
+    return sentences_for_graph(record.error, {"task": record.task_id, "job": record.job_id})
 
 
 def _state(record: Record) -> str:

@@ -24,6 +24,7 @@ from ..execution.freshness import freshness
 from ..execution.task_origins import origins
 from ..execution.unused import forget_unused
 from ..execution.wishes import Wish, wishes
+from ..execution.wording import words_for
 from ..host.clients import clients
 from ..host.comfyui_settings import read_settings
 from .task_rows import GROUPS, task_row
@@ -198,7 +199,7 @@ class TaskService:
                 try:
                     await self._cancel(client, row)
                 except XaloraError as error:
-                    failed.append(str(error))
+                    failed.append(str(words_for(error)).replace("\n", " "))
                     return False
                 return True
 
@@ -234,7 +235,7 @@ class TaskService:
                 await client.task(row["task_id"]).result()
         except XaloraError as error:
             log.warning("%s", error)
-            self._problems[record_id] = str(error)
+            self._problems[record_id] = str(words_for(error)).replace("\n", " ")
 
     async def take_up(self, record_id: int, task_id: str) -> dict[str, Any]:
         """Take up the task of a create whose answer was lost, which the user has found; its row.

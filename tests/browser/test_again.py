@@ -92,3 +92,16 @@ def test_a_bad_result_is_made_again_where_the_user_says_so(bench: Workbench) -> 
     bench.comfyui.clear_cache()
     assert run_and_end(bench) == "success"
     assert bench.devnet.new_stats()["creates"] == 2
+
+
+def test_what_is_forgotten_is_made_anew(bench: Workbench) -> None:
+    upscale(bench)
+    bench.open_panel()
+    assert run_and_end(bench) == "success"
+    row = bench.row("kept")
+    row.hover()
+    row.get_by_role("button", name="Forget").click()
+    bench.page.get_by_role("button", name="Confirm").click()
+    expect(bench.panel).to_contain_text("No tasks yet")
+    assert run_and_end(bench) == "success"
+    assert bench.devnet.new_stats()["creates"] == 2

@@ -378,7 +378,8 @@ def test_a_resume_that_fails_says_why(comfyui: ComfyUI, devnet: SessionDevnet) -
         record = seeder.record("upscaler", "of another time", ago=20, then=seed.left_running)
         post(comfyui, f"/xalora/tasks/{record.id}/resume").raise_for_status()
         until = time.monotonic() + 30
-        while "does not know task" not in (comfyui.get(f"/xalora/tasks/{record.id}").json()["error"] or ""):
+        words = "does not know this task"
+        while words not in (comfyui.get(f"/xalora/tasks/{record.id}").json()["error"] or ""):
             assert time.monotonic() < until
             time.sleep(0.05)
 

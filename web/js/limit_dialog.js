@@ -17,8 +17,11 @@ export function openLimitDialog(message, { t, service, toast }) {
   const dialog = openDialog(t('limit.title'), {
     t,
     kind: 'xalora-dialog-narrow xalora-limit',
-    body: [make('p', { class: 'xalora-note', text: message }), make('p', { class: 'xalora-hint', text: t('limit.text') })],
-    footer: [make('span', { class: 'xalora-spring' }), no, yes]
+    body: [
+      make('p', { class: 'xalora-note', text: message }),
+      make('p', { class: 'xalora-hint', text: t('limit.text') }),
+      make('div', { class: 'xalora-buttons' }, make('span', { class: 'xalora-spring' }), no, yes)
+    ]
   })
   no.focus()
 

@@ -118,7 +118,7 @@ def test_a_batch_is_told_by_its_first_error(
             )
             message = str(wording.words_for(error))
             assert_is_for_the_graph(message)
-            assert message.startswith("Not all images were made.")
+            assert message.startswith("Not all images were made." if finished else "No image was made.")
             assert ("not paid again" in message) == bool(finished)
             assert wording.failure_line(error).startswith(f"failed, {len(kinds)} of 6 images: ")
 
@@ -141,6 +141,17 @@ def test_every_setting_of_the_dialog_is_named_in_words(
     for name in [*names, "api_key", "workflow_url"]:
         told = wording.words_for(errors.ConfigurationError(f"XALORA_{name.upper()} is not a number"))
         assert told.what.endswith(" is not a number.") and "XALORA" not in told.what
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_the_journal_has_is_told_without_code_or_ids(
+    wording: ModuleType, event: str, advice: str
+) -> None:
+    text = f"{event}. {advice} The file is damaged."
+    told = wording.sentences_for_graph(text, {"task": TASK, "job": JOB})
+    assert not CODE.search(told)
+    assert told.endswith("The file is damaged.")
 
 
 def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
