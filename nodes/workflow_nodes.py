@@ -41,8 +41,8 @@ def workflow_nodes() -> list[type[io.ComfyNode]]:
     except ConfigurationError as error:
         log.warning("%s", error)
         found = WorkflowCatalog.load(environ={})
-    for problem in found.problems:
-        log.warning("%s", problem)
+    for told in (*found.problems, *found.notices):
+        log.warning("%s", told)
     classes: list[type[io.ComfyNode]] = []
     for definition in found:
         try:

@@ -50,6 +50,8 @@ def names_host(url: str) -> bool:
     """Whether an address has a host, and no invalid port."""
     try:
         parts = urlsplit(url)
+        # What a resolver would raise, as a UnicodeError, for a label that is empty or too long.
+        (parts.hostname or "").rstrip(".").encode("idna")
         return bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False

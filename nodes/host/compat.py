@@ -178,6 +178,15 @@ def running_server() -> PromptServer | None:
     return getattr(PromptServer, "instance", None)
 
 
+def is_multi_user() -> bool:
+    """Whether this ComfyUI has several users."""
+    try:
+        from comfy.cli_args import args
+    except ImportError:
+        return False
+    return bool(getattr(args, "multi_user", False))
+
+
 def own_port() -> int | None:
     """The port that this ComfyUI serves; None before it does."""
     port = getattr(running_server(), "port", None)

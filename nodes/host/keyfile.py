@@ -10,6 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from ...xalora_client.config import Settings, load_settings
 from ...xalora_client.errors import ConfigurationError
 from . import compat
@@ -36,7 +38,7 @@ def read_endpoint() -> str | None:
     return _read(ENDPOINT_FILE_NAME)
 
 
-def store_account(key: str, endpoint: str | None) -> None:
+def store_account(key: SecretStr, endpoint: str | None) -> None:
     """Store a key together with its network; None for the hosted one.
 
     An older key is never paired with the new endpoint, not even after a crash in between.
@@ -47,8 +49,8 @@ def store_account(key: str, endpoint: str | None) -> None:
     settings = checked(key, endpoint)
     forget_account()
     if endpoint:
-        _write(ENDPOINT_FILE_NAME, settings.workflow_url)
-    _write(KEY_FILE_NAME, key.strip())
+        _write(ENDPOINT_FILE_NAME, SecretStr(settings.workflow_url))
+    _write(KEY_FILE_NAME, key)
 
 
 def forget_account() -> None:
@@ -57,7 +59,7 @@ def forget_account() -> None:
     _path(ENDPOINT_FILE_NAME).unlink(missing_ok=True)
 
 
-def checked(key: str, endpoint: str | None) -> Settings:
+def checked(key: SecretStr, endpoint: str | None) -> Settings:
     """Settings that hold only this key and endpoint.
 
     Raises:
@@ -85,7 +87,7 @@ def _read(name: str) -> str | None:
         ) from error
 
 
-def _write(name: str, text: str) -> None:
+def _write(name: str, text: SecretStr) -> None:
     """Write a file that only this user can read (mode 0600), completely or not at all."""
     path = _path(name)
     draft = path.with_name(f"{name}.{os.getpid()}.part")
@@ -94,7 +96,7 @@ def _write(name: str, text: str) -> None:
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(text.get_secret_value())
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):

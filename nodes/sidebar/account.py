@@ -71,7 +71,7 @@ async def settings() -> dict[str, Any]:
     return {"settings": in_force(await asyncio.to_thread(read_settings)), "defaults": defaults()}
 
 
-async def enter_key(key: str, url: str | None) -> dict[str, Any]:
+async def enter_key(key: SecretStr, url: str | None) -> dict[str, Any]:
     """Test a key at its network, store both unless the network refuses the key, and return the verdict.
 
     If the network can't be reached, they are stored all the same, and the verdict says so.

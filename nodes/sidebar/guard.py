@@ -23,6 +23,7 @@ MARKER = "X-Xalora"
 """The header of requests that change state, with the value ``1``."""
 
 ALLOWED_HOSTS_VARIABLE = "XALORA_ALLOWED_HOSTS"
+ALLOWED_ORIGINS_VARIABLE = "XALORA_ALLOWED_ORIGINS"
 
 # Nobody can register names with these suffixes, so no attacker's name has one.
 _PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa", ".test")
@@ -37,21 +38,33 @@ class Refusal:
     reason: str
 
 
-def refusal(method: str, headers: Mapping[str, str], allowed_hosts: Set[str] = frozenset()) -> Refusal | None:
+def refusal(
+    method: str,
+    headers: Mapping[str, str],
+    allowed_hosts: Set[str] = frozenset(),
+    allowed_origins: Set[str] = frozenset(),
+) -> Refusal | None:
     """The refusal of a request, None for one that is answered.
 
     Args:
         method: ``GET``, ``POST``...
         headers: The request's headers, with case-insensitive names.
         allowed_hosts: Host names that the user allows, in lower case.
+        allowed_origins: Origins of pages that the user allows, in lower case: ComfyUI's own, behind a proxy
+            that changes the Host header.
     """
     host, origin = headers.get("Host", ""), headers.get("Origin")
     site = headers.get("Sec-Fetch-Site")
-    if origin is not None and not _same(origin, host):
-        return Refusal(403, "This request comes from another website.")
+    is_allowed = origin is not None and origin.lower() in allowed_origins
+    if origin is not None and not is_allowed and not _same(origin, host):
+        return Refusal(
+            403,
+            "This request comes from another website. If it is ComfyUI's own, and a proxy changes the "
+            f"Host header, name the page's origin in {ALLOWED_ORIGINS_VARIABLE}.",
+        )
     if site not in (None, "same-origin", "none"):
         return Refusal(403, "This request comes from another website.")
-    if not _is_safe_name(host, allowed_hosts) and not _is_secure(origin, site):
+    if not is_allowed and not _is_safe_name(host, allowed_hosts) and not _is_secure(origin, site):
         return Refusal(
             403,
             f"ComfyUI was opened by a name that another website could also use: {_hostname(host)!r}. Open it "

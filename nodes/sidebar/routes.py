@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from pydantic import SecretStr
 
 from ...xalora_client.errors import (
     AuthenticationError,
@@ -23,6 +24,7 @@ from ...xalora_client.errors import (
     XaloraError,
 )
 from ..execution.wording import words_for_dialog
+from ..host import compat
 from ..host.bridge import BridgeError, bridge
 from . import account, guard
 from .feed import Feed, Server
@@ -83,7 +85,7 @@ def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
         ("GET", f"{TASK}/preview"): _of_a_task(task_service.preview),
         ("GET", f"{TASK}/input"): _of_a_task(task_service.input),
         ("GET", TASK + "/files/{index:[0-9]+}"): lambda request, body: task_service.file(
-            _record_id(request), int(request.match_info["index"])
+            _record_id(request), _number(request.match_info["index"])
         ),
         ("POST", f"{TASK}/cancel"): _of_a_task(task_service.cancel),
         ("POST", f"{TASK}/resume"): _of_a_task(task_service.resume),
@@ -112,9 +114,12 @@ def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResp
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        refused = guard.refusal(request.method, request.headers, _allowed_hosts())
+        hosts, origins = _listed(guard.ALLOWED_HOSTS_VARIABLE), _listed(guard.ALLOWED_ORIGINS_VARIABLE)
+        refused = guard.refusal(request.method, request.headers, hosts, origins)
         if refused is not None:
             return _error(refused.status, refused.reason)
+        if compat.is_multi_user() and request.headers.get("comfy-user") != "default":
+            return _error(403, "With --multi-user, key and tasks belong to whoever runs this ComfyUI.")
         try:
             body = await _body(request) if request.method == "POST" else {}
             answer = await bridge.run(action(request, body))
@@ -133,9 +138,9 @@ def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResp
     return handle
 
 
-def _allowed_hosts() -> frozenset[str]:
-    names = os.environ.get(guard.ALLOWED_HOSTS_VARIABLE, "").split(",")
-    return frozenset(name.strip().lower() for name in names if name.strip())
+def _listed(variable: str) -> frozenset[str]:
+    names = (name.strip().lower().rstrip("/") for name in os.environ.get(variable, "").split(","))
+    return frozenset(name for name in names if name)
 
 
 def _error(status: int, what: str, money: str = "", next_step: str = "") -> web.Response:
@@ -144,9 +149,12 @@ def _error(status: int, what: str, money: str = "", next_step: str = "") -> web.
 
 
 def _record_id(request: web.Request) -> int:
-    digits = request.match_info["id"]
-    # SQLite's integers have at most 19 digits; no record has id 0.
-    return int(digits) if len(digits) < 18 else 0
+    return _number(request.match_info["id"], otherwise=0)
+
+
+def _number(digits: str, *, otherwise: int = -1) -> int:
+    """A number in a path; ``otherwise``, which names nothing, for one that SQLite can't hold."""
+    return int(digits) if len(digits) < 18 else otherwise
 
 
 def _query(values: Mapping[str, str]) -> dict[str, Any]:
@@ -159,20 +167,33 @@ def _query(values: Mapping[str, str]) -> dict[str, Any]:
         return {
             "groups": groups,
             "text": values.get("text", "")[:MAX_TEXT] or None,
-            "since": int(since) if since else None,
-            "offset": max(0, int(values.get("offset", 0))),
-            "limit": min(PAGE_LIMIT, max(0, int(values.get("limit", PAGE_LIMIT)))),
+            "since": _counted(since) if since else None,
+            "offset": max(0, _counted(values.get("offset", "0"))),
+            "limit": min(PAGE_LIMIT, max(0, _counted(values.get("limit", str(PAGE_LIMIT))))),
         }
     except ValueError as error:
         raise ConfigurationError(f"The query is invalid: {error}", money="") from error
 
 
-def _entered(body: Body) -> tuple[str, str | None]:
+def _counted(text: str) -> int:
+    if len(text) >= 18:
+        raise ValueError("a number is too long")
+    return int(text)
+
+
+def _entered(body: Body) -> tuple[SecretStr, str | None]:
     """The key and the endpoint that the user has entered."""
-    key, endpoint = body.get("key"), body.get("endpoint") or ""
-    if not isinstance(key, str) or not key.strip() or not isinstance(endpoint, str):
+    key, endpoint = _hidden(body.pop("key", None)), body.get("endpoint") or ""
+    if key is None or not isinstance(endpoint, str):
         raise ConfigurationError("No key was entered", next_step="Enter the key of your Xalora account.")
-    return key.strip(), endpoint.strip() or None
+    return key, endpoint.strip() or None
+
+
+def _hidden(key: Any) -> SecretStr | None:
+    """A key that can be sent and stored, out of sight of tracebacks."""
+    if not isinstance(key, str) or not key.strip() or not key.strip().isprintable():
+        return None
+    return SecretStr(key.strip())
 
 
 async def _body(request: web.Request) -> Body:
@@ -184,7 +205,7 @@ async def _body(request: web.Request) -> Body:
             raise ConfigurationError("The request's body is too long")
     try:
         body = json.loads(data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         # Without the parser's message, which may quote the body, and so a key.

@@ -557,3 +557,53 @@ def test_a_key_is_for_the_network_it_was_entered_with(
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+HOSTILE_BODIES = [
+    b"[" * 60_000,
+    b'{"key":' + b"[" * 60_000,
+    b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    b'{"key":"\\ud800#x"}',
+    b'{"key":"a#b\\u0000","endpoint":"http://127.0.0.1:9"}',
+    b'{"key":"a#b\\r\\nX: y","endpoint":"http://127.0.0.1:9"}',
+    b'{"key":"a#b","endpoint":"http://' + b"a" * 300 + b'/"}',
+    b'{"key":"a#b","endpoint":"http://[::1"}',
+    b'{"key":"a#b","endpoint":"\\ud800"}',
+    b'{"key":{"a":1}}',
+    b"9" * 5000,
+    b"\xff\xfe",
+]
+
+
+@pytest.mark.parametrize("path", ["/xalora/key", "/xalora/key/test", "/xalora/tasks/1/forget"])
+def test_a_malformed_body_is_the_callers_mistake(comfyui: ComfyUI, path: str) -> None:
+    headers = {"Content-Type": "application/json", **MARKED}
+    for body in HOSTILE_BODIES:
+        # A body that names no key tests the stored one, at a network that may be away (502).
+        status = requests.post(comfyui.url + path, body, headers=headers, timeout=60).status_code
+        assert 400 <= status < 500 or (path == "/xalora/key/test" and status in (200, 502)), (
+            body[:40],
+            status,
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/xalora/tasks/{number}" for number in ("9" * 30, "9" * 4400, "%D9%A1", "-1", "1%00")),
+        *(
+            f"/xalora/tasks/1/files/{number}"
+            for number in ("9" * 30, "9" * 5000, "-1", "..%2f..%2fetc%2fpasswd")
+        ),
+        *(f"/xalora/tasks?{name}={'9' * 24}" for name in ("offset", "since", "limit")),
+        *(f"/xalora/tasks?{name}={'9' * 5000}" for name in ("offset", "since", "limit")),
+        *("/xalora/tasks?since=nan", "/xalora/tasks?limit=1e9", "/xalora/tasks?groups=done,xx"),
+    ],
+)
+def test_a_malformed_address_is_the_callers_mistake(comfyui: ComfyUI, path: str) -> None:
+    assert get(comfyui, path).status_code in (400, 404)
+
+
+@pytest.mark.parametrize("text", ["%00", "%ff", "%25" * 3, "%ed%a0%80", "'%20or%201=1"])
+def test_any_text_may_be_looked_for(comfyui: ComfyUI, text: str) -> None:
+    assert get(comfyui, f"/xalora/tasks?text={text}").json()["tasks"] == []

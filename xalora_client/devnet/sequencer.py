@@ -443,7 +443,7 @@ def _read(data: bytes) -> Body:
     """The body of a request: a JSON object."""
     try:
         body = json.loads(data, parse_constant=_no_number)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refusal(400, "The body is not JSON") from None
     if not isinstance(body, dict):
         raise Refusal(400, "The body is not a JSON object")

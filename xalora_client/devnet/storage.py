@@ -44,13 +44,15 @@ class Storage:
 
     def token(self, task_id: str) -> str:
         """The token that lets a miner store this task's result."""
-        mac = hmac.new(self._secret, task_id.encode(), hashlib.sha256).hexdigest()
+        mac = hmac.new(self._secret, task_id.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
         return f"{task_id}.{mac}"
 
     def path(self, key: str) -> Path:
         """The path of a key's file. Raises ``OSError`` for an invalid key (absolute, or with ``..``)."""
         parts = PurePosixPath(key)
-        if not key or parts.is_absolute() or ".." in parts.parts or "\\" in key or key.endswith("/"):
+        if not key or parts.is_absolute() or ".." in parts.parts or key.endswith("/"):
+            raise FileNotFoundError(key)
+        if "\\" in key or "\0" in key:
             raise FileNotFoundError(key)
         return self.folder / parts
 
@@ -89,7 +91,11 @@ class Storage:
         key = request.match_info["key"]
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         task_id = token.partition(".")[0]
-        if scheme != "Bearer" or not hmac.compare_digest(token, self.token(task_id)) or task_id not in key:
+        if (
+            scheme != "Bearer"
+            or not hmac.compare_digest(token.encode("utf-8", "replace"), self.token(task_id).encode())
+            or task_id not in key
+        ):
             return refusal(403, "This credential is not valid for this key")
         try:
             path = self.path(key)

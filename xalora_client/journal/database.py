@@ -38,7 +38,9 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
         JournalError: See `explain`.
     """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Prompts and addresses are nobody else's affair; SQLite gives its other files the same mode.
+        path.touch(mode=0o600)
         connection = _connect(str(path))
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -65,7 +65,7 @@ class Owner:
 
     def __init__(self, folder: Path) -> None:
         self.id = uuid.uuid4().hex
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / f"{self.id}{LOCK_SUFFIX}"
         self._notes = folder / f"{self.id}{NOTES_SUFFIX}"
         self._used = 0

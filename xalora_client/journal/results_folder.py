@@ -55,7 +55,7 @@ class KeptResults:
     def stem(self, record_id: int | None, job_id: str) -> Path:
         """Where a task's files go, without suffix: unique even after the journal was started anew."""
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", job_id).strip("._")[:80] or "task"
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.root / (readable if record_id is None else f"{readable}-{record_id}")
 
     def check_room(self) -> None:
@@ -64,7 +64,7 @@ class KeptResults:
         Raises:
             OSError: It can't.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".room-", dir=self.root)
         try:
             with os.fdopen(descriptor, "wb") as probe:

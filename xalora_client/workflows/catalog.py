@@ -34,14 +34,18 @@ class WorkflowCatalog:
     """Definitions by name, and the problems of those that could not be loaded.
 
     A broken definition does not affect the others. Of two with the same name the later folder's wins, so that
-    a user can replace a shipped one.
+    a user can replace a shipped one; ``notices`` says so.
     """
 
     def __init__(
-        self, definitions: Iterable[WorkflowDefinition], problems: Iterable[DefinitionProblem] = ()
+        self,
+        definitions: Iterable[WorkflowDefinition],
+        problems: Iterable[DefinitionProblem] = (),
+        notices: Iterable[str] = (),
     ) -> None:
         self._definitions = {definition.name: definition for definition in definitions}
         self.problems = tuple(problems)
+        self.notices = tuple(notices)
 
     @classmethod
     def load(
@@ -57,13 +61,16 @@ class WorkflowCatalog:
             folders.append(Path(named).expanduser())
         definitions: dict[str, WorkflowDefinition] = {}
         problems: list[DefinitionProblem] = []
+        notices: list[str] = []
         for folder in dict.fromkeys(folders):
             for loaded in _load_folder(folder):
                 if isinstance(loaded, DefinitionProblem):
                     problems.append(loaded)
                 else:
+                    if loaded.name in definitions:
+                        notices.append(_replaces(loaded, definitions[loaded.name]))
                     definitions[loaded.name] = loaded
-        return cls(definitions.values(), problems)
+        return cls(definitions.values(), problems, notices)
 
     def __iter__(self) -> Iterator[WorkflowDefinition]:
         return iter(self._definitions.values())
@@ -133,6 +140,8 @@ def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProble
             yield load_definition(name, entry, folder)
         except WorkflowDefinitionError as error:
             yield DefinitionProblem(name, _reason(error), folder)
+        except Exception as error:  # noqa: BLE001 - somebody's file must not keep the others from loading
+            yield DefinitionProblem(name, f"reading it failed with a {type(error).__name__}.", folder)
     for path in sorted(folder.glob("*.json")):
         if path.name not in used and path.with_suffix(".yaml").exists() and path.stem not in index:
             yield DefinitionProblem(
@@ -141,6 +150,11 @@ def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProble
                 f"`{path.stem}: {{task_type: ..., output: image}}`",
                 folder,
             )
+
+
+def _replaces(new: WorkflowDefinition, old: WorkflowDefinition) -> str:
+    which = "the shipped one" if old.source == SHIPPED_FOLDER else f"the one in {old.source}"
+    return f"Workflow definition {new.name} in {new.source} replaces {which} of the same name"
 
 
 def _reason(error: WorkflowDefinitionError) -> str:

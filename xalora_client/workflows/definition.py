@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from .endpoint import Endpoint, IndexEntry, OutputKind, load_yaml, parse_model
 from .model_files import LORA_INPUT, lora_file
 from .parameters import AUTO, Parameter, shown
 from .prompt import Prompt, node_label, parse_prompt
+
+LARGEST_FILE = 2**20
 
 
 @dataclass(frozen=True)
@@ -309,11 +312,20 @@ def read_text(path: Path) -> str:
         WorkflowDefinitionError: It can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        about = path.stat()
+        # A pipe or a device would be read for ever.
+        if not stat.S_ISREG(about.st_mode):
+            reason = "is not a regular file"
+        elif about.st_size > LARGEST_FILE:
+            reason = f"is larger than {LARGEST_FILE >> 20} MiB"
+        else:
+            return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         reason = "is missing"
     except UnicodeDecodeError:
         reason = "is not UTF-8 text"
+    except ValueError:
+        reason = "has a name that no file can have"
     except OSError as error:
         reason = f"can't be read ({error.strerror})"
     raise WorkflowDefinitionError(f"The file {path} {reason}", next_step="Check the folder of definitions.")

@@ -89,20 +89,28 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def load_yaml(text: str, source: str) -> dict[str, Any]:
-    """A YAML mapping; a key given twice is an error.
+    """A YAML mapping; a key given twice, and an alias, is an error.
 
     Raises:
         WorkflowDefinitionError: Not valid YAML, or not a mapping.
     """
     try:
-        document = yaml.load(text, Loader=_CoreLoader)
+        # A few lines of aliases of aliases become any number of values.
+        has_aliases = "*" in text and _has_aliases(text)
+        document = None if has_aliases else yaml.load(text, Loader=_CoreLoader)
     except RecursionError:
         raise _broken(source, "it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise _broken(source, f"it is not valid YAML: {' '.join(str(error).split())}") from None
+    if has_aliases:
+        raise _broken(source, "it has aliases (*name), which are not read")
     if not isinstance(document, dict):
         raise _broken(source, "it is not a mapping of keys to values")
     return document
+
+
+def _has_aliases(text: str) -> bool:
+    return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader))
 
 
 # libyaml's parser, which PyYAML's wheels contain, is several times faster.

@@ -27,7 +27,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from ..errors import InvalidTaskError
-from ..tasks import MAX_SEED, is_sendable, number_as_text
+from ..tasks import BASE_OPTIONS, MAX_SEED, is_sendable, number_as_text
 
 AUTO = "auto"
 """Value of a parameter with ``installed: true`` that leaves the choice to the machine that runs the graph."""
@@ -88,6 +88,9 @@ class ComfyTarget(BaseModel):
     subfield: str = Field(min_length=1)
 
 
+_TAKEN_NAMES = frozenset({"cls", "self", "definition", *BASE_OPTIONS})
+
+
 class Parameter(BaseModel):
     """A parameter in an endpoint YAML.
 
@@ -125,6 +128,14 @@ class Parameter(BaseModel):
     presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
     installed: bool = False
     multiline: bool = False
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        # ComfyUI and the client call functions with the parameters by name, beside arguments of these names.
+        if value in _TAKEN_NAMES or value.startswith("__"):
+            raise ValueError(f"the name {value} is taken")
+        return value
 
     @field_validator("default", mode="before")
     @classmethod

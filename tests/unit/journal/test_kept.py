@@ -301,7 +301,6 @@ class TestReadOnly:
 import json, os, sys
 from xalora_client.errors import JournalError
 from xalora_client.journal import Journal, Work
-from xalora_client.journal.results_folder import leave_part
 os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
 work = Work(fingerprint=f"{1:064x}", sequencer_url="http://devnet", consumer_id="someone", task_type="any")
 with Journal(sys.argv[1], sys.argv[2]) as journal:
@@ -372,3 +371,18 @@ class TestPartialDownloads:
         part = self.part(journal, "job-9.abc", 150, left=False)
         assert with_files(journal) == {3}
         assert part.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_journal_and_results_are_the_users_alone(tmp_path: Path) -> None:
+    old = os.umask(0o002)
+    try:
+        with Journal.open(
+            tmp_path / "state" / "journal.sqlite3", tmp_path / "state" / "results", LIMIT
+        ) as journal:
+            kept(journal, 1)
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").iterdir()}
+    finally:
+        os.umask(old)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
+    assert {name: mode for name, mode in modes.items() if mode & 0o077} == {}

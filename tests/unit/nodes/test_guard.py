@@ -117,3 +117,21 @@ def test_other_methods_are_changes_too(guard: Any, method: str) -> None:
 
 def test_looking_needs_no_marks(guard: Any) -> None:
     assert refused(guard, "GET", X_Xalora=None, Content_Type=None) == 0
+
+
+PAGE = frozenset({"https://comfy.example.com"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8188", "backend.example.com", "backend"])
+def test_a_page_behind_a_proxy_that_changes_the_host_may_be_named(guard: Any, host: str) -> None:
+    headers = {**OURS, "Host": host, "Origin": "https://Comfy.example.com", "Sec-Fetch-Site": "same-origin"}
+    assert guard.refusal("POST", headers).status == 403
+    assert "XALORA_ALLOWED_ORIGINS" in guard.refusal("POST", headers).reason
+    assert guard.refusal("POST", headers, frozenset(), PAGE) is None
+    headers["Origin"] = "https://evil.example"
+    assert guard.refusal("POST", headers, frozenset(), PAGE).status == 403
+    headers["Origin"] = "https://comfy.example.com"
+    headers["Sec-Fetch-Site"] = "cross-site"
+    assert guard.refusal("POST", headers, frozenset(), PAGE).status == 403
+    del headers["X-Xalora"], headers["Sec-Fetch-Site"]
+    assert guard.refusal("POST", headers, frozenset(), PAGE).status == 403

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -150,3 +151,52 @@ def test_tasks_of_the_network_find_their_definition() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(WorkflowDefinitionError, match=r"no workflow upscal.*Did you mean upscale.*Known are"):
         WorkflowCatalog.load(environ={}).get("upscal")
+
+
+def test_a_replaced_definition_is_told(folder: Path) -> None:
+    assert WorkflowCatalog.load(environ={}).notices == ()
+    notices = WorkflowCatalog.load([folder], environ={}).notices
+    assert len(notices) == 2
+    assert f"flux-lora in {folder} replaces the shipped one" in notices[0]
+
+
+LAUGHS = "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n"
+
+
+HOSTILE = ["aliases", "fifo", "device", "large", "nul", "deep", "cls", "api_key", "long"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_definition_costs_itself_only(hostile: str, folder: Path) -> None:
+    endpoint = (folder / "flux-lora.yaml").read_text(encoding="utf-8")
+    shutil.copy(folder / "flux-lora.json", folder / "bad.json")
+    bad, line = folder / "bad.yaml", "bad: {task_type: txt2img, output: image}\n"
+    bad.write_text(endpoint, encoding="utf-8")
+    assert "bad" in WorkflowCatalog.load([with_line(folder, line)], environ={})
+    if hostile == "aliases":
+        bad.write_text(endpoint + LAUGHS, encoding="utf-8")
+    elif hostile == "fifo":
+        bad.unlink()
+        os.mkfifo(bad)
+    elif hostile == "device":
+        bad.unlink()
+        bad.symlink_to("/dev/zero")
+    elif hostile == "large":
+        bad.write_text(endpoint + "#" * 2**20, encoding="utf-8")
+    elif hostile == "nul":
+        line = 'bad: {task_type: txt2img, output: image, endpoint: "a\\0b.yaml"}\n'
+    elif hostile == "deep":
+        bad.write_text(endpoint + "x: " + "[" * 50_000, encoding="utf-8")
+    elif hostile == "long":
+        line = f"bad: {{task_type: txt2img, output: image, endpoint: {'a' * 5000}.yaml}}\n"
+    else:
+        bad.write_text(endpoint.replace("name: prompt", f"name: {hostile}"), encoding="utf-8")
+        assert bad.read_text(encoding="utf-8") != endpoint
+    catalog = WorkflowCatalog.load([with_line(folder, line)], environ={})
+    assert [problem.name for problem in catalog.problems] == ["bad"]
+    assert {"flux-lora", "hunyuan-fp8", "upscale"} <= set(catalog.names)
+
+
+def with_line(folder: Path, line: str) -> Path:
+    (folder / "index.yaml").write_text(INDEX + line, encoding="utf-8")
+    return folder

@@ -218,9 +218,11 @@ def test_plain_values_are_what_they_look_like(text: str, value: Any) -> None:
     assert (got, type(got)) == (value, type(value))
 
 
-def test_merge_keys_and_anchors_still_work() -> None:
-    text = "base: &b {type: int, default: 57:8}\nother: {<<: *b, label: 16:9}"
-    assert load_yaml(text, "x.yaml")["other"] == {"type": "int", "default": "57:8", "label": "16:9"}
+def test_aliases_are_refused_and_stars_in_texts_are_not() -> None:
+    with pytest.raises(WorkflowDefinitionError, match="aliases"):
+        load_yaml("base: &b {type: int}\nother: {<<: *b, label: 16:9}", "x.yaml")
+    text = "a: '*b'\nb: 2 * 3  # *c\nc: &c {type: int, default: 57:8}"
+    assert load_yaml(text, "x.yaml") == {"a": "*b", "b": "2 * 3", "c": {"type": "int", "default": "57:8"}}
 
 
 def test_a_parameter_without_a_node_is_sent_and_changes_nothing_here() -> None:

@@ -216,3 +216,27 @@ async def test_listens_on_this_machine_only() -> None:
         assert devnet.url.startswith("http://127.0.0.1:")
         port = int(devnet.url.rpartition(":")[2])
         assert port > 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"a":' * 50_000, b"\xff", b'{"api_key": NaN}', b"9" * 5000]
+)
+async def test_a_body_that_is_no_request_is_the_callers_mistake(body: bytes) -> None:
+    async with (
+        Devnet(miners=0) as devnet,
+        aiohttp.ClientSession() as session,
+        session.post(f"{devnet.url}/task_create", data=body) as answer,
+    ):
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize("token", ["Bearer x.\xe9", "Bearer .", "Basic x", "Bearer " + "a" * 100])
+async def test_a_token_of_any_form_is_refused(token: str) -> None:
+    async with Devnet(miners=0) as devnet:
+        host, port = devnet.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"PUT /files/x.png HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\nContent-Length: 1\r\n\r\nx"
+        writer.write(head.encode("latin-1"))
+        assert (await reader.readline()).split()[1] == b"403"
+        writer.close()
+        await writer.wait_closed()

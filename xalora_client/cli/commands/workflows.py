@@ -98,8 +98,8 @@ def list_workflows(as_json: AsJson = False) -> ExitCode:
         )
     screen.show(table)
     screen.say(("xalora workflows show NAME lists the parameters.", "dim"))
-    for problem in catalog.problems:
-        screen.warn(str(problem))
+    for told in (*catalog.problems, *catalog.notices):
+        screen.warn(str(told))
     return ExitCode.DONE
 
 
