@@ -36,10 +36,10 @@ SLOTS = 4
 SLOT_BYTES = 4 * 2**20
 
 START_SECONDS = 120.0
-BASE_SECONDS = 10.0
+BASE_SECONDS = 15.0
 """How long a file may take that declares no pixels."""
 
-BYTES_PER_SECOND = 10 * 2**20
+BYTES_PER_SECOND = 4 * 2**20
 """The slowest decoding of pixels that is waited for."""
 
 LONGEST_SECONDS = 900.0
