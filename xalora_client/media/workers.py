@@ -44,6 +44,9 @@ BYTES_PER_SECOND = 4 * 2**20
 
 LONGEST_SECONDS = 900.0
 MOST_WORKERS = 8
+"""How many files are read at once; as many again where a file has waited, so that slow ones don't stop it."""
+
+PATIENCE_SECONDS = 1.0
 IDLE_WORKERS = min(4, os.cpu_count() or 1)
 IDLE_SECONDS = 60.0
 _LONGEST_MESSAGE = 32 * 2**20
@@ -435,17 +438,24 @@ class _Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(MOST_WORKERS)
+        self._more_places = threading.BoundedSemaphore(MOST_WORKERS)
         self._resting: list[_Worker] = []
         self._all: set[_Worker] = set()
 
     @contextmanager
     def worker(self) -> Iterator[_Worker]:
-        with self._places:
+        places = self._places
+        if not places.acquire(timeout=PATIENCE_SECONDS):
+            places = self._more_places
+            places.acquire()
+        try:
             worker = self._taken()
             try:
                 yield worker
             finally:
                 self._given_back(worker)
+        finally:
+            places.release()
 
     def _taken(self) -> _Worker:
         with self._lock:

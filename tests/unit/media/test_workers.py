@@ -169,6 +169,18 @@ def test_many_files_at_once_start_few_workers(photo: Path, fresh_pool: workers._
     assert 1 <= len(fresh_pool.pids()) <= workers.IDLE_WORKERS
 
 
+def test_slow_files_in_every_place_do_not_stop_another(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, fresh_pool: workers._Pool
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE_SECONDS", 0.01)
+    reading = [workers.images("frames", photo) for _ in range(workers.MOST_WORKERS)]
+    for images in reading:
+        next(images)
+    assert decode_image(photo).shape == (64, 48, 3)
+    for images in reading:
+        images.close()
+
+
 def test_a_worker_inherits_nothing(
     photo: Path, fresh_pool: workers._Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

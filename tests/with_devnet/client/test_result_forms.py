@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from scripted import KEY, PICTURE, Answer, ScriptedSequencer
 
-from xalora_client import AsyncXalora, XaloraError
+from xalora_client import AsyncXalora, ResultError, XaloraError
 from xalora_client.transfer.download import download
 
 CORPUS = sorted((Path(__file__).parents[2] / "fuzz_corpus").iterdir(), key=lambda path: path.name)
@@ -128,3 +128,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_result_ends_in_images_or_in_a_typed_error(result: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_images_of(result, folder))
+
+
+async def test_a_header_that_can_not_be_sent_back_is_an_error_of_that_task() -> None:
+    """A validator with control characters goes into the next request, where it raises ValueError."""
+
+    async def store(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b'HTTP/1.1 200 OK\r\nETag: "a\xff\x01\x1b[31m"\r\nContent-Length: 1000000\r\n\r\n'
+        writer.write(head + b"\x89PNG\r\n\x1a\n" + b"\0" * 70_000)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(store, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+    async with (
+        server,
+        ScriptedSequencer(_Finished(url)) as sequencer,
+        AsyncXalora(KEY, sequencer.url) as client,
+    ):
+        with pytest.raises(ResultError, match="t-1"):
+            await client.run(PICTURE, fallback="never")
