@@ -575,16 +575,16 @@ HOSTILE_BODIES = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/xalora/key", "/xalora/key/test", "/xalora/tasks/1/forget"])
-def test_a_malformed_body_is_the_callers_mistake(comfyui: ComfyUI, path: str) -> None:
+def test_a_malformed_body_is_the_callers_mistake(comfyui: ComfyUI) -> None:
     headers = {"Content-Type": "application/json", **MARKED}
     for body in HOSTILE_BODIES:
-        # A body that names no key tests the stored one, at a network that may be away (502).
-        status = requests.post(comfyui.url + path, body, headers=headers, timeout=60).status_code
-        assert 400 <= status < 500 or (path == "/xalora/key/test" and status in (200, 502)), (
-            body[:40],
-            status,
+        refused = requests.post(comfyui.url + "/xalora/key", body, headers=headers, timeout=60)
+        assert refused.status_code == 400, body[:40]
+        # Without a key, a body has nothing wrong for the other routes but its form.
+        other = requests.post(
+            comfyui.url + f"/xalora/tasks/{10**12}/forget", body, headers=headers, timeout=60
         )
+        assert other.status_code in (400, 404), body[:40]
 
 
 @pytest.mark.parametrize(
@@ -606,4 +606,4 @@ def test_a_malformed_address_is_the_callers_mistake(comfyui: ComfyUI, path: str)
 
 @pytest.mark.parametrize("text", ["%00", "%ff", "%25" * 3, "%ed%a0%80", "'%20or%201=1"])
 def test_any_text_may_be_looked_for(comfyui: ComfyUI, text: str) -> None:
-    assert get(comfyui, f"/xalora/tasks?text={text}").json()["tasks"] == []
+    assert get(comfyui, f"/xalora/tasks?text={text}").status_code == 200

@@ -314,6 +314,19 @@ async def test_a_network_that_repeats_the_key_gets_it_nowhere(
         assert not file.is_file() or CANARY.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_of_the_endpoints_are_not_followed(status: int, call: str, tmp_path: Path) -> None:
+    async def elsewhere(endpoint: str, writer: asyncio.StreamWriter) -> None:
+        await send(writer, b"{}", status, headers=f"Location: {other.url}/{endpoint}\r\n")
+
+    async with Hostile(says({"task_id": "t-1"})) as other, Hostile(elsewhere) as network:
+        async with client(network.url, tmp_path) as running:
+            with pytest.raises(XaloraError):
+                await CALLS[call](running)
+        assert network.asked and not other.asked
+
+
 async def test_a_key_is_not_sent_in_the_open(tmp_path: Path) -> None:
     async with client("http://seq.invalid:8000", tmp_path) as running:
         for call in CALLS.values():
