@@ -11,7 +11,6 @@ have changed that do not make the picture, such as how long the node waits.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
