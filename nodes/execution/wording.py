@@ -109,6 +109,11 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
     errors.ResultMissingError: ("The network has no result for this task.", _RUN),
     errors.ResultExpiredError: ("The network no longer has the result.", "Press Run to have it made anew."),
     errors.ResultFormatError: ("The result is damaged, or of a kind that is not read here.", _RUN),
+    errors.ResultTooLargeError: (
+        "The result is larger than allowed.",
+        "Ask for a smaller one, then press Run.",
+    ),
+    errors.UnexpectedError: ("Something went wrong that was not foreseen.", "Report it with ComfyUI's log."),
     errors.JournalError: (
         "The list of your tasks can't be read or written.",
         "Make room on the disk or close other programs that use it, then press Run.",
