@@ -51,7 +51,7 @@ _PASSING = (401, 403, *NOT_FOUND)
 
 
 class Cancellation:
-    """The cancel of one job's task.
+    """The cancel of one job's task. It does not hold the job: a result in use would stay until a collection.
 
     Attributes:
         answer: The network's answer to a request to cancel, None before there is one.
@@ -59,31 +59,30 @@ class Cancellation:
         heard: The network's answer about a task that has ended, where it came here first.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self) -> None:
         self.answer: dict[str, str] | None = None
         self.lapse: XaloraError | None = None
         self.heard: asyncio.Future[WorkflowTaskResult] = asyncio.get_running_loop().create_future()
-        self._job = job
         self._deadline = 0.0
         self._pursuing: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
+    def begin(self, job: Job) -> None:
         """Pursue it until it is confirmed, refused, or 10 s have passed; not twice at a time."""
         if self._pursuing is not None and not self._pursuing.done():
             return
         self.lapse = None
         self._deadline = monotonic() + CANCEL_SECONDS
-        self._pursuing = background(self._pursue())
+        self._pursuing = background(self._pursue(job))
 
-    async def _pursue(self) -> None:
+    async def _pursue(self, job: Job) -> None:
         try:
-            await self._pursue_once()
+            await self._pursue_once(job)
         finally:
-            self._hold_again()
+            self._hold_again(job)
 
-    def _hold_again(self) -> None:
+    def _hold_again(self, job: Job) -> None:
         """A job that goes on has a lease on its record: it was dropped to see who else wants a cancel."""
-        job, journal = self._job, self._job.tools.journal
+        journal = job.tools.journal
         record_id = job.record_id
         if job.is_done or job.lease or record_id is None:
             return
@@ -98,9 +97,8 @@ class Cancellation:
 
         background(hold())
 
-    async def _pursue_once(self) -> None:
-        job = self._job
-        others_wait = job.state.wish is Because.CALLER_LEAVES and await self._others_wait()
+    async def _pursue_once(self, job: Job) -> None:
+        others_wait = job.state.wish is Because.CALLER_LEAVES and await self._others_wait(job)
         # Meanwhile somebody may have joined, or the user may have ordered it.
         if job.state.wish is None:
             return
@@ -112,17 +110,17 @@ class Cancellation:
         # However long it took to learn who else waits, the request leaves once.
         self._deadline = max(self._deadline, began + TRY_SECONDS)
         while not job.is_done and monotonic() < self._deadline:
-            request = background(self._request())
+            request = background(self._request(job))
             if not is_noted:
                 # The request leaves first, the note follows.
                 job.tell(Happened.CANCEL_SENT)
                 job.tools.journal.note(job.record_id, Event.CANCEL_REQUESTED, at=time())
                 is_noted = True
             is_answered = await request
-            has_ended = await self._has_ended()
+            has_ended = await self._has_ended(job)
             while self.answer is not None and not has_ended and monotonic() < self._deadline:
                 await asyncio.sleep(CONFIRM_SECONDS)
-                has_ended = await self._has_ended()
+                has_ended = await self._has_ended(job)
             is_refused = is_answered and self.lapse is not None
             if has_ended or (is_answered and not is_refused):
                 break
@@ -134,16 +132,15 @@ class Cancellation:
             job.tools.journal.note(job.record_id, Event.CANCEL_LAPSED)
             job.tell(Happened.CANCEL_LAPSED)
 
-    async def _request(self) -> bool:
+    async def _request(self, job: Job) -> bool:
         """Ask once for the cancel; whether the network has answered, in whichever way."""
-        job = self._job
         assert job.task_id is not None
         try:
             self.answer = await self._try(job.tools.network.cancel(job.credentials, job.task_id, retries=0))
             self.lapse = None
         except REFUSALS as refusal:
             self.lapse = refusal
-            return not self._may_be_too_new(refusal)
+            return not self._may_be_too_new(job, refusal)
         except XaloraError as error:
             self.lapse = error
             return False
@@ -155,14 +152,13 @@ class Cancellation:
             return False
         return True
 
-    async def _has_ended(self) -> bool:
+    async def _has_ended(self, job: Job) -> bool:
         """Ask for the status; whether the task has ended, or is not known."""
-        job = self._job
         assert job.task_id is not None
         try:
             answer = await self._try(job.tools.network.query(job.credentials, job.task_id, retries=0))
         except RequestRefusedError as error:
-            is_gone = error.status_code in NOT_FOUND and not self._may_be_too_new(error)
+            is_gone = error.status_code in NOT_FOUND and not self._may_be_too_new(job, error)
             if is_gone and self.answer is None and not job.is_done:
                 job.not_known()
             return job.is_done
@@ -177,18 +173,18 @@ class Cancellation:
         """Whether the network means it: it knows the task, and says that it can't be canceled."""
         return isinstance(refusal, NetworkError) and refusal.status_code not in _PASSING
 
-    def _may_be_too_new(self, refusal: XaloraError) -> bool:
+    def _may_be_too_new(self, job: Job, refusal: XaloraError) -> bool:
         """Whether the network may not know the task yet, as its polls are given time for, too."""
-        is_new = self._job.record_id is not None and self._job.pacing.elapsed() < REFUSAL_SECONDS
+        is_new = job.record_id is not None and job.pacing.elapsed() < REFUSAL_SECONDS
         return isinstance(refusal, NetworkError) and refusal.status_code in NOT_FOUND and is_new
 
-    async def _others_wait(self) -> bool:
+    async def _others_wait(self, job: Job) -> bool:
         """Whether a lease of somebody else alive keeps the task.
 
         Of two processes that leave at once, each sees the other's lease. So the own one is dropped then, and
         whoever sees none after that is the last.
         """
-        job, journal = self._job, self._job.tools.journal
+        journal = job.tools.journal
         record_id = job.record_id
         if record_id is None:
             return False

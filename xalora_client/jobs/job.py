@@ -142,7 +142,7 @@ class Job:
         self.accepted: asyncio.Future[str] = loop.create_future()
         self.answered: asyncio.Future[WorkflowTaskResult] = loop.create_future()
         self.fetched: asyncio.Future[RunResult] = loop.create_future()
-        self.cancellation = Cancellation(self)
+        self.cancellation = Cancellation()
         self.wishes_ended = 0
         self.cancel_asked_at: float | None = None
         self.events = Listeners()
@@ -169,7 +169,7 @@ class Job:
         changed.set_result(None)
         for command in commands:
             if command is Command.CANCEL:
-                self.cancellation.begin()
+                self.cancellation.begin(self)
             elif command is Command.STOP_CREATE:
                 assert self._driver is not None
                 self._driver.cancel()

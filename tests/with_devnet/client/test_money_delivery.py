@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +244,19 @@ async def test_the_blocking_functions_deliver_what_they_return(tmp_path: Path) -
         async with AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client:
             assert client.journal.count(states=[TaskState.FINISHED, TaskState.SUBMITTED]) == 8
             assert all(record.delivered for record in client.journal.records())
+
+
+async def test_a_result_that_is_let_go_needs_no_garbage_collection_to_drop_its_lease(tmp_path: Path) -> None:
+    network = finishing()
+    gc.disable()
+    try:
+        async with (
+            ScriptedSequencer(network) as sequencer,
+            AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+        ):
+            result = await client.run(task(), fallback="never")
+            assert leases(client.journal) == 1
+            del result
+            await until(lambda: not leases(client.journal))
+    finally:
+        gc.enable()
