@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,7 +35,7 @@ from .image_files import (
     read_source,
 )
 from .limits import TooLargeError, check_image, check_images, check_memory
-from .media_types import MediaKind, sniff
+from .media_types import MediaKind, sniff, sniff_file
 from .png_decode import PngHeader, check_png_stream, decode_plain_png
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
@@ -117,6 +118,8 @@ def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatI
     """
     if not sources:
         raise ValueError("decode_images needs at least one image")
+    if len(sources) == 1 and results == 1 and not _is_animation(sources[0]):
+        return decode_image(sources[0])[np.newaxis]
     headers: list[ImageHeader] = []
     with_alpha = False
     for place, source in enumerate(sources):
@@ -146,6 +149,11 @@ def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatI
 
     in_daemon_threads(decode_into, range(len(sources)), threads)
     return batch
+
+
+def _is_animation(source: ImageSource) -> bool:
+    kind = sniff_file(source) if isinstance(source, Path) else sniff(source)
+    return kind is not None and kind.is_animation
 
 
 def decode_pixels(source: ImageSource) -> Pixels:

@@ -28,7 +28,7 @@ import PIL
 from . import animation, limits, video_decode
 from .containers import BrokenMediaError, png_chunks
 from .image_files import read_header
-from .images import Pixels, is_see_through, read_frames, read_pixels
+from .images import ROWS_AT_ONCE, Pixels, is_see_through, read_frames, read_pixels
 from .isolation import MemoryLimit, isolate
 from .limits import TooLargeError
 from .media_types import MediaKind
@@ -71,22 +71,38 @@ class Reply:
 
     def rows(self, start: int, block: npt.NDArray[Any]) -> None:
         """Send rows of the current image, ``[N, W, C]``, the first of them at ``start``."""
-        dtype = np.dtype("<u2") if block.dtype.itemsize == 2 else np.dtype(np.uint8)
-        row_bytes = block.shape[1] * block.shape[2] * dtype.itemsize
-        step = SLOT_BYTES // row_bytes
-        for first in range(0, len(block), step):
-            part = block[first : first + step]
-            slot = self._free_slot()
-            np.copyto(np.ndarray(part.shape, dtype, _ring, slot * SLOT_BYTES), part)
-            self.tell(rows=[slot, start + first, len(part)])
+        self._send(start, len(block), block.shape, block.dtype, lambda first, last: block[first:last])
 
     def pixels(self, pixels: Pixels) -> None:
         """Send a whole image."""
         self.image(pixels.width, pixels.height, pixels.channels, pixels.maximum)
-        row_bytes = pixels.width * pixels.channels * (1 if pixels.maximum == 255 else 2)
-        step = max(1, SLOT_BYTES // row_bytes)
-        for start in range(0, pixels.height, step):
-            self.rows(start, pixels.rows(start, min(start + step, pixels.height)))
+        shape = (pixels.height, pixels.width, pixels.channels)
+        dtype = np.dtype(np.uint8 if pixels.maximum == 255 else np.uint16)
+        self._send(0, pixels.height, shape, dtype, pixels.rows, ROWS_AT_ONCE)
+
+    def _send(
+        self,
+        start: int,
+        count: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        rows: Callable[[int, int], npt.NDArray[Any]],
+        at_once: int | None = None,
+    ) -> None:
+        """Send ``count`` rows; ``at_once`` of them are asked for in one step, which fits a core's cache."""
+        _, width, channels = shape
+        stored = np.dtype("<u2") if dtype.itemsize == 2 else np.dtype(np.uint8)
+        step = SLOT_BYTES // (width * channels * stored.itemsize)
+        for first in range(0, count, step):
+            last = min(first + step, count)
+            slot = self._free_slot()
+            place: npt.NDArray[Any] = np.ndarray(
+                (last - first, width, channels), stored, _ring, slot * SLOT_BYTES
+            )
+            for top in range(first, last, at_once or step):
+                bottom = min(top + (at_once or step), last)
+                np.copyto(place[top - first : bottom - first], rows(top, bottom))
+            self.tell(rows=[slot, start + first, last - first])
 
     def _free_slot(self) -> int:
         if not self._free:

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -49,6 +50,7 @@ MOST_WORKERS = 8
 PATIENCE_SECONDS = 1.0
 IDLE_WORKERS = min(4, os.cpu_count() or 1)
 IDLE_SECONDS = 60.0
+_WATCH_SECONDS = 0.1
 _LONGEST_MESSAGE = 32 * 2**20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SENDS_FILES = hasattr(socket, "AF_UNIX") and hasattr(socket, "send_fds")
@@ -236,7 +238,7 @@ class _Deadline:
         self._worker = worker
         self.has_passed = False
         self._work = 0.0
-        self._timer = self._started(seconds)
+        self.restart(seconds)
 
     def extend(self, work: float) -> None:
         if work > self._work:
@@ -244,21 +246,48 @@ class _Deadline:
             self.restart(min(BASE_SECONDS + work / BYTES_PER_SECOND, LONGEST_SECONDS))
 
     def restart(self, seconds: float) -> None:
-        self._timer.cancel()
-        self._timer = self._started(seconds)
+        _watch.call_in(seconds, self, self._end)
 
     def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _started(self, seconds: float) -> threading.Timer:
-        timer = threading.Timer(seconds, self._end)
-        timer.daemon = True
-        timer.start()
-        return timer
+        _watch.forget(self)
 
     def _end(self) -> None:
         self.has_passed = True
         self._worker.kill()
+
+
+class _Watch:
+    """Calls functions later, on one thread: a timer for each would start a thread for each file."""
+
+    def __init__(self) -> None:
+        self._due: dict[object, tuple[float, Callable[[], None]]] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def call_in(self, seconds: float, owner: object, function: Callable[[], None]) -> None:
+        """Call a function once, instead of the one that was set for this owner before."""
+        with self._changed:
+            self._due[owner] = (monotonic() + seconds, function)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="xalora-watch", daemon=True)
+                self._thread.start()
+            elif len(self._due) == 1:
+                self._changed.notify()
+
+    def forget(self, owner: object) -> None:
+        with self._changed:
+            self._due.pop(owner, None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due:
+                    self._changed.wait()
+                late = [owner for owner, (when, _) in self._due.items() if when <= monotonic()]
+                functions = [self._due.pop(owner)[1] for owner in late]
+            for function in functions:
+                function()
+            sleep(_WATCH_SECONDS)
 
 
 @contextmanager
@@ -317,7 +346,6 @@ class _Worker:
         self.isolated: list[str] = []
         self.is_between_requests = False
         self.has_started = False
-        self._idle: threading.Timer | None = None
         self._ring_file = self._new_ring()
         self._ring = mmap.mmap(self._ring_file.fileno(), SLOTS * SLOT_BYTES)
         ring, passed, files = self._ring_file.name, [], ""
@@ -405,13 +433,10 @@ class _Worker:
         self._process.stdin.flush()
 
     def rest(self) -> None:
-        self._idle = threading.Timer(IDLE_SECONDS, lambda: _pool.retire(self))
-        self._idle.daemon = True
-        self._idle.start()
+        _watch.call_in(IDLE_SECONDS, self, lambda: _pool.retire(self))
 
     def wake(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
+        _watch.forget(self)
 
     def kill(self) -> None:
         with suppress(OSError):
@@ -520,6 +545,7 @@ def _environment() -> dict[str, str]:
 
 
 _pool = _Pool()
+_watch = _Watch()
 
 
 @atexit.register
@@ -529,8 +555,8 @@ def _end_workers() -> None:
 
 def _after_fork_in_child() -> None:
     # The workers are the parent's.
-    global _pool  # noqa: PLW0603
-    _pool = _Pool()
+    global _pool, _watch
+    _pool, _watch = _Pool(), _Watch()
 
 
 if hasattr(os, "register_at_fork"):
