@@ -24,13 +24,12 @@ from ..errors import STILL_RETRIEVABLE, ConfigurationError
 from . import workers
 from .containers import webp_durations
 from .image_files import animation_frames
-from .limits import TooLargeError
+from .limits import check_frame_size
 from .media_types import MediaKind, sniff
 from .video import VideoFile, errors_of_video, open_video
 
 _H264_ENCODERS = ("libx264", "libopenh264")
 _UNTIMED_FRAME_MS = 100
-_MOST_H264_PIXELS = 8192 * 4320
 # Numbers of ITU-T H.273, but for the range, which is FFmpeg's.
 _BT709, _BT601, _VIDEO_RANGE = 1, 6, 1
 
@@ -56,7 +55,7 @@ def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[
     try:
         with errors_of_video(path):
             header = workers.ask("header", path)
-            check_h264_size(header["width"], header["height"])
+            check_frame_size(header["width"], header["height"])
             frames = (on_black(frame.stored()) for frame in workers.images("frames", path))
             _encode_h264(frames, workers.ask("durations", path), unfinished)
         unfinished.replace(dest)
@@ -79,12 +78,6 @@ def animation_durations(data: bytes) -> list[int]:
         durations = webp_durations(data) or [0]  # a still one has none
     # Browsers show a frame of at most 10 ms for a tenth of a second.
     return [round(duration) if duration > 10 else _UNTIMED_FRAME_MS for duration in durations]
-
-
-def check_h264_size(width: int, height: int) -> None:
-    """Refuse frames larger than H.264 has a level for. Raises TooLargeError."""
-    if width * height > _MOST_H264_PIXELS:
-        raise TooLargeError(f"its frames of {width}x{height} pixels are too large for H.264")
 
 
 def on_black(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -29,7 +29,7 @@ from .containers import (
     webp_size,
 )
 from .embedded import Embedded, read_embedded
-from .limits import TooLargeError, check_frames, check_image
+from .limits import TooLargeError, check_frame_size, check_frames, check_image
 from .media_types import MediaKind, sniff
 from .png_decode import PngHeader, read_png_header
 
@@ -128,6 +128,7 @@ def animation_frames(data: bytes) -> Iterator[Image.Image]:
     opened = open_image(data)
     check_end(opened.kind, data)
     frames = opened.frames
+    check_frame_size(*opened.image.size)
     check_image(*opened.image.size, opened.frame_bytes)
     check_frames(frames, frames * opened.frame_bytes)
     for place in range(frames):

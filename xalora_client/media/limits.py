@@ -17,6 +17,9 @@ IMAGE_BYTES = 512 * 2**20
 VIDEO_BYTES = 2 * 2**30
 """The same of a video's frames that are decoded at once, and of an animation: 345 frames of 1080p."""
 
+FRAME_PIXELS = 8192 * 4320
+"""The largest frame of a video or an animation, which is H.264's too."""
+
 FRAMES = 100_000
 """The most frames of a video or an animation."""
 
@@ -46,6 +49,12 @@ def check_image(width: int, height: int, stored: int) -> None:
 def check_images(stored: int, results: int = 1) -> None:
     """Refuse the images of results whose pixels take ``stored`` bytes together. Raises TooLargeError."""
     _check("pixels", stored, IMAGE_BYTES * results)
+
+
+def check_frame_size(width: int, height: int) -> None:
+    """Refuse frames of a video or an animation that are too large. Raises TooLargeError."""
+    if width * height > FRAME_PIXELS:
+        raise TooLargeError(f"its frames of {width}x{height} pixels are larger than the 8192x4320 allowed")
 
 
 def check_frames(frames: int, stored: int) -> None:

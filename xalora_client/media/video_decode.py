@@ -23,7 +23,6 @@ from av.video.stream import VideoStream
 
 from . import limits
 from .containers import BrokenMediaError, check_video_container
-from .image_files import check_pixel_count
 from .media_types import MediaKind
 
 _FRAMES_IN_FLIGHT = 4
@@ -53,7 +52,7 @@ def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
     check_video_container(file)
     with _opened(file, kind) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
-        check_pixel_count(width, height)
+        limits.check_frame_size(width, height)
         limits.check_frames(stream.frames, 0)
         _declare(stream, 1)
         promised, rate = stream.frames, stream.average_rate

@@ -35,16 +35,25 @@ def written(path: Path, data: bytes) -> Path:
         lambda: bombs.gif(64, 64, 200_000),
         lambda: bombs.animated_webp(16383, 16383, 50),
         lambda: bombs.animated_webp(1024, 1024, 2000),
+        lambda: bombs.animated_webp(12000, 12000, 4),
     ],
-    ids=["gif canvas", "gif frames", "gif largest canvas", "gif many frames", "webp canvas", "webp frames"],
+    ids=[
+        "gif canvas",
+        "gif frames",
+        "gif largest canvas",
+        "gif many frames",
+        "webp canvas",
+        "webp frames",
+        "webp few large frames",
+    ],
 )
 def test_an_animation_is_refused_by_what_it_declares(tmp_path: Path, make: Callable[[], bytes]) -> None:
     file = written(tmp_path / "a", make())
     kind = sniff_file(file)
     assert kind is not None
-    with pytest.raises(TooLargeError, match="more than"):
+    with pytest.raises(TooLargeError, match=r"more than|larger than"):
         check_complete(file, kind)
-    with pytest.raises(ResultTooLargeError, match="more than"):
+    with pytest.raises(ResultTooLargeError, match=r"more than|larger than"):
         decode_images([file])
 
 
