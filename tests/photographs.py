@@ -12,7 +12,7 @@ import numpy.typing as npt
 import picture_files as files
 from PIL import Image
 
-from xalora_client.cli.demo.photographs import shipped_photographs
+from xalora_client.cli.demo.photographs import SHIPPED
 
 _SMALL = (240, 180)
 
@@ -45,13 +45,13 @@ def make_photographs(folder: Path) -> list[Photograph]:
         (folder / name).write_bytes(data)
         made.append(Photograph(folder / name, srgb.astype(np.float64)))
 
-    for shipped in shipped_photographs():
+    for shipped in SHIPPED:
         with Image.open(shipped.path) as image:
             pixels = np.asarray(image.convert("RGB"))
             is_adobe_rgb = b"Adobe RGB" in image.info.get("icc_profile", b"")
         srgb = files.srgb_of_adobe_rgb(pixels) if is_adobe_rgb else pixels
         add(f"demo-{shipped.path.name}", shipped.path.read_bytes(), srgb)
-    with Image.open(shipped_photographs()[0].path) as image:
+    with Image.open(SHIPPED[0].path) as image:
         small = image.convert("RGB").resize(_SMALL)
     pixels = np.asarray(small)
     fine = np.random.default_rng(1).integers(-128, 128, pixels.shape)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -466,6 +467,9 @@ class _Pool:
         self._more_places = threading.BoundedSemaphore(MOST_WORKERS)
         self._resting: list[_Worker] = []
         self._all: set[_Worker] = set()
+        # A host that loads this package anew drops the pool.
+        self.ending = weakref.finalize(self, _close_all, self._all)
+        self.ending.atexit = False
 
     @contextmanager
     def worker(self) -> Iterator[_Worker]:
@@ -490,6 +494,7 @@ class _Pool:
                 if not worker.has_ended:
                     return worker
                 self._all.discard(worker)
+                worker.close()
         worker = _Worker()
         with self._lock:
             self._all.add(worker)
@@ -526,6 +531,11 @@ class _Pool:
                 worker.kill()
 
 
+def _close_all(workers: set[_Worker]) -> None:
+    for worker in list(workers):
+        worker.close()
+
+
 def _clean(clause: object) -> str:
     return _CONTROL.sub(" ", str(clause))[:300]
 
@@ -556,6 +566,7 @@ def _end_workers() -> None:
 def _after_fork_in_child() -> None:
     # The workers are the parent's.
     global _pool, _watch
+    _pool.ending.detach()
     _pool, _watch = _Pool(), _Watch()
 
 

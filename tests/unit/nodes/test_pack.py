@@ -90,6 +90,7 @@ def test_users_get_what_the_pack_needs_and_nothing_else(repository: Path) -> Non
     sent = tracked() - tracked("--ignored", "--exclude-from=.comfyignore")
     assert {path.partition("/")[0] for path in sent} == {
         "CHANGELOG.md",
+        "SECURITY.md",
         "LICENSE",
         "NOTICE",
         "README.md",

@@ -322,7 +322,7 @@ def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
     assert process.returncode == 0
     assert [result["status"] for result in json.loads(out)["results"]] == ["done", "done"]
     text = shown.decode()
-    for words in ("photo.png", "other.png", "queued", "running", "of 2 done"):
+    for words in ("photo.png", "other.png", "queue", "running", "of 2 done"):
         assert words in text
     assert quiet.stderr == ""
 
@@ -501,13 +501,14 @@ def test_a_local_result_after_an_unknown_create_says_what_that_may_cost(
     cli: Cli, devnet: DevnetThread, photo: Path, tmp_path: Path
 ) -> None:
     devnet.add_fault("task_create:drop_after:n=1")
-    document = cli.json("upscale", photo, "-o", "made.png", code=6)
+    here = ("--fallback", "on_any_failure")
+    document = cli.json("upscale", photo, "-o", "made.png", *here, code=6)
     (result,) = document["results"]
     assert (result["status"], result["engine"], document["exit_code"]) == ("done", "ncnn", 6)
     assert result["files"] == ["made.png"] and (tmp_path / "made.png").is_file()
     assert result["error"]["type"] == "AmbiguousCreateError"
     # It stays unknown for the same task.
-    again = cli("upscale", photo, "-o", "again.png")
+    again = cli("upscale", photo, "-o", "again.png", *here)
     assert again.returncode == 6
     assert "Upscaled with realesrgan-x4plus" in again.stdout
     assert "Running on this machine with the ncnn engine." in again.stderr

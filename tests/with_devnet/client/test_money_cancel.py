@@ -411,8 +411,7 @@ async def test_the_cancels_of_hundreds_of_tasks_leave_at_once(tmp_path: Path) ->
         await until(lambda: client.journal.count(states=[TaskState.SUBMITTED]) == HUNDREDS, 100.0)
         running.cancel()
         await asyncio.wait({running})
-        assert all_asked.is_set()
-        assert len(network.cancels) == HUNDREDS
+        await until(all_asked.is_set)
 
 
 async def test_a_cancel_does_not_wait_for_images_on_a_disk_that_hangs(

@@ -83,7 +83,7 @@ GOOD = np.zeros((8, 8, 3), np.uint8)
         (lambda: TwoPictures(picture=GOOD, mask=GOOD, words={"a": [HALF]}), InvalidTaskError, "words"),
         (lambda: TwoPictures(picture=GOOD, mask=GOOD, words={HALF: 1}), InvalidTaskError, "words"),
         (lambda: UpscalerTask(image=GOOD, workflow_id=HALF), InvalidTaskError, "workflow_id"),
-        (lambda: UpscalerTask(image=""), InputImageError, "input image is an empty path"),
+        (lambda: UpscalerTask(image=""), InvalidTaskError, "image: it is empty"),
         (lambda: UpscalerTask(image=b""), InputImageError, "input image.*is empty"),
         (lambda: UpscalerTask(image=[]), InputImageError, "input image is a list of 0"),
         (lambda: UpscalerTask(image=[GOOD, GOOD]), InputImageError, "input image is a list of 2"),
@@ -91,7 +91,7 @@ GOOD = np.zeros((8, 8, 3), np.uint8)
         (lambda: UpscalerTask(image=f"{HALF}.png"), InputImageError, "input image"),
         (lambda: TwoPictures(picture=GOOD, mask=[]), InputImageError, "Parameter mask.*a list of 0"),
         (lambda: TwoPictures(picture=b"", mask=GOOD), InputImageError, "Parameter picture.*is empty"),
-        (lambda: TwoPictures(picture=GOOD, mask=""), InputImageError, "Parameter mask.*an empty path"),
+        (lambda: TwoPictures(picture=GOOD, mask=""), InvalidTaskError, "mask: it is empty"),
         (lambda: TwoPictures(picture=GOOD, mask={"a": 1}), InputImageError, "Parameter mask.*type dict"),
     ],
 )

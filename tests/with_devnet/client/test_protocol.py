@@ -205,7 +205,7 @@ async def test_a_page_of_a_front_is_an_outage_and_no_bad_key(code: int) -> None:
         assert "nothing was charged" in str(caught.value) and "<" not in str(caught.value)
         # This machine may take over.
         picture = UpscalerTask(np.zeros((2, 2, 3), np.uint8))
-        assert (await client.run(picture, fallback="when_unavailable")).engine == "pillow"
+        assert (await client.run(picture, fallback="when_unavailable")).engine == "ncnn"
 
 
 async def test_pages_in_place_of_a_status_never_make_a_task_unknown() -> None:

@@ -24,6 +24,7 @@ from xalora_client import (
     ResultFormatError,
     ResultLocationError,
     TaskTimeoutError,
+    UnexpectedError,
 )
 from xalora_client.journal import TaskState
 
@@ -233,7 +234,7 @@ async def test_a_file_that_is_whole_and_was_not_noted_is_taken_when_the_network_
     ):
         with monkeypatch.context() as patched:
             patched.setattr(client.journal, "describe", die)
-            with pytest.raises(RuntimeError):
+            with pytest.raises(UnexpectedError, match="the process ends here"):
                 await client.run(PICTURE, fallback="never")
         assert state_of(client) is TaskState.FINISHED
         del store.files["/a.png"]
