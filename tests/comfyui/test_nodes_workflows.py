@@ -55,7 +55,7 @@ def test_widgets_have_the_files_ranges_and_choices(comfyui: ComfyUI) -> None:
     assert inputs_of(comfyui, "upscale")["model_name"][1]["options"][0] == "auto"
     hunyuan = inputs_of(comfyui, "hunyuan-fp8")
     # No default anywhere, so one below the range stands for "not given".
-    assert (hunyuan["quality"][1]["default"], hunyuan["quality"][1]["min"]) == (0, 0)
+    assert (hunyuan["quality"][1]["default"], hunyuan["quality"][1]["min"]) == (80, 1)
     assert all("key" not in name.lower() for name in flux)
 
 
