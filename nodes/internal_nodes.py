@@ -105,11 +105,9 @@ class XaloraNcnnUpscale(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="XaloraNcnnUpscale",
-            display_name="Xalora Upscale with ncnn",
-            category=INTERNAL,
-            description=PURPOSE,
+        return _schema(
+            "XaloraNcnnUpscale",
+            "Xalora Upscale with ncnn",
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Image.Input("images", tooltip="A batch."),

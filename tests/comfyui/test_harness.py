@@ -20,7 +20,8 @@ def test_the_pack_loads_without_a_complaint(comfyui: ComfyUI) -> None:
     starting = comfyui.logs().partition("Starting server")[0]
     naming = [line for line in starting.splitlines() if str(comfyui.pack_dir) in line]
     assert naming
-    loaded = re.compile(rf"\s*\d+\.\d seconds: {re.escape(str(comfyui.pack_dir))}")
+    level = r"(\x1b\[\d+m\[INFO\]\x1b\[0m)?"
+    loaded = re.compile(rf"{level}\s*\d+\.\d seconds: {re.escape(str(comfyui.pack_dir))}")
     assert [line for line in naming if not loaded.fullmatch(line)] == []
 
 
