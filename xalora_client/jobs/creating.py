@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..concurrency import JOURNAL_READS, run_in_thread
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import Submitted
-from ..journal import Event, TaskState
+from ..journal import Event, Record, TaskState
 from ..journal.rules import Happened
 from ..journal.transaction import NEVER_SENT
 from ..transfer.upload import ImageDelivery
@@ -119,12 +119,19 @@ async def learn_task_id_at_once(job: Job) -> None:
     """Learn the task id, if another process has just been given it: a cancel needs it."""
     if job.task_id is not None or job.state.sends or job.record_id is None:
         return
+    record = await read_record(job)
+    if record is not None and record.task_id is not None and job.task_id is None and not job.is_done:
+        _learned(job, record.task_id)
+
+
+async def read_record(job: Job) -> Record | None:
+    """The job's record; None where there is none, or where it can't be read within a second."""
     journal, record_id = job.tools.journal, job.record_id
-    with suppress(JournalError, asyncio.TimeoutError):
-        reading = background(run_in_thread(lambda: journal.find(record_id), JOURNAL_READS))
-        record = await within(reading, LEARN_SECONDS)
-        if record is not None and record.task_id is not None and job.task_id is None and not job.is_done:
-            _learned(job, record.task_id)
+    if record_id is not None:
+        with suppress(JournalError, asyncio.TimeoutError):
+            reading = background(run_in_thread(lambda: journal.find(record_id), JOURNAL_READS))
+            return await within(reading, LEARN_SECONDS)
+    return None
 
 
 def _learned(job: Job, task_id: str) -> None:

@@ -12,16 +12,14 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
 
-from ..concurrency import JOURNAL_READS, run_in_thread
+from ..concurrency import run_in_thread
 from ..config import Credentials
 from ..errors import (
-    JournalError,
     NetworkError,
     ResultExpiredError,
     ResultFormatError,
@@ -40,9 +38,9 @@ from ..polling.pacing import Pacing
 from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
 from ..transfer.upload import ImageDelivery
 from . import messages
-from .background import background, within
+from .background import background
 from .cancellation import Cancellation
-from .creating import LEARN_SECONDS, ClaimAgain, learn_task_id, learn_task_id_at_once, send_create
+from .creating import ClaimAgain, learn_task_id, learn_task_id_at_once, read_record, send_create
 from .hub import end_stranded_calls
 from .preparation import PreparedTask
 from .uploads import Uploads
@@ -338,7 +336,8 @@ class Job:
         measured = None if run is None else (run.at_least, run.at_most)
         event, values = end_of(answer)
         if event is Event.CANCELED:
-            self.cancel_asked_at = await self._cancel_asked_at()
+            record = await read_record(self)
+            self.cancel_asked_at = None if record is None else record.cancel_requested_at
         self.tools.journal.note(self.record_id, event, **values, run=measured, at=time())
         self.answered.set_result(answer)
         if event is Event.FINISHED:
@@ -350,17 +349,6 @@ class Job:
             self.end(Happened.CANCELED, messages.canceled(self, answer))
         if self.state.phase is Phase.FETCHING:
             await self._fetch(answer)
-
-    async def _cancel_asked_at(self) -> float | None:
-        """When the cancel that took effect was asked for, by whichever process."""
-        journal, record_id = self.tools.journal, self.record_id
-        if record_id is None:
-            return None
-        reading = background(run_in_thread(lambda: journal.find(record_id), JOURNAL_READS))
-        with suppress(JournalError, asyncio.TimeoutError):
-            record = await within(reading, LEARN_SECONDS)
-            return None if record is None else record.cancel_requested_at
-        return None
 
     async def _fetch(self, answer: WorkflowTaskResult) -> None:
         journal = self.tools.journal
