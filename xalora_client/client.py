@@ -145,7 +145,6 @@ class AsyncXalora:
         self._journal_lock = threading.Lock()
         self._owned_journal: Journal | None = None
         self._sessions: list[aiohttp.ClientSession] = []
-        self._dispatcher: Dispatcher | None = None
         self._hub: asyncio.AbstractEventLoop | None = None
         self._closed = False
         # All dispatchers of this client, one at most.
@@ -243,13 +242,17 @@ class AsyncXalora:
         fetcher = Fetcher(network, self.journal, results, settings)
         tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
         self._hub = hub()
-        self._dispatcher = Dispatcher(tools, delivery, settings, self._credentials)
-        self._opened.append(self._dispatcher)
+        dispatcher = Dispatcher(tools, delivery, settings, self._credentials)
+        self._opened.append(dispatcher)
         _open_clients.add(self)
         # Registered last, it runs first: before the journals are closed.
         atexit.unregister(_await_answers)
         atexit.register(_await_answers)
-        return self._dispatcher
+        return dispatcher
+
+    @property
+    def _dispatcher(self) -> Dispatcher | None:
+        return self._opened[0] if self._opened else None
 
     @property
     def journal(self) -> Journal:
