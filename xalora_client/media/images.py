@@ -156,18 +156,6 @@ def _is_animation(source: ImageSource) -> bool:
     return kind is not None and kind.is_animation
 
 
-def decode_pixels(source: ImageSource) -> Pixels:
-    """Decode an image at its stored depth, EXIF rotation applied; of an animation its first frame.
-
-    Raises:
-        ResultFormatError: As for :func:`decode_image`.
-    """
-    with errors_of_result():
-        for image in workers.images("pixels", source):
-            return pixels_of_array(image.stored())
-        raise BrokenMediaError("it holds no image")
-
-
 def count_images(source: ImageSource) -> int:
     """The number of images that :func:`decode_images` makes of a source; only the header is read.
 
@@ -206,7 +194,9 @@ def is_see_through(source: ImageSource) -> bool:
 
 
 def read_pixels(source: ImageSource, *, is_result: bool = False) -> Pixels:
-    """See :func:`decode_pixels`. Raises BrokenMediaError.
+    """Decode an image at its stored depth, EXIF rotation applied; of an animation its first frame.
+
+    Raises BrokenMediaError.
 
     Args:
         is_result: Whether the limits for results count; otherwise the file is the user's own.
