@@ -210,12 +210,10 @@ def test_a_killed_comfyui_comes_back_with_its_folders(comfyui_factory: ComfyUIFa
     extra.restart()
     assert (extra.output_dir / "kept.txt").read_text() == "kept"
     assert extra.run({"1": node("XaloraTestClock", nonce=fresh())}).status == "success"
-    assert_loading_cost_next_to_nothing(extra.load_cost())
+    assert_nothing_heavy_was_imported(extra.load_cost())
 
 
-def assert_loading_cost_next_to_nothing(cost: LoadCost) -> None:
-    """Nothing heavy is imported: about 0.1 s, but for the first start, which compiles the pack."""
-    # The processor's time, and room for a busy machine whose caches are somebody else's.
-    assert cost.cpu_seconds < 0.3, cost
+def assert_nothing_heavy_was_imported(cost: LoadCost) -> None:
+    """The seconds are measured by `benchmarks/startup.py`: here they depend on who else runs."""
     heavy = {"av", "obstore", "rich", "tenacity", "typer"}
     assert heavy.isdisjoint(name.partition(".")[0] for name in cost.imported), cost
