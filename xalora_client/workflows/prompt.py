@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeAlias
 
 from ..errors import WorkflowDefinitionError
@@ -45,13 +46,17 @@ def parse_prompt(text: str, source: str) -> Prompt:
         if not isinstance(node.setdefault("inputs", {}), dict):
             raise _broken(source, f"the inputs of node {node_id} are not an object")
     prompt: Prompt = document
+    order = TopologicalSorter[str]()
     for node_id, name, (origin, _) in links(prompt):
         if origin not in prompt:
             raise _broken(
                 source, f"{node_label(prompt, node_id)}, input {name}, links to the missing node {origin}"
             )
-    if cycle := _find_cycle(prompt):
-        raise _broken(source, "its links form a cycle: " + " -> ".join(cycle))
+        order.add(node_id, origin)
+    try:
+        order.prepare()
+    except CycleError as error:
+        raise _broken(source, "its links form a cycle: " + " -> ".join(error.args[1])) from None
     return prompt
 
 
@@ -87,30 +92,6 @@ def node_title(prompt: Mapping[str, Mapping[str, Any]], node_id: str) -> str:
 def node_label(prompt: Mapping[str, Mapping[str, Any]], node_id: str) -> str:
     """The node for a message: ``"Load VAE" (node 10)``."""
     return f'"{node_title(prompt, node_id)}" (node {node_id})'
-
-
-def _find_cycle(prompt: Prompt) -> list[str]:
-    """The node ids along a cycle of links, empty where there is none; iterative, since graphs can be deep."""
-    origins: dict[str, list[str]] = {node_id: [] for node_id in prompt}
-    for node_id, _, (origin, _) in links(prompt):
-        origins[node_id].append(origin)
-    done: set[str] = set()
-    for start in prompt:
-        if start in done:
-            continue
-        path = [start]
-        pending = [iter(origins[start])]
-        while pending:
-            following = next(pending[-1], None)
-            if following is None:
-                pending.pop()
-                done.add(path.pop())
-            elif following in path:
-                return [*path[path.index(following) :], following]
-            elif following not in done:
-                path.append(following)
-                pending.append(iter(origins[following]))
-    return []
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
