@@ -284,12 +284,13 @@ def _lower_priority() -> None:
 class MinerPool:
     """Several miners in this process, sharing a connection pool and worker threads.
 
+    A miner that a ``death`` fault has killed is replaced by a new one.
+
     Args:
         sequencer_url: Base URL of the sequencer.
         miners: How many to start.
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         name_prefix: A miner's name is this and a number.
-        replace_dead: Start a new miner for each that a ``death`` fault has killed.
         workflow_ids, poll, heartbeat, task_seconds, faults: See :class:`Miner`.
     """
 
@@ -305,12 +306,10 @@ class MinerPool:
         task_seconds: TaskSeconds = None,
         faults: FaultPlan | Iterable[Fault | str] = (),
         name_prefix: str = "miner",
-        replace_dead: bool = True,
     ) -> None:
         self._size = miners
         self._workflow_ids = tuple(workflow_ids)
         self._prefix = name_prefix
-        self._replace_dead = replace_dead
         self._started = 0
         self._running: dict[str, tuple[Miner, asyncio.Task[None]]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -395,5 +394,5 @@ class MinerPool:
         problem = task.exception()
         if not isinstance(problem, MinerDied):
             logger.error("%s stopped", name, exc_info=problem)
-        if self._replace_dead and self._session is not None and not self._session.closed:
+        if self._session is not None and not self._session.closed:
             self.add_miner()

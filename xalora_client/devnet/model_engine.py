@@ -50,21 +50,20 @@ class Choice:
     seconds: float
 
 
-def choose(width: int, height: int, pace: float, factor: int, larger_factor: int = 2) -> Choice:
+def choose(width: int, height: int, pace: float, factor: int) -> Choice:
     """The model for an image.
 
     Args:
         width: Of the image, in pixels.
         height: Of the image, in pixels.
         pace: Seconds for a pixel with the best model.
-        factor: Of the result with the best model.
-        larger_factor: Of the result where the image is too large for the best model.
+        factor: Of the result with the best model; an image that is too large for it is doubled.
     """
     seconds = width * height * pace
     if seconds <= PATIENCE:
         return Choice(DEFAULT, factor, seconds)
     model = next((model for model in FASTER if not lacking(model)), DEFAULT)
-    return Choice(model, larger_factor, seconds * _COST.get(model, 1.0))
+    return Choice(model, 2, seconds * _COST.get(model, 1.0))
 
 
 Note = Callable[[MinerTask, Choice, int, int], None]

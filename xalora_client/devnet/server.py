@@ -59,7 +59,6 @@ class Devnet:
         lease: Seconds of silence after which a miner's task goes back to waiting.
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         workflow_ids: The workflows that the miners take.
-        replace_dead: Start a new miner for each that a ``death`` fault has killed.
         usual_workflows: The workflows of tasks without one, by task type, where they are other ones.
 
     Raises:
@@ -85,7 +84,6 @@ class Devnet:
         lease: float = 5.0,
         engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
-        replace_dead: bool = True,
         usual_workflows: Mapping[str, str] = {},
     ) -> None:
         if result_form not in RESULT_FORMS:
@@ -110,7 +108,6 @@ class Devnet:
             "heartbeat": lease / 4,
             "task_seconds": task_seconds,
             "faults": self.faults,
-            "replace_dead": replace_dead,
         }
         self._stack = contextlib.AsyncExitStack()
         self._state: State | None = None

@@ -160,13 +160,9 @@ def requested_span(request: web.BaseRequest, size: int) -> tuple[int, int] | Non
     return None if outside and "Range" in request.headers else (start, stop)
 
 
-def corrupted_span(size: int) -> tuple[int, int]:
-    """The half-open span of bytes that the ``corrupt`` faults change: the third quarter of the file."""
-    return size // 2, size // 2 + max(1, size // 4)
-
-
 def _corrupt(block: bytes, start: int, size: int) -> bytes:
-    first, last = corrupted_span(size)
+    """A block of a file of this size, wrong in the file's third quarter."""
+    first, last = size // 2, size // 2 + max(1, size // 4)
     return bytes(byte ^ 0xA5 if first <= start + i < last else byte for i, byte in enumerate(block))
 
 
