@@ -302,6 +302,12 @@ class Sequencer:
             "msg": "Task canceled" if canceled else f"Task has already ended: {task.status}",
         }
 
+    def _workflow_id(self, given: str | int, task_type: str) -> str:
+        workflow_id = str(given) or self._usual_workflows.get(task_type)
+        if workflow_id is None:
+            raise Refusal(400, f"workflow_id is required: task type {task_type!r} has no usual one")
+        return workflow_id
+
     def _check_key(self, consumer_id: str, api_key: str) -> None:
         key = self._keys.get(consumer_id)
         if key is None or not hmac.compare_digest(key.encode(), api_key.encode()):
@@ -340,12 +346,6 @@ class Sequencer:
     # Miners
 
     @_checked
-    def _workflow_id(self, given: str | int, task_type: str) -> str:
-        workflow_id = str(given) or self._usual_workflows.get(task_type)
-        if workflow_id is None:
-            raise Refusal(400, f"workflow_id is required: task type {task_type!r} has no usual one")
-        return workflow_id
-
     async def _miner_request(self, *, erc20_address: str, workflow_ids: list[str | int]) -> Answer:
         held = self.state.renew(erc20_address)
         if held is not None:
