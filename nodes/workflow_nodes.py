@@ -40,7 +40,7 @@ def workflow_nodes() -> list[type[io.ComfyNode]]:
         found = catalog()
     except ConfigurationError as error:
         log.warning("%s", error)
-        found = WorkflowCatalog.load(environ={})
+        found = WorkflowCatalog.load()
     for told in (*found.problems, *found.notices):
         log.warning("%s", told)
     classes: list[type[io.ComfyNode]] = []

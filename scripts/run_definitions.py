@@ -109,7 +109,7 @@ def _run(name: str, install: Install) -> str:
     say(f"{name}: writing what is missing of its weights into {models}")
     subprocess.run([install.python, writer, install.path, models, *files], check=True)
     values = RUNS[name]
-    bound = WorkflowCatalog.load(environ={}).get(name).bind(values)
+    bound = WorkflowCatalog.load().get(name).bind(values)
     with tempfile.TemporaryDirectory(prefix="xalora-definitions-") as temporary:
         base = Path(temporary)
         (base / "models").symlink_to(models)

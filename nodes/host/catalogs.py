@@ -22,8 +22,5 @@ def catalog() -> WorkflowCatalog:
     Raises:
         ConfigurationError: A setting is invalid.
     """
-    folders = [own_folder()] if own_folder().is_dir() else []
-    configured = read_settings().settings.workflows_dir
-    if configured is not None:
-        folders.append(configured)
-    return WorkflowCatalog.load(folders, environ={})
+    own = own_folder() if own_folder().is_dir() else None
+    return WorkflowCatalog.load(own, read_settings().settings.workflows_dir)

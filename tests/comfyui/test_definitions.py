@@ -51,7 +51,7 @@ LIGHT = {"lanczos-upscale", "sharpen", "gradient-video", "pan-video"}
 
 @pytest.fixture(scope="module")
 def catalog() -> WorkflowCatalog:
-    return WorkflowCatalog.load(environ={})
+    return WorkflowCatalog.load()
 
 
 @pytest.fixture(scope="module")

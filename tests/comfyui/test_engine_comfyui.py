@@ -107,7 +107,7 @@ class Background:
 def test_lanczos_on_the_server_gives_the_pixels_of_the_pillow_engine(
     engine: ComfyUIEngine, photo: np.ndarray, tmp_path: Path
 ) -> None:
-    bound = WorkflowCatalog.load(environ={}).get("lanczos-upscale").bind({"image": "given"})
+    bound = WorkflowCatalog.load().get("lanczos-upscale").bind({"image": "given"})
     run = engine.run(bound, {"image": png(photo)}, tmp_path / "server")
     assert run.files == (tmp_path / "server.png",)
     assert (run.engine, run.device) == ("comfyui", "cpu")
@@ -120,7 +120,7 @@ def test_lanczos_on_the_server_gives_the_pixels_of_the_pillow_engine(
 def test_the_same_image_is_uploaded_once_and_others_are_left_alone(
     comfyui: ComfyUI, engine: ComfyUIEngine, photo: np.ndarray, tmp_path: Path
 ) -> None:
-    bound = WorkflowCatalog.load(environ={}).get("lanczos-upscale").bind({"image": "given"})
+    bound = WorkflowCatalog.load().get("lanczos-upscale").bind({"image": "given"})
     folder = comfyui.input_dir / "xalora"
     before = set(folder.iterdir()) if folder.exists() else set()
     for number in range(2):
@@ -180,7 +180,7 @@ def test_missing_model_files_are_named_with_their_folders_before_anything_is_que
     comfyui: ComfyUI, engine: ComfyUIEngine, tmp_path: Path
 ) -> None:
     before = comfyui.get("/history").json().keys()
-    bound = WorkflowCatalog.load(environ={}).get("hunyuan-fp8").bind({"prompt": "rain"})
+    bound = WorkflowCatalog.load().get("hunyuan-fp8").bind({"prompt": "rain"})
     with pytest.raises(MissingFilesError) as caught:
         engine.run(bound, {}, tmp_path / "out")
     assert {(file.name, file.folder) for file in caught.value.missing} == {
@@ -196,7 +196,7 @@ def test_missing_model_files_are_named_with_their_folders_before_anything_is_que
 
 
 def test_auto_without_any_model_file_is_a_missing_file(engine: ComfyUIEngine, tmp_path: Path) -> None:
-    bound = WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+    bound = WorkflowCatalog.load().get("upscale").bind({"image": "given"})
     with pytest.raises(MissingFilesError, match=r"any model file .belongs into models/upscale_models"):
         engine.run(bound, {"image": png(np.zeros((4, 4, 3), np.uint8))}, tmp_path / "out")
 

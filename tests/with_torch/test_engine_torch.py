@@ -199,7 +199,7 @@ def png(image: np.ndarray) -> bytes:
 
 @pytest.fixture
 def run(tmp_path: Path, image: np.ndarray) -> Callable[..., object]:
-    workflow = WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+    workflow = WorkflowCatalog.load().get("upscale").bind({"image": "given"})
 
     def run_engine(engine: TorchEngine, **options: object) -> object:
         return engine.run(workflow, {"image": png(image)}, tmp_path / "result", **options)

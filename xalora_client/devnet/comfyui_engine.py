@@ -24,12 +24,12 @@ class ComfyUIMinerEngine:
 
     Args:
         url: The server's base URL.
-        catalog: The definitions to run; None for those shipped and the user's own.
+        catalog: The definitions to run.
     """
 
-    def __init__(self, url: str, catalog: WorkflowCatalog | None = None) -> None:
+    def __init__(self, url: str, catalog: WorkflowCatalog) -> None:
         self._engine = ComfyUIEngine(url)
-        self._catalog = WorkflowCatalog.load() if catalog is None else catalog
+        self._catalog = catalog
 
     def servable(self) -> tuple[tuple[WorkflowDefinition, ...], dict[str, str]]:
         """The definitions that the server can run now, and by name the reasons why it can't run the others.

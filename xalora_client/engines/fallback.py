@@ -120,8 +120,7 @@ def candidates(
 
     The reasons against others go to ``refusals``.
     """
-    folders = () if settings.workflows_dir is None else (settings.workflows_dir,)
-    catalog = WorkflowCatalog.load(folders)
+    catalog = WorkflowCatalog.load(settings.workflows_dir)
     definition, values = definition_of(task, catalog)
     if definition is None:
         refusals.append(f"there is no workflow definition for {task.kind_of_task} tasks")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from .endpoint import NAME_PATTERN, IndexEntry, load_yaml, parse_model
 
 SHIPPED_FOLDER = Path(__file__).parent / "definitions"
 INDEX_FILE = "index.yaml"
-FOLDER_VARIABLE = "XALORA_WORKFLOWS_DIR"
 
 
 @dataclass(frozen=True)
@@ -48,21 +46,15 @@ class WorkflowCatalog:
         self.notices = tuple(notices)
 
     @classmethod
-    def load(
-        cls, extra_dirs: Iterable[str | os.PathLike[str]] = (), *, environ: Mapping[str, str] | None = None
-    ) -> WorkflowCatalog:
-        """Read the shipped definitions, then ``extra_dirs`` in order, then ``XALORA_WORKFLOWS_DIR``.
+    def load(cls, *folders: Path | None) -> WorkflowCatalog:
+        """Read the shipped definitions, then those of the folders in order; None is no folder.
 
         Broken folders and files raise nothing, see :attr:`problems`.
         """
-        folders = [SHIPPED_FOLDER, *(Path(folder).expanduser() for folder in extra_dirs)]
-        named = (os.environ if environ is None else environ).get(FOLDER_VARIABLE, "").strip()
-        if named:
-            folders.append(Path(named).expanduser())
         definitions: dict[str, WorkflowDefinition] = {}
         problems: list[DefinitionProblem] = []
         notices: list[str] = []
-        for folder in dict.fromkeys(folders):
+        for folder in dict.fromkeys(filter(None, (SHIPPED_FOLDER, *folders))):
             for loaded in _load_folder(folder):
                 if isinstance(loaded, DefinitionProblem):
                     problems.append(loaded)

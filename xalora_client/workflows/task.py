@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
 
+from ..config import load_settings
 from ..tasks import BASE_OPTIONS, WorkflowTask
 from . import WorkflowCatalog, WorkflowDefinition
 
@@ -19,13 +20,15 @@ class DefinedWorkflowTask(WorkflowTask):
         DefinedWorkflowTask("mochi-fp8", prompt="a fox in the snow", seed=7)
 
     Args:
-        definition: A definition, or the name of one: shipped, or in the folder ``XALORA_WORKFLOWS_DIR``. A
-            name is looked up each time, in some 20 ms; for thousands of tasks, look it up once.
+        definition: A definition, or the name of one: shipped, or in the folder of the setting
+            ``workflows_dir``. A name is looked up each time, in some 20 ms; for thousands of tasks, look it up
+            once.
         **values: The workflow's parameters (``xalora workflows show NAME`` lists them) and the base options.
 
     Raises:
         WorkflowDefinitionError: There is no such definition, or it is broken.
         InvalidTaskError: A parameter is unknown, missing, or does not fit.
+        ConfigurationError: A setting is invalid.
     """
 
     task_type: ClassVar[str] = "defined"
@@ -34,7 +37,7 @@ class DefinedWorkflowTask(WorkflowTask):
     _values: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def __init__(self, definition: WorkflowDefinition | str, **values: Any) -> None:
-        found = WorkflowCatalog.load().get(definition) if isinstance(definition, str) else definition
+        found = _named(definition) if isinstance(definition, str) else definition
         options = {name: value for name, value in values.items() if name in BASE_OPTIONS}
         # Own miners know a workflow without a hosted id by its name.
         options.setdefault("workflow_id", found.network_id)
@@ -84,6 +87,10 @@ class DefinedWorkflowTask(WorkflowTask):
         prompt = self._values.get("prompt")
         text = f"{self._definition.title}: {prompt}" if prompt else self._definition.title
         return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _named(name: str) -> WorkflowDefinition:
+    return WorkflowCatalog.load(load_settings().settings.workflows_dir).get(name)
 
 
 def definition_of(

@@ -26,7 +26,7 @@ X4PLUS, ANIME, WAIFU2X = "realesrgan-x4plus", "realesr-animevideov3", "waifu2x-p
 
 @pytest.fixture
 def workflow() -> BoundWorkflow:
-    return WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+    return WorkflowCatalog.load().get("upscale").bind({"image": "given"})
 
 
 def png(image: np.ndarray) -> bytes:

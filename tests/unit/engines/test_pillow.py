@@ -31,7 +31,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture
 def workflow() -> BoundWorkflow:
-    return WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+    return WorkflowCatalog.load().get("upscale").bind({"image": "given"})
 
 
 def test_the_result_is_pillows_own_lanczos_of_twice_the_size(
@@ -66,7 +66,7 @@ def test_only_upscaling_of_one_image_is_its_work(workflow: BoundWorkflow, tmp_pa
     engine = PillowEngine()
     assert engine.available()
     assert engine.can_run(workflow)
-    video = WorkflowCatalog.load(environ={}).get("gradient-video").bind({"prompt": "x"})
+    video = WorkflowCatalog.load().get("gradient-video").bind({"prompt": "x"})
     assert not engine.can_run(video)
     with pytest.raises(EngineError, match="was given 0"):
         engine.run(workflow, {}, tmp_path / "a")

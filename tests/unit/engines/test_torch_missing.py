@@ -31,7 +31,7 @@ def test_the_error_says_what_to_install(tmp_path: Path) -> None:
         b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x02\x00\x00\x00\x90wS\xde"
         b"\x00\x00\x00\x0cIDATx\x9cc\xf8\xcf\xc0\x00\x00\x03\x01\x01\x00\xc9\xfe\x92\xef\x00\x00\x00\x00IEND\xaeB`\x82"
     )
-    workflow = WorkflowCatalog.load(environ={}).get("upscale").bind({"image": "given"})
+    workflow = WorkflowCatalog.load().get("upscale").bind({"image": "given"})
     with pytest.raises(ConfigurationError, match=r'pip install "xalora\[local\]"'):
         engine.run(workflow, {"image": png}, tmp_path / "out")
 

@@ -11,6 +11,7 @@ import pytest
 
 from xalora_client.errors import WorkflowDefinitionError
 from xalora_client.workflows import WorkflowCatalog
+from xalora_client.workflows.task import DefinedWorkflowTask
 
 MINER_FILES = Path(__file__).parent / "data" / "miner-workflows"
 INDEX = "flux-lora: {task_type: txt2img, output: image}\nhunyuan-fp8: {task_type: txt2vid, output: video}\n"
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_everything_shipped_loads() -> None:
-    catalog = WorkflowCatalog.load(environ={})
+    catalog = WorkflowCatalog.load()
     assert catalog.problems == ()
     assert {d.name: (d.task_type, d.workflow_id, d.output_kind) for d in catalog} == {
         "upscale": ("upscaler", None, "image"),
@@ -45,7 +46,7 @@ def test_everything_shipped_loads() -> None:
 
 
 def test_no_link_of_a_shipped_graph_ends_nowhere_and_no_node_hangs_loose() -> None:
-    for definition in WorkflowCatalog.load(environ={}):
+    for definition in WorkflowCatalog.load():
         used = {
             json.dumps(value[0])
             for node in definition.prompt.values()
@@ -58,14 +59,24 @@ def test_no_link_of_a_shipped_graph_ends_nowhere_and_no_node_hangs_loose() -> No
 
 
 def test_a_folder_of_the_users_adds_to_and_replaces_what_is_shipped(folder: Path) -> None:
-    catalog = WorkflowCatalog.load([folder], environ={})
+    catalog = WorkflowCatalog.load(folder)
     assert catalog.problems == ()
     assert catalog.get("flux-lora").title == "Advanced Flux Text to Image with LoRA"
     assert catalog.get("flux-lora").source == folder
     assert "upscale" in catalog
-    by_variable = WorkflowCatalog.load(environ={"XALORA_WORKFLOWS_DIR": str(folder)})
-    assert by_variable.get("hunyuan-fp8").source == folder
-    assert WorkflowCatalog.load([folder], environ={"XALORA_WORKFLOWS_DIR": str(folder)}).problems == ()
+    assert WorkflowCatalog.load(None, folder, folder).notices == catalog.notices
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_task_finds_a_definition_in_the_users_own_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, by_file: bool
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
+    if by_file:
+        Path(".env").write_text(f"XALORA_WORKFLOWS_DIR={folder}\n", encoding="utf-8")
+    else:
+        monkeypatch.setenv("XALORA_WORKFLOWS_DIR", str(folder))
+    assert DefinedWorkflowTask("hunyuan-fp8", prompt="a fox").definition.source == folder
 
 
 def test_a_broken_definition_costs_itself_only(folder: Path) -> None:
@@ -85,7 +96,7 @@ def test_a_broken_definition_costs_itself_only(folder: Path) -> None:
         + "nothing:\n",
         encoding="utf-8",
     )
-    catalog = WorkflowCatalog.load([folder], environ={})
+    catalog = WorkflowCatalog.load(folder)
     assert catalog.get("hunyuan-fp8").source == folder
     reasons = {problem.name: problem.reason for problem in catalog.problems}
     assert set(reasons) == {
@@ -112,13 +123,13 @@ def test_an_index_may_point_into_folders_below_its_own(folder: Path) -> None:
     files = "workflow: workflows/v2/flux.json, endpoint: 'workflows\\flux.yaml'"
     index = f"flux-lora: {{task_type: txt2img, output: image, {files}}}\n"
     (folder / "index.yaml").write_text(index, encoding="utf-8")
-    catalog = WorkflowCatalog.load([folder], environ={})
+    catalog = WorkflowCatalog.load(folder)
     assert catalog.get("flux-lora").source == folder
 
 
 def test_files_without_an_index_line_are_pointed_out(folder: Path) -> None:
     (folder / "index.yaml").write_text("flux-lora: {task_type: txt2img, output: image}\n", encoding="utf-8")
-    (problem,) = WorkflowCatalog.load([folder], environ={}).problems
+    (problem,) = WorkflowCatalog.load(folder).problems
     assert problem.name == "hunyuan-fp8"
     assert "index.yaml has no line for them" in problem.reason
 
@@ -127,14 +138,14 @@ def test_files_without_an_index_line_are_pointed_out(folder: Path) -> None:
 def test_a_folder_without_a_usable_index_is_one_problem(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "index.yaml").write_text(content, encoding="utf-8")
-    catalog = WorkflowCatalog.load([tmp_path], environ={})
+    catalog = WorkflowCatalog.load(tmp_path)
     (problem,) = catalog.problems
     assert "index.yaml" in problem.reason
     assert len(catalog) == 8
 
 
 def test_tasks_of_the_network_find_their_definition() -> None:
-    catalog = WorkflowCatalog.load(environ={})
+    catalog = WorkflowCatalog.load()
 
     def find(**keys: str) -> str | None:
         found = catalog.find(**keys)
@@ -150,12 +161,12 @@ def test_tasks_of_the_network_find_their_definition() -> None:
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(WorkflowDefinitionError, match=r"no workflow upscal.*Did you mean upscale.*Known are"):
-        WorkflowCatalog.load(environ={}).get("upscal")
+        WorkflowCatalog.load().get("upscal")
 
 
 def test_a_replaced_definition_is_told(folder: Path) -> None:
-    assert WorkflowCatalog.load(environ={}).notices == ()
-    notices = WorkflowCatalog.load([folder], environ={}).notices
+    assert WorkflowCatalog.load().notices == ()
+    notices = WorkflowCatalog.load(folder).notices
     assert len(notices) == 2
     assert f"flux-lora in {folder} replaces the shipped one" in notices[0]
 
@@ -172,7 +183,7 @@ def test_a_hostile_definition_costs_itself_only(hostile: str, folder: Path) -> N
     shutil.copy(folder / "flux-lora.json", folder / "bad.json")
     bad, line = folder / "bad.yaml", "bad: {task_type: txt2img, output: image}\n"
     bad.write_text(endpoint, encoding="utf-8")
-    assert "bad" in WorkflowCatalog.load([with_line(folder, line)], environ={})
+    assert "bad" in WorkflowCatalog.load(with_line(folder, line))
     if hostile == "aliases":
         bad.write_text(endpoint + LAUGHS, encoding="utf-8")
     elif hostile == "fifo":
@@ -192,7 +203,7 @@ def test_a_hostile_definition_costs_itself_only(hostile: str, folder: Path) -> N
     else:
         bad.write_text(endpoint.replace("name: prompt", f"name: {hostile}"), encoding="utf-8")
         assert bad.read_text(encoding="utf-8") != endpoint
-    catalog = WorkflowCatalog.load([with_line(folder, line)], environ={})
+    catalog = WorkflowCatalog.load(with_line(folder, line))
     assert [problem.name for problem in catalog.problems] == ["bad"]
     assert {"flux-lora", "hunyuan-fp8", "upscale"} <= set(catalog.names)
 

@@ -71,7 +71,7 @@ OBJECT_INFO: dict[str, Any] = {
 
 @pytest.fixture
 def upscale() -> WorkflowDefinition:
-    return WorkflowCatalog.load(environ={}).get("upscale")
+    return WorkflowCatalog.load().get("upscale")
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_unknown_classes_missing_inputs_and_absent_outputs_are_found(
 def test_parameters_that_promise_more_than_the_node_takes_are_found(
     upscale: WorkflowDefinition, info: dict[str, Any]
 ) -> None:
-    sharpen = WorkflowCatalog.load(environ={}).get("sharpen")
+    sharpen = WorkflowCatalog.load().get("sharpen")
     info["ImageSharpen"] = {
         "input": {
             "required": {

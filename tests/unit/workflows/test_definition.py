@@ -129,7 +129,7 @@ def test_the_network_gets_what_was_given_and_nothing_meant_for_this_machine() ->
 
 
 def test_what_the_networks_workflow_has_built_in_is_not_sent_and_can_change_on_this_machine_only() -> None:
-    definition = WorkflowCatalog.load(environ={}).get("hunyuan-fp8")
+    definition = WorkflowCatalog.load().get("hunyuan-fp8")
     assert definition.network_parameters({"prompt": "x", "width": 848, "seed": 5}) == {
         "prompt": "x",
         "seed": 5,
@@ -143,7 +143,7 @@ def test_what_the_networks_workflow_has_built_in_is_not_sent_and_can_change_on_t
 
 
 def test_a_preset_sets_the_parameters_it_stands_for() -> None:
-    definition = WorkflowCatalog.load(environ={}).get("flux-lora")
+    definition = WorkflowCatalog.load().get("flux-lora")
     values = {"prompt": "x", "lora_name": "a.safetensors"}
     bound = definition.bind({**values, "width": 512, "aspect_ratio": "21:9 landscape 1536x640"})
     assert bound.prompt["7"]["inputs"]["value"] == 1536
@@ -251,7 +251,7 @@ def test_a_switch_may_have_the_words_of_older_files(word: str, value: bool) -> N
     ],
 )
 def test_a_lora_gets_its_suffix_on_this_machine_and_is_sent_as_given(given: str, file: str) -> None:
-    definition = WorkflowCatalog.load(environ={}).get("flux-lora")
+    definition = WorkflowCatalog.load().get("flux-lora")
     values = {"prompt": "a", "lora_name": given}
     node = definition.parameter("lora_name").comfyui
     assert node is not None
@@ -261,7 +261,7 @@ def test_a_lora_gets_its_suffix_on_this_machine_and_is_sent_as_given(given: str,
 
 @pytest.mark.parametrize("text", ["a \ud83d b", "\udc00"])
 def test_half_of_a_character_is_refused_with_the_parameter(text: str) -> None:
-    definition = WorkflowCatalog.load(environ={}).get("flux-lora")
+    definition = WorkflowCatalog.load().get("flux-lora")
     with pytest.raises(InvalidTaskError, match="Parameter prompt holds half of a character"):
         definition.validate({"prompt": text, "lora_name": "a"})
 

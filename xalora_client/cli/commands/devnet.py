@@ -206,8 +206,7 @@ def _comfyui_options(url: str) -> dict[str, Any]:
     from ...devnet.comfyui_engine import ComfyUIMinerEngine
     from ...workflows.catalog import WorkflowCatalog
 
-    folder = load_settings().settings.workflows_dir
-    engine = ComfyUIMinerEngine(url, WorkflowCatalog.load([folder] if folder is not None else ()))
+    engine = ComfyUIMinerEngine(url, WorkflowCatalog.load(load_settings().settings.workflows_dir))
     ids = engine.workflow_ids()
     if not ids:
         raise EngineError(

@@ -211,7 +211,7 @@ def check(
 def _catalog(settings: Settings) -> WorkflowCatalog:
     from ...workflows.catalog import WorkflowCatalog
 
-    return WorkflowCatalog.load([settings.workflows_dir] if settings.workflows_dir is not None else ())
+    return WorkflowCatalog.load(settings.workflows_dir)
 
 
 def _definition(catalog: WorkflowCatalog, name: str) -> WorkflowDefinition:
