@@ -21,8 +21,8 @@ class DefinedWorkflowTask(WorkflowTask):
 
     Args:
         definition: A definition, or the name of one: shipped, or in the folder of the setting
-            ``workflows_dir``. A name is looked up each time, in some 20 ms; for thousands of tasks, look it up
-            once.
+            ``workflows_dir``. A name is looked up each time, in some 20 ms; for thousands of tasks, look it
+            up once.
         **values: The workflow's parameters (``xalora workflows show NAME`` lists them) and the base options.
 
     Raises:
