@@ -34,8 +34,6 @@ class XaloraError(Exception):
         task_id: The network's id of the task, where there is one.
         job_id: The client's own id of the create request, where there is one.
         status_code: HTTP status of the answer, where there was one.
-        error_type: From the status: ``client_error`` below 500, ``server_error`` from 500 up (protocol,
-            "Consumer side").
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class XaloraError(Exception):
         task_id: str | None = None,
         job_id: str | None = None,
         status_code: int | None = None,
-        error_type: ErrorType | None = None,
     ) -> None:
         self.what = what
         self.money = money
@@ -55,10 +52,14 @@ class XaloraError(Exception):
         self.task_id = task_id
         self.job_id = job_id
         self.status_code = status_code
-        if error_type is None and status_code is not None:
-            error_type = "server_error" if status_code >= 500 else "client_error"
-        self.error_type = error_type
         super().__init__(what)
+
+    @property
+    def error_type(self) -> ErrorType | None:
+        """From the status: ``client_error`` below 500, ``server_error`` from 500 up; None without one."""
+        if self.status_code is None:
+            return None
+        return "server_error" if self.status_code >= 500 else "client_error"
 
     def hide(self, secret_out_of: Callable[[str], str]) -> None:
         """Remove a secret from what the message quotes, and forget the causes if they quote it too."""

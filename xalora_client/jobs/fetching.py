@@ -358,7 +358,6 @@ def _explained(
             task_id=said.task_id,
             job_id=job.job_id,
             status_code=missing.status_code,
-            error_type=missing.error_type,
         )
     if not is_terminal(said.status):
         return _still_there(missing, f"the network now says that the task is {said.status}", job)
@@ -374,5 +373,4 @@ def _still_there(missing: ResultDownloadError, why: str, job: Job) -> ResultDown
         task_id=missing.task_id,
         job_id=job.job_id,
         status_code=missing.status_code,
-        error_type=missing.error_type,
     )
