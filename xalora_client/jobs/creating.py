@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from ..concurrency import JOURNAL_READS, run_in_thread
 from ..errors import AmbiguousCreateError, JournalError, XaloraError
 from ..events import Submitted
-from ..journal import Event, Record, TaskState
+from ..journal import BusyJournalError, Event, Record, TaskState
 from ..journal.rules import Happened
-from ..journal.transaction import NEVER_SENT
+from ..journal.transaction import NEVER_SENT, AnothersIdError
 from ..transfer.upload import ImageDelivery
 from . import messages
 from .background import background, within
@@ -82,12 +82,15 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
         if not await asyncio.shield(asyncio.wrap_future(noted)):
             # Safe beside the journal, which would have refused the id of another task.
             await run_in_thread(lambda: journal.check_not_anothers(record_id, task_id), JOURNAL_READS)
-    except JournalError as error:
+    except AnothersIdError as error:
         # The id is another task's: whether this one has a task is not known.
         journal.note(record_id, Event.ANSWER_LOST, error=error.what)
         if not job.is_done:
             job.end(Happened.CREATE_UNKNOWN, messages.anothers_id(error, job.job_id))
         return
+    except JournalError as error:
+        # It can't be read either; it is asked when the id is written.
+        logger.warning("%s", error)
     logger.info("task %s (job %s) submitted", task_id, job.job_id)
     usual = job.pacing.usual_seconds
     job.events.emit(Submitted(job_id=job.job_id, task_id=task_id, usual_seconds=usual))
@@ -141,12 +144,15 @@ def _learned(job: Job, task_id: str) -> None:
 
 
 async def learn_task_id(job: Job) -> None:
-    """Learn the task id from the journal; another process sends the create."""
+    """Learn the task id from the journal; another process sends the create. Callers have deadlines."""
     journal, record_id = job.tools.journal, job.record_id
     assert record_id is not None
     settle_at = monotonic() + SETTLE_SECONDS
     while True:
-        record = await run_in_thread(lambda: journal.find(record_id), JOURNAL_READS)
+        try:
+            record = await run_in_thread(lambda: journal.find(record_id), JOURNAL_READS)
+        except BusyJournalError:
+            continue
         if job.task_id is not None:
             return
         if record is not None and record.task_id is not None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic, sleep
+from typing import TypeVar
 
 from ..errors import NOTHING_CHARGED, JournalError
 from .schema import MIGRATIONS, migrate, schema_version
+
+T = TypeVar("T")
 
 BUSY_SECONDS = 0.1
 """How long SQLite itself waits for a lock. Whoever waits longer does so in a loop that looks at deadlines."""
@@ -59,7 +63,7 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that only reads; it never waits for a held write lock.
+    """A connection that only reads.
 
     Raises:
         JournalError: See `explain`.
@@ -106,23 +110,38 @@ class Reader:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one SELECT.
+    def read(self, select: Callable[[sqlite3.Connection], T], patience: float) -> T:
+        """What a single SELECT gives. Blocking.
+
+        A held write lock is no matter. Readers have to wait while another program opens the journal as the
+        first one, closes it as the last one, or holds all of it.
+
+        Args:
+            patience: For how many seconds to wait then.
 
         Raises:
             JournalError: It can't be read.
         """
-        with self._lock, explained(self._path):
-            if self._connection is None:
-                try:
-                    self._path.stat()
-                except FileNotFoundError:
-                    with contextlib.closing(_empty()) as nothing:
-                        yield nothing
-                    return
-                self._connection = connect_to_read(self._path)
-            yield self._connection
+        deadline = monotonic() + patience
+        while True:
+            try:
+                with self._lock, explained(self._path):
+                    return self._read(select)
+            except BusyJournalError:
+                if monotonic() >= deadline:
+                    raise
+            # SQLite has waited already, but not in all of these cases.
+            sleep(BUSY_SECONDS / 2)
+
+    def _read(self, select: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            try:
+                self._path.stat()
+            except FileNotFoundError:
+                with contextlib.closing(_empty()) as nothing:
+                    return select(nothing)
+            self._connection = connect_to_read(self._path)
+        return select(self._connection)
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

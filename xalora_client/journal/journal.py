@@ -28,7 +28,7 @@ from .queries import IS_OPEN, SENT_SINCE, sent_of, where
 from .records import Claim, Record, Work, record_from_row
 from .results_folder import KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
-from .transaction import Transaction, check_not_anothers, kept_files
+from .transaction import AnothersIdError, Transaction, check_not_anothers, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
 logger = logging.getLogger("xalora_client.journal")
@@ -39,6 +39,9 @@ PATIENCE_SECONDS = 30.0
 CLOSING_SECONDS = 1.5
 SETTLE_SECONDS = 0.2
 """How long a reading waits for this process's own notes to be written."""
+
+READING_SECONDS = 5.0
+"""How long a reading waits while another program keeps readers out, as it opens the journal for example."""
 
 EVICTED_AT_ONCE = 20
 JOURNAL_FILE = "journal.sqlite3"
@@ -386,14 +389,14 @@ class Journal:
         """Check a task id that could not be written yet: the network may have given it to another task.
 
         Raises:
-            JournalError: It did.
+            AnothersIdError: It did.
+            JournalError: The journal can't be read.
         """
         row = next(iter(self._rows("SELECT * FROM entries WHERE id = ?", (record_id,))), None)
         if row is not None:
-            with self._reader.connection() as connection:
-                check_not_anothers(connection, row, task_id)
+            self._reader.read(lambda it: check_not_anothers(it, row, task_id), READING_SECONDS)
         if self._writer.has_noted(task_id, besides=record_id):
-            raise JournalError(f"The network answered with the id of another task, {task_id}")
+            raise AnothersIdError(f"The network answered with the id of another task, {task_id}")
 
     def sent_since(self, since: float) -> list[Sent]:
         """How many tasks were sent since then, by workflow; those that are just being sent count."""
@@ -401,9 +404,9 @@ class Journal:
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""
-        rows = self._read(
-            "SELECT at_least, at_most FROM past_runs WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit)
-        )
+        query = "SELECT at_least, at_most FROM past_runs WHERE kind = ? ORDER BY id DESC LIMIT ?"
+        # They are only of help, so nobody waits for them.
+        rows = self._read(query, (kind, limit), patience=0.0)
         return [PastRun(row["at_least"], row["at_most"]) for row in rows]
 
     def kept_result(
@@ -414,8 +417,9 @@ class Journal:
         For a journal that can't be written now. A task without a seed gets none unless it is named in
         `among`: nobody could be told any more that the result was given out.
         """
-        with self._reader.connection() as connection:
-            row = self._answering(connection, work, reuse, again, among, frozenset())
+        row = self._reader.read(
+            lambda connection: self._answering(connection, work, reuse, again, among, frozenset()), 0.0
+        )
         if row is None or not self._results.are_there(kept_files(row)):
             return None
         if not work.seeded and row["task_id"] not in among:
@@ -500,19 +504,24 @@ class Journal:
     def _request(self, change: Callable[[Transaction], Any], **how: Any) -> Future[Any]:
         return self._writer.request(change, **how)
 
-    def _read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+    def _read(
+        self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
+    ) -> list[sqlite3.Row]:
         self._writer.flush(SETTLE_SECONDS)
-        return self._rows(query, values)
+        return self._rows(query, values, patience)
 
-    def _rows(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+    def _rows(
+        self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
+    ) -> list[sqlite3.Row]:
+        def select(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            return connection.execute(query, values).fetchall()
+
         try:
-            with self._reader.connection() as connection:
-                return connection.execute(query, values).fetchall()
+            return self._reader.read(select, patience)
         except OldJournalError:
-            # The first writing brings it up to date.
-            self._ensure_usable(SETTLE_SECONDS)
-            with self._reader.connection() as connection:
-                return connection.execute(query, values).fetchall()
+            # The first writing brings it up to date; another process may be about to.
+            self._ensure_usable(max(patience, SETTLE_SECONDS))
+            return self._reader.read(select, patience)
 
     def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         rows = self._read(f"SELECT * FROM entries {clause}", values)

@@ -26,6 +26,10 @@ NEVER_SENT = "It was given up before it was sent."
 STILL_UNKNOWN = "The outcome of its first create is still unknown; sent again, it was not accepted:"
 
 
+class AnothersIdError(JournalError):
+    """The network answered a create with the id of another task."""
+
+
 class Transaction:
     """Rows by id, moved by the table of states; `changed` collects the ids for the listeners.
 
@@ -374,14 +378,14 @@ def check_not_anothers(connection: sqlite3.Connection, row: sqlite3.Row, task_id
     """An id that the network gave to another task before would give out that one's result.
 
     Raises:
-        JournalError: It did.
+        AnothersIdError: It did.
     """
     other = connection.execute(
         "SELECT job_id FROM entries WHERE task_id = ? AND sequencer_url = ? AND fingerprint <> ?",
         (task_id, row["sequencer_url"], row["fingerprint"]),
     ).fetchone()
     if other is not None:
-        raise JournalError(
+        raise AnothersIdError(
             f"The network answered job {row['job_id']} with the id of another task, {task_id} (job "
             f"{other['job_id']})",
             job_id=row["job_id"],

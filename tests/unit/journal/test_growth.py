@@ -42,8 +42,7 @@ def counted(journal: Journal, step: Callable[[], object]) -> int:
         count += 1
         return 0
 
-    with journal._reader.connection() as reader:
-        connections = [reader, journal._writer._connection]
+    connections = [journal._reader._connection, journal._writer._connection]
     for connection in connections:
         assert connection is not None
         connection.set_progress_handler(tick, STEPS_A_COUNT)

@@ -66,6 +66,23 @@ class TestHeld:
         after = settled(journal, record.id)
         assert (after.state, after.delivered) == (TaskState.FINISHED, True)
 
+    def test_a_first_reading_waits_for_a_program_that_keeps_readers_out(
+        self, path: Path, results: Path
+    ) -> None:
+        """As one does for a moment that opens the file as the first one, or closes it as the last one."""
+        with Journal.open(path, results) as journal:
+            record = submit(journal)
+        blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        blocker.execute("PRAGMA locking_mode = EXCLUSIVE")
+        blocker.execute("BEGIN EXCLUSIVE")
+        with Journal(path, results) as late:
+            freeing = threading.Timer(1.0, blocker.close)
+            freeing.start()
+            found = late.find(record.id)
+            freeing.join()
+        assert found is not None
+        assert found.task_id == record.task_id
+
     def test_d3_a_task_id_is_safe_all_the_same(
         self, journal: Journal, holder: LockHolder, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

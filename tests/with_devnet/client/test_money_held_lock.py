@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from programs import RUN, line, program
 from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
 
 from xalora_client import AmbiguousCreateError, AsyncXalora, TaskTimeoutError, Xalora
-from xalora_client.journal import Journal, TaskState
+from xalora_client.journal import Journal, Record, TaskState, busy_error
 
 AT_ONCE = 8
 EXACT = 0.1
@@ -311,6 +312,65 @@ async def test_two_that_leave_at_once_under_a_held_lock_have_the_task_canceled(t
                 run.cancel()
             await asyncio.wait(runs)
             assert network.canceled == {"t-1"}
+    assert network.created == 1
+
+
+async def test_a_task_goes_on_whose_id_can_be_neither_written_nor_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id is safe beside the journal: that it can't be read just now makes nothing unknown."""
+    network = ScriptedNetwork()
+    hold = asyncio.Event()
+    network.on_create = lambda body: network.accept(body, hold)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        asked = threading.Event()
+
+        def busy(*_: object) -> None:
+            asked.set()
+            raise busy_error(tmp_path)
+
+        monkeypatch.setattr(client.journal, "check_not_anothers", busy)
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: states(tmp_path / "journal.sqlite3") == ["sending"])
+        with held(tmp_path / "journal.sqlite3"):
+            hold.set()
+            await until(asked.is_set)
+            network.finish()
+            assert (await running).task_id == "t-1"
+        await until(lambda: states(tmp_path / "journal.sqlite3") == ["finished"])
+
+
+async def test_who_joins_another_process_waits_for_a_journal_that_can_not_be_read_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ScriptedNetwork()
+    hold = asyncio.Event()
+    network.on_create = lambda body: network.accept(body, hold)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as sends,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as joins,
+    ):
+        running = [asyncio.create_task(sends.run(task(), fallback="never"))]
+        await until(lambda: states(tmp_path / "journal.sqlite3") == ["sending"])
+        find, looks = joins.journal.find, 0
+
+        def busy_at_first(record_id: int) -> Record | None:
+            nonlocal looks
+            looks += 1
+            if looks <= 3:
+                raise busy_error(tmp_path)
+            return find(record_id)
+
+        monkeypatch.setattr(joins.journal, "find", busy_at_first)
+        running.append(asyncio.create_task(joins.run(task(), fallback="never")))
+        await until(lambda: looks > 3)
+        hold.set()
+        network.finish()
+        assert [result.task_id for result in await asyncio.gather(*running)] == ["t-1", "t-1"]
     assert network.created == 1
 
 
