@@ -80,6 +80,19 @@ def _absolute(path: Path) -> Path:
         raise ValueError("the home folder (~) is not known") from None
 
 
+def _state_folder() -> Path:
+    try:
+        folder = user_state_path("xalora", appauthor=False)
+    except RuntimeError:  # older releases of platformdirs leave the ~ in the path
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise ConfigurationError(
+            "This user has no home folder, in which the journal and results would be",
+            next_step="Set XALORA_STATE_DIR to a folder that can be written.",
+        )
+    return folder
+
+
 def _listed(hosts: Any) -> Any:
     return (
         tuple(each.strip() for each in hosts.split(",") if each.strip()) if isinstance(hosts, str) else hosts
@@ -187,7 +200,7 @@ class Settings(BaseModel):
         None, description="Secret key of the store (else AWS_*)."
     )
     state_dir: AbsolutePath = Field(
-        default_factory=lambda: user_state_path("xalora", appauthor=False),
+        default_factory=_state_folder,
         description="Folder of the journal and of kept results.",
     )
     results_limit: ByteSize = Field(

@@ -155,6 +155,25 @@ def test_paths_are_absolute_and_know_the_home_folder(
         monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize("release", ["raises", "leaves the ~"])
+def test_a_user_without_a_home_is_told_to_name_a_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str
+) -> None:
+    """As in a container under a uid of its own; releases of platformdirs differ in what they do then."""
+
+    def folder(*_: object, **__: object) -> Path:
+        if release == "raises":
+            raise RuntimeError("could not determine the home directory")
+        return Path("~/.local/state/xalora")
+
+    monkeypatch.setattr("xalora_client.config.user_state_path", folder)
+    monkeypatch.delenv("XALORA_STATE_DIR")
+    with pytest.raises(ConfigurationError, match="Set XALORA_STATE_DIR"):
+        load_settings()
+    monkeypatch.setenv("XALORA_STATE_DIR", str(tmp_path))
+    assert load_settings().settings.state_dir == tmp_path
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom"])
 def test_an_env_file_may_be_as_windows_writes_it(encoding: str) -> None:
     text = "XALORA_API_KEY=bob#fromfile\r\nXALORA_STORE_REGION=zürich\r\n"
