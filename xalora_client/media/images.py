@@ -6,7 +6,6 @@ that is truncated or damaged is an error and never half an array.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from .image_files import (
 from .limits import TooLargeError, check_image, check_images, check_memory
 from .media_types import MediaKind, sniff, sniff_file
 from .png_decode import PngHeader, check_png_stream, decode_plain_png
+from .tiff import in_16_bits, is_zero_white
 
 FloatImages: TypeAlias = npt.NDArray[np.float32]
 
@@ -177,7 +177,9 @@ def read_frames(source: ImageSource) -> Iterator[Pixels]:
     data = read_source(source)
     kind = sniff(data)
     if kind is not None and kind.is_animation:
-        yield from map(pixels_of, animation_frames(data))
+        profile = open_image(data).embedded.icc_profile
+        for frame in animation_frames(data):
+            yield pixels_of(frame, profile)
     else:
         yield read_pixels(data)
 
@@ -221,7 +223,7 @@ def _png_pixels(data: bytes, opened: OpenedImage, header: PngHeader) -> Pixels:
     profile = embedded.icc_profile if embedded.colour_space == header.colours else None
     if header.is_plain:
         pixels = pixels_of_array(
-            _rotated_array(decode_plain_png(header, chunks), embedded.orientation), profile
+            rotated_array(decode_plain_png(header, chunks), embedded.orientation), profile
         )
     else:
         if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -284,7 +286,7 @@ _MODES_OF_PROFILES = {
 def _in_plain_mode(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to L, I;16, RGB or RGBA without loss of depth or transparency."""
     mode = image.mode
-    if mode.startswith("I;16") and _is_zero_white(image):
+    if mode.startswith("I;16") and is_zero_white(_tiff_tags(image)):
         # Pillow knows of it at 8 bits and fewer.
         return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
     if mode in {"L", "I;16", "I;16L", "I;16B", "RGB", "RGBA"} and not (
@@ -305,73 +307,18 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
         raise BrokenMediaError(f"its colour mode {mode} can't be converted to RGB") from error
 
 
-_DESCRIPTION, _PHOTOMETRIC, _ZERO_IS_WHITE = 270, 262, 0
-_TIFF_RANGE_TAGS = ((340, 341), (280, 281))
-"""SMinSampleValue and SMaxSampleValue, MinSampleValue and MaxSampleValue."""
-
-
 def _in_16_bits(image: Image.Image) -> Image.Image:
-    """An I;16 image of one of 32-bit numbers, by the range that a TIFF file states.
-
-    Raises:
-        BrokenMediaError: Their range is not known.
-    """
-    values = np.asarray(image)
-    if image.mode == "F" and np.isnan(values).any():
-        raise BrokenMediaError("its pixels are not all numbers (NaN)")
-    stated = _stated_range(image)
-    if stated is not None:
-        low, high = stated
-        scaled = (values.astype(np.float64) - low) / (high - low)
-        if _is_zero_white(image):
-            scaled = 1 - scaled
-        return Image.fromarray((scaled.clip(0, 1) * 65535 + 0.5).astype(np.uint16))
-    if image.mode == "F":
-        raise BrokenMediaError("its pixels are 32-bit floats of unknown range; give a float array in 0..1")
-    # Pillow opened a 16-bit PNG as 32-bit before 10.3 or so; anything beyond 16 bits has no known range, and
-    # a TIFF file of this mode has 32 bits, or signed numbers.
-    if _tiff_tags(image) or values.min() < 0 or values.max() > 65535:
-        raise BrokenMediaError("its pixels are signed or 32-bit integers, so their range is unknown")
-    return Image.fromarray(values.astype(np.uint16))
-
-
-def _stated_range(image: Image.Image) -> tuple[float, float] | None:
-    """The values of black and white that a TIFF file states; the lower one is 0 where it is left out.
-
-    ImageJ, which writes most files of floats, states it in the description.
-    """
-    tags = _tiff_tags(image)
-    description = str(tags.get(_DESCRIPTION, ""))
-    if description.startswith("ImageJ="):
-        lines = dict(line.partition("=")[::2] for line in description.splitlines())
-        low, high = (_first_number(lines.get(name)) for name in ("min", "max"))
-        if low is not None and high is not None and high > low:
-            return low, high
-    for low_tag, high_tag in _TIFF_RANGE_TAGS:
-        low, high = (_first_number(tags.get(tag)) for tag in (low_tag, high_tag))
-        if high is not None and high > (low or 0.0):
-            return low or 0.0, high
-    return None
+    """An I;16 image of one of 32-bit numbers. Raises BrokenMediaError where their range is not known."""
+    values, tags = np.asarray(image), _tiff_tags(image)
+    if image.mode == "I" and not tags and values.min() >= 0 and values.max() <= 65535:
+        # Pillow opened a 16-bit PNG as 32-bit before 10.3 or so.
+        return Image.fromarray(values.astype(np.uint16))
+    return Image.fromarray(in_16_bits(values, tags))
 
 
 def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     return tags
-
-
-def _is_zero_white(image: Image.Image) -> bool:
-    """Whether a TIFF file says that its zero is white."""
-    return _tiff_tags(image).get(_PHOTOMETRIC) == _ZERO_IS_WHITE
-
-
-def _first_number(value: object) -> float | None:
-    if isinstance(value, tuple) and value:
-        value = value[0]
-    try:
-        number = float(value)  # type: ignore[arg-type]  # what is no number is caught
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 @contextmanager
@@ -420,7 +367,7 @@ def pixels_of_array(whole: npt.NDArray[Any], profile: bytes | None = None) -> Pi
     return Pixels(width, height, channels, maximum, rows, profile)
 
 
-def _rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+def rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """A view of ``[H, W, C]`` pixels with the EXIF orientation applied."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)

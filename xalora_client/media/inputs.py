@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,10 +32,11 @@ from .image_files import (
     open_image,
     read_header,
 )
-from .images import ROWS_AT_ONCE, Pixels, pixels_of, read_pixels
+from .images import ROWS_AT_ONCE, Pixels, pixels_of, pixels_of_array, read_pixels, rotated_array
 from .media_types import MediaKind, sniff
 from .png_encode import encode_png, to_uint8
-from .sent_pixels import as_sent, is_as_sent
+from .sent_pixels import as_sent, in_8_bits, is_as_sent
+from .tiff import read_deep_tiff
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""
@@ -135,8 +137,9 @@ def _from_bytes(data: bytes, suffix: str = "") -> PreparedImage:
         raise BrokenMediaError("it is empty")
     kind = sniff(data)
     if kind is None or kind.is_container:
-        image = open_other(data, suffix)
-        return replace(_from_pillow(image), given_bytes=len(data))
+        deep = _deep_tiff_pixels(data)
+        prepared = _from_pillow(open_other(data, suffix)) if deep is None else _encoded(deep)
+        return replace(prepared, given_bytes=len(data))
     _check_single(read_header(data).frames, "an animation of {} frames")
     pixels = read_pixels(data)
     strip = _STRIPPERS.get(kind)
@@ -229,21 +232,37 @@ def _check_frames(image: Image.Image) -> None:
 
 
 def _check_pages(image: Image.Image) -> None:
-    """Refuse a TIFF file of several pages, and one that begins with a preview, as cameras' raw files do."""
-    pages = 0
+    """See :func:`_check_page_kinds`; for a TIFF file that Pillow has opened."""
+    kinds = []
     for place in range(getattr(image, "n_frames", 1)):
-        try:
+        with suppress(*PILLOW_ERRORS):
             image.seek(place)
-        except PILLOW_ERRORS:
-            continue
-        kind = getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
-        if place == 0 and kind & _REDUCED:
-            raise BrokenMediaError(
-                "it begins with a small preview, as a camera's raw file does; export it as PNG, JPEG or TIFF"
-            )
-        pages += not kind & (_REDUCED | _MASK)
+            kinds.append(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0))
     image.seek(0)
-    _check_single(pages, "a document of {} pages")
+    _check_page_kinds(kinds)
+
+
+def _check_page_kinds(kinds: Sequence[int]) -> None:
+    """Refuse a TIFF file of several pages, and one that begins with a preview, as cameras' raw files do."""
+    if kinds and kinds[0] & _REDUCED:
+        raise BrokenMediaError(
+            "it begins with a small preview, as a camera's raw file does; export it as PNG, JPEG or TIFF"
+        )
+    _check_single(sum(not kind & (_REDUCED | _MASK) for kind in kinds), "a document of {} pages")
+
+
+def _deep_tiff_pixels(data: bytes) -> Pixels | None:
+    """The pixels of a TIFF file of more than 8 bits a sample; None for another file."""
+    if described(data[:32]) is not None or (tiff := read_deep_tiff(data)) is None:
+        return None
+    _check_page_kinds(tiff.page_kinds)
+    samples = rotated_array(tiff.samples, tiff.orientation)
+    if tiff.is_cmyk:
+        return pixels_of(Image.fromarray(in_8_bits(samples, 65535), "CMYK"), tiff.icc_profile)
+    colours = b"GRAY" if samples.shape[2] < 3 else b"RGB "
+    profile = tiff.icc_profile
+    fits = profile is not None and profile[16:20] == colours
+    return pixels_of_array(samples, profile if fits else None)
 
 
 def _from_pillow(image: Image.Image) -> PreparedImage:

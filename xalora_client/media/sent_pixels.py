@@ -1,7 +1,8 @@
-"""Pixels as they are sent: 8-bit RGB or RGBA in sRGB, which every miner reads alike, whatever came in."""
+"""Pixels in sRGB: of results at their own depth, and as they are sent, in 8 bits that every miner reads."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def as_sent(pixels: Pixels) -> Pixels:
     conversion = to_srgb_of(pixels.icc_profile)
 
     def rows(start: int, stop: int) -> npt.NDArray[Any]:
-        block = _in_8_bits(pixels.rows(start, stop), pixels.maximum)
+        block = in_8_bits(pixels.rows(start, stop), pixels.maximum)
         colours, alpha = block[..., :_COLOURS], block[..., _COLOURS:]
         if pixels.channels == 1:
             colours = np.broadcast_to(block, (*block.shape[:2], _COLOURS))
@@ -33,12 +34,33 @@ def as_sent(pixels: Pixels) -> Pixels:
     return Pixels(pixels.width, pixels.height, 4 if pixels.channels == 4 else _COLOURS, 255, rows)
 
 
+def in_srgb(pixels: Pixels) -> Pixels:
+    """The same image with its depth and channels, in sRGB; unchanged where it has no other profile.
+
+    LittleCMS converts in 8 bits, so colours of 16 bits come in 256 steps of each channel.
+    """
+    conversion = to_srgb_of(pixels.icc_profile)
+    if conversion is None:
+        return pixels
+
+    def rows(start: int, stop: int) -> npt.NDArray[Any]:
+        block = pixels.rows(start, stop)
+        colours = in_8_bits(block[..., :_COLOURS], pixels.maximum)
+        if pixels.channels == 1:
+            colours = np.broadcast_to(colours, (*block.shape[:2], _COLOURS))
+        converted = conversion.pixels(colours)[..., : min(pixels.channels, _COLOURS)].astype(block.dtype)
+        return np.concatenate([converted * (pixels.maximum // 255), block[..., _COLOURS:]], axis=2)
+
+    return replace(pixels, rows=rows, icc_profile=None)
+
+
 def is_as_sent(pixels: Pixels) -> bool:
     """Whether an image has 8-bit RGB or RGBA pixels in sRGB already; without a profile it counts as sRGB."""
     return pixels.channels >= _COLOURS and pixels.maximum == 255 and to_srgb_of(pixels.icc_profile) is None
 
 
-def _in_8_bits(block: npt.NDArray[Any], maximum: int) -> npt.NDArray[np.uint8]:
+def in_8_bits(block: npt.NDArray[Any], maximum: int) -> npt.NDArray[np.uint8]:
+    """Samples of 0..``maximum`` (255 or 65535) as 0..255, rounded."""
     if maximum == 255:
         return block
     # 65535 is 255 * 257, so the nearest step is that of the quotient.

@@ -32,7 +32,7 @@ from .images import ROWS_AT_ONCE, Pixels, is_see_through, read_frames, read_pixe
 from .isolation import MemoryLimit, isolate
 from .limits import TooLargeError
 from .media_types import MediaKind
-from .sent_pixels import as_sent
+from .sent_pixels import as_sent, in_srgb
 from .workers import SLOT_BYTES, SLOTS
 
 _LONGEST_CLAUSE = 300
@@ -154,12 +154,12 @@ def see_through(file: BinaryIO, reply: Reply) -> bool:
 
 
 def pixels(file: BinaryIO, reply: Reply) -> None:
-    reply.pixels(read_pixels(file.read(), is_result=True))
+    reply.pixels(in_srgb(read_pixels(file.read(), is_result=True)))
 
 
 def frames(file: BinaryIO, reply: Reply) -> None:
     for frame in read_frames(file.read()):
-        reply.pixels(frame)
+        reply.pixels(in_srgb(frame))
 
 
 def preview(file: BinaryIO, reply: Reply, side: int) -> None:

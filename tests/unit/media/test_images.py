@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
 from xalora_client.media import png_decode
@@ -80,10 +80,17 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", ["astronaut.png", "rocket.jpg", "retina.jpg", "motorcycle_left.png"])
-def test_photographs_decode_as_comfyui_does(name: str) -> None:
+def test_photographs_decode_as_comfyui_does_and_to_srgb(name: str) -> None:
     decoded = decode_image(PHOTOS / name)
     assert decoded.dtype == np.float32
-    assert np.array_equal(decoded, as_floats(photo(name)))
+    image = photo(name)
+    if name == "rocket.jpg":  # in Adobe RGB, which ComfyUI takes for sRGB
+        with Image.open(PHOTOS / name) as stored:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(stored.info["icc_profile"]))
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
+        assert converted is not None
+        image = converted
+    assert np.array_equal(decoded, as_floats(image))
     assert np.array_equal(decode_image((PHOTOS / name).read_bytes()), decoded)
 
 

@@ -216,6 +216,33 @@ def test_a_photograph_of_another_colour_space_is_converted_to_srgb(name: str, fo
     assert off_by(as_miner_reads(given), srgb_of(pixels)) <= TOLERANCE
     assert off_by(as_miner_reads(given), pixels) > 10
     assert not sent(given).info.get("icc_profile")
+    if form not in {"pillow", "TIFF"}:
+        check_result_of(given)
+
+
+def check_result_of(data: bytes) -> None:
+    """A result of the same bytes is given out in the colours that would be sent of it."""
+    right = np.asarray(sent(data))
+    for decoded in (decode_image(data), *decode_images([data, data])):
+        assert off_by(decoded * 255, right) < 0.01
+
+
+def test_an_animation_of_another_colour_space_is_given_out_in_srgb() -> None:
+    image = photo("astronaut.png").resize((64, 64))
+    frames = [image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    for form in ("WEBP", "PNG"):
+        data = files.saved(
+            frames[0],
+            form,
+            save_all=True,
+            append_images=frames[1:],
+            icc_profile=files.display_p3(),
+            **({"lossless": True} if form == "WEBP" else {}),
+        )
+        decoded = decode_images([data])
+        assert len(decoded) == 2
+        for one, frame in zip(decoded, frames, strict=True):
+            assert off_by(one[..., :3] * 255, files.srgb_of_p3(np.asarray(frame))) <= TOLERANCE
 
 
 def test_alpha_is_no_colour() -> None:
@@ -225,6 +252,7 @@ def test_alpha_is_no_colour() -> None:
     got = np.asarray(sent(given))
     assert np.array_equal(got[..., 3], np.asarray(rgba)[..., 3])
     assert off_by(got[..., :3], files.srgb_of_p3(np.asarray(rgba)[..., :3])) <= TOLERANCE
+    check_result_of(given)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "LA"])
@@ -235,6 +263,7 @@ def test_gray_with_a_profile_of_its_own(form: str) -> None:
     stored = np.asarray(Image.open(io.BytesIO(data)).convert("L"))
     expected = files.encoded((stored / 255) ** 1.8) * 255
     assert off_by(as_miner_reads(data)[..., 0], expected) <= TOLERANCE
+    check_result_of(data)
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])
