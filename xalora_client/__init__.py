@@ -32,6 +32,7 @@ from .errors import (
     ResultFormatError as ResultFormatError,
     ResultLocationError as ResultLocationError,
     ResultMissingError as ResultMissingError,
+    ResultSaveError as ResultSaveError,
     ResultTooLargeError as ResultTooLargeError,
     ServiceError as ServiceError,
     StoreError as StoreError,

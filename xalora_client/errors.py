@@ -220,6 +220,10 @@ class ResultTooLargeError(ResultFormatError):
     """The result needs more memory or time than is allowed. It is not downloaded or sent again."""
 
 
+class ResultSaveError(ResultError, OSError):
+    """A result could not be written to where the user wants it; it stays in the results folder."""
+
+
 class JournalError(XaloraError):
     """The journal of tasks can't be opened, read or written."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,11 +14,13 @@ from .errors import (
     STILL_RETRIEVABLE,
     ResultDownloadError,
     ResultFormatError,
+    ResultSaveError,
     XaloraError,
 )
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL.Image import Image
 
     from .media.video import VideoFile
     from .tasks import WorkflowTask
@@ -77,9 +80,20 @@ class _DecodedOnce(Generic[T]):
         return value
 
 
+class FilesInUse:
+    """Held by a result and by what is made of it: while it lives, their files stay where they are."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """The result of a finished task, its files on disk.
+
+    The files lie in the state folder. They stay as long as this object, or a :attr:`video` made of it, is
+    referenced and its client is open. Afterwards they stay until the folder outgrows ``results_limit``
+    (4 GiB); then the least recently used go first. With ``journal="memory"`` they go when the client is
+    closed. :meth:`save` them, or run with ``output_dir=``, to keep them.
+
+    In a notebook the result shows its images or its video.
 
     Attributes:
         files: The result's files in order, named by content (png, jpg, webp, mp4). A file in a format that
@@ -103,6 +117,7 @@ class RunResult:
     note: str = ""
     record_id: int | None = field(default=None, repr=False, compare=False)
     """The journal's record, for `AsyncXalora.delivered`."""
+    in_use: FilesInUse = field(default_factory=FilesInUse, repr=False, compare=False)
 
     @_DecodedOnce
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -133,7 +148,112 @@ class RunResult:
         from .media.result_files import open_as_video
 
         with add_result_to_errors(self):
-            return open_as_video(self.files[0])
+            return replace(open_as_video(self.files[0]), in_use=self.in_use)
+
+    def save(self, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Copy the result's files to a path, replacing what is there. Blocking.
+
+        Args:
+            path: A folder (one that exists, or a path that ends in ``/``): the files keep their names. Else a
+                file, whose folder is made where it is missing; further files get ``-2``, ``-3``, ... An image
+                is converted to what the suffix names (png, jpg, webp, avif, tiff, bmp; 8 bits a channel;
+                quality 95 where lossy), an animation to ``.mp4``. Without a known suffix the result's own
+                is added.
+
+        Returns:
+            The files written, in order.
+
+        Raises:
+            ResultSaveError: A file can't be written, or not in the format that the suffix names. It is an
+                OSError too.
+            ResultFormatError: A file that is to be converted can't be decoded.
+            ResultDownloadError: The result's files are no longer there.
+        """
+        from .media.saving import save_files
+
+        with add_result_to_errors(self):
+            self._check_there()
+            try:
+                return save_files(self.files, path)
+            except OSError as error:
+                raise self._not_saved(path, error) from error
+
+    def to_bytes(self, index: int = 0) -> bytes:
+        """The bytes of one file, as the network gave them. Blocking.
+
+        Args:
+            index: Which of :attr:`files`.
+
+        Raises:
+            IndexError: There are fewer files.
+            ResultDownloadError: The file is no longer there.
+        """
+        file = self.files[index]
+        with add_result_to_errors(self):
+            return file.read_bytes()
+
+    def pil(self, index: int = 0) -> Image:
+        """One file as a Pillow image, upright, in mode L, RGB or RGBA, 8 bits a channel. Blocking.
+
+        Args:
+            index: Which of :attr:`files`; an animation gives its first frame.
+
+        Raises:
+            IndexError: There are fewer files.
+            ResultFormatError: The file is not an image this package can read.
+            ResultDownloadError: It is no longer there.
+        """
+        from .media.saving import pil_image
+
+        file = self.files[index]
+        with add_result_to_errors(self):
+            return pil_image(file)
+
+    def saved_in(self, folder: Path, stem: str) -> RunResult:
+        """The same result with its files in a folder of the user's; for ``output_dir``. Blocking.
+
+        Raises:
+            ResultDownloadError: Its files are no longer there.
+            ResultSaveError: A file can't be written.
+        """
+        from .media.saving import save_beside_others
+
+        with add_result_to_errors(self):
+            self._check_there()
+            try:
+                return replace(self, files=save_beside_others(self.files, folder, stem))
+            except OSError as error:
+                raise self._not_saved(folder, error) from error
+
+    def _check_there(self) -> None:
+        for file in self.files:
+            file.stat()
+
+    def _not_saved(self, path: str | os.PathLike[str], error: OSError) -> ResultSaveError:
+        return ResultSaveError(
+            f"The result can't be saved to {os.fspath(path)}: {error.strerror or error}",
+            money=MADE_HERE if self.task_id is None else STILL_RETRIEVABLE,
+            next_step=f"It is kept as {', '.join(str(file) for file in self.files)}.",
+            task_id=self.task_id,
+            job_id=self.job_id,
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        from .media.saving import is_still, png_of
+
+        # A file that can't be shown is printed by its name.
+        with suppress(OSError, XaloraError):
+            if len(self.files) == 1 and is_still(self.files[0]):
+                return png_of(self.files[0])
+        return None
+
+    def _repr_html_(self) -> str | None:
+        from .media.saving import html_of, is_still
+
+        with suppress(OSError, XaloraError):
+            if len(self.files) > 1 or not is_still(self.files[0]):
+                return html_of(self.files)
+        return None
 
 
 @contextmanager
@@ -142,6 +262,8 @@ def add_result_to_errors(result: RunResult) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, XaloraError):
+            raise
         raise ResultDownloadError(
             f"The result {result.files[0]} can no longer be read: {error.strerror or error}",
             money=MADE_HERE if result.task_id is None else STILL_RETRIEVABLE,

@@ -15,7 +15,7 @@ from ..config import Settings
 from ..errors import ConfigurationError, EngineError, InputImageError, ResultError, XaloraError
 from ..events import Done, EventCallback, FallingBack, LocalProgress, without_exceptions
 from ..media.inputs import is_remote, prepare_image
-from ..results import RunResult, Timing
+from ..results import FilesInUse, RunResult, Timing
 from ..tasks import WorkflowTask
 from ..workflows import BoundWorkflow, WorkflowCatalog
 from ..workflows.task import definition_of
@@ -71,7 +71,8 @@ async def run_locally(
         try:
             _running.add(job_id)
             run = await _in_thread(chosen, workflow, images, dest, job_id, emit)
-            result = _results_in_use[job_id] = _result(run, job_id, emit)
+            result = _result(run, job_id, emit)
+            _files_in_use[job_id] = result.in_use
         except EngineCanceledError:
             raise
         except (EngineError, ConfigurationError, OSError) as error:
@@ -79,7 +80,7 @@ async def run_locally(
             continue
         finally:
             _running.discard(job_id)
-        protected = (*_running, *_results_in_use)
+        protected = (*_running, *_files_in_use)
         await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), protected)
         return result
     raise _nothing_can(task, refusals, remote_error) from remote_error
@@ -109,8 +110,8 @@ def make_room(folder: Path, limit: int, protected: Collection[str]) -> None:
 
 
 _running: set[str] = set()
-_results_in_use: WeakValueDictionary[str, RunResult] = WeakValueDictionary()
-"""Results by job id that a caller still refers to, so that their files may yet be read."""
+_files_in_use: WeakValueDictionary[str, FilesInUse] = WeakValueDictionary()
+"""By job id, what the results that a caller still refers to hold: their files may yet be read."""
 
 
 def candidates(

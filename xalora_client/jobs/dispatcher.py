@@ -308,7 +308,7 @@ class Dispatcher:
             self._jobs.pop(record.id, None)
             job.pacing.stop()
             result = _kept_result(record)
-            release_with(result, self.journal, lease)
+            release_with(result.in_use, self.journal, lease)
             job.fetched.set_result(result)
             job.state = replace(job.state, phase=Phase.DONE, ending=Ending.RESULT, is_seen=True)
             if record.task_id is not None:

@@ -253,7 +253,7 @@ class Job:
         if result is None:
             self.tools.journal.leave(self.lease)
         else:
-            release_with(result, self.tools.journal, self.lease)
+            release_with(result.in_use, self.tools.journal, self.lease)
 
     # --- driving ------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class VideoFile:
     _index: _FrameIndex = field(repr=False)
     _turn: tuple[bool, ...] = field(repr=False)
     _kind: MediaKind = field(repr=False)
+    in_use: object = field(default=None, repr=False, compare=False)
+    """Keeps the file where it is while this object lives, for a video of a result."""
 
     def frames(self, start: int = 0, stop: int | None = None) -> FloatImages:
         """Decode frames ``start`` up to, and without, ``stop``, in the order they are shown.
@@ -90,6 +92,13 @@ class VideoFile:
             if written < count:
                 raise BrokenMediaError(f"it ends after {first + written} of {self.frame_count} frames")
         return batch
+
+    def _repr_html_(self) -> str | None:
+        from .saving import html_of
+
+        with suppress(OSError, ResultFormatError):
+            return html_of([self.path])
+        return None
 
     def verify(self) -> None:
         """Decode the whole file once.

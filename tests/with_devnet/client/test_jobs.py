@@ -946,6 +946,23 @@ async def test_results_in_hand_keep_their_files_whatever_the_limit() -> None:
         await until(lambda: [file.exists() for file in files] == [True, False, False, False])
 
 
+async def test_a_video_in_hand_keeps_its_file_whatever_the_limit() -> None:
+    task = Text2VideoTask(prompt="rain", seed=1, workflow_id="2", width=256, height=256, length=16)
+    async with (
+        Devnet(miners=3) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, results_limit=1) as client,
+    ):
+        video = (await client.run(task, fallback="never")).video
+        one, other = UpscalerTask.for_batch(small_images(2))
+        await client.run(one, fallback="never")
+        assert video.frames().shape == (16, 256, 256, 3)
+        path = video.path
+        del video
+        await until(lambda: leases_in_use(client.journal) == 0)
+        await client.run(other, fallback="never")
+        await until(lambda: not path.exists())
+
+
 # --- callbacks and batches ----------------------------------------------------------------------------------
 
 
