@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 import subprocess
 import sys
@@ -147,7 +146,7 @@ def test_in_output_dir_no_file_is_replaced_and_no_copy_is_made_twice(tmp_path: P
     assert [path.name for path in first.files] == ["face-2.png", "face-3.png"]
     assert made.saved_in(out, "face").files == first.files
     assert (out / "face.png").read_text() == "mine"
-    assert sorted(os.listdir(out)) == ["face-2.png", "face-3.png", "face.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["face-2.png", "face-3.png", "face.png"]
 
 
 def test_a_notebook_shows_images_and_videos(tmp_path: Path) -> None:
