@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING
 
 from ..concurrency import run_decoding, run_in_thread
@@ -29,7 +28,6 @@ from ..errors import (
 )
 from ..events import Downloading
 from ..journal import Event, Journal
-from ..journal.results_folder import LEFT_SECONDS, leave_part
 from ..network.answers import addresses_of, holds_nothing, result_references, shown_reference
 from ..network.outside import without_key
 from ..network.sequencer import Network
@@ -89,7 +87,6 @@ class Fetcher:
         self._result_base_url = settings.files_url
         self._max_bytes = int(settings.max_result_bytes)
         self._max_files = settings.max_result_files
-        self._mark = secrets.token_hex(4)
 
     async def fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         """Bring a finished task's files to disk.
@@ -259,6 +256,7 @@ class Fetcher:
 
     async def _brought_from(self, job: Job, task_id: str, url: str, dest: Path, max_bytes: int) -> Path:
         from ..transfer.download import download, find_complete_file
+        from ..transfer.part_file import take_over
 
         # By a process that ended between the rename and the note of it, or that fetches the same task.
         if (left := await run_decoding(lambda: find_complete_file(dest))) is not None:
@@ -268,8 +266,8 @@ class Fetcher:
             job.events.emit(Downloading(job_id=job.job_id, task_id=task_id, received=received, total=total))
 
         # Several processes may fetch the same task: each writes a file of its own.
-        private = dest.with_name(f"{dest.name}.{self._mark}")
-        await run_in_thread(lambda: _continue_from(dest, private))
+        private = dest.with_name(f"{dest.name}.{secrets.token_hex(4)}")
+        await run_in_thread(lambda: take_over(dest, private))
 
         async def once() -> Path:
             try:
@@ -290,28 +288,12 @@ class Fetcher:
                 # Broken on its way, perhaps: twice the same means that the miner wrote it so.
                 path = await once()
         except BaseException:
-            leave_part(private.with_name(f"{private.name}.part"))
             self._journal.evict()
             raise
         try:
             return await run_in_thread(lambda: _settle(path, dest.with_name(dest.name + path.suffix)))
         except OSError as error:
             raise _not_stored(job, task_id, error) from error
-
-
-def _continue_from(dest: Path, private: Path) -> None:
-    """Take over what a process that has ended left of a download. Blocking."""
-    if private.with_name(f"{private.name}.part").exists():
-        return
-    for part in dest.parent.glob(f"{dest.name}.*.part"):
-        with suppress(OSError):
-            # A living process gives a connection up before its file is that old.
-            if time() - part.stat().st_mtime < LEFT_SECONDS:
-                continue
-            part.rename(private.with_name(f"{private.name}.part"))
-            notes = part.with_name(f"{part.name}.json")
-            notes.rename(private.with_name(f"{private.name}.part.json"))
-            return
 
 
 def _settle(path: Path, lasting: Path) -> Path:

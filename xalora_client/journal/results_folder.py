@@ -16,6 +16,7 @@ from time import time
 
 from ..errors import STILL_RETRIEVABLE, JournalError
 from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
+from ..transfer.part_file import PART_SUFFIX, notes_of, remove_left
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -25,10 +26,9 @@ KeptFile = tuple[str, int, str]
 ROOM_BYTES = 32 * 2**20
 """Free disk space without which no task is sent: its result would have no place."""
 
-LEFT_SECONDS = 90.0
-"""The age at which a partial download counts as left: a living process gives its connection up before."""
+DRAFT_SECONDS = 90.0
+"""The age at which an unfinished file that is no download, and so has no lock, counts as left."""
 
-_PART = ".part"
 _PROBE_BYTES = 256 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
@@ -134,7 +134,7 @@ class KeptResults:
         found: list[tuple[float, int, Path]] = []
         with suppress(OSError), os.scandir(self.root) as entries:
             for entry in entries:
-                if entry.name.endswith(_PART):
+                if entry.name.endswith(PART_SUFFIX):
                     with suppress(OSError):
                         stat = entry.stat(follow_symlinks=False)
                         found.append((stat.st_mtime, stat.st_size, Path(entry.path)))
@@ -143,13 +143,11 @@ class KeptResults:
     def remove_left(self, part: Path) -> bool:
         """Removes a partial download that nobody continues just now; False where it stays."""
         try:
-            if time() - part.stat().st_mtime < LEFT_SECONDS:
+            if not notes_of(part).exists() and time() - part.stat().st_mtime < DRAFT_SECONDS:
                 return False
-            part.unlink()
-            part.with_name(f"{part.name}.json").unlink(missing_ok=True)
         except OSError:
             return False
-        return True
+        return remove_left(part)
 
     def _path(self, name: str) -> Path:
         return self.root / PurePosixPath(name)
@@ -165,10 +163,3 @@ def _made_of(name: str) -> tuple[str, ...]:
     """The name of the video that may have been made of an animation, which no row knows of."""
     path = PurePosixPath(name)
     return (converted_video_path(path).as_posix(),) if path.suffix in ANIMATION_SUFFIXES else ()
-
-
-def leave_part(part: Path) -> None:
-    """Let a partial download count as left from now on, where there is one."""
-    with suppress(OSError):
-        left = part.stat().st_mtime - LEFT_SECONDS
-        os.utime(part, (left, left))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import aiohttp
@@ -23,7 +23,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from ..concurrency import run_decoding
+from ..concurrency import run_decoding, run_in_thread
 from ..errors import (
     STILL_RETRIEVABLE,
     ConfigurationError,
@@ -48,8 +48,10 @@ from ..network.destinations import RefusedAddressError
 from ..network.failure_text import describe_failure
 from ..network.result_session import ResultSession
 from ..network.sessions import environment_proxy
+from .part_file import PartFile
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
+_Step: TypeAlias = Callable[[], None]
 
 STALL_SECONDS = 30.0
 """Seconds without a byte after which a connection counts as broken; a slow one may take any time."""
@@ -59,6 +61,7 @@ MAX_RESULT_BYTES = 512 * 2**20
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _CHUNK_BYTES = 256 * 1024
+_MOST_AHEAD = 16  # chunks that wait for the disk
 _WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as progress
 _BACK_OFF = wait_random_exponential(multiplier=0.5, max=15)  # full jitter
 _LONGEST_RETRY_AFTER = 60.0
@@ -91,7 +94,7 @@ async def download(
     Args:
         session: Says which addresses may be asked. The proxy is the environment's.
         url: ``http://``, ``https://`` or ``data:``.
-        dest_stem: The file to write, without its suffix, which is chosen by content. Its folder must exist.
+        dest_stem: The file to write, without its suffix, which is chosen by content.
         task_id: For error messages.
         on_progress: Called on the event loop with the bytes on disk so far and the total, None where unknown.
         attempts: How many times in a row the connection may fail without progress.
@@ -110,13 +113,13 @@ async def download(
         ResultTooLargeError: It needs more memory or time than the limits allow.
     """
     target = _Target(url, task_id)
-    part = _PartFile(dest_stem)
+    part = PartFile(dest_stem)
     fetch = _Fetch(session, target, part, on_progress, attempts, stall_timeout, max_bytes)
     scheme = url[:8].partition(":")[0].lower()
     try:
-        dest_stem.parent.mkdir(parents=True, exist_ok=True)
+        await run_in_thread(lambda: dest_stem.parent.mkdir(parents=True, exist_ok=True))
         if scheme == "data":
-            await asyncio.to_thread(lambda: part.begin(_data_uri_content(target, max_bytes)))
+            await run_in_thread(lambda: part.begin(_data_uri_content(target, max_bytes)))
         elif scheme in {"http", "https"}:
             await fetch.run()
         else:
@@ -124,7 +127,7 @@ async def download(
         try:
             return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
         except ResultFormatError as error:
-            part.remove()
+            await run_in_thread(part.remove)
             if not part.was_continued or isinstance(error, ResultTooLargeError):
                 raise
         # The parts may come from two versions of the file: only a fresh copy tells.
@@ -132,6 +135,8 @@ async def download(
         return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
     except OSError as error:
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
+    finally:
+        await run_in_thread(part.close)
 
 
 def find_complete_file(dest_stem: Path) -> Path | None:
@@ -245,60 +250,6 @@ class _Target:
         )
 
 
-class _PartFile:
-    """The bytes received so far, and beside them the validator of the version they belong to."""
-
-    def __init__(self, dest_stem: Path) -> None:
-        self.dest_stem = dest_stem
-        self.path = dest_stem.with_name(f"{dest_stem.name}.part")
-        self.was_continued = False
-        self.is_inherited = False  # from a process that may have died while writing
-        self.validator: str | None = None
-        self._notes = dest_stem.with_name(f"{dest_stem.name}.part.json")
-        self._in_doubt = True  # until this process knows the version of the bytes
-
-    @property
-    def size(self) -> int:
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return 0
-
-    def prepare(self) -> int:
-        """The bytes to continue from; those of an earlier process count only if their version is known."""
-        if self._in_doubt:
-            self._in_doubt = False
-            try:
-                self.validator = json.loads(self._notes.read_text())["validator"]
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
-                self.validator = None
-            if self.validator is None:
-                self.remove()
-            self.is_inherited = self.size > 0
-        return self.size
-
-    def begin(self, content: bytes = b"", validator: str | None = None) -> None:
-        """Start a new version."""
-        self._in_doubt = False
-        self.was_continued = False
-        self.is_inherited = False
-        self.validator = validator
-        self.path.write_bytes(content)
-        self._notes.write_text(json.dumps({"validator": validator}))
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)
-        self.is_inherited = False
-        self.validator = None
-
-    def move_to(self, suffix: str) -> Path:
-        final = self.dest_stem.with_name(self.dest_stem.name + suffix)
-        self.path.replace(final)
-        self._notes.unlink(missing_ok=True)
-        return final
-
-
 class _Interrupted(Exception):
     """An attempt ended early without progress; another one may succeed."""
 
@@ -306,6 +257,10 @@ class _Interrupted(Exception):
         super().__init__(reason)
         self.status_code = status_code
         self.retry_after = retry_after
+
+
+class _StartOver(_Interrupted):
+    """What has arrived and what the server has are two versions."""
 
 
 @dataclass
@@ -317,7 +272,7 @@ class _Fetch:
 
     session: ResultSession
     target: _Target
-    part: _PartFile
+    part: PartFile
     on_progress: Progress | None
     attempts: int
     stall_timeout: float
@@ -345,7 +300,7 @@ class _Fetch:
 
     async def _attempt(self) -> bool:
         """True when the file is complete, False when the connection broke after progress."""
-        have = self.part.prepare()
+        have = await run_in_thread(self.part.prepare)
         headers = {"Accept-Encoding": "identity"}
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=self.stall_timeout, sock_read=self.stall_timeout
@@ -356,9 +311,14 @@ class _Fetch:
                 headers["If-Range"] = self.part.validator
         try:
             async with self._answer(headers, timeout) as response:
-                if self._begin(response, have):
+                first = self._begin(response, have)
+                if first is None:
                     return True
-                await self._receive(response)
+                await self._receive(response, first)
+        except _StartOver:
+            await run_in_thread(self.part.begin)
+            self.total = None
+            raise
         except aiohttp.InvalidURL:
             # Not chained: its text contains the URL with its signature.
             raise self.target.refused(
@@ -401,8 +361,13 @@ class _Fetch:
                 raise self.target.failed(f"{error.what}. {error.next_step}") from None
         return self._proxies[site]
 
-    def _begin(self, response: aiohttp.ClientResponse, have: int) -> bool:
-        """Check the headers of an answer; True if nothing is left to receive."""
+    def _begin(self, response: aiohttp.ClientResponse, have: int) -> list[_Step] | None:
+        """Check the headers of an answer.
+
+        Returns:
+            What to do with the file before the bytes of the answer; None where nothing is left to receive.
+        """
+        first: list[_Step] = []
         status = response.status
         if status in _PASSING:
             raise _Interrupted(f"HTTP {status}", status, retry_after(response.headers))
@@ -413,52 +378,72 @@ class _Fetch:
         if status == 416 and have:
             _, size = _content_range(response)
             if size == have:
-                return True
-            self._start_over(f"the server has {size} bytes, but {have} have arrived")
+                return None
+            raise _StartOver(f"the server has {size} bytes, but {have} have arrived")
         if status == 206 and have:
             start, size = _content_range(response)
             validator = _validator(response)
             if start != have:
-                self._start_over(f"the server continued at byte {start} instead of {have}")
+                raise _StartOver(f"the server continued at byte {start} instead of {have}")
             if self.total is not None and size not in {None, self.total}:
-                self._start_over(f"its size changed from {self.total} to {size} bytes")
+                raise _StartOver(f"its size changed from {self.total} to {size} bytes")
             if self.part.validator and validator and validator != self.part.validator:
-                self._start_over("it changed on the server")
+                raise _StartOver("it changed on the server")
             self.part.was_continued = True
             self.total = size
         elif status == 206 and _content_range(response)[0] == 0:
             # Some stores answer so without having been asked for a part.
-            self.part.begin(validator=_validator(response))
+            first = [partial(self.part.begin, validator=_validator(response))]
             self.total = _content_range(response)[1]
         elif status in _WHOLE:
-            self.part.begin(validator=_validator(response))
+            first = [partial(self.part.begin, validator=_validator(response))]
             self.total = response.content_length
         else:
             raise self.target.failed(f"HTTP {status}", status)
         is_framed = response.content_length is not None or "Transfer-Encoding" in response.headers
         self.end_is_known = is_framed and (status != 206 or self.total is not None)
-        return False
+        return first
 
-    def _start_over(self, reason: str) -> NoReturn:
-        self.part.begin()
-        self.total = None
-        raise _Interrupted(reason)
-
-    async def _receive(self, response: aiohttp.ClientResponse) -> None:
-        received = self.part.size
-        with self.part.path.open("ab") as file:
+    async def _receive(self, response: aiohttp.ClientResponse, first: list[_Step]) -> None:
+        received = 0 if first else self.part.size
+        # The disk is written beside the reading, for which no disk is waited: once the connection has broken,
+        # aiohttp gives out nothing more of what has arrived.
+        ahead = first
+        writing = asyncio.ensure_future(self._write(ahead))
+        try:
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 received += len(chunk)
                 if max(received, self.total or 0) > self.max_bytes:
-                    self.part.remove()
+                    ahead.append(self.part.remove)
                     raise self.target.too_large(self.max_bytes)
-                file.write(chunk)
-                if self.on_progress is not None:
-                    self.on_progress(received, self.total)
+                ahead.append(partial(self.part.write, chunk))
+                if len(ahead) > _MOST_AHEAD:
+                    await asyncio.wait({writing})
+                if writing.done():
+                    writing.result()
+                    writing = asyncio.ensure_future(self._write(ahead))
+        finally:
+            await asyncio.wait({writing})
+            writing.result()
+            await self._write(ahead)
         if self.total is not None and received != self.total:
             if received > self.total:
-                self._start_over(f"{received} bytes arrived, {self.total} were announced")
+                raise _StartOver(f"{received} bytes arrived, {self.total} were announced")
             raise aiohttp.ClientPayloadError(f"{received} of {self.total} bytes arrived")
+
+    async def _write(self, ahead: list[_Step]) -> None:
+        """Do what is to be done with the file, and what is added meanwhile."""
+        while ahead:
+            steps = ahead[:]
+            ahead.clear()
+            await run_in_thread(partial(_do_all, steps))
+            if self.on_progress is not None and self.part.size:
+                self.on_progress(self.part.size, self.total)
+
+
+def _do_all(steps: list[_Step]) -> None:
+    for step in steps:
+        step()
 
 
 def _pause(state: RetryCallState) -> float:
@@ -501,7 +486,7 @@ def _data_uri_content(target: _Target, max_bytes: int) -> bytes:
         raise target.broken(f"its data: URI is no valid base64 ({error})") from error
 
 
-def _finish(part: _PartFile, target: _Target, end_is_known: bool) -> Path:
+def _finish(part: PartFile, target: _Target, end_is_known: bool) -> Path:
     """Check that the file is complete, as far as its format allows, and rename it. Blocking."""
     kind = kind_of_result(part.path)
     try:

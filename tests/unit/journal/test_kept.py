@@ -28,7 +28,8 @@ from journal_steps import (
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import Event, Journal, Record, TaskState
-from xalora_client.journal.results_folder import KeptFile, KeptResults, leave_part
+from xalora_client.journal.results_folder import KeptFile, KeptResults
+from xalora_client.transfer.part_file import PartFile
 
 LIMIT = 300
 
@@ -342,35 +343,51 @@ with Journal(sys.argv[1], sys.argv[2]) as journal:
 class TestPartialDownloads:
     """They count towards the limit, and go before any result once nobody continues them."""
 
-    def part(self, journal: Journal, name: str, size: int, *, left: bool) -> Path:
+    def part(self, journal: Journal, name: str, size: int) -> PartFile:
         journal.results_dir.mkdir(parents=True, exist_ok=True)
-        part = journal.results_dir / f"{name}.part"
-        part.write_bytes(bytes(size))
-        part.with_name(f"{part.name}.json").write_text("{}")
-        if left:
-            leave_part(part)
+        part = PartFile(journal.results_dir / name)
+        part.begin(bytes(size))
         return part
+
+    def left(self, journal: Journal, name: str, size: int) -> Path:
+        part = self.part(journal, name, size)
+        part.close()
+        return part.path
 
     def test_those_that_were_left_go_first(self, journal: Journal) -> None:
         kept(journal, 1)
         kept(journal, 2)
-        parts = [self.part(journal, f"job-{n}.abc", 200, left=True) for n in range(2)]
+        parts = [self.left(journal, f"job-{n}.abc", 200) for n in range(2)]
         assert with_files(journal) == {1, 2}
         assert not any(part.exists() for part in parts)
         assert list(journal.results_dir.glob("*part*")) == []
 
     def test_below_the_limit_they_stay_to_be_continued(self, journal: Journal) -> None:
         kept(journal, 1)
-        part = self.part(journal, "job-1.abc", 100, left=True)
+        part = self.left(journal, "job-1.abc", 100)
         assert with_files(journal) == {1}
         assert part.exists()
 
     def test_one_under_way_stays_and_takes_the_room_of_results(self, journal: Journal) -> None:
         for number in (1, 2, 3):
             kept(journal, number)
-        part = self.part(journal, "job-9.abc", 150, left=False)
+        part = self.part(journal, "job-9.abc", 150)
+        # However old it is: its process may be suspended.
+        os.utime(part.path, (0, 0))
         assert with_files(journal) == {3}
-        assert part.exists()
+        assert part.path.exists()
+        part.close()
+
+    def test_another_unfinished_file_stays_until_it_is_old(self, journal: Journal) -> None:
+        """Such as a video that is being made: it has neither lock nor notes."""
+        kept(journal, 1)
+        draft = journal.results_dir / "job-1.webp.12-34.part"
+        draft.write_bytes(bytes(1000))
+        with_files(journal)
+        assert draft.exists()
+        os.utime(draft, (0, 0))
+        with_files(journal)
+        assert not draft.exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from xalora_client.media.video import open_video
 from xalora_client.network.destinations import Destinations
 from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
+from xalora_client.transfer.part_file import PartFile
 
 TASK = "task-17"
 PIXELS = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
@@ -418,6 +420,27 @@ async def test_a_server_that_ignores_conditions_can_not_mix_two_versions(
 
     path = await download(session, storage.url, stem, task_id=TASK, on_progress=change)
     assert path.read_bytes() == OTHER_PNG
+
+
+async def test_the_event_loop_goes_on_while_the_disk_hangs_and_nothing_that_came_is_lost(
+    storage: Storage, session: ResultSession, stem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.drops = [300_000]
+    goes_on, write, waits = threading.Event(), PartFile.write, []
+
+    def hanging(self: PartFile, content: bytes) -> None:
+        waits.append(goes_on.wait(30))
+        write(self, content)
+
+    monkeypatch.setattr(PartFile, "write", hanging)
+    downloading = asyncio.create_task(download(session, storage.url, stem, task_id=TASK))
+    while storage.drops or not storage.asked:  # noqa: ASYNC110  # the server tells nobody
+        await asyncio.sleep(0.01)
+    goes_on.set()
+    path = await downloading
+    assert path.read_bytes() == PNG
+    assert storage.asked[1].range == "bytes=300000-"
+    assert all(waits)
 
 
 async def test_a_stalled_connection_is_given_up_and_resumed(
