@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import secrets
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -81,12 +82,14 @@ class HostOptions:
             it is merely out of sight.
         delivers: The host notes the delivery itself, by `AsyncXalora.delivered`, once it has stored the
             result.
+        run_id: What the task is sent together with, such as a prompt; else all tasks of the client are.
     """
 
     among: AbstractSet[str] = frozenset()
     cancels: Callable[[], bool] = lambda: True
     takes_over: bool = False
     delivers: bool = False
+    run_id: str | None = None
 
 
 class AsyncXalora:
@@ -147,6 +150,7 @@ class AsyncXalora:
         self._sessions: list[aiohttp.ClientSession] = []
         self._hub: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._run_id = f"client-{secrets.token_hex(8)}"
         # All dispatchers of this client, one at most.
         self._opened: list[Dispatcher] = []
         dropping = weakref.finalize(self, _close_soon, self._opened, self._sessions)
@@ -301,7 +305,7 @@ class AsyncXalora:
                 the same task was submitted.
             XaloraError: The task was not created.
         """
-        options = _claim_options(again=again, if_unknown=if_unknown)
+        options = self._claim_options(again=again, if_unknown=if_unknown)
 
         async def submit(dispatcher: Dispatcher) -> tuple[str, int | None]:
             async with dispatcher.caller(task, options, wants_files=False) as caller:
@@ -342,7 +346,7 @@ class AsyncXalora:
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
         _check_interval(interval)
-        options = _claim_options(again=again, if_unknown=if_unknown)
+        options = self._claim_options(again=again, if_unknown=if_unknown)
         deadline = None if timeout is None else monotonic() + timeout
 
         async def wait(dispatcher: Dispatcher) -> tuple[WorkflowTaskResult, int | None]:
@@ -402,7 +406,7 @@ class AsyncXalora:
             XaloraError: As :meth:`execute_workflow`.
         """
         host = host or HostOptions()
-        options = _claim_options(reuse=reuse, again=again, if_unknown=if_unknown, among=host.among)
+        options = self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown)
         listener = _on_own_loop(on_event)
 
         async def submit(dispatcher: Dispatcher) -> TaskHandle:
@@ -461,9 +465,7 @@ class AsyncXalora:
         """
         return await self._run(
             task,
-            claim=_claim_options(
-                reuse=reuse, again=again, if_unknown=if_unknown, among=(host or HostOptions()).among
-            ),
+            claim=self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown),
             on_event=on_event,
             timeout=self.settings.wait_timeout if timeout is None else timeout,
             policy=fallback or self.settings.fallback,
@@ -471,6 +473,12 @@ class AsyncXalora:
             on_timeout=on_timeout or self.settings.on_timeout,
             host=host or HostOptions(),
         )
+
+    def _claim_options(self, host: HostOptions | None = None, **options: Any) -> ClaimOptions:
+        from .jobs.dispatcher import ClaimOptions
+
+        host = host or HostOptions()
+        return ClaimOptions(among=host.among, run_id=host.run_id or self._run_id, **options)
 
     async def _run(
         self,
@@ -728,12 +736,6 @@ async def _result(
         if late is None:
             raise
         return late
-
-
-def _claim_options(**options: Any) -> ClaimOptions:
-    from .jobs.dispatcher import ClaimOptions
-
-    return ClaimOptions(**options)
 
 
 def _on_own_loop(on_event: EventCallback | None) -> EventCallback | None:

@@ -73,6 +73,13 @@ def cost_text(cost: Decimal) -> str:
     return str(cost if -cost.as_tuple().exponent > 2 else cost.quantize(Decimal("0.01")))  # type: ignore[operator]
 
 
+def sums(prices: Mapping[str, Decimal], sent: Iterable[Sent]) -> dict[str, Any]:
+    """These tasks as JSON: ``tasks``, how many, and their ``cost`` as text, None where no price is known."""
+    every = list(sent)
+    cost = cost_of(prices, every)
+    return {"tasks": sum(one.count for one in every), "cost": None if cost is None else cost_text(cost)}
+
+
 def midnight_before(now: float) -> float:
     """The last midnight of this machine's clock, in Unix seconds."""
     return datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()

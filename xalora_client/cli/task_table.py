@@ -69,7 +69,7 @@ def record_document(record: Record, leased: AbstractSet[int]) -> dict[str, Any]:
     return {
         **attributes(record, "task_id", "job_id", "status", "created_at", "submitted_at", "started_at"),
         **attributes(record, "ended_at", "engine", "miner", "device", "error"),
-        **attributes(record, "queue_position", "inference_seconds"),
+        **attributes(record, "queue_position", "inference_seconds", "run_id"),
         **attributes(record.work, "label", "task_type", "workflow_id", "consumer_id"),
         "state": record.state.value,
         "open": record.is_open,

@@ -67,12 +67,14 @@ class ClaimOptions:
 
     Args:
         among: Ids of tasks that may answer whatever was delivered before.
+        run_id: What else is asked for together with this.
     """
 
     reuse: bool = False
     again: bool = False
     among: AbstractSet[str] = frozenset()
     if_unknown: IfUnknown = "stop"
+    run_id: str | None = None
 
 
 class Dispatcher:
@@ -362,6 +364,7 @@ class Dispatcher:
             work,
             job_id=prepared.job_id,
             if_unknown=options.if_unknown,
+            run_id=options.run_id,
             refusal=refusal,
             patience=max(0.0, patience),
             **how,

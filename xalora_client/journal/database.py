@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from ..errors import NOTHING_CHARGED, JournalError
+from .queries import searched_names, searched_texts
 from .schema import MIGRATIONS, migrate, schema_version
 
 T = TypeVar("T")
@@ -99,6 +100,8 @@ def _connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
         target, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri
     )
     connection.row_factory = sqlite3.Row
+    connection.create_function("searched_texts", -1, searched_texts, deterministic=True)
+    connection.create_function("searched_names", -1, searched_names, deterministic=True)
     return connection
 
 

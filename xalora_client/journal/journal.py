@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..polling.durations import HISTORY_LENGTH, PastRun
 from ..prices import DailyLimit, Sent, midnight_before
 from . import forks
 from .database import OldJournalError, Reader, explained
-from .queries import IS_OPEN, SENT_SINCE, sent_of, where
+from .queries import IS_OPEN, LAST_RUN, SENT_IN_RUN, SENT_SINCE, sent_of, where
 from .records import Claim, Record, Work, record_from_row
 from .results_folder import KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
@@ -159,6 +159,7 @@ class Journal:
         again: bool = False,
         among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
+        run_id: str | None = None,
         refusal: JournalError | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Future[Claim]:
@@ -169,6 +170,7 @@ class Journal:
         Args:
             job_id: The job id to use if a new record is made; an older record keeps its own.
             among: Ids of tasks that may answer whatever was delivered, seeded or not.
+            run_id: What else is asked for together with this; kept where the claim sends.
             refusal: Raised where the claim would send; see `room_refusal`.
             if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
                 same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose
@@ -199,7 +201,9 @@ class Journal:
                 if state is TaskState.PREPARED and self.daily_limit.is_set:
                     today = change.sent_since(midnight_before(change.now))
                     self.daily_limit.check(today, work.task_type, work.workflow_id)
-                return self._claimed(change, "send", row["id"] if row else change.insert(work, job_id))
+                record_id = row["id"] if row else change.insert(work, job_id)
+                change.update(record_id, run_id=run_id)
+                return self._claimed(change, "send", record_id)
             if self._results.are_there(kept_files(row)):
                 change.touch(row["id"])
                 return self._claimed(change, "kept", row["id"])
@@ -337,6 +341,7 @@ class Journal:
         since: int | None = None,
         is_open: bool | None = None,
         groups: Collection[str] = (),
+        named: Mapping[str, Collection[str]] | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Record]:
@@ -344,14 +349,16 @@ class Journal:
 
         Args:
             states: Only these.
-            text: Only those with this text in label, ids, type, workflow, engine, miner or error.
+            text: Only those with each word of it in label, parameters, engine, miner, error or status, or
+                with all of it in an id or the name of a file. Upper case is the same as lower.
             since: Only those changed after this `version`.
             is_open: Only those with something left to do or to decide, or only the others.
             groups: Only those in one of these groups, see `Record.group`; all where none is named.
+            named: For a word of the text, the names in `queries.NAMED` of what it finds as well.
             limit: At most so many.
             offset: Leaving out so many first.
         """
-        clause, values = where(states, text, since, is_open, groups)
+        clause, values = where(states, text, since, is_open, groups, named)
         count = -1 if limit is None else limit
         return self._select(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, count, offset))
 
@@ -363,9 +370,10 @@ class Journal:
         since: int | None = None,
         is_open: bool | None = None,
         groups: Collection[str] = (),
+        named: Mapping[str, Collection[str]] | None = None,
     ) -> int:
         """The number of records that `records` would list without a limit."""
-        clause, values = where(states, text, since, is_open, groups)
+        clause, values = where(states, text, since, is_open, groups, named)
         return int(self._read(f"SELECT count(*) FROM entries {clause}", values)[0][0])
 
     def leased(self, record_ids: Collection[int] | None = None, besides: str = "") -> frozenset[int]:
@@ -401,6 +409,14 @@ class Journal:
     def sent_since(self, since: float) -> list[Sent]:
         """How many tasks were sent since then, by workflow; those that are just being sent count."""
         return sent_of(self._rows(SENT_SINCE, (since,)))
+
+    def sent_in(self, run_id: str) -> list[Sent]:
+        """How many tasks were sent for a run, by workflow."""
+        return sent_of(self._rows(SENT_IN_RUN, (run_id,)))
+
+    def last_run(self) -> str | None:
+        """The run that sent a task last; None where none has."""
+        return next((str(row["run_id"]) for row in self._rows(LAST_RUN, ())), None)
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""

@@ -1,17 +1,23 @@
-"""WHERE clauses for listing records, and the counting of sent tasks. No I/O."""
+"""WHERE clauses for listing and searching records, and the counting of sent tasks. No I/O."""
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
-from collections.abc import Collection, Iterable
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ..prices import Sent
 from .records import clean_text
 from .rules import ENDED, TaskState
 
-_TEXT_COLUMNS = ("label", "job_id", "task_id", "task_type", "workflow_id", "engine", "miner", "error")
+# Calls of the functions below, which every connection that reads knows. The status of a task that has ended
+# is shown nowhere.
+_TEXTS = "searched_texts(details, label, engine, miner, error, CASE state WHEN 'submitted' THEN status END)"
+_NAMES = "searched_names(id, label, files, job_id, task_id, task_type, workflow_id)"
 
 _ENDED_STATES = ", ".join(f"'{state.value}'" for state in sorted(ENDED))
 # The same as `Record.group`.
@@ -24,17 +30,81 @@ IS_OPEN = (
     f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
     f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
 )
+_MADE_HERE = f"({GROUP} = 'failed' AND engine IS NOT NULL AND engine <> 'xalora')"
+
+_AT_NETWORK = "state = 'submitted' AND cancel_requested_at IS NULL"
+
+NAMED: Mapping[str, str] = {
+    "prepared": "state = 'prepared'",
+    "sending": "state = 'sending'",
+    "waiting": f"{_AT_NETWORK} AND COALESCE(status, 'waiting') = 'waiting'",
+    "running": f"{_AT_NETWORK} AND status = 'running'",
+    "cancel_requested": "state = 'submitted' AND cancel_requested_at IS NOT NULL",
+    "fetching": f"state = 'finished' AND {GROUP} = 'active'",
+    "kept": f"{GROUP} = 'done' AND files <> '[]'",
+    "evicted": f"{GROUP} = 'done' AND files = '[]'",
+    "failed": f"state = 'failed' AND NOT {_MADE_HERE}",
+    "canceled": f"state = 'canceled' AND NOT {_MADE_HERE}",
+    "not_sent": f"state = 'not_sent' AND NOT {_MADE_HERE}",
+    "unknown": "state = 'unknown'",
+    "made_here": f"{_MADE_HERE} AND state <> 'unknown'",
+    "upscaler": "task_type = 'upscaler'",
+    "txt2img": "task_type = 'txt2img'",
+    "txt2vid": "task_type = 'txt2vid'",
+    "miner": "miner IS NOT NULL",
+}
+"""Conditions for what a list shows in words of its own, which are in no column."""
+
+
+def searched_texts(details: str, *texts: str | None) -> str:
+    """Where each word of a search is looked for: in texts, and in parameters that are texts or seeds."""
+    given = json.loads(details)
+    parameters = (str(value) for name, value in given.items() if isinstance(value, str) or "seed" in name)
+    return folded("\n".join([*(text for text in texts if text), *parameters]))
+
+
+def searched_names(record_id: int, label: str, files: str, *ids: str | None) -> str:
+    """Where a search is looked for as a whole: in ids, and in names of files."""
+    names = [str(file[0]) for file in json.loads(files)]
+    # As the sidebar has a browser save them.
+    title = " ".join(re.split(r"[\W_]+", label))[:60].strip()
+    saved = [f"{title} ({record_id}){PurePath(name).suffix}" for name in names]
+    return folded("\n".join([*(id for id in ids if id), *names, *saved]))
+
+
+def folded(text: str) -> str:
+    """A text as it is compared in a search: without upper case, and composed."""
+    return unicodedata.normalize("NFC", text).casefold()
+
 
 # A record that is prepared and has no worker was left by a process that died.
-SENT_SINCE = (
-    "SELECT task_type, workflow_id, COUNT(*) AS count FROM entries"
-    " WHERE COALESCE(sent_at, created_at) >= ? AND state <> 'not_sent'"
-    " AND NOT (state = 'prepared' AND worker IS NULL) GROUP BY task_type, workflow_id"
+_IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
+
+
+def _sent(condition: str, condition_of_forgotten: str) -> str:
+    return (
+        "SELECT task_type, workflow_id, COUNT(*) AS count FROM ("
+        f"SELECT task_type, workflow_id FROM entries WHERE {condition} AND {_IS_SENT}"
+        f" UNION ALL SELECT task_type, workflow_id FROM forgotten_sent WHERE {condition_of_forgotten}"
+        ") GROUP BY task_type, workflow_id"
+    )
+
+
+SENT_SINCE = _sent("COALESCE(sent_at, created_at) >= ?1", "sent_at >= ?1")
+SENT_IN_RUN = _sent("run_id = ?1", "run_id = ?1")
+LAST_RUN = (
+    f"SELECT run_id FROM entries WHERE run_id IS NOT NULL AND {_IS_SENT}"
+    " ORDER BY COALESCE(sent_at, created_at) DESC, id DESC LIMIT 1"
+)
+# A record that is removed, by its id; to be called before.
+REMEMBER_SENT = (
+    "INSERT INTO forgotten_sent SELECT COALESCE(sent_at, created_at), task_type, workflow_id, run_id"
+    f" FROM entries WHERE id = ? AND {_IS_SENT}"
 )
 
 
 def sent_of(rows: Iterable[sqlite3.Row]) -> list[Sent]:
-    """The rows of :data:`SENT_SINCE`."""
+    """The rows of :data:`SENT_SINCE` and :data:`SENT_IN_RUN`."""
     return [Sent(row["task_type"], row["workflow_id"], row["count"]) for row in rows]
 
 
@@ -44,6 +114,7 @@ def where(
     since: int | None = None,
     is_open: bool | None = None,
     groups: Collection[str] = (),
+    named: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[str, tuple[Any, ...]]:
     """The clause and its values for `Journal.records`; without conditions it lets everything through."""
     clauses = ["1"]
@@ -52,10 +123,11 @@ def where(
         names = [state.value for state in states]
         clauses.append(f"state IN ({', '.join('?' for _ in names)})")
         values.extend(names)
-    if text:
-        pattern = "%" + re.sub(r"([\\%_])", r"\\\1", clean_text(text)) + "%"
-        clauses.append("(" + " OR ".join(f"{name} LIKE ? ESCAPE '\\'" for name in _TEXT_COLUMNS) + ")")
-        values.extend([pattern] * len(_TEXT_COLUMNS))
+    if words := clean_text(text or "").split():
+        shown = [[f"({NAMED[name]})" for name in (named or {}).get(word, ())] for word in words]
+        each = [f"({' OR '.join([f'instr({_TEXTS}, ?)', *conditions])})" for conditions in shown]
+        clauses.append(f"(instr({_NAMES}, ?) OR ({' AND '.join(each)}))")
+        values += [folded(" ".join(words)), *map(folded, words)]
     if since is not None:
         clauses.append("version > ?")
         values.append(since)

@@ -65,6 +65,7 @@ class Record:
         in_doubt: It is sent again although an earlier create of it may have made a task.
         cancel_requested_at: When the cancel was asked for that took effect, or is not answered; else None.
         version: The journal's `Journal.version` at the record's last change.
+        run_id: What it was last sent together with: a prompt of ComfyUI, or one client's tasks.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Record:
     version: int
     queue_position: int | None
     inference_seconds: float | None
+    run_id: str | None
 
     @property
     def is_open(self) -> bool:
@@ -235,4 +237,5 @@ def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
         version=row["version"],
         queue_position=row["queue_position"],
         inference_seconds=row["inference_seconds"],
+        run_id=row["run_id"],
     )

@@ -87,6 +87,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE entries ADD COLUMN queue_position INTEGER",
         "ALTER TABLE entries ADD COLUMN inference_seconds REAL",
     ),
+    (
+        # What was asked for together, and what was sent by records that are forgotten: it still counts.
+        "ALTER TABLE entries ADD COLUMN run_id TEXT",
+        "CREATE INDEX entries_run ON entries (run_id) WHERE run_id IS NOT NULL",
+        "CREATE INDEX entries_sent ON entries (COALESCE(sent_at, created_at))",
+        """
+        CREATE TABLE forgotten_sent (
+            sent_at REAL NOT NULL, task_type TEXT NOT NULL, workflow_id TEXT, run_id TEXT
+        )
+        """,
+    ),
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import JournalError
 from ..prices import Sent
-from .queries import SENT_SINCE, sent_of
+from .queries import REMEMBER_SENT, SENT_SINCE, sent_of
 from .records import Record, Work, clean_text, record_from_row, to_json, without_queries
 from .results_folder import KeptFile, KeptResults
 from .rules import Event, TaskState, next_state
@@ -20,6 +20,10 @@ from .rules import Event, TaskState, next_state
 logger = logging.getLogger("xalora_client.journal")
 
 HISTORY_PER_KIND = 100
+
+COUNTED_SECONDS = 2 * 24 * 3600.0
+"""How long what was sent counts after its record is forgotten: longer than any day."""
+
 SENDER_DIED = "The process that sent it ended before the network's answer came."
 SENDER_LEFT = "It was given up while the create was on its way."
 NEVER_SENT = "It was given up before it was sent."
@@ -169,6 +173,8 @@ class Transaction:
     def remove(self, row: sqlite3.Row) -> None:
         """Remove a record; its files are in `removed`, to be deleted when others may write again."""
         self.removed.append((self._results.stem(row["id"], row["job_id"]).name, kept_files(row)))
+        self.connection.execute(REMEMBER_SENT, (row["id"],))
+        self.connection.execute("DELETE FROM forgotten_sent WHERE sent_at < ?", (self.now - COUNTED_SECONDS,))
         self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
         self.changed.add(row["id"])
 

@@ -74,3 +74,45 @@ def test_a_day_ends_at_midnight(path: Path, results: Path) -> None:
             claim(journal, 1, "job-1")
         clock[0] += DAY
         assert claim(journal, 1, "job-1").action == "send"
+
+
+def test_what_is_forgotten_still_counts(journal: Journal) -> None:
+    """Else the limit of a day ends with a press on Forget."""
+    journal.daily_limit = DailyLimit(tasks=2)
+    first = claim(journal, 0, "job-0", run_id="prompt-1")
+    record = finish(journal, send(journal, first))
+    unsent = claim(journal, 1, "job-1")
+    end(journal, unsent, "not sent")
+    leave(journal, first, unsent)
+    assert journal.forget([record.id, unsent.record.id]).result(LONG) == 2
+    assert journal.sent_since(0) == journal.sent_in("prompt-1") == [Sent("upscaler", None, 1)]
+    claim(journal, 2, "job-2")
+    with pytest.raises(DailyLimitError):
+        claim(journal, 3, "job-3")
+
+
+def test_what_was_forgotten_is_dropped_after_its_day(path: Path, results: Path) -> None:
+    clock = [1_700_000_000.0]
+    with Journal.open(path, results, wall_clock=lambda: clock[0]) as journal:
+        for number in range(2):
+            claimed = claim(journal, number, f"job-{number}")
+            record = finish(journal, send(journal, claimed, f"task-{number}"))
+            leave(journal, claimed)
+            assert journal.forget([record.id]).result(LONG) == 1
+            clock[0] += 3 * DAY
+        assert journal._rows("SELECT count(*) AS many FROM forgotten_sent", ())[0]["many"] == 1
+
+
+def test_a_run_is_what_was_sent_together(journal: Journal) -> None:
+    """A task that is joined or answered by a kept result was sent by an earlier run."""
+    assert journal.last_run() is None
+    first = send(journal, claim(journal, 0, "job-0", run_id="prompt-1"), "task-0")
+    send(journal, claim(journal, 1, "job-1", run_id="prompt-1"), "task-1")
+    assert claim(journal, 0, "job-2", run_id="prompt-2").action == "join"
+    assert (journal.last_run(), journal.sent_in("prompt-2")) == ("prompt-1", [])
+    send(journal, claim(journal, 2, "job-3", run_id="prompt-2"), "task-2")
+    assert journal.last_run() == "prompt-2"
+    assert journal.sent_in("prompt-1") == [Sent("upscaler", None, 2)]
+    assert journal.sent_in("prompt-2") == [Sent("upscaler", None, 1)]
+    found = journal.find(first.id)
+    assert found is not None and found.run_id == "prompt-1"

@@ -262,6 +262,54 @@ class TestLists:
         assert journal.count() == 5
         assert journal.count(states=[TaskState.SUBMITTED], text="Picture") == 4
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "boat paper",  # words in any order
+            "the very end",  # of a prompt that the label cuts off
+            "ÉCLAIR",  # upper case, also beyond ASCII
+            "e\u0301clair",  # as another keyboard composes it
+            "чёрный",
+            "纸船",
+            "0x71",
+            "8250411",  # the seed
+            "gecko",
+            "caught fire",
+            "task-1",
+            "job-1",
+            "Éclair and a paper boat (1).png",  # as the result is saved
+        ],
+    )
+    def test_a_search_finds_what_is_seen(self, journal: Journal, text: str) -> None:
+        prompt = "éclair and a paper boat, чёрный, 纸船, to the very end"
+        details = {"prompt": prompt, "noise_seed": 8250411, "width": 1024, "lora_name": "gecko"}
+        record = submit(journal, work(label="éclair, and a paper boat...", details=details))
+        keep(journal, record, miner="0x71…0c")
+        note(journal, record.id, Event.EXPIRED, error="the miner caught fire")
+        record = submit(journal, work(1, label="another"), 2)
+        if text.endswith(".png"):
+            # The file is gone with the note above.
+            keep(journal, submit(journal, work(2, label="éclair, and a paper boat"), 3))
+            text = text.replace("(1)", "(3)")
+        assert len(journal.records(text=text)) == journal.count(text=text) == 1
+
+    @pytest.mark.parametrize("text", ["1024", "boat another", "(1", "paperboat"])
+    def test_a_search_finds_nothing_else(self, journal: Journal, text: str) -> None:
+        details = {"prompt": "a paper boat", "width": 1024}
+        submit(journal, work(label="a paper boat", details=details))
+        submit(journal, work(1, label="another"), 2)
+        assert journal.records(text=text) == []
+
+    def test_a_word_that_a_list_shows_for_a_state_finds_it(self, journal: Journal) -> None:
+        running, failed, kept = (submit(journal, work(n, label=f"boat {n}"), n) for n in range(3))
+        note(journal, running.id, Event.STATUS, status="running")
+        note(journal, failed.id, Event.FAILED, error="oom")
+        deliver(journal, keep(journal, kept))
+        for name, record in (("running", running), ("failed", failed), ("kept", kept)):
+            found = journal.records(text="boat Zustand", named={"Zustand": [name]})
+            assert [one.id for one in found] == [record.id], name
+        assert journal.count(text="boat running") == 1  # the network's own word
+
     @pytest.mark.parametrize(("text", "count"), [("100 %", 1), ("1%d", 0), ("_", 0), ("\\", 0), ("'", 0)])
     def test_text_is_no_pattern(self, journal: Journal, text: str, count: int) -> None:
         submit(journal, work(kind="", label="At 100 % speed"))

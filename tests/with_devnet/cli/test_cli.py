@@ -653,6 +653,30 @@ def test_a_task_left_running_is_listed_and_resumed(tmp_path: Path, photo: Path) 
         assert image.size == (80, 48)
 
 
+def test_what_a_run_and_the_day_have_cost_is_told(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.png"
+    Image.open(photo).rotate(90).save(other)
+    third = tmp_path / "third.png"
+    Image.open(photo).rotate(180).save(third)
+    cli.json("upscale", photo)
+    cli.json("upscale", other, third, "-o", "both")
+    # A kept result answers: nothing is sent, so this is no run that costs.
+    cli.json("upscale", photo, "-o", "again.png")
+    listing = cli("tasks", "--all", XALORA_PRICES="upscaler=0.25").stdout
+    assert "Last run: 2 tasks, about 0.50 by your prices." in listing
+    assert "Since midnight: 3 tasks, about 0.75 by your prices." in listing
+    listed = cli.json("tasks", "--all")
+    assert (listed["last_run"], listed["today"]) == (
+        {"tasks": 2, "cost": None},
+        {"tasks": 3, "cost": None},
+    )
+    runs = [task["run_id"] for task in listed["tasks"]]
+    assert runs[0] == runs[1] != runs[2]
+    # What is forgotten was sent all the same.
+    assert cli("forget", "--ended").returncode == 0
+    assert cli.json("tasks")["today"] == {"tasks": 3, "cost": None}
+
+
 def test_a_cancel_that_comes_too_late_does_not_say_done(cli: Cli, photo: Path) -> None:
     (result,) = cli.json("upscale", photo)["results"]
     late = cli("cancel", result["task_id"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,7 @@ from ...errors import (
     XaloraError,
 )
 from ...journal import Journal, Record, TaskState
-from ...prices import Sent, cost_of, cost_text, midnight_before
+from ...prices import midnight_before, sums
 from ...text import counted, queue_text, seconds_text
 from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
@@ -42,12 +41,10 @@ if TYPE_CHECKING:
     from ...tasks import WorkflowTask
 
 
-def today_text(today: Sequence[Sent], prices: Mapping[str, Decimal]) -> str:
-    """``12 tasks were sent since midnight, about 0.60 by your prices.``"""
-    count, cost = sum(one.count for one in today), cost_of(prices, today)
-    verb = "was" if count == 1 else "were"
-    about = "" if cost is None else f", about {cost_text(cost)} by your prices"
-    return f"{counted(count, 'task')} {verb} sent since midnight{about}."
+def sum_text(name: str, sent: Mapping[str, Any]) -> str:
+    """``Last run: 8 tasks, about 0.40 by your prices.``"""
+    about = "" if sent["cost"] is None else f", about {sent['cost']} by your prices"
+    return f"{name}: {counted(sent['tasks'], 'task')}{about}."
 
 
 @command
@@ -61,20 +58,23 @@ def tasks(
     settings = load_settings().settings
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
-        today = journal.sent_since(midnight_before(time()))
+        today = sums(settings.prices, journal.sent_since(midnight_before(time())))
+        run_id = journal.last_run()
+        last_run = None if run_id is None else sums(settings.prices, journal.sent_in(run_id))
         still_open = journal.records(is_open=True)
         records = journal.records(limit=limit) if every else still_open
         leased = journal.leased()
         total = journal.count()
     if as_json:
-        cost = cost_of(settings.prices, today)
-        sent = {"tasks": sum(one.count for one in today), "cost": None if cost is None else cost_text(cost)}
-        screen.document({"tasks": [record_document(record, leased) for record in records], "today": sent})
+        documents = [record_document(record, leased) for record in records]
+        screen.document({"tasks": documents, "today": today, "last_run": last_run})
         return ExitCode.DONE
     if records:
         screen.show(record_table(records, leased))
-    if today:
-        screen.say((today_text(today, settings.prices), "dim"))
+    if last_run is not None:
+        screen.say((sum_text("Last run", last_run), "dim"))
+    if today["tasks"]:
+        screen.say((sum_text("Since midnight", today), "dim"))
     if every and total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
     idle = [record for record in still_open if record.id not in leased]
