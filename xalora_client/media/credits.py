@@ -18,15 +18,19 @@ logger = logging.getLogger("xalora_client")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 
 
-def credits_of(photograph: Path) -> bytes | None:
+def credits_of(photograph: Path | bytes) -> bytes | None:
     """An EXIF block with a photograph's date, author and copyright; None where it has none. Blocking.
+
+    Args:
+        photograph: Its file, or the bytes of one.
 
     None too where the file can't be read any more: its result is paid for, and is written without them.
     """
     try:
-        return credits_block(_exif_of(photograph.read_bytes()))
+        data = photograph if isinstance(photograph, bytes) else photograph.read_bytes()
+        return credits_block(_exif_of(data))
     except Exception as error:  # noqa: BLE001 - as above
-        logger.debug("no date or author was read from %s: %s", photograph, error)
+        logger.debug("no date or author was read from a photograph: %s", error)
         return None
 
 

@@ -157,6 +157,11 @@ def pixels(file: BinaryIO, reply: Reply) -> None:
     reply.pixels(in_srgb(read_pixels(file.read(), is_result=True)))
 
 
+def sent_pixels(file: BinaryIO, reply: Reply) -> None:
+    """As they would be sent: 8 bits, sRGB."""
+    reply.pixels(as_sent(read_pixels(file.read(), is_result=True)))
+
+
 def frames(file: BinaryIO, reply: Reply) -> None:
     for frame in read_frames(file.read()):
         reply.pixels(in_srgb(frame))
@@ -194,6 +199,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         header,
         see_through,
         pixels,
+        sent_pixels,
         frames,
         preview,
         durations,

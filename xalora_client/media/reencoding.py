@@ -1,0 +1,142 @@
+"""Pictures of results encoded anew: as PNG, JPEG, WebP or AVIF, in 8 bits and sRGB."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, features
+
+from ..errors import ConfigurationError, ResultFormatError
+from . import workers
+from .containers import BrokenMediaError
+from .embedded import with_exif
+from .images import errors_of_result
+from .media_types import MediaKind, sniff
+from .png_encode import encode_png
+
+JPEG_SIDE, WEBP_SIDE, AVIF_SIDE = 65500, 16383, 65536
+
+
+class PictureFormat(Enum):
+    """A format that pictures are written in; the value is its name."""
+
+    PNG = "png"
+    JPG = "jpg"
+    WEBP = "webp"
+    AVIF = "avif"
+
+    @classmethod
+    def of_suffix(cls, suffix: str) -> PictureFormat | None:
+        """The format that a file name's suffix stands for, in any case; None for another one."""
+        return _SUFFIXES.get(suffix.lower())
+
+    @property
+    def suffix(self) -> str:
+        """``.png``, ``.jpg``, ``.webp`` or ``.avif``."""
+        return f".{self.value}"
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether it has a quality."""
+        return self is not PictureFormat.PNG
+
+
+_SUFFIXES = {each.suffix: each for each in PictureFormat} | {".jpeg": PictureFormat.JPG}
+_PILLOW = {PictureFormat.JPG: "JPEG", PictureFormat.WEBP: "WEBP", PictureFormat.AVIF: "AVIF"}
+_QUALITY = {PictureFormat.JPG: 92, PictureFormat.WEBP: 90, PictureFormat.AVIF: 80}
+_LONGEST_SIDE = {PictureFormat.JPG: JPEG_SIDE, PictureFormat.WEBP: WEBP_SIDE, PictureFormat.AVIF: AVIF_SIDE}
+_SAME = {
+    MediaKind.PNG: PictureFormat.PNG,
+    MediaKind.JPEG: PictureFormat.JPG,
+    MediaKind.WEBP: PictureFormat.WEBP,
+}
+
+
+@dataclass(frozen=True)
+class PictureEncoding:
+    """How a picture is written.
+
+    Args:
+        quality: 1 to 100, for formats that lose detail; None takes the format's default.
+    """
+
+    format: PictureFormat
+    quality: int | None = None
+
+    def check(self) -> None:
+        """Check that it can be written here.
+
+        Raises:
+            ConfigurationError: Pillow lacks the format.
+        """
+        if self.format is PictureFormat.AVIF and not features.check("avif"):
+            raise ConfigurationError(
+                "This Pillow writes no AVIF",
+                next_step="pip install -U 'Pillow>=11.3', or choose --format webp.",
+            )
+
+    def changes(self, kind: MediaKind | None) -> bool:
+        """Whether a file of this kind is to be encoded anew: a still picture of another format or quality."""
+        if kind not in _SAME:
+            return False
+        return _SAME[kind] is not self.format or (self.quality is not None and self.format.is_lossy)
+
+
+@dataclass(frozen=True)
+class EncodedPicture:
+    """An encoded picture; ``lost_alpha`` where the format has no transparency, which was put on white."""
+
+    data: bytes
+    lost_alpha: bool = False
+
+
+def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = None) -> EncodedPicture:
+    """A picture file in another format. Blocking.
+
+    Args:
+        picture: A still PNG, JPEG or WebP file. A process of its own decodes it.
+        exif: A block of EXIF to put into it, see :func:`.embedded.with_exif`.
+
+    Raises:
+        ResultFormatError: It can't be decoded, or the format can't hold it.
+    """
+    with errors_of_result():
+        decoded = [image.stored() for image in workers.images("sent_pixels", picture)]
+        if not decoded:
+            raise BrokenMediaError("it holds no image")
+    pixels = decoded[0]
+    if encoding.format is PictureFormat.PNG:
+        return EncodedPicture(_with(exif, MediaKind.PNG, encode_png(pixels)))
+    height, width = pixels.shape[:2]
+    if max(height, width) > _LONGEST_SIDE[encoding.format]:
+        raise ResultFormatError(
+            f"{encoding.format.value.upper()} can't hold {width}x{height} pixels, its longest side is "
+            f"{_LONGEST_SIDE[encoding.format]}"
+        )
+    lost_alpha = pixels.shape[2] == 4 and encoding.format is PictureFormat.JPG
+    image = Image.fromarray(_on_white(pixels) if lost_alpha else pixels)
+    options: dict[str, Any] = {"quality": encoding.quality or _QUALITY[encoding.format]}
+    if exif is not None and encoding.format is PictureFormat.AVIF:
+        options["exif"] = exif
+    if encoding.format is PictureFormat.JPG:
+        # Edges of colours, which upscaling sharpens, stay clean.
+        options |= {"subsampling": 0, "optimize": True}
+    out = BytesIO()
+    image.save(out, _PILLOW[encoding.format], **options)
+    return EncodedPicture(_with(exif, sniff(out.getvalue()), out.getvalue()), lost_alpha)
+
+
+def _with(exif: bytes | None, kind: MediaKind | None, data: bytes) -> bytes:
+    return data if exif is None else with_exif(kind, data, exif) or data
+
+
+def _on_white(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    opaque = Image.new("RGBA", (pixels.shape[1], pixels.shape[0]), (255, 255, 255, 255))
+    opaque.alpha_composite(Image.fromarray(pixels))
+    return np.asarray(opaque.convert("RGB"))
