@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
@@ -24,7 +25,7 @@ from ..errors import (
 )
 from ..events import Done, EventCallback
 from ..journal import BusyJournalError, Claim, Event, Journal, Record, Work, busy_error
-from ..journal.records import without_queries
+from ..journal.records import INPUTS, without_queries
 from ..journal.results_folder import digest_of
 from ..journal.rules import Ending, Happened, Phase
 from ..network.sequencer import Network
@@ -357,7 +358,7 @@ class Dispatcher:
             TaskTimeoutError: Another program held it until the deadline.
         """
         patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
-        work = _work(prepared, self._settings.sequencer_url)
+        work = work_of(prepared, self._settings.sequencer_url)
         how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
         refusal = await run_in_thread(self.journal.room_refusal)
         claiming = self.journal.claim(
@@ -534,10 +535,18 @@ async def _before(
         working.cancel()
 
 
-def _work(prepared: PreparedTask, sequencer_url: str) -> Work:
+def work_of(prepared: PreparedTask, sequencer_url: str) -> Work:
+    """What a prepared task is to do, for the journal."""
     task = prepared.task
     # No pixels, and no query of an address, which may sign it.
     details = {n: without_queries(v) for n, v in prepared.parameters.items() if n not in prepared.images}
+    inputs = [
+        os.path.abspath(given)  # noqa: PTH100  # resolve() would follow links
+        for name in prepared.images
+        if isinstance(given := prepared.parameters[name], (str, os.PathLike))
+    ]
+    if inputs:
+        details[INPUTS] = inputs
     return Work(
         fingerprint=prepared.fingerprint,
         sequencer_url=sequencer_url,

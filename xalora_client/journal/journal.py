@@ -442,6 +442,12 @@ class Journal:
             return None
         return Claim(action="kept", record=record_from_row(row, self._results.root))
 
+    def answering(self, work: Work, *, reuse: bool, again: bool) -> Record | None:
+        """The record that `claim` would answer with at present, found without writing; None for a new one."""
+        with self._reader.connection() as connection:
+            row = self._answering(connection, work, reuse, again, frozenset(), None)
+        return None if row is None else record_from_row(row, self._results.root)
+
     def result_stem(self, record_id: int | None, job_id: str) -> Path:
         """Where a job's files belong, without suffix; for several, append ``-0``, ``-1`` ...
 

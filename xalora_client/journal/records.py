@@ -14,6 +14,9 @@ from .rules import ENDED, Action, TaskState
 
 Group = Literal["active", "done", "failed"]
 
+INPUTS = "@inputs"
+"""The key of paths among a work's details; no parameter of a task is called so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -31,7 +34,8 @@ class Work:
             task in somebody's hands and never gets a result that was delivered before, but takes up what a
             crash left behind.
         own_key: The task has a key of its own, to be asked for when it is resumed.
-        details: Small JSON object of parameters, without pixels and keys.
+        details: Small JSON object of parameters, without pixels and keys; under :data:`INPUTS` the absolute
+            paths of images that were given by their paths.
     """
 
     fingerprint: str
@@ -44,6 +48,12 @@ class Work:
     seeded: bool = True
     own_key: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_path(self) -> Path | None:
+        """The first image that was given by its path; the result belongs beside it."""
+        paths = self.details.get(INPUTS)
+        return Path(paths[0]) if isinstance(paths, list) and paths else None
 
 
 @dataclass(frozen=True, kw_only=True)
