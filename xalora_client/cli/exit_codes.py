@@ -12,7 +12,6 @@ from ..errors import (
     InputImageError,
     InvalidTaskError,
     JournalError,
-    MissingKeyError,
     NetworkError,
     ResultDownloadError,
     ResultExpiredError,
@@ -22,20 +21,22 @@ from ..errors import (
     XaloraConnectionError,
     XaloraError,
 )
+from .destinations import OutputNameError
 from .outputs import OutputExistsError
 
 
 class ExitCode(IntEnum):
     """Exit statuses in the order of their seriousness: a later one may concern more money.
 
-    ``UNEXPECTED`` is a bug of this package.
+    ``DONE_HERE``: this machine made a result because the network could not. ``UNEXPECTED`` is a bug of this
+    package.
     """
 
     DONE = 0
+    DONE_HERE = 7
     UNEXPECTED = 1
     USAGE = 2
     CONFIGURATION = 3
-    NO_KEY = 7
     NETWORK = 4
     NO_NETWORK = 8
     TASK_FAILED = 5
@@ -43,12 +44,26 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+MEANINGS = {
+    ExitCode.DONE: "done, by the network or by the engine of this machine that you named",
+    ExitCode.DONE_HERE: "done by this machine instead of the network",
+    ExitCode.UNEXPECTED: "a bug of this package",
+    ExitCode.USAGE: "usage: an argument, an input that can't be read, an output that exists",
+    ExitCode.CONFIGURATION: "settings, no key or a wrong one, journal, or where results are found",
+    ExitCode.NETWORK: "network, store or download",
+    ExitCode.NO_NETWORK: "no network: it can't be reached",
+    ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known any more, or has no "
+    "usable result",
+    ExitCode.OUTCOME_UNKNOWN: "the outcome of a create is unknown",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+"""Each exit status in words, as the README has them."""
+
 # The first match counts.
 _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
     ((AmbiguousCreateError,), ExitCode.OUTCOME_UNKNOWN),
     # Errors in the arguments, as opposed to the configuration.
-    ((InvalidTaskError, InputImageError, OutputExistsError), ExitCode.USAGE),
-    ((MissingKeyError,), ExitCode.NO_KEY),
+    ((InvalidTaskError, InputImageError, OutputExistsError, OutputNameError), ExitCode.USAGE),
     ((XaloraConnectionError,), ExitCode.NO_NETWORK),
     (
         (AuthenticationError, ConfigurationError, ResultLocationError, JournalError),

@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..client import open_journal
-from ..errors import AmbiguousCreateError, JournalError, UnexpectedError, XaloraError
+from ..errors import AmbiguousCreateError, UnexpectedError, XaloraError
 from ..events import Canceled, EventCallback, FallingBack, TaskEvent
-from ..journal import Journal, TaskState
 from ..results import REMOTE_ENGINE, RunResult
-from ..text import counted, seconds_text
-from .command import with_client
+from ..text import seconds_text
+from .destinations import STREAM, Destination, is_url
+from .event_lines import event_fields, event_name
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import short_path
-from .outputs import Destination, check_destinations, is_url, write_result
+from .outputs import write_result
 from .progress import ProgressDisplay
 from .screen import Screen, attributes, error_fields
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
-    from ..config import Settings
+    from ..tasks import WorkflowTask
+    from .streams import StdoutBytes
 
 logger = logging.getLogger("xalora_client.cli")
 
@@ -38,25 +36,31 @@ RunCall: TypeAlias = "Callable[[AsyncXalora, EventCallback], Coroutine[Any, Any,
 class Job:
     """A task to run, and the destination of its result.
 
-    ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one.
+    ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one, ``data``
+    the bytes of that on standard input. ``task`` is what is run, where it is known.
     """
 
     label: str
     run: RunCall
     destination: Destination
     source: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    task: WorkflowTask | None = field(default=None, repr=False)
 
     @property
-    def photograph(self) -> Path | None:
-        """The input, where it is a file of this machine."""
-        return None if self.source is None or is_url(self.source) else Path(self.source)
+    def photograph(self) -> Path | bytes | None:
+        """The input, where it is a file of this machine or was piped in."""
+        if self.source is None or is_url(self.source):
+            return None
+        return self.data if self.source == STREAM else Path(self.source)
 
 
 @dataclass
 class JobReport:
     """The state of a job. At the end it has a ``result`` or an ``error``; an interrupted job has neither.
 
-    ``unsettled`` is set where the network may have a task although this machine made the result.
+    ``fell_back`` is the network's error where this machine took over, ``unsettled`` the same where the
+    network may have a task.
     """
 
     job: Job
@@ -64,10 +68,14 @@ class JobReport:
     task_id: str | None = None
     result: RunResult | None = None
     error: XaloraError | None = None
-    unsettled: AmbiguousCreateError | None = None
+    fell_back: XaloraError | None = None
     files: tuple[Path, ...] = ()
     is_canceled: bool = False
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def unsettled(self) -> AmbiguousCreateError | None:
+        return self.fell_back if isinstance(self.fell_back, AmbiguousCreateError) else None
 
     @property
     def code(self) -> ExitCode:
@@ -75,16 +83,26 @@ class JobReport:
             return exit_code_of(self.error)
         if not self.files:
             return ExitCode.INTERRUPTED
-        return ExitCode.DONE if self.unsettled is None else exit_code_of(self.unsettled)
+        if self.unsettled is not None:
+            return exit_code_of(self.unsettled)
+        return ExitCode.DONE if self.fell_back is None else ExitCode.DONE_HERE
+
+    @property
+    def status(self) -> str:
+        """``done``, ``done_here`` (by this machine instead of the network), ``failed`` or ``interrupted``."""
+        if self.error is not None:
+            return "failed"
+        if not self.files:
+            return "interrupted"
+        return "done" if self.fell_back is None else "done_here"
 
     def document(self) -> dict[str, Any]:
         """The report as JSON."""
-        result, error = self.result, self.error or self.unsettled
-        status = "failed" if self.error is not None else "done" if self.files else "interrupted"
+        result, error = self.result, self.error or self.fell_back
         return {
             "input": self.job.source,
             "label": self.job.label,
-            "status": status,
+            "status": self.status,
             "files": [str(path) for path in self.files],
             "task_id": result.task_id if result else self.task_id,
             "job_id": getattr(result or error, "job_id", None),
@@ -104,12 +122,21 @@ class JobRunner:
         force: Replace existing files.
         at_once: How many jobs run at the same time.
         quiet: Print failures only.
+        stdout: Takes the result of a job whose destination is standard output.
     """
 
     def __init__(
-        self, screen: Screen, jobs: Sequence[Job], *, force: bool, at_once: int, quiet: bool = False
+        self,
+        screen: Screen,
+        jobs: Sequence[Job],
+        *,
+        force: bool,
+        at_once: int,
+        quiet: bool = False,
+        stdout: StdoutBytes | None = None,
     ) -> None:
         self.reports = [JobReport(job) for job in jobs]
+        self._stdout = stdout
         self._screen = screen
         self._force = force
         self._quiet = quiet
@@ -133,9 +160,10 @@ class JobRunner:
         def on_event(event: TaskEvent) -> None:
             report.task_id = event.task_id or report.task_id
             report.is_canceled = report.is_canceled or isinstance(event, Canceled)
-            if isinstance(event, FallingBack) and isinstance(event.error, AmbiguousCreateError):
-                report.unsettled = event.error
+            if isinstance(event, FallingBack):
+                report.fell_back = event.error
             display.event(key, event)
+            self._screen.event(event_name(event), **about(report.job), **event_fields(event))
 
         async with self._slots:
             report.started = True
@@ -157,13 +185,17 @@ class JobRunner:
             logger.debug("the outcome of %s can't be printed: %s", report.job.label, error)
 
     async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:
+        destination = report.job.destination
+        if result.engine != REMOTE_ENGINE and report.fell_back is not None:
+            destination = destination.made_here()
         writing = asyncio.ensure_future(
             asyncio.to_thread(
                 write_result,
                 result.files,
-                report.job.destination,
+                destination,
                 force=self._force,
                 photograph=report.job.photograph,
+                write_stream=None if self._stdout is None else self._stdout.write,
             )
         )
         try:
@@ -182,6 +214,7 @@ class JobRunner:
         report.remarks.extend(written.remarks)
 
     def _print_outcome(self, report: JobReport) -> None:
+        self._screen.event("result", **report.document())
         subject = report.job.label if len(self.reports) > 1 else ""
         if report.error is not None:
             self._screen.error(report.error, subject)
@@ -190,7 +223,7 @@ class JobRunner:
         if self._quiet:
             return
         self._screen.say(
-            ("✓ ", "green"),
+            ("✓ ", "green") if report.fell_back is None else ("~ ", "yellow"),
             *((f"{report.job.source} -> ", "") if report.job.source else ("", "")),
             (", ".join(short_path(path) for path in report.files), "bold"),
             (f"  {summary(report.result)}", "dim"),
@@ -199,6 +232,11 @@ class JobRunner:
             self._screen.warn(remark)
         if report.unsettled is not None:
             self._screen.error(report.unsettled, subject)
+
+
+def about(job: Job) -> dict[str, Any]:
+    """Which job an event is of, as JSON."""
+    return {"input": job.source, "label": job.label}
 
 
 def summary(result: RunResult) -> str:
@@ -223,96 +261,3 @@ def engine_text(engine: str, device: str | None) -> str:
     if engine == "pillow":
         return "this machine by LANCZOS, no model"
     return f"this machine by {engine}" + (f" on {device}" if device else "")
-
-
-def do_jobs(
-    screen: Screen,
-    settings: Settings,
-    jobs: Sequence[Job],
-    *,
-    force: bool,
-    at_once: int | None = None,
-    skipped: Sequence[str] = (),
-) -> ExitCode:
-    """Check the destinations, run the jobs with a new client and report them.
-
-    Ctrl-C cancels their tasks in the network too.
-
-    Args:
-        skipped: Inputs without a job, for the JSON document.
-
-    Raises:
-        OutputExistsError: A result would replace a file, and ``force`` is not set.
-        ConfigurationError: A destination can't be written.
-    """
-    check_destinations([job.destination for job in jobs], force=force)
-    started_at = time()
-    with open_journal(settings) as journal:
-        runner = JobRunner(screen, jobs, force=force, at_once=at_once or settings.max_in_flight)
-
-        try:
-            with_client(settings, journal, runner.run, lambda: _print_cancels(screen, runner.reports))
-            code = runner.code
-        except KeyboardInterrupt:
-            code = ExitCode.INTERRUPTED
-            # The journal knows the confirmed cancels now that the client is closed. If it can't be read, it
-            # has logged that, and the interrupt still counts.
-            with suppress(JournalError):
-                _print_tasks_left(screen, journal, settings, runner.reports, started_at)
-    if screen.json:
-        screen.document({"skipped": list(skipped), **document_of(runner.reports, code)})
-    return code
-
-
-def document_of(reports: Sequence[JobReport], code: ExitCode) -> dict[str, Any]:
-    """The JSON document of several jobs."""
-    return {"results": [report.document() for report in reports], "exit_code": int(code)}
-
-
-def _print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
-    """Print why the command does not end at once after an interrupt."""
-    interrupted = [report for report in reports if report.started and report.code is ExitCode.INTERRUPTED]
-    known = sum(report.task_id is not None for report in interrupted)
-    parts = []
-    if known:
-        parts.append(f"canceling {counted(known, 'task')} in the network")
-    if len(interrupted) > known:
-        parts.append(f"waiting for the answer to {counted(len(interrupted) - known, 'create')}")
-    if parts:
-        screen.note(
-            f"Interrupted: {' and '.join(parts)}, a few seconds at most (press Ctrl-C again to end at once)."
-        )
-
-
-def _print_tasks_left(
-    screen: Screen, journal: Journal, settings: Settings, reports: Sequence[JobReport], started_at: float
-) -> None:
-    """Print which tasks were canceled and which may run on, after an interrupt and the client's close."""
-    for report in reports:
-        if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
-            continue
-        # A journal that another program holds may not say so yet.
-        if report.is_canceled:
-            screen.note(f"{report.job.label}: task {report.task_id} is canceled")
-            continue
-        record = journal.by_task_id(report.task_id, settings.sequencer_url)
-        if record is not None and record.state is TaskState.FINISHED:
-            screen.note(
-                f"{report.job.label}: task {report.task_id} has finished and is paid for; for its result: "
-                f"xalora resume {report.task_id}"
-            )
-        elif record is not None and record.is_open and journal.leased([record.id]):
-            screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
-        elif record is not None and record.is_open:
-            screen.warn(
-                f"{report.job.label}: task {report.task_id} may run on and be charged; "
-                f"cancel it with: xalora cancel {report.task_id}"
-            )
-        elif record is not None:
-            screen.note(f"{report.job.label}: task {report.task_id} is {record.state.value}")
-    for record in journal.records(states=[TaskState.UNKNOWN], limit=len(reports)):
-        if record.created_at >= started_at:
-            screen.warn(
-                f"{record.work.label}: job {record.job_id} was sent and not answered; it may exist and be "
-                "charged (see: xalora tasks)"
-            )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from ..config import FallbackPolicy, IfUnknown
+from ..config import FallbackPolicy, IfUnknown, Settings
+from ..media.reencoding import PictureFormat
+from .destinations import Output as OutputChoice
+from .screen import Screen
+from .streams import check_stdout
 
 if TYPE_CHECKING:
     from ..tasks import WorkflowTask
+    from .destinations import Destination
     from .job_runner import RunCall
+
+FormatName: TypeAlias = Literal["png", "jpg", "webp", "avif"]
 
 Engine: TypeAlias = Literal["auto", "xalora", "comfyui", "torch", "ncnn", "pillow"]
 """What runs a task: the network and then this machine, the network, or one engine of this machine."""
@@ -23,7 +31,18 @@ Output = Annotated[
         "--output",
         "-o",
         metavar="PATH",
-        help="Where to write results: a file for one input, a folder for several.",
+        help="Where results go: an existing folder, or a path that ends in /, is a folder; else the file of "
+        "one result, and - standard output. Its suffix chooses the format: .png, .jpg, .webp, .avif.",
+    ),
+]
+AsLines = Annotated[
+    bool,
+    typer.Option("--jsonl", help="Print each event as a line of JSON on stdout, and nothing else."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", "-n", help="Say what would be sent, reused and skipped, and send and write nothing."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")]
@@ -39,12 +58,35 @@ Timeout = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """The format of pictures."""
+
+    format: Annotated[
+        FormatName | None,
+        typer.Option(
+            help="The format of pictures. Default: by the suffix of -o, else as they come.",
+            show_default=False,
+        ),
+    ] = None
+    quality: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=100, help="Quality of JPG, WebP and AVIF.", show_default=False),
+    ] = None
+
+    def output(self, path: str | None) -> OutputChoice:
+        """Where results go, and in which format."""
+        return OutputChoice(path, None if self.format is None else PictureFormat(self.format), self.quality)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How to run a task, and where its result goes."""
 
     output: Output = None
     force: Force = False
     as_json: AsJson = False
+    as_lines: AsLines = False
+    dry_run: DryRun = False
     engine: Annotated[
         Engine,
         typer.Option(
@@ -72,7 +114,25 @@ class RunOptions:
         typer.Option(metavar="SECONDS", min=1, help="After this time the network cancels the task."),
     ] = None
 
+    def screen(self, destinations: Iterable[Destination] = ()) -> Screen:
+        """The screen for these options and destinations.
+
+        Raises:
+            typer.BadParameter: Standard output can't take all that goes there.
+        """
+        stream = any(each.is_stream for each in destinations)
+        if stream and not self.dry_run:
+            check_stdout(document=self.as_json or self.as_lines)
+        return Screen(json=self.as_json, lines=self.as_lines, stream=stream and not self.dry_run)
+
+    def asks_network(self, settings: Settings) -> bool:
+        """Whether the network may be asked for the task, which needs a key."""
+        policy = self.fallback or settings.fallback
+        return self.engine == "xalora" or (self.engine == "auto" and policy != "local_only")
+
     def __post_init__(self) -> None:
+        if self.as_json and self.as_lines:
+            raise typer.BadParameter("--json and --jsonl exclude each other")
         implied = "never" if self.engine == "xalora" else "local_only"
         if self.engine != "auto" and self.fallback not in (None, implied):
             raise typer.BadParameter(f"--engine {self.engine} excludes --fallback {self.fallback}")

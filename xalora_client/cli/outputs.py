@@ -1,31 +1,24 @@
-"""Output files: planned and checked before a task is paid for, written whole, never over an existing file."""
+"""Output files: checked before a task is paid for, written whole, never over an existing file."""
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
 
-from ..errors import STILL_RETRIEVABLE, ConfigurationError, XaloraError
+from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError, XaloraError
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
-from .formats import short_path, slug
-
-MARK = ".xalora"
-"""Stands between the input's name and the suffix of its result."""
-
-_RESULT_STEM = re.compile(rf"{re.escape(MARK)}(-\d+)?$")
-
-SUFFIXES = tuple(dict.fromkeys(kind.suffix for kind in MediaKind))
+from ..media.reencoding import PictureEncoding, PictureFormat, reencoded
+from ..media.result_files import open_as_video
+from .destinations import Destination, named, ordinals
+from .formats import short_path
 
 
 class OutputError(XaloraError):
@@ -36,118 +29,17 @@ class OutputExistsError(ConfigurationError):
     """A result would overwrite an existing file. Nothing was sent."""
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where the result of one task goes.
-
-    ``exact``: ``path`` is the whole file name, given by the user. Otherwise the suffix of the result's format
-    is added to it.
-    """
-
-    path: Path
-    exact: bool = False
-
-    def candidates(self) -> Iterator[Path]:
-        """Every path that a result of one file may get."""
-        if self.exact:
-            yield self.path
-        else:
-            for suffix in SUFFIXES:
-                yield self.path.with_name(self.path.name + suffix)
-
-    def taken(self) -> list[Path]:
-        """The candidates that exist."""
-        return [path for path in self.candidates() if path.exists()]
-
-    def file(self, kind: MediaKind | None, number: int, total: int) -> Path:
-        """The path of the ``number``-th (from 0) of ``total`` files, for this kind of content."""
-        base, suffix = self.path, kind.suffix if kind is not None else ".bin"
-        if self.exact:
-            base, suffix = base.with_suffix(""), base.suffix
-        name = base.name if total == 1 else f"{base.name}-{number + 1}"
-        return base.with_name(name + suffix)
-
-
-def is_url(text: str) -> bool:
-    """Whether an input is a URL and not a path."""
-    return text.lower().startswith(("http://", "https://"))
-
-
-def is_result(source: str) -> bool:
-    """Whether an input is named like a result of this command."""
-    return not is_url(source) and _RESULT_STEM.search(Path(source).stem) is not None
-
-
-def named(paths: Sequence[Path]) -> str:
-    """Files for a sentence: the first three by name, the others as a number."""
-    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(short_path(path) for path in paths[:3]) + more
-
-
-def plan_for_inputs(inputs: Sequence[str], output: str | None) -> list[Destination]:
-    """A destination for each input: beside it, or at ``output``.
-
-    Args:
-        inputs: Paths or URLs. Results of URLs go into the working directory.
-        output: A file for one input, a folder for several. A path that is a folder or ends in ``/`` is a
-            folder for one input too. A leading ``~`` is the home folder.
-    """
-    bases = [
-        Path(_name_of_url(source)) if is_url(source) else Path(source).parent / Path(source).stem
-        for source in inputs
-    ]
-    return _plan(bases, output, lambda _: True)
-
-
-def plan_for_names(names: Sequence[str], output: str | None) -> list[Destination]:
-    """A destination named after each prompt or label, in the working directory or at ``output``.
-
-    A name that is taken gets a number, since the same prompt is often tried again.
-
-    Args:
-        output: As for :func:`plan_for_inputs`.
-    """
-    return _plan([Path(slug(name)) for name in names], output, lambda place: not place.taken())
-
-
-def _plan(
-    bases: Sequence[Path], output: str | None, is_free: Callable[[Destination], bool]
-) -> list[Destination]:
-    output = output and os.path.expanduser(output)  # noqa: PTH111  # a Path would drop the final slash
-    if output and len(bases) == 1 and not (output.endswith(("/", os.sep)) or Path(output).is_dir()):
-        return [Destination(Path(output), exact=True)]
-    destinations: dict[str, Destination] = {}
-    for base in bases:
-        folder = Path(output) if output else base.parent
-        for ordinal in _ordinals():
-            place = Destination(folder / f"{base.name}{ordinal}{MARK}")
-            # Some file systems do not tell Photo from photo.
-            if str(place.path).casefold() not in destinations and is_free(place):
-                destinations[str(place.path).casefold()] = place
-                break
-    return list(destinations.values())
-
-
 def check_destinations(destinations: Iterable[Destination], *, force: bool) -> None:
-    """Create the folders and check that every result can be written, before a task is paid for.
+    """Check that every result can be written, and create the folders, before a task is paid for.
 
     Raises:
         OutputExistsError: A file exists, and ``force`` is not set.
-        ConfigurationError: A folder can't be created or written to.
+        ConfigurationError: A folder can't be created or written to, or a format can't be written here.
     """
     destinations = list(destinations)
-    blocked = [path for each in destinations for path in each.taken()]
-    folders = [path for path in blocked if path.is_dir()]
-    if folders:
-        raise ConfigurationError(
-            f"{short_path(folders[0])} is a folder", next_step="Name a file, or move the folder away."
-        )
-    if blocked and not force:
-        raise OutputExistsError(
-            f"{named(blocked)} would be overwritten",
-            next_step="Use --force to replace, or -o to write elsewhere.",
-        )
-    for folder in dict.fromkeys(each.path.parent for each in destinations):
+    check_free(destinations, force=force)
+    files = [each for each in destinations if not each.is_stream]
+    for folder in dict.fromkeys(each.path.parent for each in files):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -161,6 +53,28 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
             )
 
 
+def check_free(destinations: Sequence[Destination], *, force: bool) -> None:
+    """Check that no result would replace a file, and that each format can be written; nothing is made.
+
+    Raises:
+        OutputExistsError: A file exists, and ``force`` is not set.
+        ConfigurationError: A folder has the name of a file, or a format can't be written here.
+    """
+    for encoding in {each.encoding for each in destinations if each.encoding is not None}:
+        encoding.check()
+    blocked = [path for each in destinations for path in each.taken()]
+    folders = [path for path in blocked if path.is_dir()]
+    if folders:
+        raise ConfigurationError(
+            f"{short_path(folders[0])} is a folder", next_step="Name a file, or move the folder away."
+        )
+    if blocked and not force:
+        raise OutputExistsError(
+            f"{named(blocked)} would be overwritten",
+            next_step="Use --force to replace, or -o to write elsewhere.",
+        )
+
+
 @dataclass(frozen=True)
 class Written:
     """The files of a result, and remarks for the user."""
@@ -169,16 +83,37 @@ class Written:
     remarks: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Content:
+    """A file of a result as it is written: its bytes, or the file that holds them."""
+
+    source: Path
+    kind: MediaKind | None
+    suffix: str
+    data: bytes | None = None
+    remark: str = ""
+
+    def reader(self) -> BinaryIO:
+        return self.source.open("rb") if self.data is None else BytesIO(self.data)
+
+
 def write_result(
-    sources: Sequence[Path], destination: Destination, *, force: bool, photograph: Path | None = None
+    sources: Sequence[Path],
+    destination: Destination,
+    *,
+    force: bool,
+    photograph: Path | bytes | None = None,
+    write_stream: Callable[[BinaryIO], None] | None = None,
 ) -> Written:
-    """Copy a result to its destination. Blocking.
+    """Write a result to its destination, in the format that this asks for. Blocking.
 
     Args:
-        photograph: The file it was made of; its date, author and copyright are put into the copy.
+        photograph: What it was made of; its date, author and copyright are put into the copy.
+        write_stream: Writes to standard output.
 
-    If a file has appeared since :func:`check_destinations`, the result gets another name unless ``force`` is
-    set, since it is paid for.
+    A result that can't be had in that format is written as it came, with a remark. If a file has appeared
+    since :func:`check_destinations`, the result gets another name unless ``force`` is set, since it is paid
+    for.
 
     Raises:
         OutputError: The result can't be written; the message says where it is kept.
@@ -186,32 +121,77 @@ def write_result(
     files: list[Path] = []
     remarks: list[str] = []
     credits_block = None if photograph is None else credits_of(photograph)
+    if destination.is_stream and len(sources) > 1:
+        kept = ", ".join(str(path) for path in sources[1:])
+        remarks.append(f"the result has {len(sources)} files, and standard output takes one; kept as {kept}")
+        sources = sources[:1]
     for number, source in enumerate(sources):
-        kind = sniff_file(source)
-        wanted = destination.file(kind, number, len(sources))
-        if kind is None and not destination.exact:
-            wanted = wanted.with_suffix(source.suffix or ".bin")
+        content = _content(source, destination, credits_block)
+        wanted = destination.file(content.suffix, number, len(sources))
         try:
-            with _content(source, credits_block) as reader:
-                written = _copy(reader, wanted, force=force)
+            with content.reader() as reader:
+                if destination.is_stream:
+                    assert write_stream is not None
+                    write_stream(reader)
+                    written = wanted
+                else:
+                    written = _copy(reader, wanted, force=force)
         except OSError as error:
             kept = ", ".join(str(path) for path in sources)
+            where = "standard output" if destination.is_stream else short_path(wanted)
             raise OutputError(
-                f"{short_path(wanted)} can't be written: {error.strerror or error}",
+                f"{where} can't be written: {error.strerror or error}",
                 money=STILL_RETRIEVABLE,
                 next_step=f"The result is kept as {kept}.",
             ) from error
         files.append(written)
+        if content.remark:
+            remarks.append(content.remark)
         if written != wanted:
             remarks.append(f"{short_path(wanted)} exists by now, so the result is in {short_path(written)}")
-        if kind is not None and destination.exact and not _suits(wanted.suffix, kind):
-            remarks.append(f"{short_path(written)} holds {kind.value.upper()} data, in spite of its name")
+        if (
+            destination.exact
+            and not destination.is_stream
+            and not _suits(wanted.suffix, content, destination)
+        ):
+            held = content.kind.value.upper() if content.kind is not None else "other"
+            remarks.append(f"{short_path(written)} holds {held} data, in spite of its name")
     return Written(tuple(files), tuple(remarks))
 
 
-def _content(source: Path, credits_block: bytes | None) -> BinaryIO:
-    content = None if credits_block is None else picture_with_credits(source, credits_block)
-    return source.open("rb") if content is None else BytesIO(content)
+def _content(source: Path, destination: Destination, credits_block: bytes | None) -> _Content:
+    """A file of a result in the format that its destination asks for, else as it came, with a remark."""
+    kind = sniff_file(source)
+    suffix = kind.suffix if kind is not None else source.suffix or ".bin"
+    plain = _Content(source, kind, suffix)
+    encoding = destination.encoding
+    if destination.is_stream and encoding is None:
+        encoding = PictureEncoding(PictureFormat.PNG)
+    try:
+        if destination.is_video and kind is not None and kind.is_animation:
+            return _Content(open_as_video(source).path, MediaKind.MP4, MediaKind.MP4.suffix)
+        if encoding is not None and encoding.changes(kind):
+            picture = reencoded(source, encoding, credits_block)
+            remark = "its transparency is white now: JPG has none" if picture.lost_alpha else ""
+            return replace(plain, suffix=encoding.format.suffix, data=picture.data, remark=remark)
+        if encoding is not None and not destination.exact and suffix != encoding.format.suffix:
+            what = kind.value.upper() if kind is not None else suffix.removeprefix(".").upper()
+            plain = replace(plain, remark=f"the result is {what}, which stays as it came")
+    except (ResultFormatError, OSError, MemoryError, ValueError) as error:
+        what = error.what if isinstance(error, ResultFormatError) else str(error)
+        plain = replace(plain, remark=f"the result stays in the format in which it came: {what}")
+    data = None if credits_block is None else picture_with_credits(source, credits_block)
+    return replace(plain, data=data)
+
+
+def _suits(suffix: str, content: _Content, destination: Destination) -> bool:
+    """Whether a file's name tells what it holds."""
+    if suffix == "" and destination.encoding is not None:
+        return True
+    is_format = PictureFormat.of_suffix(suffix)
+    if is_format is not None:
+        return is_format is PictureFormat.of_suffix(content.suffix)
+    return suffix.lower() == content.suffix
 
 
 def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
@@ -231,23 +211,9 @@ def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
 
 def _reserve(wanted: Path) -> Path:
     """Create an empty file under the first free name, so that no other program takes it."""
-    for ordinal in _ordinals():
+    for ordinal in ordinals():
         path = wanted.with_name(f"{wanted.stem}{ordinal}{wanted.suffix}")
         with suppress(FileExistsError):
             path.open("xb").close()
             return path
     raise AssertionError("the ordinals are infinite")
-
-
-def _ordinals() -> Iterator[str]:
-    """An empty string, then ``-2``, ``-3`` and so on."""
-    return chain([""], (f"-{number}" for number in count(2)))
-
-
-def _name_of_url(url: str) -> str:
-    last = unquote(urlsplit(url).path).rpartition("/")[2]
-    return re.sub(r"[^\w.-]+", "_", Path(last).stem).strip("._") or "image"
-
-
-def _suits(suffix: str, kind: MediaKind) -> bool:
-    return suffix.lower() in {kind.suffix, f".{kind.value}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from time import time
 from typing import Any
 
 from rich.console import Console
@@ -21,28 +22,36 @@ class Screen:
 
     Args:
         json: Print one JSON document to stdout and nothing else.
+        lines: Print JSON lines to stdout, one for each event, and nothing else.
+        stream: The bytes of a result go to stdout, so people's lines go to stderr.
     """
 
-    def __init__(self, *, json: bool = False) -> None:
+    def __init__(self, *, json: bool = False, lines: bool = False, stream: bool = False) -> None:
         self.json = json
-        self.out = Console(highlight=False)
+        self.lines = lines
         self.err = Console(stderr=True, highlight=False)
+        self.out = self.err if stream else Console(highlight=False)
+
+    @property
+    def is_for_program(self) -> bool:
+        """Whether stdout is JSON."""
+        return self.json or self.lines
 
     @property
     def live(self) -> Console | None:
         """The terminal for live progress: stdout, or stderr if stdout is for a program; None without one."""
-        if self.out.is_terminal and not self.json:
+        if self.out.is_terminal and not self.is_for_program:
             return self.out
         return self.err if self.err.is_terminal else None
 
     def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print a line of the result, of parts with or without a style. Does nothing with ``json``."""
-        if not self.json:
+        """Print a line of the result, of parts with or without a style. Does nothing where stdout is JSON."""
+        if not self.is_for_program:
             self._line(self.out, *parts)
 
     def show(self, renderable: Any) -> None:
-        """Print a table or panel. Does nothing with ``json``."""
-        if not self.json:
+        """Print a table or panel. Does nothing where stdout is JSON."""
+        if not self.is_for_program:
             self.out.print(renderable)
 
     def note(self, *parts: str | tuple[str, str]) -> None:
@@ -66,6 +75,13 @@ class Screen:
         indent = 2 if self.out.is_terminal else None
         sys.stdout.write(json.dumps(document, indent=indent, default=str) + "\n")
         sys.stdout.flush()
+
+    def event(self, event: str, **values: Any) -> None:
+        """With ``lines``, print an event as one line of JSON, with its time."""
+        if self.lines:
+            line = {"event": event, "time": round(time(), 3), **values}
+            sys.stdout.write(json.dumps(line, default=str) + "\n")
+            sys.stdout.flush()
 
     def _line(self, console: Console, *parts: str | tuple[str, str]) -> None:
         clean = [printable(p) if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts]

@@ -12,21 +12,22 @@ from typing import Any
 import pytest
 
 from xalora_client import errors
-from xalora_client.cli.exit_codes import ExitCode, exit_code_of, most_serious
-from xalora_client.cli.formats import printable, short_path, shortened, slug
-from xalora_client.cli.job_runner import Job, JobRunner
-from xalora_client.cli.outputs import (
+from xalora_client.cli.destinations import (
     SUFFIXES,
     Destination,
-    OutputError,
-    OutputExistsError,
-    check_destinations,
+    Output,
+    OutputNameError,
+    is_result,
     plan_for_inputs,
     plan_for_names,
-    write_result,
 )
+from xalora_client.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, most_serious
+from xalora_client.cli.formats import printable, short_path, shortened, slug
+from xalora_client.cli.job_runner import Job, JobRunner
+from xalora_client.cli.outputs import OutputError, OutputExistsError, check_destinations, write_result
 from xalora_client.cli.progress import TaskProgress
 from xalora_client.cli.screen import Screen
+from xalora_client.cli.signals import means_at_once
 from xalora_client.events import (
     Downloading,
     FallingBack,
@@ -36,6 +37,7 @@ from xalora_client.events import (
     UnknownStatus,
     Waiting,
 )
+from xalora_client.media.reencoding import PictureEncoding, PictureFormat
 from xalora_client.polling.durations import LONGEST_ESTIMATED_SHARE
 from xalora_client.results import RunResult
 from xalora_client.text import bytes_text, elapsed_text, seconds_text, span_text
@@ -60,7 +62,7 @@ CODES = {
     "InvalidTaskError": 2,
     "InputImageError": 2,
     "ConfigurationError": 3,
-    "MissingKeyError": 7,
+    "MissingKeyError": 3,
     "DailyLimitError": 3,
     "ClientClosedError": 3,
     "TaskNotKnownError": 5,
@@ -96,15 +98,32 @@ CODES = {
 def test_every_error_has_an_exit_status() -> None:
     assert {kind.__name__: int(exit_code_of(kind("what"))) for kind in error_classes()} == CODES
     assert exit_code_of(OutputExistsError("what")) is ExitCode.USAGE
+    assert exit_code_of(OutputNameError("what")) is ExitCode.USAGE
 
 
 def test_the_most_serious_exit_status_counts() -> None:
     assert most_serious([]) is ExitCode.DONE
     assert most_serious([ExitCode.DONE, ExitCode.NETWORK, ExitCode.USAGE]) is ExitCode.NETWORK
-    assert most_serious([ExitCode.NO_NETWORK, ExitCode.NO_KEY]) is ExitCode.NO_NETWORK
+    assert most_serious([ExitCode.NO_NETWORK, ExitCode.CONFIGURATION]) is ExitCode.NO_NETWORK
+    assert most_serious([ExitCode.DONE, ExitCode.DONE_HERE]) is ExitCode.DONE_HERE
+    for worse in set(ExitCode) - {ExitCode.DONE, ExitCode.DONE_HERE}:
+        assert most_serious([worse, ExitCode.DONE_HERE, ExitCode.DONE]) is worse
     assert most_serious([ExitCode.NO_NETWORK, ExitCode.TASK_FAILED]) is ExitCode.TASK_FAILED
     assert most_serious([ExitCode.OUTCOME_UNKNOWN, ExitCode.TASK_FAILED]) is ExitCode.OUTCOME_UNKNOWN
     assert most_serious([ExitCode.INTERRUPTED, ExitCode.OUTCOME_UNKNOWN]) is ExitCode.INTERRUPTED
+
+
+def test_a_signal_ends_at_once_where_it_is_no_echo_of_the_first() -> None:
+    assert not means_at_once(0, 0.0)
+    assert not means_at_once(1, 0.9)
+    assert means_at_once(1, 1.0)
+    assert means_at_once(2, 0.1)
+
+
+def test_the_readme_has_the_exit_statuses() -> None:
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| exit status | |\n|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| {int(code)} | {MEANINGS[code]} |" for code in ExitCode]
 
 
 @pytest.mark.parametrize("missing", [["typer"], ["rich"], ["typer", "rich"]])
@@ -127,7 +146,9 @@ def test_without_its_libraries_the_command_line_says_what_to_install(missing: li
 
 
 def test_results_are_planned_beside_their_inputs() -> None:
-    places = plan_for_inputs(["a/photo.jpg", "b/photo.png", "https://example.org/x/Pic%20ture.png?k=1"], None)
+    places = plan_for_inputs(
+        ["a/photo.jpg", "b/photo.png", "https://example.org/x/Pic%20ture.png?k=1"], Output()
+    )
     assert [place.path for place in places] == [
         Path("a/photo.xalora"),
         Path("b/photo.xalora"),
@@ -137,31 +158,118 @@ def test_results_are_planned_beside_their_inputs() -> None:
 
 
 def test_inputs_that_would_share_a_result_do_not() -> None:
-    places = plan_for_inputs(["a/Photo.jpg", "a/photo.png", "b/photo.png"], "made")
+    places = plan_for_inputs(["a/Photo.jpg", "a/photo.png", "b/photo.png"], Output("made/"))
     assert [place.path.name for place in places] == ["Photo.xalora", "photo-2.xalora", "photo-3.xalora"]
 
 
-def test_an_output_is_a_file_for_one_input_unless_it_is_a_folder(tmp_path: Path) -> None:
-    assert plan_for_inputs(["photo.jpg"], "big.png") == [Destination(Path("big.png"), exact=True)]
-    assert plan_for_inputs(["photo.jpg"], "made/") == [Destination(Path("made/photo.xalora"))]
-    assert plan_for_inputs(["photo.jpg"], str(tmp_path)) == [Destination(tmp_path / "photo.xalora")]
-    assert plan_for_inputs(["1.jpg", "2.jpg"], "made")[1] == Destination(Path("made/2.xalora"))
+PNG_FORMAT, JPG_FORMAT = PictureEncoding(PictureFormat.PNG), PictureEncoding(PictureFormat.JPG)
+
+
+def test_an_output_is_a_file_unless_it_is_a_folder_for_one_input_and_for_many(tmp_path: Path) -> None:
+    big = Destination(Path("big.png"), exact=True, encoding=PNG_FORMAT)
+    assert plan_for_inputs(["photo.jpg"], Output("big.png")) == [big]
+    assert plan_for_inputs(["photo.jpg"], Output("made/")) == [Destination(Path("made/photo.xalora"))]
+    assert plan_for_inputs(["photo.jpg"], Output(str(tmp_path))) == [Destination(tmp_path / "photo.xalora")]
+    assert plan_for_inputs(["1.jpg", "2.jpg"], Output("made/"))[1] == Destination(Path("made/2.xalora"))
+    assert plan_for_inputs(["1.jpg", "2.jpg"], Output(str(tmp_path)))[1].path == tmp_path / "2.xalora"
+    for several in (["1.jpg", "2.jpg"], ["a fox", "a dog"]):
+        for plan in (plan_for_inputs, plan_for_names):
+            with pytest.raises(OutputNameError, match=r"made names a file.*-o made/"):
+                plan(several, Output("made"))
+            with pytest.raises(OutputNameError, match="takes one result"):
+                plan(several, Output("-"))
+    # A folder may hold any number of pictures.
+    with pytest.raises(OutputNameError, match="names a file"):
+        plan_for_inputs(["in/1.jpg"], Output("made"), below={"in/1.jpg": Path()})
+
+
+def test_pictures_of_a_folder_keep_their_places_below_it() -> None:
+    below = {"in/a/1.jpg": Path("a"), "in/b/1.jpg": Path("b")}
+    places = plan_for_inputs(list(below), Output("made/"), below=below)
+    assert [place.path for place in places] == [Path("made/a/1.xalora"), Path("made/b/1.xalora")]
+    assert plan_for_inputs(list(below), Output(), below=below)[1].path == Path("in/b/1.xalora")
 
 
 def test_an_output_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert plan_for_inputs(["photo.jpg"], "~/made/") == [Destination(tmp_path / "made" / "photo.xalora")]
-    assert plan_for_names(["fox"], "~/fox.mp4") == [Destination(tmp_path / "fox.mp4", exact=True)]
+    (place,) = plan_for_inputs(["photo.jpg"], Output("~/made/"))
+    assert place == Destination(tmp_path / "made" / "photo.xalora")
+    (place,) = plan_for_names(["fox"], Output("~/fox.mp4"))
+    assert place == Destination(tmp_path / "fox.mp4", exact=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "encoding"),
+    [
+        (Output(), None),
+        (Output("big"), None),
+        (Output("big.mp4"), None),
+        (Output("made/"), None),
+        (Output("made.png/"), None),
+        (Output("big.PNG"), PNG_FORMAT),
+        (Output("big.jpeg"), JPG_FORMAT),
+        (Output("big.jpg", quality=80), PictureEncoding(PictureFormat.JPG, 80)),
+        (Output("made/", PictureFormat.AVIF, 50), PictureEncoding(PictureFormat.AVIF, 50)),
+        (Output("-", PictureFormat.WEBP), PictureEncoding(PictureFormat.WEBP)),
+        (Output("big", PictureFormat.JPG), JPG_FORMAT),
+        (Output("big.jpeg", PictureFormat.JPG), JPG_FORMAT),
+    ],
+)
+def test_the_format_is_that_of_the_option_or_of_the_suffix(
+    output: Output, encoding: PictureEncoding | None
+) -> None:
+    assert output.encoding() == encoding
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (Output("big.tiff"), "not written here"),
+        (Output("big.png", PictureFormat.JPG), "two formats"),
+        (Output(quality=80), "--quality is that of"),
+        (Output("big.png", quality=80), "--quality is that of"),
+        (Output("made/", PictureFormat.PNG, 80), "--quality is that of"),
+    ],
+)
+def test_options_of_the_format_that_contradict_each_other_are_refused(output: Output, words: str) -> None:
+    with pytest.raises(OutputNameError, match=words):
+        output.encoding()
+
+
+def test_what_this_machine_makes_instead_of_the_network_is_named_so() -> None:
+    local = [
+        place.made_here().path.name
+        for place in (
+            Destination(Path("photo.xalora")),
+            Destination(Path("photo-2.xalora")),
+            Destination(Path("big.png"), exact=True),
+            Destination(Path("big"), exact=True),
+        )
+    ]
+    assert local == ["photo.local", "photo-2.local", "big.local.png", "big.local"]
+    names = ["photo.local.png", "photo.local-2.png", "photo.xalora.avif", "photo.png", "local.png"]
+    assert [is_result(name) for name in names] == [True, True, True, False, False]
+    # It does not count as done.
+    Path("photo.local.png").write_bytes(PNG)
+    assert Destination(Path("photo.xalora")).taken() == []
 
 
 def test_prompts_take_the_first_free_name() -> None:
     Path("a-fox.xalora.mp4").write_bytes(b"")
-    assert [place.path.name for place in plan_for_names(["a fox", "A fox!", "a dog"], None)] == [
+    assert [place.path.name for place in plan_for_names(["a fox", "A fox!", "a dog"], Output())] == [
         "a-fox-2.xalora",
         "a-fox-3.xalora",
         "a-dog.xalora",
     ]
+
+
+def test_with_a_format_only_a_result_of_that_format_counts() -> None:
+    place = Destination(Path("photo.xalora"), encoding=JPG_FORMAT)
+    Path("photo.xalora.png").write_bytes(PNG)
+    assert place.taken() == []
+    Path("photo.xalora.jpg").write_bytes(JPEG)
+    assert place.taken() == [Path("photo.xalora.jpg")]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -14,17 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from journals import held
 from PIL import Image
+from shell import CEILING, KEY, Cli, draw
 
 from xalora_client.devnet import DevnetThread
-
-CEILING = 60
-KEY = "alice#very-secret-key"
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -37,88 +34,6 @@ def wait_for_leases(count: int) -> None:
         while journal.execute("SELECT count(*) FROM tickets").fetchone()[0] < count:
             assert time.monotonic() < until
             time.sleep(0.05)
-
-
-class Cli:
-    """Runs ``python -m xalora_client`` in the test's own folder, with ``devnet`` if given."""
-
-    def __init__(self, folder: Path, devnet: DevnetThread | None = None) -> None:
-        self.folder = folder
-        self.env = {
-            **os.environ,
-            "XALORA_MAX_RETRIES": "0",
-            "COLUMNS": "200",
-            "PYTHONIOENCODING": "utf-8",
-        }
-        if devnet is not None:
-            self.env |= {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
-
-    def start(self, *arguments: object, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "xalora_client", *map(str, arguments)],
-            cwd=self.folder,
-            env={**self.env, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
-
-    def __call__(self, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=CEILING)
-        assert "Traceback" not in err, err
-        assert "very-secret" not in out + err
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def run_into(self, streams: dict[str, Any], *arguments: object) -> tuple[int, str]:
-        """The exit status and stderr of a command whose other streams are given."""
-        done = subprocess.run(
-            [sys.executable, "-m", "xalora_client", *map(str, arguments)],
-            cwd=self.folder,
-            env=self.env,
-            timeout=CEILING,
-            text=True,
-            check=False,
-            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **streams},
-        )
-        return done.returncode, done.stderr or ""
-
-    def json(self, *arguments: object, code: int = 0, **env: str) -> Any:
-        """The document that a command prints with ``--json``, the only output on stdout."""
-        done = self(*arguments, "--json", **env)
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout)
-
-
-@pytest.fixture
-def devnet() -> Iterator[DevnetThread]:
-    with DevnetThread(miners=2, api_key=KEY) as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def idle_devnet() -> Iterator[DevnetThread]:
-    """For commands that must not send anything."""
-    with DevnetThread(miners=0, api_key=KEY) as network:
-        yield network
-
-
-@pytest.fixture
-def cli(tmp_path: Path, devnet: DevnetThread) -> Cli:
-    return Cli(tmp_path, devnet)
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    return draw(tmp_path / "photo.png", 1)
-
-
-def draw(path: Path, seed: int) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 256, (24, 40, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 # --- results ----------------------------------------------------------------------------------------------
@@ -192,7 +107,7 @@ def test_several_images_go_into_a_folder_and_equal_names_stay_apart(
 ) -> None:
     (tmp_path / "other").mkdir()
     other = draw(tmp_path / "other" / "photo.png", 2)
-    document = cli.json("upscale", photo, other, photo, "-o", "made")
+    document = cli.json("upscale", photo, other, photo, "-o", "made/")
     files = [result["files"] for result in document["results"]]
     assert files == [["made/photo.xalora.png"], ["made/photo-2.xalora.png"]]
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
@@ -227,7 +142,7 @@ def test_nothing_is_paid_for_if_a_file_exists(
     assert devnet.stats()["creates"] == 0
     assert taken.read_bytes() == b"mine"
     assert cli("upscale", photo, "-o", taken, "--force").returncode == 0
-    assert taken.read_bytes().startswith(b"\x89PNG")
+    assert taken.read_bytes()[8:12] == b"WEBP"
 
 
 def test_the_same_files_again_skip_those_done(cli: Cli, devnet: DevnetThread, tmp_path: Path) -> None:
@@ -252,7 +167,7 @@ def test_the_same_files_again_skip_those_done(cli: Cli, devnet: DevnetThread, tm
     assert {path.name for path in tmp_path.glob("*.png")} == {*everything, "b.xalora.png"}
     # Named without other images, results are inputs.
     assert cli.json("upscale", "a.xalora.png")["results"][0]["files"] == ["a.xalora.xalora.png"]
-    both = cli.json("upscale", "a.xalora.png", "b.xalora.png", "-o", "more")
+    both = cli.json("upscale", "a.xalora.png", "b.xalora.png", "-o", "more/")
     assert [result["files"] for result in both["results"]] == [
         ["more/a.xalora.xalora.png"],
         ["more/b.xalora.xalora.png"],
@@ -272,7 +187,8 @@ def test_the_same_task_again_sends_nothing(cli: Cli, photo: Path, devnet: Devnet
 
 def test_without_a_key_nothing_is_made_unless_this_machine_is_chosen(tmp_path: Path, photo: Path) -> None:
     refused = Cli(tmp_path)("upscale", photo)
-    assert refused.returncode == 7
+    assert refused.returncode == 3
+    assert refused.stderr.count("No API key is set") == 1
     assert "No API key is set" in refused.stderr
     assert not (tmp_path / "photo.xalora.png").exists()
     done = Cli(tmp_path)("upscale", photo, "--engine", "ncnn")
@@ -446,10 +362,22 @@ def test_usage_errors_exit_with_2(
     assert idle_devnet.stats()["creates"] == 0
 
 
-def test_a_missing_key_exits_with_7_and_a_wrong_one_with_3(cli: Cli, photo: Path) -> None:
-    missing = cli("upscale", photo, "--engine", "xalora", XALORA_API_KEY="")
-    assert missing.returncode == 7
-    assert "XALORA_API_KEY" in missing.stderr
+def test_no_key_exits_with_3_before_anything_runs_and_so_does_a_wrong_one(
+    cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path
+) -> None:
+    for arguments in (
+        ["upscale", photo, draw(tmp_path / "other.png", 2), "-o", "made/"],
+        ["upscale", photo, "--fallback", "on_any_failure", "-o", "made/"],
+        ["txt2vid", "a fox", "-o", "made/", "--engine", "xalora"],
+        ["run", "lanczos-upscale", photo, "-o", "made/"],
+    ):
+        missing = cli(*arguments, XALORA_API_KEY="")
+        assert missing.returncode == 3
+        assert missing.stderr.count("No API key is set") == 1
+        assert "XALORA_API_KEY" in missing.stderr
+        assert not (tmp_path / "made").exists()
+    endpoints = devnet.stats()["endpoints"]
+    assert [endpoints[name] for name in ("resource_request", "task_create", "task_result_query")] == [0, 0, 0]
     wrong = cli("upscale", photo, XALORA_API_KEY="alice#very-secret-but-wrong")
     assert wrong.returncode == 3
     assert "does not accept the API key" in wrong.stderr
@@ -504,8 +432,8 @@ def test_a_local_result_after_an_unknown_create_says_what_that_may_cost(
     here = ("--fallback", "on_any_failure")
     document = cli.json("upscale", photo, "-o", "made.png", *here, code=6)
     (result,) = document["results"]
-    assert (result["status"], result["engine"], document["exit_code"]) == ("done", "ncnn", 6)
-    assert result["files"] == ["made.png"] and (tmp_path / "made.png").is_file()
+    assert (result["status"], result["engine"], document["exit_code"]) == ("done_here", "ncnn", 6)
+    assert result["files"] == ["made.local.png"] and (tmp_path / "made.local.png").is_file()
     assert result["error"]["type"] == "AmbiguousCreateError"
     # It stays unknown for the same task.
     again = cli("upscale", photo, "-o", "again.png", *here)
@@ -552,6 +480,67 @@ def test_ctrl_c_cancels_the_remote_tasks(tmp_path: Path, number: signal.Signals)
     document = json.loads(out)
     assert [result["status"] for result in document["results"]] == ["interrupted"] * 3
     assert document["exit_code"] == 130
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_at_once_changes_nothing(tmp_path: Path, photo: Path, number: signal.Signals) -> None:
+    """GNU ``timeout`` sends its signal to the process, and then to its group."""
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", photo)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
+        # The answer to the cancel is late, so that the second signal comes before the end.
+        devnet.add_fault("task_cancel:delay:seconds=1")
+        process.send_signal(number)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_cancel"] >= 1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=CEILING)
+        stats = devnet.stats()
+    assert process.returncode == 130
+    assert stats["tasks"]["canceled"] == 1
+    assert "is canceled" in err and "Ended at once" not in err and "Traceback" not in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_a_third_signal_ends_at_once_and_says_what_runs_on(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", photo)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 1)
+        (task_id,) = devnet.task_ids()
+        devnet.add_fault("task_cancel:delay:seconds=60")
+        process.send_signal(signal.SIGINT)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_cancel"] >= 1)
+        while process.poll() is None:
+            # A signal that comes before the one ahead of it is handled is lost.
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        _, err = process.communicate(timeout=CEILING)
+        assert process.returncode == 130
+        assert f"task {task_id} may run on and be charged; cancel it with: xalora cancel {task_id}" in err
+        assert "Traceback" not in err
+        devnet.clear_faults()
+        assert cli("cancel", task_id).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("timeout") is None, reason="there is no GNU timeout")
+def test_gnu_timeout_cancels_the_remote_task(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        cli = Cli(tmp_path, devnet)
+        done = subprocess.run(
+            ["timeout", "12", sys.executable, "-m", "xalora_client", "upscale", str(photo)],
+            cwd=tmp_path,
+            env=cli.env,
+            capture_output=True,
+            text=True,
+            timeout=CEILING,
+            check=False,
+        )
+        stats = devnet.stats()
+    assert done.returncode == 124  # as `timeout` says it
+    assert stats["tasks"]["running"] == stats["tasks"]["waiting"] == 0
+    assert stats["creates"] == 0 or "is canceled" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")

@@ -20,10 +20,10 @@ from ...devnet import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
 from ...errors import ConfigurationError, EngineError
 from ...text import counted, seconds_text
 from ..command import command
+from ..destinations import is_url
 from ..exit_codes import ExitCode
 from ..formats import printable
 from ..options import AsJson
-from ..outputs import is_url
 from ..screen import Screen
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,20 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...config import load_settings
-from ...text import counted
 from ..command import command
+from ..destinations import STREAM, is_url, plan_for_inputs, plan_for_names
+from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
-from ..job_runner import Job, do_jobs
-from ..options import RunOptions
-from ..outputs import (
-    Destination,
-    is_result,
-    is_url,
-    named,
-    plan_for_inputs,
-    plan_for_names,
-)
-from ..screen import Screen
+from ..inputs import existing_inputs, without_done
+from ..job_runner import Job
+from ..options import PictureOptions, RunOptions
+from ..streams import read_image, read_prompt
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask
@@ -79,112 +72,92 @@ class ImageOptions:
     workflow_id: WorkflowId = None
 
 
-def existing_inputs(files: Sequence[str], called: str = "FILES") -> list[str]:
-    """The inputs without duplicates.
-
-    Raises:
-        typer.BadParameter: An input is neither a file nor a URL.
-    """
-    for name in files:
-        if not is_url(name) and not Path(name).is_file():
-            what = "is a folder" if Path(name).is_dir() else "does not exist"
-            raise typer.BadParameter(f"{name} {what}", param_hint=called)
-    once = {name if is_url(name) else str(Path(name).resolve()): name for name in reversed(files)}
-    return list(reversed(once.values()))
-
-
 @command
 def upscale(
-    files: Annotated[list[str], typer.Argument(metavar="FILES", help="Images: paths or http(s) URLs.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES", help="Images: paths or http(s) URLs; - reads one from standard input."
+        ),
+    ],
     options: RunOptions,
+    pictures: PictureOptions,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Take the pictures in folders, and in theirs.")
+    ] = False,
     max_in_flight: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=256, help="How many tasks run at the same time.")
     ] = None,
 ) -> ExitCode:
     """Upscale images; writes each result beside its input as NAME.xalora.png (or .jpg, .webp).
 
-    Of several images it skips those that are such results and those whose result exists already.
+    Of several images it skips those that are such results and those whose result exists already. A result
+    that this machine made because the network could not is NAME.local.png, and does not count.
     """
     from ...tasks import UpscalerTask
 
-    screen = Screen(json=options.as_json)
-    inputs = existing_inputs(files)
-    planned = dict(zip(inputs, plan_for_inputs(inputs, options.output), strict=True))
-    chosen = _without_done(screen, planned, force=options.force)
-    jobs = [
-        Job(
-            _short_name(source),
-            options.call(UpscalerTask(image=source, timeout_seconds=options.network_timeout)),
-            planned[source],
-            source,
-        )
-        for source in chosen
-    ]
+    inputs = existing_inputs(files, recursive=recursive)
+    places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
+    planned = dict(zip(inputs.sources, places, strict=True))
+    screen = options.screen(places)
+    chosen = without_done(screen, inputs, planned, force=options.force)
+    data = read_image() if STREAM in chosen else None
+
+    def job(source: str) -> Job:
+        image = data if source == STREAM else source
+        task = UpscalerTask(image=image, timeout_seconds=options.network_timeout)
+        return Job(_short_name(source), options.call(task), planned[source], source, data, task)
+
     return do_jobs(
         screen,
         load_settings().settings,
-        jobs,
-        force=options.force,
+        [job(source) for source in chosen],
+        options,
         at_once=max_in_flight,
-        skipped=[source for source in inputs if source not in chosen],
+        skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
     )
-
-
-def _without_done(screen: Screen, planned: Mapping[str, Destination], *, force: bool) -> list[str]:
-    """The inputs to upscale, with a note on those skipped: a second ``*.png`` matches results too."""
-    if len(planned) == 1:
-        return list(planned)
-    fresh = [source for source in planned if not is_result(source)]
-    if not fresh:
-        # The user named results only, so these are the inputs.
-        fresh = list(planned)
-    elif len(fresh) < len(planned):
-        results = [Path(source) for source in planned if is_result(source)]
-        screen.note(
-            f"Skipped results of this command: {named(results)}. To upscale such a file, name it alone."
-        )
-    if force:
-        return fresh
-    existing = [planned[source].taken() for source in fresh]
-    if any(existing):
-        screen.note(
-            f"Skipped: {counted(sum(map(bool, existing)), 'image')} whose result exists already "
-            f"({named([path for paths in existing for path in paths])}). --force replaces these files, "
-            "-o writes elsewhere."
-        )
-    return [source for source, paths in zip(fresh, existing, strict=True) if not paths]
 
 
 @command
 def txt2vid(
-    prompt: Annotated[str, typer.Argument(help="What the video shows.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(help="What the video shows; - reads it from standard input.", show_default=False)
+    ],
     video: VideoOptions,
     options: RunOptions,
 ) -> ExitCode:
     """Make a video from a prompt; writes it to the working directory, named after the prompt."""
     from ...tasks import Text2VideoTask
 
+    prompt = read_prompt() if prompt == STREAM else prompt
     task = Text2VideoTask(prompt=prompt, timeout_seconds=options.network_timeout, **vars(video))
-    return _run_prompt(prompt, task, options)
+    return _run_prompt(prompt, task, options, PictureOptions())
 
 
 @command
 def txt2img(
-    prompt: Annotated[str, typer.Argument(help="What the image shows.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(help="What the image shows; - reads it from standard input.", show_default=False)
+    ],
     image: ImageOptions,
     options: RunOptions,
+    pictures: PictureOptions,
 ) -> ExitCode:
     """Make an image from a prompt with a LoRA on Flux; writes it to the working directory."""
     from ...tasks import FluxLoraTask
 
+    prompt = read_prompt() if prompt == STREAM else prompt
     task = FluxLoraTask(prompt=prompt, timeout_seconds=options.network_timeout, **vars(image))
-    return _run_prompt(prompt, task, options)
+    return _run_prompt(prompt, task, options, pictures)
 
 
-def _run_prompt(prompt: str, task: WorkflowTask, options: RunOptions) -> ExitCode:
-    job = Job(prompt, options.call(task), plan_for_names([prompt], options.output)[0])
-    return do_jobs(Screen(json=options.as_json), load_settings().settings, [job], force=options.force)
+def _run_prompt(prompt: str, task: WorkflowTask, options: RunOptions, pictures: PictureOptions) -> ExitCode:
+    (place,) = plan_for_names([prompt], pictures.output(options.output))
+    job = Job(prompt, options.call(task), place, task=task)
+    return do_jobs(options.screen([place]), load_settings().settings, [job], options)
 
 
 def _short_name(source: str) -> str:
+    if source == STREAM:
+        return "stdin"
     return source.rpartition("/")[2] or source if is_url(source) else Path(source).name

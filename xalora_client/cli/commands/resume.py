@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,11 +14,15 @@ from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
 from ...journal import Journal, Record, TaskState
 from ..command import command, with_client
+from ..destinations import plan_for_results
+from ..do_jobs import document_of
 from ..exit_codes import ExitCode, most_serious
-from ..job_runner import Job, JobRunner, RunCall, document_of
-from ..options import AsJson, Force, Output, Timeout
-from ..outputs import check_destinations, plan_for_names
+from ..formats import slug
+from ..job_runner import Job, JobRunner, RunCall
+from ..options import AsJson, AsLines, Force, Output, PictureOptions, Timeout
+from ..outputs import check_destinations
 from ..screen import Screen
+from ..streams import check_stdout, stdout_for_bytes
 from ..task_lookup import Ids, chosen_records, own_key_task
 
 if TYPE_CHECKING:
@@ -27,21 +34,29 @@ def resume(
     ids: Ids = None,
     every: Annotated[bool, typer.Option("--all", help="Every open task of this network.")] = False,
     output: Output = None,
+    *,
+    pictures: PictureOptions,
     force: Force = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
+    as_lines: AsLines = False,
 ) -> ExitCode:
-    """Wait for open tasks and fetch their results."""
-    screen = Screen(json=as_json)
+    """Wait for open tasks and fetch their results; each goes beside its input, or to the working directory.
+
+    Where a result of that name exists, it gets a number.
+    """
+    choice = pictures.output(output)
+    if choice.is_stream:
+        check_stdout(document=as_json or as_lines)
+    screen = Screen(json=as_json, lines=as_lines, stream=choice.is_stream)
     settings = load_settings().settings
-    with open_journal(settings) as journal:
+    stdout_context = stdout_for_bytes() if choice.is_stream else nullcontext()
+    with stdout_context as stdout, open_journal(settings) as journal:
         chosen = chosen_records(journal, ids, every, settings, lambda _: True)
         codes = [_reason_to_skip(screen, journal, record) for _, record in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
         own = [own_key_task(record, settings) for _, record in ready]
-        destinations = plan_for_names(
-            [_result_name(task_id, record) for task_id, record in ready], output if ready else None
-        )
+        destinations = plan_for_results([_base(task_id, record) for task_id, record in ready], choice)
         check_destinations(destinations, force=force)
         wait = settings.wait_timeout if timeout is None else timeout
         jobs = [
@@ -49,10 +64,11 @@ def resume(
                 record.work.label if record is not None else task_id,
                 _fetch_call(task_id, task, wait),
                 destination,
+                _input_of(record),
             )
             for (task_id, record), task, destination in zip(ready, own, destinations, strict=True)
         ]
-        runner = JobRunner(screen, jobs, force=force, at_once=settings.max_in_flight)
+        runner = JobRunner(screen, jobs, force=force, at_once=settings.max_in_flight, stdout=stdout)
         try:
             if ready:
                 with_client(
@@ -69,6 +85,7 @@ def resume(
     code = most_serious([code, *(code for code in codes if code is not None)])
     if as_json:
         screen.document(document_of(runner.reports, code))
+    screen.event("end", exit_code=int(code))
     return code
 
 
@@ -102,9 +119,21 @@ def _reason_to_skip(screen: Screen, journal: Journal, record: Record | None) -> 
     return ExitCode.TASK_FAILED
 
 
-def _result_name(task_id: str, record: Record | None) -> str:
-    """The name of a resumed result: the input's, the prompt, or the task id if there is no record."""
+def _base(task_id: str, record: Record | None) -> Path:
+    """The path of a resumed result, without mark and suffix.
+
+    Beside its input, if that folder is there; else in the working directory, named after the input, the
+    prompt, or the task id if there is no record.
+    """
     if record is None:
-        return task_id
+        return Path(slug(task_id))
+    given = record.work.input_path
+    if given is not None and os.access(given.parent, os.W_OK):
+        return given.with_name(given.stem)
     label = record.work.label
-    return label.removeprefix("upscale ").rpartition(".")[0] or label
+    return Path(slug(label.removeprefix("upscale ").rpartition(".")[0] or label))
+
+
+def _input_of(record: Record | None) -> str | None:
+    given = None if record is None else record.work.input_path
+    return str(given) if given is not None and given.is_file() else None

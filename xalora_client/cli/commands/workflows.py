@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,15 +14,19 @@ from ...config import Settings, load_settings
 from ...errors import XaloraError
 from ...text import counted
 from ..command import command
+from ..destinations import STREAM, plan_for_inputs, plan_for_names
+from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
 from ..formats import printable
-from ..job_runner import Job, do_jobs
-from ..options import AsJson, RunOptions
-from ..outputs import plan_for_inputs, plan_for_names
+from ..inputs import existing_inputs, without_done
+from ..job_runner import Job
+from ..options import AsJson, PictureOptions, RunOptions
 from ..screen import Screen, attributes
+from ..streams import read_image
 
 if TYPE_CHECKING:
     from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition
+    from ..destinations import Destination
 
 workflows = typer.Typer(help="List, show and check the workflows that `xalora run` knows.")
 
@@ -38,6 +43,14 @@ Name = Annotated[
 @command
 def run(
     name: Name,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[IMAGES]",
+            help="Images for the workflow's image parameter, each a task of its own; - is standard input.",
+            show_default=False,
+        ),
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,23 +60,81 @@ def run(
             help="A parameter of the workflow; repeat for several. For an image: a path or URL.",
         ),
     ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Take the pictures in folders, and in theirs.")
+    ] = False,
     *,
     options: RunOptions,
+    pictures: PictureOptions,
 ) -> ExitCode:
     """Run a workflow by name: one of those shipped, or one of your own in XALORA_WORKFLOWS_DIR."""
-    from ...workflows.task import DefinedWorkflowTask
-
     settings = load_settings().settings
     definition = _definition(_catalog(settings), name)
     values = _values(definition, parameter or ())
-    task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
-    images = [values[each.name] for each in definition.image_parameters if each.name in values]
     if images:
-        destination = plan_for_inputs(images[:1], options.output)[0]
+        return _run_on_images(settings, definition, values, images, recursive, options, pictures)
+    data = None
+    given = [values[each.name] for each in definition.image_parameters if each.name in values]
+    output = pictures.output(options.output)
+    if given:
+        (place,) = plan_for_inputs(given[:1], output)
     else:
-        destination = plan_for_names([str(values.get("prompt") or definition.name)], options.output)[0]
-    job = Job(task.describe(), options.call(task), destination, images[0] if images else None)
-    return do_jobs(Screen(json=options.as_json), settings, [job], force=options.force)
+        (place,) = plan_for_names([str(values.get("prompt") or definition.name)], output)
+    if STREAM in given:
+        data = read_image()
+        values = {key: data if value == STREAM else value for key, value in values.items()}
+    job = _job(definition, values, options, place, given[0] if given else None, data)
+    return do_jobs(options.screen([place]), settings, [job], options)
+
+
+def _run_on_images(
+    settings: Settings,
+    definition: WorkflowDefinition,
+    values: dict[str, Any],
+    images: Sequence[str],
+    recursive: bool,
+    options: RunOptions,
+    pictures: PictureOptions,
+) -> ExitCode:
+    """A task for each image, which is the value of the one image parameter that is not given."""
+    free = [each.name for each in definition.image_parameters if each.name not in values]
+    if len(free) != 1:
+        have = f"takes {', '.join(free)}; give all but one by -p" if free else "takes no further image"
+        raise typer.BadParameter(f"{definition.name} {have}", param_hint="IMAGES")
+    inputs = existing_inputs(images, "IMAGES", recursive=recursive)
+    places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
+    planned = dict(zip(inputs.sources, places, strict=True))
+    screen = options.screen(places)
+    chosen = without_done(screen, inputs, planned, force=options.force)
+    data = read_image() if STREAM in chosen else None
+    jobs = [
+        _job(
+            definition,
+            {**values, free[0]: data if source == STREAM else source},
+            options,
+            planned[source],
+            source,
+            data,
+        )
+        for source in chosen
+    ]
+    skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in chosen]
+    return do_jobs(screen, settings, jobs, options, skipped=skipped)
+
+
+def _job(
+    definition: WorkflowDefinition,
+    values: dict[str, Any],
+    options: RunOptions,
+    place: Destination,
+    source: str | None,
+    data: bytes | None,
+) -> Job:
+    from ...workflows.task import DefinedWorkflowTask
+
+    task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
+    label = task.describe() if source is None else f"{definition.name} {Path(source).name}"
+    return Job(label, options.call(task), place, source, data, task)
 
 
 @workflows.callback(invoke_without_command=True)

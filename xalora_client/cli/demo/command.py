@@ -24,14 +24,16 @@ from ...errors import ConfigurationError
 from ...events import EventCallback, LocalProgress, Running, Submitted, TaskEvent
 from ...results import RunResult
 from ...text import counted, seconds_text
-from ..command import command, run_interruptible
-from ..commands.generate import existing_inputs
+from ..command import command
+from ..destinations import Destination, Output, plan_for_inputs
 from ..exit_codes import ExitCode, most_serious
 from ..formats import printable, short_path, shortened
+from ..inputs import existing_inputs
 from ..job_runner import Job, JobReport, JobRunner, RunCall
 from ..options import AsJson, Force
-from ..outputs import Destination, check_destinations, plan_for_inputs
+from ..outputs import check_destinations
 from ..screen import Screen
+from ..signals import run_interruptible
 from .photographs import SHIPPED, Photograph
 
 if TYPE_CHECKING:
@@ -280,13 +282,13 @@ def _between(earlier: dict[str, float], later: dict[str, float], task_id: str | 
 def _photographs(images: Sequence[str] | None) -> list[Photograph]:
     if not images:
         return list(SHIPPED)
-    return [Photograph(Path(name), Path(name).name) for name in existing_inputs(images, "IMAGES")]
+    return [Photograph(Path(name), Path(name).name) for name in existing_inputs(images, "IMAGES").sources]
 
 
 def _demo_tasks(photographs: Sequence[Photograph], output: str) -> list[DemoTask]:
     from ...tasks import FluxLoraTask, Text2VideoTask, UpscalerTask
 
-    places = plan_for_inputs([str(each.path) for each in photographs], f"{output}/")
+    places = plan_for_inputs([str(each.path) for each in photographs], Output(f"{output}/"))
     tasks = [
         DemoTask(each.path.name, UpscalerTask(image=str(each.path)), place, each)
         for each, place in zip(photographs, places, strict=True)

@@ -1,0 +1,174 @@
+"""What a command would do, for ``--dry-run``: tasks sent, bytes, results reused, and an estimate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ..client import open_journal
+from ..config import Credentials, Settings
+from ..errors import XaloraError
+from ..journal import Journal, Record, TaskState
+from ..prices import Sent, cost_of, cost_text
+from ..tasks import WorkflowTask
+from ..text import bytes_text, counted
+from .exit_codes import ExitCode, exit_code_of, most_serious
+from .job_runner import Job
+from .options import RunOptions
+from .outputs import check_free
+from .screen import Screen, error_fields
+
+Action: TypeAlias = Literal["send", "reuse", "wait", "here", "unknown", "fail"]
+
+WORDS: dict[Action, str] = {
+    "send": "would be sent",
+    "reuse": "kept result, nothing would be sent",
+    "wait": "its task is under way and paid for; nothing would be sent",
+    "here": "would be done by this machine, nothing would be sent",
+    "unknown": "the outcome of its earlier create is unknown; it would stop, see --if-unknown",
+    "fail": "can't be sent",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What would become of one job; ``size`` is how many bytes of images would be sent."""
+
+    job: Job
+    action: Action
+    size: int = 0
+    error: XaloraError | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        place = self.job.destination
+        return {
+            "input": self.job.source,
+            "label": self.job.label,
+            "action": self.action,
+            "bytes": self.size,
+            "output": "-" if place.is_stream else str(place.path),
+            "error": error_fields(self.error) if self.error else None,
+        }
+
+
+def action_for(record: Record | None, if_unknown: str) -> Action:
+    """What a task with this answer of the journal comes to."""
+    if record is None or record.state in (TaskState.PREPARED, TaskState.NOT_SENT):
+        return "send"
+    if record.state is TaskState.UNKNOWN:
+        return "unknown" if if_unknown == "stop" else "send"
+    return "reuse" if record.files else "wait"
+
+
+def estimate(settings: Settings, plans: Sequence[Planned]) -> str | None:
+    """What the tasks to be sent cost by the user's own prices; None where no price is set for any."""
+    kinds = Counter(
+        (plan.job.task.kind_of_task, plan.job.task.workflow_id)
+        for plan in plans
+        if plan.action == "send" and plan.job.task is not None
+    )
+    cost = cost_of(settings.prices, [Sent(*kind, count) for kind, count in kinds.items()])
+    return None if cost is None else cost_text(cost)
+
+
+def print_plan(
+    screen: Screen,
+    settings: Settings,
+    jobs: Sequence[Job],
+    options: RunOptions,
+    *,
+    skipped: Sequence[str] = (),
+) -> ExitCode:
+    """Print what the command would do; nothing is sent or written.
+
+    Returns:
+        The exit status of what can't be sent, else ``DONE``.
+
+    Raises:
+        OutputExistsError: A result would replace a file, and ``force`` is not set.
+    """
+    check_free([job.destination for job in jobs], force=options.force)
+    with open_journal(settings) as journal:
+        plans = asyncio.run(_plans(journal, settings, jobs, options))
+    code = most_serious(exit_code_of(plan.error) for plan in plans if plan.error is not None)
+    for plan in plans:
+        size = f", {bytes_text(plan.size)}" if plan.size else ""
+        screen.say(f"{plan.job.label}: {WORDS[plan.action]}{size}")
+        if plan.error is not None:
+            screen.error(plan.error, plan.job.label)
+    sent = [plan for plan in plans if plan.action == "send"]
+    cost = estimate(settings, plans)
+    total = bytes_text(sum(plan.size for plan in sent))
+    reused = sum(plan.action in ("reuse", "wait") for plan in plans)
+    screen.say(
+        (f"{counted(len(sent), 'task')} would be sent", "bold"),
+        f" ({total} of images), {reused} reused, {len(skipped)} skipped."
+        + (f" About {cost} by your prices." if cost is not None else ""),
+    )
+    if settings.api_key is None and options.asks_network(settings):
+        screen.warn("no API key is set, so what would be reused is not known")
+    if screen.json:
+        screen.document(
+            {
+                "dry_run": True,
+                "tasks": len(sent),
+                "bytes": sum(plan.size for plan in sent),
+                "estimate": cost,
+                "skipped": list(skipped),
+                "inputs": [plan.document() for plan in plans],
+                "exit_code": int(code),
+            }
+        )
+    for plan in plans:
+        screen.event("planned", **plan.document())
+    screen.event(
+        "end", dry_run=True, tasks=len(sent), estimate=cost, skipped=list(skipped), exit_code=int(code)
+    )
+    return code
+
+
+async def _plans(
+    journal: Journal, settings: Settings, jobs: Sequence[Job], options: RunOptions
+) -> list[Planned]:
+    asks_network = options.asks_network(settings)
+    fingerprints: set[str] = set()
+    return [
+        await _plan(journal, settings, job, job.task, options, fingerprints)
+        if asks_network and job.task is not None
+        else Planned(job, "here")
+        for job in jobs
+    ]
+
+
+async def _plan(
+    journal: Journal,
+    settings: Settings,
+    job: Job,
+    task: WorkflowTask,
+    options: RunOptions,
+    fingerprints: set[str],
+) -> Planned:
+    from ..jobs.dispatcher import work_of
+    from ..jobs.preparation import prepare
+    from ..transfer.upload import InlineDelivery
+
+    # Without a key nothing in the journal is this consumer's.
+    credentials = settings.credentials() if settings.api_key is not None else Credentials("", "")
+    try:
+        prepared = await prepare(task, credentials, settings.sequencer_url)
+        size = sum(len(image.data) for image in prepared.images.values())
+        for image in prepared.images.values() if settings.store_url is None else ():
+            await InlineDelivery(int(settings.inline_limit)).deliver(image, lifetime=0.0)
+        # Equal images of one command are one task.
+        is_double = task.repeatable and prepared.fingerprint in fingerprints
+        fingerprints.add(prepared.fingerprint)
+        reuse = settings.reuse and not options.no_reuse
+        record = journal.answering(work_of(prepared, settings.sequencer_url), reuse=reuse, again=False)
+    except XaloraError as error:
+        return Planned(job, "fail", error=error)
+    action = "wait" if is_double and record is None else action_for(record, options.if_unknown)
+    return Planned(job, action, size if action == "send" else 0)

@@ -1,0 +1,120 @@
+"""Input images as the user names them: files, URLs, folders, and standard input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+
+from ..text import counted
+from .destinations import STREAM, Destination, is_result, is_url, named
+from .screen import Screen
+
+PICTURES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".jp2", ".qoi"}
+)
+"""Suffixes of the files that are taken from a folder. A file that is named is taken whatever its suffix."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a command, each once.
+
+    Attributes:
+        sources: Paths, URLs, or ``-``.
+        below: For a file of a folder that was named, the folder below that in which it lies.
+        folders: Folders that were named and not looked into.
+    """
+
+    sources: tuple[str, ...]
+    below: Mapping[str, Path] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the user named a single image."""
+        return len(self.sources) == 1 and not self.below and not self.folders
+
+
+def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: bool = False) -> Inputs:
+    """The images that the user named.
+
+    Args:
+        recursive: Take the pictures of a folder and of all folders in it, hidden ones left out.
+
+    Raises:
+        typer.BadParameter: A name is neither a file nor a URL, or none of them is an image.
+    """
+    below: dict[str, Path] = {}
+    folders: list[str] = []
+    found: list[str] = []
+    for name in names:
+        if is_url(name) or name == STREAM or Path(name).is_file():
+            found.append(name)
+        elif not Path(name).is_dir():
+            raise typer.BadParameter(f"{name} does not exist", param_hint=called)
+        elif recursive:
+            for path in pictures_in(Path(name)):
+                found.append(str(path))
+                below[str(path)] = path.parent.relative_to(name)
+        else:
+            folders.append(name)
+    once = {
+        name if is_url(name) or name == STREAM else str(Path(name).resolve()): name for name in found[::-1]
+    }
+    sources = tuple(once.values())[::-1]
+    if not sources and folders:
+        is_or_are = "is a folder" if len(folders) == 1 else "are folders"
+        raise typer.BadParameter(
+            f"{named([Path(name) for name in folders])} {is_or_are}; -r takes the pictures in it",
+            param_hint=called,
+        )
+    if not sources:
+        raise typer.BadParameter(
+            f"{named([Path(name) for name in names])} has no pictures", param_hint=called
+        )
+    return Inputs(sources, below, tuple(folders))
+
+
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder and in all folders below it, by their suffixes; hidden ones are left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES:
+                yield Path(place) / name
+
+
+def without_done(
+    screen: Screen, inputs: Inputs, planned: Mapping[str, Destination], *, force: bool
+) -> list[str]:
+    """The inputs to work on, with a note on those skipped: a second ``*.png`` matches results too."""
+    if inputs.folders:
+        screen.note(
+            f"Skipped {counted(len(inputs.folders), 'folder')}: "
+            f"{named([Path(name) for name in inputs.folders])}. -r takes the pictures in it."
+        )
+    if inputs.is_one:
+        return list(inputs.sources)
+    fresh = [source for source in inputs.sources if not is_result(source)]
+    if not fresh:
+        # The user named results only, so these are the inputs.
+        fresh = list(inputs.sources)
+    elif len(fresh) < len(inputs.sources):
+        results = [Path(source) for source in inputs.sources if is_result(source)]
+        screen.note(
+            f"Skipped results of this command: {named(results)}. To upscale such a file, name it alone."
+        )
+    if force:
+        return fresh
+    existing = [planned[source].taken() for source in fresh]
+    if any(existing):
+        screen.note(
+            f"Skipped: {counted(sum(map(bool, existing)), 'image')} whose result exists already "
+            f"({named([path for paths in existing for path in paths])}). --force replaces these files, "
+            "-o writes elsewhere."
+        )
+    return [source for source, paths in zip(fresh, existing, strict=True) if not paths]
