@@ -53,16 +53,20 @@ _ERRORS = [name for name, value in globals().items() if isinstance(value, type)]
 _LAZY = {
     "AsyncXalora": "client",
     "BlockingTaskHandle": "blocking",
+    "BlockingTaskStream": "blocking",
     "Credentials": "config",
     "DefinedWorkflowTask": "workflows.task",
     "FluxLoraTask": "tasks",
     "HostOptions": "client",
     "ImageBatch": "image_batch",
+    "LoadedSettings": "config",
     "LocalImage": "tasks",
     "Outcome": "results",
+    "RunOptions": "client",
     "RunResult": "results",
     "Settings": "config",
     "TaskHandle": "client",
+    "TaskStream": "streams",
     "Text2VideoTask": "tasks",
     "Timing": "results",
     "UpscalerTask": "tasks",
@@ -74,10 +78,20 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
-    from .blocking import BlockingTaskHandle as BlockingTaskHandle, Xalora as Xalora
-    from .client import AsyncXalora as AsyncXalora, HostOptions as HostOptions, TaskHandle as TaskHandle
+    from .blocking import (
+        BlockingTaskHandle as BlockingTaskHandle,
+        BlockingTaskStream as BlockingTaskStream,
+        Xalora as Xalora,
+    )
+    from .client import (
+        AsyncXalora as AsyncXalora,
+        HostOptions as HostOptions,
+        RunOptions as RunOptions,
+        TaskHandle as TaskHandle,
+    )
     from .config import (
         Credentials as Credentials,
+        LoadedSettings as LoadedSettings,
         Settings as Settings,
         load_settings as load_settings,
         parse_api_key as parse_api_key,
@@ -89,6 +103,7 @@ if TYPE_CHECKING:
         Timing as Timing,
         WorkflowTaskResult as WorkflowTaskResult,
     )
+    from .streams import TaskStream as TaskStream
     from .tasks import (
         FluxLoraTask as FluxLoraTask,
         LocalImage as LocalImage,

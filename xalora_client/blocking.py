@@ -8,28 +8,39 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+import weakref
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
 
 from pydantic import SecretStr
 
-from .client import DEFAULT_SDK_TIMEOUT, AsyncXalora, TaskHandle, deliveries
+from .client import (
+    DEFAULT_SDK_TIMEOUT,
+    AsyncXalora,
+    HostOptions,
+    RunOptions,
+    TaskHandle,
+    check_options,
+    deliveries,
+)
 from .config import hide_secrets
 from .errors import ClientClosedError, ConfigurationError
-from .events import tell
+from .events import TaskEvent, tell
 from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from .config import IfUnknown, Settings
+    from .config import IfUnknown, LoadedSettings, SettingArguments, Settings
     from .events import EventCallback
     from .journal import Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
+    from .transfer.upload import ImageDelivery
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,13 +68,29 @@ class Xalora:
     """
 
     def __init__(
-        self, api_key: str | SecretStr | None = None, workflow_url: str | None = None, **options: Any
+        self,
+        api_key: str | SecretStr | None = None,
+        workflow_url: str | None = None,
+        *,
+        settings: Settings | LoadedSettings | None = None,
+        journal: Journal | Literal["memory"] | None = None,
+        delivery: ImageDelivery | None = None,
+        env_files: Iterable[Path | str] = (".env",),
+        **overrides: Unpack[SettingArguments],
     ) -> None:
         # In no local variable, where a traceback would show it.
         key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         del api_key
-        hide_secrets(options)
-        self._client = AsyncXalora(key, workflow_url, **options)
+        hide_secrets(overrides)
+        self._client = AsyncXalora(
+            key,
+            workflow_url,
+            settings=settings,
+            journal=journal,
+            delivery=delivery,
+            env_files=env_files,
+            **overrides,
+        )
         self._hub = hub()
         self._closing = threading.Lock()
         self._closed = False
@@ -171,21 +198,37 @@ class Xalora:
         """See :meth:`AsyncXalora.task`."""
         return BlockingTaskHandle(self._call, self._client.task(task_id))
 
-    def run(self, task: WorkflowTask, **options: Any) -> RunResult:
+    def run(
+        self,
+        task: WorkflowTask,
+        *,
+        on_event: EventCallback | None = None,
+        **options: Unpack[RunOptions],
+    ) -> RunResult:
         """See :meth:`AsyncXalora.run`, whose options it takes.
 
         Ctrl-C, or whatever else a signal raises here, cancels the remote task.
         """
-        return self._call(self._client.run, task, **options)
+        return self._call(self._client.run, task, on_event=on_event, **options)
+
+    def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> BlockingTaskStream:
+        """Do a task and tell its steps: ``for event in client.stream(task)``.
+
+        See :meth:`AsyncXalora.stream`.
+        """
+        check_options("stream", options)
+        return BlockingTaskStream(
+            lambda on_event: self._start(self._client.run, task, on_event=on_event, **options)
+        )
 
     def run_many(
         self,
-        tasks: Sequence[WorkflowTask],
+        tasks: Iterable[WorkflowTask],
         *,
         max_in_flight: int | None = None,
-        on_event: Callable[[int, Any], None] | None = None,
+        on_event: Callable[[int, TaskEvent], None] | None = None,
         on_done: Callable[[Outcome], None] | None = None,
-        **options: Any,
+        **options: Unpack[RunOptions],
     ) -> list[Outcome]:
         """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
         return self._call(
@@ -197,45 +240,79 @@ class Xalora:
             **options,
         )
 
+    def as_completed(
+        self,
+        tasks: Iterable[WorkflowTask],
+        *,
+        max_in_flight: int | None = None,
+        on_event: Callable[[int, TaskEvent], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> Iterator[Outcome]:
+        """Do several tasks and give back how each ended, as they end.
+
+        See :meth:`AsyncXalora.as_completed`.
+        """
+        check_options("as_completed", options)
+        return self._as_completed(list(tasks), max_in_flight, on_event, options)
+
+    def _as_completed(
+        self,
+        tasks: Sequence[WorkflowTask],
+        max_in_flight: int | None,
+        on_event: Callable[[int, TaskEvent], None] | None,
+        options: RunOptions,
+    ) -> Iterator[Outcome]:
+        ended: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
+        callbacks = _CallbackThread()
+        listener = None if on_event is None else callbacks.relay(on_event)
+        running = self._start(
+            self._client.run_each, tasks, ended.put, max_in_flight, listener, options, then=ended.put
+        )
+        given: list[int] = []
+        try:
+            while (outcome := _taken(ended)) is not None:
+                if outcome.result is not None and outcome.result.record_id is not None:
+                    given.append(outcome.result.record_id)
+                yield outcome
+                del outcome
+            callbacks.end()
+            running.value()
+        finally:
+            running.leave()
+            callbacks.stop()
+            if not (options.get("host") or HostOptions()).delivers:
+                self._client.note_delivered(given)
+
     def _call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs) -> T:
         self._check_callable()
-        ended = threading.Event()
-        delivered: list[int] = []
         callbacks = _CallbackThread()
         relayed: dict[str, Any] = dict(options)
         for name in _CALLBACKS:
             if relayed.get(name) is not None:
                 relayed[name] = callbacks.relay(relayed[name])
         called: Callable[..., Coroutine[Any, Any, T]] = function
-
-        async def carried() -> T:
-            deliveries.set(delivered)
-            try:
-                return await called(*args, **relayed)
-            finally:
-                ended.set()
-
-        future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), self._hub)
+        running = self._start(called, *args, **relayed)
         try:
-            # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
-            while not wait([future], timeout=INTERRUPTIBLE_SECONDS).done:
-                pass
+            running.wait()
             callbacks.end()
         except BaseException:
             # Raised into this wait from outside: Ctrl-C, SIGTERM's SystemExit, a host's time limit. The
             # coroutine is told, cancels its remote task, and ends; only then does the program.
-            future.cancel()
-            ended.wait(LEAVING_SECONDS)
+            running.leave()
             callbacks.stop()
-            with suppress(CancelledError, Exception):
-                future.exception(timeout=0)
             raise
-        try:
-            value = future.result()
-        except CancelledError:
-            raise ClientClosedError("This client was closed while the call was under way") from None
-        self._client.note_delivered(delivered)
-        return value
+        return running.value()
+
+    def _start(
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        then: Callable[[None], object] | None = None,
+        **options: Any,
+    ) -> _Running[T]:
+        """Begin a call on the thread of the jobs; ``then`` is called there, with None, once it has ended."""
+        self._check_callable()
+        return _Running(self._client, self._hub, lambda: function(*args, **options), then)
 
     def _check_callable(self) -> None:
         """Check that what is asked from here would not be waited for in vain.
@@ -255,6 +332,143 @@ class Xalora:
                 "The blocking client can't be used on the thread of the jobs: it would wait for itself",
                 next_step="Use it on another thread.",
             )
+
+
+class _Running(Generic[T]):
+    """A call on the thread of the jobs, waited for by another thread."""
+
+    def __init__(
+        self,
+        client: AsyncXalora,
+        loop: asyncio.AbstractEventLoop,
+        call: Callable[[], Coroutine[Any, Any, T]],
+        then: Callable[[None], object] | None,
+    ) -> None:
+        self._client = client
+        ended, delivered = threading.Event(), list[int]()
+        self._ended, self._delivered = ended, delivered
+
+        async def carried() -> T:
+            deliveries.set(delivered)
+            try:
+                return await call()
+            finally:
+                ended.set()
+
+        self.future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), loop)
+        if then is not None:
+            self.future.add_done_callback(lambda _: then(None))
+
+    def wait(self) -> None:
+        """Wait until it has ended; can be interrupted."""
+        # An endless wait can't be interrupted everywhere (on Windows, Ctrl-C does not reach it).
+        while not wait([self.future], timeout=INTERRUPTIBLE_SECONDS).done:
+            pass
+
+    def leave(self) -> None:
+        """Cancel it if it has not ended, and wait for that for as long as a program's end does."""
+        if not self.future.done():
+            self.future.cancel()
+            self._ended.wait(LEAVING_SECONDS)
+        with suppress(CancelledError, Exception):
+            self.future.exception(timeout=0)
+
+    def value(self) -> T:
+        """What it has returned; its delivery is noted.
+
+        Raises:
+            ClientClosedError: The client was closed.
+        """
+        try:
+            value = self.future.result()
+        except CancelledError:
+            raise ClientClosedError("This client was closed while the call was under way") from None
+        self._client.note_delivered(self._delivered)
+        self._delivered.clear()
+        return value
+
+
+def _taken(arrived: queue.SimpleQueue[T]) -> T:
+    """The next that arrives; the wait can be interrupted."""
+    while True:
+        with suppress(queue.Empty):
+            return arrived.get(timeout=INTERRUPTIBLE_SECONDS)
+
+
+class BlockingTaskStream:
+    """A :class:`~xalora_client.streams.TaskStream` without asyncio, from :meth:`Xalora.stream`::
+
+        stream = client.stream(task)
+        for event in stream:
+            print(event)
+        result = stream.result()
+
+    A stream that is left early by an exception, :meth:`close`, or the end of its ``with`` block cancels the
+    task; so does one that is let go of, as after ``break``.
+    """
+
+    def __init__(self, start: Callable[[EventCallback], _Running[RunResult]]) -> None:
+        self._start = start
+        # None after the last event.
+        self._events: queue.SimpleQueue[TaskEvent | None] = queue.SimpleQueue()
+        self._running: _Running[RunResult] | None = None
+        self._has_ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TaskEvent:
+        if not self._has_ended:
+            running = self._begin()
+            try:
+                event = _taken(self._events)
+            except BaseException:
+                self.close()
+                raise
+            if event is not None:
+                return event
+            self._has_ended = True
+            running.value()
+        raise StopIteration
+
+    def result(self) -> RunResult:
+        """Wait for the result; events that were not asked for are dropped.
+
+        Raises:
+            XaloraError: As :meth:`Xalora.run`.
+        """
+        running = self._begin()
+        try:
+            running.wait()
+        except BaseException:
+            self.close()
+            raise
+        return running.value()
+
+    def close(self) -> None:
+        """Cancel the task if it is not done, for at most 3 s; twice is harmless."""
+        if self._running is not None:
+            self._running.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begin(self) -> _Running[RunResult]:
+        if self._running is None:
+            events = self._events
+            self._running = running = self._start(events.put)
+            running.future.add_done_callback(lambda _: events.put(None))
+            dropping = weakref.finalize(self, running.future.cancel)
+            dropping.atexit = False
+        return self._running
 
 
 _CALLBACKS = ("on_event", "on_done")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent import futures
 from contextlib import suppress
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from pydantic import SecretStr
 
@@ -26,6 +27,8 @@ from .config import (
     Credentials,
     FallbackPolicy,
     IfUnknown,
+    LoadedSettings,
+    SettingArguments,
     Settings,
     TimeoutAction,
     hide_secrets,
@@ -42,19 +45,21 @@ from .errors import (
     UnexpectedError,
     XaloraError,
 )
-from .events import EventCallback, tell
+from .events import EventCallback, TaskEvent, tell
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, is_on_hub, on_hub
 from .polling.schedule import MIN_FIXED_INTERVAL
+from .request_log import write_log
 
 if TYPE_CHECKING:
     import aiohttp
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from .jobs.callers import Caller
     from .jobs.dispatcher import ClaimOptions, Dispatcher
     from .journal import Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
+    from .streams import TaskStream
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
 
@@ -92,6 +97,32 @@ class HostOptions:
     run_id: str | None = None
 
 
+class RunOptions(TypedDict, total=False):
+    """The options of :meth:`AsyncXalora.run` beside ``on_event``."""
+
+    timeout: float | None
+    reuse: bool
+    again: bool
+    if_unknown: IfUnknown
+    fallback: FallbackPolicy | None
+    queue_limit: float | None
+    on_timeout: TimeoutAction | None
+    output_dir: str | os.PathLike[str] | None
+    host: HostOptions | None
+
+
+def check_options(function: str, options: RunOptions) -> None:
+    """Check the names of options before any task is begun.
+
+    Raises:
+        TypeError: One is not known.
+    """
+    for name in options:
+        if name not in RunOptions.__annotations__:
+            known = ", ".join(RunOptions.__annotations__)
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; it takes {known}")
+
+
 class AsyncXalora:
     """A client of the Xalora network for asyncio programs.
 
@@ -108,7 +139,8 @@ class AsyncXalora:
     Args:
         api_key: ``<consumer_id>#<api_key>``; default: ``XALORA_API_KEY``, then ``.env``.
         workflow_url: The sequencer; default: ``XALORA_WORKFLOW_URL``, then the hosted network.
-        settings: Ready-made settings instead of reading them from all sources.
+        settings: Ready-made settings, such as :func:`load_settings` gives, instead of reading them from all
+            sources.
         journal: A journal to share, or ``"memory"`` for one that lives, with its results, as long as this
             client; default: the one in the ``state_dir`` of the settings.
         delivery: How local images reach a miner; default: as the settings say.
@@ -124,11 +156,11 @@ class AsyncXalora:
         api_key: str | SecretStr | None = None,
         workflow_url: str | None = None,
         *,
-        settings: Settings | None = None,
+        settings: Settings | LoadedSettings | None = None,
         journal: Journal | Literal["memory"] | None = None,
         delivery: ImageDelivery | None = None,
         env_files: Iterable[Path | str] = (".env",),
-        **overrides: Any,
+        **overrides: Unpack[SettingArguments],
     ) -> None:
         # In no local variable, where a traceback would show it.
         key = SecretStr(api_key) if isinstance(api_key, str) else api_key
@@ -136,12 +168,11 @@ class AsyncXalora:
         hide_secrets(overrides)
         if settings is not None and (key or workflow_url or overrides):
             raise ConfigurationError("Give either ready-made settings or single ones, not both")
-        self.settings = (
-            settings
-            or load_settings(
-                env_files=env_files, api_key=key, workflow_url=workflow_url, **overrides
-            ).settings
-        )
+        if settings is None:
+            settings = load_settings(env_files=env_files, api_key=key, workflow_url=workflow_url, **overrides)
+        self.settings = settings.settings if isinstance(settings, LoadedSettings) else settings
+        if self.settings.log is not None:
+            write_log(self.settings.log)
         self._credentials = self.settings.credentials() if self.settings.api_key is not None else None
         self._given_journal = journal
         self._given_delivery = delivery
@@ -438,6 +469,7 @@ class AsyncXalora:
         fallback: FallbackPolicy | None = None,
         queue_limit: float | None = None,
         on_timeout: TimeoutAction | None = None,
+        output_dir: str | os.PathLike[str] | None = None,
         host: HostOptions | None = None,
     ) -> RunResult:
         """Do a task and give back its result, files on disk.
@@ -458,12 +490,17 @@ class AsyncXalora:
             queue_limit: Seconds in the network's queue; default: the setting.
             on_timeout: When the waiting time ends: ``detach`` (the task runs on) or ``cancel``, which may
                 take 3 s more.
+            output_dir: A folder for the result's files, made where it is missing. They are named after the
+                input image, or the prompt, and replace nothing: a name that is taken gets ``-2``. A copy
+                that is there already is not made again. Without it, see :class:`RunResult` for how long
+                files live.
             host: For a program that runs graphs of tasks.
 
         Raises:
             XaloraError: The task could not be done; the message says what about the money.
         """
-        return await self._run(
+        folder = None if output_dir is None else await run_in_thread(lambda: _writable(output_dir))
+        result = await self._run(
             task,
             claim=self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown),
             on_event=on_event,
@@ -473,6 +510,11 @@ class AsyncXalora:
             on_timeout=on_timeout or self.settings.on_timeout,
             host=host or HostOptions(),
         )
+        if folder is not None:
+            result = await run_in_thread(lambda: result.saved_in(folder, task.file_stem))
+        if host is None or not host.delivers:
+            self.delivered(result)
+        return result
 
     def _claim_options(self, host: HostOptions | None = None, **options: Any) -> ClaimOptions:
         from .jobs.dispatcher import ClaimOptions
@@ -506,10 +548,7 @@ class AsyncXalora:
                     return await _result(caller, timeout, deadline, queue_limit, on_timeout, policy)
 
             try:
-                result = await self._on_hub(remotely)
-                if not host.delivers:
-                    self.delivered(result)
-                return result
+                return await self._on_hub(remotely)
             except XaloraError as error:
                 if host.takes_over or not falls_back(policy, error):
                     raise
@@ -553,14 +592,25 @@ class AsyncXalora:
         for record_id in record_ids:
             self.journal.note(record_id, Event.DELIVERED)
 
+    def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> TaskStream:
+        """Do a task and tell its steps: ``async for event in client.stream(task)``.
+
+        Args:
+            **options: As for :meth:`run`.
+        """
+        from .streams import TaskStream
+
+        check_options("stream", options)
+        return TaskStream(lambda on_event: self.run(task, on_event=on_event, **options))
+
     async def run_many(
         self,
-        tasks: Sequence[WorkflowTask],
+        tasks: Iterable[WorkflowTask],
         *,
         max_in_flight: int | None = None,
-        on_event: Callable[[int, Any], None] | None = None,
+        on_event: Callable[[int, TaskEvent], None] | None = None,
         on_done: Callable[[Outcome], None] | None = None,
-        **options: Any,
+        **options: Unpack[RunOptions],
     ) -> list[Outcome]:
         """Do several tasks at once and give back how each ended, in the order given.
 
@@ -575,15 +625,92 @@ class AsyncXalora:
         Raises:
             InvalidTaskError: ``max_in_flight`` is less than 1.
         """
+        check_options("run_many", options)
+        outcomes: dict[int, Outcome] = {}
+
+        def done(outcome: Outcome) -> None:
+            outcomes[outcome.index] = outcome
+            if on_done is not None:
+                on_done(outcome)
+
+        await self.run_each(list(tasks), done, max_in_flight, on_event, options)
+        if not (options.get("host") or HostOptions()).delivers:
+            # Now and not before: an equal task further down may still want the same result.
+            for outcome in outcomes.values():
+                if outcome.result is not None:
+                    self.delivered(outcome.result)
+        return [outcomes[index] for index in range(len(outcomes))]
+
+    def as_completed(
+        self,
+        tasks: Iterable[WorkflowTask],
+        *,
+        max_in_flight: int | None = None,
+        on_event: Callable[[int, TaskEvent], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> AsyncIterator[Outcome]:
+        """Do several tasks at once and give back how each ended, as they end:
+        ``async for outcome in client.as_completed(tasks)``.
+
+        The tasks begin with the first outcome that is asked for. An iteration that is left early cancels
+        those that have not ended. A result that you let go of is kept in memory no longer.
+
+        Args:
+            max_in_flight, on_event, options: As for :meth:`run_many`.
+
+        Raises:
+            InvalidTaskError: ``max_in_flight`` is less than 1.
+        """
+        check_options("as_completed", options)
+        return self._as_completed(list(tasks), max_in_flight, on_event, options)
+
+    async def _as_completed(
+        self,
+        tasks: Sequence[WorkflowTask],
+        max_in_flight: int | None,
+        on_event: Callable[[int, TaskEvent], None] | None,
+        options: RunOptions,
+    ) -> AsyncIterator[Outcome]:
+        ended: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        running = asyncio.ensure_future(
+            self.run_each(tasks, ended.put_nowait, max_in_flight, on_event, options)
+        )
+        running.add_done_callback(lambda _: ended.put_nowait(None))
+        given: list[int] = []
+        try:
+            while (outcome := await ended.get()) is not None:
+                if outcome.result is not None and outcome.result.record_id is not None:
+                    given.append(outcome.result.record_id)
+                yield outcome
+                del outcome
+            running.result()
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            _ = running.cancelled() or running.exception()
+            if not (options.get("host") or HostOptions()).delivers:
+                self.note_delivered(given)
+
+    async def run_each(
+        self,
+        tasks: Sequence[WorkflowTask],
+        on_done: Callable[[Outcome], None],
+        max_in_flight: int | None,
+        on_event: Callable[[int, TaskEvent], None] | None,
+        options: RunOptions,
+    ) -> None:
+        """Do several tasks at once and tell how each ended; the deliveries are the caller's to note.
+
+        Raises:
+            InvalidTaskError: ``max_in_flight`` is less than 1.
+        """
         from .results import Outcome
 
         most = self.settings.max_in_flight if max_in_flight is None else max_in_flight
         if most < 1:
             raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
         places = asyncio.Semaphore(most)
-        outcomes: dict[int, Outcome] = {}
-        delivers = (options.get("host") or HostOptions()).delivers
-        options["host"] = replace(options.get("host") or HostOptions(), delivers=True)
+        options = {**options, "host": replace(options.get("host") or HostOptions(), delivers=True)}
 
         async def one(index: int, task: WorkflowTask) -> None:
             listener = None if on_event is None else lambda event: on_event(index, event)
@@ -596,20 +723,12 @@ class AsyncXalora:
                 except Exception as error:
                     logger.exception("task %d of the batch ended by an unforeseen error", index)
                     outcome = Outcome(index, task, error=UnexpectedError.of(error))
-            outcomes[index] = outcome
-            if on_done is not None:
-                try:
-                    on_done(outcome)
-                except Exception:
-                    logger.exception("the on_done callback failed for task %d of the batch", index)
+            try:
+                on_done(outcome)
+            except Exception:
+                logger.exception("the on_done callback failed for task %d of the batch", index)
 
         await run_all_or_cancel(one(index, task) for index, task in enumerate(tasks))
-        if not delivers:
-            # Now and not before: an equal task further down may still want the same result.
-            for outcome in outcomes.values():
-                if outcome.result is not None:
-                    self.delivered(outcome.result)
-        return [outcomes[index] for index in range(len(tasks))]
 
 
 class TaskHandle:
@@ -736,6 +855,25 @@ async def _result(
         if late is None:
             raise
         return late
+
+
+def _writable(folder: str | os.PathLike[str]) -> Path:
+    """A folder for results, made where it is missing; checked before anything is paid for.
+
+    Raises:
+        ConfigurationError: It can't be made, or not written.
+    """
+    path = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100  # resolve() would follow links
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(path, os.W_OK) else "it can't be written"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise ConfigurationError(
+            f"output_dir={str(folder)!r} can't take results: {reason}", next_step="Name another folder."
+        )
+    return path
 
 
 def _on_own_loop(on_event: EventCallback | None) -> EventCallback | None:

@@ -12,11 +12,11 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
@@ -31,6 +31,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from typing_extensions import Unpack
 
 from .errors import ConfigurationError, MissingKeyError
 from .prices import DailyLimit, PriceTable
@@ -43,6 +44,7 @@ DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
 FallbackPolicy: TypeAlias = Literal["never", "when_unavailable", "on_any_failure", "local_only"]
 TimeoutAction: TypeAlias = Literal["detach", "cancel"]
 IfUnknown: TypeAlias = Literal["stop", "resend", "forget"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 UpscaleModelName: TypeAlias = Literal["realesrgan-x4plus", "realesr-animevideov3", "waifu2x-photo", "lanczos"]
 
 
@@ -236,6 +238,10 @@ class Settings(BaseModel):
         description="Model for upscaling on this machine: a file for torch, a .param file for ncnn, or "
         "realesrgan-x4plus (default), realesr-animevideov3, waifu2x-photo, or lanczos, which is no model.",
     )
+    log: LogLevel | None = Field(
+        None,
+        description="Write the log to standard error from this level on; debug tells each request (library).",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -271,6 +277,47 @@ class Settings(BaseModel):
         return parse_api_key(self.api_key.get_secret_value())
 
 
+class SettingArguments(TypedDict, total=False):
+    """Every setting but the key and the sequencer as an argument; None counts as not given."""
+
+    result_base_url: str | None
+    result_hosts: str | Sequence[str] | None
+    max_result_bytes: int | str | None
+    max_result_files: int | None
+    allow_http: str | Sequence[str] | None
+    request_timeout: float | None
+    max_retries: int | None
+    wait_timeout: float | None
+    on_timeout: TimeoutAction | None
+    outage_limit: float | None
+    max_in_flight: int | None
+    inline_limit: int | str | None
+    store_url: str | None
+    store_endpoint: str | None
+    store_region: str | None
+    store_access_key_id: str | None
+    store_secret_access_key: SecretStr | str | None
+    state_dir: Path | str | None
+    results_limit: int | str | None
+    reuse: bool | None
+    fallback: FallbackPolicy | None
+    queue_limit: float | None
+    prices: Mapping[str, Decimal | float | str] | str | None
+    daily_tasks: int | None
+    daily_cost: Decimal | float | str | None
+    workflows_dir: Path | str | None
+    comfyui_url: str | None
+    upscale_model: Path | str | None
+    log: LogLevel | None
+
+
+class AllArguments(SettingArguments, total=False):
+    """Every setting as an argument."""
+
+    api_key: SecretStr | str | None
+    workflow_url: str | None
+
+
 @dataclass(frozen=True)
 class LoadedSettings:
     """Settings together with where each value came from (``argument``, ``environment``, a file, ...)."""
@@ -283,7 +330,7 @@ def load_settings(
     *,
     env_files: Iterable[Path | str] = (".env",),
     stored: Mapping[str, Mapping[str, Any]] | None = None,
-    **arguments: Any,
+    **arguments: Unpack[AllArguments],
 ) -> LoadedSettings:
     """Read the settings from all their sources.
 
@@ -379,8 +426,9 @@ def _env_variables(path: Path) -> dict[str, Any] | None:
 _SECRETS = ("api_key", "store_secret_access_key")
 
 
-def hide_secrets(values: dict[str, Any]) -> None:
-    """Wrap what must not be seen in the local variables of a traceback."""
+def hide_secrets(arguments: Any) -> None:
+    """Wrap what must not be seen in the local variables of a traceback, in a dict of settings."""
+    values: dict[str, Any] = arguments
     for name in _SECRETS:
         if isinstance(values.get(name), str):
             values[name] = SecretStr(values[name])

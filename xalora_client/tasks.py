@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -206,6 +210,17 @@ class WorkflowTask(BaseModel):
         text = str(getattr(self, "prompt", "") or self.task_type)
         return text if len(text) <= 80 else text[:77] + "..."
 
+    @property
+    def file_stem(self) -> str:
+        """A file name, without suffix, for the result: the input image's, or words of the prompt."""
+        for image in self.image_parameters().values():
+            if isinstance(image, str | os.PathLike) and not str(image).startswith("data:"):
+                is_url = "://" in str(image)[:8]
+                stem = PurePath(unquote(urlsplit(str(image)).path) if is_url else image).stem
+                if stem := _words(stem) if is_url else stem:
+                    return stem
+        return _words(str(getattr(self, "prompt", "") or self.describe())) or "result"
+
     def new_job_id(self) -> str:
         """``<job_id_prefix or "sdk-workflow">-<10 hex digits>``, a new one at each call."""
         return f"{self.job_id_prefix or DEFAULT_JOB_ID_PREFIX}-{secrets.token_hex(JOB_ID_DIGITS // 2)}"
@@ -272,8 +287,6 @@ class UpscalerTask(WorkflowTask):
         return [cls(image, **options) for image in images]
 
     def describe(self) -> str:
-        from pathlib import PurePath
-
         if isinstance(self.image, str | PurePath) and not str(self.image).startswith("data:"):
             return f"upscale {PurePath(str(self.image).split('?')[0]).name}"
         return "upscale an image"
@@ -368,6 +381,12 @@ class Text2VideoTask(WorkflowTask):
             if value is not None and name in ("width", "height") and low != high and value % limits.step:
                 raise ValueError(f"{name} is {value}; it must be a multiple of {limits.step}")
         return self
+
+
+def _words(text: str) -> str:
+    """A text as part of a file name."""
+    words = re.sub(r"[^\w.()+-]+", "-", text).strip("-.")
+    return words.encode()[:80].decode(errors="ignore").rstrip("-.")
 
 
 def _explain(problem: Any) -> str:

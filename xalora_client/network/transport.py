@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import secrets
 from base64 import b64encode
@@ -25,6 +26,8 @@ from .answers import retry_after
 from .failure_text import describe_failure
 from .outside import TEXT_LIMIT, cleaned, has_content_coding, is_bounded, printable, task_id_in, without_key
 from .sessions import environment_proxy
+
+logger = logging.getLogger("xalora_client")
 
 CHUNK_BYTES = 256 * 1024
 
@@ -215,7 +218,17 @@ class Transport:
         if session.closed:
             raise ClientClosedError("This client was closed before the request left")
         request = self._exchange(session, f"{self._base_url}/{endpoint}", body)
+        began = monotonic()
         answer = await self._outcome(request, body)
+        logger.debug(
+            "POST %s/%s (%s) %d bytes: %s in %.3f s",
+            without_login(self._base_url),
+            endpoint,
+            fields.get("task_id") or fields.get("job_id") or fields.get("workflow_id") or "-",
+            body.length,
+            answer if isinstance(answer, str) else answer.status,
+            monotonic() - began,
+        )
         if isinstance(answer, str):
             # Not chained: frames further down hold the request, and with it the key.
             raise (OutcomeUnknown if body.handed_over else Undelivered)(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from base64 import b64decode
 from binascii import Error as Base64Error
@@ -24,6 +25,7 @@ from tenacity import (
 )
 
 from ..concurrency import run_decoding, run_in_thread
+from ..config import without_login
 from ..errors import (
     STILL_RETRIEVABLE,
     ConfigurationError,
@@ -49,6 +51,8 @@ from ..network.failure_text import describe_failure
 from ..network.result_session import ResultSession
 from ..network.sessions import environment_proxy
 from .part_file import PartFile
+
+logger = logging.getLogger("xalora_client")
 
 Progress: TypeAlias = Callable[[int, "int | None"], None]
 _Step: TypeAlias = Callable[[], None]
@@ -345,6 +349,8 @@ class _Fetch:
             async with self.session.get(
                 url, proxy=await self._proxy_for(url), headers=headers, timeout=timeout
             ) as response:
+                # The query may sign the address.
+                logger.debug("GET %s: %d", without_login(url).partition("?")[0], response.status)
                 location = response.headers.get("Location")
                 if response.status not in _REDIRECTS or not location:
                     yield response
