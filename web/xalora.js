@@ -2,10 +2,11 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
+import { openConfirmDialog } from './js/confirm_dialog.js'
 import { openExamples } from './js/examples.js'
 import { openKeyDialog } from './js/key_dialog.js'
 import { openLimitDialog } from './js/limit_dialog.js'
-import { showLine } from './js/node_line.js'
+import * as lines from './js/node_line.js'
 import { addNode, findNode, hideAdvanced, showLinkedAdvanced, showNode, useAsInput } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
@@ -45,9 +46,7 @@ const host = {
   showNode(row) {
     if (!showNode(app, row.node)) toast({ severity: 'info', summary: t('notice.noNode'), life: 5000 })
   },
-  async confirm({ title, message }) {
-    return Boolean(await manager().dialog.confirm({ title, message }))
-  },
+  confirm: (question) => openConfirmDialog(question, t),
   async prompt({ title, message }) {
     return manager().dialog.prompt({ title, message })
   },
@@ -83,7 +82,7 @@ function showBadge() {
 
 function receive(type, detail) {
   if (type === 'xalora.fallback') notices.onFallback(detail)
-  else if (type === 'xalora.line') showLine(app, detail)
+  else if (type === 'xalora.line') lines.showLine(app, detail)
   else {
     store.apply(detail)
     panel.noticeTasks(detail.tasks)
@@ -141,6 +140,12 @@ app.registerExtension({
     for (const [type, detail] of messages.early.splice(0)) receive(type, detail)
     api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
     api.addEventListener('promptQueued', () => seeds.onQueued())
+    api.addEventListener('execution_start', () => lines.onStart())
+    for (const end of ['execution_success', 'execution_error', 'execution_interrupted']) {
+      api.addEventListener(end, ({ detail }) => {
+        if (detail.exception_type !== 'ExecutionBlocked') lines.onEnd()
+      })
+    }
     for (const end of ['execution_error', 'execution_interrupted']) {
       api.addEventListener(end, ({ detail }) => {
         // A blocked output is announced as an error of its own, and the prompt goes on.
@@ -151,6 +156,7 @@ app.registerExtension({
     api.addEventListener('reconnected', () => {
       panel.setOffline(false)
       void catchUp()
+      lines.onReconnected(app, api, t('line.lost')).catch((error) => console.warn('[Xalora]', error.message))
     })
     store.addEventListener('change', showBadge)
     void catchUp()

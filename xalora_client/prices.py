@@ -113,7 +113,7 @@ class DailyLimit:
         sent = list(today)
         if self.tasks is not None and sum(one.count for one in sent) >= self.tasks:
             raise DailyLimitError(
-                f"Today's limit of {self.tasks} tasks is reached",
+                f"Today's limit of {self.tasks} task{'' if self.tasks == 1 else 's'} is reached",
                 next_step="Raise XALORA_DAILY_TASKS, or wait until tomorrow.",
                 setting="daily_tasks",
             )

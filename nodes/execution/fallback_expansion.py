@@ -25,6 +25,7 @@ from ..conversion.result_lifetimes import subgraph_results
 from ..host import compat
 from ..host.catalogs import catalog
 from ..host.comfyui_settings import read_settings
+from . import wording
 from .node_progress import ResultSource
 from .node_run import FallbackRequest, source_of
 from .subgraph import Graph, Link, Subgraph, batched, image_result, subgraph, video_result
@@ -344,7 +345,7 @@ def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: 
         "prompt_id": parent.prompt_id,
         "node_id": parent.node_id,
         "reason": request.reason,
-        "money": money,
+        "money": money or wording.NOTHING_CHARGED,
         "engine": engine,
         "count": count,
         "total": total,

@@ -190,7 +190,7 @@ def words_for(error: XaloraError) -> Words:
         press = plain(error, error.next_step) or (
             _DEFAULT_PRESS.get(type(error), "Change the inputs, then press Run.")
         )
-    return Words(_sentence(_cut(what)), _money(error), _sentence(_cut(press)))
+    return Words(sentence(_cut(what)), _money(error), sentence(_cut(press)))
 
 
 _DEFAULT_PRESS: dict[type[XaloraError], str] = {
@@ -239,11 +239,16 @@ def sentences_for_graph(text: str, ids: Mapping[str, str | None]) -> str:
 
 
 def failure_line(error: XaloraError) -> str:
-    """The last line on a node that failed: ``failed, 2 of 4 images: The network can't be reached``."""
+    """The last line on a node that failed: ``failed, 2 of 4 images: <what>. <money>.``.
+
+    With the money, since a current ComfyUI shows a node's message only to who asks for it.
+    """
+    words = words_for(error)
     if isinstance(error, BatchError):
         first = words_for(error.errors[min(error.errors)])
-        return f"failed, {len(error.errors)} of {error.total} {error.noun}s: {first.what.rstrip('.')}"
-    return f"failed: {words_for(error).what.rstrip('.')}"
+        count = f", {len(error.errors)} of {error.total} {error.noun}s"
+        return f"failed{count}: {first.what} {words.money}"
+    return f"failed: {words.what} {words.money}".rstrip()
 
 
 def graph_error(error: XaloraError) -> GraphError:
@@ -276,7 +281,7 @@ def words_for_dialog(error: XaloraError) -> Words:
     """The message of an error in the pack's own dialogs, which say more of what the user does there."""
     words = words_for(error)
     what, press = plain(error, error.what), plain(error, error.next_step)
-    return Words(_sentence(_cut(what)) or words.what, words.money, _sentence(_cut(press)) or words.press)
+    return Words(sentence(_cut(what)) or words.what, words.money, sentence(_cut(press)) or words.press)
 
 
 def _money(error: XaloraError) -> str:
@@ -285,7 +290,7 @@ def _money(error: XaloraError) -> str:
     known = _MONEY.get(error.money)
     if known is None:
         of_class = _of_class(error, _MONEY_OF)
-        known = of_class if of_class != NOT_KNOWN else _sentence(plain(error, error.money)) or NOT_KNOWN
+        known = of_class if of_class != NOT_KNOWN else sentence(plain(error, error.money)) or NOT_KNOWN
     return known
 
 
@@ -299,5 +304,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rpartition(' ')[0].rstrip(',;:')} …"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a full stop where it lacks one."""
     return text if not text or text[-1] in ".!?…" else f"{text}."

@@ -19,6 +19,8 @@ from . import compat
 KEY_FILE_NAME = "api-key"
 ENDPOINT_FILE_NAME = "endpoint"
 
+COPY_THE_KEY = "Copy the whole key, both halves, from your account."
+
 
 def read_key() -> str | None:
     """The stored key, None where there is none.
@@ -66,7 +68,11 @@ def checked(key: SecretStr, endpoint: str | None) -> Settings:
         ConfigurationError: One of them is malformed. The message does not contain the key.
     """
     settings = load_settings(env_files=(), api_key=key, workflow_url=endpoint or None).settings
-    settings.credentials()
+    try:
+        settings.credentials()
+    except ConfigurationError as error:
+        # Who enters the key here has no variable to change.
+        raise ConfigurationError(error.what, money="", next_step=COPY_THE_KEY) from None
     return settings
 
 

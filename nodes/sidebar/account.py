@@ -87,7 +87,7 @@ async def enter_key(key: SecretStr, url: str | None) -> dict[str, Any]:
         raise AuthenticationError(
             "The network refuses this key",
             money="",
-            next_step="Copy the whole key, both halves, from your account.",
+            next_step=keyfile.COPY_THE_KEY,
         )
     await asyncio.to_thread(keyfile.store_account, key, url)
     return verdict

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ...xalora_client.errors import AmbiguousCreateError, TaskNotKnownError
 from ...xalora_client.journal import Group, Record, TaskState
 from ...xalora_client.media.media_types import MEDIA_TYPES
-from ..execution.task_origins import Origin
-from ..execution.wording import sentences_for_graph, words_for
+from ..execution.wording import NETWORK_DECIDES, NOTHING_CHARGED, sentence, sentences_for_graph, words_for
+
+if TYPE_CHECKING:
+    from ..execution.task_origins import Origin
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 """The sidebar's groups; each record is in one of them."""
+
+
+_MONEY = {TaskState.FAILED: NETWORK_DECIDES, TaskState.NOT_SENT: NOTHING_CHARGED}
 
 
 def task_row(
@@ -93,13 +98,18 @@ def _actions(record: Record, workflow_url: str, leased: bool) -> list[str]:
 
 
 def _error(record: Record) -> str | None:
-    """Why there is no result, in the graph's words; the log has the client's."""
+    """Why there is no result, and what that means for the money; the log has the client's own words."""
     if record.state is TaskState.UNKNOWN:
         lost, gone = AmbiguousCreateError(""), TaskNotKnownError("")
         return words_for(gone if record.task_id else lost).what
-    if not record.error:
-        return record.error
-    return sentences_for_graph(record.error, {"task": record.task_id, "job": record.job_id})
+    if record.state is TaskState.CANCELED:
+        # The network's reason says that it was canceled, which the state does too.
+        return NETWORK_DECIDES
+    reason = sentences_for_graph(record.error or "", {"task": record.task_id, "job": record.job_id})
+    money = _MONEY.get(record.state, "")
+    if not money or "charged" in reason:
+        return reason or None
+    return f"{sentence(reason)} {money}".strip()
 
 
 def _state(record: Record) -> str:

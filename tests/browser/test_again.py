@@ -42,7 +42,9 @@ def lose_an_answer(bench: Workbench) -> None:
     upscale(bench)
     bench.open_panel()
     assert run_and_end(bench) == "error"
-    expect(bench.node_line).to_have_text("failed: The network's answer was lost")
+    expect(bench.node_line).to_have_text(
+        "failed: The network's answer was lost. It may have been charged, so it was not sent again."
+    )
     expect(bench.row("unknown")).to_have_count(1)
     # Nor is it made here, however often it is run.
     assert run_and_end(bench) == "error"
@@ -101,7 +103,8 @@ def test_what_is_forgotten_is_made_anew(bench: Workbench) -> None:
     row = bench.row("kept")
     row.hover()
     row.get_by_role("button", name="Forget").click()
-    bench.page.get_by_role("button", name="Confirm").click()
+    question = bench.page.get_by_role("dialog", name="Forget this task?")
+    question.get_by_role("button", name="Forget").click()
     expect(bench.panel).to_contain_text("No tasks yet")
     assert run_and_end(bench) == "success"
     assert bench.devnet.new_stats()["creates"] == 2

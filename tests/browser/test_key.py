@@ -108,7 +108,7 @@ def test_running_without_a_key_asks_for_it(without_key: Workbench) -> None:
     assert bench.last_status() == "error"
     dialog = page.get_by_role("dialog", name="Xalora API key")
     expect(dialog).to_be_visible()
-    expect(bench.node_line).to_have_text("failed: No API key is set")
+    expect(bench.node_line).to_have_text("failed: No API key is set. Nothing was charged.")
     bench.shot("no-key-run", themes=["dark"])
     dialog.get_by_text("Another network").click()
     dialog.get_by_label("Endpoint").fill(bench.devnet.url)

@@ -118,7 +118,7 @@ def test_all_tasks_are_canceled_from_the_sidebar(bench: Workbench) -> None:
     bench.run()
     expect(bench.row("submitted")).to_have_count(3)
     bench.panel.get_by_role("button", name="Cancel all").click()
-    bench.page.get_by_role("button", name="Confirm").click()
+    bench.page.get_by_role("button", name="Cancel 3 tasks").click()
     expect(bench.row("canceled")).to_have_count(3)
     statuses = {bench.devnet.task(task_id).status for task_id in bench.devnet.new_task_ids()}
     assert statuses == {"canceled"}
@@ -159,6 +159,17 @@ def test_the_cancel_button_leaves_a_true_line(bench: Workbench) -> None:
     bench.wait_ended()
     bench.wait_idle()
     expect_no_complaint(bench, "canceled")
+
+
+def test_a_line_does_not_stay_running_after_comfyui_has_died(bench: Workbench) -> None:
+    bench.devnet.task_seconds = LONG
+    upscale(bench)
+    bench.run()
+    expect(bench.node_line).to_contain_text("running")
+    bench.comfyui.kill()
+    bench.comfyui.restart()
+    # The page finds the server again by itself, some time after it serves.
+    expect(bench.node_line).to_contain_text("Press Run to go on: nothing is paid twice.", timeout=60_000)
 
 
 def expect_no_complaint(bench: Workbench, line: str) -> None:

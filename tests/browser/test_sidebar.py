@@ -188,7 +188,8 @@ def test_a_task_is_forgotten(seeded: Workbench) -> None:
     row = seeded.row("failed")
     row.hover()
     row.get_by_role("button", name="Forget").click()
-    seeded.page.get_by_role("button", name="Confirm").click()
+    question = seeded.page.get_by_role("dialog", name="Forget this task?")
+    question.get_by_role("button", name="Forget").click()
     expect(row).to_have_count(0)
     expect(seeded.rows).to_have_count(9)
     assert len(seeded.tasks()) == 9

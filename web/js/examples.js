@@ -2,11 +2,15 @@
 
 import { openDialog } from './dialog.js'
 import { make } from './dom.js'
+import { fitBesideSidebars } from './nodes.js'
 
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/extensions\/([^/]+)\//)?.[1] ?? '')
 
+/** In which order they are shown, the simplest first; others follow. */
+const ORDER = ['Upscale an image', 'Text to image', 'Text to video', 'Upscale a batch', 'Upscale between local steps', 'Submit and collect later']
+
 /**
- * Show the examples; a click opens one in ComfyUI, which fits it into the view.
+ * Show the examples; a click opens one, in view beside the sidebar.
  *
  * @param {object} context
  * @param app ComfyUI's `app`.
@@ -15,12 +19,16 @@ const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/ext
  */
 export async function openExamples({ app, api, t }) {
   const offered = await (await api.fetchApi('/workflow_templates')).json()
-  const names = [...(offered[FOLDER] ?? [])].sort()
+  const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length)
+  const names = [...(offered[FOLDER] ?? [])].sort((one, other) => place(one) - place(other) || one.localeCompare(other))
   const url = (name, type) => `/workflow_templates/${encodeURIComponent(FOLDER)}/${encodeURIComponent(name)}.${type}`
   const open = async (name) => {
     dialog.close()
     const graph = await (await api.fetchApi(url(name, 'json'))).json()
     await app.loadGraphData(graph, true, true, name)
+    fitBesideSidebars(app)
+    // ComfyUI fits the graph into the whole canvas a frame later.
+    requestAnimationFrame(() => requestAnimationFrame(() => fitBesideSidebars(app)))
   }
   const cards = names.map((name) =>
     make(

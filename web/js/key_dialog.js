@@ -44,7 +44,8 @@ export async function openKeyDialog({ t, service, onStatus }) {
 
   function sayOutcome(verdict) {
     const host = hostOf(verdict.endpoint)
-    say(OUTCOME_TONES[verdict.outcome], t(`key.outcome.${verdict.outcome}`, { host }), verdict.message)
+    const next = verdict.outcome === 'accepted' ? t('key.next') : ''
+    say(OUTCOME_TONES[verdict.outcome], t(`key.outcome.${verdict.outcome}`, { host }), verdict.message || next)
   }
 
   async function refresh() {
@@ -63,7 +64,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
       account ? currentState(status, t) : make('p', { class: 'xalora-note', text: status.problem }),
       account && !account.editable ? null : form(status),
       message,
-      account?.present ? testButton() : null
+      account?.present ? lastButtons() : null
     )
     dialog.querySelector('input')?.focus()
   }
@@ -132,6 +133,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
         key.value = ''
         await refresh()
         sayOutcome(verdict)
+        body.querySelector('[data-action=done]')?.focus()
       })
     }
   }
@@ -144,7 +146,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
     })
   }
 
-  function testButton() {
+  function lastButtons() {
     return make(
       'div',
       { class: 'xalora-buttons' },
@@ -156,7 +158,9 @@ export async function openKeyDialog({ t, service, onStatus }) {
             onStatus(await service.status())
           }),
         { iconName: 'bolt' }
-      )
+      ),
+      make('span', { class: 'xalora-spring' }),
+      textButton(t('action.done'), () => dialog.close(), { kind: 'primary', data: { action: 'done' } })
     )
   }
 

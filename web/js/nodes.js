@@ -75,6 +75,30 @@ export function addNode(app, type) {
   return node
 }
 
+const TITLE_HEIGHT = 30
+/** The free border around a graph in view, in pixels; ComfyUI's bars lie over the upper and the lower one. */
+const BORDER = { top: 60, bottom: 60, sides: 20 }
+
+/** Show the whole open workflow in that part of the canvas that no sidebar covers: ComfyUI fits it under them. */
+export function fitBesideSidebars(app) {
+  const { canvas } = app
+  const nodes = canvas?.graph?.nodes ?? []
+  if (!nodes.length) return
+  const left = Math.min(...nodes.map(({ pos }) => pos[0]))
+  const top = Math.min(...nodes.map(({ pos }) => pos[1])) - TITLE_HEIGHT
+  const width = Math.max(...nodes.map(({ pos, size }) => pos[0] + size[0])) - left
+  const height = Math.max(...nodes.map(({ pos, size }) => pos[1] + size[1])) - top
+  const whole = canvas.canvas.getBoundingClientRect()
+  const free = document.querySelector('.graph-canvas-panel')?.getBoundingClientRect() ?? whole
+  const room = { width: free.width - 2 * BORDER.sides, height: free.height - BORDER.top - BORDER.bottom }
+  if (room.width <= 0 || room.height <= 0) return
+  const { ds } = canvas
+  ds.scale = Math.min(1, room.width / width, room.height / height)
+  ds.offset[0] = (free.left - whole.left + free.width / 2) / ds.scale - (left + width / 2)
+  ds.offset[1] = (free.top - whole.top + BORDER.top + room.height / 2) / ds.scale - (top + height / 2)
+  canvas.setDirty(true, true)
+}
+
 /** Put a result into ComfyUI's input folder, and a Load Image node with it on the canvas. */
 export async function useAsInput(app, api, url, name) {
   const result = await fetch(url)

@@ -229,7 +229,9 @@ export class Panel {
       forget: async (row) => {
         const sure = await host.confirm({
           title: t('confirm.forgetTitle'),
-          message: t(row.files.length ? 'confirm.forgetKept' : row.group === 'active' || row.state === 'unknown' ? 'confirm.forgetOpen' : 'confirm.forget')
+          message: t(row.files.length ? 'confirm.forgetKept' : row.group === 'active' || row.state === 'unknown' ? 'confirm.forgetOpen' : 'confirm.forget'),
+          yes: t('action.forget'),
+          no: t('confirm.keep')
         })
         if (!sure) return
         const top = this._list?.topOf(row.id) ?? null
@@ -242,7 +244,13 @@ export class Panel {
 
   async cancelAll() {
     const { t, service, store, host } = this._context
-    const sure = await host.confirm({ title: t('confirm.cancelAllTitle'), message: t('confirm.cancelAll', { count: store.counts.active }) })
+    const count = store.counts.active
+    const sure = await host.confirm({
+      title: t('confirm.cancelAllTitle'),
+      message: t('confirm.cancelAll', { count }),
+      yes: t('confirm.cancelAllYes', { count }),
+      no: t('confirm.cancelAllNo')
+    })
     if (!sure) return
     try {
       const { canceled, failed } = await service.cancelAll()
@@ -445,13 +453,14 @@ export class Panel {
     if (store.everything > 0) {
       return emptyState('inbox', t(`empty.${store.filter}`), '', textButton(t('empty.showAll'), () => this._setFilter('all')))
     }
-    if (this._status?.key && !this._status.key.present) return emptyState('cloud', t('empty.title'), t('empty.noKey'))
+    const examples = textButton(t('empty.examples'), () => host.openExamples(), { iconName: 'folder-open' })
+    if (this._status?.key && !this._status.key.present) return emptyState('cloud', t('empty.title'), t('empty.noKey'), examples)
     return emptyState(
       'cloud',
       t('empty.title'),
       t('empty.text'),
       textButton(t('empty.addNode'), () => host.addNode(), { kind: 'primary', iconName: 'plus' }),
-      textButton(t('empty.examples'), () => host.openExamples(), { iconName: 'folder-open' })
+      examples
     )
   }
 }

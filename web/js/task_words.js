@@ -97,9 +97,10 @@ export function lineOf(row, now, t) {
   }
   const reason = (row.error ?? '').trim()
   if (madeHere(row)) {
-    const state = isSettledHere(row) ? '' : stateOf(row, t)
+    const state = isSettledHere(row) ? '' : t('state.unknownLine')
     return [state, t('state.madeHereBy', { engine: row.engine }), reason].filter(Boolean).join(' · ')
   }
+  if (row.state === 'unknown') return t('state.unknownLine')
   if (!reason) return stateOf(row, t)
   return row.state === 'failed' || row.state === 'not_sent' ? reason : `${stateOf(row, t)} · ${reason}`
 }
