@@ -1,19 +1,23 @@
-"""Makes the pictures of the documents and of the examples, from what the browser tests saw and photographs.
+"""Makes the pictures of the documents and of the examples, from screenshots and photographs.
 
 make test                            (or only tests/browser) writes .artifacts/screenshots
 .venv/bin/python tests/browser/pictures.py
+
+Where there are no screenshots, the examples' pictures alone are made.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
 from io import BytesIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
 
 from harness import seed
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHOTS = REPOSITORY / ".artifacts" / "screenshots" / "0.3.75" / "current"
@@ -23,10 +27,19 @@ QUALITY = 88
 
 FOR_THE_DOCUMENTS = {"sidebar-dark": "sidebar", "settings-dark": "settings"}
 EXAMPLE_SIZE = (960, 640)
-MARGIN = 24
-UPSCALING = ("Upscale", "Submit")
+MARGIN = 72
 SCALE = 6
-GROUND = (23, 23, 24)
+GROUND, INK, MUTED, ACCENT = (23, 23, 24), (240, 240, 240), (150, 150, 155), (11, 140, 233)
+BODY, SMALL = 58, 34
+LETTERS_IN_A_LINE = 27
+
+# The number of the photograph. An example without one shows its prompt: nothing here can make that.
+PHOTOGRAPHS = {
+    "Submit and collect later": 2,
+    "Upscale a batch": 3,
+    "Upscale an image": 4,
+    "Upscale between local steps": 5,
+}
 
 
 def save(picture: Image.Image, path: Path) -> None:
@@ -34,12 +47,22 @@ def save(picture: Image.Image, path: Path) -> None:
     picture.convert("RGB").save(path, "JPEG", quality=QUALITY, optimize=True, progressive=True)
 
 
-def framed(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole picture in the middle of one of this size."""
-    picture.thumbnail((size[0] - 2 * MARGIN, size[1] - 2 * MARGIN), Image.Resampling.LANCZOS)
-    frame = Image.new("RGB", size, GROUND)
-    frame.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
-    return frame
+def prompt_of(workflow: Path) -> str:
+    """The text of the example's node."""
+    nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
+    (node,) = (node for node in nodes if node["type"].startswith("XaloraTextTo"))
+    return str(node["widgets_values"][0])
+
+
+def card(prompt: str, makes: str) -> Image.Image:
+    """A prompt, in letters that can be read in a list."""
+    picture = Image.new("RGB", EXAMPLE_SIZE, GROUND)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, 14, EXAMPLE_SIZE[1]), fill=ACCENT)
+    text = textwrap.fill(prompt, LETTERS_IN_A_LINE, max_lines=5, placeholder=" …")
+    draw.multiline_text((MARGIN, MARGIN), text, INK, ImageFont.load_default(BODY), spacing=20)
+    draw.text((MARGIN, EXAMPLE_SIZE[1] - MARGIN), makes, MUTED, ImageFont.load_default(SMALL), anchor="ls")
+    return picture
 
 
 def before_after(photograph: bytes) -> Image.Image:
@@ -53,21 +76,19 @@ def before_after(photograph: bytes) -> Image.Image:
     return before
 
 
-def main() -> int | str:
-    if not SHOTS.is_dir():
-        return f"There are no screenshots in {SHOTS}: run the browser tests first."
+def main() -> None:
     for shot, name in FOR_THE_DOCUMENTS.items():
-        with Image.open(SHOTS / f"{shot}.png") as picture:
-            save(picture, DOCS / f"{name}.jpg")
-    for number, workflow in enumerate(sorted(EXAMPLES.glob("*.json"))):
-        if workflow.stem.startswith(UPSCALING):
+        if (SHOTS / f"{shot}.png").is_file():
+            with Image.open(SHOTS / f"{shot}.png") as picture:
+                save(picture, DOCS / f"{name}.jpg")
+    for workflow in sorted(EXAMPLES.glob("*.json")):
+        number = PHOTOGRAPHS.get(workflow.stem)
+        if number is None:
+            save(card(prompt_of(workflow), workflow.stem), workflow.with_suffix(".jpg"))
+        else:
             small = seed.picture(number, EXAMPLE_SIZE[0] // SCALE, EXAMPLE_SIZE[1] // SCALE)
             save(before_after(small), workflow.with_suffix(".jpg"))
-            continue
-        with Image.open(SHOTS / f"example-{workflow.stem}-vue.png") as picture:
-            save(framed(picture.convert("RGB"), EXAMPLE_SIZE), workflow.with_suffix(".jpg"))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

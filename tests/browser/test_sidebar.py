@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from conftest import example_workflows
 from harness import seed
 from playwright.sync_api import Page, expect
-from workbench import GRAPH_BOX, Workbench
+from workbench import Workbench
 
 from xalora_client.journal import Event
 
@@ -47,6 +48,21 @@ CONTRASTS = """() => {
         found.push([walker.currentNode.data.trim(), element.className, contrast])
     }
     return found
+}"""
+
+
+# The nodes that are not wholly in the part of the canvas beside the sidebar.
+OUTSIDE = """() => {
+    const { ds, canvas } = app.canvas
+    const from = canvas.getBoundingClientRect()
+    const free = document.querySelector('.graph-canvas-panel').getBoundingClientRect()
+    return app.graph.nodes.filter(({ pos, size }) => {
+        const left = from.left + (pos[0] + ds.offset[0]) * ds.scale
+        const top = from.top + (pos[1] - LiteGraph.NODE_TITLE_HEIGHT + ds.offset[1]) * ds.scale
+        const bottom = from.top + (pos[1] + size[1] + ds.offset[1]) * ds.scale
+        const right = left + size[0] * ds.scale
+        return left < free.left || top < free.top || right > free.right || bottom > free.bottom
+    })
 }"""
 
 
@@ -237,16 +253,31 @@ def test_an_empty_list_says_what_to_do(bench: Workbench) -> None:
     assert bench.page.evaluate("() => app.graph.nodes.map((node) => node.type)") == ["XaloraUpscaleImage"]
     panel.get_by_role("button", name="Browse examples").click()
     examples = bench.page.get_by_role("dialog")
-    expect(examples.locator(".xalora-example")).to_have_text([path.stem for path in example_workflows()])
+    expect(examples.locator(".xalora-example").first).to_have_text("Upscale an image")
+    assert sorted(examples.locator(".xalora-example").all_inner_texts()) == [
+        path.stem for path in example_workflows()
+    ]
     for picture in examples.locator("img").all():
         expect(picture).not_to_have_js_property("naturalWidth", 0)
     bench.shot("examples")
     examples.get_by_text("Upscale an image").click()
     expect(examples).to_be_hidden()
     bench.page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'XaloraUpscaleImage')")
-    # The whole graph is in view.
-    box = bench.page.evaluate(GRAPH_BOX)
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 1440, box
+
+
+@pytest.mark.parametrize("path", example_workflows(), ids=lambda path: path.stem)
+def test_an_example_opens_beside_the_sidebar_with_its_words(bench: Workbench, path: Path) -> None:
+    page = bench.page
+    page.set_viewport_size({"width": 1366, "height": 768})
+    try:
+        bench.open_panel().get_by_role("button", name="Browse examples").click()
+        page.get_by_role("dialog").get_by_text(path.stem, exact=True).click()
+        page.wait_for_function("() => app.graph.nodes.some((node) => node.type.startsWith('Xalora'))")
+        page.wait_for_function(f"() => ({OUTSIDE})().length === 0")
+        # ComfyUI leaves out the words of nodes where they would be smaller than 8 of 14 pixels.
+        assert page.evaluate("() => app.canvas.ds.scale") > 8 / 14
+    finally:
+        page.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_a_network_out_of_reach_is_told(bench: Workbench) -> None:
