@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -80,11 +80,23 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
     async def _receive(self, index: int, outcome: RunResult) -> Image.Image | None:
         return await run_decoding(lambda: self.decoder.add(index, outcome))
 
+    _size: str = field(default="", init=False)
+
     async def _value(self, outcomes: Sequence[RunResult]) -> ValueT:
-        return await run_decoding(lambda: self.decoder.close(outcomes))
+        value = await run_decoding(lambda: self.decoder.close(outcomes))
+        self._size = _size_of(value)
+        return value
 
     def _summary(self, outcomes: Sequence[RunResult], seconds: float) -> str:
-        return summary([source_of(result) for result in outcomes], seconds)
+        line = summary([source_of(result) for result in outcomes], seconds)
+        # ComfyUI writes the size of the small preview below it.
+        return f"{self._size}, {line}" if self._size else line
+
+
+def _size_of(value: object) -> str:
+    """``1536 x 1024`` of an IMAGE; empty for other values."""
+    shape: Sequence[int] = getattr(value, "shape", ())
+    return f"{shape[2]} x {shape[1]}" if len(shape) == 4 else ""
 
 
 class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from io import BytesIO
@@ -57,7 +58,7 @@ def test_the_bar_and_the_line_count_the_batch(comfyui: ComfyUI, devnet: SessionD
     assert [step for step in steps if step[1] == 4] == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
     lines = [text.text for text in record.texts_of("2")]
     assert any(line.startswith("3/4, 1 running") for line in lines), lines
-    assert lines[-1].startswith("4 in ") and "by xalora" in lines[-1], lines
+    assert re.match(r"\d+ x \d+, 4 in ", lines[-1]) and "by xalora" in lines[-1], lines
 
 
 def test_no_more_tasks_at_a_time_than_the_cap(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
