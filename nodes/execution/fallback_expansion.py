@@ -109,8 +109,8 @@ def expand_upscale(
     else:
         is_lanczos = model == LANCZOS
         definition = catalog().get(LANCZOS_UPSCALE if is_lanczos else UPSCALE)
-        values = {} if is_lanczos else {"model_name": model}
-        bound = _runnable(definition.bind(values, image_names={"image": ""}), request)
+        values = {"image": "by a link"} | ({} if is_lanczos else {"model_name": model})
+        bound = _runnable(definition.bind(values), request)
         graph = _with_images(parent, bound, parent.prefix, {"image": socket}, request.missing)
         nodes, images = graph.nodes, image_result(graph, bound.name)
     return _merged(parent, request, nodes, images, total, engine, whole=socket)
@@ -208,12 +208,8 @@ def _bound(task: WorkflowTask, request: FallbackRequest) -> tuple[BoundWorkflow,
     definition, values = definition_of(task, catalog())
     if definition is None:
         raise _cannot(request, f"there is no workflow definition for {task.kind_of_task} tasks")
-    image_names = {parameter.name for parameter in definition.image_parameters}
     try:
-        bound = definition.bind(
-            {name: value for name, value in values.items() if name not in image_names},
-            image_names={name: "" for name in image_names if name in values},
-        )
+        bound = definition.bind(values)
     except InvalidTaskError as error:
         raise _cannot(request, error.what) from error
     return _runnable(bound, request), f"{definition.title} on this machine ({compat.device_name()})"

@@ -33,7 +33,7 @@ def node(class_type: str, title: str = "", **inputs: Any) -> dict[str, Any]:
 
 
 def workflow(prompt: dict[str, Any], output: str = "out") -> BoundWorkflow:
-    return BoundWorkflow("test", "Test graph", "txt2img", "image", prompt, output, {})
+    return BoundWorkflow("test", "Test graph", "txt2img", prompt, output)
 
 
 def saving(**before: dict[str, Any]) -> BoundWorkflow:

@@ -124,17 +124,16 @@ def check_definition(definition: WorkflowDefinition, object_info: ObjectInfo | N
     ]
     if object_info is None:
         return findings
-    defaults: dict[str, Any] = {}
-    blank: dict[str, str] = {}
+    values: dict[str, Any] = {}
     filled_later: set[tuple[str, str]] = set()
     for parameter in definition.parameters:
         if parameter.default is not None:
-            defaults[parameter.name] = parameter.default
+            values[parameter.name] = parameter.default
         elif parameter.is_image or parameter.required:
-            blank[parameter.name] = ""
+            values[parameter.name] = ""
             if parameter.comfyui is not None:
                 filled_later.add((parameter.comfyui.node_id, parameter.comfyui.subfield))
-    bound = definition.write({**defaults, **blank}, image_names=blank)
+    bound = definition.write(values)
     findings.extend(check_bound(bound, object_info, filled_later=filled_later))
     for parameter in definition.parameters:
         findings.extend(_check_parameter(definition, parameter, object_info))

@@ -36,21 +36,17 @@ class BoundWorkflow:
         name: The definition's name.
         title: The definition's title, for people.
         task_type: The network's name for this kind of task.
-        output_kind: ``image`` or ``video``.
         prompt: API-format prompt, a copy that may be changed.
         output_node_id: The node whose files are the result.
-        values: Every parameter's value as it was bound, defaults included.
-        image_inputs: Node inputs that name an image file on the machine that runs the prompt.
+        image_inputs: Inputs for given images, which still hold the author's file name.
         auto_inputs: Node inputs that hold "auto": one of the files installed there has to be chosen.
     """
 
     name: str
     title: str
     task_type: str
-    output_kind: OutputKind
     prompt: Prompt
     output_node_id: str
-    values: Mapping[str, Any]
     image_inputs: tuple[NodeInput, ...] = ()
     auto_inputs: tuple[NodeInput, ...] = ()
 
@@ -140,9 +136,7 @@ class WorkflowDefinition:
         given = {name: value for name, value in values.items() if value is not None}
         return {name: self.parameter(name).check(value) for name, value in given.items()}
 
-    def validate(
-        self, values: Mapping[str, Any], *, image_names: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
+    def validate(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """All values of a run: those given, and the defaults for the rest.
 
         A parameter neither given nor with a default is left out: the graph keeps its author's value. A preset
@@ -150,20 +144,18 @@ class WorkflowDefinition:
 
         Args:
             values: ``{parameter: value}``; None counts as not given.
-            image_names: File names of images that are on the running machine already, by parameter.
 
         Raises:
             InvalidTaskError: A value does not fit, a required one is missing, or a name is unknown.
         """
         checked = self.check(values)
-        on_server = {self.parameter(name).name for name in image_names or {}}
         complete: dict[str, Any] = {}
         for parameter in self.parameters:
             if parameter.name in checked:
                 complete[parameter.name] = checked[parameter.name]
             elif parameter.default is not None:
                 complete[parameter.name] = parameter.default
-            elif parameter.required and parameter.name not in on_server:
+            elif parameter.required:
                 raise InvalidTaskError(
                     f"Parameter {parameter.name} of workflow {self.name} was not given, but is required: "
                     f"{parameter.allowed}",
@@ -199,52 +191,41 @@ class WorkflowDefinition:
                 sent[parameter.name] = value
         return sent
 
-    def bind(self, values: Mapping[str, Any], image_names: Mapping[str, str] | None = None) -> BoundWorkflow:
-        """Write values into a copy of the graph.
+    def bind(self, values: Mapping[str, Any]) -> BoundWorkflow:
+        """Write values into a copy of the graph; what is missing takes its default.
 
-        Args:
-            values: ``{parameter: value}``; what is missing takes its default.
-            image_names: ``{image parameter: file name on the machine that runs the prompt}``. Images without
-                one keep the author's placeholder and are listed in ``image_inputs`` for the engine to fill.
+        Images are not written: they keep the author's placeholder, and ``image_inputs`` lists their inputs.
 
         Raises:
             InvalidTaskError: As for :meth:`validate`.
         """
-        return self.write(self.validate(values, image_names=image_names), image_names or {})
+        return self.write(self.validate(values))
 
-    def write(self, complete: Mapping[str, Any], image_names: Mapping[str, str]) -> BoundWorkflow:
+    def write(self, complete: Mapping[str, Any]) -> BoundWorkflow:
         """As :meth:`bind`, with values that are complete and not checked."""
         prompt = copy.deepcopy(self.prompt)
         images: list[NodeInput] = []
         autos: list[NodeInput] = []
         for parameter in self.parameters:
             target = parameter.comfyui
-            if target is None:
+            # Without an optional image, the graph stays as its author saved it.
+            if target is None or parameter.name not in complete:
                 continue
             slot = NodeInput(target.node_id, target.subfield, parameter.name)
-            inputs = prompt[target.node_id]["inputs"]
             if parameter.is_image:
-                # Without an optional image, the graph stays as its author saved it.
-                if parameter.name in image_names:
-                    inputs[target.subfield] = image_names[parameter.name]
-                if parameter.name in image_names or parameter.name in complete:
-                    images.append(slot)
-            elif parameter.name in complete:
-                value = complete[parameter.name]
-                is_lora = (
-                    target.subfield == LORA_INPUT and isinstance(value, str) and value not in (AUTO, "None")
-                )
-                inputs[target.subfield] = lora_file(value) if is_lora else value
-                if parameter.installed and complete[parameter.name] == AUTO:
-                    autos.append(slot)
+                images.append(slot)
+                continue
+            value = complete[parameter.name]
+            is_lora = target.subfield == LORA_INPUT and isinstance(value, str) and value not in (AUTO, "None")
+            prompt[target.node_id]["inputs"][target.subfield] = lora_file(value) if is_lora else value
+            if parameter.installed and value == AUTO:
+                autos.append(slot)
         return BoundWorkflow(
             name=self.name,
             title=self.title,
             task_type=self.task_type,
-            output_kind=self.output_kind,
             prompt=prompt,
             output_node_id=self.output_node_id,
-            values=complete,
             image_inputs=tuple(images),
             auto_inputs=tuple(autos),
         )

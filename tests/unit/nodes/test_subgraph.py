@@ -21,17 +21,13 @@ def workflows(pack: ModuleType) -> ModuleType:
     return import_module(".xalora_client.workflows", pack.__name__)
 
 
-def bound(
-    workflows: ModuleType, prompt: dict[str, Any], kind: str = "image", **slots: tuple[str, str]
-) -> Any:
+def bound(workflows: ModuleType, prompt: dict[str, Any], **slots: tuple[str, str]) -> Any:
     return workflows.BoundWorkflow(
         name="example",
         title="Example",
         task_type="img2img",
-        output_kind=kind,
         prompt=prompt,
         output_node_id="9",
-        values={},
         image_inputs=tuple(workflows.NodeInput(node, field, name) for name, (node, field) in slots.items()),
     )
 
@@ -83,7 +79,7 @@ def test_frames_that_were_to_be_saved_become_a_video(
     expansion: ModuleType, workflows: ModuleType, saving: dict[str, Any], fps: Any
 ) -> None:
     prompt = {"2": node("Frames"), "9": node("SaveAnimatedWEBP", images=["2", 0], **saving)}
-    graph = expansion.subgraph(bound(workflows, prompt, "video"), PREFIX, {})
+    graph = expansion.subgraph(bound(workflows, prompt), PREFIX, {})
     assert expansion.video_result(graph, PREFIX, "example") == ["7.0.0.video", 0]
     assert graph.nodes["7.0.0.video"] == {
         "class_type": "CreateVideo",
@@ -93,7 +89,7 @@ def test_frames_that_were_to_be_saved_become_a_video(
 
 def test_a_video_is_passed_on_as_it_is(expansion: ModuleType, workflows: ModuleType) -> None:
     prompt = {"2": node("CreateVideo"), "9": node("SaveVideo", video=["2", 0], format="mp4")}
-    graph = expansion.subgraph(bound(workflows, prompt, "video"), PREFIX, {})
+    graph = expansion.subgraph(bound(workflows, prompt), PREFIX, {})
     assert expansion.video_result(graph, PREFIX, "example") == ["7.0.0.2", 0]
     assert set(graph.nodes) == {"7.0.0.2"}
 

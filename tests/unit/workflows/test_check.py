@@ -142,7 +142,7 @@ def test_what_the_server_would_refuse_is_found_first(
     kind: str,
     message: str,
 ) -> None:
-    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}).with_images({"image": "a.png"}).prompt
     assert check_prompt(prompt, info) == []
     prompt[node_id]["inputs"].update(inputs)
     (finding,) = check_prompt(prompt, info)
@@ -189,7 +189,7 @@ def test_what_the_server_may_take_is_no_error(
         "any": ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t", "allowed_types": "*"}}],
         "curve": ["CURVE", {}],
     }
-    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}).with_images({"image": "a.png"}).prompt
     prompt[node_id]["inputs"].update(inputs)
     assert check_prompt(prompt, info) == []
 
@@ -198,7 +198,7 @@ def test_a_links_shape_is_checked_in_dynamic_inputs_too(
     upscale: WorkflowDefinition, info: dict[str, Any]
 ) -> None:
     info["ImageScale"]["input"]["required"]["images"] = ["COMFY_AUTOGROW_V3", {"template": {}}]
-    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}, {"image": "a.png"}).prompt
+    prompt = upscale.bind({"image": "x", "model_name": "clean_2x.pth"}).with_images({"image": "a.png"}).prompt
     prompt["7"]["inputs"]["images.image0"] = [5, 0]
     (finding,) = check_prompt(prompt, info)
     assert (finding.kind, finding.severity) == ("bad link", "error")
@@ -209,7 +209,7 @@ def test_a_class_of_a_node_pack_may_judge_its_values_itself(
 ) -> None:
     for name in ("ImageScale", "UpscaleModelLoader"):
         info[name]["python_module"] = "custom_nodes.some-pack"
-    prompt = upscale.bind({"image": "x", "model_name": "other.pth"}, {"image": "a.png"}).prompt
+    prompt = upscale.bind({"image": "x", "model_name": "other.pth"}).with_images({"image": "a.png"}).prompt
     prompt["7"]["inputs"] |= {"crop": "mine", "width": -3}
     found = {(finding.kind, finding.severity) for finding in check_prompt(prompt, info)}
     assert found == {("bad value", "warning"), ("missing file", "error")}
