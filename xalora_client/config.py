@@ -484,7 +484,11 @@ def may_have_key(url: str, allow_http: Iterable[str]) -> bool:
 
 def is_loopback(url: str) -> bool:
     """Whether an address names this machine; no DNS lookup."""
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    return is_this_machine((urlsplit(url).hostname or "").rstrip("."))
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host in lower case, an IPv6 address without brackets, is this machine by its name."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from yarl import URL
 
+from ..config import is_this_machine
+
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Names of this machine and its own network; of what a proxy is asked for, nobody here sees the address.
@@ -157,9 +159,4 @@ def _place(url: URL) -> tuple[str, int]:
 
 def _one_name(host: str) -> str:
     """One name for this machine, which a sequencer calls 127.0.0.1 and its user localhost."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return "localhost"
-    try:
-        return "localhost" if ipaddress.ip_address(host.strip("[]")).is_loopback else host
-    except ValueError:
-        return host
+    return "localhost" if is_this_machine(host.strip("[]")) else host
