@@ -57,7 +57,6 @@ class MissingFile:
     name: str
     folder: str | None
     node: str
-    installed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         what = "any model file" if self.name == AUTO else self.name
@@ -104,7 +103,7 @@ def check_bound(
     findings = check_prompt(bound.prompt, object_info, filled_later=slots.union(filled_later))
     for slot in bound.auto_inputs:
         if _choices_of(bound.prompt, slot, object_info) == []:
-            findings.append(_missing(bound.prompt, slot.node_id, slot.name, AUTO, []))
+            findings.append(_missing(bound.prompt, slot.node_id, slot.name, AUTO))
     info = object_info.get(bound.prompt[bound.output_node_id]["class_type"])
     if info is not None and not info.get("output_node"):
         label = node_label(bound.prompt, bound.output_node_id)
@@ -278,7 +277,7 @@ def _check_choice(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: A
     if value in choices or _same_file(value, choices):
         return
     if model_folder(prompt[node_id]["class_type"], name) or is_model_file(value):
-        yield _missing(prompt, node_id, name, str(value), choices)
+        yield _missing(prompt, node_id, name, str(value))
         return
     # The list of an upload holds the input folder alone, and a server looks for what is not in it.
     is_elsewhere = isinstance(value, str) and (_ANNOTATED.search(value) or "/" in value or "\\" in value)
@@ -340,16 +339,12 @@ def _check_parameter(
         yield Finding("endpoint", f"{subject} is no text, but {label} takes a choice of texts")
 
 
-def _missing(prompt: Prompt, node_id: str, name: str, value: str, choices: Sequence[Any]) -> Finding:
+def _missing(prompt: Prompt, node_id: str, name: str, value: str) -> Finding:
     folder = model_folder(prompt[node_id]["class_type"], name)
-    missing = MissingFile(
-        value,
-        f"models/{folder}" if folder else None,
-        node_label(prompt, node_id),
-        tuple(str(choice) for choice in choices),
-    )
+    label = node_label(prompt, node_id)
+    missing = MissingFile(value, f"models/{folder}" if folder else None, label)
     what = "any model file" if value == AUTO else f"the file {value}"
-    message = f"{node_label(prompt, node_id)} needs {what}, which the server does not have"
+    message = f"{label} needs {what}, which the server does not have"
     if folder:
         message += f"; it belongs into models/{folder}"
     return Finding("missing file", message, node_id=node_id, missing=missing)
