@@ -25,26 +25,24 @@ import base64
 import contextlib
 import hmac
 import json
-import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from pydantic import ValidationError
 
 from ..media.media_types import MEDIA_TYPES
 from .engines import reason
 from .faults import FaultPlan
+from .request_checks import Body, Id, Refusal, Seconds, check_parameters, checked, read_body
 from .state import ENDPOINTS, State, TaskRecord
 from .storage import Storage
 from .wire import hidden_by, refusal, refused_by
-
-logger = logging.getLogger("xalora_client.devnet")
 
 ResultForm = Literal["url", "key", "object", "list", "images", "videos", "image_url", "video_url", "data"]
 RESULT_FORMS: tuple[str, ...] = get_args(ResultForm)
@@ -58,34 +56,7 @@ _MAX_PENDING_SECONDS = 1.0
 _BACKLOG = 4096
 _TURNS_TO_ACCEPT = 3
 
-_PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "upscaler": (frozenset({"image"}), frozenset()),
-    "txt2img": (
-        frozenset({"prompt", "lora_name"}),
-        frozenset(
-            {"aspect_ratio", "width", "height", "guidance", "steps", "noise_seed", "strength_model"},
-        ),
-    ),
-    "txt2vid": (
-        frozenset({"prompt"}),
-        frozenset({"width", "height", "length", "steps", "seed", "fps", "quality"}),
-    ),
-}
-_KNOWN_WORKFLOWS = {
-    "1": "txt2vid",
-    "2": "txt2vid",
-    "3": "txt2img",
-    "upscale": "upscaler",
-    "lanczos-upscale": "upscaler",
-}
-
-Body = dict[str, Any]
 Answer = dict[str, Any] | bytes
-Id = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
-_checked = validate_call(config=ConfigDict(strict=True))
-"""A method's parameters are the fields of its endpoint: types, and which are required."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +73,6 @@ class _PendingRequest:
         return not self.answer.done() and self.request.transport is not None
 
 
-class Refusal(Exception):
-    """Answers a request with an error status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 class Sequencer:
     """The HTTP side of the devnet, on one address.
 
@@ -118,10 +80,7 @@ class Sequencer:
         state: Tasks and counts; the caller closes it.
         storage: The result store, served on the same address.
         keys: API key by consumer id.
-        faults: The faults of the six endpoints.
-        result_form: The form of results in ``task_result_query``.
-        details_as_text: Send miners ``task_details`` as a JSON string instead of an object.
-        usual_workflows: In place of those in :data:`USUAL_WORKFLOWS`.
+        faults, result_form, details_as_text, usual_workflows: See :class:`.server.Devnet`.
     """
 
     def __init__(
@@ -210,7 +169,7 @@ class Sequencer:
             if early := await refused_by(request, hits):
                 return early
             try:
-                body = _read(await request.read())
+                body = read_body(await request.read())
                 result = await answer(**body)
                 if name == "miner_request" and body["workflow_ids"] and not result:
                     result = await self._wait_for_task(body, request)
@@ -232,7 +191,7 @@ class Sequencer:
 
     # Consumers
 
-    @_checked
+    @checked
     async def _resource_request(
         self, *, consumer_id: str, api_key: str, workflow_id: str | int = "", task_type: str = ""
     ) -> Answer:
@@ -244,7 +203,7 @@ class Sequencer:
         miner_id, idle = found
         return {"miner_id": miner_id, "msg": "idle" if idle else "busy"}
 
-    @_checked
+    @checked
     async def _task_create(
         self,
         *,
@@ -258,7 +217,7 @@ class Sequencer:
     ) -> Answer:
         self._check_key(consumer_id, api_key)
         workflow_id = self._workflow_id(workflow_id, task_type)
-        _check_parameters(task_type, workflow_id, task_details)
+        check_parameters(task_type, workflow_id, task_details)
         task_id, _ = self.state.create(
             consumer_id=consumer_id,
             job_id=job_id,
@@ -270,7 +229,7 @@ class Sequencer:
         await self._assign_to_pending()
         return {"task_id": task_id}
 
-    @_checked
+    @checked
     async def _task_result_query(self, *, task_id: Id, api_key: str) -> Answer:
         task = self._own_task(task_id, api_key)
         result: object = None
@@ -293,7 +252,7 @@ class Sequencer:
         }
         return {"task_id": task_id, **{name: value for name, value in told.items() if value is not None}}
 
-    @_checked
+    @checked
     async def _task_cancel(self, *, task_id: Id, api_key: str) -> Answer:
         task = self._own_task(task_id, api_key)
         canceled = self.state.cancel(task_id)
@@ -345,7 +304,7 @@ class Sequencer:
 
     # Miners
 
-    @_checked
+    @checked
     async def _miner_request(self, *, erc20_address: str, workflow_ids: list[str | int]) -> Answer:
         held = self.state.renew(erc20_address)
         if held is not None:
@@ -394,7 +353,7 @@ class Sequencer:
         details = json.dumps(task.details) if self.details_as_text else task.details
         return f'{head[:-1]}, "task_details": {details}}}'.encode()
 
-    @_checked
+    @checked
     async def _miner_submit(
         self,
         *,
@@ -433,35 +392,3 @@ async def _errors_as_json(
     except ConnectionResetError:
         # The other side closed the connection in the middle of a body; nobody reads this answer.
         return web.Response(status=400)
-
-
-def _no_number(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _read(data: bytes) -> Body:
-    """The body of a request: a JSON object."""
-    try:
-        body = json.loads(data, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise Refusal(400, "The body is not JSON") from None
-    if not isinstance(body, dict):
-        raise Refusal(400, "The body is not a JSON object")
-    return body
-
-
-def _check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
-    parameters = details.get("parameters")
-    if not isinstance(parameters, dict) or len(details) != 1:
-        raise Refusal(400, 'task_details must be {"parameters": {...}}')
-    if nulls := sorted(name for name, value in parameters.items() if value is None):
-        raise Refusal(400, f"Parameters must not be null: {', '.join(nulls)}")
-    if workflow_id not in _KNOWN_WORKFLOWS:
-        return
-    if task_type != _KNOWN_WORKFLOWS[workflow_id]:
-        raise Refusal(400, f"Workflow {workflow_id} runs {_KNOWN_WORKFLOWS[workflow_id]}, not {task_type}")
-    required, optional = _PARAMETERS[task_type]
-    if missing := sorted(required - parameters.keys()):
-        raise Refusal(400, f"{task_type} needs {', '.join(missing)}")
-    if unknown := sorted(parameters.keys() - required - optional):
-        raise Refusal(400, f"{task_type} does not take {', '.join(unknown)}")

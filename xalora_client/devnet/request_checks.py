@@ -1,0 +1,86 @@
+"""Checks of requests: which fields an endpoint takes, and which parameters a known workflow. No I/O."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, validate_call
+
+_PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "upscaler": (frozenset({"image"}), frozenset()),
+    "txt2img": (
+        frozenset({"prompt", "lora_name"}),
+        frozenset(
+            {"aspect_ratio", "width", "height", "guidance", "steps", "noise_seed", "strength_model"},
+        ),
+    ),
+    "txt2vid": (
+        frozenset({"prompt"}),
+        frozenset({"width", "height", "length", "steps", "seed", "fps", "quality"}),
+    ),
+}
+_KNOWN_WORKFLOWS = {
+    "1": "txt2vid",
+    "2": "txt2vid",
+    "3": "txt2img",
+    "upscale": "upscaler",
+    "lanczos-upscale": "upscaler",
+}
+
+Body = dict[str, Any]
+Id = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+checked = validate_call(config=ConfigDict(strict=True))
+"""A method's parameters are the fields of its endpoint: types, and which are required."""
+
+
+class Refusal(Exception):
+    """Answers a request with an error status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def read_body(data: bytes) -> Body:
+    """The body of a request: a JSON object.
+
+    Raises:
+        Refusal: It is another one.
+    """
+    try:
+        body = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "The body is not a JSON object")
+    return body
+
+
+def check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
+    """Check the ``task_details`` of a create.
+
+    Raises:
+        Refusal: A parameter is null, or a known workflow lacks it or does not take it.
+    """
+    parameters = details.get("parameters")
+    if not isinstance(parameters, dict) or len(details) != 1:
+        raise Refusal(400, 'task_details must be {"parameters": {...}}')
+    if nulls := sorted(name for name, value in parameters.items() if value is None):
+        raise Refusal(400, f"Parameters must not be null: {', '.join(nulls)}")
+    if workflow_id not in _KNOWN_WORKFLOWS:
+        return
+    if task_type != _KNOWN_WORKFLOWS[workflow_id]:
+        raise Refusal(400, f"Workflow {workflow_id} runs {_KNOWN_WORKFLOWS[workflow_id]}, not {task_type}")
+    required, optional = _PARAMETERS[task_type]
+    if missing := sorted(required - parameters.keys()):
+        raise Refusal(400, f"{task_type} needs {', '.join(missing)}")
+    if unknown := sorted(parameters.keys() - required - optional):
+        raise Refusal(400, f"{task_type} does not take {', '.join(unknown)}")
