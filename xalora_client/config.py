@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import io
 import ipaddress
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,8 +34,6 @@ from typing_extensions import Unpack
 
 from .errors import ConfigurationError, MissingKeyError
 from .prices import DailyLimit, PriceTable
-
-logger = logging.getLogger("xalora_client")
 
 ENV_PREFIX = "XALORA_"
 DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"

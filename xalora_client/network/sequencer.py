@@ -6,7 +6,6 @@ Joins :mod:`.transport` (requests without policy) and :mod:`.verdict` (policy wi
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, TypeVar
@@ -44,8 +43,6 @@ from .verdict import (
     speaks_of_another,
     worth_repeating,
 )
-
-logger = logging.getLogger("xalora_client")
 
 T = TypeVar("T")
 
