@@ -28,6 +28,7 @@ except ImportError as error:
 import comfy.model_management
 import comfy.utils
 import folder_paths
+from comfy.cli_args import args as arguments
 from comfy.model_management import InterruptProcessingException
 from server import PromptServer
 
@@ -180,11 +181,7 @@ def running_server() -> PromptServer | None:
 
 def is_multi_user() -> bool:
     """Whether this ComfyUI has several users."""
-    try:
-        from comfy.cli_args import args
-    except ImportError:
-        return False
-    return bool(getattr(args, "multi_user", False))
+    return bool(arguments.multi_user)
 
 
 def own_port() -> int | None:

@@ -7,7 +7,6 @@ takes a URL, and no answer contains a key.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -30,8 +29,6 @@ from . import account, guard
 from .feed import Feed, Server
 from .task_rows import GROUPS, media_type
 from .task_service import NoSuchTaskError, NotNowError, task_service
-
-log = logging.getLogger("xalora_client.nodes")
 
 Body = dict[str, Any]
 Answer = Coroutine[Any, Any, "dict[str, Any] | Path | None"]
