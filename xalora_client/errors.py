@@ -7,7 +7,7 @@ next. The constructor takes them apart, so that no call site can leave one out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 ErrorType = Literal["client_error", "server_error"]
 
@@ -107,11 +107,7 @@ class WorkflowDefinitionError(ConfigurationError, ValueError):
 
 
 class DailyLimitError(ConfigurationError):
-    """The user's own limit of a day is reached. Nothing was sent; ``setting`` names the limit."""
-
-    def __init__(self, what: str, *, setting: str = "daily_tasks", **parts: Any) -> None:
-        super().__init__(what, **parts)
-        self.setting = setting
+    """The user's own limit of a day is reached. Nothing was sent."""
 
 
 class StoreError(XaloraError):

@@ -115,7 +115,6 @@ class DailyLimit:
             raise DailyLimitError(
                 f"Today's limit of {self.tasks} task{'' if self.tasks == 1 else 's'} is reached",
                 next_step="Raise XALORA_DAILY_TASKS, or wait until tomorrow.",
-                setting="daily_tasks",
             )
         if self.cost is None:
             return
@@ -124,11 +123,9 @@ class DailyLimit:
             raise DailyLimitError(
                 f"There is a limit on today's cost, and no price for {workflow_id or task_type}",
                 next_step="Enter its price in XALORA_PRICES, or remove XALORA_DAILY_COST.",
-                setting="daily_cost",
             )
         if (cost_of(self.prices, sent) or Decimal(0)) + price > self.cost:
             raise DailyLimitError(
                 f"Today's limit of {cost_text(self.cost)} is reached",
                 next_step="Raise XALORA_DAILY_COST, or wait until tomorrow.",
-                setting="daily_cost",
             )

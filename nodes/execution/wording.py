@@ -253,7 +253,10 @@ def failure_line(error: XaloraError) -> str:
 
 def graph_error(error: XaloraError) -> GraphError:
     """The exception for ComfyUI, whose text is the message."""
-    kinds = {errors.MissingKeyError: NoKeyError, errors.DailyLimitError: LimitReachedError}
+    kinds: dict[type[XaloraError], type[GraphError]] = {
+        errors.MissingKeyError: NoKeyError,
+        errors.DailyLimitError: LimitReachedError,
+    }
     causes = error.errors.values() if isinstance(error, BatchError) else (error,)
     kind = next((kinds[type(cause)] for cause in causes if type(cause) in kinds), GraphError)
     return kind(str(words_for(error)))

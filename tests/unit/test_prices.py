@@ -59,11 +59,10 @@ def test_midnight_is_this_machines() -> None:
 def test_a_limit_names_its_setting() -> None:
     limit = DailyLimit(tasks=3, cost=Decimal("0.10"), prices=PRICES)
     limit.check([Sent("upscaler", None, 2)], "upscaler", None)
-    with pytest.raises(DailyLimitError, match="XALORA_DAILY_TASKS") as too_many:
+    with pytest.raises(DailyLimitError, match="XALORA_DAILY_TASKS"):
         limit.check([Sent("upscaler", None, 2), Sent("sketch", None, 1)], "upscaler", None)
-    with pytest.raises(DailyLimitError, match="XALORA_DAILY_COST") as too_dear:
+    with pytest.raises(DailyLimitError, match="XALORA_DAILY_COST"):
         limit.check([Sent("txt2img", "3", 2)], "upscaler", None)
     with pytest.raises(DailyLimitError, match="no price for sketch"):
         limit.check([], "sketch", None)
-    assert (too_many.value.setting, too_dear.value.setting) == ("daily_tasks", "daily_cost")
     assert not DailyLimit(prices=PRICES).is_set
