@@ -15,6 +15,7 @@ from .errors import (
     AuthenticationError as AuthenticationError,
     ClientClosedError as ClientClosedError,
     ConfigurationError as ConfigurationError,
+    DailyLimitError as DailyLimitError,
     EngineError as EngineError,
     InputImageError as InputImageError,
     InputTooLargeError as InputTooLargeError,

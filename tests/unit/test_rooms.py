@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import xalora_client
+from xalora_client import errors
 
 ROOT = Path(xalora_client.__file__).parent
 MODULES = {
@@ -91,3 +92,8 @@ def test_imports_form_no_cycle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_every_error_is_imported_from_the_package() -> None:
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert {name for name in classes if name.endswith("Error")} <= set(xalora_client.__all__)
