@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 IMAGES ?=
 
 # Benchmarks for `make bench`: make bench BENCH="polling upload"
-BENCH ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+BENCH ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_% benchmarks/soak.py,$(wildcard benchmarks/*.py)))
 
 # Definitions for `make definitions`: make definitions DEFINITIONS="flux-lora"
 DEFINITIONS ?=
@@ -19,7 +19,7 @@ BIN = .venv/bin
 MADE = .artifacts .mypy_cache .ruff_cache .pytest_cache tests/.pytest_cache build dist .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup comfyui demo test test-quick chaos fuzz bench definitions lint node-docs format clean \
+.PHONY: help setup comfyui demo test test-quick chaos fuzz soak bench definitions lint node-docs format clean \
 	lint-rules lint-format types-client types-nodes types-scripts
 
 help: ## Show this list
@@ -48,6 +48,9 @@ chaos: setup ## The fault tests at full length
 
 fuzz: setup ## Damaged files of every kind for ten minutes; findings go to .artifacts/fuzz
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s tests/unit/media/test_fuzz.py
+
+soak: comfyui ## ComfyUI under load for an hour (SOAK_SECONDS); the table goes to benchmarks/results
+	@SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/python benchmarks/soak.py
 
 bench: comfyui ## Run every benchmark, print its table and keep it in benchmarks/results
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r benchmarks/requirements.txt

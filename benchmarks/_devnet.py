@@ -47,6 +47,14 @@ class DevnetProcess:
         """Start more miners; returns `stats`."""
         return self._ask(f"miners {count}")
 
+    def kill_miners(self, count: int) -> None:
+        """Stop so many miners without notice, those with a task first."""
+        self._ask(f"kill {count}")
+
+    def set_faults(self, fault: str) -> None:
+        """Replace all faults by this one, in its text form; by none where it is empty."""
+        self._ask(f"fault {fault}")
+
     def _ask(self, what: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         print(what, file=self._process.stdin, flush=True)
@@ -110,10 +118,17 @@ async def serve(options: dict[str, Any]) -> None:
         watching = asyncio.create_task(devnet.wait_for(span.note, timeout=1e6))
         print(json.dumps([devnet.url, devnet.api_key]), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            what, _, count = line.strip().partition(" ")
+            what, _, given = line.strip().partition(" ")
             if what == "miners":
-                for _ in range(int(count)):
+                for _ in range(int(given)):
                     devnet.add_miner()
+            elif what == "kill":
+                for _ in range(min(int(given), len(devnet.miners))):
+                    devnet.kill_miner()
+            elif what == "fault":
+                devnet.clear_faults()
+                if given:
+                    devnet.add_fault(given)
             used = resource.getrusage(resource.RUSAGE_SELF)
             figures = {"cpu": used.ru_utime + used.ru_stime, "busy": span.taken()}
             print(json.dumps({**devnet.stats(), **figures}), flush=True)
