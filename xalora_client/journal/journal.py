@@ -444,8 +444,10 @@ class Journal:
 
     def answering(self, work: Work, *, reuse: bool, again: bool) -> Record | None:
         """The record that `claim` would answer with at present, found without writing; None for a new one."""
-        with self._reader.connection() as connection:
-            row = self._answering(connection, work, reuse, again, frozenset(), None)
+        row = self._reader.read(
+            lambda connection: self._answering(connection, work, reuse, again, frozenset(), None),
+            READING_SECONDS,
+        )
         return None if row is None else record_from_row(row, self._results.root)
 
     def result_stem(self, record_id: int | None, job_id: str) -> Path:
