@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import monotonic, time
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -296,14 +295,10 @@ class Dispatcher:
         A caller that is cancelled here drops the lease: no job answers for it yet.
         """
         try:
-            is_whole = await run_in_thread(lambda: _is_whole(record))
-            if not is_whole:
-                # So that nobody takes them for those of a process whose note was lost.
-                await run_in_thread(lambda: _remove(record.files))
+            return await run_in_thread(lambda: _are_whole(record))
         except BaseException:
             self.journal.leave(lease)
             raise
-        return is_whole
 
     def _give_out(self, job: Job, record: Record, lease: str, is_whole: bool) -> Job:
         """Have the kept files answer if they are whole; else they are fetched anew."""
@@ -357,16 +352,16 @@ class Dispatcher:
             JournalError: It can't be written: nothing may be sent that could not be remembered.
             TaskTimeoutError: Another program held it until the deadline.
         """
-        patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
         work = work_of(prepared, self._settings.sequencer_url)
         how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
-        refusal = await run_in_thread(self.journal.room_refusal)
+        folder = await run_in_thread(lambda: self.journal.look(work))
+        patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
         claiming = self.journal.claim(
             work,
             job_id=prepared.job_id,
             if_unknown=options.if_unknown,
             run_id=options.run_id,
-            refusal=refusal,
+            folder=folder,
             patience=max(0.0, patience),
             **how,
         )
@@ -567,21 +562,19 @@ def _lifetime(timeout: float | None) -> float:
     return timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
 
 
-def _is_whole(record: Record) -> bool:
-    """Whether the kept files are as they were when they were fetched. Blocking: it reads them."""
-    try:
-        return all(
-            not digest or digest_of(file) == digest
-            for file, digest in zip(record.files, record.digests, strict=True)
-        )
-    except OSError:
-        return False
+def _are_whole(record: Record) -> bool:
+    """Whether the kept files are as they were when they were fetched. Blocking: it reads them.
 
-
-def _remove(files: Sequence[Path]) -> None:
-    for file in files:
+    Damaged ones are removed, so that nobody takes them for those of a process whose note was lost.
+    """
+    whole = 0
+    for file, digest in zip(record.files, record.digests, strict=True):
         with suppress(OSError):
-            file.unlink()
+            if digest_of(file) == digest if digest else file.exists():
+                whole += 1
+            else:
+                file.unlink()
+    return whole == len(record.files)
 
 
 def _kept_result(record: Record) -> RunResult:

@@ -19,13 +19,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from ..concurrency import DaemonThreads
 from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
 from ..prices import DailyLimit, Sent, midnight_before
 from . import forks
 from .database import OldJournalError, Reader, explained
 from .queries import IS_OPEN, LAST_RUN, SENT_IN_RUN, SENT_SINCE, sent_of, where
-from .records import Claim, Record, Work, record_from_row
+from .records import Claim, Folder, Record, Work, record_from_row
 from .results_folder import KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
 from .transaction import AnothersIdError, Transaction, check_not_anothers, kept_files
@@ -42,6 +43,9 @@ SETTLE_SECONDS = 0.2
 
 READING_SECONDS = 5.0
 """How long a reading waits while another program keeps readers out, as it opens the journal for example."""
+
+_EVICTIONS = DaemonThreads("xalora-evictions", 1)
+"""Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
 EVICTED_AT_ONCE = 20
 JOURNAL_FILE = "journal.sqlite3"
@@ -85,6 +89,7 @@ class Journal:
         self._writer = Writer(self.path, self._results, wall_clock)
         self._reader = Reader(self.path)
         self._listener_keys = itertools.count()
+        self._evicting: Future[None] | None = None
         self._folder, self._made_by = folder, os.getpid()
         self._dropping = weakref.finalize(self, _drop, self._writer, self._reader, folder, os.getpid())
         # At the program's end the notes are written before it ends; see `_close_all`.
@@ -160,7 +165,7 @@ class Journal:
         among: AbstractSet[str] = frozenset(),
         if_unknown: IfUnknown = "stop",
         run_id: str | None = None,
-        refusal: JournalError | None = None,
+        folder: Folder | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Future[Claim]:
         """Decide in one transaction what to do about a task; see `Claim` and `rules.choose`.
@@ -171,7 +176,7 @@ class Journal:
             job_id: The job id to use if a new record is made; an older record keeps its own.
             among: Ids of tasks that may answer whatever was delivered, seeded or not.
             run_id: What else is asked for together with this; kept where the claim sends.
-            refusal: Raised where the claim would send; see `room_refusal`.
+            folder: What `look` said. Without, kept files are taken to be there, and to have room.
             if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
                 same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose
                 id is known only the network can say more, so that is not sent again.
@@ -181,8 +186,10 @@ class Journal:
             DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
 
+        folder = folder or Folder()
+
         def decide(change: Transaction) -> Claim:
-            row = self._answering(change.connection, work, reuse, again, among, None)
+            row = self._answering(change.connection, work, reuse, again, among, None, folder.gone)
             if row is not None and row["state"] == TaskState.UNKNOWN.value:
                 # The network has accepted its job id before, so sending that again would find the same task.
                 is_known = row["task_id"] is not None
@@ -196,15 +203,15 @@ class Journal:
             state = TaskState.PREPARED if row is None else TaskState(row["state"])
             nobody_sends = row is None or row["worker"] is None
             if row is None or state is TaskState.UNKNOWN or (state is TaskState.PREPARED and nobody_sends):
-                if refusal is not None:
-                    raise refusal
+                if folder.refusal is not None:
+                    raise folder.refusal
                 if state is TaskState.PREPARED and self.daily_limit.is_set:
                     today = change.sent_since(midnight_before(change.now))
                     self.daily_limit.check(today, work.task_type, work.workflow_id)
                 record_id = row["id"] if row else change.insert(work, job_id)
                 change.update(record_id, run_id=run_id)
                 return self._claimed(change, "send", record_id)
-            if self._results.are_there(kept_files(row)):
+            if _has_files(row, folder.gone):
                 change.touch(row["id"])
                 return self._claimed(change, "kept", row["id"])
             if row["size"]:
@@ -213,17 +220,27 @@ class Journal:
 
         return self._request(decide, patience=patience, settles=True)
 
-    def room_refusal(self) -> JournalError | None:
-        """Why a result could not be stored: its folder can't be made or written, or the disk has no room.
+    def look(self, work: Work) -> Folder:
+        """What a claim of this task has to know of the folder of results.
 
-        Blocking. Asked before a claim and not within: a disk that hangs must not hold up the journal.
+        Blocking. Looked at before the claim and not within: a disk that hangs must not hold up the journal.
         """
+        refusal: JournalError | None = None
         try:
             with explained(self._results.root, NOTHING_CHARGED):
                 self._results.check_room()
         except JournalError as error:
-            return error
-        return None
+            refusal = error
+        return Folder(refusal, self._gone(work))
+
+    def _gone(self, work: Work) -> frozenset[str]:
+        query = "SELECT files FROM entries WHERE fingerprint = ? AND files <> '[]'"
+        try:
+            rows = self._rows(query, (work.fingerprint,), patience=0.0)
+        except JournalError:
+            # Whoever gives files out looks at them again.
+            return frozenset()
+        return frozenset(row["files"] for row in rows if not self._results.are_there(kept_files(row)))
 
     def hold(self, record_id: int, *, patience: float = PATIENCE_SECONDS) -> Future[str]:
         """A lease on a record: its files stay, and others' cancels don't reach its task."""
@@ -433,10 +450,11 @@ class Journal:
         For a journal that can't be written now. A task without a seed gets none unless it is named in
         `among`: nobody could be told any more that the result was given out.
         """
+        gone = self._gone(work)
         row = self._reader.read(
-            lambda connection: self._answering(connection, work, reuse, again, among, frozenset()), 0.0
+            lambda connection: self._answering(connection, work, reuse, again, among, frozenset(), gone), 0.0
         )
-        if row is None or not self._results.are_there(kept_files(row)):
+        if row is None or not _has_files(row, gone):
             return None
         if not work.seeded and row["task_id"] not in among:
             return None
@@ -444,8 +462,9 @@ class Journal:
 
     def answering(self, work: Work, *, reuse: bool, again: bool) -> Record | None:
         """The record that `claim` would answer with at present, found without writing; None for a new one."""
+        gone = self._gone(work)
         row = self._reader.read(
-            lambda connection: self._answering(connection, work, reuse, again, frozenset(), None),
+            lambda connection: self._answering(connection, work, reuse, again, frozenset(), None, gone),
             READING_SECONDS,
         )
         return None if row is None else record_from_row(row, self._results.root)
@@ -494,14 +513,19 @@ class Journal:
         Partial downloads count too, and those that nobody continues go before any result. Never those with a
         lease, and never one that was not delivered: it may be the only copy.
         """
-        if self.results_limit_bytes is not None:
-            self._request(self._evict, patience=0.0, settles=True, within=LAG_SECONDS)
+        is_due = self._evicting is not None and not (self._evicting.running() or self._evicting.done())
+        if self.results_limit_bytes is not None and not is_due:
+            self._evicting = _EVICTIONS.submit(self._look_and_evict)
 
-    def _evict(self, change: Transaction) -> None:
+    def _look_and_evict(self) -> None:
+        parts = self._results.part_sizes()
+        how = {"patience": 0.0, "settles": True, "within": LAG_SECONDS}
+        self._request(lambda change: self._evict(change, parts), **how)
+
+    def _evict(self, change: Transaction, parts: Mapping[Path, int]) -> None:
         limit = self.results_limit_bytes
         if limit is None:
             return
-        parts = self._results.part_sizes()
         total = change.counter("kept") + sum(parts.values())
         for part, size in parts.items():
             if total > limit and self._results.remove_left(part):
@@ -559,6 +583,7 @@ class Journal:
         again: bool,
         among: AbstractSet[str],
         leased: AbstractSet[int] | None,
+        gone: AbstractSet[str],
     ) -> sqlite3.Row | None:
         rows = {
             row["id"]: row
@@ -580,7 +605,7 @@ class Journal:
                 state=TaskState(row["state"]),
                 leased=row["id"] in leased,
                 delivered=bool(row["delivered"]),
-                whole=self._results.are_there(kept_files(row)),
+                whole=_has_files(row, gone),
                 named=row["task_id"] in among,
                 forgotten=bool(row["forgotten"]),
             )
@@ -594,6 +619,10 @@ class Journal:
         if action == "send":
             change.update(record_id, worker=lease)
         return Claim(action=action, record=change.record(record_id), lease=lease)
+
+
+def _has_files(row: sqlite3.Row, gone: AbstractSet[str]) -> bool:
+    return row["files"] != "[]" and row["files"] not in gone
 
 
 _in_use: weakref.WeakSet[Journal] = weakref.WeakSet()

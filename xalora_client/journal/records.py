@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import JournalError
 from .rules import ENDED, Action, TaskState
 
 Group = Literal["active", "done", "failed"]
@@ -144,6 +145,19 @@ class Record:
     def total_seconds(self) -> float | None:
         """From the journal's first note until the end."""
         return _span(self.created_at, self.ended_at)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of results as it was just before a claim, see `Journal.look`.
+
+    Args:
+        refusal: Why no result could be stored there, None where one can.
+        gone: Kept files that are not all there, as the table has them.
+    """
+
+    refusal: JournalError | None = None
+    gone: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

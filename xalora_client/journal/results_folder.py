@@ -97,8 +97,8 @@ class KeptResults:
         return described
 
     def are_there(self, files: Sequence[KeptFile]) -> bool:
-        """Whether there are any, and all have their full size."""
-        return bool(files) and all(self._size(name) == size for name, size, *_ in files)
+        """Whether all have their full size."""
+        return all(self._size(name) == size for name, size, *_ in files)
 
     def size(self, files: Sequence[KeptFile]) -> int:
         """The bytes of `files` and of the videos that were made of them."""

@@ -36,14 +36,14 @@ async def test_cancelled_amid_the_check(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("XALORA_STATE_DIR", str(tmp_path / "state"))
     async with AsyncXalora(api_key="alice#s3cret", workflow_url="http://127.0.0.1:9") as client:
         await client._on_hub(keep)
-        whole, go, begun = dispatcher._is_whole, threading.Event(), threading.Event()
+        whole, go, begun = dispatcher._are_whole, threading.Event(), threading.Event()
 
         def slow(record):  # type: ignore[no-untyped-def]
             begun.set()
             go.wait(30)
             return whole(record)
 
-        monkeypatch.setattr(dispatcher, "_is_whole", slow)
+        monkeypatch.setattr(dispatcher, "_are_whole", slow)
         first = asyncio.ensure_future(client.run(TASK))
         await asyncio.to_thread(begun.wait, 30)
         first.cancel()

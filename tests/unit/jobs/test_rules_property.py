@@ -10,13 +10,12 @@ a crash drops them, with any part of what is not written. *Network*: the tasks t
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,9 +82,9 @@ class Disk:
     def rows(self, query: str) -> list[sqlite3.Row]:
         return self.sqlite.execute(query).fetchall()
 
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[sqlite3.Connection]:
-        yield self.sqlite
+    def read(self, select: Callable[[sqlite3.Connection], T], patience: float) -> T:
+        """As the reader's."""
+        return select(self.sqlite)
 
 
 class SteppedWriter(Writer):

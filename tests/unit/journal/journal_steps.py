@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xalora_client.journal import Claim, Event, Journal, Record, TaskState, Work
+from xalora_client.journal import journal as journal_module
 
 LONG = 60.0
 """Seconds that no step takes, however busy the machine is."""
@@ -21,7 +22,7 @@ def work(number: int = 0, **how: Any) -> Work:
 
 def claim(journal: Journal, task: Work | int = 0, job_id: str = "job-1", **how: Any) -> Claim:
     task = work(task) if isinstance(task, int) else task
-    return journal.claim(task, job_id=job_id, **how).result(LONG)
+    return journal.claim(task, job_id=job_id, folder=journal.look(task), **how).result(LONG)
 
 
 def settled(journal: Journal, record_id: int) -> Record:
@@ -69,6 +70,14 @@ def keep(
     file = journal.result_stem(record.id, record.job_id).with_suffix(suffix)
     file.write_bytes(content)
     return note(journal, record.id, Event.KEPT, files=journal.describe([file]), **how)
+
+
+def evict(journal: Journal) -> None:
+    """Have the kept results brought under their limit; done on return."""
+    journal.evict()
+    # Its thread takes one after the other, and changes are made in their order.
+    journal_module._EVICTIONS.submit(int).result(LONG)
+    journal.forget([]).result(LONG)
 
 
 def deliver(journal: Journal, record: Record) -> Record:

@@ -376,7 +376,7 @@ class TestPatience:
 def test_no_task_is_sent_whose_result_has_no_place(journal: Journal, results: Path) -> None:
     results.symlink_to("/nonexistent/dead")
     with pytest.raises(JournalError, match="nothing was charged"):
-        claim(journal, refusal=journal.room_refusal())
+        claim(journal)
     assert journal.count() == 0
 
 

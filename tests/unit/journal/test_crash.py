@@ -415,7 +415,7 @@ second = send(journal, claim(journal, 1), "task-2")
 pause_before("UPDATE entries SET files")
 """
         )
-        child.tell("keep(journal, second, bytes(600))")
+        child.tell("keep(journal, second, bytes(600)); evict(journal)")
         # The first of them notes the new files, the second would note that the old ones had to make room.
         assert child.hear() == "paused"
         child.kill()

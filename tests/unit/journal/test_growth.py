@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from journal_steps import LONG, claim, keep, leave, note, work
+from journal_steps import LONG, claim, evict, keep, leave, note, work
 
 from xalora_client.journal import Claim, Event, Journal
 
@@ -63,7 +63,7 @@ STEPS: dict[str, Callable[[Journal, list[Claim]], object]] = {
     "status": lambda journal, claims: note(journal, claims[3].record.id, Event.STATUS, status="x"),
     "kept": lambda journal, claims: keep(journal, claims[3].record),
     "delivered": lambda journal, claims: note(journal, claims[3].record.id, Event.DELIVERED),
-    "evict": lambda journal, claims: (journal.evict(), journal.forget([]).result(LONG)),
+    "evict": lambda journal, claims: evict(journal),
     "leave": lambda journal, claims: leave(journal, claims[3]),
     "find": lambda journal, claims: journal.by_task_id("task-4"),
 }

@@ -17,6 +17,7 @@ from journal_steps import (
     LockHolder,
     claim,
     deliver,
+    evict,
     keep,
     leave,
     note,
@@ -65,9 +66,7 @@ def kept(
 
 def with_files(journal: Journal) -> set[int]:
     """Ids of records with files, after the results were brought under their limit."""
-    journal.evict()
-    # Changes are made in their order.
-    journal.forget([]).result(LONG)
+    evict(journal)
     records = journal.records(states=[TaskState.FINISHED])
     on_disk = {
         record.id for record in records if record.files and all(file.exists() for file in record.files)
@@ -90,6 +89,7 @@ def test_the_least_recently_used_goes_first(journal: Journal) -> None:
 def test_a_new_result_makes_room_for_itself(journal: Journal) -> None:
     for number in (1, 2, 3, 4):
         kept(journal, number)
+    evict(journal)
     assert settled(journal, 1).evicted
 
 
@@ -170,14 +170,14 @@ class TestSpared:
         stubborn.unlink()
         (stubborn / "in the way").mkdir(parents=True)
         kept(journal, 4, left=False)
-        journal.evict()
-        journal.forget([]).result(LONG)
+        evict(journal)
         assert [record.id for record in journal.records() if record.evicted] == [2]
 
 
 def test_an_evicted_result_keeps_its_record_and_is_fetched_again(journal: Journal) -> None:
     for number in (1, 2, 3, 4):
         kept(journal, number)
+    evict(journal)
     evicted = settled(journal, 1)
     assert (evicted.state, evicted.files, evicted.size) == (TaskState.FINISHED, (), 0)
     assert evicted.evicted

@@ -31,6 +31,7 @@ from xalora_client.journal import (
 )
 from xalora_client.journal import journal as journal_module
 from xalora_client.journal.process_locks import Guard
+from xalora_client.journal.results_folder import KeptResults
 
 
 def fill(path: Path, results: Path, count: int = 200) -> None:
@@ -44,6 +45,26 @@ def owed(path: Path) -> list[dict[str, Any]]:
     """The lines of all files of owed notes."""
     files = path.with_name(f"{path.name}.owners").glob("*.notes")
     return [json.loads(line) for file in files for line in file.read_text().splitlines() if line]
+
+
+def test_a_folder_of_results_that_hangs_holds_up_no_change(
+    path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor other processes: it is looked at outside of transactions, and not on the thread that writes."""
+    goes_on = threading.Event()
+    with Journal.open(path, results, 10**6) as journal, Journal.open(path, results) as other:
+        kept = keep(journal, submit(journal))
+        for name in ("are_there", "check_room", "part_sizes"):
+            monkeypatch.setattr(KeptResults, name, lambda *_: goes_on.wait(LONG) and {})
+        journal.evict()
+        again = journal.claim(work(), job_id="job-2").result(LONG)
+        assert (again.action, again.record.id) == ("kept", kept.id)
+        new = journal.claim(work(1), job_id="job-3").result(LONG)
+        journal.sending(new.record.id).result(LONG)
+        assert journal.accepted(new.record.id, "task-3").result(LONG)
+        assert other.claim(work(1), job_id="job-4").result(LONG).action == "join"
+        assert not goes_on.is_set()
+        goes_on.set()
 
 
 class TestHeld:
