@@ -25,8 +25,11 @@ LEAVING_SECONDS = 4.0
 STRANDED_SECONDS = 0.2
 """How long a journal takes to drop the leases of a call that has ended."""
 
-LOOKING_SECONDS = 3.0
+LOOKING_SECONDS = 0.5
 """How often the hub looks for calls whose callers are gone: their leases keep others from canceling."""
+
+ENDING_SECONDS = 3.0
+"""How long such calls are waited for to end."""
 
 TICK_SECONDS = 0.25
 """How long a caller's loop sleeps at most: the Stop of a notebook does not wake it."""
@@ -111,13 +114,13 @@ async def end_stranded_calls() -> None:
         _stranded.add(call)
         call.cancel()
     if stranded:
-        await asyncio.wait(stranded, timeout=LOOKING_SECONDS)
+        await asyncio.wait(stranded, timeout=ENDING_SECONDS)
         # Their journals write that a moment later.
         await asyncio.sleep(STRANDED_SECONDS)
 
 
 def _look_for_stranded_calls() -> None:
-    """Begin to look for them every few seconds, while there are calls at all."""
+    """Begin to look for them now and then, while there are calls at all."""
     global _looking  # noqa: PLW0603
 
     async def look() -> None:

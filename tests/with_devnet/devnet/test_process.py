@@ -135,7 +135,8 @@ async def test_miners_in_processes_of_their_own_and_one_is_killed_at_work(start:
         heir, _ = await start(MINE, devnet.url, json.dumps(quick | {"miners": 2}))
         task = await devnet.wait_for_status(task_id, "finished")
         assert task.miner_id != victim
-        assert task.assignments == 2
+        # An heir that the machine keeps from its heartbeats for a second loses the task in turn.
+        assert task.assignments >= 2
         heir.send_signal(signal.SIGINT)
         out, err = await asyncio.wait_for(heir.communicate(), 20)
         assert (json.loads(out), err.decode(), heir.returncode) == ({"stopped": True}, "", 0)
