@@ -275,7 +275,15 @@ class AsyncXalora:
         )
         network = Network(transport, settings.sequencer_url, settings.max_retries)
         fetcher = Fetcher(network, self.journal, results, settings)
-        tools = Tools(network, self.journal, fetcher.fetch, fetcher.recover, Uploads(), settings.outage_limit)
+        tools = Tools(
+            network,
+            self.journal,
+            fetcher.fetch,
+            fetcher.recover,
+            Uploads(),
+            settings.outage_limit,
+            settings.pixel_limits,
+        )
         self._hub = hub()
         dispatcher = Dispatcher(tools, delivery, settings, self._credentials)
         self._opened.append(dispatcher)

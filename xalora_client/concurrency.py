@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
@@ -131,15 +132,17 @@ _DECODING = DaemonThreads("xalora-decoding", 16)
 
 
 async def run_decoding(step: Callable[[], T]) -> T:
-    """Run a call that decodes a stranger's file on a thread that nothing else uses.
+    """Run a call that decodes a stranger's file on a thread that nothing else uses, in the caller's context.
 
     Neither a cancelled caller nor the end of the program waits for it.
     """
-    return await asyncio.get_running_loop().run_in_executor(_DECODING, step)
+    return await asyncio.get_running_loop().run_in_executor(_DECODING, copy_context().run, step)
 
 
 def in_daemon_threads(step: Callable[[int], None], places: Iterable[int], threads: int) -> None:
-    """Call a function for each place, on several threads; the end of the program does not wait for them.
+    """Call a function for each place, on several threads with the caller's context variables.
+
+    The end of the program does not wait for them.
 
     Raises:
         Exception: What the call for the lowest place raised.
@@ -158,7 +161,10 @@ def in_daemon_threads(step: Callable[[int], None], places: Iterable[int], thread
             except BaseException as error:  # noqa: BLE001 - raised below
                 failed[todo[number]] = error
 
-    running = [threading.Thread(target=run, name="xalora-decoding", daemon=True) for _ in range(threads)]
+    running = [
+        threading.Thread(target=copy_context().run, args=(run,), name="xalora-decoding", daemon=True)
+        for _ in range(threads)
+    ]
     for thread in running:
         thread.start()
     for thread in running:

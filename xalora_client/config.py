@@ -33,6 +33,7 @@ from pydantic import (
 from typing_extensions import Unpack
 
 from .errors import ConfigurationError, MissingKeyError
+from .media.limits import PixelLimits
 from .prices import DailyLimit, PriceTable
 
 ENV_PREFIX = "XALORA_"
@@ -165,6 +166,17 @@ class Settings(BaseModel):
         ByteSize(512 * 1024**2), gt=0, description="Largest result that is fetched, all its files together."
     )
     max_result_files: int = Field(256, ge=1, description="Most files of one result.")
+    max_image_bytes: ByteSize = Field(
+        ByteSize(512 * 1024**2),
+        gt=0,
+        le=2 * 1024**3,
+        description="Most pixels of one result's images, in bytes at their stored depth; up to 2 GiB.",
+    )
+    max_video_bytes: ByteSize = Field(
+        ByteSize(2 * 1024**3),
+        gt=0,
+        description="The same of a video's frames that are decoded at once, and of an animation.",
+    )
     allow_http: Hosts = Field(
         (),
         description="Hosts besides this machine that the key is sent to over http:// (unencrypted): host or "
@@ -253,6 +265,11 @@ class Settings(BaseModel):
     def files_url(self) -> str:
         """The base URL of results that arrive as a bare storage key."""
         return self.result_base_url or f"{self.workflow_url.rstrip('/')}/files"
+
+    @property
+    def pixel_limits(self) -> PixelLimits:
+        """What the pixels of a result may take."""
+        return PixelLimits(int(self.max_image_bytes), int(self.max_video_bytes))
 
     @property
     def daily_limit(self) -> DailyLimit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from .media.images import FloatImages, decode_images, errors_of_result, touched_array
-from .media.limits import check_images, check_memory
+from .media.images import FloatImages, decode_images, errors_of_result
+from .media.limits import allocate, check_images, using
 from .media.media_types import sniff_file
 from .media.result_files import count_images_in_files, image_files
 from .media.workers import DecodedImage, images
@@ -74,8 +74,7 @@ class ImageBatch:
                 self._images_each = count
                 stored = pixels.height * pixels.width * max(pixels.channels, _COLOUR_CHANNELS)
                 check_images(count * stored)
-                check_memory((self._total * count, *shape))
-                self._array = touched_array((self._total * count, *shape))
+                self._array = allocate((self._total * count, *shape))
             if self._images_each != count or self._array.shape[1:] != shape:
                 self._uneven = True
                 return None
@@ -94,7 +93,8 @@ class ImageBatch:
         """
         if self._uneven or self._array is None:
             files = [file for result in results for file in image_files(result.files)]
-            self._array = decode_images(files, results=len(results))
+            with using(results[0].limits):
+                self._array = decode_images(files, results=len(results))
             if not self._keep_alpha:
                 self._array = self._array[..., :_COLOUR_CHANNELS]
         return self._array

@@ -17,6 +17,7 @@ from .errors import (
     ResultSaveError,
     XaloraError,
 )
+from .media.limits import PixelLimits, using
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,6 +119,8 @@ class RunResult:
     record_id: int | None = field(default=None, repr=False, compare=False)
     """The journal's record, for `AsyncXalora.delivered`."""
     in_use: FilesInUse = field(default_factory=FilesInUse, repr=False, compare=False)
+    limits: PixelLimits = field(default=PixelLimits(), repr=False, compare=False)
+    """What its pixels may take, by the settings of the client that fetched it."""
 
     @_DecodedOnce
     def images(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -258,9 +261,10 @@ class RunResult:
 
 @contextmanager
 def add_result_to_errors(result: RunResult) -> Iterator[None]:
-    """Complete an error about a result's files: which task, the money, and the next step."""
+    """Read a result's files within its limits, and complete an error about them: task, money, next step."""
     try:
-        yield
+        with using(result.limits):
+            yield
     except OSError as error:
         if isinstance(error, XaloraError):
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...xalora_client.media.result_files import decode_files
+from ...xalora_client.results import add_result_to_errors
 from ..host.compat import InputImpl
 from .image_tensors import COLOUR_CHANNELS, preview_of
 from .result_lifetimes import keep_alive_with
@@ -61,5 +62,6 @@ class VideoDecoder:
 
 def _frames_of(result: RunResult) -> torch.Tensor:
     """The frames in the miner's file; for an animation, not those of the video converted from it."""
-    frames = torch.from_numpy(decode_files(result.files[:1]))
+    with add_result_to_errors(result):
+        frames = torch.from_numpy(decode_files(result.files[:1]))
     return frames if frames.shape[3] == COLOUR_CHANNELS else frames[..., :COLOUR_CHANNELS] * frames[..., 3:]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
-from xalora_client.concurrency import run_all_or_cancel
+from xalora_client.concurrency import in_daemon_threads, run_all_or_cancel, run_decoding
 
 
 class Worker:
@@ -68,3 +69,12 @@ async def test_all_may_succeed() -> None:
     await run_all_or_cancel(succeed(number) for number in range(3))
     await run_all_or_cancel([])
     assert done == [0, 1, 2]
+
+
+async def test_threads_that_decode_see_the_callers_context() -> None:
+    limit: ContextVar[int] = ContextVar("limit", default=0)
+    limit.set(7)
+    seen: list[int] = []
+    in_daemon_threads(lambda _: seen.append(limit.get()), range(4), 2)
+    assert seen == [7] * 4
+    assert await run_decoding(limit.get) == 7

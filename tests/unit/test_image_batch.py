@@ -13,7 +13,7 @@ from PIL import Image
 
 from xalora_client import ImageBatch, ResultFormatError, RunResult
 from xalora_client.image_batch import images_in
-from xalora_client.media.images import touched_array
+from xalora_client.media.limits import allocate
 from xalora_client.media.png_encode import encode_png
 
 
@@ -123,5 +123,5 @@ def test_what_was_made_here_and_is_no_image_is_not_called_paid_for(tmp_path: Pat
 
 def test_touched_memory_is_an_array_like_any_other() -> None:
     for shape in ((1,), (3, 5, 7, 3), (0, 4, 4, 3), (1000, 1000)):
-        array = touched_array(shape)
+        array = allocate(shape)
         assert (array.shape, array.dtype, array.flags.c_contiguous) == (shape, np.float32, True)

@@ -27,6 +27,7 @@ from ..journal import BusyJournalError, Claim, Event, Journal, Record, Work, bus
 from ..journal.records import INPUTS, without_queries
 from ..journal.results_folder import digest_of
 from ..journal.rules import Ending, Happened, Phase
+from ..media.limits import PixelLimits
 from ..network.sequencer import Network
 from ..network.status import is_terminal
 from ..polling.failed_polls import NOT_FOUND
@@ -305,7 +306,7 @@ class Dispatcher:
         if is_whole:
             self._jobs.pop(record.id, None)
             job.pacing.stop()
-            result = _kept_result(record)
+            result = _kept_result(record, self._tools.limits)
             release_with(result.in_use, self.journal, lease)
             job.fetched.set_result(result)
             job.state = replace(job.state, phase=Phase.DONE, ending=Ending.RESULT, is_seen=True)
@@ -577,7 +578,7 @@ def _are_whole(record: Record) -> bool:
     return whole == len(record.files)
 
 
-def _kept_result(record: Record) -> RunResult:
+def _kept_result(record: Record, limits: PixelLimits) -> RunResult:
     return RunResult(
         files=record.files,
         engine=record.engine or REMOTE_ENGINE,
@@ -590,6 +591,7 @@ def _kept_result(record: Record) -> RunResult:
         ),
         reused=True,
         record_id=record.id,
+        limits=limits,
     )
 
 

@@ -28,6 +28,7 @@ from ..errors import (
 )
 from ..events import Downloading
 from ..journal import Event, Journal
+from ..media.limits import using
 from ..network.answers import addresses_of, holds_nothing, result_references, shown_reference
 from ..network.outside import without_key
 from ..network.sequencer import Network
@@ -87,6 +88,7 @@ class Fetcher:
         self._result_base_url = settings.files_url
         self._max_bytes = int(settings.max_result_bytes)
         self._max_files = settings.max_result_files
+        self._limits = settings.pixel_limits
 
     async def fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         """Bring a finished task's files to disk.
@@ -97,7 +99,8 @@ class Fetcher:
             ResultError: They can't be had, or are broken.
         """
         try:
-            return await self._fetch(job, answer)
+            with using(self._limits):
+                return await self._fetch(job, answer)
         except XaloraError:
             raise
         except Exception as error:
@@ -186,7 +189,8 @@ class Fetcher:
         from ..transfer.download import find_complete_file
 
         try:
-            found = await run_decoding(lambda: find_complete_file(self._stem(job)))
+            with using(self._limits):
+                found = await run_decoding(lambda: find_complete_file(self._stem(job)))
         except JournalError:
             return ()
         return () if found is None else (found,)

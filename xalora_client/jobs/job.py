@@ -30,6 +30,7 @@ from ..events import Canceled, Done, Listeners, Running, UnknownStatus, Waiting
 from ..journal import Event, Journal
 from ..journal.rules import Command, Ending, Happened, JobState, Phase, step
 from ..journal.transaction import NEVER_SENT
+from ..media.limits import PixelLimits
 from ..network.answers import failure_reason, miner_of, result_references
 from ..network.sequencer import Network
 from ..network.status import FAILED, FINISHED, RUNNING, WAITING, is_terminal
@@ -61,6 +62,7 @@ class Tools:
         recover: Finds files that an earlier process brought, before the network is asked.
         uploads: The inputs that lie in the user's store.
         outage_limit: Seconds the sequencer may stay unreachable.
+        limits: What the pixels of a result may take.
     """
 
     network: Network
@@ -69,6 +71,7 @@ class Tools:
     recover: Callable[[Job], Coroutine[Any, Any, tuple[Path, ...]]]
     uploads: Uploads
     outage_limit: float
+    limits: PixelLimits
 
 
 @dataclass
@@ -387,6 +390,7 @@ class Job:
                 seconds=timing,
                 note="" if answer is None else answer.message,
                 record_id=self.record_id,
+                limits=self.tools.limits,
             )
         )
         logger.info("task %s finished after %.1f s", self.task_id, timing.total or 0.0)

@@ -27,7 +27,7 @@ from . import forks
 from .database import OldJournalError, Reader, explained
 from .queries import IS_OPEN, LAST_RUN, SENT_IN_RUN, SENT_SINCE, sent_of, where
 from .records import Claim, Folder, Record, Work, record_from_row
-from .results_folder import KeptResults
+from .results_folder import STALE_SECONDS, KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
 from .transaction import AnothersIdError, Transaction, check_not_anothers, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
@@ -510,17 +510,21 @@ class Journal:
     def evict(self) -> None:
         """Have the kept results brought under their limit, the least recently used first; never waits.
 
-        Partial downloads count too, and those that nobody continues go before any result. Never those with a
-        lease, and never one that was not delivered: it may be the only copy.
+        Partial downloads count too, and those that nobody continues go before any result, and after a week in
+        any case. Never results with a lease, and never one that was not delivered: it may be the only copy.
         """
         is_due = self._evicting is not None and not (self._evicting.running() or self._evicting.done())
-        if self.results_limit_bytes is not None and not is_due:
+        if not is_due:
             self._evicting = _EVICTIONS.submit(self._look_and_evict)
 
     def _look_and_evict(self) -> None:
         parts = self._results.part_sizes()
-        how = {"patience": 0.0, "settles": True, "within": LAG_SECONDS}
-        self._request(lambda change: self._evict(change, parts), **how)
+        parts = {
+            part: size for part, size in parts.items() if not self._results.remove_left(part, STALE_SECONDS)
+        }
+        if self.results_limit_bytes is not None:
+            how = {"patience": 0.0, "settles": True, "within": LAG_SECONDS}
+            self._request(lambda change: self._evict(change, parts), **how)
 
     def _evict(self, change: Transaction, parts: Mapping[Path, int]) -> None:
         limit = self.results_limit_bytes

@@ -16,7 +16,7 @@ from time import time
 
 from ..errors import STILL_RETRIEVABLE, JournalError
 from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
-from ..transfer.part_file import PART_SUFFIX, notes_of, remove_left
+from ..transfer.part_file import notes_of, remove_left
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -29,6 +29,11 @@ ROOM_BYTES = 32 * 2**20
 DRAFT_SECONDS = 90.0
 """The age at which an unfinished file that is no download, and so has no lock, counts as left."""
 
+STALE_SECONDS = 7 * 24 * 3600.0
+"""The age at which a partial download goes although there is room for it: nobody has continued it."""
+
+# Downloads under way, the notes beside them, and whole files that did not get their lasting name.
+_UNFINISHED = re.compile(r"\.part(\.json)?$|\.[0-9a-f]{8}\.[a-z0-9]+$")
 _PROBE_BYTES = 256 * 1024
 _BLOCK_BYTES = 1024 * 1024
 
@@ -130,20 +135,24 @@ class KeptResults:
             self.remove([*files, *((name, 0, "") for name in begun)])
 
     def part_sizes(self) -> dict[Path, int]:
-        """The partial downloads and their bytes, the oldest first."""
+        """The files of unfinished downloads and their bytes, the oldest first."""
         found: list[tuple[float, int, Path]] = []
         with suppress(OSError), os.scandir(self.root) as entries:
             for entry in entries:
-                if entry.name.endswith(PART_SUFFIX):
+                if _UNFINISHED.search(entry.name):
                     with suppress(OSError):
                         stat = entry.stat(follow_symlinks=False)
                         found.append((stat.st_mtime, stat.st_size, Path(entry.path)))
-        return {path: size for _, size, path in sorted(found)}
+        parts = {notes_of(path) for _, _, path in found}
+        # The notes of a part go with it.
+        return {path: size for _, size, path in sorted(found) if path not in parts}
 
-    def remove_left(self, part: Path) -> bool:
-        """Removes a partial download that nobody continues just now; False where it stays."""
+    def remove_left(self, part: Path, age: float = 0.0) -> bool:
+        """Removes a file of an unfinished download if it has that age in seconds; False where it stays."""
         try:
-            if not notes_of(part).exists() and time() - part.stat().st_mtime < DRAFT_SECONDS:
+            # What has no notes is no download, and no lock tells whether somebody writes it.
+            least = age if notes_of(part).exists() else max(age, DRAFT_SECONDS)
+            if time() - part.stat().st_mtime < least:
                 return False
         except OSError:
             return False

@@ -33,7 +33,7 @@ from .image_files import (
     open_image,
     read_source,
 )
-from .limits import TooLargeError, check_image, check_images, check_memory
+from .limits import TooLargeError, allocate, check_image, check_images
 from .media_types import MediaKind, sniff, sniff_file
 from .png_decode import PngHeader, check_png_stream, decode_plain_png
 from .tiff import in_16_bits, is_zero_white
@@ -93,8 +93,7 @@ def decode_image(source: ImageSource) -> FloatImages:
     with errors_of_result():
         for pixels in workers.images("pixels", source):
             shape = (pixels.height, pixels.width, 4 if pixels.channels == 4 else 3)
-            check_memory(shape)
-            image: FloatImages = np.empty(shape, np.float32)
+            image = allocate(shape)
             pixels.write_to(image)
             return image
         raise BrokenMediaError("it holds no image")
@@ -106,7 +105,7 @@ def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatI
     Args:
         sources: At least one image, see :func:`decode_image`; an animation (WebP, PNG, GIF)
             gives all its frames.
-        results: How many results they come from. All pixels of one may take :data:`.limits.IMAGE_BYTES`.
+        results: How many results they come from; the limit of pixels counts for each.
 
     Returns:
         float32 ``[N, H, W, C]`` in 0..1. Where sizes differ, all are brought to the first one's (Lanczos).
@@ -135,8 +134,7 @@ def decode_images(sources: Sequence[ImageSource], *, results: int = 1) -> FloatI
     threads = min(len(sources), os.cpu_count() or 1)
     shape = (starts[-1], height, width, 4 if with_alpha else 3)
     with errors_of_result():
-        check_memory(shape)
-    batch = touched_array(shape) if threads > 1 else np.empty(shape, np.float32)
+        batch = allocate(shape)
 
     def decode_into(place: int) -> None:
         targets = batch[starts[place] : starts[place + 1]]
@@ -374,17 +372,3 @@ def rotated_array(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any
     flip_rows = orientation in {3, 4, 7, 8}
     flip_columns = orientation in {2, 3, 6, 7}
     return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
-
-
-_PAGE = 4096
-
-
-def touched_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """An uninitialized float32 array whose memory pages are allocated.
-
-    The system allocates a page at the first write. Threads that do so side by side wait for each other longer
-    than the decoding takes; one thread allocates a gigabyte in a tenth of a second.
-    """
-    array = np.empty(shape, np.float32)
-    array.reshape(-1).view(np.uint8)[::_PAGE] = 0
-    return array

@@ -19,7 +19,7 @@ from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from . import workers
 from .containers import BrokenMediaError
 from .images import FloatImages, too_large
-from .limits import TooLargeError, check_frames, check_memory
+from .limits import PixelLimits, TooLargeError, allocate, check_frames, in_force, using
 from .media_types import MediaKind, sniff_file
 
 
@@ -49,6 +49,7 @@ class VideoFile:
     _kind: MediaKind = field(repr=False)
     in_use: object = field(default=None, repr=False, compare=False)
     """Keeps the file where it is while this object lives, for a video of a result."""
+    _limits: PixelLimits = field(default_factory=in_force, repr=False, compare=False)
 
     def frames(self, start: int = 0, stop: int | None = None) -> FloatImages:
         """Decode frames ``start`` up to, and without, ``stop``, in the order they are shown.
@@ -68,14 +69,12 @@ class VideoFile:
         first, last, _ = slice(start, stop).indices(self.frame_count)
         count = max(0, last - first)
         shape = (count, self.height, self.width, 3)
-        with errors_of_video(self.path):
-            check_frames(count, math.prod(shape))
-            check_memory(shape)
-        batch: FloatImages = np.empty(shape, np.float32)
         if count == 0:
-            return batch
+            return np.empty(shape, np.float32)
         written = 0
-        with errors_of_video(self.path):
+        with errors_of_video(self.path), using(self._limits):
+            check_frames(count, math.prod(shape))
+            batch = allocate(shape)
             arriving = workers.images(
                 "video_frames",
                 self.path,

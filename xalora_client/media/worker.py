@@ -269,8 +269,10 @@ def main(ring: str, files: str) -> None:
         if line == b"stop\n":  # for a reply that had ended by then
             continue
         request = json.loads(line)
-        limits.IMAGE_BYTES, limits.VIDEO_BYTES, limits.FRAMES = request["limits"]
-        with _received(incoming) if incoming is not None else Path(request["path"]).open("rb") as file:
+        with (
+            limits.using(limits.PixelLimits(*request["limits"])),
+            _received(incoming) if incoming is not None else Path(request["path"]).open("rb") as file,
+        ):
             reply = Reply(memory, os.fstat(file.fileno()).st_size)
             limits.on_declared = reply.declared
             last = answer(request, file, reply)

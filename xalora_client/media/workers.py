@@ -20,6 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, BinaryIO, TypeAlias
@@ -397,7 +398,7 @@ class _Worker:
         message: dict[str, Any] = {
             "do": operation,
             "with": arguments,
-            "limits": [limits.IMAGE_BYTES, limits.VIDEO_BYTES, limits.FRAMES],
+            "limits": astuple(limits.in_force()),
         }
         self.is_between_requests = False
         if self._files is not None:

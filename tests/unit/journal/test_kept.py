@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from time import time
 
 import pytest
 from journal_steps import (
@@ -29,7 +30,7 @@ from journal_steps import (
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import Event, Journal, Record, TaskState
-from xalora_client.journal.results_folder import KeptFile, KeptResults
+from xalora_client.journal.results_folder import STALE_SECONDS, KeptFile, KeptResults
 from xalora_client.transfer.part_file import PartFile
 
 LIMIT = 300
@@ -367,6 +368,30 @@ class TestPartialDownloads:
         part = self.left(journal, "job-1.abc", 100)
         assert with_files(journal) == {1}
         assert part.exists()
+
+    def test_after_a_week_they_go_although_there_is_room(self, journal: Journal) -> None:
+        kept(journal, 1)
+        names = ("job-1-1.0123abcd.part", "job-1-1.0123abcd.part.json", "job-2-2.0123abcd.png")
+        old, recent = time() - STALE_SECONDS - 60, time() - STALE_SECONDS + 3600
+        for prefix, when in (("old", old), ("recent", recent)):
+            for name in names:
+                file = journal.results_dir / f"{prefix}-{name}"
+                file.write_bytes(b"x")
+                os.utime(file, (when, when))
+        assert with_files(journal) == {1}
+        unfinished = {file.name for file in journal.results_dir.iterdir()} - {
+            record.name for found in journal.records() for record in found.files
+        }
+        assert unfinished == {f"recent-{name}" for name in names}
+
+    def test_a_whole_file_that_got_no_lasting_name_counts(self, journal: Journal) -> None:
+        kept(journal, 1)
+        kept(journal, 2)
+        whole = journal.results_dir / "job-9-9.0123abcd.png"
+        whole.write_bytes(bytes(200))
+        os.utime(whole, (0, 0))
+        assert with_files(journal) == {1, 2}
+        assert not whole.exists()
 
     def test_one_under_way_stays_and_takes_the_room_of_results(self, journal: Journal) -> None:
         for number in (1, 2, 3):

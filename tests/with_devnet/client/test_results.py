@@ -245,17 +245,16 @@ async def test_a_file_that_is_whole_and_was_not_noted_is_taken_when_the_network_
 
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG"])
 async def test_a_result_too_large_to_be_decoded_here_is_kept_all_the_same(
-    store: Store, monkeypatch: pytest.MonkeyPatch, format_name: str
+    store: Store, format_name: str
 ) -> None:
-    monkeypatch.setattr("xalora_client.media.limits.IMAGE_BYTES", 100)
     store.files["/a"] = content = picture(format_name, 11)
     async with (
         ScriptedSequencer(Finished(f"{store.url}/a")) as sequencer,
-        AsyncXalora(KEY, sequencer.url) as client,
+        AsyncXalora(KEY, sequencer.url, max_image_bytes=100) as client,
     ):
         result = await client.run(PICTURE, fallback="never")
         assert result.files[0].read_bytes() == content
-        with pytest.raises(ResultFormatError, match=r"11x11 pixels"):
+        with pytest.raises(ResultFormatError, match=r"11x11 pixels.*XALORA_MAX_IMAGE_BYTES"):
             _ = result.images
         assert is_kept(client)
 
