@@ -81,7 +81,7 @@ class Feed:
         async with clients.client() as client:
             journal = client.journal
             watch.follow(journal)
-            version = await asyncio.to_thread(journal.version)
+            version = await asyncio.to_thread(_written_version, journal)
             if version == watch.version:
                 return
             # The first message has no rows: a window with an older version reloads.
@@ -95,19 +95,26 @@ class Feed:
     def _message(
         self, journal: Journal, url: str, since: int, version: int, touched: set[int]
     ) -> dict[str, Any]:
-        records = journal.records(since=since, limit=ROWS_PER_MESSAGE + 1)
-        many = len(records) > ROWS_PER_MESSAGE
-        changed = {record.id for record in records}
-        return {
-            "since": since,
-            "version": version,
-            "now": time(),
-            "today": today(journal),
-            "counts": counts(journal),
-            "tasks": [] if many else self._task_service.rows(journal, url, records),
-            "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
-            "reload": many,
-        }
+        with journal.as_written():
+            records = journal.records(since=since, limit=ROWS_PER_MESSAGE + 1)
+            many = len(records) > ROWS_PER_MESSAGE
+            changed = {record.id for record in records}
+            return {
+                "since": since,
+                "version": version,
+                "now": time(),
+                "today": today(journal),
+                "counts": counts(journal),
+                "tasks": [] if many else self._task_service.rows(journal, url, records),
+                "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
+                "reload": many,
+            }
+
+
+def _written_version(journal: Journal) -> int:
+    # A change is told once it is on disk.
+    with journal.as_written():
+        return journal.version()
 
 
 class _Watch:

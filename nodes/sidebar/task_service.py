@@ -74,17 +74,19 @@ class TaskService:
     def _page(
         self, journal: Journal, url: str, limit: int, offset: int, which: dict[str, Any]
     ) -> dict[str, Any]:
-        # The version is read first, so that a change in between is sent again rather than missed.
+        # The version is read first, so that a change in between is sent again rather than missed. It waits for
+        # what is about to be written; while hundreds of tasks are under way each reading would.
         version = journal.version()
-        records = journal.records(**which, limit=limit, offset=offset)
-        return {
-            "version": version,
-            "today": today(journal),
-            "now": time(),
-            "total": journal.count(**which),
-            "counts": counts(journal),
-            "tasks": self.rows(journal, url, records),
-        }
+        with journal.as_written():
+            records = journal.records(**which, limit=limit, offset=offset)
+            return {
+                "version": version,
+                "today": today(journal),
+                "now": time(),
+                "total": journal.count(**which),
+                "counts": counts(journal),
+                "tasks": self.rows(journal, url, records),
+            }
 
     def rows(self, journal: Journal, url: str, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Rows of records. Blocking."""

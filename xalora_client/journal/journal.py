@@ -11,9 +11,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from pathlib import Path
@@ -90,6 +91,7 @@ class Journal:
         self._reader = Reader(self.path)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
+        self._as_written = threading.local()
         self._folder, self._made_by = folder, os.getpid()
         self._dropping = weakref.finalize(self, _drop, self._writer, self._reader, folder, os.getpid())
         # At the program's end the notes are written before it ends; see `_close_all`.
@@ -488,6 +490,19 @@ class Journal:
         """
         return self._results.describe(files)
 
+    @contextlib.contextmanager
+    def as_written(self) -> Iterator[None]:
+        """For the length of a ``with`` block, have this thread read what is on disk already.
+
+        Other readings wait for notes of this process that are about to be written, for a moment each. For
+        windows that are told of every change anyway, see `subscribe`.
+        """
+        self._as_written.is_wanted = True
+        try:
+            yield
+        finally:
+            self._as_written.is_wanted = False
+
     def version(self) -> int:
         """A number that grows with every change by any process; microseconds, made for polling."""
         return int(self._read("SELECT value FROM counters WHERE name = 'version'", ())[0][0])
@@ -559,7 +574,8 @@ class Journal:
     def _read(
         self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
     ) -> list[sqlite3.Row]:
-        self._writer.flush(SETTLE_SECONDS)
+        if not getattr(self._as_written, "is_wanted", False):
+            self._writer.flush(SETTLE_SECONDS)
         return self._rows(query, values, patience)
 
     def _rows(

@@ -70,6 +70,23 @@ def test_a_folder_of_results_that_hangs_holds_up_no_change(
 class TestHeld:
     """Another program holds the write lock: readings and notes go on, and nothing is lost."""
 
+    def test_what_is_on_disk_is_read_without_waiting_for_the_rest(
+        self, journal: Journal, holder: LockHolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record = submit(journal)
+        holder.hold()
+        journal.note(record.id, Event.STATUS, status="running")
+        monkeypatch.setattr(journal_module, "SETTLE_SECONDS", 2 * LONG)
+        with journal.as_written():
+            before = journal.version()
+            assert [found.status for found in journal.records()] == [record.status]
+            assert journal.count() == 1
+        holder.release()
+        (found,) = journal.records()
+        assert found.status == "running"
+        with journal.as_written():
+            assert journal.version() > before
+
     def test_d7_notes_never_wait_and_are_written_when_the_lock_is_free(
         self, journal: Journal, holder: LockHolder
     ) -> None:
