@@ -74,8 +74,8 @@ class TaskService:
     def _page(
         self, journal: Journal, url: str, limit: int, offset: int, which: dict[str, Any]
     ) -> dict[str, Any]:
-        # The version is read first, so that a change in between is sent again rather than missed. It waits for
-        # what is about to be written; while hundreds of tasks are under way each reading would.
+        # The version is read first, so that a change in between is sent again rather than missed. It waits
+        # for what is about to be written; while hundreds of tasks are under way each reading would.
         version = journal.version()
         with journal.as_written():
             records = journal.records(**which, limit=limit, offset=offset)
