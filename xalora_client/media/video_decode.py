@@ -30,6 +30,14 @@ _USUAL_FPS = 24.0
 _MOST_THREADS = 16
 # What a decoder holds of frames at once: references, and one for each thread.
 _FRAMES_HELD = 24
+# FFmpeg has hundreds of decoders, and most of its faults lie in the rare ones. Those of sound are for the
+# demuxer, which looks into streams that declare too little; sound is never decoded here.
+_PICTURE_DECODERS = (
+    *("h264", "hevc", "libdav1d", "libaom-av1", "av1", "vp8", "libvpx", "vp9", "libvpx-vp9"),
+    *("mpeg4", "mjpeg", "png", "prores", "ffv1"),
+)
+_SOUND_DECODERS = ("aac", "mp3float", "mp3", "opus", "libopus", "vorbis", "libvorbis", "flac", "pcm_s16le")
+_OPTIONS = {"codec_whitelist": ",".join((*_PICTURE_DECODERS, *_SOUND_DECODERS))}
 # Numbered alike by FFmpeg's codecs and its scaler: BT.709, FCC, SMPTE 240M, BT.2020.
 _OTHER_MATRICES = frozenset({1, 4, 7, 9})
 
@@ -40,6 +48,10 @@ class Rows(Protocol):
     def image(self, width: int, height: int, channels: int, maximum: int) -> None: ...
 
     def rows(self, start: int, block: npt.NDArray[Any]) -> None: ...
+
+
+class UnreadCodecError(BrokenMediaError):
+    """Its pictures have a codec that is not decoded here; it may be intact."""
 
 
 def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
@@ -115,8 +127,14 @@ def write_frames(
 
 
 def verify(file: BinaryIO, kind: MediaKind) -> None:
-    """Decode the whole file once, holding one frame at a time. Raises BrokenMediaError."""
-    frame_count = len(read_video(file, kind)["times"])
+    """Decode the whole file once, holding one frame at a time. Raises BrokenMediaError.
+
+    Of a codec that is not decoded here the container is checked alone: other programs may play it.
+    """
+    try:
+        frame_count = len(read_video(file, kind)["times"])
+    except UnreadCodecError:
+        return
     decoded = 0
     with _opened(file, kind) as (container, stream):
         _declare(stream, frame_count)
@@ -134,7 +152,7 @@ def has_picture(file: BinaryIO, kind: MediaKind) -> bool:
     """Whether a video container holds more than sound and a cover; True where it can't be read."""
     try:
         file.seek(0)
-        with av.open(file, format=kind.suffix[1:]) as container:
+        with av.open(file, format=kind.suffix[1:], options=_OPTIONS) as container:
             return any(not _is_cover(stream) for stream in container.streams.video)
     except av.FFmpegError:
         return True
@@ -226,10 +244,12 @@ def _opened(file: BinaryIO, kind: MediaKind) -> Iterator[tuple[InputContainer, V
     """
     file.seek(0)
     try:
-        with av.open(file, format=kind.suffix[1:]) as container:
+        with av.open(file, format=kind.suffix[1:], options=_OPTIONS) as container:
             if not container.streams.video:
                 raise BrokenMediaError("it holds no picture, only sound")
             stream = container.streams.video[0]
+            if (codec := stream.codec_context.name) not in _PICTURE_DECODERS:
+                raise UnreadCodecError(f"its codec {codec} is not one of those that are decoded here")
             stream.thread_type = "AUTO"  # PyAV before 18 decodes on one thread by default
             stream.codec_context.thread_count = min(os.cpu_count() or 1, _MOST_THREADS)
             yield container, stream

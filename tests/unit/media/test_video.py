@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from xalora_client.errors import STILL_RETRIEVABLE, ResultFormatError
-from xalora_client.media.media_types import sniff_file
+from xalora_client.media.media_types import MediaKind, sniff_file
 from xalora_client.media.validation import check_complete
 from xalora_client.media.video import open_video
 
@@ -293,3 +293,11 @@ def test_the_colours_of_a_video_are_read_as_it_says(tmp_path: Path) -> None:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert np.abs(open_video(tmp_path / "a.mp4").frames() * 255 - colour).max() <= 4
+
+
+def test_only_usual_codecs_are_decoded(tmp_path: Path) -> None:
+    file = tmp_path / "rare.mp4"
+    encode(file, moving_photo(3), codec="mpeg2video")
+    check_complete(file, MediaKind.MP4)
+    with pytest.raises(ResultFormatError, match="codec mpeg2video is not one of those"):
+        open_video(file)
