@@ -281,12 +281,18 @@ _MODES_OF_PROFILES = {
 }
 
 
+_BITS_PER_SAMPLE = 258
+
+
 def _in_plain_mode(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to L, I;16, RGB or RGBA without loss of depth or transparency."""
     mode = image.mode
-    if mode.startswith("I;16") and is_zero_white(_tiff_tags(image)):
-        # Pillow knows of it at 8 bits and fewer.
-        return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))
+    if mode.startswith("I;16") and (tags := _tiff_tags(image)):
+        values = np.asarray(image).astype(np.uint16)
+        if tags.get(_BITS_PER_SAMPLE) == (12,):  # which Pillow does not scale
+            values = (values * (65535 / 4095) + 0.5).astype(np.uint16)
+        # Pillow knows at 8 bits and fewer that zero may be white.
+        image = Image.fromarray(65535 - values if is_zero_white(tags) else values)
     if mode in {"L", "I;16", "I;16L", "I;16B", "RGB", "RGBA"} and not (
         mode in {"L", "RGB"} and "transparency" in image.info
     ):

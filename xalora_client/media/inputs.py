@@ -155,13 +155,13 @@ _STRIPPERS: dict[MediaKind, Callable[[bytes], bytes]] = {
 
 
 def _is_plain_rgb(data: bytes) -> bool:
-    """Whether a PNG or JPEG file holds upright RGB or RGBA: no palette, CMYK or transparent colour."""
+    """Whether a PNG or JPEG file holds upright RGB or RGBA: no gray, palette, CMYK or transparent colour."""
     opened = open_image(data)
     if opened.embedded.orientation != 1:
         return False
-    if opened.png is not None:
-        return opened.png.is_plain and opened.png.transparent is None
-    return opened.image.mode == "RGB"
+    if opened.png is not None and not (opened.png.is_plain and opened.png.transparent is None):
+        return False
+    return opened.image.mode in {"RGB", "RGBA"}
 
 
 def _check_single(images: int, words: str) -> None:
@@ -286,7 +286,8 @@ def _encoded(pixels: Pixels) -> PreparedImage:
 
 
 def _as_array(image: Any) -> npt.NDArray[Any]:
-    if hasattr(image, "detach"):  # a torch tensor, possibly on a GPU, possibly of a type numpy lacks
+    # A torch tensor, possibly on a GPU, possibly of a type numpy lacks; a file has `detach` too.
+    if hasattr(image, "detach") and hasattr(image, "cpu"):
         image = image.detach().cpu()
         if str(image.dtype) == "torch.bfloat16":
             image = image.float()

@@ -1,4 +1,4 @@
-"""TIFF files of more than 8 bits a sample, of which Pillow reads few, and what their values mean.
+"""TIFF files of more than 8 bits a sample, of which Pillow reads few rightly, and what their values mean.
 
 Pillow's libtiff unpacks them all the same: it is shown a file of 8-bit gray whose pixels are the bytes.
 """
@@ -31,6 +31,7 @@ _LOSSLESS = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, Deflate, PackBit
 _ZERO_IS_WHITE, _ZERO_IS_BLACK, _RGB, _CMYK = 0, 1, 2, 5
 _COLOURS = {_ZERO_IS_WHITE: 1, _ZERO_IS_BLACK: 1, _RGB: 3, _CMYK: 4}
 _DTYPES = {
+    **{(1, bits): "u2" for bits in range(9, 16)},  # packed, as scanners and cameras write them
     **{(1, bits): f"u{bits // 8}" for bits in (16, 32, 64)},
     **{(2, bits): f"i{bits // 8}" for bits in (16, 32, 64)},
     **{(3, bits): f"f{bits // 8}" for bits in (16, 32, 64)},
@@ -61,7 +62,7 @@ class DeepTiff:
 
 
 def read_deep_tiff(data: bytes) -> DeepTiff | None:
-    """Decode a TIFF file of 16, 32 or 64 bits a sample; None for any other file, which Pillow may read.
+    """Decode a TIFF file of 9 to 16, 32 or 64 bits a sample; None for another file, which Pillow may read.
 
     Raises:
         BrokenMediaError: It is damaged, or the range of its values is not known.
@@ -197,7 +198,8 @@ def _number(tags: Mapping[int, Any], tag: int, default: int) -> int:
 class _Layout:
     """Where and how a page's samples are stored.
 
-    A block is a tile or a strip, its sides are in pixels; ``per_pixel`` counts all samples.
+    A block is a tile or a strip, its sides are in pixels; ``per_pixel`` counts all samples. Samples of fewer
+    bits than their type come scaled to all of it.
     """
 
     data: bytes
@@ -206,6 +208,7 @@ class _Layout:
     colours: int
     per_pixel: int
     extra: tuple[int, ...]
+    bits: int
     dtype: np.dtype[Any]
     compression: int
     fill_order: int
@@ -222,11 +225,12 @@ class _Layout:
         """None for a page that is not of deep samples in a known form. Raises BrokenMediaError."""
         width, height = _number(tags, _WIDTH, 0), _number(tags, _HEIGHT, 0)
         photometric, per_pixel = _number(tags, _PHOTOMETRIC, -1), _number(tags, _SAMPLES, 1)
-        bits, formats = set(_numbers(tags, _BITS, (1,))), set(_numbers(tags, _SAMPLE_FORMAT, (1,)))
+        depths, formats = set(_numbers(tags, _BITS, (1,))), set(_numbers(tags, _SAMPLE_FORMAT, (1,)))
         colours = _COLOURS.get(photometric, 0)
-        if min(width, height) < 1 or not 1 <= colours <= per_pixel or len(bits) != 1 or len(formats) != 1:
+        if min(width, height) < 1 or not 1 <= colours <= per_pixel or len(depths) != 1 or len(formats) != 1:
             return None
-        name = _DTYPES.get((formats.pop(), bits.pop()))
+        bits = depths.pop()
+        name = _DTYPES.get((formats.pop(), bits))
         compression, planes = _number(tags, _COMPRESSION, 1), _number(tags, _PLANAR, _ONE_PLANE)
         if name is None or compression not in _LOSSLESS or planes not in {_ONE_PLANE, _PLANES}:
             return None
@@ -245,6 +249,7 @@ class _Layout:
             colours,
             per_pixel,
             _numbers(tags, _EXTRA_SAMPLES),
+            bits,
             dtype,
             compression,
             _number(tags, _FILL_ORDER, 1),
@@ -294,9 +299,12 @@ class _Layout:
         # Whole blocks: the differences of a row go on in what sticks out of the image.
         width = across * self.block_width
         height = down * self.block_height if self.is_tiled else self.height
-        stored = self._bytes_of(offsets, sizes, width * count * self.dtype.itemsize, height, count)
-        rows = stored.reshape(height, across, self.block_width * count * self.dtype.itemsize)
-        if self.predictor == _FLOAT_DIFFERENCES:
+        block_bytes = -(-self.block_width * count * self.bits // 8)
+        stored = self._bytes_of(offsets, sizes, across * block_bytes, height, block_bytes)
+        rows = stored.reshape(height, across, block_bytes)
+        if self.bits % 8:
+            blocks = self._from_bits(rows, count)
+        elif self.predictor == _FLOAT_DIFFERENCES:
             blocks = self._from_float_differences(rows, count)
         else:
             blocks = rows.view(self.dtype).reshape(height, across, self.block_width, count)
@@ -305,6 +313,17 @@ class _Layout:
                 whole = blocks.view(f"u{self.dtype.itemsize}")
                 np.cumsum(whole, axis=2, dtype=whole.dtype, out=whole)
         return blocks.reshape(height, width, count)[: self.height, : self.width]
+
+    def _from_bits(self, rows: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint16]:
+        height, across, _ = rows.shape
+        samples = self.block_width * count
+        places = 2 ** np.arange(self.bits, dtype=np.uint16)[::-1]
+        values = np.empty((height, across, samples), np.uint16)
+        for row, packed in zip(values, rows, strict=True):
+            bits = np.unpackbits(packed, axis=1)[:, : samples * self.bits]
+            steps = bits.reshape(across, samples, self.bits) @ places
+            row[:] = np.round(steps * (65535 / (2**self.bits - 1)))
+        return values.reshape(height, across, self.block_width, count)
 
     def _from_float_differences(self, rows: npt.NDArray[np.uint8], count: int) -> npt.NDArray[Any]:
         """Undo TIFF's predictor 3: bytes by significance, the highest first, each less the one before."""
@@ -318,10 +337,9 @@ class _Layout:
         return values.reshape(height, across, self.block_width, count)
 
     def _bytes_of(
-        self, offsets: Sequence[int], sizes: Sequence[int], row_bytes: int, height: int, count: int
+        self, offsets: Sequence[int], sizes: Sequence[int], row_bytes: int, height: int, block_bytes: int
     ) -> npt.NDArray[np.uint8]:
         """The unpacked bytes ``[height, row_bytes]``, by a directory that says they are gray pixels."""
-        block_bytes = self.block_width * count * self.dtype.itemsize
         tags: dict[int, Sequence[int]] = {
             _WIDTH: [row_bytes],
             _HEIGHT: [height],

@@ -118,6 +118,26 @@ def test_every_compression_of_gray(compression: str) -> None:
     assert off_by(data, np.repeat(RGB[..., :1] * 255, 3, axis=2)) < ROUNDED
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("count", [1, 3])
+def test_packed_samples(bits: int, count: int) -> None:
+    values = np.round(RGB[..., :count] * (2**bits - 1)).astype(">u2")
+    rows = np.unpackbits(values.view(np.uint8).reshape(HEIGHT, WIDTH * count, 2), axis=2)
+    data = raw_tiff(
+        np.packbits(rows[:, :, 16 - bits :].reshape(HEIGHT, -1), axis=1).tobytes(),
+        BitsPerSample=(bits,) * count,
+        SamplesPerPixel=count,
+        Compression=1,
+        PhotometricInterpretation=2 if count == 3 else 1,
+    )
+    right = np.broadcast_to(RGB[..., :count] * 255, RGB.shape)
+    assert off_by(data, right) < ROUNDED + 0.13
+    if (bits, count) == (12, 1):
+        opened = Image.open(io.BytesIO(data))
+        made = np.asarray(Image.open(io.BytesIO(prepare_image(opened).data)), np.float64)
+        assert np.abs(made - right).max() < ROUNDED + 0.13
+
+
 def test_alpha_gray_ink_and_large_files() -> None:
     right = np.concatenate([RGB * 255, ALPHA / 257], axis=2)
     straight = np.concatenate([DEEP, ALPHA], axis=2)
