@@ -23,6 +23,8 @@ def _forget_own_settings() -> None:
     # A key in the developer's shell would send the tests' work to the hosted network, and be billed for it.
     for name in [name for name in os.environ if name.startswith("XALORA_") and name not in OF_TESTS]:
         del os.environ[name]
+    # Nor may the key of `xalora login` be found.
+    os.environ["XALORA_CONFIG_DIR"] = str(REPOSITORY / ".artifacts" / "no-login")
     # The tests' servers listen on this machine; a proxy would not find them.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
@@ -39,6 +41,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """No `.env` of the working directory, no journal of the developer's: each test starts with neither."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XALORA_STATE_DIR", str(tmp_path / "xalora-state"))
+    monkeypatch.setenv("XALORA_CONFIG_DIR", str(tmp_path / "xalora-config"))
     yield
 
 

@@ -1,7 +1,8 @@
 """The settings of the client: meaning and default of each, and the order of their sources.
 
 Precedence, highest first: an explicit argument, an environment variable ``XALORA_<NAME>``, ``.env`` files,
-values stored by a host application (ComfyUI's key file and settings), the default.
+values stored by a host application (ComfyUI's key file and settings), the key of ``xalora login``, the
+default.
 """
 
 from __future__ import annotations
@@ -33,11 +34,15 @@ from pydantic import (
 from typing_extensions import Unpack
 
 from .errors import ConfigurationError, MissingKeyError
+from .key_file import login_file
 from .media.limits import PixelLimits
 from .prices import DailyLimit, PriceTable
 
 ENV_PREFIX = "XALORA_"
 DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
+
+LOGIN = "xalora login"
+"""The source of a key, and of its network, that ``xalora login`` has stored."""
 
 FallbackPolicy: TypeAlias = Literal["never", "when_unavailable", "on_any_failure", "local_only"]
 TimeoutAction: TypeAlias = Literal["detach", "cancel"]
@@ -286,7 +291,7 @@ class Settings(BaseModel):
         if self.api_key is None:
             raise MissingKeyError(
                 "No API key is set",
-                next_step="Set XALORA_API_KEY (or put it into a .env file), or run against a devnet.",
+                next_step="Enter it by `xalora login`, or set XALORA_API_KEY. Without one: `xalora demo`.",
             )
         return parse_api_key(self.api_key.get_secret_value())
 
@@ -384,6 +389,9 @@ def load_settings(
             if name not in values:
                 values[name] = value
                 sources[name] = source
+    if "api_key" not in values:
+        for name, value in _login_for(values.get("workflow_url")).items():
+            values[name], sources[name] = value, LOGIN
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -391,12 +399,36 @@ def load_settings(
             "; ".join(_explain(problem, sources) for problem in error.errors(include_input=False)),
             next_step="Correct the setting or leave it out to get its default.",
         ) from None
+    # A key of `xalora login` is used with its own network only.
     if sources["workflow_url"] in found_here and sources["api_key"] not in (
         sources["workflow_url"],
+        LOGIN,
         "default",
     ):
         _refuse_redirection(settings, sources)
     return LoadedSettings(settings, sources)
+
+
+def _login_for(url: str | None) -> dict[str, Any]:
+    """The key of ``xalora login``, if it is for this network; where none was chosen, with its own.
+
+    Raises:
+        ConfigurationError: The key file can't be read.
+    """
+    stored = login_file()
+    key = stored.read_key()
+    if key is None:
+        return {}
+    own = stored.read_endpoint()
+    if url is None:
+        return {"api_key": key} if own is None else {"api_key": key, "workflow_url": own}
+    same = _same_network(str(url), own or DEFAULT_WORKFLOW_URL)
+    return {"api_key": key} if same else {}
+
+
+def _same_network(url: str, other: str) -> bool:
+    spellings = {one_spelling(without_login(each.strip().rstrip("/"))) for each in (url, other)}
+    return len(spellings) == 1
 
 
 def _env_text(path: Path) -> str | None:

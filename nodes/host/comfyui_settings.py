@@ -1,8 +1,8 @@
 """The current settings inside ComfyUI, and those of them that ComfyUI's settings dialog holds.
 
 Precedence, highest first: environment, ``.env`` of ComfyUI's base folder, the pack's ``.env``, the key file,
-ComfyUI's settings, the default. An endpoint that was entered with a key is used with that key only: a key is
-sent only to the network that it was entered for.
+ComfyUI's settings, the key of ``xalora login``, the default. An endpoint that was entered with a key is used
+with that key only: a key is sent only to the network that it was entered for.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from ...xalora_client import __version__
-from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, Settings
+from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LOGIN, Settings
 from ...xalora_client.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -46,14 +46,14 @@ async def status() -> dict[str, Any]:
             "source": loaded.sources["api_key"] if loaded.settings.api_key is not None else None,
             "variable": f"{ENV_PREFIX}API_KEY",
             # A key from the dialog is used only where no source of higher precedence is set.
-            "editable": loaded.settings.api_key is None or loaded.sources["api_key"] == KEY_FILE,
+            "editable": loaded.settings.api_key is None or loaded.sources["api_key"] in (KEY_FILE, LOGIN),
         },
         "endpoint": {
             "url": loaded.settings.sequencer_url,
             "source": loaded.sources["workflow_url"],
             "variable": f"{ENV_PREFIX}WORKFLOW_URL",
             "default": DEFAULT_WORKFLOW_URL,
-            "editable": loaded.sources["workflow_url"] in (KEY_FILE, "default"),
+            "editable": loaded.sources["workflow_url"] in (KEY_FILE, LOGIN, "default"),
         },
         "network": verdict,
         "fallback": loaded.settings.fallback,
@@ -99,7 +99,7 @@ def _check_not_overridden() -> None:
     except ConfigurationError:
         # An invalid setting must not keep the user from entering a key.
         return
-    if loaded.settings.api_key is not None and loaded.sources["api_key"] != KEY_FILE:
+    if loaded.settings.api_key is not None and loaded.sources["api_key"] not in (KEY_FILE, LOGIN):
         raise ConfigurationError(
             f"{ENV_PREFIX}API_KEY is set (by {loaded.sources['api_key']}) and overrides a key entered here",
             next_step="Change it there, or remove it there first.",

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from .commands import devnet, generate, resume, settings, tasks
+from .commands import devnet, generate, login, resume, settings, tasks
 from .commands import workflows as workflow_commands
 from .demo import command as demo_command
+from .doctor import command as doctor_command
 from .screen import Screen, log_to
 
 START = "Get started"
@@ -21,7 +22,7 @@ SETUP = "Set-up"
 app = typer.Typer(
     name="xalora",
     help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.\n\n"
-    "Set XALORA_API_KEY to your key, or write it to a .env file here. To try it without a key: xalora demo",
+    "Enter your key with xalora login, or set XALORA_API_KEY. To try it without a key: xalora demo",
     epilog="Exit status: 0 done, 7 done by this machine instead of the network, 2 usage, 3 settings or key, "
     "4 network or service, 8 no network, 5 task failed, 6 outcome of a create unknown, 130 interrupted. Of "
     "several, the one that stands last here counts.",
@@ -59,7 +60,7 @@ for panel, commands in {
     RUN: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
     TASKS: (tasks.tasks, tasks.status, resume.resume, tasks.cancel, tasks.forget),
     LOCAL: (devnet.devnet, devnet.miner),
-    SETUP: (settings.config,),
+    SETUP: (login.login, login.logout, settings.config, doctor_command.doctor),
 }.items():
     for each in commands:
         app.command(rich_help_panel=panel)(each)

@@ -51,7 +51,7 @@ def credentials_of(task: WorkflowTask, default: Credentials | None) -> Credentia
     if credentials is None:
         raise MissingKeyError(
             "No API key is set",
-            next_step="Set XALORA_API_KEY (or put it into a .env file), or run against a devnet.",
+            next_step="Enter it by `xalora login`, or set XALORA_API_KEY. Without one: `xalora demo`.",
         )
     return credentials
 

@@ -83,7 +83,7 @@ def _session(
     *, force_close: bool, limit: int = MAX_CONNECTIONS, resolver: AbstractResolver | None = None
 ) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        limit=limit, force_close=force_close, ssl=_certificates(), resolver=resolver
+        limit=limit, force_close=force_close, ssl=certificates(), resolver=resolver
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -106,7 +106,7 @@ def _cancels_at_once() -> int:
     return MOST_CANCELS if allowed == resource.RLIM_INFINITY else min(MOST_CANCELS, allowed // 2)
 
 
-def _certificates() -> ssl.SSLContext | bool:
+def certificates() -> ssl.SSLContext | bool:
     """The CA bundle that the environment names, in the variables of OpenSSL, requests and curl.
 
     Raises:

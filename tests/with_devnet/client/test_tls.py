@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from xalora_client import AsyncXalora, XaloraConnectionError
+from xalora_client import AsyncXalora, XaloraConnectionError, load_settings
+from xalora_client.cli.doctor import machine
+from xalora_client.cli.doctor.findings import Verdict
 
 
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
@@ -92,3 +94,20 @@ async def test_an_authority_nobody_vouches_for_is_refused(
             XaloraConnectionError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self.signed"
         ):
             await client.query_task_result("t-1")
+
+
+async def test_the_doctor_tells_the_certificate_and_whether_it_is_trusted(
+    server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(server[1]))
+    settings = load_settings(workflow_url=server[0]).settings
+    found = {finding.check: finding for finding in await machine.way(settings)}
+    assert found["TLS"].verdict is Verdict.NOTE  # a day is left
+    assert "TLSv1.3, certificate by An authority of our own, 1 days left" in found["TLS"].text
+    assert found["answers"].verdict is Verdict.OK
+    monkeypatch.delenv("SSL_CERT_FILE")
+    found = {finding.check: finding for finding in await machine.way(settings)}
+    assert found["TLS"].verdict is found["answers"].verdict is Verdict.PROBLEM
+    assert "not trusted" in found["answers"].text
