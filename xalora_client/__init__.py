@@ -67,12 +67,14 @@ _LAZY = {
     "RunResult": "results",
     "Settings": "config",
     "TaskHandle": "client",
+    "TaskStatus": "results",
     "TaskStream": "streams",
     "Text2VideoTask": "tasks",
     "Timing": "results",
     "UpscalerTask": "tasks",
     "WorkflowTask": "tasks",
     "WorkflowTaskResult": "results",
+    "WorkflowTaskType": "tasks",
     "Xalora": "blocking",
     "load_settings": "config",
     "parse_api_key": "config",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from .results import (
         Outcome as Outcome,
         RunResult as RunResult,
+        TaskStatus as TaskStatus,
         Timing as Timing,
         WorkflowTaskResult as WorkflowTaskResult,
     )
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
         Text2VideoTask as Text2VideoTask,
         UpscalerTask as UpscalerTask,
         WorkflowTask as WorkflowTask,
+        WorkflowTaskType as WorkflowTaskType,
     )
     from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
 else:

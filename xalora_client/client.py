@@ -173,6 +173,11 @@ class AsyncXalora:
         self.settings = settings.settings if isinstance(settings, LoadedSettings) else settings
         if self.settings.log is not None:
             write_log(self.settings.log)
+        if self.settings.workflows_dir is not None:
+            from .workflows.catalog import use_folder
+
+            # A task is made without its client, and may name a definition in this folder.
+            use_folder(self, self.settings.workflows_dir)
         self._credentials = self.settings.credentials() if self.settings.api_key is not None else None
         self._given_journal = journal
         self._given_delivery = delivery
@@ -384,7 +389,9 @@ class AsyncXalora:
             AmbiguousCreateError: As :meth:`execute_workflow`.
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
-        _check_interval(interval)
+        _check_waits(
+            timeout, interval, f"execute_workflow_and_wait_for_result(task, {_seconds(timeout, interval)})"
+        )
         options = self._claim_options(again=again, if_unknown=if_unknown)
         deadline = None if timeout is None else monotonic() + timeout
 
@@ -776,7 +783,8 @@ class TaskHandle:
         Raises:
             TaskTimeoutError: The time ended first; the task runs on.
         """
-        _check_interval(interval)
+        given = _seconds(timeout, interval, "timeout=", "interval=")
+        _check_waits(timeout, interval, f"wait({given})")
         listener = _on_own_loop(on_event)
         deadline = None if timeout is None else monotonic() + timeout
 
@@ -933,9 +941,29 @@ def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession])
         call_on_hub(lambda: background(close()))
 
 
-def _check_interval(interval: float | None) -> None:
+def _seconds(timeout: float | None, interval: float | None, *names: str) -> str:
+    """Two waits in milliseconds as arguments in seconds."""
+    waits = (timeout or 0, interval or 0)
+    return ", ".join(f"{name}{wait / 1000:g}" for name, wait in zip(names or ("", ""), waits, strict=True))
+
+
+def _check_waits(timeout: float | None, interval: float | None, call: str) -> None:
+    """Check the waits of a call in seconds.
+
+    Args:
+        call: The call that is meant where they are milliseconds.
+
+    Raises:
+        InvalidTaskError: The interval is too short, or both look like milliseconds.
+    """
     if interval is not None and not interval >= MIN_FIXED_INTERVAL:
         raise InvalidTaskError(
             f"interval is {interval} s; at least {MIN_FIXED_INTERVAL:g} s is allowed",
             next_step="Give a longer interval, or None.",
+        )
+    if timeout is not None and interval is not None and timeout >= 10_000 and interval >= 1_000:
+        raise InvalidTaskError(
+            f"A timeout of {timeout:g} s and an interval of {interval:g} s look like milliseconds; both are "
+            "in seconds",
+            next_step=f"Write {call}.",
         )

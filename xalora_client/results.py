@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from .errors import (
     MADE_HERE,
@@ -30,14 +30,16 @@ T = TypeVar("T")
 
 REMOTE_ENGINE = "xalora"
 
+TaskStatus: TypeAlias = Literal["waiting", "running", "finished", "failed", "canceled"]
+"""The statuses that the protocol lists; the last three end a task."""
+
 
 @dataclass(frozen=True)
 class WorkflowTaskResult:
     """One answer of ``task_result_query``: the three fields of the Node SDK, and what else the network tells.
 
     Attributes:
-        status: ``waiting``, ``running``, ``finished``, ``failed`` or ``canceled``, or whatever unknown status
-            the network sent.
+        status: A :data:`TaskStatus`, or whatever else the network sent, which does not end a task.
         result: As it came, None until there is one.
         queue_position: The task's place in the network's queue, counted as the network does.
         miner: The id of the miner that works, or worked, on it.
@@ -47,7 +49,7 @@ class WorkflowTaskResult:
     """
 
     task_id: str
-    status: str
+    status: TaskStatus | str
     result: Any = None
     queue_position: int | None = None
     miner: str | None = None

@@ -6,11 +6,13 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +24,7 @@ from pydantic import (
 from typing_extensions import Self, Unpack
 
 from .config import Credentials, parse_api_key
-from .errors import InvalidTaskError
+from .errors import ConfigurationError, InvalidTaskError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +79,14 @@ def _unsendable(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(_unsendable(each) for each in value)
 
 
+class WorkflowTaskType(str, Enum):
+    """The network's names for the kinds of tasks that this package has classes for."""
+
+    UPSCALER = "upscaler"
+    FLUX_LORA = "txt2img"
+    TEXT_TO_VIDEO = "txt2vid"
+
+
 class LocalImage:
     """Marks a field whose value may be an image of this machine; it is delivered before the create."""
 
@@ -86,16 +96,33 @@ class BaseOptions(TypedDict, total=False):
 
     consumer_id: str | None
     job_id_prefix: str | None
-    timeout_seconds: int | None
+    timeout_seconds: float | None
     workflow_id: str | None
     api_key: SecretStr | str | None
 
 
 BASE_OPTIONS = frozenset(BaseOptions.__annotations__)
 
+_NO_PARAMETERS = BASE_OPTIONS | {"task_type"}
+_RANDOM_TYPES = (WorkflowTaskType.FLUX_LORA, WorkflowTaskType.TEXT_TO_VIDEO)
+
+
+def _empty_as_none(value: Any) -> Any:
+    """The network's own SDK takes an empty text, and 0 seconds, for an option that was not given."""
+    if isinstance(value, SecretStr):
+        return value if value.get_secret_value() else None
+    return None if isinstance(value, str | int | float) and not value else value
+
+
+def _whole(value: float | None) -> float | None:
+    return int(value) if value is not None and value.is_integer() else value
+
+
+NotEmpty = BeforeValidator(_empty_as_none)
+
 
 class WorkflowTask(BaseModel):
-    """Base of all tasks. Derive a class for a workflow of your own::
+    """Base of all tasks, abstract. Derive a class for a workflow of your own::
 
         class SketchTask(WorkflowTask):
             task_type = "sketch"
@@ -105,13 +132,20 @@ class WorkflowTask(BaseModel):
     Every field beside the base options becomes a parameter; those that are None are not sent. A field
     annotated ``Annotated[Any, LocalImage()]`` takes local images.
 
+    A class may give ``task_details`` instead, as in the network's own SDK, and ``task_type``, as properties;
+    what they give is sent. Its ``__init__`` may set attributes. A value of ``parameters`` that only an image
+    can be (a ``Path``, bytes, an array, a Pillow image), and a path named ``image`` or ``..._image``, is
+    delivered as an image.
+
     Args:
         consumer_id: Pays for this task instead of the client's own consumer.
-        job_id_prefix: First part of the ``job_id`` (default ``sdk-workflow``).
-        timeout_seconds: The *network* cancels the task after this many seconds; not the client's own wait.
+        job_id_prefix: First part of the ``job_id`` (default, and where it is empty: ``sdk-workflow``).
+        timeout_seconds: The *network* cancels the task after this many seconds; not the client's own wait. 0
+            is not sent.
         workflow_id: Which workflow of the network runs the task.
-        api_key: Key for this task alone, also used to poll and cancel it: the combined form, or the bare key
-            where ``consumer_id`` is given.
+        api_key: Key for this task alone, also used to poll and cancel it: the combined form, or the bare key.
+            A bare key is of ``consumer_id``, else of the client's own consumer; one that contains ``-`` or
+            ``#`` needs ``consumer_id`` beside it.
 
     Raises:
         InvalidTaskError: A parameter has the wrong type, is out of range, or is not known.
@@ -125,21 +159,73 @@ class WorkflowTask(BaseModel):
     seed_field: ClassVar[str | None] = None
     """The field that makes the result repeatable; None where the task draws no random numbers."""
 
-    consumer_id: str | None = None
-    job_id_prefix: str | None = Field(default=None, pattern=r"^[\w.-]+$")
-    timeout_seconds: int | None = Field(default=None, ge=1)
-    workflow_id: Annotated[str | None, BeforeValidator(number_as_text)] = None
-    api_key: SecretStr | None = Field(default=None, repr=False)
+    consumer_id: Annotated[str | None, NotEmpty] = None
+    job_id_prefix: Annotated[str | None, Field(pattern=r"^[\w.-]+$"), NotEmpty] = None
+    timeout_seconds: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_whole)] | None, NotEmpty
+    ] = None
+    workflow_id: Annotated[str | None, NotEmpty, BeforeValidator(number_as_text)] = None
+    api_key: Annotated[SecretStr | None, NotEmpty, Field(repr=False)] = None
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, options: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        name = type(self).__name__
+        is_typed = "task_type" in type(self).model_fields or type(self).task_type != ""
+        if type(self) is WorkflowTask or not is_typed:
+            raise InvalidTaskError(
+                "WorkflowTask is abstract" if type(self) is WorkflowTask else f"{name} has no task_type",
+                next_step='Derive a class that has a line such as task_type = "sketch".',
+            )
+        if options is not None:
+            values = {**self._taken_from(options), **values}
+        # An __init__ may set attributes before it calls this one.
+        earlier = dict(self.__dict__)
         try:
             super().__init__(**values)
         except ValidationError as error:
+            missing = [str(p["loc"][0]) for p in error.errors(include_input=False) if p["type"] == "missing"]
+            sets_later = missing and type(self).__init__ not in _OWN_INITS
             raise InvalidTaskError(
-                f"{type(self).__name__}: "
-                + "; ".join(_explain(p) for p in error.errors(include_input=False)),
-                next_step="Correct the parameter and try again.",
+                f"{name}: " + "; ".join(_explain(p) for p in error.errors(include_input=False)),
+                next_step=f"Give {missing[0]} to super().__init__({missing[0]}=...), or drop the __init__."
+                if sets_later
+                else "Correct the parameter and try again.",
             ) from None
+        self.__dict__.update(earlier)
+
+    def _taken_from(self, options: Any) -> dict[str, Any]:
+        """What of an object of options is for this class, as the network's own SDK takes it."""
+        if not isinstance(options, Mapping):
+            raise InvalidTaskError(
+                f"{type(self).__name__} was given {type(options).__name__} where options are expected",
+                next_step=f"Name each option: {type(self).__name__}(prompt=..., timeout_seconds=...).",
+            )
+        if not self._gives_details():
+            return dict(options)
+        known = {field.alias or name for name, field in type(self).model_fields.items()}
+        return {name: value for name, value in options.items() if name in known}
+
+    @classmethod
+    def _gives_details(cls) -> bool:
+        """Whether the class itself says what is sent."""
+        return cls.task_details is not WorkflowTask.task_details
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = type(self)
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        elif name in cls.model_fields:
+            if name in self.__dict__ and self.__dict__[name] is value:
+                return
+            raise InvalidTaskError(
+                f"{name} of a {cls.__name__} can't be set", next_step=f"Give it to the class: {name}=..."
+            )
+        elif isinstance(getattr(cls, name, None), property) or not cls._gives_details():
+            raise InvalidTaskError(
+                f"{cls.__name__} sets {name}, which would not be sent",
+                next_step=f"Write {name}: <type> in the class body and drop __init__, or give task_details.",
+            )
+        else:
+            object.__setattr__(self, name, value)
 
     @model_validator(mode="after")
     def _check_texts(self) -> Self:
@@ -166,28 +252,57 @@ class WorkflowTask(BaseModel):
         return {
             field.alias or name: value
             for name, field in type(self).model_fields.items()
-            if name not in BASE_OPTIONS and (value := getattr(self, name)) is not None
+            if name not in _NO_PARAMETERS and (value := getattr(self, name)) is not None
+        }
+
+    def details(self) -> dict[str, Any]:
+        """``{"parameters": {...}}`` as it is sent, but for images, which are as they were given.
+
+        Raises:
+            InvalidTaskError: The class's own ``task_details`` have another form.
+        """
+        if not self._gives_details():
+            return {"parameters": self.parameters()}
+        given: Any = self.task_details
+        parameters = given.get("parameters") if isinstance(given, Mapping) else None
+        if not isinstance(parameters, Mapping):
+            raise InvalidTaskError(
+                f"task_details of {type(self).__name__} is not a dict with parameters",
+                next_step='Return {"parameters": {...}}.',
+            )
+        sent = {str(name): value for name, value in parameters.items() if value is not None}
+        return {**given, "parameters": sent}
+
+    def images_among(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the parameters that hold an image, local or by URL."""
+        fields = {
+            field.alias or name
+            for name, field in type(self).model_fields.items()
+            if any(isinstance(m, LocalImage) for m in field.metadata)
+        }
+        gives = self._gives_details()
+        return {
+            name: value
+            for name, value in parameters.items()
+            if name in fields or (gives and _is_image(name, value))
         }
 
     def image_parameters(self) -> dict[str, Any]:
         """The parameters that hold an image, local or by URL."""
-        given = self.parameters()
-        return {
-            field.alias or name: given[field.alias or name]
-            for name, field in type(self).model_fields.items()
-            if (field.alias or name) in given and any(isinstance(m, LocalImage) for m in field.metadata)
-        }
+        return self.images_among(self.details()["parameters"])
 
     @property
     def task_details(self) -> dict[str, Any]:
-        """``{"parameters": {...}}`` as ``task_create`` carries it.
+        """``{"parameters": {...}}`` as ``task_create`` carries it; a class may give its own.
 
         Raises:
             InvalidTaskError: An image is local: it has no URL before the client has delivered it.
         """
         from .media.inputs import is_remote
 
-        for name, image in self.image_parameters().items():
+        # A class that gives its own may build on these, whose images the client delivers.
+        images = {} if self._gives_details() else self.image_parameters()
+        for name, image in images.items():
             if not is_remote(image):
                 raise InvalidTaskError(
                     f"Parameter {name} is an image of this machine, which has no URL yet",
@@ -197,7 +312,13 @@ class WorkflowTask(BaseModel):
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same task gives the same result: no randomness, or a seed is given."""
+        """Whether the same task gives the same result: no randomness, or a seed is given.
+
+        Without ``seed_field``, a text to an image or a video whose class gives its own ``task_details`` is
+        random unless they have a parameter ``seed`` or ``..._seed``.
+        """
+        if self.seed_field is None and self._gives_details() and self.kind_of_task in _RANDOM_TYPES:
+            return any(name.endswith("seed") for name in self.details()["parameters"])
         return self.seed_field is None or getattr(self, self.seed_field) is not None
 
     @property
@@ -207,7 +328,7 @@ class WorkflowTask(BaseModel):
 
     def describe(self) -> str:
         """A short description, for lists and the journal."""
-        text = str(getattr(self, "prompt", "") or self.task_type)
+        text = str(getattr(self, "prompt", "") or self.kind_of_task)
         return text if len(text) <= 80 else text[:77] + "..."
 
     @property
@@ -227,8 +348,19 @@ class WorkflowTask(BaseModel):
 
     @property
     def kind_of_task(self) -> str:
-        """The ``task_type`` that is sent."""
-        return self.task_type
+        """The ``task_type`` that is sent.
+
+        Raises:
+            InvalidTaskError: The class's own is no text, or empty.
+        """
+        given: Any = self.task_type
+        kind = given.value if isinstance(given, Enum) else given
+        if not isinstance(kind, str) or not kind:
+            raise InvalidTaskError(
+                f"task_type of {type(self).__name__} is {kind!r}, and no text",
+                next_step='Give it a text, such as task_type = "sketch".',
+            )
+        return kind
 
     @property
     def is_hosted(self) -> bool:
@@ -239,14 +371,22 @@ class WorkflowTask(BaseModel):
         """The credentials of this task: its own key or consumer, else the client's.
 
         Raises:
-            ConfigurationError: ``api_key`` is combined and malformed.
+            ConfigurationError: ``api_key`` is combined and malformed, or bare without a consumer.
         """
         if self.api_key is None:
             if self.consumer_id is None or default is None:
                 return default
             return Credentials(self.consumer_id, default.api_key)
-        if self.consumer_id:
-            return Credentials(self.consumer_id, self.api_key.get_secret_value())
+        consumer_id = self.consumer_id
+        if consumer_id is None and not _is_combined(self.api_key):
+            if default is None:
+                raise ConfigurationError(
+                    f"The api_key of this {type(self).__name__} is a bare key, and nobody is known to pay",
+                    next_step="Give consumer_id beside it, or the combined form <consumer_id>#<api_key>.",
+                )
+            consumer_id = default.consumer_id
+        if consumer_id is not None:
+            return Credentials(consumer_id, self.api_key.get_secret_value())
         return parse_api_key(self.api_key.get_secret_value())
 
 
@@ -269,6 +409,11 @@ class UpscalerTask(WorkflowTask):
         image_url: str | None = None,
         **options: Unpack[BaseOptions],
     ) -> None:
+        if isinstance(image, Mapping):
+            raise InvalidTaskError(
+                "UpscalerTask was given a dict where an image is expected",
+                next_step="Name each option: UpscalerTask(image_url=..., timeout_seconds=...).",
+            )
         if (image is None) == (image_url is None):
             raise InvalidTaskError(
                 "UpscalerTask takes one image, either as image or as image_url",
@@ -387,6 +532,21 @@ def _words(text: str) -> str:
     """A text as part of a file name."""
     words = re.sub(r"[^\w.()+-]+", "-", text).strip("-.")
     return words.encode()[:80].decode(errors="ignore").rstrip("-.")
+
+
+def _is_combined(key: SecretStr) -> bool:
+    return not {"#", "-"}.isdisjoint(key.get_secret_value())
+
+
+def _is_image(name: str, value: Any) -> bool:
+    """Whether a value of a class's own ``task_details`` is an image, by its type or its name."""
+    if isinstance(value, str):
+        return bool(value) and (name == "image" or name.endswith("_image"))
+    is_file = isinstance(value, bytes | bytearray | os.PathLike)
+    return is_file or any(hasattr(value, each) for each in ("__array_interface__", "__array__", "detach"))
+
+
+_OWN_INITS: set[Any] = {WorkflowTask.__init__, UpscalerTask.__init__}
 
 
 def _explain(problem: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from ...xalora_client.config import Settings, load_settings
+from ...xalora_client.errors import ConfigurationError
 from ...xalora_client.key_file import KeyFile
 from . import compat
 

@@ -75,7 +75,7 @@ def test_a_batch_becomes_one_task_an_image() -> None:
         (lambda: FluxLoraTask(prompt="x", lora_name="l", height=520), "height"),
         (lambda: FluxLoraTask(prompt="x", lora_name="l", aspect_ratio="2:1"), "aspect_ratio"),
         (lambda: FluxLoraTask(prompt="x"), "lora_name"),
-        (lambda: UpscalerTask("a.png", timeout_seconds=0), "timeout_seconds"),
+        (lambda: UpscalerTask("a.png", timeout_seconds=-1), "timeout_seconds"),
     ],
 )
 def test_a_wrong_parameter_is_named_before_anything_is_sent(make: Any, named: str) -> None:

@@ -92,6 +92,12 @@ def own_key_task(record: Record | None, settings: Settings) -> WorkflowTask | No
             task_id=record.task_id,
         )
     key = typer.prompt(f"Key of consumer {consumer} for task {record.task_id}", hide_input=True, err=True)
+
+    class KnownTask(WorkflowTask):
+        """Carries the key of a task that is known by its id."""
+
+        task_type = "known"
+
     if key.startswith((f"{consumer}#", f"{consumer}-")):
-        return WorkflowTask(api_key=key)
-    return WorkflowTask(consumer_id=consumer, api_key=key)
+        return KnownTask(api_key=key)
+    return KnownTask(consumer_id=consumer, api_key=key)

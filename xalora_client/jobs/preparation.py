@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..concurrency import DaemonThreads
@@ -30,6 +30,7 @@ class PreparedTask:
     Attributes:
         parameters: All parameters; those in ``images`` still stand for what the user gave.
         images: The local images among the parameters, encoded.
+        more_details: What a class's own ``task_details`` have beside the parameters.
     """
 
     task: WorkflowTask
@@ -39,6 +40,7 @@ class PreparedTask:
     images: Mapping[str, PreparedImage]
     fingerprint: str
     kind: str
+    more_details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def credentials_of(task: WorkflowTask, default: Credentials | None) -> Credentials:
@@ -95,10 +97,13 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             next_step="Run it on this machine (--engine comfyui), or on miners of your own.",
         )
     credentials = credentials_of(task, default)
-    parameters = task.parameters()
-    given_images = task.image_parameters()
+    details = task.details()
+    parameters = details.pop("parameters")
+    given_images = task.images_among(parameters)
     others = {name: value for name, value in parameters.items() if name not in given_images}
-    _check_json({**others, "workflow_id": task.workflow_id, "consumer_id": credentials.consumer_id})
+    _check_json(
+        {**others, **details, "workflow_id": task.workflow_id, "consumer_id": credentials.consumer_id}
+    )
     images: dict[str, PreparedImage] = {}
     digests: dict[str, str] = {}
     for name, image in given_images.items():
@@ -128,6 +133,7 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             parameters=parameters,
             image_digests=digests,
             recipe=task.recipe,
+            more_details=details,
         ),
         kind=duration_kind(
             task_type=task.kind_of_task,
@@ -135,6 +141,7 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             parameters=parameters,
             pixels=sum(image.width * image.height for image in images.values()) or None,
         ),
+        more_details=details,
     )
 
 
@@ -163,6 +170,7 @@ def fingerprint(
     parameters: Mapping[str, Any],
     image_digests: Mapping[str, str],
     recipe: str | None = None,
+    more_details: Mapping[str, Any] | None = None,
 ) -> str:
     """A digest that is equal exactly for the same task asked of the same network by the same consumer.
 
@@ -173,6 +181,7 @@ def fingerprint(
         parameters: As sent; images among them are passed over.
         image_digests: For each image parameter, the digest of its pixels, or its URL.
         recipe: A digest of the graph that computes it, where that is known.
+        more_details: What is sent beside the parameters.
     """
     work = {
         "sequencer": sequencer_url.rstrip("/"),
@@ -184,6 +193,8 @@ def fingerprint(
     }
     if recipe is not None:
         work["recipe"] = recipe
+    if more_details:
+        work["details"] = dict(more_details)
     canonical = json.dumps(work, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

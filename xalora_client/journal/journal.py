@@ -227,13 +227,16 @@ class Journal:
 
         Blocking. Looked at before the claim and not within: a disk that hangs must not hold up the journal.
         """
-        refusal: JournalError | None = None
+        return Folder(self.room_refusal(), self._gone(work))
+
+    def room_refusal(self) -> JournalError | None:
+        """Why no result could be stored now, None where one can. Blocking."""
         try:
             with explained(self._results.root, NOTHING_CHARGED):
                 self._results.check_room()
         except JournalError as error:
-            refusal = error
-        return Folder(refusal, self._gone(work))
+            return error
+        return None
 
     def _gone(self, work: Work) -> frozenset[str]:
         query = "SELECT files FROM entries WHERE fingerprint = ? AND files <> '[]'"

@@ -7,13 +7,30 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from ..config import load_settings
 from ..errors import WorkflowDefinitionError
 from .definition import WorkflowDefinition, load_definition, read_text
 from .endpoint import NAME_PATTERN, IndexEntry, load_yaml, parse_model
 
 SHIPPED_FOLDER = Path(__file__).parent / "definitions"
 INDEX_FILE = "index.yaml"
+
+
+_folders_in_use: WeakKeyDictionary[object, Path] = WeakKeyDictionary()
+
+
+def use_folder(client: object, folder: Path) -> None:
+    """Have :func:`own_folders` name a client's folder while that client lives."""
+    _folders_in_use[client] = folder
+
+
+def own_folders() -> tuple[Path, ...]:
+    """The user's folders of definitions: by the environment, a ``.env`` file, and this process's clients."""
+    named = load_settings().settings.workflows_dir
+    folders = ([] if named is None else [named]) + list(_folders_in_use.values())
+    return tuple(dict.fromkeys(folders))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
 
-from ..config import load_settings
 from ..tasks import BASE_OPTIONS, WorkflowTask
 from . import WorkflowCatalog, WorkflowDefinition
+from .catalog import own_folders
 
 
 class DefinedWorkflowTask(WorkflowTask):
@@ -20,9 +20,10 @@ class DefinedWorkflowTask(WorkflowTask):
         DefinedWorkflowTask("mochi-fp8", prompt="a fox in the snow", seed=7)
 
     Args:
-        definition: A definition, or the name of one: shipped, or in the folder of the setting
-            ``workflows_dir``. A name is looked up each time, in some 20 ms; for thousands of tasks, look it
-            up once.
+        definition: A definition, or the name of one: shipped, or in the folder that the setting
+            ``workflows_dir`` names, in the environment, a ``.env`` file, or as an argument of a client that
+            is there already. A name is looked up each time, in some 20 ms; for thousands of tasks, take
+            :meth:`AsyncXalora.workflow` once.
         **values: The workflow's parameters (``xalora workflows show NAME`` lists them) and the base options.
 
     Raises:
@@ -69,9 +70,12 @@ class DefinedWorkflowTask(WorkflowTask):
     def parameters(self) -> dict[str, Any]:
         return self._definition.network_parameters(self._values)
 
-    def image_parameters(self) -> dict[str, Any]:
+    def images_among(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         names = {parameter.name for parameter in self._definition.image_parameters}
-        return {name: value for name, value in self._values.items() if name in names}
+        return {name: value for name, value in parameters.items() if name in names}
+
+    def image_parameters(self) -> dict[str, Any]:
+        return self.images_among(self._values)
 
     @property
     def repeatable(self) -> bool:
@@ -90,7 +94,7 @@ class DefinedWorkflowTask(WorkflowTask):
 
 
 def _named(name: str) -> WorkflowDefinition:
-    return WorkflowCatalog.load(load_settings().settings.workflows_dir).get(name)
+    return WorkflowCatalog.load(*own_folders()).get(name)
 
 
 def definition_of(
@@ -99,8 +103,9 @@ def definition_of(
     """The workflow definition of a task, and those of the task's parameters that the definition has."""
     if isinstance(task, DefinedWorkflowTask):
         return task.definition, task.values
-    definition = catalog.find(task_type=task.task_type, workflow_id=task.workflow_id)
+    definition = catalog.find(task_type=task.kind_of_task, workflow_id=task.workflow_id)
     if definition is None:
         return None, {}
     known = {parameter.name for parameter in definition.parameters}
-    return definition, {name: value for name, value in task.parameters().items() if name in known}
+    given = task.details()["parameters"]
+    return definition, {name: value for name, value in given.items() if name in known}

@@ -89,6 +89,7 @@ CODES = {
     "ResultError": 5,
     "ResultExpiredError": 5,
     "ResultFormatError": 5,
+    "ResultSaveError": 5,
     "ResultTooLargeError": 5,
     "EngineError": 5,
     "UnexpectedError": 1,

@@ -130,10 +130,9 @@ def _probes(settings: Settings, timeout: float) -> list[tuple[str, str, Probe]]:
 
 def _workflows(settings: Settings) -> list[tuple[str, str, str | None]]:
     """Upscaling, and each workflow that has an id on the network: name, task type, id."""
-    folders = () if settings.workflows_dir is None else (settings.workflows_dir,)
     hosted = [
         (each.name, each.task_type, each.workflow_id)
-        for each in WorkflowCatalog.load(folders)
+        for each in WorkflowCatalog.load(settings.workflows_dir)
         if each.workflow_id is not None
     ]
     return [(UpscalerTask.task_type, UpscalerTask.task_type, None), *hosted]

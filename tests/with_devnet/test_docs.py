@@ -1,0 +1,48 @@
+"""The programs in docs/ run as they are printed, against a sequencer on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def programs(page: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+async def printed_by(program: str, url: str) -> str:
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        program,
+        env={**os.environ, "XALORA_WORKFLOW_URL": url, "XALORA_API_KEY": KEY},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode == 0
+    return told.decode()
+
+
+@pytest.mark.parametrize("program", programs("from-node-sdk.md"), ids=["line by line", "shorter"])
+async def test_a_class_ported_from_the_node_sdk_sends_what_it_sent_there(program: str) -> None:
+    network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
+    async with ScriptedSequencer(network) as sequencer:
+        assert await printed_by(program, sequencer.url) == "finished\n"
+    (body,) = network.bodies.values()
+    assert re.fullmatch(r"sdk-workflow-[0-9a-f]{10}", body.pop("job_id"))
+    assert body == {
+        "consumer_id": "alice",
+        "api_key": "s3cret",
+        "task_type": "sketch",
+        "task_details": {"parameters": {"prompt": "a fox"}},
+        "workflow_id": "7",
+    }
