@@ -40,6 +40,7 @@ from ..media.limits import TooLargeError
 from ..media.media_types import ANIMATION_SUFFIXES, MediaKind, sniff_file
 from ..media.validation import (
     TextInsteadOfResultError,
+    check_complete,
     check_unknown_format,
     kind_of_result,
     suffix_of,
@@ -48,6 +49,7 @@ from ..network.addresses import exact_url, redirected
 from ..network.answers import retry_after
 from ..network.destinations import RefusedAddressError
 from ..network.failure_text import describe_failure
+from ..network.outside import has_content_coding
 from ..network.result_session import ResultSession
 from ..network.sessions import environment_proxy
 from .part_file import PartFile
@@ -151,8 +153,6 @@ def find_complete_file(dest_stem: Path) -> Path | None:
         try:
             kind = sniff_file(path)
             if kind is not None:
-                from ..media.validation import check_complete
-
                 check_complete(path, kind)
                 return path
         except (OSError, BrokenMediaError):
@@ -377,8 +377,7 @@ class _Fetch:
         status = response.status
         if status in _PASSING:
             raise _Interrupted(f"HTTP {status}", status, retry_after(response.headers))
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("", "identity") and status in _WITH_BODY:
+        if has_content_coding(response.headers.getall("Content-Encoding", ())) and status in _WITH_BODY:
             # Unpacked, a few bytes could fill the disk; it was asked for as it is.
             raise self.target.failed("its server sends it compressed, though it was not asked to")
         if status == 416 and have:
@@ -501,8 +500,6 @@ def _finish(part: PartFile, target: _Target, end_is_known: bool) -> Path:
             if part.is_inherited:
                 raise BrokenMediaError("its first part comes from an earlier process and can't be checked")
         else:
-            from ..media.validation import check_complete
-
             check_complete(part.path, kind)
             suffix = kind.suffix
     except BrokenMediaError as error:
