@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import aiohttp
 from tenacity import (
@@ -27,12 +24,8 @@ from tenacity import (
 from ..concurrency import run_decoding, run_in_thread
 from ..config import without_login
 from ..errors import (
-    STILL_RETRIEVABLE,
     ConfigurationError,
-    ResultDownloadError,
-    ResultExpiredError,
     ResultFormatError,
-    ResultLocationError,
     ResultTooLargeError,
 )
 from ..media.containers import BrokenMediaError
@@ -48,10 +41,10 @@ from ..media.validation import (
 from ..network.addresses import exact_url, redirected
 from ..network.answers import retry_after
 from ..network.destinations import RefusedAddressError
-from ..network.failure_text import describe_failure
 from ..network.outside import has_content_coding
 from ..network.result_session import ResultSession
 from ..network.sessions import environment_proxy
+from .download_target import Target
 from .part_file import PartFile
 
 logger = logging.getLogger("xalora_client")
@@ -65,7 +58,6 @@ STALL_SECONDS = 30.0
 MAX_RESULT_BYTES = 512 * 2**20
 """The most bytes that are fetched, where the settings say nothing else: a stranger's file may never end."""
 
-_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _CHUNK_BYTES = 256 * 1024
 _MOST_AHEAD = 16  # chunks that wait for the disk
 _WORTH_CONTINUING = 64 * 1024  # new bytes that make an attempt count as progress
@@ -75,7 +67,6 @@ _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WHOLE = frozenset({200, 203})  # 203: a proxy on the way says that it may have changed the file
 _WITH_BODY = frozenset({*_WHOLE, 206})
-_GONE = frozenset({404, 410})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", re.ASCII)
 _SENDABLE = re.compile(r"[\x20-\x7e]{1,1000}")
@@ -118,14 +109,14 @@ async def download(
         ResultFormatError: It is complete and damaged.
         ResultTooLargeError: It needs more memory or time than the limits allow.
     """
-    target = _Target(url, task_id)
+    target = Target(url, task_id)
     part = PartFile(dest_stem)
     fetch = _Fetch(session, target, part, on_progress, attempts, stall_timeout, max_bytes)
     scheme = url[:8].partition(":")[0].lower()
     try:
         await run_in_thread(lambda: dest_stem.parent.mkdir(parents=True, exist_ok=True))
         if scheme == "data":
-            await run_in_thread(lambda: part.begin(_data_uri_content(target, max_bytes)))
+            await run_in_thread(lambda: part.begin(target.data_uri_content(max_bytes)))
         elif scheme in {"http", "https"}:
             await fetch.run()
         else:
@@ -160,100 +151,6 @@ def find_complete_file(dest_stem: Path) -> Path | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The address of a download, and the messages about it."""
-
-    url: str
-    task_id: str | None
-
-    @property
-    def shown_url(self) -> str:
-        """The URL without what may be secret in it: user, password, query."""
-        try:
-            parts = urlsplit(self.url)
-            return f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
-        except ValueError:
-            return "the URL given"
-
-    @property
-    def is_remote(self) -> bool:
-        return not self.url[:5].lower().startswith("data:")
-
-    def cause(self, error: Exception) -> str:
-        """As :func:`describe_failure`, without the address that the result's own address redirects to."""
-        text = describe_failure(error)
-        if not isinstance(error, aiohttp.ClientConnectorError):
-            return text
-        is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
-        if not is_proxy and error.host != urlsplit(self.url).hostname:
-            for address in (f"{error.host}:{error.port}", error.host):
-                text = text.replace(address, "the server that it redirects to")
-        return text
-
-    @property
-    def subject(self) -> str:
-        return f"The result of task {self.task_id}" if self.task_id else f"The result at {self.shown_url}"
-
-    def failed(self, reason: str, status_code: int | None = None) -> ResultDownloadError:
-        kind: type[ResultDownloadError] = ResultDownloadError
-        what = f"{self.subject} could not be downloaded: {reason}"
-        next_step = "Fetch it again by the task's id; the download continues where it stopped."
-        money = STILL_RETRIEVABLE
-        if status_code in _GONE:
-            kind = ResultExpiredError
-            what = f"{self.subject} is no longer there (HTTP {status_code})"
-            money = "The task was paid for; its result has expired on the network."
-            next_step = "Run the task again if you still need it."
-        return kind(
-            what,
-            money=money,
-            next_step=next_step,
-            task_id=self.task_id,
-            status_code=status_code,
-        )
-
-    def refused(self, reason: str, *, may_be_listed: bool = False) -> ResultLocationError:
-        return ResultLocationError(
-            f"{self.subject} is not fetched: {reason}",
-            money=STILL_RETRIEVABLE,
-            next_step="If you know the host and trust it, name it in XALORA_RESULT_HOSTS and fetch the "
-            "result again by the task's id."
-            if may_be_listed
-            else "Tell whoever runs the sequencer.",
-            task_id=self.task_id,
-        )
-
-    def too_large(self, limit: int) -> ResultDownloadError:
-        size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
-        error = self.failed(f"it is larger than {size}, the limit")
-        error.next_step = "To fetch it, raise XALORA_MAX_RESULT_BYTES and take it up again by the task's id."
-        return error
-
-    def replaced(self, reason: str) -> ResultDownloadError:
-        error = self.failed(f"something else came in its place: {reason}")
-        error.next_step = (
-            "If a login page or a proxy answers, log in there; then fetch the result again by the task's id."
-        )
-        return error
-
-    def needs_too_much(self, reason: str) -> ResultTooLargeError:
-        return ResultTooLargeError(
-            f"{self.subject} is larger than allowed: {reason}",
-            money=STILL_RETRIEVABLE,
-            next_step="Ask for a smaller result; the same task would give the same.",
-            task_id=self.task_id,
-        )
-
-    def broken(self, reason: str) -> ResultFormatError:
-        return ResultFormatError(
-            f"{self.subject} arrived and can't be used: {reason}",
-            money=STILL_RETRIEVABLE,
-            next_step="Fetch it again by the task's id; if it stays broken, the miner wrote it so.",
-            task_id=self.task_id,
-        )
-
-
 class _Interrupted(Exception):
     """An attempt ended early without progress; another one may succeed."""
 
@@ -275,7 +172,7 @@ class _Fetch:
     """
 
     session: ResultSession
-    target: _Target
+    target: Target
     part: PartFile
     on_progress: Progress | None
     attempts: int
@@ -474,24 +371,7 @@ def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | 
     return (int(first) if first else None), (int(total) if total != "*" else None)
 
 
-def _data_uri_content(target: _Target, max_bytes: int) -> bytes:
-    """The content of a ``data:`` URI."""
-    head, comma, body = target.url.partition(",")
-    if len(body) * 3 // 4 > max_bytes:
-        raise target.too_large(max_bytes)
-    if not comma:
-        raise target.broken("its data: URI has no comma")
-    if not head.lower().endswith(";base64"):
-        return unquote_to_bytes(body)
-    # Some encoders break lines, leave the padding out, or write the alphabet for URLs.
-    text = unquote_to_bytes(body).translate(_URL_SAFE, b" \t\r\n").rstrip(b"=")
-    try:
-        return b64decode(text + b"=" * (-len(text) % 4), validate=True)
-    except Base64Error as error:
-        raise target.broken(f"its data: URI is no valid base64 ({error})") from error
-
-
-def _finish(part: PartFile, target: _Target, end_is_known: bool) -> Path:
+def _finish(part: PartFile, target: Target, end_is_known: bool) -> Path:
     """Check that the file is complete, as far as its format allows, and rename it. Blocking."""
     kind = kind_of_result(part.path)
     try:
