@@ -88,7 +88,9 @@ def check_prompt(
         filled_later: ``(node id, input)`` pairs whose value is still a placeholder.
     """
     findings = [
-        finding for node_id in prompt for finding in _check_node(prompt, node_id, object_info, filled_later)
+        finding
+        for node_id in prompt
+        for finding in _check_node(_Node(prompt, node_id), object_info, filled_later)
     ]
     if not any(object_info.get(node["class_type"], {}).get("output_node") for node in prompt.values()):
         findings.append(Finding("no output", "No node of the graph saves or shows anything"))
@@ -103,7 +105,7 @@ def check_bound(
     findings = check_prompt(bound.prompt, object_info, filled_later=slots.union(filled_later))
     for slot in bound.auto_inputs:
         if _choices_of(bound.prompt, slot, object_info) == []:
-            findings.append(_missing(bound.prompt, slot.node_id, slot.name, AUTO))
+            findings.append(_Node(bound.prompt, slot.node_id).lacks(slot.name, AUTO))
     info = object_info.get(bound.prompt[bound.output_node_id]["class_type"])
     if info is not None and not info.get("output_node"):
         label = node_label(bound.prompt, bound.output_node_id)
@@ -164,83 +166,83 @@ def choose_installed(bound: BoundWorkflow, object_info: ObjectInfo) -> BoundWork
     return bound.with_choices(chosen)
 
 
+@dataclass(frozen=True)
+class _Node:
+    """A node of a prompt, and what is found in it."""
+
+    prompt: Prompt
+    id: str
+
+    @property
+    def class_type(self) -> str:
+        return str(self.prompt[self.id]["class_type"])
+
+    @property
+    def label(self) -> str:
+        return node_label(self.prompt, self.id)
+
+    def found(self, kind: FindingKind, text: str, severity: Literal["error", "warning"] = "error") -> Finding:
+        return Finding(kind, self.label + text, severity, self.id)
+
+    def lacks(self, name: str, file: str) -> Finding:
+        """The finding that the model file in an input is not installed."""
+        folder = model_folder(self.class_type, name)
+        missing = MissingFile(file, f"models/{folder}" if folder else None, self.label)
+        what = "any model file" if file == AUTO else f"the file {file}"
+        where = f"; it belongs into models/{folder}" if folder else ""
+        text = f" needs {what}, which the server does not have{where}"
+        return replace(self.found("missing file", text), missing=missing)
+
+
 def _check_node(
-    prompt: Prompt, node_id: str, object_info: ObjectInfo, filled_later: Collection[tuple[str, str]]
+    node: _Node, object_info: ObjectInfo, filled_later: Collection[tuple[str, str]]
 ) -> Iterator[Finding]:
-    class_type, inputs = prompt[node_id]["class_type"], prompt[node_id]["inputs"]
-    info = object_info.get(class_type)
+    info = object_info.get(node.class_type)
     if info is None:
-        text = f": the server has no node class {class_type!r}; its node pack is not installed there"
-        yield _found("unknown class", prompt, node_id, text)
+        what = f"the server has no node class {node.class_type!r}; its node pack is not installed there"
+        yield node.found("unknown class", f": {what}")
         return
-    specs = _input_specs(info)
+    inputs, specs = node.prompt[node.id]["inputs"], _input_specs(info)
     for name in (info.get("input") or {}).get("required") or ():
         # A dynamic input stands for others, whose names depend on the values given.
-        if name not in inputs and not _is_dynamic(specs.get(name)):
-            yield _found("missing input", prompt, node_id, f": the required input {name} is missing")
+        if name not in inputs and not _is_dynamic(specs, name):
+            yield node.found("missing input", f": the required input {name} is missing")
     may_judge_itself = str(info.get("python_module", "")).startswith("custom_nodes")
     for name, value in inputs.items():
-        spec = specs.get(name)
-        if (spec or _is_dynamic(specs.get(name.partition(".")[0]))) and _is_no_link(value):
-            text = f", input {name} is {value!r}; a link is a node's id as a text and the index of an output"
-            yield _found("bad link", prompt, node_id, text)
-            continue
-        link = as_link(value)
-        if spec is None:
-            if not _is_dynamic(specs.get(name.partition(".")[0])):
-                # Core ignores them, and classes with dynamic inputs take any.
-                yield _found(
-                    "unknown input", prompt, node_id, f": {class_type} has no input {name}", "warning"
-                )
-            continue
-        if link is not None:
-            found = _check_link(prompt, object_info, node_id, name, spec, link)
-        elif (node_id, name) not in filled_later:
-            found = _check_value(prompt, node_id, name, spec, value)
-        else:
-            continue
+        spec, link = specs.get(name), as_link(value)
+        found: Iterable[Finding] = ()
+        if spec is None and not _is_dynamic(specs, name):
+            # Core ignores them, and classes with dynamic inputs take any.
+            yield node.found("unknown input", f": {node.class_type} has no input {name}", "warning")
+        elif link is None and isinstance(value, list):
+            what = "a link is a node's id as a text and the index of an output"
+            yield node.found("bad link", f", input {name} is {value!r}; {what}")
+        elif spec is not None and link is not None:
+            found = _check_link(node, object_info, name, spec, link)
+        elif spec is not None and (node.id, name) not in filled_later:
+            found = _check_value(node, name, spec, value)
         for finding in found:
             is_sure = not may_judge_itself or finding.missing is not None
             yield finding if is_sure else replace(finding, severity="warning")
 
 
-def _is_dynamic(spec: _Spec | None) -> bool:
-    return spec is not None and isinstance(spec.type, str) and spec.type in _DYNAMIC_TYPES
-
-
-def _is_no_link(value: Any) -> bool:
-    """Whether a server takes a value for a link, and it is none."""
-    return isinstance(value, list) and as_link(value) is None
-
-
-def _found(
-    kind: FindingKind,
-    prompt: Prompt,
-    node_id: str,
-    text: str,
-    severity: Literal["error", "warning"] = "error",
-) -> Finding:
-    return Finding(kind, node_label(prompt, node_id) + text, severity, node_id)
-
-
 def _check_link(
-    prompt: Prompt, object_info: ObjectInfo, node_id: str, name: str, spec: _Spec, link: Link
+    node: _Node, object_info: ObjectInfo, name: str, spec: _Spec, link: Link
 ) -> Iterator[Finding]:
-    origin, index = link
-    if origin not in prompt:
-        yield _found("bad link", prompt, node_id, f", input {name}: the graph has no node {origin}")
+    origin, index = _Node(node.prompt, link[0]), link[1]
+    if origin.id not in node.prompt:
+        yield node.found("bad link", f", input {name}: the graph has no node {origin.id}")
         return
-    info = object_info.get(prompt[origin]["class_type"])
+    info = object_info.get(origin.class_type)
     if info is None:
         return
-    label = node_label(prompt, origin)
     outputs = info.get("output") or []
     if not 0 <= index < len(outputs):
-        yield _found("bad link", prompt, node_id, f", input {name}: {label} has no output {index}")
+        yield node.found("bad link", f", input {name}: {origin.label} has no output {index}")
         return
     given, wanted = outputs[index], spec.type
     if isinstance(given, str) and isinstance(wanted, str) and not _types_meet(given, wanted):
-        yield _found("bad link", prompt, node_id, f", input {name} takes {wanted}, but {label} gives {given}")
+        yield node.found("bad link", f", input {name} takes {wanted}, but {origin.label} gives {given}")
 
 
 def _types_meet(given: str, wanted: str) -> bool:
@@ -250,34 +252,32 @@ def _types_meet(given: str, wanted: str) -> bool:
     return bool({part.strip() for part in given.split(",")} & {part.strip() for part in wanted.split(",")})
 
 
-def _check_value(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
+def _check_value(node: _Node, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
     if isinstance(value, Mapping):
         # A list that is no link is wrapped so; other objects belong to widgets of their own.
         value = value.get("__value__", value)
         if not isinstance(value, str | int | float):
             return
     if spec.choices is not None:
-        yield from _check_choice(prompt, node_id, name, spec, value)
+        yield from _check_choice(node, name, spec, value)
     elif spec.type in ("INT", "FLOAT"):
         number = _converted(value, spec.type)
         low, high = spec.options.get("min"), spec.options.get("max")
         if number is None:
             what = "a whole number" if spec.type == "INT" else "a number"
-            yield _found("bad value", prompt, node_id, f", input {name} is {value!r}, not {what}")
+            yield node.found("bad value", f", input {name} is {value!r}, not {what}")
         elif (low is not None and number < low) or (high is not None and number > high):
-            text = f", input {name} is {value}; the server takes {low} to {high}"
-            yield _found("bad value", prompt, node_id, text)
+            yield node.found("bad value", f", input {name} is {value}; the server takes {low} to {high}")
     elif spec.type in _LINKED_TYPES and isinstance(value, str | int | float | bool):
-        text = f", input {name} takes a link to {spec.type}, not {value!r}"
-        yield _found("bad link", prompt, node_id, text)
+        yield node.found("bad link", f", input {name} takes a link to {spec.type}, not {value!r}")
 
 
-def _check_choice(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
+def _check_choice(node: _Node, name: str, spec: _Spec, value: Any) -> Iterator[Finding]:
     choices = spec.choices or []
     if value in choices or _same_file(value, choices):
         return
-    if model_folder(prompt[node_id]["class_type"], name) or is_model_file(value):
-        yield _missing(prompt, node_id, name, str(value))
+    if model_folder(node.class_type, name) or is_model_file(value):
+        yield node.lacks(name, str(value))
         return
     # The list of an upload holds the input folder alone, and a server looks for what is not in it.
     is_elsewhere = isinstance(value, str) and (_ANNOTATED.search(value) or "/" in value or "\\" in value)
@@ -285,8 +285,8 @@ def _check_choice(prompt: Prompt, node_id: str, name: str, spec: _Spec, value: A
         return
     shown = ", ".join(repr(choice) for choice in choices[:12])
     shown += ", ..." if len(choices) > 12 else ""
-    text = f", input {name} is {value!r}; the server knows {shown or 'no choice at all'}"
-    yield _found("bad value", prompt, node_id, text)
+    known = shown or "no choice at all"
+    yield node.found("bad value", f", input {name} is {value!r}; the server knows {known}")
 
 
 def _converted(value: Any, kind: str) -> float | None:
@@ -319,10 +319,9 @@ def _check_parameter(
     subject = f"parameter {parameter.name}"
     specs = _input_specs(info)
     spec = specs.get(target.subfield)
-    if spec is None and _is_dynamic(specs.get(target.subfield.partition(".")[0])):
-        return
     if spec is None:
-        yield Finding("endpoint", f"{subject}: {label} has no input {target.subfield}")
+        if not _is_dynamic(specs, target.subfield):
+            yield Finding("endpoint", f"{subject}: {label} has no input {target.subfield}")
         return
     low, high = parameter.minimum, parameter.maximum and parameter.user_maximum
     least, most = spec.options.get("min"), spec.options.get("max")
@@ -330,24 +329,13 @@ def _check_parameter(
         yield Finding("endpoint", f"{subject} allows {low}, which is below what {label} takes ({least})")
     if high is not None and most is not None and high > most:
         yield Finding("endpoint", f"{subject} allows {high}, which is above what {label} takes ({most})")
-    if spec.choices is None or _is_dynamic(spec):
+    if spec.choices is None:
         return
     for option in parameter.options or ():
         if option not in spec.choices and not _same_file(option, spec.choices):
             yield Finding("endpoint", f"{subject} offers {option!r}, which {label} does not know", "warning")
     if parameter.type not in (ParameterType.STRING, ParameterType.IMAGE):
         yield Finding("endpoint", f"{subject} is no text, but {label} takes a choice of texts")
-
-
-def _missing(prompt: Prompt, node_id: str, name: str, value: str) -> Finding:
-    folder = model_folder(prompt[node_id]["class_type"], name)
-    label = node_label(prompt, node_id)
-    missing = MissingFile(value, f"models/{folder}" if folder else None, label)
-    what = "any model file" if value == AUTO else f"the file {value}"
-    message = f"{label} needs {what}, which the server does not have"
-    if folder:
-        message += f"; it belongs into models/{folder}"
-    return Finding("missing file", message, node_id=node_id, missing=missing)
 
 
 class _Spec(NamedTuple):
@@ -379,6 +367,12 @@ def _input_specs(info: Mapping[str, Any]) -> dict[str, _Spec]:
         for name, spec in (inputs.get(section) or {}).items()
         if isinstance(spec, Sequence) and spec
     }
+
+
+def _is_dynamic(specs: Mapping[str, _Spec], name: str) -> bool:
+    """Whether an input is dynamic, or stands behind a dynamic one."""
+    spec = specs.get(name.partition(".")[0])
+    return spec is not None and isinstance(spec.type, str) and spec.type in _DYNAMIC_TYPES
 
 
 def _choices_of(prompt: Prompt, slot: NodeInput, object_info: ObjectInfo) -> list[Any] | None:
