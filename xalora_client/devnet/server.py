@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,22 +94,27 @@ class Devnet:
         # Actions that the plan of faults does.
         self.add_fault = self.faults.add
         self.clear_faults = self.faults.clear
-        self._keys = dict(split_key(key) for key in (api_key, *more_api_keys))
         self._host, self._port = host, port
         self._db = None if db is None else Path(db)
         self._lease = lease
-        self._result_form: ResultForm = result_form
-        self._details_as_text = details_as_text
-        self._usual_workflows = usual_workflows
-        self._miner_options: dict[str, Any] = {
-            "miners": miners,
-            "engine": engine,
-            "workflow_ids": workflow_ids,
-            "poll": miner_poll,
-            "heartbeat": lease / 4,
-            "task_seconds": task_seconds,
-            "faults": self.faults,
-        }
+        self._new_sequencer = partial(
+            Sequencer,
+            keys=dict(split_key(key) for key in (api_key, *more_api_keys)),
+            faults=self.faults,
+            result_form=result_form,
+            details_as_text=details_as_text,
+            usual_workflows=usual_workflows,
+        )
+        self._new_miner_pool = partial(
+            MinerPool,
+            miners=miners,
+            engine=engine,
+            workflow_ids=workflow_ids,
+            poll=miner_poll,
+            heartbeat=lease / 4,
+            task_seconds=task_seconds,
+            faults=self.faults,
+        )
         self._stack = contextlib.AsyncExitStack()
         self._state: State | None = None
         self._sequencer: Sequencer | None = None
@@ -126,7 +132,7 @@ class Devnet:
             stack.callback(self._close_state)
             stack.push_async_callback(self.stop_sequencer)
             await self.start_sequencer()
-            self._miner_pool = await stack.enter_async_context(MinerPool(self._url, **self._miner_options))
+            self._miner_pool = await stack.enter_async_context(self._new_miner_pool(self._url))
             await self._until(
                 lambda: all(map(self._running_state.has_heard, self._running_pool.miners)), WAIT_SECONDS
             )
@@ -221,15 +227,7 @@ class Devnet:
         if self._state is None:
             self._state = State(self._db, lease_seconds=self._lease, on_change=self._changed)
         storage = Storage(self._folder, self._state.secret, self.faults)
-        self._sequencer = Sequencer(
-            self._state,
-            storage,
-            self._keys,
-            self.faults,
-            result_form=self._result_form,
-            details_as_text=self._details_as_text,
-            usual_workflows=self._usual_workflows,
-        )
+        self._sequencer = self._new_sequencer(self._state, storage)
         await self._sequencer.start(self._host, self._port)
         self._url = self._sequencer.url
         self._port = int(self._url.rpartition(":")[2])
