@@ -218,7 +218,7 @@ class Sequencer:
         self._check_key(consumer_id, api_key)
         workflow_id = self._workflow_id(workflow_id, task_type)
         check_parameters(task_type, workflow_id, task_details)
-        task_id, _ = self.state.create(
+        task_id = self.state.create(
             consumer_id=consumer_id,
             job_id=job_id,
             task_type=task_type,

@@ -147,11 +147,6 @@ class Devnet:
         """Base URL of the sequencer, for ``XALORA_WORKFLOW_URL``."""
         return self._url
 
-    @property
-    def result_base_url(self) -> str:
-        """Base URL of results that are bare keys, for ``XALORA_RESULT_BASE_URL``."""
-        return f"{self._url}/files"
-
     # Queries
 
     def stats(self) -> dict[str, Any]:

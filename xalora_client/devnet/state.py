@@ -126,8 +126,8 @@ class State:
         workflow_id: str,
         details: str,
         timeout_seconds: float | None = None,
-    ) -> tuple[str, bool]:
-        """Create a task; returns its id and whether it is new.
+    ) -> str:
+        """Create a task; returns its id.
 
         A known ``job_id`` of the same consumer gives the first task's id and counts as a duplicate.
         """
@@ -135,7 +135,7 @@ class State:
             self._counters["duplicates"] += 1
             self.save_counts()
             self.on_change()
-            return known, False
+            return known
         number, task_id = len(self._tasks), secrets.token_hex(8)
         task = TaskRecord(
             number,
@@ -150,7 +150,7 @@ class State:
         )
         self._add(task)
         self._save(task)
-        return task_id, True
+        return task_id
 
     def get(self, task_id: str) -> TaskRecord | None:
         """The present state of a task, or ``None`` if there is no such task."""

@@ -126,7 +126,7 @@ async def test_every_form_of_a_result(form: Any, wanted: Any) -> None:
         await post("miner_submit", success=True, task_id=task_id, miner_id="0xA", result=key)
 
         answer = await post("task_result_query", task_id=task_id, api_key="devnet")
-        url = f"{devnet.result_base_url}/{key}"
+        url = f"{devnet.url}/files/{key}"
         assert answer["result"] == wanted(url, key)
         async with session.get(url) as response:
             assert await response.read() == RESULT

@@ -49,7 +49,7 @@ def status(state: State, task_id: str) -> str:
 
 
 def test_tasks_go_out_in_order_of_arrival_across_workflows(state: State) -> None:
-    ids = [state.create(**new(str(n), workflow_id="21"[n % 2]))[0] for n in range(4)]
+    ids = [state.create(**new(str(n), workflow_id="21"[n % 2])) for n in range(4)]
     got = []
     for n in range(4):
         assignment = state.assign(f"m{n}", ["2", "1"])
@@ -61,7 +61,7 @@ def test_tasks_go_out_in_order_of_arrival_across_workflows(state: State) -> None
 
 
 def test_a_workflow_that_nobody_takes_waits(state: State) -> None:
-    task_id, _ = state.create(**new("a", workflow_id="7"))
+    task_id = state.create(**new("a", workflow_id="7"))
     assert state.assign("m", ["1", "2"]) is None
     assert status(state, task_id) == "waiting"
     assert state.miner_for("7") is None
@@ -69,7 +69,7 @@ def test_a_workflow_that_nobody_takes_waits(state: State) -> None:
 
 
 def test_a_silent_miners_task_goes_back_and_to_the_next(state: State, clock: Clock) -> None:
-    task_id, _ = state.create(**new("a"))
+    task_id = state.create(**new("a"))
     assert state.assign("first", ["1"])
     clock.now += 4.9
     assert status(state, task_id) == "running"
@@ -84,7 +84,7 @@ def test_a_silent_miners_task_goes_back_and_to_the_next(state: State, clock: Clo
 
 
 def test_renewals_keep_a_task(state: State, clock: Clock) -> None:
-    task_id, _ = state.create(**new("a"))
+    task_id = state.create(**new("a"))
     assert state.assign("m", ["1"])
     for _ in range(10):
         clock.now += 4.0
@@ -95,8 +95,8 @@ def test_renewals_keep_a_task(state: State, clock: Clock) -> None:
 
 
 def test_a_busy_miner_gets_no_other_task_and_none_twice(state: State, clock: Clock) -> None:
-    first, _ = state.create(**new("a"))
-    second, _ = state.create(**new("b"))
+    first = state.create(**new("a"))
+    second = state.create(**new("b"))
     assert state.assign("m", ["1"])
     assert state.assign("m", ["1"]) is None
     task = state.get(first)
@@ -114,7 +114,7 @@ def test_a_place_in_the_queue_is_among_the_tasks_of_a_workflow(state: State) -> 
     def places() -> list[int | None]:
         return [state.queue_position(task) for id in ids if (task := state.get(id)) is not None]
 
-    ids = [state.create(**new(str(n), workflow_id="1121"[n]))[0] for n in range(4)]
+    ids = [state.create(**new(str(n), workflow_id="1121"[n])) for n in range(4)]
     assert places() == [1, 2, 1, 3]
     assert state.assign("m", ["1"])
     assert places() == [None, 1, 1, 2]
@@ -123,9 +123,9 @@ def test_a_place_in_the_queue_is_among_the_tasks_of_a_workflow(state: State) -> 
 
 
 def test_timeout_seconds_cancels_a_waiting_and_a_running_task(state: State, clock: Clock) -> None:
-    running, _ = state.create(**new("a", timeout_seconds=3))
-    waiting, _ = state.create(**new("b", timeout_seconds=3))
-    forever, _ = state.create(**new("c"))
+    running = state.create(**new("a", timeout_seconds=3))
+    waiting = state.create(**new("b", timeout_seconds=3))
+    forever = state.create(**new("c"))
     assert state.assign("m", ["1"])
     clock.now += 2.9
     assert [status(state, task) for task in (running, waiting)] == ["running", "waiting"]
@@ -140,7 +140,7 @@ def test_timeout_seconds_cancels_a_waiting_and_a_running_task(state: State, cloc
 
 
 def test_the_first_result_counts_even_from_a_miner_without_its_lease(state: State, clock: Clock) -> None:
-    task_id, _ = state.create(**new("a"))
+    task_id = state.create(**new("a"))
     assert state.assign("slow", ["1"])
     clock.now += 6
     assert state.assign("quick", ["1"])
@@ -164,10 +164,9 @@ def test_an_idle_miner_is_named_before_a_busy_one_and_a_silent_one_never(state: 
 
 
 def test_the_same_job_is_the_same_task_for_good(state: State) -> None:
-    task_id, is_new = state.create(**new("a"))
-    assert is_new
+    task_id = state.create(**new("a"))
     state.cancel(task_id)
-    assert state.create(**new("a")) == (task_id, False)
+    assert state.create(**new("a")) == task_id
     assert state.stats()["creates"] == 1
     assert state.stats()["duplicates"] == 1
 
@@ -175,8 +174,8 @@ def test_the_same_job_is_the_same_task_for_good(state: State) -> None:
 def test_a_file_keeps_tasks_and_counts(tmp_path: Path, clock: Clock) -> None:
     db = tmp_path / "state.sqlite"
     state = State(db, clock=clock)
-    waiting, _ = state.create(**new("a", timeout_seconds=100))
-    running, _ = state.create(**new("b"))
+    waiting = state.create(**new("a", timeout_seconds=100))
+    running = state.create(**new("b"))
     state.create(**new("b"))
     state.count_request("task_create")
     assert state.assign("m", ["1"])
@@ -191,7 +190,7 @@ def test_a_file_keeps_tasks_and_counts(tmp_path: Path, clock: Clock) -> None:
     state = State(db, clock=clock)
     assert state.stats() == before
     assert state.secret == secret
-    assert state.create(**new("b")) == (running, False)
+    assert state.create(**new("b")) == running
     assert status(state, running) == "running"
     assert state.miner_for("1") == ("m", False)
     assert state.renew("m") == running
@@ -203,7 +202,7 @@ def test_a_file_keeps_tasks_and_counts(tmp_path: Path, clock: Clock) -> None:
 def test_a_timeout_runs_on_while_it_is_down(tmp_path: Path, clock: Clock) -> None:
     db = tmp_path / "state.sqlite"
     state = State(db, clock=clock)
-    task_id, _ = state.create(**new("a", timeout_seconds=10))
+    task_id = state.create(**new("a", timeout_seconds=10))
     state.close()
     clock.now += 11
     state = State(db, clock=clock)
@@ -214,7 +213,7 @@ def test_a_timeout_runs_on_while_it_is_down(tmp_path: Path, clock: Clock) -> Non
 def test_what_was_created_is_on_disk_before_it_is_answered(tmp_path: Path, clock: Clock) -> None:
     db = tmp_path / "state.sqlite"
     state = State(db, clock=clock)
-    task_id, _ = state.create(**new("a"))
+    task_id = state.create(**new("a"))
     # A second connection sees committed data only, as after a kill.
     other = sqlite3.connect(db)
     assert other.execute("SELECT task_id FROM tasks").fetchall() == [(task_id,)]
@@ -225,7 +224,7 @@ def test_what_was_created_is_on_disk_before_it_is_answered(tmp_path: Path, clock
 def test_changes_call_on_change(clock: Clock) -> None:
     told: list[object] = []
     state = State(clock=clock, on_change=lambda: told.append(state.stats()["tasks"]))
-    task_id, _ = state.create(**new("a"))
+    task_id = state.create(**new("a"))
     assert state.assign("m", ["1"])
     state.submit(task_id, "m", success=True, result="k", message="")
     statuses = [next((name for name, n in counts.items() if n), None) for counts in told]  # type: ignore[attr-defined]
@@ -234,7 +233,7 @@ def test_changes_call_on_change(clock: Clock) -> None:
 
 
 def test_a_task_that_ended_while_it_waited_is_passed_over(state: State) -> None:
-    ids = [state.create(**new(str(n)))[0] for n in range(3)]
+    ids = [state.create(**new(str(n))) for n in range(3)]
     state.cancel(ids[0])
     assignment = state.assign("m", ["1"])
     assert assignment is not None
