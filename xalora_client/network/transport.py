@@ -55,12 +55,8 @@ class OutcomeUnknown(Exception):
     """The request was sent in full and no answer came back."""
 
 
-class _Stalled(Exception):
-    """No progress for too long; the text says at which step."""
-
-
-class _TooLarge(Exception):
-    """More came than any answer holds."""
+class _NoAnswer(Exception):
+    """What came is no answer, or nothing came in time; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +240,7 @@ class Transport:
         except aiohttp.ClientConnectorError as error:
             body.handed_over = False
             return describe_failure(error)
-        except (_Stalled, _TooLarge) as problem:
+        except _NoAnswer as problem:
             return str(problem)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's answer does to the parser
             return describe_failure(error)
@@ -266,7 +262,7 @@ class Transport:
             return _Raw(response.status, await _read(response), retry_after(response.headers))
 
     async def _unless_stalled(self, request: Coroutine[Any, Any, _Raw], body: _Body) -> _Raw:
-        """The answer, or :class:`_Stalled`; either way the request has ended."""
+        """The answer, or :class:`_NoAnswer`; either way the request has ended."""
         began = monotonic()
         went_on = -math.inf
         exchange = asyncio.ensure_future(request)
@@ -286,24 +282,24 @@ class Transport:
         if not exchange.cancelled():
             return exchange.result()
         if body.handed_over:
-            raise _Stalled("no answer came in time")
+            raise _NoAnswer("no answer came in time")
         if body.moved is None:
-            raise _Stalled("no connection was made in time")
-        raise _Stalled("the connection stalled while the request was being sent")
+            raise _NoAnswer("no connection was made in time")
+        raise _NoAnswer("the connection stalled while the request was being sent")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The body of an answer.
 
     Raises:
-        _TooLarge: It is larger than any answer of the protocol.
+        _NoAnswer: It is larger than any answer of the protocol.
     """
     body = bytearray()
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             response.close()
-            raise _TooLarge(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+            raise _NoAnswer(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
     return bytes(body)
 
 
