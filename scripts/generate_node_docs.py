@@ -48,19 +48,18 @@ the graph is queued again, the network is asked again.
 """
 
 
-def generated_files(object_info: Mapping[str, Any], repository: Path = REPOSITORY) -> dict[Path, str]:
+def generated_files(object_info: Mapping[str, Any]) -> dict[Path, str]:
     """The text of each generated file, by its path in the repository.
 
     Args:
         object_info: ComfyUI's answer to ``GET /object_info``.
-        repository: Where the help pages are, whose introductions are kept.
     """
     nodes = {name: info for name, info in sorted(object_info.items()) if PACK in info["python_module"]}
     texts = {name: _texts(info) for name, info in nodes.items()}
     files = {NODE_DEFS: json.dumps(texts, indent=2, ensure_ascii=False) + "\n"}
     for name, info in nodes.items():
         page = HELP_PAGES / f"{name}.md"
-        files[page] = _introduction(name, repository / page, info) + _reference(info)
+        files[page] = _introduction(name, REPOSITORY / page, info) + _reference(info)
     return files
 
 

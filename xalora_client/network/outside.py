@@ -33,10 +33,10 @@ def _shown(found: re.Match[str]) -> str:
     return found[0] if found[0].isprintable() else " "
 
 
-def is_bounded(value: Any, depth: int = NESTING_LIMIT) -> bool:
-    """Whether JSON is nested at most ``depth`` deep."""
+def is_bounded(value: Any) -> bool:
+    """Whether JSON is nested at most :data:`NESTING_LIMIT` deep."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(NESTING_LIMIT + 1):
         level = [
             inner
             for each in level
