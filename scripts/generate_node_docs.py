@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from cache import REPOSITORY
+
 NODE_DEFS = Path("locales", "en", "nodeDefs.json")
 HELP_PAGES = Path("web", "docs")
 PACK = "ComfyUI-Xalora"
