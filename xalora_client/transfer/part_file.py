@@ -36,9 +36,9 @@ else:
 class PartFile:
     """The bytes received so far, and beside them the validator of the version they belong to.
 
-    It is open and locked from `prepare` until it is closed, renamed or removed. So others tell it from one
-    that was left behind, however long its process is suspended. All functions block, and may be called from
-    any thread.
+    It is open and locked from its first byte here until it is closed, renamed or removed. So others tell it
+    from one that was left behind, however long its process is suspended. All functions block, and may be
+    called from any thread.
 
     Attributes:
         size: The bytes on disk.
@@ -66,6 +66,9 @@ class PartFile:
             OSError: It can't be written, or somebody else writes it.
         """
         with self._lock:
+            if self._file is None and not self.path.exists():
+                self.size = 0
+                return 0
             file = self._opened()
             if self._in_doubt:
                 self._in_doubt = False

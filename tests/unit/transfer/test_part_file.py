@@ -38,7 +38,7 @@ def continued(stem: Path) -> bytes:
     take_over(stem, private)
     part = PartFile(private)
     size = part.prepare()
-    content = part.path.read_bytes()
+    content = part.path.read_bytes() if size else b""
     assert size == len(content)
     part.close()
     return content
@@ -74,7 +74,8 @@ def test_one_that_is_left_is_continued_at_once_whatever_its_age(tmp_path: Path) 
 
 def test_an_empty_one_is_not_left(tmp_path: Path) -> None:
     part = PartFile(tmp_path / "job-1.abc")
-    part.prepare()
+    assert part.prepare() == 0
+    part.begin(validator='"v1"')
     part.close()
     assert list(tmp_path.iterdir()) == []
 

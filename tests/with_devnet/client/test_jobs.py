@@ -46,6 +46,7 @@ from xalora_client import (
 from xalora_client.client import HostOptions
 from xalora_client.config import FallbackPolicy
 from xalora_client.devnet import Devnet
+from xalora_client.jobs.hub import LEAVING_SECONDS
 from xalora_client.journal import Event, Journal, TaskState
 from xalora_client.media.inputs import PreparedImage
 from xalora_client.transfer.upload import DeliveredImage
@@ -158,7 +159,8 @@ async def test_a_call_cancelled_while_its_image_is_uploaded_sends_nothing() -> N
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert loop.time() - began < 2.5
+        # It waits for a cancel, and not for the upload, which never ends.
+        assert loop.time() - began < LEAVING_SECONDS
         (record,) = client.journal.records()
         assert record.state is TaskState.NOT_SENT
     assert sequencer.asked == []
@@ -339,13 +341,14 @@ async def test_a_cancel_is_noticed_though_a_poll_was_under_way() -> None:
 
     loop = asyncio.get_running_loop()
     async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
-        waiting = asyncio.create_task(client.task("t-1").wait(interval=10))
+        waiting = asyncio.create_task(client.task("t-1").wait(interval=60))
         await asyncio.wait_for(polled.wait(), PATIENCE)
         began = loop.time()
         await client.cancel_task("t-1")
         hold.set()
         assert (await waiting).status == "canceled"
-        assert loop.time() - began < 3.0
+        # Before the next poll.
+        assert loop.time() - began < 60
 
 
 async def test_a_refused_cancel_leaves_no_cancel_pending() -> None:

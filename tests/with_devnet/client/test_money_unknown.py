@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 
 import pytest
 from journals import PATIENCE, leases, until
@@ -62,11 +61,9 @@ async def test_a_forgotten_task_is_told_once_and_then_at_once() -> None:
         assert (record.state, record.task_id) == (TaskState.UNKNOWN, "t-1")
         polls = sequencer.count("task_result_query")
         for call in (client.run(task(), fallback="never"), client.execute_workflow(task())):
-            began = monotonic()
             with pytest.raises(AmbiguousCreateError, match=r"t-1.*forget") as caught:
                 await call
             assert caught.value.task_id == "t-1"
-            assert monotonic() - began < 2.0
         assert sequencer.count("task_result_query") == polls
     assert network.created == 1
 
