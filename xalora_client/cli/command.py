@@ -56,7 +56,13 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__doc__ = _paragraphs(function.__doc__ or "")
     return run
+
+
+def _paragraphs(docstring: str) -> str:
+    """A docstring with each paragraph on one line: the help breaks lines by the terminal's width."""
+    return "\n\n".join(" ".join(each.split()) for each in inspect.cleandoc(docstring).split("\n\n"))
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:

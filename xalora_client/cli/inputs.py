@@ -103,8 +103,9 @@ def without_done(
     if not fresh:
         # The user named results only, so these are the inputs.
         fresh = list(inputs.sources)
-    elif len(fresh) < len(inputs.sources):
-        results = [Path(source) for source in inputs.sources if is_result(source)]
+    # In a folder they are what the command before has left there.
+    results = [Path(each) for each in inputs.sources if each not in fresh and each not in inputs.below]
+    if results:
         screen.note(
             f"Skipped results of this command: {named(results)}. To upscale such a file, name it alone."
         )

@@ -48,6 +48,11 @@ class Job:
     task: WorkflowTask | None = field(default=None, repr=False)
 
     @property
+    def source_name(self) -> str | None:
+        """The input for a line."""
+        return "stdin" if self.source == STREAM else self.source
+
+    @property
     def photograph(self) -> Path | bytes | None:
         """The input, where it is a file of this machine or was piped in."""
         if self.source is None or is_url(self.source):
@@ -86,6 +91,13 @@ class JobReport:
         if self.unsettled is not None:
             return exit_code_of(self.unsettled)
         return ExitCode.DONE if self.fell_back is None else ExitCode.DONE_HERE
+
+    @property
+    def place(self) -> str:
+        """Where the result is, for a line."""
+        if self.job.destination.is_stream:
+            return "stdout"
+        return ", ".join(short_path(path) for path in self.files)
 
     @property
     def status(self) -> str:
@@ -224,8 +236,8 @@ class JobRunner:
             return
         self._screen.say(
             ("✓ ", "green") if report.fell_back is None else ("~ ", "yellow"),
-            *((f"{report.job.source} -> ", "") if report.job.source else ("", "")),
-            (", ".join(short_path(path) for path in report.files), "bold"),
+            *((f"{report.job.source_name} -> ", "") if report.job.source else ("", "")),
+            (report.place, "bold"),
             (f"  {summary(report.result)}", "dim"),
         )
         for remark in report.remarks:

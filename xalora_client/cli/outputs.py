@@ -154,8 +154,7 @@ def write_result(
             and not destination.is_stream
             and not _suits(wanted.suffix, content, destination)
         ):
-            held = content.kind.value.upper() if content.kind is not None else "other"
-            remarks.append(f"{short_path(written)} holds {held} data, in spite of its name")
+            remarks.append(_misnamed(written, content))
     return Written(tuple(files), tuple(remarks))
 
 
@@ -182,6 +181,13 @@ def _content(source: Path, destination: Destination, credits_block: bytes | None
         plain = replace(plain, remark=f"the result stays in the format in which it came: {what}")
     data = None if credits_block is None else picture_with_credits(source, credits_block)
     return replace(plain, data=data)
+
+
+def _misnamed(written: Path, content: _Content) -> str:
+    held = content.kind.value.upper() if content.kind is not None else "other"
+    if not written.suffix:
+        return f"{short_path(written)} is a file and holds {held} data; for a folder write {written.name}/"
+    return f"{short_path(written)} holds {held} data, in spite of its name"
 
 
 def _suits(suffix: str, content: _Content, destination: Destination) -> bool:

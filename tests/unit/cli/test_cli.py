@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from xalora_client import errors
+from xalora_client.cli.app import app
 from xalora_client.cli.destinations import (
     SUFFIXES,
     Destination,
@@ -125,6 +126,12 @@ def test_the_readme_has_the_exit_statuses() -> None:
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
     table = readme.split("| exit status | |\n|---|---|\n")[1].split("\n\n")[0]
     assert table.splitlines() == [f"| {int(code)} | {MEANINGS[code]} |" for code in ExitCode]
+
+
+def test_the_help_leaves_the_breaking_of_lines_to_the_terminal() -> None:
+    helps = [each.callback.__doc__ or "" for each in app.registered_commands if each.callback is not None]
+    assert len(helps) > 10
+    assert not [text for text in helps if "\n" in text.replace("\n\n", "")]
 
 
 @pytest.mark.parametrize("missing", [["typer"], ["rich"], ["typer", "rich"]])
@@ -333,6 +340,13 @@ def test_a_name_the_user_gave_is_kept_with_a_remark_where_it_misleads() -> None:
     written = write_result([kept(PNG)], Destination(Path("big.jpg"), exact=True), force=False)
     assert written.files == (Path("big.jpg"),)
     assert written.remarks == ("big.jpg holds PNG data, in spite of its name",)
+
+
+def test_a_file_without_a_suffix_says_how_to_write_to_a_folder() -> None:
+    written = write_result([kept(PNG)], Destination(Path("big"), exact=True), force=False)
+    assert written.remarks == ("big is a file and holds PNG data; for a folder write big/",)
+    known = Destination(Path("large"), exact=True, encoding=PNG_FORMAT)
+    assert write_result([kept(PNG)], known, force=False).remarks == ()
 
 
 def test_a_file_created_meanwhile_is_not_replaced() -> None:

@@ -208,8 +208,11 @@ def test_a_folder_of_photographs(cli: Cli, tmp_path: Path, devnet: DevnetThread)
     beside = cli("upscale", "-r", "pictures")
     assert beside.returncode == 0
     assert names(pictures) >= {"1.xalora.png", "day two/1.xalora.png"}
-    again = cli.json("upscale", "-r", "pictures")
-    assert again["results"] == [] and len(again["skipped"]) == 4
+    again = cli("upscale", "-r", "pictures", "--json")
+    document = json.loads(again.stdout)
+    assert document["results"] == [] and len(document["skipped"]) == 4
+    # The results of the command before are no news.
+    assert "Skipped results" not in again.stderr and "whose result exists already" in again.stderr
     assert devnet.stats()["creates"] == 2
     assert cli("upscale", "-r", "pictures", "-o", "single").returncode == 2
 
@@ -269,8 +272,9 @@ def test_an_image_goes_from_standard_input_to_standard_output(cli: Cli, photo: P
         assert (image.format, image.size) == ("PNG", (80, 48))
     jpeg = piped(cli, data, "upscale", "-", "--format", "jpg")
     assert opened(jpeg.stdout).format == "JPEG"
+    assert b"stdin -> stdout" in jpeg.stderr
     file = piped(cli, data, "upscale", "-", "-o", "big.png")
-    assert file.returncode == 0 and b"big.png" in file.stdout
+    assert file.returncode == 0 and b"stdin -> big.png" in file.stdout
     assert opened(tmp_path / "big.png").size == (80, 48)
     assert names(tmp_path) == {"photo.png", "big.png"} | {
         name for name in names(tmp_path) if name.startswith("xalora-state/")
