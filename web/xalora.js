@@ -121,6 +121,7 @@ app.registerExtension({
   nodeCreated(node) {
     fixSeeds(node)
     hideAdvanced(node)
+    lines.prepareLine(node)
   },
   loadedGraphNode: showLinkedAdvanced,
   afterConfigureGraph: () => seeds.onOpened(),
@@ -138,7 +139,7 @@ app.registerExtension({
     })
     messages.receive = receive
     for (const [type, detail] of messages.early.splice(0)) receive(type, detail)
-    api.addEventListener('execution_error', ({ detail }) => notices.onError(detail))
+    api.addEventListener('execution_error', ({ detail }) => void notices.onError(detail))
     api.addEventListener('promptQueued', () => seeds.onQueued())
     api.addEventListener('execution_start', () => lines.onStart())
     for (const end of ['execution_success', 'execution_error', 'execution_interrupted']) {

@@ -29,9 +29,9 @@ FOR_THE_DOCUMENTS = {"sidebar-dark": "sidebar", "settings-dark": "settings"}
 EXAMPLE_SIZE = (960, 640)
 MARGIN = 72
 SCALE = 6
-GROUND, INK, MUTED, ACCENT = (23, 23, 24), (240, 240, 240), (150, 150, 155), (11, 140, 233)
-BODY, SMALL = 58, 34
-LETTERS_IN_A_LINE = 27
+GROUND, INK, ACCENT = (23, 23, 24), (240, 240, 240), (11, 140, 233)
+LETTER = 64
+LETTERS_IN_A_LINE = 25
 
 # The number of the photograph. An example without one shows its prompt: nothing here can make that.
 PHOTOGRAPHS = {
@@ -54,14 +54,13 @@ def prompt_of(workflow: Path) -> str:
     return str(node["widgets_values"][0])
 
 
-def card(prompt: str, makes: str) -> Image.Image:
+def card(prompt: str) -> Image.Image:
     """A prompt, in letters that can be read in a list."""
     picture = Image.new("RGB", EXAMPLE_SIZE, GROUND)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, 14, EXAMPLE_SIZE[1]), fill=ACCENT)
-    text = textwrap.fill(prompt, LETTERS_IN_A_LINE, max_lines=5, placeholder=" …")
-    draw.multiline_text((MARGIN, MARGIN), text, INK, ImageFont.load_default(BODY), spacing=20)
-    draw.text((MARGIN, EXAMPLE_SIZE[1] - MARGIN), makes, MUTED, ImageFont.load_default(SMALL), anchor="ls")
+    text = textwrap.fill(prompt, LETTERS_IN_A_LINE, max_lines=6, placeholder=" …")
+    draw.multiline_text((MARGIN, MARGIN), text, INK, ImageFont.load_default(LETTER), spacing=24)
     return picture
 
 
@@ -84,7 +83,7 @@ def main() -> None:
     for workflow in sorted(EXAMPLES.glob("*.json")):
         number = PHOTOGRAPHS.get(workflow.stem)
         if number is None:
-            save(card(prompt_of(workflow), workflow.stem), workflow.with_suffix(".jpg"))
+            save(card(prompt_of(workflow)), workflow.with_suffix(".jpg"))
         else:
             small = seed.picture(number, EXAMPLE_SIZE[0] // SCALE, EXAMPLE_SIZE[1] // SCALE)
             save(before_after(small), workflow.with_suffix(".jpg"))

@@ -226,7 +226,7 @@ def test_a_failure_is_told_once_in_the_graphs_words(bench: Workbench) -> None:
     bench.shot("failure", themes=["dark"])
 
 
-def test_the_line_stays_in_both_renderers(bench: Workbench) -> None:
+def test_the_line_stays_in_both_renderers(bench: Workbench, repository: Path) -> None:
     bench.set_settings({"Comfy.VueNodes.Enabled": True})
     upscale(bench)
     bench.run()
@@ -235,6 +235,13 @@ def test_the_line_stays_in_both_renderers(bench: Workbench) -> None:
     expect(bench.node_line).to_contain_text(" s by xalora, miner ")
     expect(bench.node_line).to_be_visible()
     bench.shot("line-nodes-2", themes=["dark"])
+    # A node with a seed too, whose value is set before the line comes.
+    bench.load_workflow(repository / "example_workflows" / "Text to image.json")
+    bench.run()
+    bench.wait_ended()
+    bench.wait_idle()
+    expect(bench.node_line).to_contain_text("1024 x 1024, 2 in ")
+    expect(bench.node_line).to_be_visible()
 
 
 def test_a_task_that_was_left_running_is_taken_up_again(bench: Workbench) -> None:

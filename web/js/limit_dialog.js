@@ -34,4 +34,5 @@ export function openLimitDialog(message, { t, service, toast }) {
     }
     dialog.close()
   }
+  return dialog
 }

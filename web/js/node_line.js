@@ -6,7 +6,7 @@
  */
 
 import { make, setAttribute, setText } from './dom.js'
-import { findNode } from './nodes.js'
+import { findNode, isXalora } from './nodes.js'
 
 const NAME = 'xalora_line'
 /** As in the style sheet: of a line, of the padding above and below, and about of a letter. */
@@ -15,6 +15,9 @@ const PADDING = 4
 const LETTER = 6
 const SIDES = 28
 const MOST_LINES = 3
+
+/** The minor version of ComfyUI's frontend from which on its Nodes 2.0 show widgets that come late; at the latest. */
+const WITH_LATE_WIDGETS = 49
 
 /** The nodes whose line is not the last one yet, and whether a prompt may be running. */
 const live = new Set()
@@ -44,6 +47,15 @@ export async function onReconnected(app, api, text) {
   if (running.length) return
   for (const id of [...live]) showLine(app, { node_id: id, text })
   onEnd()
+}
+
+/**
+ * Give a new node its line, still empty, where it would not be shown later: the first Nodes 2.0 leave out widgets
+ * that come after a value was changed.
+ */
+export function prepareLine(node) {
+  const [, minor] = (window.__COMFYUI_FRONTEND_VERSION__ ?? '').split('.')
+  if (isXalora(node) && window.LiteGraph?.vueNodesMode && Number(minor) < WITH_LATE_WIDGETS) addWidget(node)
 }
 
 /** Show this text on the node, if it is in the open workflow. */

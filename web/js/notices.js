@@ -11,8 +11,9 @@ const LIMIT_REACHED = '.LimitReachedError'
  * @param {object} context
  * @param {Function} context.t Looks up texts.
  * @param {(message: object) => void} context.toast Shows one of ComfyUI's toasts.
- * @param {() => void} context.openKey Opens the key dialog.
- * @param {(message: string) => void} context.askLimit Asks whether to send more than the limit of a day.
+ * @param {() => Promise<HTMLDialogElement>} context.openKey Opens the key dialog.
+ * @param {(message: string) => HTMLDialogElement|undefined} context.askLimit Asks whether to send more than the limit of
+ *   a day.
  */
 export function createNotices({ t, toast, openKey, askLimit }) {
   const shown = new Set()
@@ -44,15 +45,28 @@ export function createNotices({ t, toast, openKey, askLimit }) {
     },
 
     /**
-     * ComfyUI shows the error itself, so nothing is said twice.
+     * ComfyUI shows the error itself, so nothing is said twice; what asks for an answer takes the place of its dialog.
      *
      * @param {object} event ComfyUI's `execution_error`.
      */
-    onError(event) {
+    async onError(event) {
       const type = String(event.exception_type ?? '')
-      if (type.endsWith(NO_KEY) && !document.querySelector('.xalora-key')) openKey()
-      if (type.endsWith(LIMIT_REACHED)) askLimit(firstWords(event.exception_message ?? ''))
+      const words = firstWords(event.exception_message ?? '')
+      let dialog = null
+      if (type.endsWith(NO_KEY) && !document.querySelector('.xalora-key')) dialog = await openKey()
+      if (type.endsWith(LIMIT_REACHED)) dialog = askLimit(words)
+      if (!dialog) return
+      closeComfyDialog(words)
+      // On a busy machine it opens after ours.
+      dialog.addEventListener('close', () => closeComfyDialog(words))
     }
+  }
+}
+
+/** Close the dialog of ComfyUI that says these words. */
+function closeComfyDialog(words) {
+  for (const dialog of document.querySelectorAll('.p-dialog')) {
+    if (words && dialog.textContent.includes(words)) dialog.querySelector('.p-dialog-close-button, button[aria-label^="Close"]')?.click()
   }
 }
 
