@@ -415,7 +415,11 @@ def _login_for(url: str | None) -> dict[str, Any]:
     Raises:
         ConfigurationError: The key file can't be read.
     """
-    stored = login_file()
+    try:
+        stored = login_file()
+    except ConfigurationError:
+        # Without a home folder nobody has logged in.
+        return {}
     key = stored.read_key()
     if key is None:
         return {}

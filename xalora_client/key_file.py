@@ -77,9 +77,23 @@ class KeyFile:
 
 
 def login_file() -> KeyFile:
-    """The key file of ``xalora login``: in the user's folder for configuration, or ``$XALORA_CONFIG_DIR``."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return KeyFile(Path(given) if given else user_config_path("xalora", appauthor=False))
+    """The key file of ``xalora login``: in the user's folder for configuration, or ``$XALORA_CONFIG_DIR``.
+
+    Raises:
+        ConfigurationError: The user has no home folder, as some services have none.
+    """
+    if given := os.environ.get(FOLDER_VARIABLE):
+        return KeyFile(Path(given))
+    try:
+        folder = user_config_path("xalora", appauthor=False)
+    except RuntimeError:  # older releases of platformdirs leave the ~ in the path
+        folder = Path("~")
+    if not folder.is_absolute():
+        raise ConfigurationError(
+            "This user has no home folder, in which the key file would be",
+            next_step=f"Set {FOLDER_VARIABLE} to a folder that can be written, or XALORA_API_KEY.",
+        )
+    return KeyFile(folder)
 
 
 def _read(path: Path) -> str | None:

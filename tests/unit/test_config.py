@@ -8,6 +8,7 @@ import pytest
 
 from xalora_client import ConfigurationError, MissingKeyError, load_settings, parse_api_key
 from xalora_client.config import DEFAULT_WORKFLOW_URL, may_have_key
+from xalora_client.key_file import login_file
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,12 @@ def test_a_user_without_a_home_is_told_to_name_a_folder(
         load_settings()
     monkeypatch.setenv("XALORA_STATE_DIR", str(tmp_path))
     assert load_settings().settings.state_dir == tmp_path
+    # Nor is there a place for the key of `xalora login`, which nobody then needs.
+    monkeypatch.setattr("xalora_client.key_file.user_config_path", folder)
+    monkeypatch.delenv("XALORA_CONFIG_DIR")
+    assert load_settings().settings.api_key is None
+    with pytest.raises(ConfigurationError, match="Set XALORA_CONFIG_DIR"):
+        login_file()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-bom"])
