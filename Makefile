@@ -27,7 +27,7 @@ help: ## Show this list
 
 setup: .venv/.installed ## Make .venv with the package, its extras and the tools
 
-.venv/.installed: pyproject.toml requirements-dev.txt
+.venv/.installed: pyproject.toml requirements-dev.txt requirements-lock.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed. Name one: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) scripts/clone_venv.py
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 if sys.version_info >= (3, 11):
@@ -30,6 +34,34 @@ def test_the_manager_installs_the_base_dependencies(
     assert not [line for line in requirements if line.startswith(("torch", "spandrel"))]
     # Fixed releases would fight with what ComfyUI and other packs have installed.
     assert not [line for line in requirements if "==" in line or "~=" in line]
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_the_development_environment_is_locked(
+    repository: Path, pyproject: dict[str, dict[str, object]], python: str
+) -> None:
+    environment = {"python_version": python, "python_full_version": f"{python}.9"}
+
+    def for_python(lines: Iterable[str]) -> dict[str, Requirement]:
+        wanted = (Requirement(line) for line in lines if line.strip() and not line.startswith("#"))
+        chosen = [one for one in wanted if one.marker is None or one.marker.evaluate(environment)]
+        return {canonicalize_name(one.name): one for one in chosen}
+
+    def lines_of(name: str) -> list[str]:
+        return (repository / name).read_text(encoding="utf-8").splitlines()
+
+    locked = for_python(lines_of("requirements-lock.txt"))
+    extras = pyproject["project"]["optional-dependencies"]
+    dependencies = pyproject["project"]["dependencies"]
+    assert isinstance(extras, dict) and isinstance(dependencies, list)
+    installed = (extras[name] for name in ("cli", "s3", "fast", "heif", "ai", "waifu2x"))
+    asked = [*dependencies, *chain.from_iterable(installed), *lines_of("requirements-dev.txt")]
+    for name, requirement in for_python(dict.fromkeys(asked)).items():
+        if name == "xalora":
+            continue
+        (exact,) = locked[name].specifier
+        assert exact.operator == "=="
+        assert requirement.specifier.contains(exact.version), (requirement, exact)
 
 
 def test_the_pack_exports_its_entrypoint_and_nothing_else(pack: ModuleType) -> None:
