@@ -245,7 +245,7 @@ def _note_fallback(job_ids: Sequence[str]) -> None:
         return
     try:
         for job_id in job_ids:
-            record = journal.by_job_id(job_id)
+            record = journal.find(job_id=job_id)
             if record is not None:
                 engine = {"engine": "comfyui", "device": compat.device_name()}
                 journal.note(record.id, Event.FELL_BACK, **engine)

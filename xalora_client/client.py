@@ -581,7 +581,7 @@ class AsyncXalora:
         from .journal import Event
 
         try:
-            record = await run_in_thread(lambda: self.journal.by_job_id(job_id))
+            record = await run_in_thread(lambda: self.journal.find(job_id=job_id))
         except JournalError:
             return
         if record is not None:

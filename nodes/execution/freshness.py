@@ -190,7 +190,7 @@ def _needs_execution(task_ids: set[str]) -> bool:
     if journal is None:
         return False
     try:
-        records = [journal.by_task_id(task_id) for task_id in task_ids]
+        records = [journal.find(task_id=task_id) for task_id in task_ids]
     except JournalError as error:
         log.warning("%s", error)
         return False

@@ -145,7 +145,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
 
     async def _forget(self, client: AsyncXalora, job_id: str) -> None:
         """Forget a kept result that was made again, so that it does not answer the next time."""
-        record = await asyncio.to_thread(client.journal.by_job_id, job_id)
+        record = await asyncio.to_thread(client.journal.find, job_id=job_id)
         if record is not None and not await forget_unused(client.journal, record.id):
             log.info("node %s: the earlier result of job %s is in use, and stays", self.node_id, job_id)
 

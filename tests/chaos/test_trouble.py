@@ -66,7 +66,7 @@ async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
                 assert devnet.stats()["creates"] == 0
             result = await running
             assert result.images.shape == (1, 16, 16, 3)
-            assert journal.by_job_id(result.job_id) is not None
+            assert journal.find(job_id=result.job_id) is not None
             assert (await client.run(task(1), reuse=True, fallback="never")).reused
             assert devnet.stats()["creates"] == 1
     note("(d) journal locked for a while", "waited for, then sent once and journaled")
@@ -145,7 +145,7 @@ async def test_nothing_is_sent_past_a_full_journal_and_what_it_has_kept_is_given
             assert all("no room" in str(error) and "othing was charged" in str(error) for error in errors)
             # Room is made by the page, so some of them could still be remembered.
             assert devnet.stats()["creates"] == 1 + len(results)
-            assert all(journal.by_job_id(result.job_id) is not None for result in results)
+            assert all(journal.find(job_id=result.job_id) is not None for result in results)
             assert (await client.run(task(0), reuse=True, fallback="never")).reused
             executed(journal, "PRAGMA max_page_count = 1000000")
             outcomes = await client.run_many(
@@ -215,7 +215,7 @@ async def test_an_expired_result_is_named_and_the_work_can_be_asked_anew(
         with pytest.raises(ResultExpiredError) as caught:
             await handle.result()
         assert handle.task_id in str(caught.value)
-        record = client.journal.by_task_id(handle.task_id)
+        record = client.journal.find(task_id=handle.task_id)
         assert record is not None
         assert record.state is TaskState.FAILED
         result = await client.run(task(1), reuse=True, fallback="never")

@@ -74,7 +74,7 @@ def sent_parameters(comfyui: ComfyUI, devnet: SessionDevnet) -> list[dict[str, A
     """The parameters of the tasks created in this test, images left out, as ComfyUI's journal has them."""
     state = comfyui.root / "xalora-state"
     with Journal.open(state / "journal.sqlite3", state / "results") as journal:
-        entries = [journal.by_task_id(task_id) for task_id in devnet.new_task_ids()]
+        entries = [journal.find(task_id=task_id) for task_id in devnet.new_task_ids()]
     return [dict(entry.work.details) for entry in entries if entry is not None]
 
 

@@ -61,7 +61,7 @@ def print_tasks_left(
         if report.is_canceled:
             screen.note(f"{report.job.label}: task {report.task_id} is canceled")
             continue
-        record = journal.by_task_id(report.task_id, settings.sequencer_url)
+        record = journal.find(task_id=report.task_id, sequencer_url=settings.sequencer_url)
         if record is not None and record.state is TaskState.FINISHED:
             screen.note(
                 f"{report.job.label}: task {report.task_id} has finished and is paid for; for its result: "

@@ -30,7 +30,7 @@ Ids = Annotated[
 def find_record(journal: Journal, text: str, settings: Settings) -> Record | None:
     """The record of a task id or job id; None where the journal has none, or can't be read."""
     try:
-        return journal.by_task_id(text, settings.sequencer_url) or journal.by_job_id(text)
+        return journal.find(task_id=text, sequencer_url=settings.sequencer_url) or journal.find(job_id=text)
     except JournalError as error:
         logger.warning("%s", error)
         return None

@@ -81,7 +81,7 @@ class Caller:
         job, self._cancel_asked_at = await self._find()
         self.job = job
         job.tell(self._joined)
-        self._wishes_ended_before = None if job.state.wish is None else job.wishes_ended
+        self._wishes_ended_before = None if job.state.wish is None else job.cancellation.wishes_ended
         if self._on_event is not None:
             job.events.subscribe(self._on_event)
 
@@ -177,8 +177,10 @@ class Caller:
         if not self._claims or job.was_canceled_before:
             return self._claims
         # The wish that it joined under, of this process or of another.
-        is_own = self._wishes_ended_before == job.wishes_ended
-        return is_own or (self._cancel_asked_at is not None and self._cancel_asked_at == job.cancel_asked_at)
+        is_own = self._wishes_ended_before == job.cancellation.wishes_ended
+        return is_own or (
+            self._cancel_asked_at is not None and self._cancel_asked_at == job.cancellation.asked_at
+        )
 
     async def _leave_queue(
         self, job: Job, future: asyncio.Future[Any], deadline: float | None, queue_limit: float

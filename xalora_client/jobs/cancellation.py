@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeVar
@@ -57,12 +58,18 @@ class Cancellation:
         answer: The network's answer to a request to cancel, None before there is one.
         lapse: Why the last cancel was not confirmed, where there is an error to tell.
         heard: The network's answer about a task that has ended, where it came here first.
+        wishes_ended: How many wishes to cancel the task came to nothing.
+        asked_at: When the cancel that took effect was asked for, as the journal says; unix seconds.
+        waited_until: Until when a caller that left has waited for it, on the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.answer: dict[str, str] | None = None
         self.lapse: XaloraError | None = None
         self.heard: asyncio.Future[WorkflowTaskResult] = asyncio.get_running_loop().create_future()
+        self.wishes_ended = 0
+        self.asked_at: float | None = None
+        self.waited_until = math.inf
         self._deadline = 0.0
         self._pursuing: asyncio.Task[None] | None = None
 

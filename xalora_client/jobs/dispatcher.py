@@ -233,7 +233,7 @@ class Dispatcher:
         self, task_id: str, credentials: Credentials | None, interval: float | None
     ) -> Job:
         url = self._settings.sequencer_url
-        record = await self._read(lambda: self.journal.by_task_id(task_id, url))
+        record = await self._read(lambda: self.journal.find(task_id=task_id, sequencer_url=url))
         under_way = self._with_task_id(task_id) or (record and self._under_way(record.id))
         if under_way:
             return under_way
@@ -475,7 +475,7 @@ class Dispatcher:
         if not is_terminal(answer.status):
             return
         url = self._settings.sequencer_url
-        record = await self._read(lambda: self.journal.by_task_id(answer.task_id, url))
+        record = await self._read(lambda: self.journal.find(task_id=answer.task_id, sequencer_url=url))
         if record is not None:
             event, values = end_of(answer)
             self.journal.note(record.id, event, **values)

@@ -196,7 +196,7 @@ class Fetcher:
         return () if found is None else (found,)
 
     def _stem(self, job: Job) -> Path:
-        return self._journal.result_stem(job.record_id, job.job_id)
+        return self._journal.results.stem(job.record_id, job.job_id)
 
     def _places(self, answer: WorkflowTaskResult) -> list[_Place]:
         references = result_references(answer.result)

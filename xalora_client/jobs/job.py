@@ -110,8 +110,6 @@ class Job:
         accepted: The task id.
         answered: The network's last answer about a task that has ended.
         fetched: The result, files on disk.
-        wishes_ended: How many wishes to cancel its task came to nothing.
-        cancel_asked_at: When the cancel that took effect was asked for, as the journal says; unix seconds.
         events: Whoever wants to be told each step.
     """
 
@@ -144,8 +142,6 @@ class Job:
         self.answered: asyncio.Future[WorkflowTaskResult] = loop.create_future()
         self.fetched: asyncio.Future[RunResult] = loop.create_future()
         self.cancellation = Cancellation()
-        self.wishes_ended = 0
-        self.cancel_asked_at: float | None = None
         self.events = Listeners()
         self.tools = tools
         self.lease = lease
@@ -153,7 +149,6 @@ class Job:
         self._error: BaseException | None = None
         self._changed: asyncio.Future[None] = loop.create_future()
         self._driver: asyncio.Task[None] | None = None
-        self._waited_until = math.inf
         for future in (self.accepted, self.answered, self.fetched):
             # An error is told to whoever waits; if nobody does any more, it is logged and journaled.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -165,7 +160,7 @@ class Job:
         had_wish = self.state.wish is not None
         self.state, commands = step(self.state, happened)
         if had_wish and self.state.wish is None and not self.is_done:
-            self.wishes_ended += 1
+            self.cancellation.wishes_ended += 1
         changed, self._changed = self._changed, asyncio.get_running_loop().create_future()
         changed.set_result(None)
         for command in commands:
@@ -194,20 +189,20 @@ class Job:
 
     async def cancel(self, happened: Happened, within: float) -> None:
         """Have the task canceled, and wait for at most `within` seconds until that is settled."""
-        self._waited_until = monotonic() + within
+        self.cancellation.waited_until = monotonic() + within
         # A call whose event loop was closed waits for nothing any more.
         await end_stranded_calls()
         await learn_task_id_at_once(self)
         self.tell(happened)
-        if await self.until(lambda: self._has_no_wish, self._waited_until):
-            self._waited_until = math.inf
+        if await self.until(lambda: self._has_no_wish, self.cancellation.waited_until):
+            self.cancellation.waited_until = math.inf
 
     async def until_quiet(self, within: float) -> None:
         """Wait for at most `within` seconds while an answer about a create or a cancel is outstanding.
 
         What a caller that gave the job up has waited for already is not waited for again.
         """
-        await self.until(lambda: self.is_quiet, min(monotonic() + within, self._waited_until))
+        await self.until(lambda: self.is_quiet, min(monotonic() + within, self.cancellation.waited_until))
 
     @property
     def is_quiet(self) -> bool:
@@ -310,7 +305,7 @@ class Job:
             return False
         self.status = FINISHED
         self.answered.set_result(WorkflowTaskResult(self.task_id, FINISHED))
-        described = await run_in_thread(lambda: self.tools.journal.describe(files))
+        described = await run_in_thread(lambda: self.tools.journal.results.describe(files))
         self.finish(files, described, None)
         return True
 
@@ -340,7 +335,7 @@ class Job:
         event, values = end_of(answer)
         if event is Event.CANCELED:
             record = await read_record(self)
-            self.cancel_asked_at = None if record is None else record.cancel_requested_at
+            self.cancellation.asked_at = None if record is None else record.cancel_requested_at
         self.tools.journal.note(self.record_id, event, **values, run=measured, at=time())
         self.answered.set_result(answer)
         if event is Event.FINISHED:
@@ -357,7 +352,7 @@ class Job:
         journal = self.tools.journal
         try:
             files = await self.tools.fetch(self, answer)
-            described = await run_in_thread(lambda: journal.describe(files))
+            described = await run_in_thread(lambda: journal.results.describe(files))
         except (ResultExpiredError, ResultFormatError, ResultMissingError) as error:
             # Fetching the same again can't help, so the same task asked again must be a new one.
             journal.note(self.record_id, Event.EXPIRED, error=str(error))

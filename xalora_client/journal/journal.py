@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..concurrency import DaemonThreads
-from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
+from ..errors import NOTHING_CHARGED, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
 from ..prices import DailyLimit, Sent, midnight_before
 from . import forks
@@ -61,6 +61,9 @@ class Journal:
     Interest in a record is a *lease* (see `Claim`). Of the lease holders, at most one is the *worker*, who
     alone sends the task.
 
+    Attributes:
+        results: The folder of kept results.
+
     Args:
         path: The file; None for a journal in a temporary folder, with its results, that lives as long as this
             object.
@@ -86,8 +89,8 @@ class Journal:
         self.results_limit_bytes = results_limit_bytes
         self.daily_limit = DailyLimit()
         self._wall = wall_clock
-        self._results = KeptResults(Path(results_dir or self.path.with_name("results")).absolute())
-        self._writer = Writer(self.path, self._results, wall_clock)
+        self.results = KeptResults(Path(results_dir or self.path.with_name("results")).absolute())
+        self._writer = Writer(self.path, self.results, wall_clock)
         self._reader = Reader(self.path)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
@@ -136,11 +139,6 @@ class Journal:
         """The same where it can be done within `patience` seconds: leases of dead processes are dropped."""
         with contextlib.suppress(JournalError):
             self._ensure_usable(patience)
-
-    @property
-    def results_dir(self) -> Path:
-        """The folder of kept results."""
-        return self._results.root
 
     def close(self) -> None:
         """Write what is noted, for at most 1.5 s, drop all leases and close the file; twice is harmless."""
@@ -227,16 +225,7 @@ class Journal:
 
         Blocking. Looked at before the claim and not within: a disk that hangs must not hold up the journal.
         """
-        return Folder(self.room_refusal(), self._gone(work))
-
-    def room_refusal(self) -> JournalError | None:
-        """Why no result could be stored now, None where one can. Blocking."""
-        try:
-            with explained(self._results.root, NOTHING_CHARGED):
-                self._results.check_room()
-        except JournalError as error:
-            return error
-        return None
+        return Folder(self.results.refusal(), self._gone(work))
 
     def _gone(self, work: Work) -> frozenset[str]:
         query = "SELECT files FROM entries WHERE fingerprint = ? AND files <> '[]'"
@@ -245,7 +234,7 @@ class Journal:
         except JournalError:
             # Whoever gives files out looks at them again.
             return frozenset()
-        return frozenset(row["files"] for row in rows if not self._results.are_there(kept_files(row)))
+        return frozenset(row["files"] for row in rows if not self.results.are_there(kept_files(row)))
 
     def hold(self, record_id: int, *, patience: float = PATIENCE_SECONDS) -> Future[str]:
         """A lease on a record: its files stay, and others' cancels don't reach its task."""
@@ -342,18 +331,23 @@ class Journal:
 
     # --- readings -----------------------------------------------------------------------------------------
 
-    def find(self, record_id: int) -> Record | None:
-        """One record as it stands, None where it was forgotten."""
-        return next(iter(self._select("WHERE id = ?", (record_id,))), None)
+    def find(
+        self,
+        record_id: int | None = None,
+        *,
+        task_id: str | None = None,
+        job_id: str | None = None,
+        sequencer_url: str | None = None,
+    ) -> Record | None:
+        """The record with this id, or the latest with this task id or job id; None where there is none.
 
-    def by_task_id(self, task_id: str, sequencer_url: str | None = None) -> Record | None:
-        """The latest record with this task id (of this network)."""
-        clause = "WHERE task_id = ? AND (? IS NULL OR sequencer_url = ?) ORDER BY id DESC LIMIT 1"
-        return next(iter(self._select(clause, (task_id, sequencer_url, sequencer_url))), None)
-
-    def by_job_id(self, job_id: str) -> Record | None:
-        """The latest record with this job id."""
-        return next(iter(self._select("WHERE job_id = ? ORDER BY id DESC LIMIT 1", (job_id,))), None)
+        Args:
+            sequencer_url: Only one of this network.
+        """
+        ids = {"id": record_id, "task_id": task_id, "job_id": job_id, "sequencer_url": sequencer_url}
+        given = {name: value for name, value in ids.items() if value is not None}
+        clause = " AND ".join(f"{name} = ?" for name in given)
+        return next(iter(self._select(f"WHERE {clause} ORDER BY id DESC LIMIT 1", [*given.values()])), None)
 
     def records(
         self,
@@ -463,7 +457,7 @@ class Journal:
             return None
         if not work.seeded and row["task_id"] not in among:
             return None
-        return Claim(action="kept", record=record_from_row(row, self._results.root))
+        return Claim(action="kept", record=record_from_row(row, self.results.root))
 
     def answering(self, work: Work, *, reuse: bool, again: bool) -> Record | None:
         """The record that `claim` would answer with at present, found without writing; None for a new one."""
@@ -472,26 +466,7 @@ class Journal:
             lambda connection: self._answering(connection, work, reuse, again, frozenset(), None, gone),
             READING_SECONDS,
         )
-        return None if row is None else record_from_row(row, self._results.root)
-
-    def result_stem(self, record_id: int | None, job_id: str) -> Path:
-        """Where a job's files belong, without suffix; for several, append ``-0``, ``-1`` ...
-
-        The name follows from the record, so that whoever takes it up finds files whose note was lost.
-
-        Raises:
-            JournalError: The folder of results can't be made.
-        """
-        with explained(self._results.root, STILL_RETRIEVABLE):
-            return self._results.stem(record_id, job_id)
-
-    def describe(self, files: Iterable[Path]) -> list[tuple[str, int, str]]:
-        """The files as `Event.KEPT` notes them: name, size and digest of each. Blocking: it reads them.
-
-        Raises:
-            JournalError: A file is missing, or lies outside `results_dir`.
-        """
-        return self._results.describe(files)
+        return None if row is None else record_from_row(row, self.results.root)
 
     @contextlib.contextmanager
     def as_written(self) -> Iterator[None]:
@@ -536,9 +511,9 @@ class Journal:
             self._evicting = _EVICTIONS.submit(self._look_and_evict)
 
     def _look_and_evict(self) -> None:
-        parts = self._results.part_sizes()
+        parts = self.results.part_sizes()
         parts = {
-            part: size for part, size in parts.items() if not self._results.remove_left(part, STALE_SECONDS)
+            part: size for part, size in parts.items() if not self.results.remove_left(part, STALE_SECONDS)
         }
         if self.results_limit_bytes is not None:
             how = {"patience": 0.0, "settles": True, "within": LAG_SECONDS}
@@ -550,7 +525,7 @@ class Journal:
             return
         total = change.counter("kept") + sum(parts.values())
         for part, size in parts.items():
-            if total > limit and self._results.remove_left(part):
+            if total > limit and self.results.remove_left(part):
                 total -= size
         if total <= limit:
             return
@@ -566,7 +541,7 @@ class Journal:
                 # Everybody else waits meanwhile.
                 self.evict()
                 return
-            if self._results.remove(kept_files(row)):
+            if self.results.remove(kept_files(row)):
                 change.update(row["id"], files="[]", size=0)
                 total -= row["size"]
                 removed += 1
@@ -596,7 +571,7 @@ class Journal:
 
     def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         rows = self._read(f"SELECT * FROM entries {clause}", values)
-        return [record_from_row(row, self._results.root) for row in rows]
+        return [record_from_row(row, self.results.root) for row in rows]
 
     def _answering(
         self,

@@ -14,9 +14,10 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from time import time
 
-from ..errors import STILL_RETRIEVABLE, JournalError
+from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
 from ..transfer.part_file import notes_of, remove_left
+from .database import explained
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -58,10 +59,27 @@ class KeptResults:
         self.root = root
 
     def stem(self, record_id: int | None, job_id: str) -> Path:
-        """Where a task's files go, without suffix: unique even after the journal was started anew."""
+        """Where a job's files belong, without suffix; for several, append ``-0``, ``-1`` ...
+
+        The name follows from the record, so that whoever takes it up finds files whose note was lost. It is
+        unique even after the journal was started anew.
+
+        Raises:
+            JournalError: The folder can't be made.
+        """
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", job_id).strip("._")[:80] or "task"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with explained(self.root, STILL_RETRIEVABLE):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.root / (readable if record_id is None else f"{readable}-{record_id}")
+
+    def refusal(self) -> JournalError | None:
+        """Why no result could be stored now, None where one can. Blocking."""
+        try:
+            with explained(self.root, NOTHING_CHARGED):
+                self.check_room()
+        except JournalError as error:
+            return error
+        return None
 
     def check_room(self) -> None:
         """Check that a result can be stored: the folder can be made and written, and the disk has room.

@@ -100,9 +100,9 @@ def kept(
         seeder.note(record, Event.STATUS, status="running")
         seeder.clock.now += took
         seeder.note(record, Event.FINISHED, result="result")
-        file = seeder.journal.result_stem(record.id, record.job_id).with_suffix(suffix)
+        file = seeder.journal.results.stem(record.id, record.job_id).with_suffix(suffix)
         file.write_bytes(data)
-        described = seeder.journal.describe([file])
+        described = seeder.journal.results.describe([file])
         seeder.note(record, Event.KEPT, files=described, engine="xalora", miner=miner)
         seeder.note(record, Event.DELIVERED)
 

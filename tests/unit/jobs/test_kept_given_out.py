@@ -25,9 +25,9 @@ async def keep(d: dispatcher.Dispatcher) -> None:
     journal.sending(claim.record.id).result(30)
     journal.accepted(claim.record.id, "task-1").result(30)
     journal.note(claim.record.id, Event.FINISHED, result="https://r")
-    file = journal.result_stem(claim.record.id, claim.record.job_id).with_suffix(".png")
+    file = journal.results.stem(claim.record.id, claim.record.job_id).with_suffix(".png")
     file.write_bytes(b"pixels")
-    journal.note(claim.record.id, Event.KEPT, files=journal.describe([file]))
+    journal.note(claim.record.id, Event.KEPT, files=journal.results.describe([file]))
     journal.leave(claim.lease)
     assert journal.flush(30)
 

@@ -67,9 +67,9 @@ def keep(
 ) -> Record:
     """Finish a submitted task; its result is on disk then."""
     finish(journal, record)
-    file = journal.result_stem(record.id, record.job_id).with_suffix(suffix)
+    file = journal.results.stem(record.id, record.job_id).with_suffix(suffix)
     file.write_bytes(content)
-    return note(journal, record.id, Event.KEPT, files=journal.describe([file]), **how)
+    return note(journal, record.id, Event.KEPT, files=journal.results.describe([file]), **how)
 
 
 def evict(journal: Journal) -> None:

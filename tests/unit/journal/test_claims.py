@@ -76,7 +76,7 @@ def test_a_kept_result_that_is_not_whole_is_fetched_again(journal: Journal, dama
 def test_a_kept_result_has_a_digest_that_tells_damage_of_the_same_size(journal: Journal) -> None:
     kept = keep(journal, submit(journal))
     kept.files[0].write_bytes(b"PIXELS")
-    assert journal.describe(kept.files)[0][2] != kept.digests[0]
+    assert journal.results.describe(kept.files)[0][2] != kept.digests[0]
 
 
 def test_what_was_delivered_answers_only_with_reuse(journal: Journal) -> None:
@@ -400,7 +400,7 @@ def test_of_many_threads_asking_at_once_one_sends(journal: Journal) -> None:
 
 class TestLeases:
     def test_two_journals_of_one_process_are_two_owners(self, journal: Journal) -> None:
-        with Journal.open(journal.path, journal.results_dir) as other:
+        with Journal.open(journal.path, journal.results.root) as other:
             first, joined = claim(other), claim(journal)
             assert joined.action == "join"
             assert journal.leased([1], besides=joined.lease) == {1}

@@ -26,9 +26,9 @@ def filled(folder: Path, records: int) -> Iterator[tuple[Journal, list[Claim]]]:
         for each in claims:
             journal.accepted(each.record.id, f"task-{each.record.id}")
             journal.note(each.record.id, Event.FINISHED, result="https://result")
-            file = journal.result_stem(each.record.id, each.record.job_id).with_suffix(".png")
+            file = journal.results.stem(each.record.id, each.record.job_id).with_suffix(".png")
             file.write_bytes(b"x")
-            journal.note(each.record.id, Event.KEPT, files=journal.describe([file]))
+            journal.note(each.record.id, Event.KEPT, files=journal.results.describe([file]))
         assert journal.flush(LONG)
         yield journal, claims
 
@@ -65,7 +65,7 @@ STEPS: dict[str, Callable[[Journal, list[Claim]], object]] = {
     "delivered": lambda journal, claims: note(journal, claims[3].record.id, Event.DELIVERED),
     "evict": lambda journal, claims: evict(journal),
     "leave": lambda journal, claims: leave(journal, claims[3]),
-    "find": lambda journal, claims: journal.by_task_id("task-4"),
+    "find": lambda journal, claims: journal.find(task_id="task-4"),
 }
 
 

@@ -84,7 +84,7 @@ def test_the_least_recently_used_goes_first(journal: Journal) -> None:
     leave(journal, again)
     kept(journal, 4)
     assert with_files(journal) == {1, 3, 4}
-    assert sum(file.stat().st_size for file in journal.results_dir.iterdir()) == 300
+    assert sum(file.stat().st_size for file in journal.results.root.iterdir()) == 300
 
 
 def test_a_new_result_makes_room_for_itself(journal: Journal) -> None:
@@ -117,13 +117,13 @@ def test_the_video_made_of_an_animation_counts_and_goes_with_it(journal: Journal
     assert (moving.size, [file.suffix for file in moving.files]) == (250, [".webp"])
     kept(journal, 2)
     assert with_files(journal) == {2}
-    assert [file.suffix for file in journal.results_dir.iterdir()] == [".png"]
+    assert [file.suffix for file in journal.results.root.iterdir()] == [".png"]
 
 
 def test_the_video_made_of_an_animation_is_forgotten_with_it(journal: Journal) -> None:
     kept(journal, 1, suffix=".webp", video=150)
     assert journal.forget([1]).result(LONG) == 1
-    assert list(journal.results_dir.iterdir()) == []
+    assert list(journal.results.root.iterdir()) == []
     kept(journal, 2, size=LIMIT)
     assert with_files(journal) == {2}
 
@@ -145,7 +145,7 @@ class TestSpared:
         """D6: the lease of another owner counts as much."""
         for number in (1, 2, 3):
             kept(journal, number)
-        with Journal.open(journal.path, journal.results_dir, LIMIT) as other:
+        with Journal.open(journal.path, journal.results.root, LIMIT) as other:
             assert claim(other, 1, "other").action == "kept"
             kept(journal, 4)
             assert with_files(journal) == {1, 3, 4}
@@ -204,7 +204,7 @@ def test_many_go_though_a_few_at_a_time(journal: Journal) -> None:
 def test_the_folder_can_be_moved(journal: Journal, tmp_path: Path) -> None:
     kept(journal, 1)
     journal.close()
-    shutil.move(journal.results_dir, tmp_path / "elsewhere")
+    shutil.move(journal.results.root, tmp_path / "elsewhere")
     with Journal.open(journal.path, tmp_path / "elsewhere", LIMIT) as moved:
         again = claim(moved, 1, "again")
         assert again.action == "kept"
@@ -215,36 +215,36 @@ def test_the_folder_can_be_moved(journal: Journal, tmp_path: Path) -> None:
 @pytest.mark.parametrize("problem", ["missing", "elsewhere"])
 def test_d4_a_file_that_is_not_there_is_not_kept(journal: Journal, tmp_path: Path, problem: str) -> None:
     """D4: only files that are on disk, in the folder of results, are noted."""
-    file = journal.results_dir / "missing.png"
+    file = journal.results.root / "missing.png"
     if problem == "elsewhere":
         file = tmp_path / "elsewhere.png"
         file.write_bytes(b"pixels")
     with pytest.raises(JournalError, match="can't be journaled as a kept result"):
-        journal.describe([file])
+        journal.results.describe([file])
 
 
 def test_d4_names_follow_from_the_record_and_stay_inside_the_folder(journal: Journal) -> None:
     """D4: the name follows from the record, so that files whose note was lost are found."""
     claimed = claim(journal, 1, "../../etc/Über job-0123456789")
-    stem = journal.result_stem(claimed.record.id, claimed.record.job_id)
-    assert stem == journal.results_dir / "etc_ber_job-0123456789-1"
+    stem = journal.results.stem(claimed.record.id, claimed.record.job_id)
+    assert stem == journal.results.root / "etc_ber_job-0123456789-1"
     leave(journal, claimed)
-    assert journal.result_stem(1, settled(journal, 1).job_id) == stem
+    assert journal.results.stem(1, settled(journal, 1).job_id) == stem
 
 
 def test_d4_files_noted_without_the_note_of_the_finish_count(journal: Journal) -> None:
     """D4: files that are here, whole, are a result whatever else was lost."""
     record = submit(journal)
-    file = journal.result_stem(record.id, record.job_id).with_suffix(".png")
+    file = journal.results.stem(record.id, record.job_id).with_suffix(".png")
     file.write_bytes(b"pixels")
-    after = note(journal, record.id, Event.KEPT, files=journal.describe([file]))
+    after = note(journal, record.id, Event.KEPT, files=journal.results.describe([file]))
     assert (after.state, after.is_kept) == (TaskState.FINISHED, True)
 
 
 def test_others_can_write_while_the_files_of_forgotten_records_are_removed(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Journal.open(journal.path, journal.results_dir) as other:
+    with Journal.open(journal.path, journal.results.root) as other:
         for number in range(3):
             kept(journal, number)
         original, written = KeptResults.remove, []
@@ -256,7 +256,7 @@ def test_others_can_write_while_the_files_of_forgotten_records_are_removed(
         monkeypatch.setattr(KeptResults, "remove", remove)
         assert journal.forget().result(LONG) == 3
         assert len(written) == 3
-        assert list(journal.results_dir.iterdir()) == []
+        assert list(journal.results.root.iterdir()) == []
 
 
 class TestReadOnly:
@@ -345,8 +345,8 @@ class TestPartialDownloads:
     """They count towards the limit, and go before any result once nobody continues them."""
 
     def part(self, journal: Journal, name: str, size: int) -> PartFile:
-        journal.results_dir.mkdir(parents=True, exist_ok=True)
-        part = PartFile(journal.results_dir / name)
+        journal.results.root.mkdir(parents=True, exist_ok=True)
+        part = PartFile(journal.results.root / name)
         part.begin(bytes(size))
         return part
 
@@ -361,7 +361,7 @@ class TestPartialDownloads:
         parts = [self.left(journal, f"job-{n}.abc", 200) for n in range(2)]
         assert with_files(journal) == {1, 2}
         assert not any(part.exists() for part in parts)
-        assert list(journal.results_dir.glob("*part*")) == []
+        assert list(journal.results.root.glob("*part*")) == []
 
     def test_below_the_limit_they_stay_to_be_continued(self, journal: Journal) -> None:
         kept(journal, 1)
@@ -375,11 +375,11 @@ class TestPartialDownloads:
         old, recent = time() - STALE_SECONDS - 60, time() - STALE_SECONDS + 3600
         for prefix, when in (("old", old), ("recent", recent)):
             for name in names:
-                file = journal.results_dir / f"{prefix}-{name}"
+                file = journal.results.root / f"{prefix}-{name}"
                 file.write_bytes(b"x")
                 os.utime(file, (when, when))
         assert with_files(journal) == {1}
-        unfinished = {file.name for file in journal.results_dir.iterdir()} - {
+        unfinished = {file.name for file in journal.results.root.iterdir()} - {
             record.name for found in journal.records() for record in found.files
         }
         assert unfinished == {f"recent-{name}" for name in names}
@@ -387,7 +387,7 @@ class TestPartialDownloads:
     def test_a_whole_file_that_got_no_lasting_name_counts(self, journal: Journal) -> None:
         kept(journal, 1)
         kept(journal, 2)
-        whole = journal.results_dir / "job-9-9.0123abcd.png"
+        whole = journal.results.root / "job-9-9.0123abcd.png"
         whole.write_bytes(bytes(200))
         os.utime(whole, (0, 0))
         assert with_files(journal) == {1, 2}
@@ -406,7 +406,7 @@ class TestPartialDownloads:
     def test_another_unfinished_file_stays_until_it_is_old(self, journal: Journal) -> None:
         """Such as a video that is being made: it has neither lock nor notes."""
         kept(journal, 1)
-        draft = journal.results_dir / "job-1.webp.12-34.part"
+        draft = journal.results.root / "job-1.webp.12-34.part"
         draft.write_bytes(bytes(1000))
         with_files(journal)
         assert draft.exists()

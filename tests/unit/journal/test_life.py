@@ -212,7 +212,7 @@ class TestHistory:
     def test_outlives_the_records(self, journal: Journal) -> None:
         self.run(journal, 1, 40, 40)
         journal.close()
-        with Journal.open(journal.path, journal.results_dir) as later:
+        with Journal.open(journal.path, journal.results.root) as later:
             deliver(later, settled(later, 1))
             assert later.forget().result(LONG) == 1
             assert later.past_runs(WORK.kind) == [PastRun(40, 40)]
@@ -329,11 +329,11 @@ class TestLists:
 
     def test_by_ids(self, journal: Journal) -> None:
         record = submit(journal)
-        assert journal.by_task_id("task-1") == record
-        assert journal.by_task_id("task-1", "http://devnet") == record
-        assert journal.by_task_id("task-1", "http://elsewhere") is None
-        assert journal.by_job_id("job-1") == record
-        assert journal.by_job_id("job-2") is None
+        assert journal.find(task_id="task-1") == record
+        assert journal.find(task_id="task-1", sequencer_url="http://devnet") == record
+        assert journal.find(task_id="task-1", sequencer_url="http://elsewhere") is None
+        assert journal.find(job_id="job-1") == record
+        assert journal.find(job_id="job-2") is None
         assert journal.find(99) is None
 
     def test_a_task_id_of_another_task_is_refused(self, journal: Journal) -> None:
@@ -344,7 +344,7 @@ class TestLists:
         with pytest.raises(JournalError, match="id of another task"):
             journal.accepted(second.id, "task-1").result(LONG)
         assert settled(journal, second.id).task_id is None
-        assert journal.by_task_id("task-1") == settled(journal, first.id)
+        assert journal.find(task_id="task-1") == settled(journal, first.id)
 
 
 class TestChanges:
@@ -416,17 +416,17 @@ class TestForgetting:
         """D6: what has a lease stays, the rest goes in one awaited transaction."""
         record = submit(journal)
         kept = keep(journal, record)
-        stem = journal.result_stem(record.id, record.job_id)
+        stem = journal.results.stem(record.id, record.job_id)
         stem.with_suffix(".part").write_bytes(b"half")
         neighbour = stem.with_name(f"{stem.name}1.part")
         neighbour.write_bytes(b"another record's")
         assert journal.forget([record.id, 99]).result(LONG) == 0
         journal.close()
-        with Journal.open(journal.path, journal.results_dir) as later:
+        with Journal.open(journal.path, journal.results.root) as later:
             assert later.forget([record.id, 99]).result(LONG) == 1
             assert later.find(record.id) is None
         assert not kept.files[0].exists()
-        assert list(journal.results_dir.iterdir()) == [neighbour]
+        assert list(journal.results.root.iterdir()) == [neighbour]
 
     def test_of_all_that_ended_leaves_what_is_open(self, journal: Journal) -> None:
         end(journal, not_sent := claim(journal, 1), "not sent")

@@ -270,7 +270,7 @@ async def test_work_that_this_machine_took_over_is_journaled_as_such() -> None:
         AsyncXalora(devnet.api_key, devnet.url, upscale_model="lanczos") as client,
     ):
         result = await client.run(UpscalerTask(PHOTO), queue_limit=0.3, fallback="when_unavailable")
-        record = client.journal.by_task_id(devnet.task_ids()[0])
+        record = client.journal.find(task_id=devnet.task_ids()[0])
     assert record is not None
     assert (record.state, record.engine, record.device) == (TaskState.CANCELED, result.engine, result.device)
     assert result.engine == "pillow"

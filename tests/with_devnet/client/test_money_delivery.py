@@ -212,7 +212,7 @@ async def test_the_sdks_functions_leave_nothing_open() -> None:
         assert answer.status == "failed"
         await ended(client)
         # No file was fetched that nobody asked for.
-        assert list(client.journal.results_dir.glob("*.png")) == []
+        assert list(client.journal.results.root.glob("*.png")) == []
 
 
 async def test_a_wait_for_a_result_that_was_too_short_leaves_the_task_to_the_next_call() -> None:

@@ -334,7 +334,7 @@ async def test_a_cancel_that_is_refused_in_a_200_is_refused(refusal: Any) -> Non
         task_id = await client.execute_workflow(PICTURE)
         with pytest.raises(RequestRefusedError, match="HTTP 200: too late") as caught:
             await client.cancel_task(task_id)
-        record = client.journal.by_task_id(task_id)
+        record = client.journal.find(task_id=task_id)
     assert "may run on and be charged" in str(caught.value)
     assert record is not None and record.state.value == "submitted"
 
@@ -496,7 +496,7 @@ async def test_a_login_in_the_address_goes_to_the_sequencer_and_is_seen_nowhere_
             assert await client.execute_workflow(PICTURE) == "t-1"
             with pytest.raises(XaloraError) as refused:
                 await client.query_task_result("t-1")
-            record = client.journal.by_task_id("t-1", url)
+            record = client.journal.find(task_id="t-1", sequencer_url=url)
             assert record is not None
             shown = f"{client!r} {client.settings!r} {record!r} {refused.value}"
         blocking = Xalora(KEY, url.replace("//", "//bob:pass%40word@"))
@@ -519,7 +519,7 @@ async def test_a_failure_that_repeats_the_key_is_told_and_remembered_without_it(
     ):
         with pytest.raises(TaskFailedError, match=r"\[key\]") as caught:
             await client.run(PICTURE, fallback="never")
-        record = client.journal.by_task_id("t-1")
+        record = client.journal.find(task_id="t-1")
     assert "s3cret" not in str(caught.value)
     assert record is not None
     assert "[key]" in f"{record.result} {record.error}"

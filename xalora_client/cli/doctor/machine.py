@@ -44,8 +44,8 @@ def folder(settings: Settings, journal: Journal) -> Finding:
     """Whether the journal and the folder of results can be written, and how much room there is. Blocking."""
     problem: JournalError | None = None
     try:
-        Journal.open(journal.path, journal.results_dir, patience=5.0).close()
-        problem = journal.room_refusal()
+        Journal.open(journal.path, journal.results.root, patience=5.0).close()
+        problem = journal.results.refusal()
     except JournalError as error:
         problem = error
     free = 0 if problem is not None else shutil.disk_usage(settings.state_dir).free

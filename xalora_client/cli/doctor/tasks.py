@@ -159,7 +159,7 @@ async def repeated_job_id(line: Line) -> list[Finding]:
     task = _task()
     try:
         first = (await line.client.submit(task, again=True)).task_id
-        record = line.client.journal.by_task_id(first, line.client.settings.sequencer_url)
+        record = line.client.journal.find(task_id=first, sequencer_url=line.client.settings.sequencer_url)
     except XaloraError as error:
         return [failed("repeated job_id", error)]
     second: str | XaloraError = XaloraError("the journal does not have the first create's job id yet")
@@ -188,7 +188,7 @@ async def repeated_job_id(line: Line) -> list[Finding]:
 async def _forget(line: Line, task_id: str) -> None:
     """Forget a task that had finished before its cancel: nobody wants its result."""
     journal = line.client.journal
-    record = journal.by_task_id(task_id, line.client.settings.sequencer_url)
+    record = journal.find(task_id=task_id, sequencer_url=line.client.settings.sequencer_url)
     if record is not None and record.state is TaskState.FINISHED:
         await asyncio.wrap_future(journal.forget([record.id]))
 
