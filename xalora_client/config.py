@@ -303,6 +303,8 @@ class SettingArguments(TypedDict, total=False):
     result_hosts: str | Sequence[str] | None
     max_result_bytes: int | str | None
     max_result_files: int | None
+    max_image_bytes: int | str | None
+    max_video_bytes: int | str | None
     allow_http: str | Sequence[str] | None
     request_timeout: float | None
     max_retries: int | None

@@ -113,6 +113,10 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
         "The result is larger than allowed.",
         "Ask for a smaller one, then press Run.",
     ),
+    errors.ResultSaveError: (
+        "The result could not be written.",
+        "Make room on the disk, then press Run.",
+    ),
     errors.UnexpectedError: ("Something went wrong that was not foreseen.", "Report it with ComfyUI's log."),
     errors.JournalError: (
         "The list of your tasks can't be read or written.",

@@ -21,7 +21,7 @@ async def keep(d: dispatcher.Dispatcher) -> None:
 
     prepared = await prepare(TASK, d._credentials, d._settings.sequencer_url)
     journal = d.journal
-    claim = journal.claim(dispatcher._work(prepared, d._settings.sequencer_url), job_id="job-1").result(30)
+    claim = journal.claim(dispatcher.work_of(prepared, d._settings.sequencer_url), job_id="job-1").result(30)
     journal.sending(claim.record.id).result(30)
     journal.accepted(claim.record.id, "task-1").result(30)
     journal.note(claim.record.id, Event.FINISHED, result="https://r")
