@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,13 @@ def background(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task.add_done_callback(_at_work.discard)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
+
+
+def awaited(future: Future[T]) -> asyncio.Future[T]:
+    """A future of another thread for this loop; its error, if nobody asks for it, is not reported."""
+    own = asyncio.wrap_future(future)
+    own.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return own
 
 
 async def within(task: asyncio.Task[T], seconds: float) -> T:

@@ -247,8 +247,8 @@ class Caller:
                 break
         if job.cancellation.answer is not None and job.cancellation.lapse is None:
             return job.cancellation.answer
-        if job.is_done:
-            # Raises where the network does not know the task, or can't be asked.
+        if job.is_done and job.state.ending is not Ending.OUT_OF_SIGHT:
+            # Raises where the network does not know the task.
             answer = job.answered.result()
             return {"task_id": task_id, "msg": f"The task is {answer.status}."}
         raise job.cancellation.lapse or ServiceError(

@@ -16,7 +16,7 @@ from ..journal.rules import Because, Happened
 from ..network.status import is_terminal
 from ..polling.failed_polls import NOT_FOUND, REFUSAL_SECONDS, REFUSALS
 from ..results import WorkflowTaskResult
-from .background import background, within
+from .background import awaited, background, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -211,7 +211,7 @@ class Cancellation:
                 pause = DROP_SECONDS
                 # A look counts once the own lease is dropped. Others who leave just now, and do not know the
                 # task's id yet, drop theirs a moment later; with a held journal, when it is free.
-                flushed = asyncio.wrap_future(journal.flushed())
+                flushed = awaited(journal.flushed())
                 await asyncio.wait({flushed}, timeout=DROP_SECONDS)
                 if flushed.done() and flushed.exception() is None:
                     looks += 1

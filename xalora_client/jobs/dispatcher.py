@@ -38,6 +38,7 @@ from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
 from ..tasks import WorkflowTask
 from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from . import messages
+from .background import awaited
 from .callers import Caller
 from .cancellation import CANCEL_SECONDS
 from .job import Job, Tools, end_of, release_with
@@ -369,7 +370,7 @@ class Dispatcher:
         look = lambda: self.journal.kept_result(work, **how)  # noqa: E731
         began, has_looked = monotonic(), False
         try:
-            answer = asyncio.wrap_future(claiming)
+            answer = awaited(claiming)
             await asyncio.wait({answer}, timeout=min(KEPT_SECONDS, max(0.0, patience)))
             if not answer.done():
                 has_looked = True

@@ -29,6 +29,7 @@ from xalora_client import (
 )
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage, prepare_image
+from xalora_client.network.sequencer import NOT_CONFIRMED
 
 HUNDREDS = 300
 
@@ -542,3 +543,17 @@ async def test_a_journal_that_hangs_keeps_no_cancel_from_leaving(
         await asyncio.wait({running})
         await until(lambda: network.canceled == {"t-1"})
         back.set()
+
+
+async def test_a_cancel_by_id_that_nobody_answers_says_that_it_is_not_confirmed() -> None:
+    """Though the wait for the task's status has ended by then."""
+    never = asyncio.Event()
+    network = ScriptedNetwork()
+    network.on_cancel = network.on_poll = lambda task_id: Answer(200, {}, hold=never)
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, request_timeout=1.0, outage_limit=1.0) as client,
+    ):
+        with pytest.raises(NetworkError) as caught:
+            await client.cancel_task("t-1")
+    assert caught.value.money == NOT_CONFIRMED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from programs import RUN, line, program
 from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
 
 from xalora_client import AmbiguousCreateError, AsyncXalora, TaskTimeoutError, Xalora
+from xalora_client.jobs.hub import on_hub
 from xalora_client.journal import Journal, Record, TaskState, busy_error
 
 AT_ONCE = 8
@@ -251,6 +253,30 @@ def test_a_blocking_call_ends_under_a_held_lock_when_another_thread_closes_its_c
         assert network.canceled == {"t-1"}
 
     asyncio.run(main())
+
+
+async def test_what_was_given_up_under_a_held_lock_is_not_reported_afterwards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By asyncio, as an error that nobody has asked for."""
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        clients = [AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) for _ in range(2)]
+        runs = [asyncio.create_task(client.run(task(), fallback="never")) for client in clients]
+        await until(lambda: leases(clients[0].journal, 1) == 2)
+        await until(lambda: states(tmp_path / "journal.sqlite3") == ["submitted"])
+        with held(tmp_path / "journal.sqlite3"):
+            for run in runs:
+                run.cancel()
+            with pytest.raises(TaskTimeoutError):
+                await clients[0].run(task("dog"), timeout=1.0, fallback="never")
+            await asyncio.wait(runs)
+            for client in clients:
+                await client.close()
+        gc.collect()
+        # Once more through the loop on which they were.
+        await on_hub(asyncio.sleep(0))
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 # --- results ------------------------------------------------------------------------------------------------
