@@ -49,7 +49,7 @@ class PictureFormat(Enum):
 
 _SUFFIXES = {each.suffix: each for each in PictureFormat} | {".jpeg": PictureFormat.JPG}
 _PILLOW = {PictureFormat.JPG: "JPEG", PictureFormat.WEBP: "WEBP", PictureFormat.AVIF: "AVIF"}
-_QUALITY = {PictureFormat.JPG: 92, PictureFormat.WEBP: 90, PictureFormat.AVIF: 80}
+DEFAULT_QUALITY = 95
 _LONGEST_SIDE = {PictureFormat.JPG: JPEG_SIDE, PictureFormat.WEBP: WEBP_SIDE, PictureFormat.AVIF: AVIF_SIDE}
 _SAME = {
     MediaKind.PNG: PictureFormat.PNG,
@@ -63,7 +63,7 @@ class PictureEncoding:
     """How a picture is written.
 
     Args:
-        quality: 1 to 100, for formats that lose detail; None takes the format's default.
+        quality: 1 to 100, for formats that lose detail; None takes :data:`DEFAULT_QUALITY`.
     """
 
     format: PictureFormat
@@ -121,7 +121,7 @@ def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = Non
         )
     lost_alpha = pixels.shape[2] == 4 and encoding.format is PictureFormat.JPG
     image = Image.fromarray(_on_white(pixels) if lost_alpha else pixels)
-    options: dict[str, Any] = {"quality": encoding.quality or _QUALITY[encoding.format]}
+    options: dict[str, Any] = {"quality": encoding.quality or DEFAULT_QUALITY}
     if exif is not None and encoding.format is PictureFormat.AVIF:
         options["exif"] = exif
     if encoding.format is PictureFormat.JPG:

@@ -76,6 +76,7 @@ def resume(
                     journal,
                     runner.run,
                     lambda: screen.note("Interrupted; the tasks run on in the network."),
+                    lambda: "\nEnded at once; the tasks run on in the network.\n",
                 )
             elif not chosen:
                 screen.say("No open tasks.")

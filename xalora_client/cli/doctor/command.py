@@ -27,6 +27,8 @@ from .report import document, markdown, print_finding, print_questions
 
 TASK_SECONDS = 300.0
 
+LAST_WORDS = "\nEnded at once. A task of the doctor may run on and be charged; see: xalora tasks\n"
+
 
 @command
 def doctor(
@@ -79,7 +81,7 @@ def _checked(
         elif not (yes or _wants(screen, question)):
             more = [not_asked(check)]
         else:
-            more = with_client(settings, journal, _on_line(probe))
+            more = with_client(settings, journal, _on_line(probe), last_words=lambda: LAST_WORDS)
         for finding in more:
             print_finding(screen, finding)
         found += more
