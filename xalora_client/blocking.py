@@ -6,10 +6,11 @@ There is one implementation of the rules; this module only carries calls to the 
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
+    from .workflows.definition import WorkflowDefinition
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -210,6 +212,16 @@ class Xalora:
         Ctrl-C, or whatever else a signal raises here, cancels the remote task.
         """
         return self._call(self._client.run, task, on_event=on_event, **options)
+
+    def workflow(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        params: Mapping[str, str] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> WorkflowDefinition:
+        """See :meth:`AsyncXalora.workflow`."""
+        return self._client.workflow(source, params=params, inputs=inputs)
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> BlockingTaskStream:
         """Do a task and tell its steps: ``for event in client.stream(task)``.

@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent import futures
 from contextlib import suppress
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .streams import TaskStream
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
+    from .workflows.definition import WorkflowDefinition
 
 logger = logging.getLogger("xalora_client")
 
@@ -606,6 +607,38 @@ class AsyncXalora:
 
         for record_id in record_ids:
             self.journal.note(record_id, Event.DELIVERED)
+
+    def workflow(
+        self,
+        source: str | os.PathLike[str],
+        *,
+        params: Mapping[str, str] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> WorkflowDefinition:
+        """A workflow of your own; ``workflow.task(prompt=...)`` is a task that runs it. It reads files.
+
+        ::
+
+            workflow = client.workflow("my_api.json")
+            result = await client.run(workflow.task(prompt="a fox", seed=7))
+
+        Args:
+            source: The name of a definition, shipped or in ``workflows_dir``; or a ``.json`` file that
+                ComfyUI wrote by *Workflow > Export (API)*. Its prompt, negative prompt, size, steps, seed,
+                images and output are found by the classes and titles of its nodes. Own miners with a ComfyUI
+                server, and this machine's (``comfyui_url``), run it; the hosted network does not.
+            params: Where several nodes fit, or for more parameters: ``{"seed": "12.noise_seed"}``.
+            inputs: Values for inputs of nodes: ``{"2.blur_radius": 9}``.
+
+        Raises:
+            WorkflowDefinitionError: There is no such definition or file, it is broken, or several nodes fit.
+        """
+        from .workflows.catalog import WorkflowCatalog
+        from .workflows.exported import load_export
+
+        if not str(source).endswith(".json"):
+            return WorkflowCatalog.load(self.settings.workflows_dir).get(str(source))
+        return load_export(Path(source).expanduser(), params=params, inputs=inputs)
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> TaskStream:
         """Do a task and tell its steps: ``async for event in client.stream(task)``.

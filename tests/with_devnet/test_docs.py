@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status
+
+from xalora_client.workflows import WorkflowCatalog
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -46,3 +49,24 @@ async def test_a_class_ported_from_the_node_sdk_sends_what_it_sent_there(program
         "task_details": {"parameters": {"prompt": "a fox"}},
         "workflow_id": "7",
     }
+
+
+def test_the_endpoint_file_in_the_docs_is_one(tmp_path: Path) -> None:
+    text = (DOCS / "workflows.md").read_text(encoding="utf-8")
+    endpoint, index = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}},
+        "2": {"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 3, "sigma": 1.0}},
+        "3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a", "images": ["2", 0]}},
+    }
+    (tmp_path / "soft.json").write_text(json.dumps(graph), encoding="utf-8")
+    (tmp_path / "soft.yaml").write_text(endpoint, encoding="utf-8")
+    catalog = WorkflowCatalog.load(tmp_path)
+    assert catalog.problems == ()
+    assert catalog.get("soft").workflow_id == "7"
+    assert catalog.get("soft").bind({"image": "a.png", "radius": 9}).prompt["2"]["inputs"]["blur_radius"] == 9
+    (tmp_path / "graphs").mkdir()
+    (tmp_path / "soft.json").rename(tmp_path / "graphs" / "soft.json")
+    (tmp_path / "index.yaml").write_text(index, encoding="utf-8")
+    catalog = WorkflowCatalog.load(tmp_path)
+    assert (catalog.problems, catalog.get("soft").title) == ((), "Soften")

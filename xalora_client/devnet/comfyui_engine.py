@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -10,7 +11,9 @@ from ..engines.comfyui import ComfyUIEngine
 from ..errors import EngineError
 from ..workflows.catalog import WorkflowCatalog
 from ..workflows.check import check_definition
-from ..workflows.definition import WorkflowDefinition
+from ..workflows.definition import GRAPH, WorkflowDefinition
+from ..workflows.exported import definition_of_graph
+from ..workflows.prompt import parse_prompt
 from .engines import MinerTask
 
 FETCHED_PARAMETER = "image"
@@ -50,7 +53,7 @@ class ComfyUIMinerEngine:
         return tuple(able), lacking
 
     def workflow_ids(self) -> tuple[str, ...]:
-        """The ids of the :meth:`servable` workflows, and task types for tasks without a workflow id.
+        """The ids of the :meth:`servable` workflows, task types for tasks without one, and that of graphs.
 
         Raises:
             EngineError: The server can't be reached.
@@ -59,7 +62,7 @@ class ComfyUIMinerEngine:
         for name, reason in lacking.items():
             logger.info("the ComfyUI at %s can't run %s: %s", self._engine.url, name, reason)
         ids = [definition.network_id for definition in able]
-        return tuple(dict.fromkeys([*ids, *(definition.task_type for definition in able)]))
+        return tuple(dict.fromkeys([*ids, *(definition.task_type for definition in able), GRAPH]))
 
     def run(self, task: MinerTask) -> tuple[bytes, str]:
         """See :meth:`.engines.MinerEngine.run`."""
@@ -77,6 +80,9 @@ class ComfyUIMinerEngine:
             return run.files[0].read_bytes(), run.files[0].suffix
 
     def _definition_for(self, task: MinerTask) -> WorkflowDefinition:
+        if task.task_type == GRAPH:
+            prompt = parse_prompt(json.dumps(task.details.get("prompt")), "The task's graph")
+            return definition_of_graph(prompt, str(task.details.get("output_node_id")))
         named = self._catalog.find(workflow_id=task.workflow_id)
         if named is not None:
             return named

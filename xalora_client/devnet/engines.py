@@ -23,6 +23,7 @@ class MinerTask:
         workflow_id: The workflow to run.
         parameters: As the consumer sent them.
         image: The bytes of ``parameters["image"]``, which the miner has fetched; None without one.
+        details: All of ``task_details``, the parameters among them.
         stopped: Set when the result is no longer wanted; a slow engine checks it.
     """
 
@@ -31,6 +32,7 @@ class MinerTask:
     workflow_id: str
     parameters: Mapping[str, Any]
     image: bytes | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
 
 

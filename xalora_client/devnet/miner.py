@@ -174,7 +174,7 @@ class Miner:
             except ValueError:
                 details = None
         parameters = details.get("parameters") if isinstance(details, dict) else None
-        if not isinstance(parameters, dict):
+        if not isinstance(details, dict) or not isinstance(parameters, dict):
             raise EngineError("task_details has no parameters")
         image = parameters.get("image")
         return MinerTask(
@@ -183,6 +183,7 @@ class Miner:
             workflow_id=str(answer.get("workflow_id")),
             parameters=parameters,
             image=await self._fetch(image) if isinstance(image, str) else None,
+            details=details,
         )
 
     async def _run_engine(self, task: MinerTask, *, dying: bool) -> tuple[bytes, str]:

@@ -27,6 +27,8 @@ _KNOWN_WORKFLOWS = {
     "upscale": "upscaler",
     "lanczos-upscale": "upscaler",
 }
+_GRAPH = "comfyui-graph"
+"""Tasks of this type carry the graph that is to be run; miners with a ComfyUI server take them."""
 
 Body = dict[str, Any]
 Id = Annotated[str, Field(min_length=1)]
@@ -71,7 +73,8 @@ def check_parameters(task_type: str, workflow_id: str, details: Body) -> None:
         Refusal: A parameter is null, or a known workflow lacks it or does not take it.
     """
     parameters = details.get("parameters")
-    if not isinstance(parameters, dict) or len(details) != 1:
+    more = {"prompt", "output_node_id"} if task_type == _GRAPH else set[str]()
+    if not isinstance(parameters, dict) or not details.keys() <= {"parameters", *more}:
         raise Refusal(400, 'task_details must be {"parameters": {...}}')
     if nulls := sorted(name for name, value in parameters.items() if value is None):
         raise Refusal(400, f"Parameters must not be null: {', '.join(nulls)}")

@@ -56,6 +56,13 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
         await asyncio.sleep(0)
 
     try:
+        if not prepared.task.is_hosted:
+            # Only miners that have this workflow can run it: a task for nobody would wait for ever.
+            await job.tools.network.check_taken(
+                job.credentials,
+                task_type=prepared.task.kind_of_task,
+                workflow_id=prepared.task.workflow_id,
+            )
         parameters = dict(prepared.parameters)
         for name, image in prepared.images.items():
             delivered = await delivery.deliver(image, lifetime=lifetime)

@@ -54,6 +54,9 @@ MESSAGE_LIMIT = 300
 POLLS_AT_ONCE = MAX_CONNECTIONS * 3 // 4
 """Fewer than there are connections: a cancel must not queue behind the polls of thousands of tasks."""
 
+ASKING_SECONDS = 20.0
+"""How long a network is asked whether a miner takes a workflow, before a task is created."""
+
 FREE = "This request costs nothing."
 UNAFFECTED = "This request costs nothing, and the task itself is not affected."
 NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be charged."
@@ -79,7 +82,12 @@ class Network:
         self._poll_pace = Pace(MAX_POLLS_PER_SECOND)
 
     async def reserve(
-        self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
+        self,
+        credentials: Credentials,
+        *,
+        task_type: str | None,
+        workflow_id: str | None,
+        retries: int | None = None,
     ) -> Mapping[str, Any]:
         """``resource_request``: ``{miner_id, msg?}``.
 
@@ -108,7 +116,23 @@ class Network:
                 )
             return payload
 
-        return await self._repeat(once)
+        return await self._repeat(once, retries=retries)
+
+    async def check_taken(
+        self, credentials: Credentials, *, task_type: str | None, workflow_id: str | None
+    ) -> None:
+        """Check that a miner takes a workflow; a network that can't say so is taken at its create's word.
+
+        Raises:
+            NoMinerError: No miner serves this workflow right now.
+        """
+        asking = self.reserve(credentials, task_type=task_type, workflow_id=workflow_id, retries=0)
+        try:
+            await asyncio.wait_for(asking, ASKING_SECONDS)
+        except NoMinerError:
+            raise
+        except (NetworkError, asyncio.TimeoutError):
+            return
 
     async def create(
         self,

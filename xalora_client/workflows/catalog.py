@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -13,6 +13,7 @@ from ..config import load_settings
 from ..errors import WorkflowDefinitionError
 from .definition import WorkflowDefinition, load_definition, read_text
 from .endpoint import NAME_PATTERN, IndexEntry, load_yaml, parse_model
+from .exported import load_export
 
 SHIPPED_FOLDER = Path(__file__).parent / "definitions"
 INDEX_FILE = "index.yaml"
@@ -130,8 +131,10 @@ class WorkflowCatalog:
 
 
 def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProblem]:
+    pairs = sorted(path for path in folder.glob("*.json") if path.with_suffix(".yaml").exists())
     try:
-        index = load_yaml(read_text(folder / INDEX_FILE), INDEX_FILE)
+        has_index = (folder / INDEX_FILE).exists() or not pairs
+        index = load_yaml(read_text(folder / INDEX_FILE), INDEX_FILE) if has_index else {}
     except WorkflowDefinitionError as error:
         yield DefinitionProblem(folder.name, _reason(error), folder)
         return
@@ -151,14 +154,23 @@ def _load_folder(folder: Path) -> Iterator[WorkflowDefinition | DefinitionProble
             yield DefinitionProblem(name, _reason(error), folder)
         except Exception as error:  # noqa: BLE001 - somebody's file must not keep the others from loading
             yield DefinitionProblem(name, f"reading it failed with a {type(error).__name__}.", folder)
-    for path in sorted(folder.glob("*.json")):
-        if path.name not in used and path.with_suffix(".yaml").exists() and path.stem not in index:
-            yield DefinitionProblem(
-                path.stem,
-                f"{path.name} and {path.stem}.yaml are there, but {INDEX_FILE} has no line for them: add "
-                f"`{path.stem}: {{task_type: ..., output: image}}`",
-                folder,
-            )
+    for path in pairs:
+        if path.name not in used and path.stem not in index:
+            try:
+                yield replace(load_export(path), sends_graph=False)
+            except WorkflowDefinitionError as error:
+                yield DefinitionProblem(path.stem, _reason(error), folder)
+    yield from _halves(folder, used | {INDEX_FILE})
+
+
+def _halves(folder: Path, used: set[str]) -> Iterator[DefinitionProblem]:
+    """Files of a pair whose other one is missing."""
+    for path in sorted((*folder.glob("*.json"), *folder.glob("*.yaml"))):
+        other = path.with_suffix(".yaml" if path.suffix == ".json" else ".json")
+        if path.name in used or other.exists():
+            continue
+        hint = f"`xalora workflows add {path.name}` writes it" if path.suffix == ".json" else "add it"
+        yield DefinitionProblem(path.stem, f"{other.name} is missing beside {path.name}; {hint}", folder)
 
 
 def _replaces(new: WorkflowDefinition, old: WorkflowDefinition) -> str:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidTaskError, WorkflowDefinitionError
 from .endpoint import Endpoint, IndexEntry, OutputKind, load_yaml, parse_model
@@ -16,7 +16,13 @@ from .model_files import LORA_INPUT, lora_file
 from .parameters import AUTO, Parameter, shown
 from .prompt import Prompt, node_label, parse_prompt
 
+if TYPE_CHECKING:
+    from .task import DefinedWorkflowTask
+
 LARGEST_FILE = 2**20
+
+GRAPH = "comfyui-graph"
+"""Task type and workflow id of tasks that carry their graph; own miners with a ComfyUI server run them."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class WorkflowDefinition:
         parameters: In the order of the file.
         prompt: The graph with the values its author saved. Never changed: :meth:`bind` copies it.
         source: The folder it came from.
+        sends_graph: The graph itself goes along with a task: miners do not know it by a name.
     """
 
     name: str
@@ -95,11 +102,22 @@ class WorkflowDefinition:
     prompt: Prompt = field(repr=False)
     tip: str = ""
     source: Path | None = None
+    sends_graph: bool = False
+
+    def task(self, **values: Any) -> DefinedWorkflowTask:
+        """A task that runs this workflow, see :class:`DefinedWorkflowTask`.
+
+        Raises:
+            InvalidTaskError: A parameter is unknown, missing, or does not fit.
+        """
+        from .task import DefinedWorkflowTask
+
+        return DefinedWorkflowTask(self, **values)
 
     @property
     def network_id(self) -> str:
         """Its id for own miners: the hosted id, or its name where there is none."""
-        return self.workflow_id or self.name
+        return GRAPH if self.sends_graph else self.workflow_id or self.name
 
     @property
     def image_parameters(self) -> tuple[Parameter, ...]:

@@ -12,6 +12,7 @@ from pydantic import PrivateAttr
 from ..tasks import BASE_OPTIONS, WorkflowTask
 from . import WorkflowCatalog, WorkflowDefinition
 from .catalog import own_folders
+from .definition import GRAPH
 
 
 class DefinedWorkflowTask(WorkflowTask):
@@ -61,11 +62,21 @@ class DefinedWorkflowTask(WorkflowTask):
 
     @property
     def kind_of_task(self) -> str:
-        return self._definition.task_type
+        return GRAPH if self._definition.sends_graph else self._definition.task_type
 
     @property
     def is_hosted(self) -> bool:
-        return self._definition.workflow_id is not None
+        return self._definition.workflow_id is not None and not self._definition.sends_graph
+
+    def details(self) -> dict[str, Any]:
+        if not self._definition.sends_graph:
+            return super().details()
+        bound = self._definition.bind(self._values)
+        return {
+            "parameters": self.image_parameters(),
+            "prompt": bound.prompt,
+            "output_node_id": bound.output_node_id,
+        }
 
     def parameters(self) -> dict[str, Any]:
         return self._definition.network_parameters(self._values)

@@ -127,11 +127,12 @@ def test_an_index_may_point_into_folders_below_its_own(folder: Path) -> None:
     assert catalog.get("flux-lora").source == folder
 
 
-def test_files_without_an_index_line_are_pointed_out(folder: Path) -> None:
+def test_a_pair_without_an_index_line_is_known_by_its_files(folder: Path) -> None:
     (folder / "index.yaml").write_text("flux-lora: {task_type: txt2img, output: image}\n", encoding="utf-8")
-    (problem,) = WorkflowCatalog.load(folder).problems
-    assert problem.name == "hunyuan-fp8"
-    assert "index.yaml has no line for them" in problem.reason
+    catalog = WorkflowCatalog.load(folder)
+    assert catalog.problems == ()
+    found = catalog.get("hunyuan-fp8")
+    assert (found.source, found.task_type, found.output_kind) == (folder, "txt2vid", "video")
 
 
 @pytest.mark.parametrize("content", [None, "- a\n- b\n", "a: ["])

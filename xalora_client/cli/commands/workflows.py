@@ -23,12 +23,14 @@ from ..job_runner import Job
 from ..options import AsJson, PictureOptions, RunOptions
 from ..screen import Screen, attributes
 from ..streams import read_image
+from .exported import add, chosen
 
 if TYPE_CHECKING:
     from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition
     from ..destinations import Destination
 
-workflows = typer.Typer(help="List, show and check the workflows that `xalora run` knows.")
+workflows = typer.Typer(help="List, show, check and add the workflows that `xalora run` knows.")
+workflows.command("add")(add)
 
 
 def _complete_name(incomplete: str) -> list[str]:
@@ -67,10 +69,13 @@ def run(
     options: RunOptions,
     pictures: PictureOptions,
 ) -> ExitCode:
-    """Run a workflow by name: one of those shipped, or one of your own in XALORA_WORKFLOWS_DIR."""
+    """Run a workflow by name, shipped or in XALORA_WORKFLOWS_DIR, or one that ComfyUI exported (.json).
+
+    Of an exported one, any input of a node can be set: -p 2.blur_radius=9.
+    """
     settings = load_settings().settings
-    definition = _definition(_catalog(settings), name)
-    values = _values(definition, parameter or ())
+    definition, pairs = chosen(name, parameter or (), lambda: _definition(_catalog(settings), name))
+    values = _values(definition, pairs)
     if images:
         return _run_on_images(settings, definition, values, images, recursive, options, pictures)
     data = None
@@ -105,8 +110,8 @@ def _run_on_images(
     places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
-    chosen = without_done(screen, inputs, planned, force=options.force)
-    data = read_image() if STREAM in chosen else None
+    wanted = without_done(screen, inputs, planned, force=options.force)
+    data = read_image() if STREAM in wanted else None
     jobs = [
         _job(
             definition,
@@ -116,9 +121,9 @@ def _run_on_images(
             source,
             data,
         )
-        for source in chosen
+        for source in wanted
     ]
-    skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in chosen]
+    skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in wanted]
     return do_jobs(screen, settings, jobs, options, skipped=skipped)
 
 
