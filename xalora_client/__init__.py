@@ -70,6 +70,7 @@ _LAZY = {
     "TaskStatus": "results",
     "TaskStream": "streams",
     "Text2VideoTask": "tasks",
+    "Timeouts": "config",
     "Timing": "results",
     "UpscalerTask": "tasks",
     "WorkflowTask": "tasks",
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
         Credentials as Credentials,
         LoadedSettings as LoadedSettings,
         Settings as Settings,
+        Timeouts as Timeouts,
         load_settings as load_settings,
         parse_api_key as parse_api_key,
     )

@@ -36,7 +36,7 @@ from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from .config import IfUnknown, LoadedSettings, SettingArguments, Settings
+    from .config import IfUnknown, LoadedSettings, SettingArguments, Settings, Timeouts
     from .events import EventCallback
     from .journal import Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
@@ -78,6 +78,7 @@ class Xalora:
         journal: Journal | Literal["memory"] | None = None,
         delivery: ImageDelivery | None = None,
         env_files: Iterable[Path | str] = (".env",),
+        timeouts: Timeouts | None = None,
         **overrides: Unpack[SettingArguments],
     ) -> None:
         # In no local variable, where a traceback would show it.
@@ -91,6 +92,7 @@ class Xalora:
             journal=journal,
             delivery=delivery,
             env_files=env_files,
+            timeouts=timeouts,
             **overrides,
         )
         self._hub = hub()

@@ -31,6 +31,7 @@ from .config import (
     SettingArguments,
     Settings,
     TimeoutAction,
+    Timeouts,
     hide_secrets,
     load_settings,
 )
@@ -146,6 +147,7 @@ class AsyncXalora:
             client; default: the one in the ``state_dir`` of the settings.
         delivery: How local images reach a miner; default: as the settings say.
         env_files: ``.env`` files to read, the first wins.
+        timeouts: Waits and retries together, instead of their four settings.
         **overrides: Any other setting by its name, see the table of settings.
 
     Raises:
@@ -161,12 +163,15 @@ class AsyncXalora:
         journal: Journal | Literal["memory"] | None = None,
         delivery: ImageDelivery | None = None,
         env_files: Iterable[Path | str] = (".env",),
+        timeouts: Timeouts | None = None,
         **overrides: Unpack[SettingArguments],
     ) -> None:
         # In no local variable, where a traceback would show it.
         key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         del api_key
         hide_secrets(overrides)
+        if timeouts is not None:
+            overrides = {**timeouts.settings(), **overrides}
         if settings is not None and (key or workflow_url or overrides):
             raise ConfigurationError("Give either ready-made settings or single ones, not both")
         if settings is None:
@@ -268,8 +273,9 @@ class AsyncXalora:
 
         settings = self.settings
         delivery = self._given_delivery or choose_delivery(settings)
-        results, requests = ResultSession(destinations(settings)), shared_session()
-        creates, cancels = create_session(), cancel_session()
+        ca, proxy = settings.ca, settings.proxy
+        results, requests = ResultSession(destinations(settings), proxy=proxy, ca=ca), shared_session(ca)
+        creates, cancels = create_session(ca), cancel_session(ca)
         self._sessions += [results.http, requests, creates, cancels]
         transport = Transport(
             requests,
@@ -278,6 +284,7 @@ class AsyncXalora:
             settings.workflow_url,
             settings.request_timeout,
             settings.allow_http,
+            proxy,
         )
         network = Network(transport, settings.sequencer_url, settings.max_retries)
         fetcher = Fetcher(network, self.journal, results, settings)

@@ -111,6 +111,11 @@ def _host_names(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(host.lower() for host in hosts)
 
 
+ProxyUrl: TypeAlias = Annotated[
+    str,
+    BeforeValidator(lambda url: f"http://{url}" if isinstance(url, str) and "://" not in url else url),
+    AfterValidator(_base_url),
+]
 HttpUrl: TypeAlias = Annotated[str, AfterValidator(_base_url)]
 Hosts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_names)]
 StoreUrl: TypeAlias = Annotated[str, AfterValidator(_store_url)]
@@ -186,6 +191,13 @@ class Settings(BaseModel):
         (),
         description="Hosts besides this machine that the key is sent to over http:// (unencrypted): host or "
         "host:port, separated by commas.",
+    )
+    proxy: ProxyUrl | None = Field(
+        None, description="HTTP proxy for the sequencer and results; unset: HTTPS_PROXY and HTTP_PROXY."
+    )
+    ca: AbsolutePath | None = Field(
+        None,
+        description="CA bundle (PEM) for the sequencer and results; unset: SSL_CERT_FILE, or the system's.",
     )
     request_timeout: float = Field(
         60.0, gt=0, description="Seconds for the sequencer to answer a request, once it has been sent."
@@ -306,6 +318,8 @@ class SettingArguments(TypedDict, total=False):
     max_image_bytes: int | str | None
     max_video_bytes: int | str | None
     allow_http: str | Sequence[str] | None
+    proxy: str | None
+    ca: Path | str | None
     request_timeout: float | None
     max_retries: int | None
     wait_timeout: float | None
@@ -337,6 +351,33 @@ class AllArguments(SettingArguments, total=False):
 
     api_key: SecretStr | str | None
     workflow_url: str | None
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """The waits and retries of a client in one object; None leaves the setting as it is.
+
+    Attributes:
+        request: Seconds for the sequencer to answer a request (``request_timeout``).
+        wait: Seconds to wait for a task (``wait_timeout``); :meth:`AsyncXalora.run` has its own.
+        outage: Seconds the sequencer may stay unreachable while a task is waited for (``outage_limit``).
+        retries: How often a request that costs nothing is sent again (``max_retries``). A create is repeated
+            only where it surely created no task.
+    """
+
+    request: float | None = None
+    wait: float | None = None
+    outage: float | None = None
+    retries: int | None = None
+
+    def settings(self) -> SettingArguments:
+        """As settings."""
+        return {
+            "request_timeout": self.request,
+            "wait_timeout": self.wait,
+            "outage_limit": self.outage,
+            "max_retries": self.retries,
+        }
 
 
 @dataclass(frozen=True)

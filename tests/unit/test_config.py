@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from xalora_client import ConfigurationError, MissingKeyError, load_settings, parse_api_key
+from xalora_client import (
+    AsyncXalora,
+    ConfigurationError,
+    MissingKeyError,
+    Timeouts,
+    load_settings,
+    parse_api_key,
+)
 from xalora_client.config import DEFAULT_WORKFLOW_URL, may_have_key
 from xalora_client.key_file import login_file
 
@@ -295,3 +302,14 @@ def test_a_key_travels_in_the_open_to_this_machine_alone_and_where_it_may(
 ) -> None:
     settings = load_settings(workflow_url=url, allow_http=listed).settings
     assert may_have_key(settings.workflow_url, settings.allow_http) is may
+
+
+def test_waits_and_retries_are_given_as_one_object() -> None:
+    client = AsyncXalora(timeouts=Timeouts(request=5, outage=7, retries=0), wait_timeout=9)
+    settings = client.settings
+    assert (settings.request_timeout, settings.outage_limit, settings.max_retries) == (5, 7, 0)
+    assert settings.wait_timeout == 9
+    with pytest.raises(ConfigurationError, match="request_timeout"):
+        AsyncXalora(timeouts=Timeouts(request=-1))
+    with pytest.raises(ConfigurationError, match="either ready-made settings or single ones"):
+        AsyncXalora(settings=settings, timeouts=Timeouts(request=5))

@@ -56,7 +56,7 @@ async def run_locally(
         InputImageError: An image can't be read.
     """
     emit = without_exceptions(on_event)
-    images = await _image_bytes(task)
+    images = await _image_bytes(task, settings)
     refusals: list[str] = []
     job_id = task.new_job_id()
     dest = settings.state_dir / LOCAL_FOLDER / job_id
@@ -171,24 +171,25 @@ def is_ncnn_file(path: Path) -> bool:
     return path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file())
 
 
-async def _image_bytes(task: WorkflowTask) -> dict[str, bytes]:
+async def _image_bytes(task: WorkflowTask, settings: Settings) -> dict[str, bytes]:
     images = {}
     for name, image in task.image_parameters().items():
         if is_remote(image):
-            images[name] = await _remote_image(str(image))
+            images[name] = await _remote_image(str(image), settings)
         else:
             images[name] = (await asyncio.to_thread(prepare_image, image)).data
     return images
 
 
-async def _remote_image(url: str) -> bytes:
+async def _remote_image(url: str, settings: Settings) -> bytes:
     import tempfile
 
     from ..network.result_session import ResultSession, chosen_by_user
     from ..transfer.download import download
 
     with tempfile.TemporaryDirectory() as folder:
-        async with ResultSession(chosen_by_user(url)) as session:
+        allowed = chosen_by_user(url)
+        async with ResultSession(allowed, proxy=settings.proxy, ca=settings.ca) as session:
             try:
                 path = await download(session, url, Path(folder) / "input", task_id=None)
             except ResultError as error:

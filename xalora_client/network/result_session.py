@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,7 +13,7 @@ from yarl import URL
 from ..config import Settings
 from .addresses import exact_url
 from .destinations import Destinations
-from .sessions import checked_session
+from .sessions import checked_session, proxy_for
 
 
 class ResultSession:
@@ -22,12 +23,21 @@ class ResultSession:
 
     Args:
         destinations: The addresses allowed.
+        proxy: The proxy to use; None for the environment's.
+        ca: The CA bundle to use; None for the environment's.
     """
 
-    def __init__(self, destinations: Destinations) -> None:
+    def __init__(
+        self, destinations: Destinations, *, proxy: str | None = None, ca: Path | None = None
+    ) -> None:
         self._destinations = destinations
+        self._proxy = proxy
         self._resolver = _CheckingResolver(destinations)
-        self.http = checked_session(self._resolver)
+        self.http = checked_session(self._resolver, ca)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy for an address. Blocking, see :func:`.sessions.environment_proxy`."""
+        return proxy_for(url, self._proxy)
 
     def get(self, url: str, *, proxy: str | None, **options: Any) -> Any:
         """A request for a URL; an asynchronous context manager, as aiohttp's.

@@ -25,24 +25,35 @@ USER_AGENT = f"xalora-python/{__version__}"
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def shared_session() -> aiohttp.ClientSession:
+def shared_session(ca: Path | None = None) -> aiohttp.ClientSession:
     """For requests to the sequencer that cost nothing; connections are reused."""
-    return _session(force_close=False)
+    return _session(ca, force_close=False)
 
 
-def checked_session(resolver: AbstractResolver) -> aiohttp.ClientSession:
+def checked_session(resolver: AbstractResolver, ca: Path | None = None) -> aiohttp.ClientSession:
     """For requests to hosts whose addresses ``resolver`` checks; connections are reused."""
-    return _session(force_close=False, resolver=resolver)
+    return _session(ca, force_close=False, resolver=resolver)
 
 
-def create_session() -> aiohttp.ClientSession:
+def create_session(ca: Path | None = None) -> aiohttp.ClientSession:
     """For creates: each gets a connection of its own, see :class:`.transport.Transport`."""
-    return _session(force_close=True)
+    return _session(ca, force_close=True)
 
 
-def cancel_session() -> aiohttp.ClientSession:
+def cancel_session(ca: Path | None = None) -> aiohttp.ClientSession:
     """For cancels, which wait for no other request: hundreds may leave at once, when a program is stopped."""
-    return _session(force_close=False, limit=_cancels_at_once())
+    return _session(ca, force_close=False, limit=_cancels_at_once())
+
+
+def proxy_for(url: str, given: str | None) -> str | None:
+    """The proxy of the settings, else of the environment, for this address. Blocking, see below.
+
+    Raises:
+        ConfigurationError: The environment's is not an HTTP proxy.
+    """
+    if given is None:
+        return environment_proxy(url)
+    return None if is_loopback(url) else given
 
 
 def environment_proxy(url: str) -> str | None:
@@ -80,10 +91,14 @@ def _http_proxy(named: str, variable: str) -> str:
 
 
 def _session(
-    *, force_close: bool, limit: int = MAX_CONNECTIONS, resolver: AbstractResolver | None = None
+    ca: Path | None,
+    *,
+    force_close: bool,
+    limit: int = MAX_CONNECTIONS,
+    resolver: AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        limit=limit, force_close=force_close, ssl=certificates(), resolver=resolver
+        limit=limit, force_close=force_close, ssl=certificates(ca), resolver=resolver
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -106,15 +121,15 @@ def _cancels_at_once() -> int:
     return MOST_CANCELS if allowed == resource.RLIM_INFINITY else min(MOST_CANCELS, allowed // 2)
 
 
-def certificates() -> ssl.SSLContext | bool:
-    """The CA bundle that the environment names, in the variables of OpenSSL, requests and curl.
+def certificates(ca: Path | None = None) -> ssl.SSLContext | bool:
+    """The CA bundle of the settings, else that the environment names for OpenSSL, requests or curl.
 
     Raises:
         ConfigurationError: It can't be read, or holds no certificates.
     """
-    for variable in CA_VARIABLES:
-        bundle = os.environ.get(variable)
-        if bundle and Path(bundle).is_file():
+    named = [("XALORA_CA", str(ca))] if ca is not None else [(v, os.environ.get(v)) for v in CA_VARIABLES]
+    for variable, bundle in named:
+        if bundle and (ca is not None or Path(bundle).is_file()):
             try:
                 return _context(bundle, Path(bundle).stat().st_mtime_ns)
             except OSError as error:

@@ -25,7 +25,7 @@ from ..errors import ClientClosedError, ConfigurationError
 from .answers import retry_after
 from .failure_text import describe_failure
 from .outside import TEXT_LIMIT, cleaned, has_content_coding, is_bounded, printable, task_id_in, without_key
-from .sessions import environment_proxy
+from .sessions import proxy_for
 
 logger = logging.getLogger("xalora_client")
 
@@ -163,6 +163,7 @@ class Transport:
         request_timeout: Seconds to connect, to wait for the answer once the body is sent, and without
             progress while it is sent: a large body may take any time on a slow line.
         allow_http: Hosts that the key may be sent to over plain http, besides this machine.
+        proxy: The proxy to use; None for the environment's.
     """
 
     def __init__(
@@ -173,12 +174,14 @@ class Transport:
         base_url: str,
         request_timeout: float,
         allow_http: Iterable[str] = (),
+        proxy: str | None = None,
     ) -> None:
         self._session = session
         self._own_sessions = {"task_create": create_session, "task_cancel": cancel_session}
         self._base_url = base_url.rstrip("/")
         self.timeout = request_timeout
         self._may_have_key = may_have_key(base_url, allow_http)
+        self._given_proxy = proxy
         self._proxy: str | None = None
         self._proxy_known = False
 
@@ -208,7 +211,7 @@ class Transport:
         body = json_body({**fields, "api_key": SecretStr(credentials.api_key)}, handed_over)
         # The key is in no local variable: error reporters send those along with a traceback.
         if not self._proxy_known:
-            self._proxy = await asyncio.to_thread(environment_proxy, self._base_url)
+            self._proxy = await asyncio.to_thread(proxy_for, self._base_url, self._given_proxy)
             self._proxy_known = True
         session = self._own_sessions.get(endpoint, self._session)
         if session.closed:

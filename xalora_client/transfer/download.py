@@ -43,7 +43,6 @@ from ..network.answers import retry_after
 from ..network.destinations import RefusedAddressError
 from ..network.outside import has_content_coding
 from ..network.result_session import ResultSession
-from ..network.sessions import environment_proxy
 from .download_target import Target
 from .part_file import PartFile
 
@@ -89,7 +88,7 @@ async def download(
     call at a time may use one ``dest_stem``.
 
     Args:
-        session: Says which addresses may be asked. The proxy is the environment's.
+        session: Says which addresses may be asked. It knows the proxy.
         url: ``http://``, ``https://`` or ``data:``.
         dest_stem: The file to write, without its suffix, which is chosen by content.
         task_id: For error messages.
@@ -259,7 +258,7 @@ class _Fetch:
         site = str(exact_url(url).origin())
         if site not in self._proxies:
             try:
-                self._proxies[site] = await asyncio.to_thread(environment_proxy, url)
+                self._proxies[site] = await asyncio.to_thread(self.session.proxy_for, url)
             except ConfigurationError as error:
                 raise self.target.failed(f"{error.what}. {error.next_step}") from None
         return self._proxies[site]

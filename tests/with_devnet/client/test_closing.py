@@ -26,7 +26,7 @@ from xalora_client import (
     XaloraError,
     events,
 )
-from xalora_client.devnet import DevnetThread
+from xalora_client.devnet import Devnet, DevnetThread
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage
 from xalora_client.transfer.upload import DeliveredImage
@@ -184,6 +184,23 @@ async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> No
         assert await client.execute_workflow(PICTURE) == "t-1"
         await client.close()
         await client.close()
+
+
+async def test_a_client_closed_several_times_at_once_is_closed_once_and_well() -> None:
+    async with Devnet(miners=1) as devnet:
+        client = AsyncXalora(devnet.api_key, devnet.url)
+        stream = client.stream(UpscalerTask(small_image()), fallback="never")
+        await stream.__anext__()
+        await asyncio.gather(*(client.close() for _ in range(5)))
+        with pytest.raises(ClientClosedError):
+            await stream.result()
+        with pytest.raises(ClientClosedError):
+            await client.run(PICTURE)
+        never_opened = AsyncXalora(devnet.api_key, devnet.url)
+        await never_opened.close()
+        await never_opened.close(cancel=True)
+        blocking = Xalora(devnet.api_key, devnet.url)
+        await asyncio.gather(*(asyncio.to_thread(blocking.close) for _ in range(5)))
 
 
 def test_a_client_serves_one_event_loop_after_the_other() -> None:

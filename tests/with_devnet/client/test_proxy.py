@@ -22,6 +22,7 @@ from xalora_client import (
     UpscalerTask,
     XaloraConnectionError,
 )
+from xalora_client.devnet import Devnet
 from xalora_client.network.destinations import Destinations
 from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
@@ -86,6 +87,33 @@ async def test_creates_and_polls_take_the_proxy(monkeypatch: pytest.MonkeyPatch)
     ]
     expected = "Basic " + base64.b64encode(b"bob:pass@word").decode()
     assert running.credentials == [expected] * 2
+
+
+@pytest.mark.parametrize("scheme", ["http://bob:word@", "bob:word@"])
+async def test_the_proxy_of_the_settings_wins_and_its_password_is_hidden(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", ".invalid")
+    async with proxy() as running:
+        given = running.url.replace("http://", scheme)
+        async with AsyncXalora(KEY, SEQUENCER, proxy=given) as client:
+            assert await client.execute_workflow(UpscalerTask(image_url="https://example.org/a.png")) == "t-1"
+            assert "word" not in repr(client.settings)
+    assert running.asked == [f"POST {SEQUENCER}/task_create HTTP/1.1"]
+    assert running.credentials == ["Basic " + base64.b64encode(b"bob:word").decode()]
+    with pytest.raises(ConfigurationError, match="XALORA_PROXY") as caught:
+        AsyncXalora(KEY, SEQUENCER, proxy="socks5://bob:word@h:1")
+    assert "word" not in str(caught.value)
+
+
+async def test_servers_of_this_machine_are_asked_without_the_proxy_of_the_settings() -> None:
+    async with (
+        Devnet(miners=1) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url, proxy="http://127.0.0.1:9") as client,
+    ):
+        picture = np.zeros((8, 8, 3), np.uint8)
+        assert (await client.run(UpscalerTask(picture), fallback="never")).files
 
 
 async def test_hosts_that_are_excepted_are_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:

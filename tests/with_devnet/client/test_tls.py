@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from xalora_client import AsyncXalora, XaloraConnectionError, load_settings
+from xalora_client import AsyncXalora, ConfigurationError, XaloraConnectionError, load_settings
 from xalora_client.cli.doctor import machine
 from xalora_client.cli.doctor.findings import Verdict
 
@@ -111,3 +111,19 @@ async def test_the_doctor_tells_the_certificate_and_whether_it_is_trusted(
     found = {finding.check: finding for finding in await machine.way(settings)}
     assert found["TLS"].verdict is found["answers"].verdict is Verdict.PROBLEM
     assert "not trusted" in found["answers"].text
+
+
+async def test_the_authority_of_the_settings_is_trusted_and_a_broken_one_named(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, bundle = server
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    async with AsyncXalora("alice#s3cret", url, max_retries=0, ca=bundle) as client:
+        assert (await client.query_task_result("t-1")).status == "running"
+    for broken in (tmp_path / "absent.pem", tmp_path / "empty.pem"):
+        if broken.name == "empty.pem":
+            broken.write_text("no certificate")
+        async with AsyncXalora("alice#s3cret", url, ca=broken) as client:
+            with pytest.raises(ConfigurationError, match=rf"XALORA_CA names .*{broken.name}"):
+                await client.query_task_result("t-1")

@@ -8,6 +8,7 @@ import socket
 import ssl
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from time import time
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from ...config import Settings, may_have_key, without_login
 from ...errors import ConfigurationError, JournalError
 from ...journal import Journal
 from ...network.failure_text import describe_failure
-from ...network.sessions import certificates, environment_proxy, shared_session
+from ...network.sessions import certificates, proxy_for, shared_session
 from ..formats import short_path
 from .findings import (
     Finding,
@@ -57,7 +58,7 @@ async def way(settings: Settings) -> list[Finding]:
     parts = urlsplit(settings.workflow_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "https" else 80)
     try:
-        proxy = await asyncio.to_thread(environment_proxy, settings.workflow_url)
+        proxy = await asyncio.to_thread(proxy_for, settings.workflow_url, settings.proxy)
     except ConfigurationError as error:
         return [failed("proxy", error)]
     by_proxy = proxy is not None
@@ -70,9 +71,9 @@ async def way(settings: Settings) -> list[Finding]:
     may = may_have_key(settings.workflow_url, settings.allow_http)
     handshake: Handshake | None = None
     if scheme == "https" and not by_proxy:
-        handshake, reason = await _handshake(host, port)
+        handshake, reason = await _handshake(host, port, settings.ca)
     found.append(tls_finding(scheme, handshake, may_have_key=may, by_proxy=by_proxy, reason=reason))
-    status, ahead, reason = await _root(settings.workflow_url, proxy)
+    status, ahead, reason = await _root(settings.workflow_url, proxy, settings.ca)
     found.append(answers_finding(status, reason))
     if status is not None:
         found.append(clock_finding(ahead))
@@ -90,8 +91,8 @@ async def _addresses(host: str, port: int) -> tuple[list[str], str]:
     return list(dict.fromkeys(str(each[4][0]) for each in found)), ""
 
 
-async def _handshake(host: str, port: int) -> tuple[Handshake | None, str]:
-    context = certificates()
+async def _handshake(host: str, port: int, ca: Path | None) -> tuple[Handshake | None, str]:
+    context = certificates(ca)
     try:
         _, writer = await asyncio.wait_for(
             asyncio.open_connection(
@@ -121,9 +122,9 @@ def _issuer(certificate: object) -> str:
     return str(names.get("organizationName") or names.get("commonName") or "an unnamed authority")
 
 
-async def _root(url: str, proxy: str | None) -> tuple[int | None, float | None, str]:
+async def _root(url: str, proxy: str | None, ca: Path | None) -> tuple[int | None, float | None, str]:
     """The status of the sequencer's root, how far this clock is ahead, and why there is no answer."""
-    session = shared_session()
+    session = shared_session(ca)
     timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
     try:
         began = time()
