@@ -20,7 +20,7 @@ MADE = .artifacts .mypy_cache .ruff_cache .pytest_cache tests/.pytest_cache buil
 
 .DEFAULT_GOAL := help
 .PHONY: help setup comfyui demo test test-quick chaos fuzz soak bench definitions lint node-docs format clean \
-	lint-rules lint-format types-client types-nodes types-scripts
+	docs lint-rules lint-format lint-docs types-client types-nodes types-scripts
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do printf 'make %-12s %s\n' "$$name" "$$what"; done
@@ -59,7 +59,7 @@ bench: comfyui ## Run every benchmark, print its table and keep it in benchmarks
 definitions: comfyui ## Run the definitions of large models on a real ComfyUI, with random weights
 	@$(BIN)/python scripts/run_definitions.py $(DEFINITIONS)
 
-lint: lint-rules lint-format types-client types-nodes types-scripts ## Style and types only
+lint: lint-rules lint-format types-client types-nodes types-scripts lint-docs ## Style, types and docs only
 
 lint-rules: setup
 	@$(BIN)/ruff check .
@@ -78,6 +78,11 @@ types-nodes: setup
 
 types-scripts: setup
 	@MYPYPATH=scripts $(BIN)/mypy --explicit-package-bases scripts/*.py
+
+docs: lint-docs ## Build the API reference from the docstrings, into .artifacts/docs
+
+lint-docs: setup
+	@$(BIN)/mkdocs build --strict --quiet
 
 format: setup ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix . ; fixed=$$?; $(BIN)/ruff format . && exit $$fixed
