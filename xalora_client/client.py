@@ -15,6 +15,7 @@ from concurrent import futures
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -40,7 +41,6 @@ from .errors import (
     ClientClosedError,
     ConfigurationError,
     InvalidTaskError,
-    JournalError,
     QueueLimitError,
     TaskTimeoutError,
     UnexpectedError,
@@ -581,19 +581,10 @@ class AsyncXalora:
         result = await run_locally(
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
         )
-        if remote_error is not None and remote_error.job_id is not None:
-            await self._note_fallback(remote_error.job_id, result)
+        if remote_error is not None:
+            note = partial(self.journal.note_fallback, remote_error.job_id, result.engine, result.device)
+            await run_in_thread(note)
         return result
-
-    async def _note_fallback(self, job_id: str, result: RunResult) -> None:
-        from .journal import Event
-
-        try:
-            record = await run_in_thread(lambda: self.journal.find(job_id=job_id))
-        except JournalError:
-            return
-        if record is not None:
-            self.journal.note(record.id, Event.FELL_BACK, engine=result.engine, device=result.device)
 
     def delivered(self, result: RunResult) -> None:
         """Note that a result is where its user wants it; for hosts that deliver themselves."""

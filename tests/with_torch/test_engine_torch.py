@@ -21,7 +21,10 @@ pytest.importorskip("spandrel", reason="spandrel is not installed in this Python
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_models import REACH, write_compact, write_esrgan  # noqa: E402
 
+from xalora_client import UpscalerTask  # noqa: E402
+from xalora_client.config import Settings  # noqa: E402
 from xalora_client.engines import EngineCanceledError, EngineProgress  # noqa: E402
+from xalora_client.engines.fallback import candidates  # noqa: E402
 from xalora_client.engines.pixels import lanczos_resize  # noqa: E402
 from xalora_client.engines.torch import SMALLEST_TILE, TorchEngine, TorchUpscaler  # noqa: E402
 from xalora_client.errors import ConfigurationError, EngineError  # noqa: E402
@@ -246,6 +249,19 @@ def test_a_canceled_run_stops_at_the_next_tile(
         run(engine, on_progress=stop_at_the_second, cancel=cancel)
     assert len(seen) == 2
     assert not list(tmp_path.glob("result*"))
+
+
+def test_tasks_of_one_model_share_its_engine(compact: Path, tmp_path: Path) -> None:
+    """The model is loaded once for all images of a batch."""
+    settings = Settings(upscale_model=compact, state_dir=tmp_path)
+
+    def chosen(image: np.ndarray) -> TorchEngine:
+        ((engine, _),) = candidates(UpscalerTask(image), settings, "torch", [])
+        assert isinstance(engine, TorchEngine)
+        return engine
+
+    first = np.zeros((8, 8, 3), np.uint8)
+    assert chosen(first) is chosen(first + 1)
 
 
 def test_files_that_are_no_upscale_model_are_named(tmp_path: Path, run: Callable[..., object]) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 from ..config import Settings
@@ -21,6 +21,10 @@ from ..workflows import BoundWorkflow, WorkflowCatalog
 from ..workflows.task import definition_of
 from ..workflows.upscaling import UPSCALER, uses_model
 from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
+from .ncnn.models import is_ncnn_file
+
+if TYPE_CHECKING:
+    from .torch import TorchEngine
 
 logger = logging.getLogger("xalora_client")
 
@@ -154,7 +158,8 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
     if name == "torch":
         from .torch import TorchEngine
 
-        return TorchEngine(model if isinstance(model, Path) and not is_ncnn_file(model) else None)
+        file = model if isinstance(model, Path) and not is_ncnn_file(model) else None
+        return _torch_engines.setdefault(file, TorchEngine(file))
     if name == "ncnn":
         from .ncnn.engine import NcnnEngine
 
@@ -166,9 +171,8 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
     return PillowEngine()
 
 
-def is_ncnn_file(path: Path) -> bool:
-    """Whether a model file is one of ncnn's pair; torch's own .bin files have no .param beside them."""
-    return path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file())
+_torch_engines: dict[Path | None, TorchEngine] = {}
+"""By model file: each keeps the model that it has loaded."""
 
 
 async def _image_bytes(task: WorkflowTask, settings: Settings) -> dict[str, bytes]:

@@ -9,32 +9,20 @@ from __future__ import annotations
 import importlib.util
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import ConfigurationError
-from ..media.png_encode import encode_png
 from ..workflows.definition import BoundWorkflow
-from ..workflows.upscaling import only_upscales, result_size, uses_model
-from .base import (
-    Availability,
-    EngineProgress,
-    EngineRun,
-    ProgressCallback,
-    local_error,
-    only_image,
-    raise_if_canceled,
-    result_path,
-    write_result,
-)
-from .pixels import decode_input, fitted, lanczos_resize
+from ..workflows.upscaling import result_size
+from .base import Availability, local_error, raise_if_canceled
+from .pixels import Floats, fitted, lanczos_resize
 from .tiles import Tile
+from .upscaling import Made, OnStep, UpscalingEngine
 
 logger = logging.getLogger("xalora_client.engines")
 
@@ -52,8 +40,6 @@ MARGINS = (8, 16, 24, 32, 48, 64)
 
 _PROBE_CORE = 16  # pixels of the patch whose surroundings are varied to measure the overlap
 _PROBE_LIMIT = 0.1 / 255  # the largest change by the surroundings
-
-Floats = npt.NDArray[np.float32]
 
 
 class TorchUpscaler:
@@ -229,8 +215,8 @@ class TorchUpscaler:
         return result
 
 
-class TorchEngine:
-    """Upscales with a model file on this machine's own device.
+class TorchEngine(UpscalingEngine):
+    """Upscales with a model file on this machine's own device. The model is loaded once.
 
     Args:
         model_path: The model file; None makes the engine unavailable.
@@ -238,6 +224,7 @@ class TorchEngine:
     """
 
     name = NAME
+    step = "tile"
 
     def __init__(self, model_path: Path | None, **options: Any) -> None:
         self._model_path = model_path
@@ -245,10 +232,6 @@ class TorchEngine:
         self._upscaler: TorchUpscaler | None = None
         # One image at a time: two would compete for the same memory.
         self._lock = threading.Lock()
-
-    def can_run(self, workflow: BoundWorkflow) -> bool:
-        """Workflows that upscale by a model and do nothing else."""
-        return uses_model(workflow) and only_upscales(workflow)
 
     def available(self) -> Availability:
         """Whether torch, spandrel and the model file are there; imports nothing."""
@@ -261,41 +244,23 @@ class TorchEngine:
             return Availability(False, f"The model file {self._model_path} is missing. {CONFIGURE}")
         return Availability(True, device=self._upscaler.device_name if self._upscaler else "")
 
-    def run(
-        self,
-        workflow: BoundWorkflow,
-        images: Mapping[str, bytes],
-        dest: Path,
-        *,
-        on_progress: ProgressCallback | None = None,
-        cancel: threading.Event | None = None,
-    ) -> EngineRun:
-        """See :meth:`.base.LocalEngine.run`. The result is a PNG of the workflow's size, alpha kept."""
-        started = time.monotonic()
-        raise_if_canceled(cancel, NAME)
-        model_path, available = self._model_path, self.available()
-        if model_path is None or not available:
-            raise ConfigurationError(available.reason)
-        image = decode_input(only_image(images, NAME))
-
-        def on_tile(done: int, total: int) -> None:
-            if on_progress is not None:
-                on_progress(EngineProgress(done, total, f"tile {done}/{total}"))
-
+    def upscale(
+        self, workflow: BoundWorkflow, image: Floats, on_step: OnStep, cancel: threading.Event | None
+    ) -> Made:
+        """See :meth:`.upscaling.UpscalingEngine.upscale`."""
+        assert self._model_path is not None
         with self._lock:
             if self._upscaler is None:
-                self._upscaler = TorchUpscaler(model_path, **self._options)
+                self._upscaler = TorchUpscaler(self._model_path, **self._options)
             upscaler = self._upscaler
-            made = upscaler.upscale(image[..., :3], on_tile=on_tile, cancel=cancel)
+            made = upscaler.upscale(image[..., :3], on_tile=on_step, cancel=cancel)
         width, height = image.shape[1], image.shape[0]
         size = result_size(workflow, (width, height), upscaler.scale)
-        result = fitted(made, image, size)
-        path = write_result(result_path(dest, 0, ".png"), encode_png(result))
-        note = f"Upscaled with {model_path.name} ({upscaler.scale}x"
+        note = f"Upscaled with {self._model_path.name} ({upscaler.scale}x"
         note += (
             ")." if size[0] == width * upscaler.scale else f", resized to {size[0] / width:.3g}x by LANCZOS)."
         )
-        return EngineRun((path,), NAME, upscaler.device_name, time.monotonic() - started, note)
+        return Made(fitted(made, image, size), upscaler.device_name, note)
 
 
 def _import_torch() -> Any:

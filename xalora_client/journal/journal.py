@@ -312,6 +312,16 @@ class Journal:
             if event is Event.KEPT:
                 self.evict()
 
+    def note_fallback(self, job_id: str | None, engine: str, device: str | None) -> None:
+        """Have written that this machine made a job's result instead; reads first, never raises."""
+        try:
+            record = None if job_id is None else self.find(job_id=job_id)
+        except JournalError as error:
+            logger.warning("that this machine did the task of job %s is not noted: %s", job_id, error.what)
+            return
+        if record is not None:
+            self.note(record.id, Event.FELL_BACK, engine=engine, device=device)
+
     def leave(self, lease: str) -> None:
         """Drop a lease; never waits. Twice is harmless.
 

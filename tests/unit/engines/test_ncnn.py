@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
 from xalora_client.engines import EngineCanceledError, EngineProgress
 from xalora_client.engines.ncnn import net
@@ -74,6 +75,13 @@ def test_tiles_leave_no_seams(strip: np.ndarray, name: str, tile: int) -> None:
     else:
         torn = NcnnUpscaler(tried(name), tile=tile, overlap=0).upscale(strip)
         assert largest_difference(torn, whole) > ONE_STEP, "without overlap they would"
+
+
+def test_a_whole_photograph_is_tiled_without_seams() -> None:
+    image = np.asarray(Image.fromarray(data.astronaut()), np.float32) / 255
+    made_by = upscaler(ANIME)
+    assert len(made_by._tiles(*image.shape[:2])) == 4
+    assert largest_difference(made_by.upscale(image), untiled(ANIME, image)) <= ONE_STEP
 
 
 @pytest.mark.parametrize("size", [(480, 640), (361, 360), (3000, 4000), (40, 9000)])

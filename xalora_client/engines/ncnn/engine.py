@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from ...config import UpscaleModelName
-from ...errors import ConfigurationError
-from ...media.png_encode import encode_png
 from ...workflows.definition import BoundWorkflow
-from ...workflows.upscaling import Size, only_upscales, result_size, uses_model
-from ..base import (
-    Availability,
-    EngineProgress,
-    EngineRun,
-    ProgressCallback,
-    only_image,
-    raise_if_canceled,
-    result_path,
-    write_result,
-)
-from ..pixels import Floats, decode_input, fitted
+from ...workflows.upscaling import Size, result_size
+from ..base import Availability
+from ..pixels import Floats, fitted
+from ..upscaling import Made, OnStep, UpscalingEngine
 from .models import DEFAULT, lacking
-from .upscaler import NAME, NcnnUpscaler, OnStep, upscaler
+from .upscaler import NAME, NcnnUpscaler, upscaler
 
 LARGEST_FACTOR = 4
 """A model of a smaller factor runs again on its own result, up to this factor."""
 
 
-class NcnnEngine:
+class NcnnEngine(UpscalingEngine):
     """Upscales with a model of ncnn.
 
     Args:
@@ -44,41 +32,19 @@ class NcnnEngine:
         self._model = DEFAULT if model is None else model
         self._threads = threads
 
-    def can_run(self, workflow: BoundWorkflow) -> bool:
-        """Workflows that upscale by a model and do nothing else."""
-        return uses_model(workflow) and only_upscales(workflow)
-
     def available(self) -> Availability:
         """Whether ncnn and the model are there; imports neither."""
         reason = lacking(self._model)
         return Availability(not reason, reason)
 
-    def run(
-        self,
-        workflow: BoundWorkflow,
-        images: Mapping[str, bytes],
-        dest: Path,
-        *,
-        on_progress: ProgressCallback | None = None,
-        cancel: threading.Event | None = None,
-    ) -> EngineRun:
-        """See :meth:`..base.LocalEngine.run`. The result is a PNG of the workflow's size, alpha kept."""
-        started = time.monotonic()
-        raise_if_canceled(cancel, NAME)
-        if reason := lacking(self._model):
-            raise ConfigurationError(reason)
-        image = decode_input(only_image(images, NAME))
+    def upscale(
+        self, workflow: BoundWorkflow, image: Floats, on_step: OnStep, cancel: threading.Event | None
+    ) -> Made:
+        """See :meth:`..upscaling.UpscalingEngine.upscale`."""
         made_by = upscaler(self._model, self._threads)
         size = result_size(workflow, (image.shape[1], image.shape[0]), made_by.model.scale)
-
-        def on_step(done: int, total: int) -> None:
-            if on_progress is not None:
-                on_progress(EngineProgress(done, total, f"step {done}/{total}"))
-
         result = upscaled(made_by, image, size, on_step=on_step, cancel=cancel)
-        path = write_result(result_path(dest, 0, ".png"), encode_png(result))
-        seconds = time.monotonic() - started
-        return EngineRun((path,), NAME, made_by.device, seconds, note(made_by, image.shape[1], size[0]))
+        return Made(result, made_by.device, note(made_by, image.shape[1], size[0]))
 
 
 def upscaled(

@@ -126,6 +126,11 @@ def packaged(name: str) -> PackagedModel | None:
     return next((model for model in PACKAGED if model.name == name), None)
 
 
+def is_ncnn_file(path: Path) -> bool:
+    """Whether a model file is one of ncnn's pair; torch's own .bin files have no .param beside them."""
+    return path.suffix == ".param" or (path.suffix == ".bin" and path.with_suffix(".param").is_file())
+
+
 def lacking(model: UpscaleModelName | Path) -> str:
     """Why a model can't be used, and what helps; empty where it is there. Imports nothing."""
     if not is_installed("ncnn"):

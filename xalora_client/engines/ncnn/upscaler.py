@@ -15,6 +15,7 @@ from ...config import UpscaleModelName
 from ..base import local_error, raise_if_canceled
 from ..pixels import Floats
 from ..tiles import Tile
+from ..upscaling import OnStep
 from .models import NcnnModel, tried
 from .net import ModelError, Net
 from .param import TAIL_OVERLAP, Stages
@@ -33,9 +34,6 @@ TAIL_TILE = 64
 
 TURN_SECONDS = 0.2
 """How long a run that waits for its turn may not notice a cancel."""
-
-OnStep = Callable[[int, int], None]
-"""Called with the steps done and the steps in all."""
 
 
 class NcnnUpscaler:
