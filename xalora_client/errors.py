@@ -34,7 +34,12 @@ class XaloraError(Exception):
         task_id: The network's id of the task, where there is one.
         job_id: The client's own id of the create request, where there is one.
         status_code: HTTP status of the answer, where there was one.
+
+    Attributes:
+        miner: Who worked on the task, where the network tells.
     """
+
+    miner: str | None = None
 
     def __init__(
         self,
@@ -161,10 +166,12 @@ class TaskError(XaloraError):
 class TaskFailedError(TaskError):
     """The network reports the task as failed.
 
-    ``repeats``: another miner would fail in the same way, so the same task is not sent again.
+    ``repeats``: another miner would fail in the same way, so the same task is not sent again. ``reason`` is
+    why, in the network's or the miner's words, empty where none came.
     """
 
     repeats: bool = False
+    reason: str = ""
 
 
 class TaskNotKnownError(TaskError):

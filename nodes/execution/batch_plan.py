@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -331,15 +332,26 @@ class BatchPlan:
 
 
 def _would_repeat(tries: Sequence[XaloraError]) -> bool:
-    """Whether the next task would give the same: a result beyond the limits, or two broken in one way."""
-    last = tries[-2:]
-    if isinstance(tries[-1], ResultTooLargeError):
+    """Whether the next task would end in the same way: the result is too large, or two miners say the same.
+
+    A miner that the network does not name counts as another.
+    """
+    last = tries[-1]
+    if isinstance(last, ResultTooLargeError):
         return True
-    return (
-        all(isinstance(error, ResultFormatError) for error in last)
-        and len({error.task_id for error in last}) == 2
-        and len({_what_of_any_task(error) for error in last}) == 1
-    )
+    if len(tries) == 1 or not (cause := _cause(last)):
+        return False
+    before = tries[-2]
+    is_another_miner = last.miner is None or last.miner != before.miner
+    return cause == _cause(before) and last.task_id != before.task_id and is_another_miner
+
+
+def _cause(error: XaloraError) -> str:
+    """Why there is no usable result, without what names the task or its miner; empty where unknown."""
+    if isinstance(error, TaskFailedError):
+        names = [re.escape(name) for name in (error.task_id, error.job_id, error.miner) if name]
+        return re.sub(rf"\b(?:{'|'.join(names)})\b", "", error.reason) if names else error.reason
+    return _what_of_any_task(error) if isinstance(error, ResultFormatError) else ""
 
 
 def _what_of_any_task(error: XaloraError) -> str:

@@ -92,7 +92,8 @@ class Fault:
     ``truncate_stored``       ``upload``               the stored file lacks its second half
     ``corrupt_stored``        ``upload``               the stored file has wrong bytes
     ``death``                 ``miner``                the miner dies in the middle of the task
-    ``failed``                ``miner``                the miner reports the task as failed
+    ``failed``                ``miner``                the miner reports the task as failed, each time in
+                                                       other words
     ========================  =======================  ====================================================
 
     Args:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -45,6 +46,9 @@ _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "fl
 _MAX_INPUT_BYTES = 256 << 20
 _MAX_RETRY_SECONDS = 0.5
 _WAITING_THREADS = 64
+
+# Failures by chance differ from each other, as those of many miners do.
+_failures = itertools.count(1)
 
 
 class MinerDied(Exception):
@@ -145,7 +149,7 @@ class Miner:
             task = await self._task(answer)
             data, suffix = await self._run_engine(task, dying="death" in hits)
             if "failed" in hits:
-                raise EngineError("Injected fault: the miner failed")
+                raise EngineError(f"Injected fault {next(_failures)}: the miner failed")
             uploading = time.monotonic()
             folder = _KEY_PREFIXES.get(task.task_type, "results")
             key = f"{folder}/{task.task_type}-{self.name}-{task_id}{suffix}"

@@ -354,6 +354,7 @@ class Job:
             files = await self.tools.fetch(self, answer)
             described = await run_in_thread(lambda: journal.results.describe(files))
         except (ResultExpiredError, ResultFormatError, ResultMissingError) as error:
+            error.miner = _miner_of(answer)
             # Fetching the same again can't help, so the same task asked again must be a new one.
             journal.note(self.record_id, Event.EXPIRED, error=str(error))
             self.end(Happened.NO_FILES, error)
@@ -368,7 +369,7 @@ class Job:
     ) -> None:
         """The result's files are on disk, whole."""
         assert self.task_id is not None
-        miner = None if answer is None else answer.miner or _miner_named_in(answer)
+        miner = None if answer is None else _miner_of(answer)
         self.tools.journal.note(
             self.record_id, Event.KEPT, files=described, engine=REMOTE_ENGINE, miner=miner, device=None
         )
@@ -496,8 +497,10 @@ def end_of(answer: WorkflowTaskResult) -> tuple[Event, dict[str, Any]]:
     return Event.CANCELED, {"error": answer.message or None, **told}
 
 
-def _miner_named_in(answer: WorkflowTaskResult) -> str | None:
-    """The miner that a storage key names, where the network does not tell."""
+def _miner_of(answer: WorkflowTaskResult) -> str | None:
+    """Who worked on a task: as the network tells, else as a storage key names him."""
+    if answer.miner:
+        return answer.miner
     references = result_references(answer.result)
     return next((miner for each in references if (miner := miner_of(each, answer.task_id))), None)
 

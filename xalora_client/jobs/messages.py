@@ -25,7 +25,7 @@ from ..errors import (
     XaloraError,
 )
 from ..journal import Record
-from ..network.answers import REASON_LIMIT, failure_reason
+from ..network.answers import NO_REASON, REASON_LIMIT, failure_reason
 from ..network.outside import printable
 from ..network.status import FINISHED
 from ..results import WorkflowTaskResult
@@ -48,6 +48,8 @@ def failed(job: Job, answer: WorkflowTaskResult) -> TaskFailedError:
         task_id=job.task_id,
         job_id=job.job_id,
     )
+    error.reason = "" if reason == NO_REASON else reason
+    error.miner = answer.miner
     if _REFUSES_INLINE.search(reason):
         error.repeats = True
         error.next_step = (

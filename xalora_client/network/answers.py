@@ -19,14 +19,17 @@ from ..media.media_types import sniff
 from ..results import WorkflowTaskResult
 from .outside import printable
 
-# The keys of results (protocol, "result has no fixed form"); `url` comes first, since an object that has it
-# describes one file.
+# The keys of results (protocol, "result has no fixed form"), see `_plain_key`. An object that has one of the
+# first describes one file.
+_ADDRESS_KEYS = ("url", "uri")
 _REFERENCE_KEYS = (
-    *("url", "video_url", "image_url", "file_url", "videos", "gifs", "images", "audio", "files"),
-    *("video", "image", "file", "output", "outputs", "result", "results"),
+    *_ADDRESS_KEYS,
+    *("videourl", "imageurl", "gifurl", "audiourl", "fileurl", "mediaurl", "outputurl", "resulturl"),
+    *("downloadurl", "signedurl", "publicurl"),
+    *("video", "gif", "image", "audio", "file", "output", "result"),
 )
-# What names one file, where nothing else in its object does.
-_CONTENT_KEYS = ("data", "base64", "b64_json")
+# What names one file, or is it, where nothing else in its object does.
+_CONTENT_KEYS = ("data", "base64", "b64json", "imagebase64", "base64image", "message")
 _NAME_KEYS = ("key", "path", "filename")
 
 _NESTING_LIMIT = 8
@@ -85,16 +88,20 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
 
 def _in_object(result: Mapping[str, Any], depth: int) -> Iterator[str]:
     found = False
-    for key in (key for key in _REFERENCE_KEYS if result.get(key)):
-        for reference in _references(result[key], depth - 1):
+    by_key: dict[str, list[Any]] = {}
+    for key, value in result.items():
+        by_key.setdefault(_plain_key(key), []).append(value)
+    for key in _REFERENCE_KEYS:
+        for reference in _references(by_key.get(key, ()), depth):
             found = True
             yield reference
         # Its other keys repeat the file.
-        if found and key == "url":
+        if found and key in _ADDRESS_KEYS:
             return
-    for reference in (each for key in _CONTENT_KEYS for each in _in_content(result.get(key), depth)):
-        found = True
-        yield reference
+    for value in (value for key in _CONTENT_KEYS for value in by_key.get(key, ())):
+        for reference in _in_content(value, depth):
+            found = True
+            yield reference
     if found:
         return
     if name := next((result[key] for key in _NAME_KEYS if isinstance(result.get(key), str)), ""):
@@ -104,6 +111,11 @@ def _in_object(result: Mapping[str, Any], depth: int) -> Iterator[str]:
         # The outputs of a ComfyUI prompt, by node id.
         for each in result.values():
             yield from _references(each, depth - 1)
+
+
+def _plain_key(key: str) -> str:
+    """``imageurl`` of ``image_url``, ``imageUrls`` and the like."""
+    return re.sub(r"[^a-z0-9]", "", str(key).lower()).removesuffix("s")
 
 
 def _in_content(value: Any, depth: int) -> Iterator[str]:
@@ -172,6 +184,7 @@ def _seconds(said: Any) -> float | None:
 
 
 REASON_LIMIT = 200
+NO_REASON = "the network gives no reason"
 
 
 def failure_reason(result: Any, message: str = "") -> str:
@@ -181,7 +194,7 @@ def failure_reason(result: Any, message: str = "") -> str:
     or ``msg``, as in refused requests.
     """
     said = message_in(result) if isinstance(result, Mapping) else None
-    return printable(str(said or message or result or "the network gives no reason"), REASON_LIMIT)
+    return printable(str(said or message or result or NO_REASON), REASON_LIMIT)
 
 
 def message_in(answer: Mapping[str, Any]) -> Any:

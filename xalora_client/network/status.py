@@ -18,11 +18,11 @@ _OTHER_WORDS = {
     **dict.fromkeys(("queued", "pending", "in_queue", "scheduled"), WAITING),
     **dict.fromkeys(("processing", "in_progress", "executing", "started"), RUNNING),
     **dict.fromkeys(("completed", "complete", "succeeded", "success", "done"), FINISHED),
-    **dict.fromkeys(("failure", "error"), FAILED),
-    **dict.fromkeys(("cancelled", "cancel", "aborted", "timeout", "timed_out"), CANCELED),
+    **dict.fromkeys(("failure", "error", "rejected"), FAILED),
+    **dict.fromkeys(("cancelled", "cancel", "aborted", "timeout", "timed_out", "expired"), CANCELED),
 }
 # Also said of a request, whose task may still be under way.
-_OF_REQUESTS = frozenset({"success", "error", "timeout", "done"})
+_OF_REQUESTS = frozenset({"success", "error", "rejected", "timeout", "expired", "done"})
 
 
 def is_terminal(status: str) -> bool:

@@ -328,7 +328,22 @@ def _parse(text: str) -> dict[str, Any] | None:
         payload = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return payload if isinstance(payload, dict) and is_bounded(payload) else None
+    return _unwrapped(payload) if isinstance(payload, dict) and is_bounded(payload) else None
+
+
+def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
+    """The answer with its task where the protocol has it, though it came in ``data`` or as ``taskId``."""
+    inner = payload.get("data")
+    if not isinstance(inner, dict) or payload.keys() & _TASK_KEYS:
+        inner = {}
+    if inner.keys() & _TASK_KEYS or ("status" in inner and "status" not in payload):
+        payload = {**payload, **inner}
+    if payload.get("taskId") and not payload.get("task_id"):
+        payload = {**payload, "task_id": payload["taskId"]}
+    return payload
+
+
+_TASK_KEYS = {"task_id", "taskId"}
 
 
 @dataclass(frozen=True)

@@ -62,15 +62,23 @@ def _is_about_the_key(message: str) -> bool:
     return not is_page(message) and any(part in words for part in ("key", "consumer", "auth", "credential"))
 
 
+_REFUSING_WORDS = frozenset({"error", "failed", "failure", "rejected", "refused"})
+
+
 def refusal_in(payload: Mapping[str, Any] | None, message: str) -> Verdict | None:
     """What a 2xx answer to a create says that clearly refuses it; None where it does not.
 
-    It has an error, or a code that is no success, and no id of a task.
+    It has an error, or a code or a status that is no success, and no id of a task.
     """
     if payload is None or _holds_an_id(payload):
         return None
     code = payload.get("code")
-    says_so = payload.get("error") or payload.get("success") is False or payload.get("ok") is False
+    says_so = (
+        payload.get("error")
+        or payload.get("success") is False
+        or payload.get("ok") is False
+        or str(payload.get("status")).strip().lower() in _REFUSING_WORDS
+    )
     if not says_so and not _is_failure(code):
         return None
     digits = str(code)

@@ -125,6 +125,9 @@ def test_a_create_that_a_front_refused_made_no_task_and_may_be_sent_again() -> N
         ({"code": 1, "data": {"taskId": "t-9"}}, None),
         ({"error": "partly", "id": 7}, None),
         ({"error": None, "success": True}, None),
+        ({"status": "error", "message": "no credit"}, Verdict.REFUSED),
+        ({"status": "Rejected"}, Verdict.REFUSED),
+        ({"status": "waiting"}, None),
     ],
 )
 def test_a_clear_refusal_in_a_200_is_told_as_one(payload: Any, verdict: Verdict | None) -> None:
@@ -149,6 +152,9 @@ def test_a_clear_refusal_in_a_200_is_told_as_one(payload: Any, verdict: Verdict 
         ({"status": "success", "result": "a.png"}, "success"),
         ({"status": "error"}, "error"),
         ({"status": "completed", "task_id": "t-1"}, "completed"),
+        ({"status": "rejected", "task_id": "t-1"}, "failed"),
+        ({"status": "expired", "task_id": "t-1"}, "canceled"),
+        ({"status": "expired"}, "expired"),
         ({"status": "Paused"}, "Paused"),
         ({"status": 7}, "7"),
     ],

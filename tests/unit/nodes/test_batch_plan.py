@@ -87,6 +87,45 @@ def test_a_result_broken_in_the_same_way_by_two_miners_is_not_tried_a_third_time
     assert "Other miners failed too" in raised.value.next_step
 
 
+def failure(errors: ModuleType, task_id: str, reason: str, miner: str | None) -> Any:
+    error = errors.TaskFailedError(f"The network reports task {task_id} as failed", task_id=task_id)
+    error.reason, error.miner = reason, miner
+    return error
+
+
+@pytest.mark.parametrize(
+    ("reasons", "miners", "tries"),
+    [
+        (["no such LoRA", "no such LoRA"], ["a", "b"], 2),
+        (["no such LoRA", "no such LoRA"], ["a", None], 2),
+        (["no such LoRA", "no such LoRA"], [None, None], 2),
+        (["task t0 at a: no such LoRA", "task t1 at b: no such LoRA"], ["a", "b"], 2),
+        (["no such LoRA", "no such LoRA", "no such LoRA"], ["a", "a", "a"], 3),
+        (["out of memory", "no such LoRA", "no such LoRA"], ["a", "b", "c"], 3),
+        (["", "", ""], ["a", "b", "c"], 3),
+    ],
+)
+def test_a_failure_of_the_same_words_at_two_miners_is_not_tried_a_third_time(
+    batch: ModuleType, errors: ModuleType, reasons: list[str], miners: list[str | None], tries: int
+) -> None:
+    plan = batch.BatchPlan(2, "never")
+    assert plan.next() == 0
+    for number, (reason, miner) in enumerate(zip(reasons, miners, strict=True)):
+        is_sent_again = plan.failed(0, failure(errors, f"t{number}", reason, miner))
+        assert is_sent_again == (number + 1 < tries)
+    # The others of the batch go on.
+    assert set(drain(plan)) == {0, 1}
+
+
+def test_a_result_broken_twice_by_one_miner_is_left_to_another(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(1, "never")
+    assert drain(plan) == [0]
+    for number in range(2):
+        error = errors.ResultFormatError("it holds no frames", task_id=f"t{number}")
+        error.miner = "a"
+        assert plan.failed(0, error) and drain(plan) == [0]
+
+
 def test_a_result_beyond_the_limits_is_not_sent_again(batch: ModuleType, errors: ModuleType) -> None:
     plan = batch.BatchPlan(1, "never", max_resends=2)
     assert drain(plan) == [0]

@@ -33,6 +33,7 @@ from xalora_client import (
     NoMinerError,
     RateLimitError,
     RequestRefusedError,
+    ResultFormatError,
     ServiceError,
     TaskCanceledError,
     TaskFailedError,
@@ -51,7 +52,7 @@ NO_WAIT = {"Retry-After": "0"}
 
 
 def status(word: str, **more: Any) -> Any:
-    return Answer(200, {"task_id": "t-1", "status": word, **more})
+    return Answer(200, {"task_id": "t-1", "status": word} | more)
 
 
 async def test_the_happy_path_is_spoken_to_the_letter() -> None:
@@ -590,6 +591,46 @@ async def test_why_a_task_failed_is_told_from_its_message_too(result: Any, msg: 
             await client.run(PICTURE, fallback="never")
         (record,) = client.journal.records()
     assert (record.error, record.miner, caught.value.repeats) == (reason, "0xabc", False)
+    assert (caught.value.reason, caught.value.miner) == (reason, "0xabc")
+
+
+@pytest.mark.parametrize(
+    ("created", "polled"),
+    [
+        ({"taskId": "t-1"}, {"taskId": "t-1", "status": "finished", "result": png()}),
+        (
+            {"code": 0, "msg": "success", "data": {"task_id": "t-1"}},
+            {"code": 0, "data": {"task_id": "t-1", "status": "finished", "result": png()}},
+        ),
+        (
+            {"status": "success", "data": {"taskId": "t-1"}},
+            {"status": "success", "data": {"taskId": "t-1", "status": "finished", "result": png()}},
+        ),
+        ({"task_id": "t-1"}, {"code": 200, "data": {"status": "finished", "result": png()}}),
+    ],
+)
+async def test_a_wrapped_answer_loses_no_task(created: dict[str, Any], polled: dict[str, Any]) -> None:
+    answers = [Answer(200, created), Answer(200, polled)]
+    async with ScriptedSequencer(answers) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        result = await client.run(PICTURE, fallback="never")
+        assert (result.task_id, result.images.shape) == ("t-1", (1, 4, 4, 3))
+    assert sequencer.count("task_create") == 1
+
+
+async def test_a_failure_without_a_reason_has_none_and_a_broken_result_names_its_miner() -> None:
+    network = {
+        "task_create": [ACCEPTED, Answer(200, {"task_id": "t-2"})],
+        "task_result_query": [
+            status("failed", miner_id="0xabc"),
+            status("finished", task_id="t-2", result="data:image/png;base64,iVBORw0KGgo=", miner_id="0xdef"),
+        ],
+    }
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskFailedError) as failed:
+            await client.run(PICTURE, fallback="never")
+        with pytest.raises(ResultFormatError) as broken:
+            await client.run(PICTURE, fallback="never")
+    assert (failed.value.reason, failed.value.miner, broken.value.miner) == ("", "0xabc", "0xdef")
 
 
 @pytest.mark.parametrize(
