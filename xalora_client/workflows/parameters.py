@@ -68,7 +68,10 @@ _PYTHON_NAMES = {
 
 
 def _as_type_name(value: Any) -> Any:
-    return _TYPE_ALIASES.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    name = value.strip().lower()  # ComfyUI's own are in capitals
+    return _TYPE_ALIASES.get(name, name)
 
 
 NodeId = Annotated[str, BeforeValidator(number_as_text), Field(min_length=1)]
@@ -182,7 +185,15 @@ class Parameter(BaseModel):
             if typed not in self._choices() and not self._is_auto(typed):
                 raise ValueError(f"default {self.default!r} is not among the options")
         elif not _is_between(self.minimum, typed, self.maximum):
-            raise ValueError(f"default {self.default!r} is outside {self.minimum} to {self.maximum}")
+            bounds = f"outside {self.minimum} to {self.maximum}"
+            if self.maximum is None:
+                bounds = f"below {self.minimum}"
+            elif self.minimum is None:
+                bounds = f"above {self.maximum}"
+            raise ValueError(f"default {self.default!r} is {bounds}")
+        if self.type is ParameterType.INT:
+            # YAML reads 1e2 and 64.0 as fractions, which a node's integer input need not take.
+            object.__setattr__(self, "default", typed)
 
     def _must_be_of_type(self, key: str, value: Any) -> None:
         if self._typed(value) is None:

@@ -35,6 +35,9 @@ WIDTH = {"type": "int", "default": 680, "minimum": 512, "maximum": 2048, "step":
         ({"type": "number"}, np.float32(0.5), 0.5),
         ({"type": "float"}, 1, 1.0),
         ({"type": "integer"}, -5, -5),
+        ({"type": "INT"}, 5, 5),
+        ({"type": "Float"}, 1, 1.0),
+        ({"type": "STRING"}, "a", "a"),
         ({"type": "bool"}, False, False),
         ({"type": "string"}, "", ""),
         ({"type": "string", "options": ["a", "b"]}, "b", "b"),
@@ -48,6 +51,11 @@ def test_fitting_values_come_back_in_the_parameters_own_type(
     value = parameter(**keys).check(given)
     assert value == expected
     assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize("default", [64.0, 6.4e1, 64])
+def test_a_whole_default_is_whole(default: float) -> None:
+    assert type(parameter(type="int", default=default).default) is int
 
 
 @pytest.mark.parametrize(
