@@ -32,7 +32,7 @@ def prompt_input() -> io.Input:
 
 
 def video_inputs() -> list[io.Input]:
-    """The parameters of a video, with the values of hosted workflow 1; 0 leaves each to the workflow."""
+    """The parameters of a video, with hosted workflow 1's values; 0, in older graphs, leaves them to it."""
     return [
         number("width", SIZE_TOOLTIP.format("Width", 848), default=848, maximum=8192, step=8),
         number("height", SIZE_TOOLTIP.format("Height", 480), default=480, maximum=8192, step=8),
@@ -43,8 +43,10 @@ def video_inputs() -> list[io.Input]:
             maximum=10_000,
         ),
         number("fps", "Frames per second. Hosted workflow 1 makes 24 only.", default=24, maximum=120),
-        advanced(number("steps", "Denoising steps. 0: the workflow's own.", maximum=100)),
-        advanced(number("quality", "Quality of the encoder. 0: the workflow's own.", maximum=100)),
+        advanced(number("steps", "Denoising steps. 0: the workflow's own.", default=30, maximum=100)),
+        advanced(
+            number("quality", "Quality of the encoder. 0: the workflow's own.", default=80, maximum=100)
+        ),
     ]
 
 

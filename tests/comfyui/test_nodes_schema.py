@@ -145,8 +145,11 @@ def test_a_node_shows_few_widgets(comfyui: ComfyUI, name: str, most: int) -> Non
 
 def test_the_defaults_are_the_hosted_workflows(comfyui: ComfyUI) -> None:
     video = comfyui.object_info("XaloraTextToVideo")["input"]["optional"]
-    defaults = {name: video[name][1]["default"] for name in ("width", "height", "length", "fps")}
-    assert defaults == {"width": 848, "height": 480, "length": 73, "fps": 24}
+    names = ("width", "height", "length", "fps", "steps", "quality")
+    defaults = {"width": 848, "height": 480, "length": 73, "fps": 24, "steps": 30, "quality": 80}
+    assert {name: video[name][1]["default"] for name in names} == defaults
+    submitted = comfyui.object_info("XaloraSubmitTextToVideo")["input"]["optional"]
+    assert {name: submitted[name][1]["default"] for name in names} == defaults
     image = comfyui.object_info("XaloraTextToImage")["input"]["optional"]
     assert image["aspect_ratio"][1]["default"] == "1:1 square 1024x1024"
     # Saved graphs hold 0, -1 and "workflow's own", which stay valid.
