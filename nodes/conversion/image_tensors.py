@@ -13,6 +13,7 @@ from PIL import Image
 from ...xalora_client.errors import InvalidTaskError
 from ...xalora_client.image_batch import ImageBatch, images_in
 from ...xalora_client.media.images import decode_images
+from .stated_size import stating_size
 
 if TYPE_CHECKING:
     from ...xalora_client.results import RunResult
@@ -75,7 +76,7 @@ class TensorBatch:
     def add(self, index: int, result: RunResult) -> Image.Image | None:
         """Decode one result; the picture is a preview of it."""
         image = self._batch.add(index, result)
-        return None if image is None else preview_of(image)
+        return None if image is None else result_preview_of(image)
 
     def close(self, results: Sequence[RunResult]) -> torch.Tensor:
         """The whole batch."""
@@ -135,9 +136,18 @@ def merged(
     return with_alpha(torch.from_numpy(batch[..., :COLOUR_CHANNELS]), repeated(alpha, counts))
 
 
-def preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
-    """A small picture of ``[H, W, C]`` floats, made of every n-th pixel, which is fast."""
-    step = -(-max(image.shape[:2]) // PREVIEW_PIXELS)
+def result_preview_of(image: np.ndarray[Any, Any]) -> Image.Image:
+    """A small picture of ``[H, W, C]`` floats, which states their size."""
+    return stating_size(preview_of(image), image.shape[1], image.shape[0])
+
+
+def preview_of(image: np.ndarray[Any, Any], longest: int = PREVIEW_PIXELS) -> Image.Image:
+    """A small picture of ``[H, W, C]`` floats, made of every n-th pixel, which is fast.
+
+    Args:
+        longest: How many pixels its longest side has at most.
+    """
+    step = -(-max(image.shape[:2]) // longest)
     small = np.clip(image[::step, ::step, :COLOUR_CHANNELS], 0.0, 1.0)
     if small.shape[2] == 1:
         small = np.repeat(small, COLOUR_CHANNELS, axis=2)

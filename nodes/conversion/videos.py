@@ -11,7 +11,7 @@ import torch
 from ...xalora_client.media.result_files import decode_files
 from ...xalora_client.results import add_result_to_errors
 from ..host.compat import InputImpl
-from .image_tensors import COLOUR_CHANNELS, preview_of
+from .image_tensors import COLOUR_CHANNELS, result_preview_of
 from .result_lifetimes import keep_alive_with
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class VideoDecoder:
     def add(self, index: int, result: RunResult) -> Image.Image | None:
         """Open the file; its first frame is the preview."""
         first = result.video.frames(0, 1)
-        return preview_of(first[0]) if len(first) else None
+        return result_preview_of(first[0]) if len(first) else None
 
     def close(self, results: Sequence[RunResult]) -> VideoValue:
         """The video, and its frames where they are decoded."""

@@ -6,6 +6,7 @@ Needs torch, as ComfyUI's Python has it; nothing of ComfyUI itself.
 from __future__ import annotations
 
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,6 +139,19 @@ def test_what_is_no_tensor_is_no_batch(images: ModuleType, pack: ModuleType, val
     errors = import_module(".xalora_client.errors", pack.__name__)
     with pytest.raises(errors.InvalidTaskError, match=f"input image is of type {type(value).__name__}"):
         images.split_batch(value)
+
+
+def test_a_results_preview_states_the_results_size(images: ModuleType) -> None:
+    saved = BytesIO()
+    preview = images.result_preview_of(np.zeros((2001, 1000, 3), np.float32))
+    preview.save(saved, "JPEG", quality=95, compress_level=1)
+    told = Image.open(saved)
+    assert told.size == (250, 501)
+    exif = told.getexif()
+    # What browsers ask for before they believe the size.
+    pixels = exif.get_ifd(0x8769)
+    assert (pixels[0xA002], pixels[0xA003]) == (1000, 2001)
+    assert (exif[0x0128], 250 * 72 / exif[0x011A], 501 * 72 / exif[0x011B]) == (2, 1000, 2001)
 
 
 def test_a_preview_is_small_and_in_colour(images: ModuleType) -> None:
