@@ -15,6 +15,7 @@ from .execution.freshness import HOW, freshness, key_of
 from .execution.node_run import FallbackRequest, ResultDecoder, RunTasks
 from .execution.saved_facts import Facts, facts_of, note_facts
 from .execution.task_loop import RunOptions
+from .execution.task_origins import Origin
 from .execution.wording import failure_line, graph_error
 from .host import compat
 from .host.compat import io
@@ -79,6 +80,12 @@ class XaloraNode(io.ComfyNode):
         return str(cls.hidden.unique_id)
 
     @classmethod
+    def origin(cls) -> Origin:
+        """The executing node, its prompt and its workflow."""
+        workflow_id = compat.workflow_id_of(cls.hidden.extra_pnginfo)
+        return Origin(cls.node_id(), compat.executing_prompt_id(), cls.NODE_ID, workflow_id)
+
+    @classmethod
     def cache_key(cls) -> str:
         """The key of the executing node in :data:`.freshness.freshness`."""
         return key_of(cls.NODE_ID, cls._constants())
@@ -119,9 +126,7 @@ class XaloraNode(io.ComfyNode):
         key = cls.cache_key()
         with freshness.attempt(key, cls.how()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            run = RunTasks(
-                cls.node_id(), options, noun, len(tasks), tasks, attempt.note_task, decoder=decoder
-            )
+            run = RunTasks(cls.origin(), options, noun, len(tasks), tasks, attempt.note_task, decoder=decoder)
             value: ValueT | FallbackRequest = await run.on_bridge()
             if not isinstance(value, FallbackRequest) or value.error is None:
                 attempt.completed()

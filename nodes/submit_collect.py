@@ -93,7 +93,7 @@ class _SubmitNode(XaloraNode):
                     attempt.note_task(task_id)
 
                 how = replace(shared_inputs.run_options(widgets), reuse_among=attempt.earlier)
-                task_ids = await SubmitTasks(cls.node_id(), how, "task", len(tasks), tasks, note).on_bridge()
+                task_ids = await SubmitTasks(cls.origin(), how, "task", len(tasks), tasks, note).on_bridge()
                 attempt.completed()
         freshness.submitted(key, task_ids)
         submitted = Submitted(kind=kind, tasks=[])
@@ -207,7 +207,7 @@ class XaloraCollect(XaloraNode):
                 open_tasks.opened(prompt_id, one, interrupt)
         async with _canceled_if_interrupted():
             run = CollectTasks(
-                cls.node_id(),
+                cls.origin(),
                 shared_inputs.run_options(widgets),
                 "task",
                 len(task_ids),

@@ -3,11 +3,12 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { openConfirmDialog } from './js/confirm_dialog.js'
+import { createDoneNotice } from './js/done_notice.js'
 import { openExamples } from './js/examples.js'
 import { openKeyDialog } from './js/key_dialog.js'
 import { openLimitDialog } from './js/limit_dialog.js'
 import * as lines from './js/node_line.js'
-import { addNode, findNode, hideAdvanced, showLinkedAdvanced, showNode, useAsInput } from './js/nodes.js'
+import { addNode, hideAdvanced, nodeOf, showLinkedAdvanced, showNode, useAsInput } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
 import { createSeedKeeper, fixSeeds } from './js/seeds.js'
@@ -42,9 +43,9 @@ const store = new TaskStore(service)
 const inForce = await service.settings().catch(() => null)
 
 const host = {
-  canShowNode: (row) => Boolean(row.node && findNode(app, row.node)),
+  canShowNode: (row) => nodeOf(app, row) !== null,
   showNode(row) {
-    if (!showNode(app, row.node)) toast({ severity: 'info', summary: t('notice.noNode'), life: 5000 })
+    if (!showNode(app, row)) toast({ severity: 'info', summary: t('notice.noNode'), life: 5000 })
   },
   confirm: (question) => openConfirmDialog(question, t),
   async prompt({ title, message }) {
@@ -55,12 +56,13 @@ const host = {
   openSettings: () => manager().command.execute('Comfy.ShowSettingsDialog'),
   openExamples: () => openExamples({ app, api, t }),
   addNode: () => addNode(app, 'XaloraUpscaleImage'),
-  useAsInput: (url, name) => useAsInput(app, api, url, name),
+  useAsInput: (url, name, kind) => useAsInput(app, api, url, name, kind),
   openViewer: (row, actions) => openViewer(row, { t, locale, service, store, actions, canShowNode: host.canShowNode, useAsInput: host.useAsInput, toast })
 }
 const panel = new Panel({ t, service, store, host })
 const notices = createNotices({ t, toast, openKey: () => host.openKey(), askLimit: (message) => openLimitDialog(message, { t, service, toast }) })
 const seeds = createSeedKeeper(app, api)
+const done = createDoneNotice(t)
 
 function toast(message) {
   manager().toast.add(message)
@@ -82,8 +84,10 @@ function showBadge() {
 
 function receive(type, detail) {
   if (type === 'xalora.fallback') notices.onFallback(detail)
-  else if (type === 'xalora.line') lines.showLine(app, detail)
-  else {
+  else if (type === 'xalora.line') {
+    done.onOurs()
+    lines.showLine(app, detail)
+  } else {
     store.apply(detail)
     panel.noticeTasks(detail.tasks)
   }
@@ -104,7 +108,11 @@ let asking = 0
 /** ComfyUI saves a setting after this call, so the status is requested a little later. */
 function onSetting() {
   clearTimeout(asking)
-  asking = setTimeout(() => panel.refreshStatus().catch(() => {}), 500)
+  asking = setTimeout(() => {
+    panel.refreshStatus().catch(() => {})
+    // What tasks cost may have changed.
+    void store.refresh()
+  }, 500)
 }
 
 app.registerExtension({
@@ -141,16 +149,18 @@ app.registerExtension({
     for (const [type, detail] of messages.early.splice(0)) receive(type, detail)
     api.addEventListener('execution_error', ({ detail }) => void notices.onError(detail))
     api.addEventListener('promptQueued', () => seeds.onQueued())
-    api.addEventListener('execution_start', () => lines.onStart())
+    api.addEventListener('execution_start', () => {
+      lines.onStart()
+      done.onStart()
+    })
+    api.addEventListener('status', ({ detail }) => done.onQueue(detail?.exec_info?.queue_remaining))
     for (const end of ['execution_success', 'execution_error', 'execution_interrupted']) {
       api.addEventListener(end, ({ detail }) => {
-        if (detail.exception_type !== 'ExecutionBlocked') lines.onEnd()
-      })
-    }
-    for (const end of ['execution_error', 'execution_interrupted']) {
-      api.addEventListener(end, ({ detail }) => {
         // A blocked output is announced as an error of its own, and the prompt goes on.
-        if (detail.exception_type !== 'ExecutionBlocked') void seeds.onEnded(detail)
+        if (detail.exception_type === 'ExecutionBlocked') return
+        lines.onEnd()
+        done.onEnd(end)
+        if (end !== 'execution_success') void seeds.onEnded(detail)
       })
     }
     api.addEventListener('reconnecting', () => panel.setOffline(true))

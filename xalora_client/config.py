@@ -33,7 +33,7 @@ from pydantic import (
 )
 from typing_extensions import Unpack
 
-from .errors import ConfigurationError, MissingKeyError
+from .errors import ConfigurationError, MissingKeyError, SettingProblem
 from .key_file import login_file
 from .media.limits import PixelLimits
 from .prices import DailyLimit, PriceTable
@@ -438,10 +438,16 @@ def load_settings(
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(
-            "; ".join(_explain(problem, sources) for problem in error.errors(include_input=False)),
+        problems = tuple(_problem(found, sources) for found in error.errors(include_input=False))
+        invalid = ConfigurationError(
+            "; ".join(
+                f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {source}): {message}"
+                for name, source, message in problems
+            ),
             next_step="Correct the setting or leave it out to get its default.",
-        ) from None
+        )
+        invalid.problems = problems
+        raise invalid from None
     # A key of `xalora login` is used with its own network only.
     if sources["workflow_url"] in found_here and sources["api_key"] not in (
         sources["workflow_url"],
@@ -537,10 +543,9 @@ def _variables(environment: Mapping[str, str | None]) -> dict[str, Any]:
     return found
 
 
-def _explain(problem: Any, sources: Mapping[str, str]) -> str:
-    name = str(problem["loc"][0])
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"Setting {name} ({ENV_PREFIX}{name.upper()}, from {sources.get(name, 'argument')}): {message}"
+def _problem(found: Any, sources: Mapping[str, str]) -> SettingProblem:
+    name = str(found["loc"][0])
+    return SettingProblem(name, sources.get(name, "argument"), found["msg"].removeprefix("Value error, "))
 
 
 _LOGIN = re.compile(r"(?<=://)[^/?#]*@")

@@ -7,7 +7,7 @@ next. The constructor takes them apart, so that no call site can leave one out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ErrorType = Literal["client_error", "server_error"]
 
@@ -83,8 +83,21 @@ class XaloraError(Exception):
         return " ".join(part for part in (what, self.money, self.next_step) if part)
 
 
+class SettingProblem(NamedTuple):
+    """A value of a setting that does not fit: the setting's name, where it was set, and why."""
+
+    name: str
+    source: str
+    message: str
+
+
 class ConfigurationError(XaloraError):
-    """A setting is missing or wrong, or an optional dependency is not installed. Nothing was sent."""
+    """A setting is missing or wrong, or an optional dependency is not installed. Nothing was sent.
+
+    ``problems`` has the settings whose values do not fit, where that is the reason.
+    """
+
+    problems: tuple[SettingProblem, ...] = ()
 
 
 class MissingKeyError(ConfigurationError):

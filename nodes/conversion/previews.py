@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["input", "result"]
 
 PREVIEW_PIXELS = 256
-"""The longest side. The sidebar shows 64, viewers up to four times that."""
+"""The longest side of a result's picture, which lists show."""
+
+INPUT_PIXELS = 1024
+"""The same of an input's, which the task's view lays over the result: a smaller one would look too bad."""
 
 _QUALITY = 82
 
 
 def save_input_preview(job_id: str, picture: Image.Image) -> None:
     """Save a small copy of a job's input image."""
-    _write(_preview_path("input", job_id), lambda: picture)
+    _write(_preview_path("input", job_id), lambda: picture, INPUT_PIXELS)
 
 
 def kept_preview(kind: Kind, job_id: str) -> Path | None:
@@ -42,7 +45,7 @@ def result_preview(job_id: str, file: Path) -> Path:
     """
     path = _preview_path("result", job_id)
     if not path.is_file():
-        _write(path, lambda: _picture_of(file))
+        _write(path, lambda: _picture_of(file), PREVIEW_PIXELS)
     return path
 
 
@@ -68,10 +71,10 @@ def _picture_of(file: Path) -> Image.Image:
     raise ValueError("it holds no image")
 
 
-def _write(path: Path, picture: Callable[[], Image.Image]) -> None:
+def _write(path: Path, picture: Callable[[], Image.Image], longest: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     small = picture()
-    small.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS), reducing_gap=2.0)
+    small.thumbnail((longest, longest), reducing_gap=2.0)
     if small.mode not in ("RGB", "RGBA"):
         small = small.convert("RGBA" if "transparency" in small.info or small.mode == "LA" else "RGB")
     draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")

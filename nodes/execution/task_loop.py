@@ -30,7 +30,7 @@ from .batch_plan import BatchPlan, OwnCancelError
 from .interrupts import Interrupt
 from .node_progress import NodeProgress
 from .reporter import Reporter
-from .task_origins import OriginRecorder
+from .task_origins import Origin, OriginRecorder
 from .unused import forget_unused
 from .wishes import wishes
 
@@ -86,7 +86,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
     """One execution of one node, on the client's loop. Subclasses say how one task is performed.
 
     Args:
-        node_id: The node's `unique_id`.
+        origin: The node and its prompt.
         options: How to run the tasks.
         noun: What a task makes, for messages.
         total: How many tasks there are.
@@ -99,7 +99,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
     max_resends = 0
     done_word = "finished"
 
-    node_id: str
+    origin: Origin
     options: RunOptions
     noun: str
     total: int
@@ -121,7 +121,12 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
         # Not a method of this object: the reference cycle would keep result files until a garbage collection.
         input_picture = partial(_input_picture, self.tasks)
-        self._origins = OriginRecorder(self.node_id, compat.executing_prompt_id(), input_picture)
+        self._origins = OriginRecorder(self.origin, input_picture)
+
+    @property
+    def node_id(self) -> str:
+        """The node's `unique_id`."""
+        return self.origin.node_id
 
     async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> OutcomeT:
         """Have the client do one task; `claim` takes the place of the options of that name."""
@@ -146,7 +151,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
     async def _forget(self, client: AsyncXalora, job_id: str) -> None:
         """Forget a kept result that was made again, so that it does not answer the next time."""
         record = await asyncio.to_thread(client.journal.find, job_id=job_id)
-        if record is not None and not await forget_unused(client.journal, record.id):
+        if record is not None and not await forget_unused(client.journal, [record.id]):
             log.info("node %s: the earlier result of job %s is in use, and stays", self.node_id, job_id)
 
     async def _receive(self, index: int, outcome: OutcomeT) -> Image.Image | None:
@@ -338,6 +343,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
                 # A prompt that merely ended leaves its paid tasks running.
                 cancels=lambda: self._interrupt.requested or index in self._withdrawn,
                 takes_over=True,
+                run_id=self.origin.prompt_id or None,
             ),
             **claim,
         }
@@ -409,11 +415,12 @@ def _input_picture(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | N
     if not tasks:
         return None
     from ..conversion.image_tensors import preview_of
+    from ..conversion.previews import INPUT_PIXELS
 
     image = next(iter(tasks[index].image_parameters().values()), None)
     if image is None or not hasattr(image, "detach"):
         return None
-    return preview_of(image.detach().float().cpu().numpy())
+    return preview_of(image.detach().float().cpu().numpy(), 2 * INPUT_PIXELS)
 
 
 def _task_list(task_ids: Iterable[str | None]) -> str:

@@ -25,10 +25,17 @@ REMEMBERED = 20_000
 
 @dataclass(frozen=True)
 class Origin:
-    """The node that last asked for a job, and its prompt."""
+    """The node that last asked for a job, and its prompt.
+
+    Args:
+        node_class: The node's id in ComfyUI's list of nodes.
+        workflow_id: The frontend's id of the workflow, where the prompt carries it.
+    """
 
     node_id: str
     prompt_id: str
+    node_class: str
+    workflow_id: str | None = None
 
 
 class Origins:
@@ -64,13 +71,12 @@ class OriginRecorder:
     methods belong to one event loop.
 
     Args:
-        node_id: The node.
-        prompt_id: Its prompt.
+        origin: The node.
         picture: Draws the input of the task with an index, None where it has none; called on a thread.
     """
 
-    def __init__(self, node_id: str, prompt_id: str, picture: Callable[[int], Image.Image | None]) -> None:
-        self._origin = Origin(node_id, prompt_id)
+    def __init__(self, origin: Origin, picture: Callable[[int], Image.Image | None]) -> None:
+        self._origin = origin
         self._picture = picture
         self._being_sent: set[int] = set()
         self._due: deque[tuple[int, str]] = deque()

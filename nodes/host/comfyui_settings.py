@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...xalora_client.config import ENV_PREFIX, LoadedSettings, Settings, load_settings
+from ...xalora_client.errors import SettingProblem
 from . import compat
 from .keyfile import read_endpoint, read_key
 
@@ -26,6 +27,9 @@ STATE_FOLDER = "xalora"
 KEY_FILE = "the key file"
 COMFYUI_SETTINGS = "ComfyUI's settings"
 USER_FOLDER = "ComfyUI's user folder"
+
+ACCOUNT = ("api_key", "workflow_url")
+"""What is entered in a dialog of its own."""
 
 MIB = 1024**2
 GIB = 1024**3
@@ -127,6 +131,18 @@ def in_force(loaded: LoadedSettings) -> list[dict[str, Any]]:
             }
         )
     return described
+
+
+def described(problem: SettingProblem) -> dict[str, Any]:
+    """A value that does not fit, as JSON: the ``message``, the ``source``, the environment ``variable``, and
+    the setting's ``id`` in the dialog, None where it has none."""
+    ids = {setting.name: setting.id for setting in COMFY_SETTINGS} | dict.fromkeys(ACCOUNT, "Xalora.Key")
+    return {
+        "id": ids.get(problem.name),
+        "source": problem.source,
+        "variable": f"{ENV_PREFIX}{problem.name.upper()}",
+        "message": problem.message,
+    }
 
 
 def defaults() -> dict[str, Any]:

@@ -163,10 +163,24 @@ def send_line(text: str, node_id: str) -> None:
     """Show one line of text on the node `node_id`, to the browser that queued the running prompt.
 
     The pack's own event and not ComfyUI's progress text, which some frontends drop at the prompt's end, and
-    some renderers never show.
+    some renderers never show. It names the workflow: in another one, the same id is another node.
     """
     server = prompt_server()
-    server.send_sync(LINE_EVENT, {"node_id": node_id, "text": text}, server.client_id)
+    event = {"node_id": node_id, "text": text, "graph": _running_workflow_id()}
+    server.send_sync(LINE_EVENT, event, server.client_id)
+
+
+def workflow_id_of(extra_pnginfo: Any) -> str | None:
+    """The frontend's id of a prompt's workflow; None where the prompt does not carry it."""
+    workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
+    found = workflow.get("id") if isinstance(workflow, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _running_workflow_id() -> str | None:
+    # Not `get_current_queue`, which copies every queued prompt.
+    running = list(prompt_server().prompt_queue.currently_running.values())
+    return workflow_id_of(running[0][3].get("extra_pnginfo")) if running else None
 
 
 def prompt_server() -> PromptServer:

@@ -18,9 +18,10 @@ from ...xalora_client.errors import (
     XaloraConnectionError,
     XaloraError,
 )
+from ..execution.wording import words_for_dialog
 from ..host import keyfile
 from ..host.clients import clients
-from ..host.comfyui_settings import KEY_FILE, defaults, in_force, read_settings
+from ..host.comfyui_settings import KEY_FILE, defaults, described, in_force, read_settings
 
 TEST_SECONDS = 15.0
 RECENT_SECONDS = 60.0
@@ -30,17 +31,25 @@ TEST_TASK_TYPE = "upscaler"
 async def status() -> dict[str, Any]:
     """The sidebar's status as JSON: ``key`` (``present``, ``source``, ``editable``), ``endpoint`` (``url``,
     ``source``, ``editable``), ``network`` (the last verdict on this key there, or None), ``fallback``,
-    ``version``, and a ``problem`` with the settings."""
+    ``version``, a ``problem`` with the settings, and the ``problems`` with each, see :func:`.described`."""
     try:
         loaded = await asyncio.to_thread(read_settings)
         if loaded.settings.api_key is not None:
             loaded.settings.credentials()
     except ConfigurationError as error:
-        return {"version": __version__, "problem": str(error), "key": None, "endpoint": None, "network": None}
+        return {
+            "version": __version__,
+            "problem": str(words_for_dialog(error)),
+            "problems": [described(problem) for problem in error.problems],
+            "key": None,
+            "endpoint": None,
+            "network": None,
+        }
     verdict, _ = _verdicts.get(_pair(loaded.settings), (None, 0.0))
     return {
         "version": __version__,
         "problem": None,
+        "problems": [],
         "key": {
             "present": loaded.settings.api_key is not None,
             "source": loaded.sources["api_key"] if loaded.settings.api_key is not None else None,

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from ...xalora_client.config import Settings
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
-from .task_service import TaskService, counts, today
+from .task_service import TaskService, summary
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -70,6 +71,8 @@ class Feed:
                 except XaloraError as error:
                     # Invalid settings or a full disk: the routes report it, and the next poll may succeed.
                     log.debug("%s", error)
+                except Exception:
+                    log.exception("changes of tasks could not be sent to the browser")
                 await asyncio.sleep(SHORTEST_PAUSE)
                 await watch.changed(POLL_SECONDS - SHORTEST_PAUSE)
         finally:
@@ -86,14 +89,20 @@ class Feed:
                 return
             # The first message has no rows: a window with an older version reloads.
             since = version if watch.version is None else watch.version
-            touched, watch.version = watch.touched(), version
-            message = await asyncio.to_thread(
-                self._message, journal, client.settings.sequencer_url, since, version, touched
-            )
+            touched = watch.touched()
+            try:
+                message = await asyncio.to_thread(
+                    self._message, journal, client.settings, since, version, touched
+                )
+            except BaseException:
+                watch.touch(touched)
+                raise
             self._server.send_sync(EVENT, message)
+            # Only now: what could not be read is sent the next time.
+            watch.version = version
 
     def _message(
-        self, journal: Journal, url: str, since: int, version: int, touched: set[int]
+        self, journal: Journal, settings: Settings, since: int, version: int, touched: set[int]
     ) -> dict[str, Any]:
         with journal.as_written():
             records = journal.records(since=since, limit=ROWS_PER_MESSAGE + 1)
@@ -103,9 +112,8 @@ class Feed:
                 "since": since,
                 "version": version,
                 "now": time(),
-                "today": today(journal),
-                "counts": counts(journal),
-                "tasks": [] if many else self._task_service.rows(journal, url, records),
+                **summary(journal, settings.prices),
+                "tasks": [] if many else self._task_service.rows(journal, settings, records),
                 "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
                 "reload": many,
             }
@@ -149,6 +157,11 @@ class _Watch:
         with self._lock:
             touched, self._touched = self._touched, set()
         return touched
+
+    def touch(self, record_ids: set[int]) -> None:
+        """Note records once more, which could not be told about."""
+        with self._lock:
+            self._touched |= record_ids
 
     async def changed(self, within: float) -> None:
         """Return at the next change, or after ``within`` seconds."""

@@ -22,6 +22,7 @@ from ...xalora_client.errors import (
     NetworkError,
     XaloraError,
 )
+from ...xalora_client.journal.queries import NAMED
 from ..execution.wording import words_for_dialog
 from ..host import compat
 from ..host.bridge import BridgeError, bridge
@@ -78,7 +79,9 @@ def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
         ("GET", "/settings"): lambda request, body: account.settings(),
         ("GET", "/tasks"): tasks,
         ("POST", "/tasks/cancel"): lambda request, body: task_service.cancel_all(),
+        ("POST", "/tasks/forget"): lambda request, body: task_service.forget_all(**_chosen(body)),
         ("GET", TASK): _of_a_task(task_service.row),
+        ("GET", f"{TASK}/details"): _of_a_task(task_service.details),
         ("GET", f"{TASK}/preview"): _of_a_task(task_service.preview),
         ("GET", f"{TASK}/input"): _of_a_task(task_service.input),
         ("GET", TASK + "/files/{index:[0-9]+}"): lambda request, body: task_service.file(
@@ -89,6 +92,7 @@ def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
         ("POST", f"{TASK}/forget"): _of_a_task(task_service.forget),
         ("POST", f"{TASK}/send_again"): _of_a_task(task_service.send_again),
         ("POST", f"{TASK}/make_again"): _of_a_task(task_service.make_again),
+        ("POST", f"{TASK}/take_back"): _of_a_task(task_service.take_back),
         ("POST", f"{TASK}/take_up"): lambda request, body: task_service.take_up(
             _record_id(request), str(body.get("task_id", "")).strip()
         ),
@@ -157,19 +161,49 @@ def _number(digits: str, *, otherwise: int = -1) -> int:
 def _query(values: Mapping[str, str]) -> dict[str, Any]:
     """The arguments of :meth:`.TaskService.page`."""
     try:
-        groups = tuple(name for name in values.get("groups", "").split(",") if name)
         since = values.get("since")
-        if unknown := [name for name in groups if name not in GROUPS]:
-            raise ValueError(f"no such group: {unknown[0]}")
         return {
-            "groups": groups,
-            "text": values.get("text", "")[:MAX_TEXT] or None,
+            **_which(values),
             "since": _counted(since) if since else None,
             "offset": max(0, _counted(values.get("offset", "0"))),
             "limit": min(PAGE_LIMIT, max(0, _counted(values.get("limit", str(PAGE_LIMIT))))),
         }
     except ValueError as error:
         raise ConfigurationError(f"The query is invalid: {error}", money="") from error
+
+
+def _chosen(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of :meth:`.TaskService.forget_all`."""
+    try:
+        texts = {name: str(body.get(name, "")) for name in ("groups", "text", "named", "version")}
+        return {**_which(texts), "version": _counted(texts["version"])}
+    except ValueError as error:
+        raise ConfigurationError(f"The request is invalid: {error}", money="") from error
+
+
+def _which(values: Mapping[str, str]) -> dict[str, Any]:
+    """The groups and the search of a list."""
+    groups = tuple(name for name in values.get("groups", "").split(",") if name)
+    if unknown := [name for name in groups if name not in GROUPS]:
+        raise ValueError(f"no such group: {unknown[0]}")
+    return {
+        "groups": groups,
+        "text": values.get("text", "")[:MAX_TEXT] or None,
+        "named": _named(values.get("named", "")),
+    }
+
+
+def _named(text: str) -> dict[str, list[str]]:
+    """For words of the search, the names of what is shown in such a word."""
+    try:
+        named = json.loads(text or "{}")
+    except RecursionError:
+        named = None
+    if not isinstance(named, dict) or not all(isinstance(names, list) for names in named.values()):
+        raise ValueError("named is no object of lists")
+    if any(name not in NAMED for names in named.values() for name in names if isinstance(name, str)):
+        raise ValueError("no such name")
+    return {word: [name for name in names if isinstance(name, str)] for word, names in named.items()}
 
 
 def _counted(text: str) -> int:

@@ -30,6 +30,7 @@ def task_row(
     usual: tuple[float, float] | None,
     problem: str | None,
     wish: str | None,
+    price: str | None,
 ) -> dict[str, Any]:
     """The record as JSON; times are Unix seconds of this machine's clock.
 
@@ -41,6 +42,7 @@ def task_row(
         usual: The seconds that tasks of its kind usually take, from and to, where known.
         problem: The error when it was last resumed from the sidebar.
         wish: What the next run of its node does, as the user has asked: ``send_again``, ``make_again``.
+        price: What one such task costs by the user's prices, as text.
     """
     work = record.work
     return {
@@ -68,9 +70,12 @@ def task_row(
         "evicted": record.evicted,
         "leased": leased,
         "node": origin.node_id if origin else None,
+        "node_class": origin.node_class if origin else None,
+        "graph": origin.workflow_id if origin else None,
         "prompt": origin.prompt_id if origin else None,
         "has_input": has_input,
         "usual": list(usual) if usual else None,
+        "price": price,
         "actions": _actions(record, workflow_url, leased),
         "version": record.version,
     }

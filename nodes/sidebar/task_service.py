@@ -9,15 +9,17 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
 from ...xalora_client.concurrency import run_decoding
+from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
-from ...xalora_client.journal import Journal, Record
+from ...xalora_client.journal import Journal, Record, TaskState
 from ...xalora_client.polling.durations import usual_span
-from ...xalora_client.prices import cost_of, cost_text, midnight_before
+from ...xalora_client.prices import Prices, midnight_before, sums
 from ..conversion.previews import kept_preview, result_preview
 from ..execution import task_loop
 from ..execution.freshness import freshness
@@ -26,7 +28,7 @@ from ..execution.unused import forget_unused
 from ..execution.wishes import Wish, wishes
 from ..execution.wording import words_for
 from ..host.clients import clients
-from ..host.comfyui_settings import read_settings
+from .task_details import details_of, price_text, size_of
 from .task_rows import GROUPS, task_row
 
 if TYPE_CHECKING:
@@ -65,14 +67,14 @@ class TaskService:
         Args:
             limit: How many to list at most.
             offset: How many to leave out at the beginning.
-            **which: Which tasks: ``groups``, ``text`` and ``since``, as for :meth:`.Journal.records`.
+            **which: Which tasks: ``groups``, ``text``, ``named`` and ``since``, as for
+                :meth:`.Journal.records`.
         """
         async with clients.client() as client:
-            journal, url = client.journal, client.settings.sequencer_url
-            return await asyncio.to_thread(self._page, journal, url, limit, offset, which)
+            return await asyncio.to_thread(self._page, client.journal, client.settings, limit, offset, which)
 
     def _page(
-        self, journal: Journal, url: str, limit: int, offset: int, which: dict[str, Any]
+        self, journal: Journal, settings: Settings, limit: int, offset: int, which: dict[str, Any]
     ) -> dict[str, Any]:
         # The version is read first, so that a change in between is sent again rather than missed. It waits
         # for what is about to be written; while hundreds of tasks are under way each reading would.
@@ -81,14 +83,13 @@ class TaskService:
             records = journal.records(**which, limit=limit, offset=offset)
             return {
                 "version": version,
-                "today": today(journal),
                 "now": time(),
                 "total": journal.count(**which),
-                "counts": counts(journal),
-                "tasks": self.rows(journal, url, records),
+                **summary(journal, settings.prices),
+                "tasks": self.rows(journal, settings, records),
             }
 
-    def rows(self, journal: Journal, url: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    def rows(self, journal: Journal, settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Rows of records. Blocking."""
         leased = journal.leased() if records else frozenset()
         usual = {
@@ -98,13 +99,14 @@ class TaskService:
         return [
             task_row(
                 record,
-                workflow_url=url,
+                workflow_url=settings.sequencer_url,
                 leased=record.id in leased,
                 origin=origins.of(record.job_id),
                 has_input=kept_preview("input", record.job_id) is not None,
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
                 wish=wishes.of(record.job_id),
+                price=price_text(settings.prices, record),
             )
             for record in records
         ]
@@ -120,8 +122,21 @@ class TaskService:
 
     async def _row(self, client: AsyncXalora, record_id: int) -> dict[str, Any]:
         record = await self._record(client, record_id)
-        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings.sequencer_url, [record])
+        (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings, [record])
         return row
+
+    async def details(self, record_id: int) -> dict[str, Any]:
+        """What the view of one task shows beside its row; see :func:`.details_of`.
+
+        Raises:
+            NoSuchTaskError: It was forgotten.
+        """
+        async with clients.client() as client:
+            record, prices = await self._record(client, record_id), client.settings.prices
+            sent = await asyncio.to_thread(client.journal.sent_in, record.run_id) if record.run_id else []
+        async with self._previewing:
+            sizes = [await run_decoding(partial(size_of, file)) for file in record.files]
+        return details_of(record, prices, sent, sizes)
 
     async def _record(self, client: AsyncXalora, record_id: int) -> Record:
         record = await asyncio.to_thread(client.journal.find, record_id)
@@ -206,9 +221,8 @@ class TaskService:
                 return True
 
         async with clients.client() as client:
-            url = client.settings.sequencer_url
             records = await asyncio.to_thread(client.journal.records, groups=("active",))
-            rows = await asyncio.to_thread(self.rows, client.journal, url, records)
+            rows = await asyncio.to_thread(self.rows, client.journal, client.settings, records)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
         if withdrawals:
             await asyncio.wait(withdrawals)
@@ -279,11 +293,17 @@ class TaskService:
         freshness.expire_task(row["task_id"])
         return row
 
+    async def take_back(self, record_id: int) -> dict[str, Any]:
+        """Have the next run of its node do nothing of what was wished about this task; its row."""
+        row = await self.row(record_id)
+        await asyncio.to_thread(wishes.drop, row["job_id"])
+        return {**row, "wish": None}
+
     async def _wish(self, record_id: int, wish: Wish, done: str) -> dict[str, Any]:
         row = await self.row(record_id)
         if wish not in row["actions"]:
             raise _not_now(row, done)
-        wishes.note(row["job_id"], wish)
+        await asyncio.to_thread(wishes.note, row["job_id"], wish)
         return {**row, "wish": wish}
 
     async def forget(self, record_id: int) -> dict[str, Any]:
@@ -294,12 +314,42 @@ class TaskService:
         """
         async with clients.client() as client:
             row = await self._row(client, record_id)
-            if not await forget_unused(client.journal, record_id):
+            if not await forget_unused(client.journal, [record_id]):
                 raise _not_now(row, "forgotten")
             self._problems.pop(record_id, None)
             if row["task_id"] is not None:
                 freshness.expire_task(row["task_id"])
             return {}
+
+    async def forget_all(self, *, version: int, **which: Any) -> dict[str, Any]:
+        """Remove ended tasks from the journal, with their kept files; how many were ``forgotten``.
+
+        What has changed since stays, and what something uses, and tasks whose outcome is unknown: forgotten,
+        they could be paid for twice.
+
+        Args:
+            version: The journal's version when the user looked at them.
+            **which: Which tasks, as for :meth:`page`.
+        """
+        async with clients.client() as client:
+            records = await asyncio.to_thread(client.journal.records, **which)
+            chosen = {
+                record.id: record
+                for record in records
+                if record.version <= version and record.group != "active" and not _is_undecided(record)
+            }
+            forgotten = await forget_unused(client.journal, chosen)
+            left = {record.id for record in await asyncio.to_thread(client.journal.records, **which)}
+            for record_id, record in chosen.items():
+                if record_id not in left:
+                    self._problems.pop(record_id, None)
+                    if record.task_id is not None:
+                        freshness.expire_task(record.task_id)
+        return {"forgotten": forgotten, "left": len(records) - forgotten}
+
+
+def _is_undecided(record: Record) -> bool:
+    return record.state is TaskState.UNKNOWN and not record.forgotten
 
 
 def counts(journal: Journal) -> dict[str, int]:
@@ -307,14 +357,13 @@ def counts(journal: Journal) -> dict[str, int]:
     return {name: journal.count(groups=(name,)) for name in GROUPS}
 
 
-def today(journal: Journal) -> dict[str, Any]:
-    """What was sent since midnight: ``tasks``, and their ``cost`` by the user's prices, None without any."""
-    now = time()
-    sent = journal.sent_since(midnight_before(now))
-    cost = cost_of(read_settings().settings.prices, sent)
+def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
+    """``counts`` of the groups, and what was sent ``today`` and in the ``last_run`` that sent any."""
+    run_id = journal.last_run()
     return {
-        "tasks": sum(one.count for one in sent),
-        "cost": None if cost is None else cost_text(cost),
+        "counts": counts(journal),
+        "today": sums(prices, journal.sent_since(midnight_before(time()))),
+        "last_run": None if run_id is None else sums(prices, journal.sent_in(run_id)),
     }
 
 

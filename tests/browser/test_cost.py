@@ -25,12 +25,14 @@ def run_and_end(bench: Workbench) -> str:
     return bench.last_status()
 
 
-def test_the_sum_of_today_is_shown(bench: Workbench) -> None:
+def test_the_sums_of_a_run_and_of_today_are_shown(bench: Workbench) -> None:
     bench.open_panel()
-    foot = bench.panel.locator(".xalora-foot-today")
+    today = bench.panel.locator("[data-sum='today']")
+    last_run = bench.panel.locator("[data-sum='lastRun']")
     batch(bench, 3)
     assert run_and_end(bench) == "success"
-    expect(foot).to_have_text("today 3")
+    expect(last_run).to_have_text("last run 3")
+    expect(today).to_have_text("today 3")
     bench.set_settings({"Xalora.Prices": "upscaler=0.25"})
     batch(bench, 2)
     bench.devnet.add_fault("task_create:delay:seconds=1")
@@ -39,8 +41,32 @@ def test_the_sum_of_today_is_shown(bench: Workbench) -> None:
     expect(lines.last).to_have_text("sends up to 2 tasks, about 0.50")
     bench.wait_ended()
     bench.wait_idle()
-    expect(foot).to_have_text("today 5, about 1.25")
+    expect(last_run).to_have_text("last run 2, about 0.50")
+    expect(today).to_have_text("today 5, about 1.25")
     bench.shot("cost", themes=["dark"])
+    bench.row("kept").first.locator(".xalora-task-main").click()
+    viewer = bench.page.get_by_role("dialog")
+    facts = viewer.locator(".xalora-facts")
+    expect(facts).to_contain_text("Cost" + "about 0.25")
+    expect(facts).to_contain_text("Its run" + "2 tasks, about 0.50")
+    # What a new one costs is said before it is asked for, and it can be taken back.
+    viewer.get_by_role("button", name="Make again, about 0.25").click()
+    bench.shot("make-again", themes=["dark"])
+    viewer.get_by_role("button", name="Take that back").click()
+    expect(viewer.get_by_role("button", name="Make again, about 0.25")).to_be_visible()
+    bench.page.keyboard.press("Escape")
+    assert run_and_end(bench) == "success"
+    assert bench.devnet.new_stats()["creates"] == 5
+    # What is forgotten was sent all the same.
+    forget_all(bench)
+    expect(bench.panel).to_contain_text("No tasks yet")
+    expect(today).to_have_text("today 5, about 1.25")
+
+
+def forget_all(bench: Workbench) -> None:
+    bench.comfyui.clear_cache()
+    bench.panel.get_by_role("button", name="Forget all").click()
+    bench.page.get_by_role("button", name="Forget all and delete results").click()
 
 
 def test_above_the_limit_nothing_is_sent_without_a_yes(bench: Workbench) -> None:

@@ -69,6 +69,12 @@ def test_a_task_is_followed_from_the_queue_to_its_result(bench: Workbench) -> No
     bench.wait_idle()
     assert bench.last_status() == "success"
 
+    # In another workflow the same id is another node.
+    show = done.get_by_role("button", name="Show the node")
+    expect(show).to_have_count(1)
+    bench.page.evaluate("() => app.loadGraphData({ ...app.graph.serialize(), id: crypto.randomUUID() })")
+    expect(show).to_have_count(0)
+
 
 def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path) -> None:
     """The picture of the README: the second batch knows from the first how long it will take."""
@@ -92,6 +98,40 @@ def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path
     seeded.shot("sidebar")
     seeded.wait_idle()
     assert len(seeded.tasks(groups="done")) == 12
+
+
+def test_a_preview_has_the_size_of_its_result(bench: Workbench) -> None:
+    """ComfyUI writes it under the picture, which has fewer pixels."""
+    bench.devnet.next_task_seconds.extend([0, LONG])
+    bench.build(
+        [
+            (
+                "XaloraTestImage",
+                {"width": 1000, "height": 600, "batch": 2, "seed": time.monotonic_ns() % 2**31},
+            ),
+            ("XaloraUpscaleImage", {"fallback": "never", "max_in_flight": 1}),
+            ("PreviewImage", {}),
+        ],
+        [(0, "IMAGE", 1, "image"), (1, "IMAGE", 2, "images")],
+    )
+    bench.page.evaluate(
+        """() => {
+            window.xaloraTestPreview = new Promise((resolve) => {
+                app.api.addEventListener('b_preview', async ({ detail }) => {
+                    const picture = new Image()
+                    picture.src = URL.createObjectURL(detail)
+                    await picture.decode()
+                    resolve([picture.naturalWidth, picture.naturalHeight])
+                }, { once: true })
+            })
+        }"""
+    )
+    bench.run()
+    assert bench.page.evaluate("() => window.xaloraTestPreview") == [2000, 1200]
+    bench.shot("preview-size", themes=["dark"])
+    bench.comfyui.interrupt()
+    bench.wait_ended()
+    bench.wait_idle()
 
 
 def test_one_task_is_canceled_from_the_sidebar(bench: Workbench) -> None:
@@ -242,6 +282,19 @@ def test_the_line_stays_in_both_renderers(bench: Workbench, repository: Path) ->
     bench.wait_idle()
     expect(bench.node_line).to_contain_text("1024 x 1024, 2 in ")
     expect(bench.node_line).to_be_visible()
+
+
+def test_a_line_is_not_written_on_a_node_of_another_workflow(bench: Workbench) -> None:
+    """The same id is another node there."""
+    bench.devnet.task_seconds = 4
+    upscale(bench)
+    bench.run()
+    expect(bench.node_line).to_contain_text("running")
+    bench.page.evaluate("() => app.loadGraphData({ ...app.graph.serialize(), id: crypto.randomUUID() })")
+    bench.wait_ended()
+    bench.wait_idle()
+    assert bench.last_status() == "success"
+    expect(bench.node_line).to_have_count(0)
 
 
 def test_a_task_that_was_left_running_is_taken_up_again(bench: Workbench) -> None:

@@ -115,6 +115,21 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     search = panel.get_by_role("searchbox")
     search.fill("paper boat")
     expect(seeded.rows).to_have_count(1)
+    # What is seen: a prompt's end, states and kinds in the page's own words, a miner.
+    for text, count in {
+        "BACKGROUND heron": 1,
+        "8250411": 1,
+        "Outcome unknown": 1,
+        "failed": 1,
+        "canceled portrait": 1,
+        "done on this machine": 1,
+        "text to video": 2,
+        "miner 0x71…0c": 3,
+    }.items():
+        search.fill(text)
+        expect(seeded.rows).to_have_count(count)
+    search.fill("done scan-0031")
+    expect(panel).to_contain_text("Nothing matches “done scan-0031”")
     search.fill("100%_\\")
     expect(panel).to_contain_text("Nothing matches “100%_\\”")
     # What changes meanwhile is not shown for having changed.
@@ -130,6 +145,45 @@ def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     panel.get_by_role("button", name="Clear search").click()
     expect(seeded.rows).to_have_count(11)
     expect(search).to_be_focused()
+
+
+def test_a_search_in_another_language_finds_its_words(seeded: Workbench) -> None:
+    seeded.set_settings({"Comfy.Locale": "zh"})
+    try:
+        seeded.load()
+        seeded.page.locator("button[aria-label*='Xalora']").first.click()
+        search = seeded.panel.get_by_role("searchbox")
+        search.fill("已取消")
+        expect(seeded.rows).to_have_count(1)
+        expect(seeded.row("canceled")).to_have_count(1)
+        seeded.shot("list-zh", themes=["dark"])
+    finally:
+        seeded.set_settings({"Comfy.Locale": "en"})
+        seeded.load()
+
+
+@pytest.mark.parametrize("width", [800, 533])
+def test_filters_and_sums_wrap_in_a_narrow_window(seeded: Workbench, width: int) -> None:
+    """533 is what 800 pixels are at a zoom of 150 %."""
+    seeded.page.set_viewport_size({"width": width, "height": 600})
+    try:
+        panel = seeded.open_panel()
+        expect(seeded.rows.first).to_be_visible()
+        outer = panel.bounding_box()
+        assert outer is not None
+        for part in panel.locator(".xalora-filter, .xalora-foot-sum, .xalora-search").all():
+            box = part.bounding_box()
+            assert box is not None
+            assert box["x"] >= outer["x"] and box["x"] + box["width"] <= outer["x"] + outer["width"] + 0.5
+        clipped = panel.evaluate(
+            """(panel) => [...panel.querySelectorAll('.xalora-filter, .xalora-foot-sum')]
+                .filter((part) => part.scrollWidth > part.clientWidth + 1)
+                .map((part) => part.textContent)"""
+        )
+        assert clipped == []
+        seeded.shot(f"narrow-{width}", themes=["dark"])
+    finally:
+        seeded.page.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_results_are_viewed(seeded: Workbench) -> None:
@@ -148,11 +202,22 @@ def test_results_are_viewed(seeded: Workbench) -> None:
     video = viewer.locator("video")
     expect(video).to_have_js_property("videoWidth", 848)
     expect(viewer).to_contain_text("3 min 46 s")
+    expect(viewer).to_contain_text("848 x 480, 48 frames, 24 fps")
     seeded.page.wait_for_function("() => document.querySelector('video').currentTime > 0.2")
     seeded.page.evaluate("() => document.querySelector('video').pause()")
     seeded.shot("viewer-video", themes=["dark"])
     seeded.page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
+
+    seeded.rows.filter(has_text="steaming cup").locator(".xalora-task-main").click()
+    expect(viewer.locator(".xalora-prompt")).to_contain_text("out of focus, a heron")
+    facts = viewer.locator(".xalora-facts")
+    for fact in ("Seed8250411", "Size640 x 480", "Inputslora_name gecko, steps 15", "Ended"):
+        expect(facts).to_contain_text(fact)
+    viewer.get_by_role("button", name="Copy the seed").click()
+    assert seeded.page.evaluate("() => navigator.clipboard.readText()") == "8250411"
+    seeded.shot("viewer-prompt", themes=["dark"])
+    seeded.page.keyboard.press("Escape")
 
     seeded.row("unknown").locator(".xalora-task-main").click()
     expect(viewer.locator(".xalora-stage")).to_have_text("No result")
@@ -211,6 +276,32 @@ def test_a_task_is_forgotten(seeded: Workbench) -> None:
     assert len(seeded.tasks()) == 9
     # The focus is where the row was, not lost.
     expect(seeded.rows.nth(5).locator(".xalora-task-main")).to_be_focused()
+
+
+def test_what_is_shown_is_forgotten_at_once(seeded: Workbench) -> None:
+    page, panel = seeded.page, seeded.open_panel()
+    expect(seeded.rows).to_have_count(10)
+    panel.get_by_role("button", name="Forget all").click()
+    question = page.get_by_role("dialog", name="Forget all that is shown (10)?")
+    expect(question).to_contain_text("With a result that is paid for: 6. These results are deleted")
+    seeded.shot("forget-all", themes=["dark"])
+    question.get_by_role("button", name="Keep them").click()
+    expect(question).to_be_hidden()
+    panel.get_by_role("button", name="Forget all").click()
+    question.get_by_role("button", name="Forget those without a result (4)").click()
+    # The one whose outcome is unknown may be paid for: it is decided by itself.
+    expect(seeded.toasts.filter(has_text="Forgotten: 3")).to_have_count(1)
+    expect(seeded.rows).to_have_count(7)
+    expect(seeded.row("unknown")).to_have_count(1)
+    panel.get_by_role("searchbox").fill("rocket")
+    expect(seeded.rows).to_have_count(1)
+    panel.get_by_role("button", name="Forget all").click()
+    found = page.get_by_role("dialog", name="Forget all that is shown (1)?")
+    expect(found).to_contain_text("that match your search")
+    found.get_by_role("button", name="Forget all and delete results").click()
+    panel.get_by_role("searchbox").fill("")
+    expect(seeded.rows).to_have_count(6)
+    assert len(seeded.tasks()) == 6
 
 
 def test_words_of_others_are_never_markup(seeded: Workbench) -> None:
@@ -373,3 +464,20 @@ def test_a_result_is_compared_with_its_input_and_used_again(bench: Workbench) ->
     )
     assert re.fullmatch(r"Upscale an image \(\d+\)\.png", name), name
     assert bench.comfyui.get("/view", filename=name, type="input").content[:4] == b"\x89PNG"
+
+
+def test_a_video_is_used_as_input(seeded: Workbench) -> None:
+    seeded.open_panel()
+    seeded.rows.filter(has_text="A rocket waits").locator(".xalora-task-main").click()
+    viewer = seeded.page.get_by_role("dialog")
+    viewer.get_by_role("button", name="Use as input").click()
+    expect(viewer).to_be_hidden()
+    type, name = seeded.page.evaluate(
+        """() => {
+            const node = app.graph.nodes.at(-1)
+            return [node.type, node.widgets.find((one) => one.name === 'file').value]
+        }"""
+    )
+    assert type == "LoadVideo"
+    assert re.fullmatch(r"A rocket waits at dusk slow pan golden hour \(\d+\)\.mp4", name), name
+    assert seeded.comfyui.get("/view", filename=name, type="input").content[4:8] == b"ftyp"

@@ -203,7 +203,7 @@ class Workbench:
     def forget_all(self) -> None:
         """Empty the journal."""
         with self._journal() as connection:
-            for table in ("entries", "tickets", "past_runs"):
+            for table in ("entries", "forgotten_sent", "tickets", "past_runs"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'version'")
 

@@ -1,4 +1,4 @@
-"""ComfyUI killed during a batch, or ended during a create request: nothing is lost or paid twice."""
+"""ComfyUI killed during a batch, or ended at any other time: nothing is lost or paid twice."""
 
 from __future__ import annotations
 
@@ -70,3 +70,29 @@ def test_killed_in_the_middle_of_a_batch_the_graph_is_finished_without_paying_tw
     result = record.array("3")
     for made, given in zip(result, noise(seed, batch=BATCH), strict=True):
         assert np.abs(made - doubled(given)).max() <= 1 / 255
+
+
+def test_what_was_wished_about_a_task_outlives_comfyui(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    """And is done once."""
+    devnet.reset()
+    comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
+    graph = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraUpscaleImage", image=["1", 0]),
+        "3": dump(["2", 0]),
+    }
+    assert comfyui.run(graph).status == "success"
+    (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
+    for action in ("make_again", "take_back", "make_again"):
+        comfyui.post(f"/xalora/tasks/{task['id']}/{action}", {}, headers={"X-Xalora": "1"})
+    comfyui.restart()
+    (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
+    assert task["wish"] == "make_again"
+    for _ in range(2):
+        assert comfyui.run(graph).status == "success"
+        assert devnet.new_stats()["creates"] == 2
+        comfyui.clear_cache()
+    (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
+    assert task["wish"] is None

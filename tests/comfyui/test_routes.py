@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import socket
 import stat
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,10 +16,10 @@ from typing import Any
 
 import pytest
 import requests
-import websocket
 from graphs import node
 from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet, seed
 from PIL import Image
+from windows import Window
 
 MARKED = {"X-Xalora": "1"}
 LONG = 600.0
@@ -98,7 +95,7 @@ def seeded(comfyui: ComfyUI, url: str) -> Iterator[seed.Seeder]:
         yield seeder
         for record in seeder.journal.records():
             if record.id not in before:
-                seeder.journal.forget(record.id)
+                seeder.journal.forget([record.id]).result()
 
 
 # --- looking ----------------------------------------------------------------------------------------------
@@ -123,6 +120,16 @@ def test_a_task_of_a_node_is_listed_with_all_that_is_shown(comfyui: ComfyUI) -> 
         picture = get(comfyui, f"/xalora/tasks/{task['id']}/{small}")
         assert picture.headers["Content-Type"] == "image/webp"
         assert max(Image.open(BytesIO(picture.content)).size) <= 256
+
+    details = comfyui.get(f"/xalora/tasks/{task['id']}/details").json()
+    assert details == {
+        "prompt": "",
+        "seed": "",
+        "inputs": [],
+        "sizes": [{"width": 96, "height": 64, "frames": 1, "fps": None}],
+        "cost": None,
+        "run": {"tasks": 1, "cost": None},
+    }
 
 
 def test_the_list_comes_in_pages_and_is_narrowed(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -170,6 +177,61 @@ def test_nothing_is_reached_but_by_an_entrys_number(comfyui: ComfyUI, path: str)
         assert session.send(request, timeout=30).status_code == 404
 
 
+def test_prompt_seed_and_inputs_of_a_task_are_told_in_full(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    prompt = f"a paper boat, {'on a long, long river, ' * 40}to the very end"
+    with seeded(comfyui, devnet.url) as seeder:
+        record = seeder.record(
+            "txt2img",
+            prompt[:77] + "...",
+            ago=60,
+            workflow_id="3",
+            parameters={"prompt": prompt, "noise_seed": 2**53 - 1, "lora_name": "gecko", "steps": 15},
+            then=seed.kept(seed.picture(1), ".jpg"),
+        )
+        details = comfyui.get(f"/xalora/tasks/{record.id}/details").json()
+    assert (details["prompt"], details["seed"]) == (prompt, str(2**53 - 1))
+    assert details["inputs"] == [["lora_name", "gecko"], ["steps", "15"]]
+    assert details["sizes"] == [{"width": 640, "height": 480, "frames": 1, "fps": None}]
+
+
+def test_what_a_prompt_has_sent_is_summed_up(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """A kept result that answers was not sent by this prompt."""
+    graph = upscale(batch=3)
+    comfyui.run(graph)
+    assert tasks(comfyui)["last_run"] == {"tasks": 3, "cost": None}
+    comfyui.clear_cache()
+    again = comfyui.run(graph)
+    assert len(of_prompt(comfyui, again)) == 3
+    assert tasks(comfyui)["last_run"] == {"tasks": 3, "cost": None}
+    comfyui.run(upscale())
+    assert tasks(comfyui)["last_run"] == {"tasks": 1, "cost": None}
+
+
+def test_all_ended_tasks_of_a_search_are_forgotten(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """Not those of unknown outcome, which could be paid for twice, nor what has changed since it was seen."""
+    mark = uuid.uuid4().hex
+    with seeded(comfyui, devnet.url) as seeder:
+        before = tasks(comfyui)
+        for then in (
+            seed.kept(b"", ".png"),
+            seed.failed("oom"),
+            seed.canceled,
+            seed.unknown,
+            seed.left_running,
+        ):
+            seeder.record("upscaler", f"picture {mark}", ago=60, then=then)
+        seen = tasks(comfyui, text=mark)
+        assert seen["total"] == 5
+        seeder.record("upscaler", f"later {mark}", ago=1, then=seed.canceled)
+        which = {"groups": "done,failed", "text": mark, "version": seen["version"]}
+        answer = post(comfyui, "/xalora/tasks/forget", which)
+        assert answer.json() == {"forgotten": 3, "left": 2}
+        left = tasks(comfyui, text=mark)["tasks"]
+        assert [task["state"] for task in left] == ["canceled", "submitted", "unknown"]
+        assert post(comfyui, "/xalora/tasks/forget", {"groups": "all"}).status_code == 400
+        assert tasks(comfyui)["total"] == before["total"] + 3
+
+
 def test_a_video_can_be_sought_in(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     clip = seed.clip(3, 0.5)
     with seeded(comfyui, devnet.url) as seeder:
@@ -185,12 +247,14 @@ def test_a_video_can_be_sought_in(comfyui: ComfyUI, devnet: SessionDevnet) -> No
 
 CHANGES = [
     "/xalora/tasks/cancel",
+    "/xalora/tasks/forget",
     "/xalora/tasks/1/cancel",
     "/xalora/tasks/1/resume",
     "/xalora/tasks/1/forget",
     "/xalora/tasks/1/take_up",
     "/xalora/tasks/1/send_again",
     "/xalora/tasks/1/make_again",
+    "/xalora/tasks/1/take_back",
     "/xalora/limit/lift",
     "/xalora/key",
     "/xalora/key/remove",
@@ -434,34 +498,6 @@ def test_results_that_are_slow_to_read_hold_up_nothing_else(comfyui: ComfyUI, de
 
 
 # --- what is pushed ---------------------------------------------------------------------------------------
-
-
-class Window:
-    """An open browser window: the pushed messages of one kind, with the times they came at."""
-
-    def __init__(self, comfyui: ComfyUI, kind: str) -> None:
-        address = f"{comfyui.url.replace('http', 'ws', 1)}/ws?clientId={uuid.uuid4().hex}"
-        self._socket = websocket.create_connection(address, timeout=30, http_no_proxy=["*"])
-        self._kind = kind
-        self.messages: queue.Queue[tuple[float, dict[str, Any]]] = queue.Queue()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                message = self._socket.recv()
-            except (websocket.WebSocketException, OSError):
-                return
-            if isinstance(message, str) and message:
-                event = json.loads(message)
-                if event["type"] == self._kind:
-                    self.messages.put((time.monotonic(), event["data"]))
-
-    def close(self) -> None:
-        self._socket.sock.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
-        self._socket.shutdown()
 
 
 @pytest.fixture

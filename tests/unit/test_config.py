@@ -90,6 +90,16 @@ def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert loaded.sources["workflow_url"] == "default"
 
 
+def test_a_bad_value_is_told_in_parts_too() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(env_files=[], stored={"a dialog": {"prices": "upscaler", "max_in_flight": 0}})
+    assert {(name, source) for name, source, _ in caught.value.problems} == {
+        ("prices", "a dialog"),
+        ("max_in_flight", "a dialog"),
+    }
+    assert all(message and message in str(caught.value) for *_, message in caught.value.problems)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -46,12 +46,12 @@ export function fill(element, ...children) {
  * readers do not read them again.
  *
  * @param {string} signature
- * @param {() => Node|null} build
+ * @param {() => Node|null|(Node|null)[]} build
  */
 export function fillAs(element, signature, build) {
   if (element.dataset.signature === signature) return
   element.dataset.signature = signature
-  fill(element, build())
+  fill(element, ...[build()].flat())
 }
 
 /** An icon from ComfyUI's set, hidden from screen readers. */

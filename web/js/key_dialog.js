@@ -4,6 +4,8 @@ import { openDialog } from './dialog.js'
 import { fill, icon, iconButton, make, setText, textButton } from './dom.js'
 import { ServiceError } from './service.js'
 
+const COMFYUI_SETTINGS = "ComfyUI's settings"
+
 const OUTCOME_TONES = { accepted: 'good', no_miner: 'note', unreachable: 'bad', refused: 'bad', failed: 'bad' }
 
 /**
@@ -61,7 +63,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
     const account = status.key
     fill(
       body,
-      account ? currentState(status, t) : make('p', { class: 'xalora-note', text: status.problem }),
+      account ? currentState(status, t) : make('p', { class: 'xalora-note', text: problemText(status, t) }),
       account && !account.editable ? null : form(status),
       message,
       account?.present ? lastButtons() : null
@@ -189,6 +191,18 @@ function currentState(status, t) {
       key.present && !key.editable ? make('div', { class: 'xalora-hint', text: t('key.fixed', { variable: key.variable }) }) : null
     )
   )
+}
+
+/** What is wrong with the settings: each by the name that it has in ComfyUI's settings, where it has one. */
+export function problemText({ problem, problems }, t) {
+  if (!problems?.length) return problem
+  return problems
+    .map(({ id, message, ...from }) => {
+      const name = id ? t(`setting.${id.replace('.', '_')}.name`) : from.variable
+      const isPlain = from.source === COMFYUI_SETTINGS || (!id && from.source === 'environment')
+      return `${isPlain ? name : t('problem.setBy', { name, source: sourceName(from, t) })}: ${message}`
+    })
+    .join('; ')
 }
 
 /** The source of a value, in words: the environment variable, or the file. */

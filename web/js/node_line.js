@@ -59,7 +59,8 @@ export function prepareLine(node) {
 }
 
 /** Show this text on the node, if it is in the open workflow. */
-export function showLine(app, { node_id: id, text }) {
+export function showLine(app, { node_id: id, text, graph }) {
+  if (graph && graph !== (app.rootGraph ?? app.graph)?.id) return
   if (runs) live.add(id)
   const node = findNode(app, id)?.node
   if (!node) return

@@ -18,15 +18,22 @@ export function isXalora(node) {
   return String(node?.comfyClass ?? node?.type ?? '').startsWith('Xalora')
 }
 
-/** As `nodeAt`, if it is a Xalora node: an id does not tell which workflow it belongs to. */
+/** As `nodeAt`, if it is a Xalora node. */
 export function findNode(app, executionId) {
   const found = nodeAt(app, executionId)
   return isXalora(found?.node) ? found : null
 }
 
-/** Select the node and center the canvas on it; false where it is not in the open workflow. */
-export function showNode(app, executionId) {
-  const found = findNode(app, executionId)
+/** The node that a task came from, if its workflow is open: the same id is another node in another workflow. */
+export function nodeOf(app, row) {
+  if (!row.node || !row.graph || row.graph !== (app.rootGraph ?? app.graph)?.id) return null
+  const found = findNode(app, row.node)
+  return (found?.node.comfyClass ?? found?.node.type) === row.node_class ? found : null
+}
+
+/** Select the node of a task and center the canvas on it; false where it is not in the open workflow. */
+export function showNode(app, row) {
+  const found = nodeOf(app, row)
   const canvas = app.canvas
   if (!found || !canvas) return false
   if (canvas.graph !== found.graph) canvas.setGraph(found.graph)
@@ -99,20 +106,24 @@ export function fitBesideSidebars(app) {
   canvas.setDirty(true, true)
 }
 
-/** Put a result into ComfyUI's input folder, and a Load Image node with it on the canvas. */
-export async function useAsInput(app, api, url, name) {
+/** ComfyUI's node that loads a file of this kind, and the widget that names the file. */
+const LOADERS = { image: ['LoadImage', 'image'], video: ['LoadVideo', 'file'] }
+
+/** Put a result into ComfyUI's input folder, and a Load Image or Load Video node with it on the canvas. */
+export async function useAsInput(app, api, url, name, kind) {
   const result = await fetch(url)
   if (!result.ok) throw new Error(`${name}: ${result.status}`)
   const body = new FormData()
   body.append('image', await result.blob(), name)
   const stored = await api.fetchApi('/upload/image', { method: 'POST', body })
   if (!stored.ok) throw new Error(`${name}: ${stored.status}`)
-  const image = (await stored.json()).name
+  const file = (await stored.json()).name
+  const [type, input] = LOADERS[kind]
   await app.refreshComboInNodes?.()
-  const node = addNode(app, 'LoadImage')
-  const widget = node?.widgets?.find((one) => one.name === 'image')
+  const node = addNode(app, type)
+  const widget = node?.widgets?.find((one) => one.name === input)
   if (!widget) return
-  if (Array.isArray(widget.options?.values) && !widget.options.values.includes(image)) widget.options.values.push(image)
-  widget.value = image
-  widget.callback?.(image)
+  if (Array.isArray(widget.options?.values) && !widget.options.values.includes(file)) widget.options.values.push(file)
+  widget.value = file
+  widget.callback?.(file)
 }

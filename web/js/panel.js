@@ -1,7 +1,8 @@
 /** The sidebar tab: banner, search, filters, task list and footer. */
 
 import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } from './dom.js'
-import { hostOf } from './key_dialog.js'
+import { openForgetDialog } from './forget_dialog.js'
+import { hostOf, problemText } from './key_dialog.js'
 import { createTaskView } from './task_view.js'
 import { VirtualList } from './virtual_list.js'
 
@@ -222,6 +223,7 @@ export class Panel {
       },
       sendAgain: wish('send_again'),
       makeAgain: wish('make_again'),
+      takeBack: act('take_back', (_, fresh) => store.put(fresh)),
       copy: async (row) => {
         await copyText(row.task_id)
         host.toast({ severity: 'success', summary: t('notice.copied'), detail: row.task_id, life: 2500 })
@@ -265,6 +267,30 @@ export class Panel {
     }
   }
 
+  /** Forget all ended tasks that are shown, or those without a result, as the user says. */
+  async forgetAll() {
+    const { t, service, store, host } = this._context
+    const { groups, text } = store.history
+    try {
+      const counted = await Promise.all(groups.map((group) => service.tasks({ groups: [group], text, limit: 0 })))
+      const totals = Object.fromEntries(groups.map((group, index) => [group, counted[index].total]))
+      const chosen = await openForgetDialog({ results: totals.done ?? 0, others: totals.failed ?? 0, isSearch: Boolean(text) }, t)
+      if (!chosen) return
+      // What has changed since the question stays.
+      const version = Math.min(...counted.map((answer) => answer.version))
+      const { forgotten, left } = await service.forgetAll({ groups: groups.filter((group) => chosen === 'all' || group !== 'done'), text, version })
+      host.toast({
+        severity: left ? 'warn' : 'success',
+        summary: t('notice.forgotten', { count: forgotten }),
+        detail: left ? t('notice.forgottenLeft', { count: left }) : '',
+        life: 8000
+      })
+    } catch (error) {
+      host.toast({ severity: 'error', summary: error.message, detail: error.detail, life: 10000 })
+    }
+    await store.refresh()
+  }
+
   _createItem(kind, name, key) {
     if (kind === 'header') return this._createHeader(name)
     if (kind === 'gap') {
@@ -292,7 +318,7 @@ export class Panel {
       make('h3', { class: 'xalora-section-title', text: t(`list.${name}`) }),
       count,
       make('span', { class: 'xalora-spring' }),
-      name === 'active' ? make('button', { type: 'button', class: 'xalora-link xalora-danger', text: t('action.cancelAll'), on: { click: () => this.cancelAll() } }) : null
+      name === 'active' ? headerButton(t('action.cancelAll'), () => this.cancelAll()) : headerButton(t('action.forgetAll'), () => this.forgetAll())
     )
     return {
       element,
@@ -370,7 +396,7 @@ export class Panel {
     const status = this._status
     if (this._offline || store.error?.isOffline) return banner('bad', 'wifi', t('offline.title'), t('offline.text'))
     if (status?.problem) {
-      return banner('bad', 'exclamation-triangle', t('problem.title'), status.problem, textButton(t('action.openSettings'), () => host.openSettings()))
+      return banner('bad', 'exclamation-triangle', t('problem.title'), problemText(status, t), textButton(t('action.openSettings'), () => host.openSettings()))
     }
     if (status?.key && !status.key.present) {
       return banner(
@@ -415,19 +441,37 @@ export class Panel {
     const words = !status.key.present ? t('foot.noKey') : outcome === 'no_miner' ? t('foot.noMiner') : t(`policy.${status.fallback}`)
     fill(
       this._foot,
-      make('span', { class: 'xalora-dot', data: { tone } }),
-      make('span', { class: 'xalora-foot-host', text: host, title: status.endpoint.url }),
-      make('span', { class: 'xalora-foot-words xalora-foot-today', text: this._today(), title: t('foot.todayHint') }),
-      make('span', { class: 'xalora-foot-words', text: words, title: t('foot.policy', { policy: t(`policy.${status.fallback}`) }) })
+      this._sums(),
+      make(
+        'div',
+        { class: 'xalora-foot-network' },
+        make('span', { class: 'xalora-dot', data: { tone } }),
+        make('span', { class: 'xalora-foot-host', text: host, title: status.endpoint.url }),
+        make('span', { class: 'xalora-foot-words', text: words, title: t('foot.policy', { policy: t(`policy.${status.fallback}`) }) })
+      )
     )
   }
 
-  /** What was sent since midnight; empty where that is nothing. */
-  _today() {
+  /** What the last run has sent, and what was sent since midnight; null where that is nothing. */
+  _sums() {
     const { t, store } = this._context
-    const { tasks, cost } = store.today ?? {}
-    if (!tasks) return ''
-    return cost === null ? t('foot.today', { count: tasks }) : t('foot.todayCost', { count: tasks, cost })
+    const sums = [
+      ['lastRun', store.lastRun],
+      ['today', store.today]
+    ].filter(([, sent]) => sent?.tasks)
+    if (!sums.length) return null
+    return make(
+      'div',
+      { class: 'xalora-foot-sums' },
+      ...sums.map(([name, { tasks, cost }]) =>
+        make('span', {
+          class: 'xalora-foot-sum',
+          data: { sum: name },
+          title: t(`foot.${name}Hint`),
+          text: cost === null ? t(`foot.${name}`, { count: tasks }) : t(`foot.${name}Cost`, { count: tasks, cost })
+        })
+      )
+    )
   }
 
   _beforeTasks() {
@@ -463,6 +507,10 @@ export class Panel {
       examples
     )
   }
+}
+
+function headerButton(text, onClick) {
+  return make('button', { type: 'button', class: 'xalora-link xalora-danger', text, on: { click: onClick } })
 }
 
 function banner(tone, iconName, title, text, ...buttons) {

@@ -1,5 +1,7 @@
 /** A client for the pack's HTTP routes. */
 
+import { namedIn } from './search.js'
+
 const ROOT = '/xalora'
 
 /** An error answer of a route. `detail` says what it means for the money, and what to do next. */
@@ -37,11 +39,25 @@ export class Service {
 
   /** @param {{groups?: string[], text?: string, offset?: number, limit?: number}} query */
   tasks({ groups = [], text = '', offset = 0, limit = 100 } = {}) {
-    const values = new URLSearchParams({ groups: groups.join(','), text, offset, limit })
+    const values = new URLSearchParams({ ...this._which(groups, text), offset, limit })
     return this._get(`/tasks?${values}`)
   }
 
-  /** @param {'cancel'|'resume'|'forget'|'send_again'|'make_again'|'take_up'} action */
+  /** Prompt, seed, size and cost of a task. */
+  details(row) {
+    return this._get(`/tasks/${row.id}/details`)
+  }
+
+  /** Forget the tasks of these groups that match the search, unless they have changed since this version. */
+  forgetAll({ groups, text, version }) {
+    return this._post('/tasks/forget', { ...this._which(groups, text), version })
+  }
+
+  _which(groups, text) {
+    return { groups: groups.join(','), text, named: JSON.stringify(namedIn(text, this._t)) }
+  }
+
+  /** @param {'cancel'|'resume'|'forget'|'send_again'|'make_again'|'take_back'|'take_up'} action */
   act(id, action, body = {}) {
     return this._post(`/tasks/${id}/${action}`, body)
   }

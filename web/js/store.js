@@ -73,6 +73,8 @@ export class TaskStore extends EventTarget {
     this.counts = { active: 0, done: 0, failed: 0 }
     /** What was sent since midnight: `{tasks, cost}`. */
     this.today = null
+    /** The same of the last run that sent anything. */
+    this.lastRun = null
     this.filter = 'all'
     this.text = ''
     this.loaded = false
@@ -96,6 +98,11 @@ export class TaskStore extends EventTarget {
   /** Whether a section contains this task. */
   has(id) {
     return this.sections.some(({ ids }) => ids.includes(id))
+  }
+
+  /** What the history shows now: its `groups`, the search's `text`, and the `version` of what is shown. */
+  get history() {
+    return { groups: this._sections.history?.groups ?? [], text: this.text, version: this._version }
   }
 
   /** The number of all tasks, regardless of the filter. */
@@ -175,8 +182,7 @@ export class TaskStore extends EventTarget {
   /** Apply a message pushed by the server. */
   apply(message) {
     this._clockOffset = message.now - Date.now() / 1000
-    this.counts = message.counts
-    this.today = message.today
+    this._takeSums(message)
     if (!this._open || !this.loaded) {
       this._changed()
       return
@@ -243,8 +249,7 @@ export class TaskStore extends EventTarget {
   _take(section, page, answer) {
     this._version = Math.max(this._version, answer.version)
     this._clockOffset = answer.now - Date.now() / 1000
-    this.counts = answer.counts
-    this.today = answer.today
+    this._takeSums(answer)
     for (const row of answer.tasks) this.rows.set(row.id, row)
     section.put(
       page * PAGE,
@@ -253,11 +258,17 @@ export class TaskStore extends EventTarget {
     )
   }
 
+  _takeSums({ counts, today, last_run: lastRun }) {
+    this.counts = counts
+    this.today = today
+    this.lastRun = lastRun
+  }
+
   /** Put a row into its section; false where only the server knows whether it matches the search. */
   _place(row) {
     const known = this.rows.get(row.id)
     if (known && known.version > row.version) return true
-    if (this.text && !this._shows(row)) return false
+    if (this.text && (!this._shows(row) || known?.state !== row.state || known?.status !== row.status)) return false
     this.rows.set(row.id, row)
     for (const section of Object.values(this._sections)) {
       if (section === null) continue

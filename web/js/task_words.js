@@ -124,15 +124,35 @@ export function ageOf(row, now, t) {
   return ago(Math.max(0, now - (row.ended_at ?? row.created_at)), t)
 }
 
-/** All known facts, as `[name, value]` pairs of text. */
-export function factsOf(row, t, locale) {
+/** A size in pixels: `960 x 640`, `848 x 480, 73 frames, 24 fps`. */
+export function sizeOf(size, t) {
+  if (!size) return ''
+  const plain = `${size.width} x ${size.height}`
+  if (size.fps) return t('size.video', { size: plain, frames: size.frames, fps: size.fps })
+  return size.frames > 1 ? t('size.frames', { size: plain, frames: size.frames }) : plain
+}
+
+/**
+ * All known facts, as `[name, value]` pairs of text.
+ *
+ * @param {object|null} details The answer of `Service.details`, where it is there.
+ * @param {number} file The index of the shown file.
+ */
+export function factsOf(row, details, file, t, locale) {
+  const about = (cost) => (cost ? t('fact.about', { cost }) : '')
   const time = (seconds) => new Date(seconds * 1000).toLocaleString(locale)
   const between = (from, to) => (from && to && to > from ? duration(to - from, t) : '')
   const facts = [
     ['work', [kindOf(row, t), row.workflow ? t('fact.workflowId', { id: row.workflow }) : ''].filter(Boolean).join(' · ')],
+    ['seed', details?.seed ?? ''],
+    ['pixels', sizeOf(details?.sizes[file], t)],
+    ['inputs', (details?.inputs ?? []).map(([name, value]) => `${name} ${value}`).join(', ')],
+    ['cost', about(details?.cost)],
+    ['run', details?.run && details.run.tasks > 1 ? [t('fact.runTasks', { count: details.run.tasks }), about(details.run.cost)].filter(Boolean).join(', ') : ''],
     ['maker', row.group === 'done' || madeHere(row) ? makerOf(row, t) : ''],
     ['device', row.device ?? ''],
     ['created', time(row.created_at)],
+    ['ended', row.ended_at ? time(row.ended_at) : ''],
     ['waited', between(row.submitted_at, row.started_at)],
     ['ran', between(row.started_at, row.ended_at)],
     ['total', row.seconds !== null ? duration(row.seconds, t) : ''],

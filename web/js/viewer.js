@@ -1,9 +1,11 @@
 /** The dialog that shows one task: its result in full size, and all known facts. */
 
 import { openDialog } from './dialog.js'
-import { copyText, fill, icon, iconButton, make, setText, textButton } from './dom.js'
+import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } from './dom.js'
 import { pictureUrl } from './task_view.js'
 import { factsOf, fileNameOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
+
+const COPIED = { seed: 'copySeed', taskId: 'copyId', jobId: 'copyJobId' }
 
 /**
  * @param {object} row
@@ -14,7 +16,7 @@ import { factsOf, fileNameOf, iconOf, stateOf, titleOf, toneOf } from './task_wo
  * @param {import('./store.js').TaskStore} context.store
  * @param {(row: object) => boolean} context.canShowNode
  * @param {object} context.actions As for a row of the list.
- * @param {(url: string, name: string) => Promise<void>} context.useAsInput Puts a result into the open graph.
+ * @param {(url: string, name: string, kind: string) => Promise<void>} context.useAsInput Puts a result into the open graph.
  * @param {(message: object) => void} context.toast
  */
 export function openViewer(row, context) {
@@ -22,8 +24,12 @@ export function openViewer(row, context) {
   const stage = make('div', { class: 'xalora-stage' })
   const side = make('div', { class: 'xalora-viewer-side' })
   const position = make('span', { class: 'xalora-hint' })
+  const parts = Array.from({ length: 4 }, () => make('div', { class: 'xalora-viewer-part' }))
+  side.append(...parts)
   let file = 0
   let shown = null
+  let details = null
+  let looked = null
 
   const previous = iconButton('chevron-left', t('action.previous'), () => step(-1))
   const next = iconButton('chevron-right', t('action.next'), () => step(1))
@@ -69,41 +75,83 @@ export function openViewer(row, context) {
       fill(stage, mediaOf(row, file, service, t))
     }
     setText(dialog.querySelector('.xalora-dialog-title'), titleOf(row, t))
-    fill(side, ...details())
+    look()
+    showSide()
   }
 
-  function details() {
+  /** Ask for what the row does not tell. */
+  function look() {
+    const stamp = `${row.id} ${row.version}`
+    if (stamp === looked) return
+    looked = stamp
+    if (details?.of !== row.id) details = null
+    const of = row.id
+    service.details(row).then(
+      (found) => {
+        if (looked !== stamp) return
+        details = { ...found, of }
+        showSide()
+      },
+      (error) => console.warn('[Xalora]', error.message)
+    )
+  }
+
+  /** Each part is built anew only where it has changed: new buttons would lose the focus. */
+  function showSide() {
+    const [state, prompt, facts, tools] = parts
+    const advice = adviceFor(row, t)
+    fillAs(state, [toneOf(row), stateOf(row, t), row.error, advice].join('\n'), () => [
+      make('div', { class: 'xalora-state', data: { tone: toneOf(row) } }, make('span', { class: 'xalora-dot' }), make('span', { text: stateOf(row, t) })),
+      row.error ? make('p', { class: 'xalora-reason', text: row.error }) : null,
+      advice ? make('p', { class: 'xalora-hint', text: advice }) : null
+    ])
+    fillAs(prompt, details?.prompt ?? '', () =>
+      details?.prompt
+        ? [
+            make('div', { class: 'xalora-prompt-head' }, make('span', { text: t('fact.prompt') }), iconButton('copy', t('action.copyPrompt'), copier(details.prompt))),
+            make('p', { class: 'xalora-prompt', text: details.prompt })
+          ]
+        : []
+    )
+    const known = factsOf(row, details, file, t, context.locale)
+    fillAs(facts, JSON.stringify(known), () => [make('dl', { class: 'xalora-facts' }, ...known.flatMap(([name, value]) => fact(name, value)))])
+    const canShowNode = context.canShowNode(row)
+    const signature = JSON.stringify([row.id, file, row.files, row.actions, row.wish, row.price, canShowNode])
+    fillAs(tools, signature, () => [make('div', { class: 'xalora-buttons xalora-buttons-wrap' }, ...buttons(canShowNode))])
+  }
+
+  function buttons(canShowNode) {
     const media = row.files[file]
-    const buttons = [
+    /** Wishes cost a task, and can be taken back until the node runs. */
+    const wish = (name, action, iconName) => {
+      if (!row.actions.includes(name)) return null
+      if (row.wish === name) return textButton(t('action.takeBack'), () => actions.takeBack(row), { iconName: 'undo' })
+      const label = t(row.price ? `action.${name}For` : `action.${name}`, { cost: row.price })
+      return textButton(label, () => action(row), { iconName })
+    }
+    return [
       media && link(t('action.open'), 'external-link', service.fileUrl(row, file), { target: '_blank', rel: 'noopener' }),
       media && link(t('action.download'), 'download', service.fileUrl(row, file), { download: fileNameOf(row, file, t) }),
-      media?.kind === 'image' && textButton(t('action.useAsInput'), putIntoGraph, { iconName: 'sign-in' }),
-      context.canShowNode(row) && textButton(t('action.showNode'), leaveTo(actions.showNode), { iconName: 'map-marker' }),
+      media && textButton(t('action.useAsInput'), putIntoGraph, { iconName: 'sign-in' }),
+      canShowNode && textButton(t('action.showNode'), leaveTo(actions.showNode), { iconName: 'map-marker' }),
       row.actions.includes('take_up') && textButton(t('action.takeUp'), leaveTo(actions.takeUp), { iconName: 'user' }),
-      row.actions.includes('send_again') && textButton(t('action.sendAgain'), () => actions.sendAgain(row), { iconName: 'send', disabled: row.wish === 'send_again' }),
-      row.actions.includes('make_again') && textButton(t('action.makeAgain'), () => actions.makeAgain(row), { iconName: 'replay', disabled: row.wish === 'make_again' }),
+      wish('send_again', actions.sendAgain, 'send'),
+      wish('make_again', actions.makeAgain, 'replay'),
       row.actions.includes('resume') && textButton(t('action.resume'), () => actions.resume(row), { iconName: 'refresh' }),
       row.actions.includes('cancel') && textButton(t('action.cancel'), () => actions.cancel(row), { kind: 'danger', iconName: 'times' }),
       row.actions.includes('forget') && textButton(t('action.forget'), leaveTo(actions.forget), { kind: 'danger', iconName: 'trash' })
     ].filter(Boolean)
-    return [
-      make('div', { class: 'xalora-state', data: { tone: toneOf(row) } }, make('span', { class: 'xalora-dot' }), make('span', { text: stateOf(row, t) })),
-      row.error ? make('p', { class: 'xalora-reason', text: row.error }) : null,
-      adviceFor(row, t),
-      make('dl', { class: 'xalora-facts' }, ...factsOf(row, t, context.locale).flatMap(([name, value]) => fact(name, value))),
-      make('div', { class: 'xalora-buttons xalora-buttons-wrap' }, ...buttons)
-    ]
   }
 
   function fact(name, value) {
-    const copyable = name === 'taskId' || name === 'jobId'
+    const copyable = name in COPIED
     return [
       make('dt', { text: t(`fact.${name}`) }),
       make(
         'dd',
         { class: copyable ? 'xalora-mono' : '' },
         make('span', { text: value, title: copyable ? value : null }),
-        copyable ? iconButton('copy', t(name === 'taskId' ? 'action.copyId' : 'action.copyJobId'), copier(value)) : null
+        copyable ? iconButton('copy', t(`action.${COPIED[name]}`), copier(value)) : null
       )
     ]
   }
@@ -119,7 +167,7 @@ export function openViewer(row, context) {
 
   async function putIntoGraph() {
     try {
-      await context.useAsInput(service.fileUrl(row, file), fileNameOf(row, file, t))
+      await context.useAsInput(service.fileUrl(row, file), fileNameOf(row, file, t), row.files[file].kind)
       dialog.close()
     } catch (error) {
       context.toast({ severity: 'error', summary: error.message, life: 10000 })
@@ -136,7 +184,7 @@ export function openViewer(row, context) {
   function onChange() {
     const fresh = store.rows.get(row.id)
     // Unchanged rows are not shown again: new buttons would lose the focus.
-    if (!fresh || (fresh.version === row.version && fresh.leased === row.leased && fresh.wish === row.wish)) return
+    if (!fresh || (fresh.version === row.version && fresh.leased === row.leased && fresh.wish === row.wish && fresh.price === row.price)) return
     row = fresh
     show()
   }
@@ -181,7 +229,7 @@ function compared(before, after, t) {
 
 function adviceFor(row, t) {
   const key = row.wish ? row.wish : row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
-  return key ? make('p', { class: 'xalora-hint', text: t(`advice.${key}`) }) : null
+  return key ? t(`advice.${key}`) : ''
 }
 
 function link(label, iconName, href, attributes) {

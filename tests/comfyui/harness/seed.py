@@ -63,7 +63,7 @@ class Seeder:
             workflow_id=details.pop("workflow_id", None),
             kind=details.pop("kind", task_type),
             label=label,
-            details=details,
+            details=details.pop("parameters", {}),
         )
         claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}").result()
         try:
@@ -188,6 +188,13 @@ def every_state(seeder: Seeder, video: bytes) -> None:
         "a steaming cup on an oak table, morning light",
         ago=9 * HOUR,
         workflow_id="3",
+        parameters={
+            "prompt": "a steaming cup on an oak table, morning light, 50mm, shallow depth of field, film "
+            "grain, and in the background, out of focus, a heron",
+            "noise_seed": 8250411,
+            "lora_name": "gecko",
+            "steps": 15,
+        },
         then=kept(picture(1), ".jpg", took=11.4),
     )
     seeder.record("upscaler", "upscale portrait.png", ago=8 * HOUR, then=canceled)
