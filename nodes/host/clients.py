@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from ...xalora_client.concurrency import run_in_thread
+from ...xalora_client.concurrency import DaemonThreads, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.prices import DailyLimit, midnight_before
 from . import compat
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
     from ...xalora_client.journal import Journal
 
+T = TypeVar("T")
+
+SIDEBAR_READS = DaemonThreads("xalora-sidebar", 8)
+"""What the page asks waits neither for nodes' files and images nor for other packs' work."""
+
 
 class Clients:
-    """Provides the client; every method belongs to the client's loop.
+    """Provides the client; every method belongs to the client's loop, unless it says otherwise.
 
     A changed setting creates a new client, and the old one is closed when its last user has finished. Its
     journal stays open, because results in ComfyUI's cache keep their files through it.
@@ -59,6 +64,34 @@ class Clients:
         """The journal of the client that was used last, None before the first. Any thread may call it."""
         current = self._current
         return current.journal if current is not None else None
+
+    async def read(self, look: Callable[[Journal, Settings], T]) -> T:
+        """Have a thread call ``look(journal, settings)`` and give what it gives. Any loop may call it.
+
+        The client's loop is not waited for once the journal is open: it may be busy with hundreds of tasks.
+
+        Raises:
+            ConfigurationError: A setting is invalid.
+            JournalError: The journal can't be read.
+            BridgeError: ComfyUI is shutting down.
+        """
+
+        def now() -> tuple[T] | None:
+            settings = read_settings().settings
+            journal = self._journals.get(settings.state_dir)
+            return None if journal is None else (look(journal, settings),)
+
+        answer = None if self._closed else await run_in_thread(now, SIDEBAR_READS)
+        if answer is None:
+            await bridge.run(self._open())
+            answer = await run_in_thread(now, SIDEBAR_READS)
+            if answer is None:
+                raise BridgeError(SHUTTING_DOWN)
+        return answer[0]
+
+    async def _open(self) -> None:
+        async with self.client():
+            pass
 
     async def _for(self, settings: Settings) -> AsyncXalora:
         if self._closed:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from ...xalora_client import __version__
+from ...xalora_client.concurrency import run_in_thread
 from ...xalora_client.config import DEFAULT_WORKFLOW_URL, ENV_PREFIX, LOGIN, Settings
 from ...xalora_client.errors import (
     AuthenticationError,
@@ -20,7 +21,7 @@ from ...xalora_client.errors import (
 )
 from ..execution.wording import words_for_dialog
 from ..host import keyfile
-from ..host.clients import clients
+from ..host.clients import SIDEBAR_READS, clients
 from ..host.comfyui_settings import KEY_FILE, defaults, described, in_force, read_settings
 
 TEST_SECONDS = 15.0
@@ -33,7 +34,7 @@ async def status() -> dict[str, Any]:
     ``source``, ``editable``), ``network`` (the last verdict on this key there, or None), ``fallback``,
     ``version``, a ``problem`` with the settings, and the ``problems`` with each, see :func:`.described`."""
     try:
-        loaded = await asyncio.to_thread(read_settings)
+        loaded = await run_in_thread(read_settings, SIDEBAR_READS)
         if loaded.settings.api_key is not None:
             loaded.settings.credentials()
     except ConfigurationError as error:
@@ -77,7 +78,7 @@ async def lift_daily_limit() -> dict[str, Any]:
 
 async def settings() -> dict[str, Any]:
     """The dialog's current settings and their defaults."""
-    return {"settings": in_force(await asyncio.to_thread(read_settings)), "defaults": defaults()}
+    return {"settings": in_force(await run_in_thread(read_settings, SIDEBAR_READS)), "defaults": defaults()}
 
 
 async def enter_key(key: SecretStr, url: str | None) -> dict[str, Any]:

@@ -109,8 +109,9 @@ def _of_a_task(function: Callable[[int], Answer]) -> Action:
 
 
 def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A handler behind the guard. The action runs on the client's loop and gives JSON or a file's path.
+    """A handler behind the guard; the action gives JSON or a file's path.
 
+    What changes something runs on the client's loop. What reads does not wait for it.
     Errors are answered as JSON, with headers against other sites and caches.
     """
 
@@ -119,11 +120,14 @@ def _handler(action: Action) -> Callable[[web.Request], Awaitable[web.StreamResp
         refused = guard.refusal(request.method, request.headers, hosts, origins)
         if refused is not None:
             return _error(refused.status, refused.reason)
-        if compat.is_multi_user() and request.headers.get("comfy-user") != "default":
+        if compat.is_multi_user():
+            # ComfyUI does not check who a request is from: whoever names a user is taken for that user.
             return _error(403, "With --multi-user, key and tasks belong to whoever runs this ComfyUI.")
         try:
-            body = await _body(request) if request.method == "POST" else {}
-            answer = await bridge.run(action(request, body))
+            if request.method == "POST":
+                answer = await bridge.run(action(request, await _body(request)))
+            else:
+                answer = await action(request, {})
         except XaloraError as error:
             status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
             words = words_for_dialog(error)

@@ -1,6 +1,6 @@
 """The sidebar's operations on the journal's tasks: list, preview, cancel, resume and forget.
 
-They run on the client's loop, and call the journal in threads.
+What reads runs on any loop, in threads of its own; what changes a task runs on the client's loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from ...xalora_client.concurrency import run_decoding
+from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record, TaskState
@@ -27,7 +27,7 @@ from ..execution.task_origins import origins
 from ..execution.unused import forget_unused
 from ..execution.wishes import Wish, wishes
 from ..execution.wording import words_for
-from ..host.clients import clients
+from ..host.clients import SIDEBAR_READS, clients
 from .task_details import details_of, price_text, size_of
 from .task_rows import GROUPS, task_row
 
@@ -70,8 +70,9 @@ class TaskService:
             **which: Which tasks: ``groups``, ``text``, ``named`` and ``since``, as for
                 :meth:`.Journal.records`.
         """
-        async with clients.client() as client:
-            return await asyncio.to_thread(self._page, client.journal, client.settings, limit, offset, which)
+        return await clients.read(
+            lambda journal, settings: self._page(journal, settings, limit, offset, which)
+        )
 
     def _page(
         self, journal: Journal, settings: Settings, limit: int, offset: int, which: dict[str, Any]
@@ -117,11 +118,12 @@ class TaskService:
         Raises:
             NoSuchTaskError: It was forgotten.
         """
-        async with clients.client() as client:
-            return await self._row(client, record_id)
+        return await clients.read(
+            lambda journal, settings: self.rows(journal, settings, [_found(journal, record_id)])[0]
+        )
 
     async def _row(self, client: AsyncXalora, record_id: int) -> dict[str, Any]:
-        record = await self._record(client, record_id)
+        record = await asyncio.to_thread(_found, client.journal, record_id)
         (row,) = await asyncio.to_thread(self.rows, client.journal, client.settings, [record])
         return row
 
@@ -131,36 +133,31 @@ class TaskService:
         Raises:
             NoSuchTaskError: It was forgotten.
         """
-        async with clients.client() as client:
-            record, prices = await self._record(client, record_id), client.settings.prices
-            sent = await asyncio.to_thread(client.journal.sent_in, record.run_id) if record.run_id else []
+
+        def looked_up(journal: Journal, settings: Settings) -> tuple[Record, Prices, list[Sent]]:
+            record = _found(journal, record_id)
+            return record, settings.prices, journal.sent_in(record.run_id) if record.run_id else []
+
+        record, prices, sent = await clients.read(looked_up)
         async with self._previewing:
             sizes = [await run_decoding(partial(size_of, file)) for file in record.files]
         return details_of(record, prices, sent, sizes)
 
-    async def _record(self, client: AsyncXalora, record_id: int) -> Record:
-        record = await asyncio.to_thread(client.journal.find, record_id)
-        if record is None:
-            raise NoSuchTaskError(
-                "This task is not in the journal any more", next_step="Reload the list.", money=""
-            )
-        return record
-
-    async def _found(self, record_id: int) -> Record:
-        async with clients.client() as client:
-            return await self._record(client, record_id)
-
     async def file(self, record_id: int, index: int) -> Path | None:
         """A file of a kept result; None where there is none with this index."""
-        files = (await self._found(record_id)).files
-        return files[index] if 0 <= index < len(files) and files[index].is_file() else None
+
+        def kept(journal: Journal, _: Settings) -> Path | None:
+            files = _found(journal, record_id).files
+            return files[index] if 0 <= index < len(files) and files[index].is_file() else None
+
+        return await clients.read(kept)
 
     async def preview(self, record_id: int) -> Path | None:
         """A small picture of a task's result; None where there is none."""
-        record = await self._found(record_id)
+        record = await clients.read(lambda journal, _: _found(journal, record_id))
         if not record.files:
             return None
-        made = await asyncio.to_thread(kept_preview, "result", record.job_id)
+        made = await run_in_thread(lambda: kept_preview("result", record.job_id), SIDEBAR_READS)
         if made is not None:
             return made
         try:
@@ -173,8 +170,7 @@ class TaskService:
 
     async def input(self, record_id: int) -> Path | None:
         """A small picture of a task's input; None where there is none."""
-        record = await self._found(record_id)
-        return await asyncio.to_thread(kept_preview, "input", record.job_id)
+        return await clients.read(lambda journal, _: kept_preview("input", _found(journal, record_id).job_id))
 
     # --- changing tasks -----------------------------------------------------------------------------------
 
@@ -350,6 +346,15 @@ class TaskService:
 
 def _is_undecided(record: Record) -> bool:
     return record.state is TaskState.UNKNOWN and not record.forgotten
+
+
+def _found(journal: Journal, record_id: int) -> Record:
+    record = journal.find(record_id)
+    if record is None:
+        raise NoSuchTaskError(
+            "This task is not in the journal any more", next_step="Reload the list.", money=""
+        )
+    return record
 
 
 def counts(journal: Journal) -> dict[str, int]:
