@@ -249,7 +249,7 @@ class Process:
         self.journal = Journal(disk.folder / "journal.sqlite3", disk.results.root)
         self.writer = SteppedWriter(disk)
         self.journal._writer = self.writer
-        self.journal._results = disk.results
+        self.journal.results = disk.results
         self.journal._reader = disk  # type: ignore[assignment]
         self.jobs: dict[int, Job] = {}
         self.callers: list[Caller] = []

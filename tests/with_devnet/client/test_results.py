@@ -233,7 +233,7 @@ async def test_a_file_that_is_whole_and_was_not_noted_is_taken_when_the_network_
         AsyncXalora(KEY, sequencer.url) as client,
     ):
         with monkeypatch.context() as patched:
-            patched.setattr(client.journal, "describe", die)
+            patched.setattr(client.journal.results, "describe", die)
             with pytest.raises(UnexpectedError, match="the process ends here"):
                 await client.run(PICTURE, fallback="never")
         assert state_of(client) is TaskState.FINISHED
