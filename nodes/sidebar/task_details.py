@@ -10,6 +10,7 @@ from typing import Any
 
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Record, TaskState
+from ...xalora_client.journal.records import INPUTS
 from ...xalora_client.prices import Sent, cost_text, price_of, sums
 
 log = logging.getLogger("xalora_client.nodes")
@@ -31,6 +32,7 @@ def details_of(
         sizes: Of each kept file, see :func:`size_of`.
     """
     given = dict(record.work.details)
+    given.pop(INPUTS, None)
     prompt = given.pop(PROMPT, None)
     seed = next((given.pop(name) for name in SEEDS if name in given), None)
     was_sent = record.state not in (TaskState.NOT_SENT, TaskState.PREPARED)

@@ -19,7 +19,7 @@ from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record, TaskState
 from ...xalora_client.polling.durations import usual_span
-from ...xalora_client.prices import Prices, midnight_before, sums
+from ...xalora_client.prices import Prices, Sent, midnight_before, sums
 from ..conversion.previews import kept_preview, result_preview
 from ..execution import task_loop
 from ..execution.freshness import freshness

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError
 from ..media.media_types import MediaKind
-from ..media.reencoding import PictureEncoding, PictureFormat
+from ..media.picture_formats import PictureEncoding, PictureFormat
 from .formats import short_path, slug
 
 MARK = ".xalora"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from ..config import FallbackPolicy, IfUnknown, Settings
-from ..media.reencoding import PictureFormat
+from ..media.picture_formats import PictureFormat
 from .destinations import Output as OutputChoice
 from .screen import Screen
 from .streams import check_stdout

@@ -15,8 +15,7 @@ from typing import BinaryIO
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError, XaloraError
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
-from ..media.reencoding import PictureEncoding, PictureFormat, reencoded
-from ..media.result_files import open_as_video
+from ..media.picture_formats import PictureEncoding, PictureFormat
 from .destinations import Destination, named, ordinals
 from .formats import short_path
 
@@ -160,6 +159,9 @@ def write_result(
 
 def _content(source: Path, destination: Destination, credits_block: bytes | None) -> _Content:
     """A file of a result in the format that its destination asks for, else as it came, with a remark."""
+    from ..media.reencoding import reencoded
+    from ..media.result_files import open_as_video
+
     kind = sniff_file(source)
     suffix = kind.suffix if kind is not None else source.suffix or ".bin"
     plain = _Content(source, kind, suffix)

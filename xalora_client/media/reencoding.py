@@ -3,89 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, features
+from PIL import Image
 
-from ..errors import ConfigurationError, ResultFormatError
+from ..errors import ResultFormatError
 from . import workers
 from .containers import BrokenMediaError
 from .embedded import with_exif
 from .images import errors_of_result
 from .media_types import MediaKind, sniff
+from .picture_formats import DEFAULT_QUALITY, PictureEncoding, PictureFormat
 from .png_encode import encode_png
 
 JPEG_SIDE, WEBP_SIDE, AVIF_SIDE = 65500, 16383, 65536
-
-
-class PictureFormat(Enum):
-    """A format that pictures are written in; the value is its name."""
-
-    PNG = "png"
-    JPG = "jpg"
-    WEBP = "webp"
-    AVIF = "avif"
-
-    @classmethod
-    def of_suffix(cls, suffix: str) -> PictureFormat | None:
-        """The format that a file name's suffix stands for, in any case; None for another one."""
-        return _SUFFIXES.get(suffix.lower())
-
-    @property
-    def suffix(self) -> str:
-        """``.png``, ``.jpg``, ``.webp`` or ``.avif``."""
-        return f".{self.value}"
-
-    @property
-    def is_lossy(self) -> bool:
-        """Whether it has a quality."""
-        return self is not PictureFormat.PNG
-
-
-_SUFFIXES = {each.suffix: each for each in PictureFormat} | {".jpeg": PictureFormat.JPG}
 _PILLOW = {PictureFormat.JPG: "JPEG", PictureFormat.WEBP: "WEBP", PictureFormat.AVIF: "AVIF"}
-DEFAULT_QUALITY = 95
 _LONGEST_SIDE = {PictureFormat.JPG: JPEG_SIDE, PictureFormat.WEBP: WEBP_SIDE, PictureFormat.AVIF: AVIF_SIDE}
-_SAME = {
-    MediaKind.PNG: PictureFormat.PNG,
-    MediaKind.JPEG: PictureFormat.JPG,
-    MediaKind.WEBP: PictureFormat.WEBP,
-}
-
-
-@dataclass(frozen=True)
-class PictureEncoding:
-    """How a picture is written.
-
-    Args:
-        quality: 1 to 100, for formats that lose detail; None takes :data:`DEFAULT_QUALITY`.
-    """
-
-    format: PictureFormat
-    quality: int | None = None
-
-    def check(self) -> None:
-        """Check that it can be written here.
-
-        Raises:
-            ConfigurationError: Pillow lacks the format.
-        """
-        if self.format is PictureFormat.AVIF and not features.check("avif"):
-            raise ConfigurationError(
-                "This Pillow writes no AVIF",
-                next_step="pip install -U 'Pillow>=11.3', or choose --format webp.",
-            )
-
-    def changes(self, kind: MediaKind | None) -> bool:
-        """Whether a file of this kind is to be encoded anew: a still picture of another format or quality."""
-        if kind not in _SAME:
-            return False
-        return _SAME[kind] is not self.format or (self.quality is not None and self.format.is_lossy)
 
 
 @dataclass(frozen=True)

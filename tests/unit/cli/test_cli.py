@@ -38,7 +38,7 @@ from xalora_client.events import (
     UnknownStatus,
     Waiting,
 )
-from xalora_client.media.reencoding import PictureEncoding, PictureFormat
+from xalora_client.media.picture_formats import PictureEncoding, PictureFormat
 from xalora_client.polling.durations import LONGEST_ESTIMATED_SHARE
 from xalora_client.results import RunResult
 from xalora_client.text import bytes_text, elapsed_text, seconds_text, span_text
@@ -126,6 +126,13 @@ def test_the_readme_has_the_exit_statuses() -> None:
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
     table = readme.split("| exit status | |\n|---|---|\n")[1].split("\n\n")[0]
     assert table.splitlines() == [f"| {int(code)} | {MEANINGS[code]} |" for code in ExitCode]
+
+
+def test_the_command_line_starts_without_what_only_tasks_need() -> None:
+    heavy = ["numpy", "PIL.Image", "av", "aiohttp"]
+    code = f"import sys, xalora_client.cli.app; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_help_leaves_the_breaking_of_lines_to_the_terminal() -> None:

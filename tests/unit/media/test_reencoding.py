@@ -6,14 +6,15 @@ import io
 from pathlib import Path
 
 import numpy as np
+import PIL.features
 import pytest
 from PIL import Image, ImageCms, features
 
 from xalora_client.errors import ConfigurationError, ResultFormatError
-from xalora_client.media import reencoding
 from xalora_client.media.media_types import MediaKind
+from xalora_client.media.picture_formats import PictureEncoding, PictureFormat
 from xalora_client.media.png_encode import encode_png
-from xalora_client.media.reencoding import PictureEncoding, PictureFormat, reencoded
+from xalora_client.media.reencoding import reencoded
 
 SMOOTH = np.linspace(0, 255, 30 * 50 * 3).reshape(30, 50, 3).astype(np.uint8)
 NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow writes no AVIF")
@@ -89,7 +90,7 @@ def test_only_a_still_picture_of_another_format_or_quality_is_encoded_anew() -> 
 
 
 def test_a_pillow_without_avif_is_told_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reencoding.features, "check", lambda name: False)
+    monkeypatch.setattr(PIL.features, "check", lambda name: False)
     with pytest.raises(ConfigurationError, match="writes no AVIF"):
         PictureEncoding(PictureFormat.AVIF).check()
     PictureEncoding(PictureFormat.WEBP).check()

@@ -45,6 +45,8 @@ def resume(
 
     Where a result of that name exists, it gets a number.
     """
+    if as_json and as_lines:
+        raise typer.BadParameter("--json and --jsonl exclude each other")
     choice = pictures.output(output)
     if choice.is_stream:
         check_stdout(document=as_json or as_lines)

@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from ...client import AsyncXalora, open_journal
+from ...client import open_journal
 from ...config import Settings, load_settings
 from ...journal import Journal
 from ...prices import cost_text, price_of
-from ...tasks import UpscalerTask
-from ...workflows.catalog import WorkflowCatalog
 from ..command import command, with_client
 from ..exit_codes import ExitCode, most_serious
 from ..formats import short_path
 from ..options import AsJson
 from ..screen import Screen
-from . import machine, tasks
 from .findings import Finding, Verdict, not_asked
 from .report import document, markdown, print_finding, print_questions
+
+if TYPE_CHECKING:
+    from ...client import AsyncXalora
+    from .tasks import Line
 
 TASK_SECONDS = 300.0
 
@@ -61,7 +63,8 @@ def doctor(
     print_questions(screen, findings)
     code = most_serious(finding.code for finding in findings)
     if report is not None:
-        report.write_text(markdown(settings.sequencer_url, machine.today(), findings), encoding="utf-8")
+        day = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        report.write_text(markdown(settings.sequencer_url, day, findings), encoding="utf-8")
         screen.say(f"The report is in {short_path(report)}.")
     if as_json:
         screen.document(document(settings.sequencer_url, findings, code))
@@ -71,6 +74,8 @@ def doctor(
 def _checked(
     screen: Screen, settings: Settings, journal: Journal, *, yes: bool, timeout: float
 ) -> list[Finding]:
+    from . import machine
+
     found = [machine.key(settings), *asyncio.run(machine.way(settings)), machine.folder(settings, journal)]
     for finding in found:
         print_finding(screen, finding)
@@ -90,10 +95,12 @@ def _checked(
     return found
 
 
-Probe = Callable[[tasks.Line], Awaitable[list[Finding]]]
+Probe: TypeAlias = "Callable[[Line], Awaitable[list[Finding]]]"
 
 
 def _on_line(probe: Probe) -> Callable[[AsyncXalora], Awaitable[list[Finding]]]:
+    from . import tasks
+
     async def run(client: AsyncXalora) -> list[Finding]:
         async with tasks.line(client) as line:
             return await probe(line)
@@ -103,6 +110,9 @@ def _on_line(probe: Probe) -> Callable[[AsyncXalora], Awaitable[list[Finding]]]:
 
 def _probes(settings: Settings, timeout: float) -> list[tuple[str, str, Probe]]:
     """The checks of the network: name, what it does and may cost, and the probe."""
+    from ...tasks import UpscalerTask
+    from . import tasks
+
     workflows = _workflows(settings)
     price = price_of(settings.prices, UpscalerTask.task_type, None)
     one = "the price of one upscaling task" if price is None else f"about {cost_text(price)} by your prices"
@@ -132,6 +142,9 @@ def _probes(settings: Settings, timeout: float) -> list[tuple[str, str, Probe]]:
 
 def _workflows(settings: Settings) -> list[tuple[str, str, str | None]]:
     """Upscaling, and each workflow that has an id on the network: name, task type, id."""
+    from ...tasks import UpscalerTask
+    from ...workflows.catalog import WorkflowCatalog
+
     hosted = [
         (each.name, each.task_type, each.workflow_id)
         for each in WorkflowCatalog.load(settings.workflows_dir)

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import ssl
-from datetime import datetime, timezone
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
@@ -145,8 +145,3 @@ def _ahead(date: str | None, now: float) -> float | None:
     told = told if told.tzinfo else told.replace(tzinfo=timezone.utc)
     # The header has whole seconds.
     return now - (told.timestamp() + 0.5)
-
-
-def today() -> str:
-    """The date in UTC."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d")
