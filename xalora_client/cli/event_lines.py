@@ -21,6 +21,9 @@ def event_name(event: TaskEvent) -> str:
 def event_fields(event: TaskEvent) -> dict[str, Any]:
     """The fields of an event, ``job_id`` and ``task_id`` among them."""
     values = {each.name: getattr(event, each.name) for each in fields(event) if each.name not in _LEFT_OUT}
+    if "label" in values:
+        # The lines have a label already, the job's.
+        values["step"] = values.pop("label")
     if (error := values.get("error")) is not None:
         values["error"] = error_fields(error)
     return values
