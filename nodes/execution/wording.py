@@ -30,6 +30,7 @@ LONGEST = 240
 MADE_HERE = "It was made on this machine, so nothing was charged."
 SOME_PAID = "Finished ones are kept and not paid again."
 SOME_CHARGED = "Some of the others may be charged."
+NETWORK_DECIDES_ON_FAILED = "The network decides whether failed ones are charged."
 
 _TASK_VIEW = "Open the task in the Xalora tab: take it up from your account, or send it again."
 _RUN = "Press Run to try again."
@@ -218,7 +219,9 @@ def _words_for_batch(error: BatchError) -> Words:
     money = [SOME_PAID] if error.finished else []
     charges = dict.fromkeys(one.money for one in told if one.money not in ("", NOTHING_CHARGED))
     if len(charges) == 1:
-        money += charges
+        (charge,) = charges
+        several = charge == NETWORK_DECIDES and len(told) > 1
+        money.append(NETWORK_DECIDES_ON_FAILED if several else charge)
     elif charges:
         money.append(SOME_CHARGED)
     return Words(

@@ -120,6 +120,7 @@ def test_a_batch_is_told_by_its_first_error(
             assert_is_for_the_graph(message)
             assert message.startswith("Not all images were made." if finished else "No image was made.")
             assert ("not paid again" in message) == bool(finished)
+            assert ("failed ones are charged" in message) == (kinds == [failed, failed])
             line = wording.failure_line(error)
             assert line.startswith(f"failed, {len(kinds)} of 6 images: ")
             # A current ComfyUI shows the message only to who asks for it, the line to everybody.
