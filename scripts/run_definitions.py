@@ -9,26 +9,24 @@ definition gets a server of its own, since they take up to 10 GB of memory.
 
 from __future__ import annotations
 
-import os
+import importlib
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cache import cache_folder, fingerprint, incomplete, say
+from cache import REPOSITORY, cache_folder, fingerprint, incomplete, say
 from comfyui_install import Install, find_install
 from PIL import Image
 from random_models import BUILDERS, VERSION
 
 from xalora_client.engines.comfyui import ComfyUIEngine
+from xalora_client.errors import EngineError
 from xalora_client.media.video import open_video
 from xalora_client.workflows import WorkflowCatalog
 
@@ -58,10 +56,10 @@ CUTS = (
     ("comfy/text_encoders/t5_config_xxl.json", r'("num_layers": )24', 1),
 )
 
-BOOT_SECONDS = 300.0
 
-
-def main() -> int:
+def main() -> None:
+    # The tests' own harness starts the server.
+    sys.path.insert(0, str(REPOSITORY / "tests" / "comfyui"))
     names = sys.argv[1:] or list(RUNS)
     install = find_install()
     version = ".".join(map(str, install.version))
@@ -72,7 +70,6 @@ def main() -> int:
     )
     for name in names:
         print(f"| {_run(name, short)} |", flush=True)
-    return 0
 
 
 def _with_cut_depths(install: Install, version: str) -> Install:
@@ -113,10 +110,14 @@ def _run(name: str, install: Install) -> str:
     with tempfile.TemporaryDirectory(prefix="xalora-definitions-") as temporary:
         base = Path(temporary)
         (base / "models").symlink_to(models)
-        with _server(install, base) as url:
-            say(f"{name}: running on {url}")
+        with importlib.import_module("harness").ComfyUI(install, base) as comfyui:
+            say(f"{name}: running on {comfyui.url}")
             began = time.monotonic()
-            run = ComfyUIEngine(url).run(bound, {}, base / "result")
+            try:
+                run = ComfyUIEngine(comfyui.url).run(bound, {}, base / "result")
+            except EngineError:
+                say(comfyui.logs()[-4000:])
+                raise
             seconds = time.monotonic() - began
         (file, *_) = run.files
         return f"{name} | {_measures(file)} | {values['steps']} | {seconds:.0f} | {file.suffix[1:]}"
@@ -131,42 +132,5 @@ def _measures(file: Path) -> str:
         return f"{image.width}x{image.height} | {getattr(image, 'n_frames', 1)}"
 
 
-@contextmanager
-def _server(install: Install, base: Path) -> Iterator[str]:
-    """A ComfyUI on a free port of this machine, ended at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for folder in ("user", "custom_nodes", "input", "output"):
-        (base / folder).mkdir()
-    folders = (f"--base-directory={base}", f"--user-directory={base / 'user'}")
-    database = f"--database-url=sqlite:///{base / 'user' / 'comfyui.db'}"
-    main = str(install.path / "main.py")
-    command = [str(install.python), main, "--cpu", f"--port={port}", *folders, database]
-    with (base / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=base, stdout=log, stderr=log, env={**os.environ})
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_for(url, process, base / "log")
-            yield url
-        except BaseException:
-            say((base / "log").read_text("utf-8", "replace")[-4000:])
-            raise
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + BOOT_SECONDS
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{url}/system_stats", timeout=10):
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise RuntimeError(f"ComfyUI did not start, see {log}")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
