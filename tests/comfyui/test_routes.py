@@ -643,3 +643,46 @@ def test_a_malformed_address_is_the_callers_mistake(comfyui: ComfyUI, path: str)
 @pytest.mark.parametrize("text", ["%00", "%ff", "%25" * 3, "%ed%a0%80", "'%20or%201=1"])
 def test_any_text_may_be_looked_for(comfyui: ComfyUI, text: str) -> None:
     assert get(comfyui, f"/xalora/tasks?text={text}").status_code == 200
+
+
+def test_with_several_users_the_key_is_the_hosts_and_the_routes_are_closed(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+    shared = comfyui_factory(env, ("--multi-user",))
+    alice = post(shared, "/users", {"username": "alice"}).json()
+    assert isinstance(alice, str)
+    entered = {"key": SECRET, "endpoint": "http://127.0.0.1:9"}
+    for user in ({}, {"comfy-user": alice}, {"comfy-user": "default"}, {"comfy-user": "__xalora"}):
+        for path in ("/xalora/status", "/xalora/settings", "/xalora/tasks", "/xalora/tasks/1/files/0"):
+            assert get(shared, path, **user).status_code == 403
+        for path, body in (
+            ("key", entered),
+            ("key/remove", {}),
+            ("tasks/cancel", {}),
+            ("tasks/1/forget", {}),
+        ):
+            refused = post(shared, f"/xalora/{path}", body, **user)
+            assert refused.status_code == 403
+            assert "belong to whoever runs" in refused.json()["error"]["what"]
+    # Her settings would have her own machine do the work.
+    stored = {"Xalora.Fallback": "local_only"}
+    assert post(shared, "/settings", stored, **{"comfy-user": alice}).status_code == 200
+    assert shared.run(upscale()).status == "success"
+    assert devnet.new_stats()["creates"] == 1
+    written = [
+        file for file in shared.root.rglob("*") if file.is_file() and file.suffix in ("", ".json", ".env")
+    ]
+    assert not [file for file in written if SECRET.encode() in file.read_bytes()]
+
+
+def test_what_reads_does_not_wait_for_the_client(comfyui: ComfyUI) -> None:
+    done = comfyui.run(upscale())
+    (task,) = of_prompt(comfyui, done)
+    blocking = comfyui.start({"1": node("XaloraTestBlockClient", seconds=20.0, nonce=uuid.uuid4().hex)})
+    blocking.wait_for("executing", node="1")
+    for path in ("status", "settings", "tasks", f"tasks/{task['id']}", f"tasks/{task['id']}/files/0"):
+        assert get(comfyui, f"/xalora/{path}").status_code == 200
+    answered = time.time()
+    held = blocking.wait(60).outputs["1"]
+    assert answered < held["ended"][0]

@@ -362,6 +362,28 @@ class XaloraTestLoopUpscale(io.ComfyNode):
         return io.NodeOutput(torch.from_numpy(await asyncio.to_thread(lambda: result.images)))
 
 
+class XaloraTestBlockClient(io.ComfyNode):
+    """Holds the loop that the pack's client lives on, as too much work would."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestBlockClient",
+            category=CATEGORY,
+            is_output_node=True,
+            inputs=[io.Float.Input("seconds", default=1.0, min=0.0, max=600.0), _nonce()],
+        )
+
+    @classmethod
+    async def execute(cls, seconds, nonce=""):
+        async def block():
+            began = time.time()
+            time.sleep(seconds)  # noqa: ASYNC251 - to block the loop is the purpose
+            return {"began": [began], "ended": [time.time()]}
+
+        return io.NodeOutput(ui=await _of_the_pack("nodes.host.bridge").bridge.run(block()))
+
+
 class XaloraTestCompat(io.ComfyNode):
     """Tells what `nodes.host.compat` answers here."""
 
@@ -414,5 +436,6 @@ NODES = [
     XaloraTestProgress,
     XaloraTestRemote,
     XaloraTestLoopUpscale,
+    XaloraTestBlockClient,
     XaloraTestCompat,
 ]
