@@ -5,6 +5,8 @@ import { fill, icon, iconButton, make, setText, textButton } from './dom.js'
 import { ServiceError } from './service.js'
 
 const COMFYUI_SETTINGS = "ComfyUI's settings"
+/** The source of a key that the shell has stored: used here, replaced here by another, and removed there. */
+const LOGIN = 'xalora login'
 
 const OUTCOME_TONES = { accepted: 'good', no_miner: 'note', unreachable: 'bad', refused: 'bad', failed: 'bad' }
 
@@ -114,7 +116,7 @@ export async function openKeyDialog({ t, service, onStatus }) {
     const buttons = make(
       'div',
       { class: 'xalora-buttons' },
-      present ? textButton(t('key.remove'), remove, { kind: 'danger', iconName: 'trash' }) : null,
+      present && status.key.source !== LOGIN ? textButton(t('key.remove'), remove, { kind: 'danger', iconName: 'trash' }) : null,
       make('span', { class: 'xalora-spring' }),
       make('button', { type: 'submit', class: 'xalora-button xalora-button-primary' }, make('span', { text: t('key.save') }))
     )
@@ -178,7 +180,8 @@ export async function openKeyDialog({ t, service, onStatus }) {
 
 function currentState(status, t) {
   const { key, endpoint } = status
-  const words = key.present ? (key.editable ? t('key.stored') : t('key.from', { source: sourceName(key, t) })) : t('key.missing')
+  const isStored = key.editable && key.source !== LOGIN
+  const words = key.present ? (isStored ? t('key.stored') : t('key.from', { source: sourceName(key, t) })) : t('key.missing')
   return make(
     'div',
     { class: 'xalora-state', data: { tone: key.present ? 'good' : 'note' } },

@@ -234,7 +234,7 @@ def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
                 shown += piece
         os.close(master)
         out, _ = process.communicate(timeout=CEILING)
-        quiet = cli("upscale", photo, other, "-o", "again", "--json", "--no-reuse")
+        quiet = cli("upscale", photo, other, "-o", "again/", "--json", "--no-reuse")
     assert process.returncode == 0
     assert [result["status"] for result in json.loads(out)["results"]] == ["done", "done"]
     text = shown.decode()
