@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from graphs import dump, fresh_seed, image, node
 from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
+from pydantic import SecretStr
 
 from xalora_client.devnet import DevnetThread
+from xalora_client.key_file import KeyFile
 
 KEY = "alice#s3cret-w0rd"
 WRONG = "alice#another"
@@ -31,7 +33,8 @@ def upscale(comfyui: ComfyUI, **options: Any) -> RunRecord:
 
 
 def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> None:
-    """One ComfyUI, never restarted: no key, then the key file, the pack's `.env`, the base folder's."""
+    """One ComfyUI, never restarted: no key, then that of `xalora login`, the key file, the pack's `.env`, the
+    base folder's."""
     with DevnetThread(miners=1, api_key=KEY) as network:
         extra = comfyui_factory(env={"XALORA_WORKFLOW_URL": network.url})
         assert "XaloraUpscaleImage" in extra.object_info()
@@ -53,6 +56,14 @@ def test_the_key_is_looked_for_in_its_order(comfyui_factory: ComfyUIFactory) -> 
         alone = upscale(extra, fallback="local_only")
         assert alone.status == "success"
         assert "realesrgan-x4plus (ncnn)" in alone.texts_of("2")[-1].text
+
+        # That of `xalora login`, once it is for this network.
+        login = KeyFile(extra.config_dir)
+        login.store(SecretStr(KEY), "http://127.0.0.1:9")
+        assert upscale(extra, fallback="never").status == "error"
+        login.store(SecretStr(KEY), network.url)
+        assert upscale(extra, fallback="never").status == "success"
+        login.store(SecretStr(WRONG), network.url)
 
         key_file = extra.user_dir / "__xalora" / "api-key"
         key_file.parent.mkdir(exist_ok=True)

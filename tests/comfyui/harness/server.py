@@ -100,6 +100,11 @@ class ComfyUI(Client):
         return self.root / "user"
 
     @property
+    def config_dir(self) -> Path:
+        """Where `xalora login` would store a key."""
+        return self.root / "xalora-config"
+
+    @property
     def pack_dir(self) -> Path:
         return self.root / "custom_nodes" / PACK_FOLDER
 
@@ -223,6 +228,7 @@ class ComfyUI(Client):
             "XALORA_TEST_END_WITH_STDIN": "1",
             "XALORA_TEST_LOAD_REPORT": str(self._load_report),
             "XALORA_STATE_DIR": str(self.root / "xalora-state"),
+            "XALORA_CONFIG_DIR": str(self.config_dir),
             **self.env,
         }
 
