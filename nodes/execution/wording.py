@@ -27,6 +27,9 @@ NOT_KNOWN = "Whether it was charged is not known."
 LONGEST = 240
 """Characters of a line."""
 
+LONGEST_ON_NODE = 100
+"""Characters of what happened, on the node, where the money has to fit in too."""
+
 MADE_HERE = "It was made on this machine, so nothing was charged."
 SOME_PAID = "Finished ones are kept and not paid again."
 SOME_CHARGED = "Some of the others may be charged."
@@ -250,12 +253,19 @@ def failure_line(error: XaloraError) -> str:
 
     With the money, since a current ComfyUI shows a node's message only to who asks for it.
     """
-    words = words_for(error)
+    money = words_for(error).money
     if isinstance(error, BatchError):
         first = words_for(error.errors[min(error.errors)])
         count = f", {len(error.errors)} of {error.total} {error.noun}s"
-        return f"failed{count}: {first.what} {words.money}"
-    return f"failed: {words.what} {words.money}".rstrip()
+        return f"failed{count}: {_brief(first.what)} {money}"
+    return f"failed: {_brief(words_for(error).what)} {money}".rstrip()
+
+
+def _brief(what: str) -> str:
+    """A sentence for the node: the details after a colon are in ComfyUI's own message."""
+    if len(what) <= LONGEST_ON_NODE:
+        return what
+    return sentence(_cut(what.partition(": ")[0], LONGEST_ON_NODE))
 
 
 def graph_error(error: XaloraError) -> GraphError:
@@ -309,9 +319,9 @@ def _of_class(error: XaloraError, table: dict[type[XaloraError], T]) -> T:
     return next(table[kind] for kind in type(error).__mro__ if kind in table)
 
 
-def _cut(text: str) -> str:
-    """The text, without what does not fit into two lines of a dialog; the log has it in full."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST].rpartition(' ')[0].rstrip(',;:')} …"
+def _cut(text: str, longest: int = LONGEST) -> str:
+    """The text, without what does not fit, such as into two lines of a dialog; the log has it in full."""
+    return text if len(text) <= longest else f"{text[:longest].rpartition(' ')[0].rstrip(',;:')} …"
 
 
 def sentence(text: str) -> str:

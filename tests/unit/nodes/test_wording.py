@@ -127,6 +127,19 @@ def test_a_batch_is_told_by_its_first_error(
             assert line.endswith(wording.words_for(error).money)
 
 
+def test_the_money_fits_on_the_node(wording: ModuleType, errors: ModuleType) -> None:
+    lacks = ", ".join(f"model-{number}.safetensors (belongs into models/vae)" for number in range(9))
+    error = errors.EngineError(
+        f"The network can't be reached, and this machine can't take over: Flux needs {lacks}",
+        money=errors.NOTHING_CHARGED,
+    )
+    assert wording.failure_line(error) == (
+        "failed: The network can't be reached, and this machine can't take over. Nothing was charged."
+    )
+    for error in every_error(errors):
+        assert len(wording.failure_line(error)) < 200
+
+
 def test_what_helps_is_kept(wording: ModuleType, errors: ModuleType) -> None:
     error = errors.InvalidTaskError(EVENTS[6], next_step="Set steps to a value between 1 and 100.")
     assert str(wording.words_for(error)).split("\n") == [
