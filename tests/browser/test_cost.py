@@ -77,11 +77,12 @@ def test_above_the_limit_nothing_is_sent_without_a_yes(bench: Workbench) -> None
     expect(bench.node_line).to_contain_text("Today's limit of 2 tasks is reached")
     dialog = bench.page.get_by_role("dialog", name="Send more today?")
     expect(dialog).to_be_visible()
+    # It takes the place of ComfyUI's own, which says the same.
+    expect(bench.page.locator(".p-dialog-mask")).to_have_count(0)
+    expect(dialog.get_by_role("button", name="Keep the limit")).to_be_focused()
     bench.shot("limit", themes=["dark"])
     dialog.get_by_role("button", name="Keep the limit").click()
     expect(dialog).to_be_hidden()
-    # ComfyUI's own dialog, which said the same, is gone.
-    expect(bench.page.locator(".p-dialog-mask")).to_have_count(0)
     assert run_and_end(bench) == "error"
     assert bench.devnet.new_stats()["creates"] == 2
     dialog.get_by_role("button", name="Send more today").click()

@@ -109,6 +109,9 @@ def test_running_without_a_key_asks_for_it(without_key: Workbench) -> None:
     dialog = page.get_by_role("dialog", name="Xalora API key")
     expect(dialog).to_be_visible()
     expect(bench.node_line).to_have_text("failed: No API key is set. Nothing was charged.")
+    # It takes the place of ComfyUI's own, which says the same.
+    expect(page.locator(".p-dialog-mask")).to_have_count(0)
+    expect(dialog.locator("#xalora-key-input")).to_be_focused()
     bench.shot("no-key-run", themes=["dark"])
     dialog.get_by_text("Another network").click()
     dialog.get_by_label("Endpoint").fill(bench.devnet.url)
@@ -117,8 +120,6 @@ def test_running_without_a_key_asks_for_it(without_key: Workbench) -> None:
     expect(dialog.get_by_role("status")).to_contain_text("accepts the key")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    # ComfyUI's own dialog, which said the same, is gone.
-    expect(page.locator(".p-dialog-mask")).to_have_count(0)
     bench.run()
     bench.wait_ended()
     bench.wait_idle()

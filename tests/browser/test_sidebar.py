@@ -72,7 +72,7 @@ def test_every_state_is_shown(seeded: Workbench) -> None:
     expect(seeded.row("kept").first).to_contain_text("kB · miner 0x71…0c")
     expect(seeded.row("kept").locator("img")).to_have_count(6)
     expect(seeded.row("failed")).to_contain_text("CUDA out of memory")
-    expect(seeded.row("unknown")).to_contain_text("Outcome unknown")
+    expect(seeded.row("unknown")).to_contain_text("Unknown, may be charged")
     expect(seeded.row("canceled")).to_contain_text("Canceled")
     expect(seeded.row("not_sent")).to_contain_text("Done on this machine (4x-UltraSharp)")
     seeded.shot("list")

@@ -55,19 +55,37 @@ export function createNotices({ t, toast, openKey, askLimit }) {
       let dialog = null
       if (type.endsWith(NO_KEY) && !document.querySelector('.xalora-key')) dialog = await openKey()
       if (type.endsWith(LIMIT_REACHED)) dialog = askLimit(words)
-      if (!dialog) return
-      closeComfyDialog(words)
-      // On a busy machine it opens after ours.
-      dialog.addEventListener('close', () => closeComfyDialog(words))
+      if (dialog) takePlaceOfComfys(dialog, words)
     }
   }
 }
 
-/** Close the dialog of ComfyUI that says these words. */
-function closeComfyDialog(words) {
-  for (const dialog of document.querySelectorAll('.p-dialog')) {
-    if (words && dialog.textContent.includes(words)) dialog.querySelector('.p-dialog-close-button, button[aria-label^="Close"]')?.click()
+/** Close ComfyUI's dialog with these words, which may open after ours, and give ours the focus back. */
+function takePlaceOfComfys(dialog, words) {
+  const focused = document.activeElement
+  let wasThere = false
+  const look = () => {
+    const isThere = closeComfys(words)
+    if (wasThere && !isThere) {
+      observer.disconnect()
+      if (dialog.contains(focused)) focused.focus()
+    }
+    wasThere = isThere
   }
+  const observer = new MutationObserver(look)
+  observer.observe(document.body, { childList: true, subtree: true })
+  dialog.addEventListener('close', () => {
+    observer.disconnect()
+    closeComfys(words)
+  })
+  look()
+}
+
+/** Close ComfyUI's dialog with these words; false where there is none. */
+function closeComfys(words) {
+  const dialog = [...document.querySelectorAll('.p-dialog')].find((one) => words && one.textContent.includes(words))
+  dialog?.querySelector('.p-dialog-close-button, button[aria-label^="Close"]')?.click()
+  return Boolean(dialog)
 }
 
 function sentence(text) {

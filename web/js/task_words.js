@@ -100,9 +100,11 @@ export function lineOf(row, now, t) {
     const state = isSettledHere(row) ? '' : t('state.unknownLine')
     return [state, t('state.madeHereBy', { engine: row.engine }), reason].filter(Boolean).join(' · ')
   }
+  // The money first: a narrow sidebar cuts the rest.
   if (row.state === 'unknown') return t('state.unknownLine')
+  if (row.state === 'not_sent') return [t('state.notSentLine'), reason].filter(Boolean).join(' · ')
   if (!reason) return stateOf(row, t)
-  return row.state === 'failed' || row.state === 'not_sent' ? reason : `${stateOf(row, t)} · ${reason}`
+  return row.state === 'failed' ? reason : `${stateOf(row, t)} · ${reason}`
 }
 
 function activeLine(row, now, t) {
