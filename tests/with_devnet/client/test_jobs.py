@@ -956,13 +956,17 @@ async def test_a_video_in_hand_keeps_its_file_whatever_the_limit() -> None:
         AsyncXalora(devnet.api_key, devnet.url, results_limit=1) as client,
     ):
         video = (await client.run(task, fallback="never")).video
-        one, other = UpscalerTask.for_batch(small_images(2))
-        await client.run(one, fallback="never")
+        one, two, three = UpscalerTask.for_batch(small_images(3))
+        younger = (await client.run(one, fallback="never")).files[0]
+        await until(lambda: leases_in_use(client.journal) == 1)
+        await client.run(two, fallback="never")
+        # The least recently used go first, so the video would be gone by now.
+        await until(lambda: not younger.exists())
         assert video.frames().shape == (16, 256, 256, 3)
         path = video.path
         del video
         await until(lambda: leases_in_use(client.journal) == 0)
-        await client.run(other, fallback="never")
+        await client.run(three, fallback="never")
         await until(lambda: not path.exists())
 
 
