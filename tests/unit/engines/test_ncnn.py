@@ -90,7 +90,7 @@ def test_a_trunk_computes_no_more_pixels_than_the_memory_is_for(size: tuple[int,
     tiles = made_by._tiles(*size)
     assert sum(tile.height * tile.width for tile in tiles) == size[0] * size[1]
     for tile in tiles:
-        wide = tile.widened(64, *size)
+        wide = tile.widened(made_by.model.overlap, *size)
         assert wide.height * wide.width <= TRUNK_PIXELS
     assert len(made_by._tiles(360, 360)) == 1
 
