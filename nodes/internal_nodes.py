@@ -14,13 +14,15 @@ import torch
 
 from ..xalora_client.engines import EngineCanceledError
 from ..xalora_client.engines.ncnn.engine import upscaled
+from ..xalora_client.engines.ncnn.upscaler import NAME as NCNN
 from ..xalora_client.engines.ncnn.upscaler import upscaler
-from ..xalora_client.errors import JournalError
+from ..xalora_client.errors import XaloraError
 from .base import CATEGORY
 from .conversion.image_tensors import COLOUR_CHANNELS, merged, split_batch
 from .conversion.result_lifetimes import subgraph_results
+from .execution.fallback_expansion import ncnn_model_named
 from .execution.node_progress import ResultSource, summary
-from .execution.wording import RETRIEVABLE, GraphError, Words
+from .execution.wording import RETRIEVABLE, GraphError, Words, graph_error
 from .host import compat
 from .host.clients import clients
 from .host.compat import ExecutionBlocker, io, schema
@@ -119,11 +121,11 @@ class XaloraNcnnUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: torch.Tensor, model: Any, factor: int) -> io.NodeOutput:
-        made_by = upscaler(model)
         bar = compat.ProgressBar(len(images), str(cls.hidden.unique_id))
         cancel = threading.Event()
         made = []
         try:
+            made_by = upscaler(ncnn_model_named(model))
             for index, image in enumerate(images):
 
                 def on_step(done: int, total: int, index: int = index) -> None:
@@ -136,6 +138,10 @@ class XaloraNcnnUpscale(io.ComfyNode):
                 made.append(torch.from_numpy(upscaled(made_by, pixels, size, on_step=on_step, cancel=cancel)))
         except EngineCanceledError:
             raise compat.InterruptProcessingException from None
+        except XaloraError as error:
+            log.warning("node %s: %s", cls.hidden.unique_id, error)
+            error.money = ""  # said of the network's tasks when this machine took over
+            raise graph_error(error) from None
         return io.NodeOutput(torch.stack(made))
 
 
@@ -230,24 +236,18 @@ def show_report(report: str) -> None:
         return
     told = json.loads(report)
     subgraph_results.pop(told["prefix"], None)
-    _note_fallback(told["replaced_jobs"])
+    journal, job_ids = clients.journal, told["replaced_jobs"]
+    if journal is not None and job_ids:
+        engine, device = _made_by(told["ncnn_model"])
+        for job_id in job_ids:
+            journal.note_fallback(job_id, engine, device)
     line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
     compat.send_line(line, told["node_id"])
     log.info("node %s: %s", told["node_id"], line)
 
 
-def _note_fallback(job_ids: Sequence[str]) -> None:
-    """Record, for the sidebar, that this machine did the tasks of these jobs."""
-    from ..xalora_client.journal import Event
-
-    journal = clients.journal
-    if journal is None:
-        return
-    try:
-        for job_id in job_ids:
-            record = journal.find(job_id=job_id)
-            if record is not None:
-                engine = {"engine": "comfyui", "device": compat.device_name()}
-                journal.note(record.id, Event.FELL_BACK, **engine)
-    except JournalError as error:
-        log.warning("journal: %s; the tasks were done on this machine", error)
+def _made_by(ncnn_model: str) -> tuple[str, str]:
+    """The engine and device of a subgraph, for the sidebar."""
+    if ncnn_model:
+        return NCNN, upscaler(ncnn_model_named(ncnn_model)).device
+    return "comfyui", compat.device_name()

@@ -7,10 +7,19 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from ...xalora_client.engines.ncnn.models import DEFAULT, PACKAGED, lacking, packaged
-from ...xalora_client.errors import NOTHING_CHARGED, NOTHING_SPENT, EngineError, InvalidTaskError, XaloraError
+from ...xalora_client.config import UpscaleModelName
+from ...xalora_client.engines.ncnn.models import DEFAULT, PACKAGED, is_ncnn_file, lacking, packaged
+from ...xalora_client.errors import (
+    NOTHING_CHARGED,
+    NOTHING_SPENT,
+    ConfigurationError,
+    EngineError,
+    InvalidTaskError,
+    XaloraError,
+)
 from ...xalora_client.media.result_files import image_files
 from ...xalora_client.tasks import WorkflowTask
 from ...xalora_client.workflows import (
@@ -98,9 +107,10 @@ def expand_upscale(
         XaloraError: This machine can't do the tasks either.
     """
     model, engine = _upscale_model(local_model, request)
-    if model.endswith(NCNN_SUFFIX):
+    ncnn_model = model.removesuffix(NCNN_SUFFIX) if model.endswith(NCNN_SUFFIX) else ""
+    if ncnn_model:
         take, upscale = f"{parent.prefix}take", f"{parent.prefix}ncnn"
-        inputs = {"images": [take, 0], "model": model.removesuffix(NCNN_SUFFIX), "factor": FACTOR}
+        inputs = {"images": [take, 0], "model": ncnn_model, "factor": FACTOR}
         nodes: Graph = {
             take: _take_images(parent, socket, request.missing),
             upscale: {"class_type": NCNN_UPSCALE, "inputs": inputs},
@@ -113,13 +123,46 @@ def expand_upscale(
         bound = _runnable(definition.bind(values), request)
         graph = _with_images(parent, bound, parent.prefix, {"image": socket}, request.missing)
         nodes, images = graph.nodes, image_result(graph, bound.name)
-    return _merged(parent, request, nodes, images, total, engine, whole=socket)
+    return _merged(parent, request, nodes, images, total, engine, whole=socket, ncnn_model=ncnn_model)
 
 
 def upscale_models() -> list[str]:
     """The choices of the widget ``local_model``."""
-    by_ncnn = [f"{model.name}{NCNN_SUFFIX}" for model in PACKAGED if not lacking(model.name)]
+    own = own_ncnn_model()
+    models: list[UpscaleModelName | Path] = [model.name for model in PACKAGED]
+    if own is not None:
+        models.insert(0, own)
+    by_ncnn = dict.fromkeys(_ncnn_choice(model) for model in models if not lacking(model))
     return [AUTO, *compat.installed_models(UPSCALE_MODELS), *by_ncnn, LANCZOS]
+
+
+def own_ncnn_model() -> Path | None:
+    """The model file of the user's that the setting names for ncnn."""
+    try:
+        setting = read_settings().settings.upscale_model
+    except ConfigurationError:  # told where the settings are needed; nodes are listed without them
+        return None
+    return setting if isinstance(setting, Path) and is_ncnn_file(setting) else None
+
+
+def ncnn_model_named(name: str) -> UpscaleModelName | Path:
+    """The model of a choice, without its suffix: a graph names no path, as it may be a stranger's.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
+    own, known = own_ncnn_model(), packaged(name)
+    if own is not None and own.stem == name:
+        return own
+    if known is None:
+        raise ConfigurationError(
+            f"The model {name} is not here", next_step="Choose another one as local_model, then press Run."
+        )
+    return known.name
+
+
+def _ncnn_choice(model: str | Path) -> str:
+    return f"{model.stem if isinstance(model, Path) else model}{NCNN_SUFFIX}"
 
 
 def _upscale_model(local_model: str, request: FallbackRequest) -> tuple[str, str]:
@@ -132,6 +175,12 @@ def _upscale_model(local_model: str, request: FallbackRequest) -> tuple[str, str
 
 
 def _best_model(request: FallbackRequest) -> str:
+    """The user's own file for ncnn, a file in ComfyUI's folder, or what ncnn has."""
+    own = own_ncnn_model()
+    if own is not None:
+        if reason := lacking(own):
+            raise _cannot(request, reason.rstrip("."))
+        return _ncnn_choice(own)
     setting = read_settings().settings.upscale_model
     named = setting if isinstance(setting, str) and packaged(setting) else DEFAULT
     if installed := pick_installed(compat.installed_models(UPSCALE_MODELS)):
@@ -140,7 +189,7 @@ def _best_model(request: FallbackRequest) -> str:
         return LANCZOS
     if lacking(named):
         raise _cannot(request, "no upscale model is installed", GET_A_MODEL)
-    return f"{named}{NCNN_SUFFIX}"
+    return _ncnn_choice(named)
 
 
 # --- workflow definitions ---------------------------------------------------------------------------------
@@ -284,6 +333,7 @@ def _merged(
     engine: str,
     *,
     whole: str | None = None,
+    ncnn_model: str = "",
 ) -> Expansion:
     """The subgraph with its images and the network's in one batch; ``whole`` is the input with alpha."""
     results = sorted(request.results.items())
@@ -292,7 +342,7 @@ def _merged(
         "total": total,
         "kept": json.dumps({index: [str(file) for file in image_files(one.files)] for index, one in results}),
         "list_index": parent.list_index,
-        "told": _report(parent, request, engine),
+        "told": _report(parent, request, engine, ncnn_model),
     }
     if whole is not None:
         inputs["whole"] = parent.inputs[whole]
@@ -303,7 +353,7 @@ def _merged(
     return Expansion(nodes, [[merge, 0]], engine)
 
 
-def _report(parent: ParentNode, request: FallbackRequest, engine: str) -> str:
+def _report(parent: ParentNode, request: FallbackRequest, engine: str, ncnn_model: str = "") -> str:
     """The JSON from which the subgraph's last node writes the parent's final line."""
     sources = [source_of(result) for _, result in sorted(request.results.items())]
     sources += [ResultSource(engine)] * len(request.missing)
@@ -313,6 +363,7 @@ def _report(parent: ParentNode, request: FallbackRequest, engine: str) -> str:
             "node_id": parent.node_id,
             "prefix": parent.prefix,
             "began": began,
+            "ncnn_model": ncnn_model,
             "sources": [asdict(source) for source in sources],
             "replaced_jobs": [error.job_id for error in request.errors if error.job_id is not None],
         }

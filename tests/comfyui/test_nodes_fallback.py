@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -35,6 +36,18 @@ def upscale_model(comfyui: ComfyUI) -> Iterator[str]:
     path.unlink()
 
 
+@pytest.fixture
+def own_ncnn_model(comfyui: ComfyUI, tmp_path: Path) -> Iterator[Path]:
+    """A pair of files for ncnn that the settings name as the user's model."""
+    model = tried("realesr-animevideov3")
+    for file in (model.param, model.weights):
+        shutil.copy(file, tmp_path / f"my-own{file.suffix}")
+    settings = comfyui.root / ".env"
+    settings.write_text(f"XALORA_UPSCALE_MODEL={tmp_path / 'my-own.param'}\n")
+    yield tmp_path / "my-own.param"
+    settings.unlink()
+
+
 def upscale(local_model: str = "LANCZOS", **options: Any) -> dict[str, Any]:
     """The node, with what is computed soonest where the test is not about the model."""
     return node("XaloraUpscaleImage", image=["1", 0], local_model=local_model, **options)
@@ -44,10 +57,10 @@ def creates(devnet: SessionDevnet) -> int:
     return devnet.new_stats()["endpoints"]["task_create"]
 
 
-def made_here(comfyui: ComfyUI, record: RunRecord) -> list[str]:
-    """The states of the prompt's tasks of which the sidebar says that this machine did their work."""
+def made_here(comfyui: ComfyUI, record: RunRecord, engine: str = "comfyui") -> list[str]:
+    """The states of the prompt's tasks that the sidebar says this engine here has done."""
     rows = comfyui.get("/xalora/tasks", limit=50).json()["tasks"]
-    return [row["state"] for row in rows if row["prompt"] == record.prompt_id and row["engine"] == "comfyui"]
+    return [row["state"] for row in rows if row["prompt"] == record.prompt_id and row["engine"] == engine]
 
 
 def lines(record: RunRecord, node: str = "2") -> list[str]:
@@ -64,12 +77,47 @@ def test_without_network_and_model_file_ncnn_does_it(comfyui: ComfyUI, devnet: S
     made = f"{X4PLUS} on this machine"
     assert f"2 of 2 are made by {made}" in lines(record)[-2]
     assert lines(record)[-1].endswith(f"by {made}")
+    assert made_here(comfyui, record, "ncnn") == ["not_sent", "not_sent"]
     given, got = noise(seed, batch=2, channels=4), record.array("3")
     assert got.shape == (2, 60, 80, 4)
     enlarging = NcnnUpscaler(tried("realesrgan-x4plus"))
     for one, pixels in zip(got, given, strict=True):
         expected = upscaled(enlarging, pixels.astype(np.float32), (80, 60))
         np.testing.assert_allclose(one, expected, atol=1 / 255)
+
+
+@pytest.mark.parametrize("local_model", ["auto", "my-own (ncnn)"])
+def test_the_users_own_model_for_ncnn_does_it(
+    comfyui: ComfyUI, devnet: SessionDevnet, upscale_model: str, own_ncnn_model: Path, local_model: str
+) -> None:
+    choices = comfyui.object_info("XaloraUpscaleImage")["input"]["optional"]["local_model"][1]["options"]
+    assert choices[:3] == ["auto", upscale_model, "my-own (ncnn)"]
+    seed = fresh_seed()
+    record = comfyui.run(
+        {
+            "1": image(seed),
+            "2": upscale(local_model=local_model, fallback="local_only"),
+            "3": dump(["2", 0]),
+        }
+    )
+    assert record.status == "success", record.describe()
+    assert "my-own (ncnn) on this machine" in lines(record)[-1]
+    expected = upscaled(NcnnUpscaler(tried(own_ncnn_model)), noise(seed)[0].astype(np.float32), (80, 60))
+    np.testing.assert_allclose(record.array("3")[0], expected, atol=1 / 255)
+
+
+def test_a_broken_model_of_the_users_is_told(
+    comfyui: ComfyUI, devnet: SessionDevnet, own_ncnn_model: Path
+) -> None:
+    own_ncnn_model.with_suffix(".bin").write_bytes(b"cut off")
+    graph = {"1": image(fresh_seed()), "2": upscale("auto", fallback="local_only"), "3": dump(["2", 0])}
+    record = comfyui.run(graph)
+    assert record.status == "error"
+    assert "my-own.param can't be used as an upscale model" in comfyui.unread_log()
+    own_ncnn_model.with_suffix(".bin").unlink()
+    record = comfyui.run(graph)
+    assert record.status == "error"
+    assert "my-own.bin is missing" in comfyui.unread_log()
 
 
 def test_ncnn_is_stopped_by_cancel(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
