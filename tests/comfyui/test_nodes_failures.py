@@ -11,6 +11,7 @@ from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
 
 from xalora_client.devnet.engines import DefaultEngine, MinerTask
 from xalora_client.devnet.testcard import render
+from xalora_client.errors import EngineError
 from xalora_client.media.image_files import read_header
 
 
@@ -171,19 +172,40 @@ def test_ids_of_what_failed_are_in_the_log(comfyui: ComfyUI, devnet: SessionDevn
     assert any(first in line and "sent again" in line for line in comfyui.unread_log().splitlines())
 
 
-class _PortraitsBecomeVideos:
-    """A miner that makes a video of an image that is higher than wide: whole, and not what was asked for."""
+def test_an_unforeseen_error_ends_one_image_alone(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(
+        {
+            "1": node("XaloraTestUnforeseen", seed=fresh_seed()),
+            "2": node("XaloraUpscaleImage", image=["1", 0], fallback="never"),
+            "3": dump(["2", 0]),
+        }
+    )
+    message = told(comfyui, record)
+    ids = devnet.new_task_ids()
+    assert message.startswith("1 of 3 images failed: image 2: An unforeseen ZeroDivisionError")
+    assert f"image 1 is task {ids[0]}, image 3 is task {ids[1]}" in message
+    assert devnet.new_stats()["tasks"] == {"finished": 2}
+    assert "Traceback" not in record.error["exception_message"]
+
+
+class _OddMiner:
+    """A miner that makes a video of an image that is higher than wide: whole, and not what was asked for.
+
+    At a square it fails, in the same words each time.
+    """
 
     def run(self, task: MinerTask) -> tuple[bytes, str]:
         assert task.image is not None
         header = read_header(task.image)
+        if header.height == header.width:
+            raise EngineError("no squares here")
         if header.height > header.width:
             return render("txt2vid", "1", {"width": 64, "height": 64, "length": 2})
         return DefaultEngine().run(task)
 
 
-def test_a_whole_result_that_is_no_image_is_not_paid_for_again(comfyui_factory: ComfyUIFactory) -> None:
-    with SessionDevnet(engine=_PortraitsBecomeVideos()) as devnet:
+def test_what_would_end_the_same_is_not_paid_for_again(comfyui_factory: ComfyUIFactory) -> None:
+    with SessionDevnet(engine=_OddMiner()) as devnet:
         devnet.reset()
         extra = comfyui_factory(env={"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
         seed = fresh_seed()
@@ -203,3 +225,12 @@ def test_a_whole_result_that_is_no_image_is_not_paid_for_again(comfyui_factory: 
             assert part in message
         assert extra.run({name: graph[name] for name in "456"}).status == "success"
         assert devnet.new_stats()["creates"] == 2
+
+        devnet.reset()
+        graph["1"] = image(seed, width=40, height=40)
+        message = told(extra, extra.run({name: graph[name] for name in "123"}))
+        ids = devnet.new_task_ids()
+        # Two miners that say the same are enough; one alone may be at fault.
+        is_one_miner = devnet.task(ids[0]).miner_id == devnet.task(ids[1]).miner_id
+        assert len(ids) == (3 if is_one_miner else 2)
+        assert "(no squares here)" in message and f"it was sent {len(ids)} times" in message

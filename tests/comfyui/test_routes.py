@@ -7,6 +7,7 @@ import os
 import stat
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,10 +15,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from graphs import node
 from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet, seed
+from picture_files import chunk, display_p3, raw_png, srgb_of_p3
 from PIL import Image
 from windows import Window
 
@@ -241,6 +244,34 @@ def test_a_video_can_be_sought_in(comfyui: ComfyUI, devnet: SessionDevnet) -> No
         assert part.headers["Content-Type"] == "video/mp4"
         still = get(comfyui, f"/xalora/tasks/{record.id}/preview")
         assert Image.open(BytesIO(still.content)).size == (256, 145)
+
+
+@pytest.mark.parametrize("form", ["16-bit gray", "16-bit RGB", "Display-P3"])
+def test_a_preview_shows_the_colours_of_its_result(
+    comfyui: ComfyUI, devnet: SessionDevnet, form: str
+) -> None:
+    ramp = np.linspace(0, 255, 300)
+    colours = np.stack([ramp, ramp[::-1], ramp / 2], axis=-1)
+    if form == "16-bit gray":
+        colours = np.stack([ramp, ramp, ramp], axis=-1)
+        stored = raw_png(rows_of(ramp[:, None] * 257), 16, 0)
+    elif form == "16-bit RGB":
+        stored = raw_png(rows_of(colours * 257), 16, 2)
+    else:
+        profile = chunk(b"iCCP", b"p\0\0" + zlib.compress(display_p3()))
+        stored = raw_png(rows_of(colours), 8, 2, profile)
+        colours = srgb_of_p3(colours.astype(np.uint8))
+    with seeded(comfyui, devnet.url) as seeder:
+        record = seeder.record("upscaler", "upscale deep.png", ago=5, then=seed.kept(stored, ".png"))
+        small = get(comfyui, f"/xalora/tasks/{record.id}/preview")
+        shown = np.asarray(Image.open(BytesIO(small.content)).convert("RGB").resize((300, 200)), np.float64)
+    # WebP is lossy, and the picture was made smaller.
+    assert np.abs(shown[100, 10:-10] - colours[10:-10]).max() < 12
+
+
+def rows_of(colours: np.ndarray) -> np.ndarray:
+    """200 rows of the same samples, as a PNG stores them."""
+    return np.repeat(colours.astype(np.uint16)[None], 200, axis=0)
 
 
 # --- the guard --------------------------------------------------------------------------------------------

@@ -417,6 +417,39 @@ class XaloraTestCompat(io.ComfyNode):
         return io.NodeOutput(ui={name: [str(value)] for name, value in told.items()})
 
 
+class XaloraTestUnforeseen(io.ComfyNode):
+    """A batch of noise whose images from `first` to `last` make the pack raise what nobody foresaw."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestUnforeseen",
+            category=CATEGORY,
+            inputs=[
+                io.Int.Input("batch", default=3, min=1, optional=True),
+                io.Int.Input("first", default=1, min=0, optional=True),
+                io.Int.Input("last", default=1, min=0, optional=True),
+                io.Int.Input("seed", default=0, min=0, optional=True),
+            ],
+            outputs=[io.Image.Output("image", display_name="IMAGE")],
+        )
+
+    @classmethod
+    def execute(cls, *, batch=3, first=1, last=1, seed=0):
+        preparation = _of_the_pack("xalora_client.jobs.preparation")
+        prepare = preparation.prepare_image
+        images = torch.from_numpy(np.random.default_rng(seed).random((batch, 30, 40, 3), dtype=np.float32))
+        odd = images[first : last + 1]
+
+        def prepare_or_fail(image):
+            if any(np.array_equal(np.asarray(image), one.numpy()) for one in odd):
+                raise ZeroDivisionError("as nobody foresaw")
+            return prepare(image)
+
+        preparation.prepare_image = prepare_or_fail
+        return io.NodeOutput(images)
+
+
 def _of_the_pack(module):
     """A module of the pack, whatever name ComfyUI has given it."""
     package = next(name for name in sys.modules if name.endswith("ComfyUI-Xalora"))
@@ -438,4 +471,5 @@ NODES = [
     XaloraTestLoopUpscale,
     XaloraTestBlockClient,
     XaloraTestCompat,
+    XaloraTestUnforeseen,
 ]
