@@ -20,7 +20,9 @@ WARM_UP = 3
 """Rounds until the pools of threads and of decoding processes, and Python's own caches, have their size."""
 
 MOST_THREADS_MORE = 8
-MOST_DESCRIPTORS_MORE = 8
+MOST_DESCRIPTORS_MORE = 2 * IN_FLIGHT
+"""Connections that are kept for a while: up to as many as there are requests at the same time."""
+
 MOST_BYTES_A_TASK = 16 * 1024
 """What a task may leave: pages of the journal that SQLite keeps, durations, and the allocator's own."""
 

@@ -648,7 +648,7 @@ def test_what_a_run_and_the_day_have_cost_is_told(cli: Cli, photo: Path, tmp_pat
     third = tmp_path / "third.png"
     Image.open(photo).rotate(180).save(third)
     cli.json("upscale", photo)
-    cli.json("upscale", other, third, "-o", "both")
+    cli.json("upscale", other, third, "-o", f"{tmp_path}/both/")
     # A kept result answers: nothing is sent, so this is no run that costs.
     cli.json("upscale", photo, "-o", "again.png")
     listing = cli("tasks", "--all", XALORA_PRICES="upscaler=0.25").stdout

@@ -462,5 +462,5 @@ def test_jsonl_tells_a_fallback(cli: Cli, photo: Path, away: dict[str, str]) -> 
     (fell,) = [line for line in lines if line["event"] == "falling_back"]
     assert (fell["engine"], fell["error"]["type"]) == ("pillow", "XaloraConnectionError")
     (step,) = [line for line in lines if line["event"] == "local_progress"]
-    assert (step["label"], step["step"], step["done"], step["total"]) == ("photo.png", "LANCZOS", 1, 1)
+    assert (step["label"], step["step"], step["done"], step["total"]) == ("photo.png", "step 1/1", 1, 1)
     assert "a callback failed" not in done.stderr
