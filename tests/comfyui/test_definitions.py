@@ -200,7 +200,7 @@ async def test_a_miner_on_this_comfyui_serves_every_definition_that_needs_no_dow
     assert {definition.name for definition in able} == LIGHT
     assert lacking.keys() == {"upscale", *NEEDS_DOWNLOADS}
     assert "models/upscale_models" in lacking["upscale"]
-    assert set(miner.workflow_ids()) == LIGHT | {"upscaler", "img2img", "txt2vid", "img2vid"}
+    assert set(miner.workflow_ids()) == LIGHT | {"upscaler", "img2img", "txt2vid", "img2vid", "comfyui-graph"}
 
     async with (
         Devnet(engine=miner, workflow_ids=miner.workflow_ids()) as devnet,

@@ -16,6 +16,7 @@ from PIL import Image
 from xalora_client import Xalora
 from xalora_client.devnet import DevnetThread
 from xalora_client.devnet.comfyui_engine import ComfyUIMinerEngine
+from xalora_client.workflows import WorkflowCatalog
 
 SHARPEN = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "mine.png"}, "_meta": {"title": "Load Image"}},
@@ -58,7 +59,7 @@ def test_the_shell_runs_an_exported_file_on_the_server(comfyui: ComfyUI, files: 
 
 
 def test_an_own_network_runs_an_exported_file(comfyui: ComfyUI, files: Path) -> None:
-    engine = ComfyUIMinerEngine(comfyui.url)
+    engine = ComfyUIMinerEngine(comfyui.url, WorkflowCatalog.load())
     with (
         DevnetThread(miners=1, engine=engine, workflow_ids=engine.workflow_ids()) as devnet,
         Xalora(devnet.api_key, devnet.url, fallback="never") as client,

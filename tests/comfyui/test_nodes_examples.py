@@ -120,13 +120,14 @@ def test_both_formats_say_the_same(comfyui: ComfyUI, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_reads_from_left_to_right(name: str) -> None:
-    """A link that runs back, or below its own node, hides behind what is there."""
+def test_an_example_reads_from_left_to_right_and_down(name: str) -> None:
+    """A link that runs back in its own row hides behind what is there; rows keep an example readable."""
     workflow = read(name)
     nodes = {node["id"]: node for node in workflow["nodes"]}
     for _, origin, _, target, _, _ in workflow["links"]:
-        right = nodes[origin]["pos"][0] + nodes[origin]["size"][0]
-        assert right < nodes[target]["pos"][0], (nodes[origin]["type"], nodes[target]["type"])
+        right, bottom = (nodes[origin]["pos"][axis] + nodes[origin]["size"][axis] for axis in (0, 1))
+        left, top = nodes[target]["pos"]
+        assert right < left or bottom < top, (nodes[origin]["type"], nodes[target]["type"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,7 +65,7 @@ def test_the_finished_ones_are_not_sent_again(comfyui: ComfyUI, devnet: SessionD
     record = run_upscale(comfyui, seed, batch=3, max_in_flight=1)
     assert record.status == "success"
     assert devnet.new_stats()["creates"] == 6
-    assert record.texts_of("2")[-1].text.startswith("3 in ")
+    assert record.texts_of("2")[-1].text.startswith("80 x 60, 3 in ")
     assert "(kept results, nothing sent)" in record.texts_of("2")[-1].text
 
 
