@@ -84,7 +84,8 @@ class Feed:
         async with clients.client() as client:
             journal = client.journal
             watch.follow(journal)
-            version = await asyncio.to_thread(_written_version, journal)
+            # This has pending notes written, which the page's own requests don't wait for.
+            version = await asyncio.to_thread(journal.version)
             if version == watch.version:
                 return
             # The first message has no rows: a window with an older version reloads.
@@ -117,12 +118,6 @@ class Feed:
                 "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
                 "reload": many,
             }
-
-
-def _written_version(journal: Journal) -> int:
-    # A change is told once it is on disk.
-    with journal.as_written():
-        return journal.version()
 
 
 class _Watch:

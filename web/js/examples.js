@@ -9,6 +9,9 @@ const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/ext
 /** In which order they are shown, the simplest first; others follow. */
 const ORDER = ['Upscale an image', 'Text to image', 'Text to video', 'Upscale a batch', 'Upscale between local steps', 'Submit and collect later']
 
+/** When an opened example is fitted into view, in milliseconds; not after the user has moved the canvas. */
+const FITS = [0, 50, 250, 1000, 2500]
+
 /**
  * Show the examples; a click opens one, in view beside the sidebar.
  *
@@ -26,9 +29,13 @@ export async function openExamples({ app, api, t }) {
     dialog.close()
     const graph = await (await api.fetchApi(url(name, 'json'))).json()
     await app.loadGraphData(graph, true, true, name)
-    fitBesideSidebars(app)
-    // ComfyUI fits the graph into the whole canvas a frame later.
-    requestAnimationFrame(() => requestAnimationFrame(() => fitBesideSidebars(app)))
+    // ComfyUI fits the graph into the whole canvas a moment later, and nodes grow as their images come.
+    const moved = new AbortController()
+    for (const type of ['pointerdown', 'wheel']) {
+      app.canvas.canvas.addEventListener(type, () => moved.abort(), { signal: moved.signal })
+    }
+    for (const pause of FITS) setTimeout(() => moved.signal.aborted || fitBesideSidebars(app), pause)
+    setTimeout(() => moved.abort(), FITS.at(-1))
   }
   const cards = names.map((name) =>
     make(
