@@ -82,13 +82,13 @@ def test_a_batch_runs_beside_earlier_results(seeded: Workbench, repository: Path
     seeded.input_image("example.png", 4)
     seeded.load_workflow(repository / "example_workflows" / "Upscale a batch.json")
     seeded.fit(left=350)
-    seeded.devnet.task_seconds = 4
+    seeded.devnet.task_seconds = 8
     seeded.run()
     expect(seeded.row("submitted").filter(has_text="Running")).to_have_count(3)
     seeded.wait_idle()
 
     seeded.input_image("example.png", 7)
-    seeded.devnet.task_seconds = 5
+    seeded.devnet.task_seconds = 9
     seeded.run()
     expect(seeded.row("submitted").filter(has_text="of usually")).to_have_count(3)
     expect(seeded.row("submitted").filter(has_text="Running")).to_have_count(3)
