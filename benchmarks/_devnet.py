@@ -48,7 +48,7 @@ class DevnetProcess:
         return self._ask(f"miners {count}")
 
     def kill_miners(self, count: int) -> None:
-        """Stop so many miners without notice, those with a task first."""
+        """Stop this number of miners without notice, those with a task first."""
         self._ask(f"kill {count}")
 
     def set_faults(self, fault: str) -> None:

@@ -22,11 +22,11 @@ from pydantic import SecretStr
 from .client import (
     DEFAULT_SDK_TIMEOUT,
     AsyncXalora,
-    HostOptions,
     RunOptions,
     TaskHandle,
     check_options,
     deliveries,
+    host_of,
 )
 from .config import hide_secrets
 from .errors import ClientClosedError, ConfigurationError
@@ -279,9 +279,8 @@ class Xalora:
         ended: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         callbacks = _CallbackThread()
         listener = None if on_event is None else callbacks.relay(on_event)
-        running = self._start(
-            self._client.run_each, tasks, ended.put, max_in_flight, listener, options, then=ended.put
-        )
+        running = self._start(self._client.run_each, tasks, ended.put, max_in_flight, listener, options)
+        running.future.add_done_callback(lambda _: ended.put(None))
         given: list[int] = []
         try:
             while (outcome := _taken(ended)) is not None:
@@ -294,7 +293,7 @@ class Xalora:
         finally:
             running.leave()
             callbacks.stop()
-            if not (options.get("host") or HostOptions()).delivers:
+            if not host_of(options).delivers:
                 self._client.note_delivered(given)
 
     def _call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs) -> T:
@@ -321,12 +320,11 @@ class Xalora:
         self,
         function: Callable[..., Coroutine[Any, Any, T]],
         *args: Any,
-        then: Callable[[None], object] | None = None,
         **options: Any,
     ) -> _Running[T]:
-        """Begin a call on the thread of the jobs; ``then`` is called there, with None, once it has ended."""
+        """Begin a call on the thread of the jobs."""
         self._check_callable()
-        return _Running(self._client, self._hub, lambda: function(*args, **options), then)
+        return _Running(self._client, self._hub, lambda: function(*args, **options))
 
     def _check_callable(self) -> None:
         """Check that what is asked from here would not be waited for in vain.
@@ -356,7 +354,6 @@ class _Running(Generic[T]):
         client: AsyncXalora,
         loop: asyncio.AbstractEventLoop,
         call: Callable[[], Coroutine[Any, Any, T]],
-        then: Callable[[None], object] | None,
     ) -> None:
         self._client = client
         ended, delivered = threading.Event(), list[int]()
@@ -370,8 +367,6 @@ class _Running(Generic[T]):
                 ended.set()
 
         self.future: Future[T] = asyncio.run_coroutine_threadsafe(carried(), loop)
-        if then is not None:
-            self.future.add_done_callback(lambda _: then(None))
 
     def wait(self) -> None:
         """Wait until it has ended; can be interrupted."""

@@ -113,6 +113,11 @@ class RunOptions(TypedDict, total=False):
     host: HostOptions | None
 
 
+def host_of(options: RunOptions) -> HostOptions:
+    """The host's options among others, or their defaults."""
+    return options.get("host") or HostOptions()
+
+
 def check_options(function: str, options: RunOptions) -> None:
     """Check the names of options before any task is begun.
 
@@ -680,7 +685,7 @@ class AsyncXalora:
                 on_done(outcome)
 
         await self.run_each(list(tasks), done, max_in_flight, on_event, options)
-        if not (options.get("host") or HostOptions()).delivers:
+        if not host_of(options).delivers:
             # Now and not before: an equal task further down may still want the same result.
             for outcome in outcomes.values():
                 if outcome.result is not None:
@@ -734,7 +739,7 @@ class AsyncXalora:
             running.cancel()
             await asyncio.wait({running})
             _ = running.cancelled() or running.exception()
-            if not (options.get("host") or HostOptions()).delivers:
+            if not host_of(options).delivers:
                 self.note_delivered(given)
 
     async def run_each(
@@ -756,7 +761,7 @@ class AsyncXalora:
         if most < 1:
             raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
         places = asyncio.Semaphore(most)
-        options = {**options, "host": replace(options.get("host") or HostOptions(), delivers=True)}
+        options = {**options, "host": replace(host_of(options), delivers=True)}
 
         async def one(index: int, task: WorkflowTask) -> None:
             listener = None if on_event is None else lambda event: on_event(index, event)

@@ -28,7 +28,7 @@ LONGEST = 240
 """Characters of a line."""
 
 LONGEST_ON_NODE = 100
-"""Characters of what happened, on the node, where the money has to fit in too."""
+"""The most characters of the reason on a node: the sentence about the money follows it."""
 
 MADE_HERE = "It was made on this machine, so nothing was charged."
 SOME_PAID = "Finished ones are kept and not paid again."

@@ -18,8 +18,9 @@ from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record, TaskState
+from ...xalora_client.journal.spending import spending
 from ...xalora_client.polling.durations import usual_span
-from ...xalora_client.prices import Prices, Sent, midnight_before, sums
+from ...xalora_client.prices import Prices, Sent
 from ..conversion.previews import kept_preview, result_preview
 from ..execution import task_loop
 from ..execution.freshness import freshness
@@ -364,12 +365,7 @@ def counts(journal: Journal) -> dict[str, int]:
 
 def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
     """``counts`` of the groups, and what was sent ``today`` and in the ``last_run`` that sent any."""
-    run_id = journal.last_run()
-    return {
-        "counts": counts(journal),
-        "today": sums(prices, journal.sent_since(midnight_before(time()))),
-        "last_run": None if run_id is None else sums(prices, journal.sent_in(run_id)),
-    }
+    return {"counts": counts(journal), **spending(journal, prices)}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

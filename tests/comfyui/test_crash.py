@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from graphs import doubled, dump, fresh_seed, image, node, noise
 from harness import ComfyUI, ComfyUIFactory, SessionDevnet
@@ -19,16 +21,21 @@ def sent(comfyui: ComfyUI) -> list[Record]:
         return [record for record in journal.records() if record.task_id is not None]
 
 
+def upscale_graph() -> dict[str, Any]:
+    """One generated image, upscaled."""
+    return {
+        "1": image(fresh_seed()),
+        "2": node("XaloraUpscaleImage", image=["1", 0]),
+        "3": dump(["2", 0]),
+    }
+
+
 def test_quit_while_a_create_is_out_the_task_id_is_kept(
     comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
 ) -> None:
     devnet.reset()
     comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
-    graph = {
-        "1": image(fresh_seed()),
-        "2": node("XaloraUpscaleImage", image=["1", 0]),
-        "3": dump(["2", 0]),
-    }
+    graph = upscale_graph()
     before = devnet.stats()["creates"]
     devnet.add_fault("task_create:delay_after:seconds=1.5")
     comfyui.start(graph)
@@ -78,11 +85,7 @@ def test_what_was_wished_about_a_task_outlives_comfyui(
     """And is done once."""
     devnet.reset()
     comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
-    graph = {
-        "1": image(fresh_seed()),
-        "2": node("XaloraUpscaleImage", image=["1", 0]),
-        "3": dump(["2", 0]),
-    }
+    graph = upscale_graph()
     assert comfyui.run(graph).status == "success"
     (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
     for action in ("make_again", "take_back", "make_again"):

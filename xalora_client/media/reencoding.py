@@ -57,7 +57,7 @@ def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = Non
             f"{_LONGEST_SIDE[encoding.format]}"
         )
     lost_alpha = pixels.shape[2] == 4 and encoding.format is PictureFormat.JPG
-    image = Image.fromarray(_on_white(pixels) if lost_alpha else pixels)
+    image = Image.fromarray(on_white(pixels) if lost_alpha else pixels)
     options: dict[str, Any] = {"quality": encoding.quality or DEFAULT_QUALITY}
     if exif is not None and encoding.format is PictureFormat.AVIF:
         options["exif"] = exif
@@ -73,7 +73,8 @@ def _with(exif: bytes | None, kind: MediaKind | None, data: bytes) -> bytes:
     return data if exif is None else with_exif(kind, data, exif) or data
 
 
-def _on_white(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def on_white(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``[H, W, 3]`` of uint8 ``[H, W, 4]``, over white."""
     opaque = Image.new("RGBA", (pixels.shape[1], pixels.shape[0]), (255, 255, 255, 255))
     opaque.alpha_composite(Image.fromarray(pixels))
     return np.asarray(opaque.convert("RGB"))

@@ -20,12 +20,13 @@ from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from . import workers
 from .images import errors_of_result
 from .media_types import MEDIA_TYPES, MediaKind, sniff_file
+from .picture_formats import DEFAULT_QUALITY
+from .reencoding import on_white
 from .result_files import image_files, open_as_video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-JPEG_QUALITY = 95
 SHOWN_PIXELS = 1024
 """The longer side of an image in a notebook."""
 SHOWN_IMAGES = 16
@@ -176,10 +177,8 @@ def _convert(file: Path, suffix: str, writer: IO[bytes]) -> None:
 
     image, format_name = pil_image(file), _FORMATS[suffix]
     if format_name in ("JPEG", "BMP") and image.mode == "RGBA":
-        page = Image.new("RGB", image.size, "white")
-        page.paste(image, mask=image.getchannel("A"))
-        image = page
-    options = {} if format_name in ("PNG", "BMP", "TIFF") else {"quality": JPEG_QUALITY}
+        image = Image.fromarray(on_white(np.asarray(image)))
+    options = {} if format_name in ("PNG", "BMP", "TIFF") else {"quality": DEFAULT_QUALITY}
     try:
         image.save(writer, format_name, **options)
     except (KeyError, ValueError) as error:

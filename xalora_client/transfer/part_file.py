@@ -124,7 +124,7 @@ class PartFile:
             self.validator = None
 
     def move_to(self, suffix: str) -> Path:
-        """Give it its name as a whole file."""
+        """Rename it to its final name, with the suffix of its format."""
         final = self._dest_stem.with_name(self._dest_stem.name + suffix)
         with self._lock:
             if sys.platform == "win32":

@@ -65,7 +65,7 @@ def test_a_fallback_exits_with_7_is_named_so_and_does_not_count_as_done(
     assert names(tmp_path) >= {"photo.local.png", "other.local.png"}
     assert not list(tmp_path.glob("*.xalora.*"))
     made = (tmp_path / "photo.local.png").read_bytes()
-    # It is no obstacle for the network's, and no input beside others.
+    # Its file does not keep the network's result from being written, and is left out of the inputs.
     again = cli("upscale", *sorted(map(str, tmp_path.glob("*.png"))))
     assert again.returncode == 0, again.stderr
     assert "Skipped results of this command: other.local.png, photo.local.png." in again.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from time import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ from ...errors import (
     XaloraError,
 )
 from ...journal import Journal, Record, TaskState
-from ...prices import midnight_before, sums
+from ...journal.spending import spending
 from ...text import counted, queue_text, seconds_text
 from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
@@ -58,23 +57,21 @@ def tasks(
     settings = load_settings().settings
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
-        today = sums(settings.prices, journal.sent_since(midnight_before(time())))
-        run_id = journal.last_run()
-        last_run = None if run_id is None else sums(settings.prices, journal.sent_in(run_id))
+        spent = spending(journal, settings.prices)
         still_open = journal.records(is_open=True)
         records = journal.records(limit=limit) if every else still_open
         leased = journal.leased()
         total = journal.count()
     if as_json:
         documents = [record_document(record, leased) for record in records]
-        screen.document({"tasks": documents, "today": today, "last_run": last_run})
+        screen.document({"tasks": documents, **spent})
         return ExitCode.DONE
     if records:
         screen.show(record_table(records, leased))
-    if last_run is not None:
-        screen.say((sum_text("Last run", last_run), "dim"))
-    if today["tasks"]:
-        screen.say((sum_text("Since midnight", today), "dim"))
+    if spent["last_run"] is not None:
+        screen.say((sum_text("Last run", spent["last_run"]), "dim"))
+    if spent["today"]["tasks"]:
+        screen.say((sum_text("Since midnight", spent["today"]), "dim"))
     if every and total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
     idle = [record for record in still_open if record.id not in leased]
