@@ -77,6 +77,31 @@ def test_a_stage_gives_its_counts_and_leaves_the_closing_line_to_the_summary(
     assert not re.search(r"\d passed.* in \d", told)
 
 
+def test_what_fails_beside_others_is_run_again_alone_and_named(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "REPOSITORY", tmp_path)
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_stage.py").write_text(
+        "from pathlib import Path\n"
+        "def test_good(): Path(__file__).with_name('good').open('x')\n"
+        "def test_bad(): assert not 'bad'\n"
+        "def test_late():\n"
+        "    here = Path(__file__).with_name('late')\n"
+        "    was_here = here.exists()\n"
+        "    here.touch()\n"
+        "    assert was_here\n"
+    )
+    result = suite.run_twice("stage", folder, "-n2")
+    assert result.counts == Counter(passed=2, failed=1)
+    assert "1 passed only when run again" in result.note
+    assert "test_late" in result.note
+    (folder / "test_stage.py").write_text("def test_all_well(): pass\n")
+    assert suite.run_twice("stage", folder, "-n2").note == ""
+
+
 def test_a_stage_that_cannot_even_start_is_an_error(suite: ModuleType, tmp_path: Path) -> None:
     result = suite.run_pytest("nowhere", [tmp_path / "nowhere"])
     assert not result.good
