@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from . import exif as exif_blocks
+from .colour_tags import profile_of_png
 from .containers import (
     PNG_SIGNATURE,
     BrokenMediaError,
@@ -24,6 +25,7 @@ from .containers import (
 from .media_types import MediaKind
 
 _READ_TEXTS = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"})
+_PNG_COLOURS = frozenset({b"cICP", b"sRGB", b"gAMA", b"cHRM"})
 _MOST_INFLATED = 32 * 1024**2
 _APP1, _APP2 = 0xE1, 0xE2
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -74,8 +76,14 @@ def with_exif(kind: MediaKind | None, data: bytes, block: bytes) -> bytes | None
 def _of_png(data: bytes) -> Embedded:
     profile = exif = raw_exif = xmp = None
     seen: set[bytes] = set()  # only the first of each is inflated, whatever a stranger's file repeats
+    colours: dict[bytes, bytes] = {}
+    is_gray = False
     with suppress(BrokenMediaError):
         for chunk in png_chunks(data, verify=False):
+            if chunk.name == b"IHDR":
+                is_gray = bytes(chunk.payload[9:10]) in {b"\0", b"\4"}
+            if chunk.name in _PNG_COLOURS:
+                colours.setdefault(chunk.name, bytes(chunk.payload[:64]))
             if chunk.name == b"iCCP" and _is_first(b"iCCP", seen):
                 profile = _inflated(bytes(chunk.payload).partition(b"\0")[2][1:])
             elif chunk.name == b"eXIf":
@@ -88,6 +96,8 @@ def _of_png(data: bytes) -> Embedded:
                     xmp = _png_text(chunk.name, bytes(chunk.payload))
                 elif keyword in _READ_TEXTS:
                     raw_exif = _raw_profile(_png_text(chunk.name, bytes(chunk.payload)))
+    if profile is None or b"cICP" in colours:
+        profile = profile_of_png(colours, is_gray=is_gray) or profile
     return Embedded(profile, exif or raw_exif, xmp)
 
 
