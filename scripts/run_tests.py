@@ -64,7 +64,7 @@ def lint() -> Result:
 
 def quick() -> Result:
     """Tests that need the clone's own environment only. They wait most of the time, so many run at once."""
-    return run_pytest("quick", ["unit", "with_devnet", "chaos"], "-n6", "--dist=worksteal")
+    return run_twice("quick", "unit", "with_devnet", "chaos", options=("-n6", "--dist=worksteal"))
 
 
 def torch() -> Result:
@@ -74,14 +74,14 @@ def torch() -> Result:
 
 def comfyui(name: str = "comfyui", given: Path | None = None) -> Result:
     """Tests in a real ComfyUI, one for each process."""
-    return run_twice(name, "comfyui", "-n3", "--dist=worksteal", variables=_named(given))
+    return run_twice(name, "comfyui", options=("-n3", "--dist=worksteal"), variables=_named(given))
 
 
 def browser(name: str = "browser", given: Path | None = None) -> Result:
     """Tests in a real browser, each frontend in a process of its own."""
     if find_browser() is None:
         return Result(note="LEFT OUT: no Chrome or Chromium here, and none could be installed")
-    return run_twice(name, "browser", "-n2", variables=_named(given))
+    return run_twice(name, "browser", options=("-n2",), variables=_named(given))
 
 
 def further_stages() -> dict[str, Stage]:
@@ -130,26 +130,26 @@ def run_stages(stages: Mapping[str, Stage]) -> dict[str, Result]:
 
 
 def run_twice(
-    name: str, folder: str | Path, *options: str, variables: Mapping[str, str] | None = None
+    name: str, *folders: str | Path, options: Sequence[str], variables: Mapping[str, str] | None = None
 ) -> Result:
-    """Run a folder's tests, and those that fail once more, one after another; the summary names them.
+    """Run the tests of some folders, then those that fail once more, one after another; the note names them.
 
-    Several ComfyUIs and browsers share the machine, so that one of them may be late by chance.
+    Many tests share the machine, so that one may be late by chance.
     """
     cache = ("-o", f"cache_dir={REPOSITORY / '.artifacts' / 'pytest' / name.replace(' ', '-')}")
-    first = run_pytest(name, [folder], *cache, *options, variables=variables)
-    if first.counts["error"] or not 0 < first.counts["failed"] <= RUN_AGAIN_AT_MOST:
+    first = run_pytest(name, folders, *cache, *options, variables=variables)
+    if not 0 < first.counts["failed"] + first.counts["error"] <= RUN_AGAIN_AT_MOST:
         return first
     say(f"== {name}: what failed, again")
-    again = run_pytest(f"{name} again", [folder], *cache, "--last-failed", variables=variables)
-    if again.counts["error"]:
-        return first
+    only_those = ("--last-failed", "--last-failed-no-failures=none")
+    again = run_pytest(f"{name} again", folders, *cache, *only_those, variables=variables)
     passed = again.counts["passed"]
+    if again.counts["error"] or not passed:
+        return first
+    names = ", ".join(test.rpartition("::")[2] for _, test in again.durations)
     first.counts += Counter(passed=passed)
-    first.counts -= Counter(failed=passed)
-    if passed:
-        names = ", ".join(test.rpartition("::")[2] for _, test in again.durations)
-        first.note = f"{passed} passed only when run again, of {names}"
+    first.counts.update(failed=again.counts["failed"] - first.counts["failed"], error=-first.counts["error"])
+    first.note = f"{passed} passed only when run again, of {names}"
     return first
 
 

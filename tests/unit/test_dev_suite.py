@@ -86,20 +86,27 @@ def test_what_fails_beside_others_is_run_again_alone_and_named(
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_stage.py").write_text(
         "from pathlib import Path\n"
+        "import pytest\n"
         "def test_good(): Path(__file__).with_name('good').open('x')\n"
         "def test_bad(): assert not 'bad'\n"
-        "def test_late():\n"
-        "    here = Path(__file__).with_name('late')\n"
+        "@pytest.fixture\n"
+        "def late_too(): test_late('too late')\n"
+        "def test_with_it(late_too): pass\n"
+        "def test_late(name='late'):\n"
+        "    here = Path(__file__).with_name(name)\n"
         "    was_here = here.exists()\n"
         "    here.touch()\n"
         "    assert was_here\n"
     )
-    result = suite.run_twice("stage", folder, "-n2")
-    assert result.counts == Counter(passed=2, failed=1)
-    assert "1 passed only when run again" in result.note
+    result = suite.run_twice("stage", folder, options=("-n2",))
+    assert result.counts == Counter(passed=3, failed=1)
+    assert not result.good
+    assert "2 passed only when run again" in result.note
     assert "test_late" in result.note
     (folder / "test_stage.py").write_text("def test_all_well(): pass\n")
-    assert suite.run_twice("stage", folder, "-n2").note == ""
+    assert suite.run_twice("stage", folder, options=("-n2",)).note == ""
+    (folder / "test_stage.py").write_text("import os\ndef test_crash(): os._exit(3)\n")
+    assert not suite.run_twice("stage", folder, options=()).good
 
 
 def test_a_stage_that_cannot_even_start_is_an_error(suite: ModuleType, tmp_path: Path) -> None:
