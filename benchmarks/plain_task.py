@@ -68,13 +68,13 @@ def main() -> None:
         with Xalora(devnet.api_key, devnet.url, **options) as client:
             # The first one opens the journal and the connections.
             client.run(UpscalerTask(image=image))
-            client.journal.flush(10)
+            client.journal.flushed().result(10)
             commits.clear()
             trace.functions.clear()
             trace.lines.clear()
             trace.files.clear()
             client.run(UpscalerTask(image=image + 1))
-            client.journal.flush(10)
+            client.journal.flushed().result(10)
             print(f"write transactions  {len(commits)}")
             print(f"functions           {len(trace.functions)}")
             print(f"lines               {len(trace.lines)}")

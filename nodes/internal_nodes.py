@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..xalora_client.engines import EngineCanceledError
+from ..xalora_client.engines.fallback import note_fallback
 from ..xalora_client.engines.ncnn.engine import upscaled
 from ..xalora_client.engines.ncnn.upscaler import NAME as NCNN
 from ..xalora_client.engines.ncnn.upscaler import upscaler
@@ -240,7 +241,7 @@ def show_report(report: str) -> None:
     if journal is not None and job_ids:
         engine, device = _made_by(told["ncnn_model"])
         for job_id in job_ids:
-            journal.note_fallback(job_id, engine, device)
+            note_fallback(journal, job_id, engine, device)
     line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
     compat.send_line(line, told["node_id"])
     log.info("node %s: %s", told["node_id"], line)

@@ -581,13 +581,13 @@ class AsyncXalora:
                 if host.takes_over or not falls_back(policy, error):
                     raise
                 remote_error, reason = error, error.what
-        from .engines.fallback import run_locally
+        from .engines.fallback import note_fallback, run_locally
 
         result = await run_locally(
             task, self.settings, reason=reason, remote_error=remote_error, on_event=on_event
         )
         if remote_error is not None:
-            note = partial(self.journal.note_fallback, remote_error.job_id, result.engine, result.device)
+            note = partial(note_fallback, self.journal, remote_error.job_id, result.engine, result.device)
             await run_in_thread(note)
         return result
 

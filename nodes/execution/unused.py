@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Collection
 
+from ...xalora_client.errors import JournalError
 from ...xalora_client.journal import Journal
 
 FLUSH_SECONDS = 2.0
@@ -22,5 +24,6 @@ async def forget_unused(journal: Journal, record_ids: Collection[int]) -> int:
         return forgotten
     await asyncio.to_thread(gc.collect)
     # What was let go by that is noted behind.
-    await asyncio.to_thread(journal.flush, FLUSH_SECONDS)
+    with contextlib.suppress(asyncio.TimeoutError, JournalError):
+        await asyncio.wait_for(asyncio.wrap_future(journal.flushed()), FLUSH_SECONDS)
     return forgotten + await asyncio.wrap_future(journal.forget(record_ids))

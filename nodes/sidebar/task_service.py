@@ -18,7 +18,7 @@ from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record, TaskState
-from ...xalora_client.journal.spending import spending
+from ...xalora_client.journal.spending import sent_in, spending
 from ...xalora_client.polling.durations import usual_span
 from ...xalora_client.prices import Prices, Sent
 from ..conversion.previews import kept_preview, result_preview
@@ -137,7 +137,7 @@ class TaskService:
 
         def looked_up(journal: Journal, settings: Settings) -> tuple[Record, Prices, list[Sent]]:
             record = _found(journal, record_id)
-            return record, settings.prices, journal.sent_in(record.run_id) if record.run_id else []
+            return record, settings.prices, sent_in(journal.read, record.run_id) if record.run_id else []
 
         record, prices, sent = await clients.read(looked_up)
         async with self._previewing:
@@ -365,7 +365,7 @@ def counts(journal: Journal) -> dict[str, int]:
 
 def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
     """``counts`` of the groups, and what was sent ``today`` and in the ``last_run`` that sent any."""
-    return {"counts": counts(journal), **spending(journal, prices)}
+    return {"counts": counts(journal), **spending(journal.read, prices)}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

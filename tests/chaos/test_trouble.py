@@ -37,7 +37,7 @@ def task(index: int) -> UpscalerTask:
 
 def executed(journal: Journal, statement: str) -> None:
     """Run a statement on the journal's own connection, e.g. to let its disk be full."""
-    journal.flush(10)
+    journal.flushed().result(10)
     with journal._writer._in_use:
         assert journal._writer._connection is not None
         journal._writer._connection.execute(statement)
@@ -90,7 +90,7 @@ async def test_nothing_is_sent_past_a_journal_that_stays_locked(
             assert devnet.stats()["creates"] == 0
             # With the lock gone, the journal is used again.
             await client.run(task(1), reuse=True, fallback="never")
-            journal.flush(10)
+            journal.flushed().result(10)
             assert [r.state for r in journal.records()] == [TaskState.FINISHED]
     note("(d) journal locked for good", "JournalError, nothing sent; sent once it was free")
 
@@ -271,7 +271,7 @@ async def test_a_disk_that_fills_up_amid_a_task_is_named_and_the_result_fetched_
     ):
         running = asyncio.create_task(client.run(big, reuse=True, fallback="never"))
         await devnet.wait_for(lambda stats: stats["creates"] == 1)
-        client.journal.flush(10)
+        client.journal.flushed().result(10)
         with (tiny_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
             while True:
                 filler.write(bytes(4096))

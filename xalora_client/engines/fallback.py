@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 from ..config import Settings
-from ..errors import ConfigurationError, EngineError, InputImageError, ResultError, XaloraError
+from ..errors import (
+    ConfigurationError,
+    EngineError,
+    InputImageError,
+    JournalError,
+    ResultError,
+    XaloraError,
+)
 from ..events import Done, EventCallback, FallingBack, LocalProgress, without_exceptions
+from ..journal import Event, Journal
 from ..media.inputs import is_remote, prepare_image
 from ..results import FilesInUse, RunResult, Timing
 from ..tasks import WorkflowTask
@@ -173,6 +181,17 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
 
 _torch_engines: dict[Path | None, TorchEngine] = {}
 """By model file: each keeps the model that it has loaded."""
+
+
+def note_fallback(journal: Journal, job_id: str | None, engine: str, device: str | None) -> None:
+    """Have the journal note that this machine made a job's result instead; never raises. Blocking."""
+    try:
+        record = None if job_id is None else journal.find(job_id=job_id)
+    except JournalError as error:
+        logger.warning("that this machine did the task of job %s is not noted: %s", job_id, error.what)
+        return
+    if record is not None:
+        journal.note(record.id, Event.FELL_BACK, engine=engine, device=device)
 
 
 async def _image_bytes(task: WorkflowTask, settings: Settings) -> dict[str, bytes]:

@@ -367,24 +367,32 @@ class Dispatcher:
             patience=max(0.0, patience),
             **how,
         )
-        look = lambda: self.journal.kept_result(work, **how)  # noqa: E731
+
+        def kept() -> Claim | None:
+            record = self.journal.answering(work, **how, patience=0.0)
+            if record is None or not record.files:
+                return None
+            # Without a seed, nobody could be told any more that the result was given out.
+            is_shared = work.seeded or record.task_id in options.among
+            return Claim(action="kept", record=record) if is_shared else None
+
         began, has_looked = monotonic(), False
         try:
             answer = awaited(claiming)
             await asyncio.wait({answer}, timeout=min(KEPT_SECONDS, max(0.0, patience)))
             if not answer.done():
                 has_looked = True
-                if (kept := await self._read(look)) is not None:
+                if (given := await self._read(kept)) is not None:
                     self._withdraw(claiming)
-                    return kept
+                    return given
                 await asyncio.wait({answer}, timeout=max(0.0, began + patience - monotonic()))
             if answer.done():
                 return answer.result()
             raise busy_error(self.journal.path)
         except JournalError as error:
             self._withdraw(claiming)
-            if not has_looked and (kept := await self._read(look)) is not None:
-                return kept
+            if not has_looked and (given := await self._read(kept)) is not None:
+                return given
             if isinstance(error, BusyJournalError) and deadline is not None and monotonic() >= deadline - 0.2:
                 why = f", since another program holds the journal {self.journal.path}"
                 raise messages.not_sent_in_time(prepared.job_id, patience, why) from error

@@ -17,19 +17,22 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..concurrency import DaemonThreads
 from ..errors import NOTHING_CHARGED, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
-from ..prices import DailyLimit, Sent, midnight_before
+from ..prices import DailyLimit, midnight_before
 from . import forks
 from .database import OldJournalError, Reader, explained
-from .queries import IS_OPEN, LAST_RUN, SENT_IN_RUN, SENT_SINCE, sent_of, where
+from .queries import IS_OPEN, where
 from .records import Claim, Folder, Record, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
+from .spending import Read, sent_since
 from .transaction import AnothersIdError, Transaction, check_not_anothers, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
@@ -189,7 +192,7 @@ class Journal:
         folder = folder or Folder()
 
         def decide(change: Transaction) -> Claim:
-            row = self._answering(change.connection, work, reuse, again, among, None, folder.gone)
+            row = _answering(change.read, work, reuse, again, among, folder.gone)
             if row is not None and row["state"] == TaskState.UNKNOWN.value:
                 # The network has accepted its job id before, so sending that again would find the same task.
                 is_known = row["task_id"] is not None
@@ -206,7 +209,7 @@ class Journal:
                 if folder.refusal is not None:
                     raise folder.refusal
                 if state is TaskState.PREPARED and self.daily_limit.is_set:
-                    today = change.sent_since(midnight_before(change.now))
+                    today = sent_since(change.read, midnight_before(change.now))
                     self.daily_limit.check(today, work.task_type, work.workflow_id)
                 record_id = row["id"] if row else change.insert(work, job_id)
                 change.update(record_id, run_id=run_id)
@@ -230,7 +233,7 @@ class Journal:
     def _gone(self, work: Work) -> frozenset[str]:
         query = "SELECT files FROM entries WHERE fingerprint = ? AND files <> '[]'"
         try:
-            rows = self._rows(query, (work.fingerprint,), patience=0.0)
+            rows = self.read(query, (work.fingerprint,), patience=0.0)
         except JournalError:
             # Whoever gives files out looks at them again.
             return frozenset()
@@ -312,16 +315,6 @@ class Journal:
             if event is Event.KEPT:
                 self.evict()
 
-    def note_fallback(self, job_id: str | None, engine: str, device: str | None) -> None:
-        """Have written that this machine made a job's result instead; reads first, never raises."""
-        try:
-            record = None if job_id is None else self.find(job_id=job_id)
-        except JournalError as error:
-            logger.warning("that this machine did the task of job %s is not noted: %s", job_id, error.what)
-            return
-        if record is not None:
-            self.note(record.id, Event.FELL_BACK, engine=engine, device=device)
-
     def leave(self, lease: str) -> None:
         """Drop a lease; never waits. Twice is harmless.
 
@@ -331,12 +324,8 @@ class Journal:
         if lease:
             self._writer.drop(lease)
 
-    def flush(self, timeout: float) -> bool:
-        """Write all notes now; False where another program holds the journal for longer than `timeout`."""
-        return self._writer.flush(timeout)
-
     def flushed(self) -> Future[None]:
-        """The same without waiting; the future is done when they are on disk."""
+        """Write all notes now; the future is done when they are on disk."""
         return self._writer.flushed()
 
     # --- readings -----------------------------------------------------------------------------------------
@@ -414,7 +403,7 @@ class Journal:
             query += " WHERE entry IN (SELECT value FROM json_each(?))"
             values = [json.dumps(list(record_ids))]
         # Nothing that is not written yet matters to this, so that is not waited for.
-        rows = [row for row in self._rows(query, values) if row["ticket"] != besides]
+        rows = [row for row in self.read(query, values) if row["ticket"] != besides]
         with explained(self.path):
             held = {owner: self._writer.held_by(owner) for owner in {row["owner"] for row in rows}}
         return frozenset(row["entry"] for row in rows if held[row["owner"]](row["ticket"]))
@@ -426,23 +415,11 @@ class Journal:
             AnothersIdError: It did.
             JournalError: The journal can't be read.
         """
-        row = next(iter(self._rows("SELECT * FROM entries WHERE id = ?", (record_id,))), None)
+        row = next(iter(self.read("SELECT * FROM entries WHERE id = ?", (record_id,))), None)
         if row is not None:
             self._reader.read(lambda it: check_not_anothers(it, row, task_id), READING_SECONDS)
         if self._writer.has_noted(task_id, besides=record_id):
             raise AnothersIdError(f"The network answered with the id of another task, {task_id}")
-
-    def sent_since(self, since: float) -> list[Sent]:
-        """How many tasks were sent since then, by workflow; those that are just being sent count."""
-        return sent_of(self._rows(SENT_SINCE, (since,)))
-
-    def sent_in(self, run_id: str) -> list[Sent]:
-        """How many tasks were sent for a run, by workflow."""
-        return sent_of(self._rows(SENT_IN_RUN, (run_id,)))
-
-    def last_run(self) -> str | None:
-        """The run that sent a task last; None where none has."""
-        return next((str(row["run_id"]) for row in self._rows(LAST_RUN, ())), None)
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""
@@ -451,32 +428,42 @@ class Journal:
         rows = self._read(query, (kind, limit), patience=0.0)
         return [PastRun(row["at_least"], row["at_most"]) for row in rows]
 
-    def kept_result(
-        self, work: Work, *, reuse: bool, again: bool, among: AbstractSet[str] = frozenset()
-    ) -> Claim | None:
-        """The kept result that `claim` would give out, found without writing; its lease is empty.
+    def answering(
+        self,
+        work: Work,
+        *,
+        reuse: bool,
+        again: bool,
+        among: AbstractSet[str] = frozenset(),
+        patience: float = READING_SECONDS,
+    ) -> Record | None:
+        """The record that `claim` would answer with at present, found by reading alone; None for a new one.
 
-        For a journal that can't be written now. A task without a seed gets none unless it is named in
-        `among`: nobody could be told any more that the result was given out.
+        It has no files where `claim` would find them gone.
         """
         gone = self._gone(work)
-        row = self._reader.read(
-            lambda connection: self._answering(connection, work, reuse, again, among, frozenset(), gone), 0.0
-        )
-        if row is None or not _has_files(row, gone):
+        row = _answering(partial(self.read, patience=patience), work, reuse, again, among, gone)
+        if row is None:
             return None
-        if not work.seeded and row["task_id"] not in among:
-            return None
-        return Claim(action="kept", record=record_from_row(row, self.results.root))
+        record = record_from_row(row, self.results.root)
+        return record if _has_files(row, gone) else replace(record, files=(), digests=())
 
-    def answering(self, work: Work, *, reuse: bool, again: bool) -> Record | None:
-        """The record that `claim` would answer with at present, found without writing; None for a new one."""
-        gone = self._gone(work)
-        row = self._reader.read(
-            lambda connection: self._answering(connection, work, reuse, again, frozenset(), None, gone),
-            READING_SECONDS,
-        )
-        return None if row is None else record_from_row(row, self.results.root)
+    def read(self, query: str, values: Sequence[Any], patience: float = READING_SECONDS) -> list[sqlite3.Row]:
+        """The rows of a SELECT, as they are on disk. For functions that count or sum; see `spending`.
+
+        Args:
+            patience: Seconds to wait while another program keeps readers out.
+        """
+
+        def select(connection: sqlite3.Connection) -> list[sqlite3.Row]:
+            return connection.execute(query, values).fetchall()
+
+        try:
+            return self._reader.read(select, patience)
+        except OldJournalError:
+            # The first writing brings it up to date; another process may be about to.
+            self._ensure_usable(max(patience, SETTLE_SECONDS))
+            return self._reader.read(select, patience)
 
     @contextlib.contextmanager
     def as_written(self) -> Iterator[None]:
@@ -564,69 +551,41 @@ class Journal:
     ) -> list[sqlite3.Row]:
         if not getattr(self._as_written, "is_wanted", False):
             self._writer.flush(SETTLE_SECONDS)
-        return self._rows(query, values, patience)
-
-    def _rows(
-        self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
-    ) -> list[sqlite3.Row]:
-        def select(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(query, values).fetchall()
-
-        try:
-            return self._reader.read(select, patience)
-        except OldJournalError:
-            # The first writing brings it up to date; another process may be about to.
-            self._ensure_usable(max(patience, SETTLE_SECONDS))
-            return self._reader.read(select, patience)
+        return self.read(query, values, patience)
 
     def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         rows = self._read(f"SELECT * FROM entries {clause}", values)
         return [record_from_row(row, self.results.root) for row in rows]
-
-    def _answering(
-        self,
-        connection: sqlite3.Connection,
-        work: Work,
-        reuse: bool,
-        again: bool,
-        among: AbstractSet[str],
-        leased: AbstractSet[int] | None,
-        gone: AbstractSet[str],
-    ) -> sqlite3.Row | None:
-        rows = {
-            row["id"]: row
-            for row in connection.execute(
-                "SELECT * FROM entries WHERE fingerprint = ?", (work.fingerprint,)
-            ).fetchall()
-        }
-        if leased is None:
-            leased = {
-                row["entry"]
-                for row in connection.execute(
-                    "SELECT entry FROM tickets JOIN entries ON entry = id WHERE fingerprint = ?",
-                    (work.fingerprint,),
-                ).fetchall()
-            }
-        candidates = (
-            Candidate(
-                id=row["id"],
-                state=TaskState(row["state"]),
-                leased=row["id"] in leased,
-                delivered=bool(row["delivered"]),
-                whole=_has_files(row, gone),
-                named=row["task_id"] in among,
-                forgotten=bool(row["forgotten"]),
-            )
-            for row in rows.values()
-        )
-        chosen = choose(candidates, seeded=work.seeded, reuse=reuse, again=again)
-        return None if chosen is None else rows[chosen.id]
 
     def _claimed(self, change: Transaction, action: Action, record_id: int) -> Claim:
         lease = change.new_lease(record_id)
         if action == "send":
             change.update(record_id, worker=lease)
         return Claim(action=action, record=change.record(record_id), lease=lease)
+
+
+def _answering(
+    read: Read, work: Work, reuse: bool, again: bool, among: AbstractSet[str], gone: AbstractSet[str]
+) -> sqlite3.Row | None:
+    query = (
+        "SELECT *, EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) AS leased"
+        " FROM entries WHERE fingerprint = ?"
+    )
+    rows = {row["id"]: row for row in read(query, (work.fingerprint,))}
+    candidates = (
+        Candidate(
+            id=row["id"],
+            state=TaskState(row["state"]),
+            leased=bool(row["leased"]),
+            delivered=bool(row["delivered"]),
+            whole=_has_files(row, gone),
+            named=row["task_id"] in among,
+            forgotten=bool(row["forgotten"]),
+        )
+        for row in rows.values()
+    )
+    chosen = choose(candidates, seeded=work.seeded, reuse=reuse, again=again)
+    return None if chosen is None else rows[chosen.id]
 
 
 def _has_files(row: sqlite3.Row, gone: AbstractSet[str]) -> bool:

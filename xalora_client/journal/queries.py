@@ -1,16 +1,14 @@
-"""WHERE clauses for listing and searching records, and the counting of sent tasks. No I/O."""
+"""WHERE clauses for listing and searching records. No I/O."""
 
 from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ..prices import Sent
 from .records import clean_text
 from .rules import ENDED, TaskState
 
@@ -75,37 +73,6 @@ def searched_names(record_id: int, label: str, files: str, *ids: str | None) -> 
 def folded(text: str) -> str:
     """A text as it is compared in a search: without upper case, and composed."""
     return unicodedata.normalize("NFC", text).casefold()
-
-
-# A record that is prepared and has no worker was left by a process that died.
-_IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
-
-
-def _sent(condition: str, condition_of_forgotten: str) -> str:
-    return (
-        "SELECT task_type, workflow_id, COUNT(*) AS count FROM ("
-        f"SELECT task_type, workflow_id FROM entries WHERE {condition} AND {_IS_SENT}"
-        f" UNION ALL SELECT task_type, workflow_id FROM forgotten_sent WHERE {condition_of_forgotten}"
-        ") GROUP BY task_type, workflow_id"
-    )
-
-
-SENT_SINCE = _sent("COALESCE(sent_at, created_at) >= ?1", "sent_at >= ?1")
-SENT_IN_RUN = _sent("run_id = ?1", "run_id = ?1")
-LAST_RUN = (
-    f"SELECT run_id FROM entries WHERE run_id IS NOT NULL AND {_IS_SENT}"
-    " ORDER BY COALESCE(sent_at, created_at) DESC, id DESC LIMIT 1"
-)
-# A record that is removed, by its id; to be called before.
-REMEMBER_SENT = (
-    "INSERT INTO forgotten_sent SELECT COALESCE(sent_at, created_at), task_type, workflow_id, run_id"
-    f" FROM entries WHERE id = ? AND {_IS_SENT}"
-)
-
-
-def sent_of(rows: Iterable[sqlite3.Row]) -> list[Sent]:
-    """The rows of :data:`SENT_SINCE` and :data:`SENT_IN_RUN`."""
-    return [Sent(row["task_type"], row["workflow_id"], row["count"]) for row in rows]
 
 
 def where(

@@ -1,23 +1,70 @@
-"""What was sent today and by the last run, and what it costs by the user's prices."""
+"""How many tasks were sent, today and by a run, and what they cost by the user's prices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from time import time
 from typing import Any
 
-from ..prices import midnight_before, sums
-from .journal import Journal
+from ..prices import Sent, midnight_before, sums
+
+Read = Callable[[str, Sequence[Any]], list[sqlite3.Row]]
+"""Gives the rows of a SELECT: `Journal.read`, or `Transaction.read`."""
+
+# A record that is prepared and has no worker was left by a process that died.
+_IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
 
 
-def spending(journal: Journal, prices: Mapping[str, Decimal]) -> dict[str, Any]:
+def _sent(condition: str, condition_of_forgotten: str) -> str:
+    return (
+        "SELECT task_type, workflow_id, COUNT(*) AS count FROM ("
+        f"SELECT task_type, workflow_id FROM entries WHERE {condition} AND {_IS_SENT}"
+        f" UNION ALL SELECT task_type, workflow_id FROM forgotten_sent WHERE {condition_of_forgotten}"
+        ") GROUP BY task_type, workflow_id"
+    )
+
+
+_SENT_SINCE = _sent("COALESCE(sent_at, created_at) >= ?1", "sent_at >= ?1")
+_SENT_IN_RUN = _sent("run_id = ?1", "run_id = ?1")
+_LAST_RUN = (
+    f"SELECT run_id FROM entries WHERE run_id IS NOT NULL AND {_IS_SENT}"
+    " ORDER BY COALESCE(sent_at, created_at) DESC, id DESC LIMIT 1"
+)
+# A record that is removed, by its id; to be called before.
+REMEMBER_SENT = (
+    "INSERT INTO forgotten_sent SELECT COALESCE(sent_at, created_at), task_type, workflow_id, run_id"
+    f" FROM entries WHERE id = ? AND {_IS_SENT}"
+)
+
+
+def sent_since(read: Read, since: float) -> list[Sent]:
+    """How many tasks were sent since then, by workflow; those that are just being sent count."""
+    return _sent_of(read(_SENT_SINCE, (since,)))
+
+
+def sent_in(read: Read, run_id: str) -> list[Sent]:
+    """How many tasks were sent for a run, by workflow."""
+    return _sent_of(read(_SENT_IN_RUN, (run_id,)))
+
+
+def last_run(read: Read) -> str | None:
+    """The run that sent a task last; None where none has."""
+    return next((str(row["run_id"]) for row in read(_LAST_RUN, ())), None)
+
+
+def spending(read: Read, prices: Mapping[str, Decimal]) -> dict[str, Any]:
     """As JSON: ``today``, and the ``last_run`` that sent any task, None where none has; see :func:`.sums`.
 
     Blocking.
     """
-    run_id = journal.last_run()
+    run_id = last_run(read)
     return {
-        "today": sums(prices, journal.sent_since(midnight_before(time()))),
-        "last_run": None if run_id is None else sums(prices, journal.sent_in(run_id)),
+        "today": sums(prices, sent_since(read, midnight_before(time()))),
+        "last_run": None if run_id is None else sums(prices, sent_in(read, run_id)),
     }
+
+
+def _sent_of(rows: list[sqlite3.Row]) -> list[Sent]:
+    return [Sent(row["task_type"], row["workflow_id"], row["count"]) for row in rows]

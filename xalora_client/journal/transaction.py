@@ -6,16 +6,15 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
-from ..prices import Sent
-from .queries import REMEMBER_SENT, SENT_SINCE, sent_of
 from .records import Record, Work, clean_text, record_from_row, to_json, without_queries
 from .results_folder import KeptFile, KeptResults
 from .rules import Event, TaskState, next_state
+from .spending import REMEMBER_SENT
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -86,9 +85,9 @@ class Transaction:
         """The record as it stands inside this transaction."""
         return record_from_row(self.row(record_id), self._results.root)
 
-    def sent_since(self, since: float) -> list[Sent]:
-        """As :meth:`.Journal.sent_since`, with what this transaction has changed."""
-        return sent_of(self.connection.execute(SENT_SINCE, (since,)).fetchall())
+    def read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        """The rows of a SELECT, with what this transaction has changed."""
+        return self.connection.execute(query, values).fetchall()
 
     def insert(self, work: Work, job_id: str) -> int:
         """A new record's id; it is PREPARED."""

@@ -70,7 +70,7 @@ class Seeder:
             then(self, claim.record, claim.lease)
         finally:
             self.journal.leave(claim.lease)
-            self.journal.flush(30)
+            self.journal.flushed().result(30)
             self.clock.now = now
         record = self.journal.find(claim.record.id)
         assert record is not None
@@ -79,7 +79,7 @@ class Seeder:
     def note(self, record: Record, event: Event, **values: Any) -> None:
         """Note an event at the time the clock is set to."""
         self.journal.note(record.id, event, at=self.clock.now, **values)
-        assert self.journal.flush(30)
+        self.journal.flushed().result(30)
 
     def submitted(self, record: Record, task_id: str | None = None) -> str:
         """The network has accepted the record."""

@@ -27,7 +27,7 @@ def claim(journal: Journal, task: Work | int = 0, job_id: str = "job-1", **how: 
 
 def settled(journal: Journal, record_id: int) -> Record:
     """The record once everything noted is written."""
-    assert journal.flush(LONG)
+    journal.flushed().result(LONG)
     record = journal.find(record_id)
     assert record is not None
     return record
@@ -41,7 +41,7 @@ def note(journal: Journal, record_id: int, event: Event, **values: Any) -> Recor
 def leave(journal: Journal, *claims: Claim) -> None:
     for each in claims:
         journal.leave(each.lease)
-    assert journal.flush(LONG)
+    journal.flushed().result(LONG)
 
 
 def send(journal: Journal, claimed: Claim, task_id: str | None = "task-1") -> Record:

@@ -445,5 +445,5 @@ class TestLeases:
         seen = journal.version()
         journal.leave(third)
         journal.leave(journal.hold(1).result(LONG))
-        assert journal.flush(LONG)
+        journal.flushed().result(LONG)
         assert journal.version() == seen  # there is nothing left to do or to decide

@@ -479,7 +479,7 @@ elif plot == "temporary":
     print(json.dumps(["child", claim(journal, 0, "job-child").action]), flush=True)
     sys.exit()
 elif plot == "notes":
-    found = [journal._writer.owner_id, journal.flush(0.0), sorted(journal._writer.left())]
+    found = [journal._writer.owner_id, journal.flushed().done(), sorted(journal._writer.left())]
 elif plot == "parent closes":
     journal.count()
     os.write(to_parent, b"x")

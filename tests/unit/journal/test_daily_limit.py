@@ -11,6 +11,7 @@ from journal_steps import LONG, claim, end, finish, leave, send, work
 
 from xalora_client.errors import DailyLimitError
 from xalora_client.journal import Claim, Journal
+from xalora_client.journal.spending import last_run, sent_in, sent_since
 from xalora_client.prices import DailyLimit, Sent
 
 DAY = 24 * 3600.0
@@ -48,7 +49,7 @@ def test_what_was_not_sent_does_not_count(journal: Journal) -> None:
     first = claim(journal, 0, "job-0")
     end(journal, first, "not sent")
     leave(journal, first)
-    assert journal.sent_since(0) == []
+    assert sent_since(journal.read, 0) == []
     assert claim(journal, 1, "job-1").action == "send"
 
 
@@ -59,7 +60,7 @@ def test_the_cost_is_counted_by_the_users_prices(journal: Journal) -> None:
     claim(journal, work(1, task_type="txt2img", workflow_id="3"), "job-1")
     with pytest.raises(DailyLimitError, match="XALORA_DAILY_COST"):
         claim(journal, 2, "job-2")
-    assert sorted(journal.sent_since(0), key=lambda sent: sent.task_type) == [
+    assert sorted(sent_since(journal.read, 0), key=lambda sent: sent.task_type) == [
         Sent("txt2img", "3", 1),
         Sent("upscaler", None, 1),
     ]
@@ -85,7 +86,7 @@ def test_what_is_forgotten_still_counts(journal: Journal) -> None:
     end(journal, unsent, "not sent")
     leave(journal, first, unsent)
     assert journal.forget([record.id, unsent.record.id]).result(LONG) == 2
-    assert journal.sent_since(0) == journal.sent_in("prompt-1") == [Sent("upscaler", None, 1)]
+    assert sent_since(journal.read, 0) == sent_in(journal.read, "prompt-1") == [Sent("upscaler", None, 1)]
     claim(journal, 2, "job-2")
     with pytest.raises(DailyLimitError):
         claim(journal, 3, "job-3")
@@ -100,19 +101,19 @@ def test_what_was_forgotten_is_dropped_after_its_day(path: Path, results: Path) 
             leave(journal, claimed)
             assert journal.forget([record.id]).result(LONG) == 1
             clock[0] += 3 * DAY
-        assert journal._rows("SELECT count(*) AS many FROM forgotten_sent", ())[0]["many"] == 1
+        assert journal.read("SELECT count(*) AS many FROM forgotten_sent", ())[0]["many"] == 1
 
 
 def test_a_run_is_what_was_sent_together(journal: Journal) -> None:
     """A task that is joined or answered by a kept result was sent by an earlier run."""
-    assert journal.last_run() is None
+    assert last_run(journal.read) is None
     first = send(journal, claim(journal, 0, "job-0", run_id="prompt-1"), "task-0")
     send(journal, claim(journal, 1, "job-1", run_id="prompt-1"), "task-1")
     assert claim(journal, 0, "job-2", run_id="prompt-2").action == "join"
-    assert (journal.last_run(), journal.sent_in("prompt-2")) == ("prompt-1", [])
+    assert (last_run(journal.read), sent_in(journal.read, "prompt-2")) == ("prompt-1", [])
     send(journal, claim(journal, 2, "job-3", run_id="prompt-2"), "task-2")
-    assert journal.last_run() == "prompt-2"
-    assert journal.sent_in("prompt-1") == [Sent("upscaler", None, 2)]
-    assert journal.sent_in("prompt-2") == [Sent("upscaler", None, 1)]
+    assert last_run(journal.read) == "prompt-2"
+    assert sent_in(journal.read, "prompt-1") == [Sent("upscaler", None, 2)]
+    assert sent_in(journal.read, "prompt-2") == [Sent("upscaler", None, 1)]
     found = journal.find(first.id)
     assert found is not None and found.run_id == "prompt-1"

@@ -29,7 +29,7 @@ def filled(folder: Path, records: int) -> Iterator[tuple[Journal, list[Claim]]]:
             file = journal.results.stem(each.record.id, each.record.job_id).with_suffix(".png")
             file.write_bytes(b"x")
             journal.note(each.record.id, Event.KEPT, files=journal.results.describe([file]))
-        assert journal.flush(LONG)
+        journal.flushed().result(LONG)
         yield journal, claims
 
 
@@ -48,7 +48,7 @@ def counted(journal: Journal, step: Callable[[], object]) -> int:
         connection.set_progress_handler(tick, STEPS_A_COUNT)
     try:
         step()
-        assert journal.flush(LONG)
+        journal.flushed().result(LONG)
     finally:
         for connection in connections:
             assert connection is not None

@@ -275,25 +275,19 @@ class TestReadOnly:
 
     def test_gives_out_what_a_claim_would(self, journal: Journal, holder: LockHolder, filled: Record) -> None:
         holder.hold()
-        found = journal.kept_result(work(1), reuse=True, again=False)
-        assert found is not None
-        assert (found.action, found.record, found.lease) == ("kept", filled, "")
         for how, answers in [
+            ({"reuse": True, "again": False}, True),
             ({"reuse": False, "again": False}, False),
             ({"reuse": True, "again": True}, False),
             ({"reuse": False, "again": False, "among": {"task-1"}}, True),
         ]:
-            assert (journal.kept_result(work(1), **how) is not None) is answers  # type: ignore[arg-type]
-        others = [journal.kept_result(work(number), reuse=True, again=False) for number in (2, 3, 5)]
-        assert others == [None] * 3
-
-    def test_without_a_seed_it_could_not_be_written_down_that_it_was_given_out(
-        self, journal: Journal, holder: LockHolder, filled: Record
-    ) -> None:
-        holder.hold()
-        diced = work(4, seeded=False)
-        assert journal.kept_result(diced, reuse=True, again=False) is None
-        assert journal.kept_result(diced, reuse=False, again=False, among={"task-4"}) is not None
+            assert journal.answering(work(1), **how) == (filled if answers else None)  # type: ignore[arg-type]
+        gone, under_way = (journal.answering(work(n), reuse=True, again=False) for n in (2, 3))
+        assert gone is not None
+        assert (gone.state, gone.files) == (TaskState.FINISHED, ())
+        assert under_way is not None
+        assert under_way.state is TaskState.PREPARED
+        assert journal.answering(work(5), reuse=True, again=False) is None
 
     @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
     @pytest.mark.parametrize("state", ["closed", "log left behind"])
@@ -310,8 +304,8 @@ with Journal(sys.argv[1], sys.argv[2]) as journal:
         refused = str(journal.claim(work, job_id="job-2").result(60))
     except JournalError as error:
         refused = str(error)
-    found = journal.kept_result(work, reuse=True, again=False)
-    print(json.dumps([refused, found and found.record.files[0].read_text(), journal.count()]))
+    found = journal.answering(work, reuse=True, again=False)
+    print(json.dumps([refused, found and found.files[0].read_text(), journal.count()]))
 """
         # Not pytest's folder, which nobody but its owner may enter.
         with tempfile.TemporaryDirectory() as name:

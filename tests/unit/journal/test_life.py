@@ -234,7 +234,7 @@ class TestHistory:
             journal.sending(record.id).result(LONG)
             journal.accepted(record.id, f"task-{number}")
             journal.note(record.id, Event.FINISHED, result="", run=(number, number))
-        assert journal.flush(LONG)
+        journal.flushed().result(LONG)
         kept = journal.past_runs(WORK.kind, limit=1000)
         assert [run.at_most for run in kept] == list(range(104, 4, -1))
 
@@ -358,7 +358,7 @@ class TestChanges:
         note(journal, record.id, Event.FILES_GONE)
         journal.note(99, Event.FAILED, error="no such record")
         journal.note(None, Event.FAILED, error="no record")
-        assert journal.flush(LONG)
+        journal.flushed().result(LONG)
         journal.records()
         journal.leased()
         assert journal.version() == after

@@ -97,7 +97,7 @@ class TestHeld:
         journal.note(record.id, Event.STATUS, status="running")
         journal.note(record.id, Event.FINISHED, result="https://result")
         journal.note(record.id, Event.DELIVERED)
-        assert not journal.flush(0.0)
+        assert not journal.flushed().done()
         found = journal.find(record.id)
         assert found is not None
         assert found.state is TaskState.SUBMITTED
@@ -302,7 +302,7 @@ def test_changes_and_notes_of_many_threads_lose_nothing_while_the_lock_comes_and
         list(pool.map(run, range(tasks)))
     is_over.set()
     disturber.join(LONG)
-    assert journal.flush(LONG)
+    journal.flushed().result(LONG)
     assert journal.leased() == frozenset()
     found = {(record.job_id, record.task_id, record.state, record.delivered) for record in journal.records()}
     assert found == {(f"job-{number}", f"task-{number}", TaskState.FINISHED, True) for number in range(tasks)}
@@ -411,7 +411,7 @@ class TestFull:
         journal.accepted(record.id, long_id).result(LONG)
         journal.note(record.id, Event.FINISHED, result="https://result")
         assert [line["values"]["task_id"] for line in owed(path)] == [long_id]
-        assert not journal.flush(0.0)
+        assert not journal.flushed().done()
         self.limit_pages(journal, 1_000_000)
         after = settled(journal, record.id)
         assert (after.task_id, after.state) == (long_id, TaskState.FINISHED)

@@ -83,7 +83,7 @@ class HeldAtStep(Journal):
             self.reached.set()
 
     def past_runs(self, *arguments: Any, **options: Any) -> Any:
-        self.flush(PATIENCE)
+        self.flushed().result(PATIENCE)
         self._come_to("past_runs")
         return super().past_runs(*arguments, **options)
 

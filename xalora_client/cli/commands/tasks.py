@@ -57,7 +57,7 @@ def tasks(
     settings = load_settings().settings
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
-        spent = spending(journal, settings.prices)
+        spent = spending(journal.read, settings.prices)
         still_open = journal.records(is_open=True)
         records = journal.records(limit=limit) if every else still_open
         leased = journal.leased()
