@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_config_path
 from pydantic import SecretStr
 
+from .drafts import draft_of
 from .errors import ConfigurationError
 
 KEY_FILE_NAME = "api-key"
@@ -110,17 +110,12 @@ def _read(path: Path) -> str | None:
 
 def _write(path: Path, text: SecretStr) -> None:
     """Write a file that only this user can read (mode 0600), completely or not at all."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text.get_secret_value())
-        draft.replace(path)
+        with draft_of(path, 0o600) as draft:
+            draft.write_text(text.get_secret_value(), encoding="utf-8")
+            draft.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise ConfigurationError(
             f"{path} can't be written: {error.strerror or error}",
             next_step="Set XALORA_API_KEY and XALORA_WORKFLOW_URL instead.",

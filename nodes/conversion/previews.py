@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ...xalora_client.drafts import draft_of
 from ..host import compat
 
 if TYPE_CHECKING:
@@ -77,9 +76,9 @@ def _write(path: Path, picture: Callable[[], Image.Image], longest: int) -> None
     small.thumbnail((longest, longest), reducing_gap=2.0)
     if small.mode not in ("RGB", "RGBA"):
         small = small.convert("RGBA" if "transparency" in small.info or small.mode == "LA" else "RGB")
-    draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    small.save(draft, "WEBP", quality=_QUALITY, method=2)
-    draft.replace(path)
+    with draft_of(path) as draft:
+        small.save(draft, "WEBP", quality=_QUALITY, method=2)
+        draft.replace(path)
 
 
 def _preview_path(kind: Kind, job_id: str) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
+from ...xalora_client.drafts import draft_of
 from ...xalora_client.errors import JournalError
 from ..host import compat
 from ..host.comfyui_settings import STATE_FOLDER
@@ -98,11 +99,11 @@ class Wishes:
 
     def _keep(self, wishes: dict[str, Wish]) -> None:
         path = self._path()
-        draft = path.with_suffix(".part")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.write_text(json.dumps(wishes), encoding="utf-8")
-            draft.replace(path)
+            with draft_of(path) as draft:
+                draft.write_text(json.dumps(wishes), encoding="utf-8")
+                draft.replace(path)
         except OSError as error:
             raise JournalError(
                 f"What was wished about a task can't be kept in {path}: {error.strerror or error}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError, XaloraError
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
@@ -204,17 +204,12 @@ def _suits(suffix: str, content: _Content, destination: Destination) -> bool:
 
 def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
     """Copy to ``wanted``, or to a free name beside it unless ``force``; returns the path."""
-    part = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as writer:
+    with draft_of(wanted) as draft:
+        with draft.open("wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             os.fsync(writer.fileno())
-        target = wanted if force else _reserve(wanted)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target
+        return draft.replace(wanted if force else _reserve(wanted))
 
 
 def _reserve(wanted: Path) -> Path:

@@ -11,13 +11,13 @@ import asyncio
 import hashlib
 import hmac
 import os
-import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from aiohttp import web
 
+from ..drafts import draft_of
 from ..media.media_types import MEDIA_TYPES
 from .faults import RESULT, UPLOAD, Fault, FaultKind, FaultPlan
 from .wire import hidden_by, refusal, refused_by
@@ -175,12 +175,9 @@ def _read(path: Path) -> tuple[bytes, str]:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with draft_of(path) as draft:
+        draft.write_bytes(data)
+        draft.replace(path)
 
 
 async def _send(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from ..drafts import draft_of
 from ..errors import EngineError
 from ..workflows.check import MissingFile
 from ..workflows.definition import BoundWorkflow
@@ -130,10 +131,9 @@ def result_path(dest: Path, number: int, suffix: str) -> Path:
 def write_result(path: Path, data: bytes) -> Path:
     """Write a result such that a file under its final name is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
-    return path
+    with draft_of(path) as draft:
+        draft.write_bytes(data)
+        return draft.replace(path)
 
 
 def local_error(what: str, next_step: str) -> EngineError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..drafts import draft_of
 from ..errors import EngineError
 from ..media.media_types import sniff, sniff_file
 from ..workflows.check import check_bound, choose_installed, missing_files
@@ -228,17 +229,16 @@ class ComfyUIEngine:
     ) -> tuple[Path, ...]:
         dest.parent.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
-        part = dest.with_name(dest.name + ".part")
         try:
             for number, entry in enumerate(entries):
-                self._server.download(entry, part, cancel)
-                raise_if_canceled(cancel, NAME)
-                kind = sniff_file(part)
-                path = result_path(dest, number, kind.suffix if kind else Path(entry["filename"]).suffix)
-                part.replace(path)
-                files.append(path)
+                with draft_of(dest) as draft:
+                    self._server.download(entry, draft, cancel)
+                    raise_if_canceled(cancel, NAME)
+                    kind = sniff_file(draft)
+                    suffix = kind.suffix if kind else Path(entry["filename"]).suffix
+                    files.append(draft.replace(result_path(dest, number, suffix)))
         except BaseException:
-            for path in (part, *files):
+            for path in files:
                 path.unlink(missing_ok=True)
             raise
         return tuple(files)

@@ -149,7 +149,7 @@ class KeptResults:
             return
         partial = [path.name for path in self.root.glob("*part*")]
         for stem, files in of_records:
-            begun = [name for name in partial if name.startswith((f"{stem}.", f"{stem}-"))]
+            begun = [name for name in partial if name.lstrip(".").startswith((f"{stem}.", f"{stem}-"))]
             self.remove([*files, *((name, 0, "") for name in begun)])
 
     def part_sizes(self) -> dict[Path, int]:

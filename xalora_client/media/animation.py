@@ -6,7 +6,6 @@ PyAV can't decode animated WebP, so Pillow decodes one frame at a time, and PyAV
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import gcd
@@ -20,6 +19,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
+from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
 from . import workers
 from .containers import webp_durations
@@ -51,16 +51,13 @@ def animated_webp_to_h264(path: str | os.PathLike[str], dest: str | os.PathLike[
     """
     path, dest = Path(path), Path(dest)
     # Two nodes with the same kept result may convert it at the same time.
-    unfinished = dest.with_name(f"{dest.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
+    with draft_of(dest) as draft:
         with errors_of_video(path):
             header = workers.ask("header", path)
             check_frame_size(header["width"], header["height"])
             frames = (on_black(frame.stored()) for frame in workers.images("frames", path))
-            _encode_h264(frames, workers.ask("durations", path), unfinished)
-        unfinished.replace(dest)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            _encode_h264(frames, workers.ask("durations", path), draft)
+        draft.replace(dest)
     return open_video(dest)
 
 

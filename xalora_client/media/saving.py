@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import os
-import secrets
 import shutil
 from base64 import b64encode
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from . import workers
 from .images import errors_of_result
@@ -91,8 +91,10 @@ def save_files(files: Sequence[Path], path: str | os.PathLike[str]) -> tuple[Pat
                 (name if number == 1 else f"{name}-{number}") + (target.suffix if is_known else file.suffix)
             )
         if not (place.exists() and place.samefile(file)):
-            with _written(place) as writer:
-                _write(file, place.suffix.lower(), writer)
+            with draft_of(place) as draft:
+                with draft.open("wb") as writer:
+                    _write(file, place.suffix.lower(), writer)
+                draft.replace(place)
         saved.append(place)
     return tuple(saved)
 
@@ -117,8 +119,9 @@ def save_beside_others(files: Sequence[Path], folder: Path, stem: str) -> tuple[
             with suppress(FileExistsError):
                 place.open("xb").close()
                 try:
-                    with _written(place) as writer, file.open("rb") as reader:
-                        shutil.copyfileobj(reader, writer, 1 << 20)
+                    with draft_of(place) as draft:
+                        shutil.copyfile(file, draft)
+                        draft.replace(place)
                 except BaseException:
                     place.unlink(missing_ok=True)
                     raise
@@ -134,26 +137,6 @@ def _is_copy(place: Path, file: Path) -> bool:
         return filecmp.cmp(place, file, shallow=False)
     except OSError:
         return False
-
-
-class _written:
-    """A file that gets its name once it is written whole."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._part = place.with_name(f".{place.name[:200]}.{secrets.token_hex(4)}.part")
-
-    def __enter__(self) -> IO[bytes]:
-        self._file = self._part.open("xb")
-        return self._file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._part.replace(self._place)
-        finally:
-            self._part.unlink(missing_ok=True)
 
 
 def _write(file: Path, suffix: str, writer: IO[bytes]) -> None:
