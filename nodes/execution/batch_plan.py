@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 from ...xalora_client.config import FallbackPolicy
@@ -235,100 +235,45 @@ class BatchPlan:
         ) from next(iter(self._errors.values()), None)
 
     def _told(self, index: int) -> XaloraError:
-        """The task's last error; after resends, with their number and what each try may cost."""
-        *earlier, last = self._tries[index]
-        if not earlier:
-            return last
-        told = copy(last)
-        told.what = f"{last.what.rstrip('.')}; it was sent {len(earlier) + 1} times"
-        groups = _by_cost(self._tries[index]).items()
-        costs = [f"{_capital(_tries_named(group))}{_each(group)}: {money}" for money, group in groups]
-        told.money = " ".join(costs) or last.money
-        if self._is_worn_out(index):
+        """The task's last error; after resends, with their ids and what they may cost."""
+        tries = self._tries[index]
+        if len(tries) == 1:
+            return tries[-1]
+        told = copy(tries[-1])
+        ids = _listed([f"task {e.task_id}" if e.task_id else f"job {e.job_id}" for e in tries])
+        told.what = f"{told.what.rstrip('.')}; it was sent {len(tries)} times ({ids})"
+        told.money = charges_of(tries) or told.money
+        is_worn_out = len(tries) > max(self._max_resends, 1) and isinstance(told, _WORTH_ANOTHER_TASK)
+        if is_worn_out or _would_repeat(tries):
             told.next_step = (
                 "Other miners failed too: change the input or the parameters. "
                 f"Queued again unchanged, it is sent up to {self._max_resends + 1} times more."
             )
         return told
 
-    def _is_worn_out(self, index: int) -> bool:
-        """Whether it failed at every try, in a way that another miner need not share."""
-        tries = self._tries[index]
-        if _would_repeat(tries):
-            return True
-        return len(tries) > max(self._max_resends, 1) and isinstance(tries[-1], _WORTH_ANOTHER_TASK)
+    def _what(self) -> str:
+        if not self._errors:
+            return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
+        # The user's own cancels are no news.
+        first = min(self._errors, key=lambda i: (isinstance(self._errors[i], OwnCancelError), i))
+        which = f"{'first ' if len(self._errors) > 1 else ''}{self._noun} {first + 1}"
+        unsent = f"; {len(self._unsent)} more were not sent for that reason" if self._unsent else ""
+        what = f"{which}: {self._told(first).what.rstrip('.')}{unsent}"
+        return f"{len(self._errors)} of {self.total} {self._noun}s failed, {what}"
+
+    def _money(self, finished: Mapping[int, str]) -> str:
+        paid = ""
+        if finished:
+            paid = f"{len(finished)} {self._done_word} and paid for ({_listed([*finished.values()])})."
+        tries = [error for index in sorted(self._tries) for error in self._tries[index]]
+        return f"{paid} {charges_of(tries)}".strip() or NOTHING_CHARGED
 
     def _next_step(self) -> str:
         if self._stopped_by is not None and self._stopped_by.next_step:
             return self._stopped_by.next_step
         if self._unusable is not None:
             return self._unusable.next_step
-        step = "Queue the graph again for the missing ones; finished ones are not sent again. "
-        if worn_out := [index for index in sorted(self._errors) if self._is_worn_out(index)]:
-            which = _capital(self._numbered(worn_out))
-            step += f"{which} failed each time: change input or parameters first. "
-        return step + "Xalora Collect gives a result by its task id."
-
-    def _what(self) -> str:
-        if not self._errors:
-            return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
-        groups = self._grouped(self._reason)
-        listed = [f"{self._named(group)}: {reason}" for reason, group in groups.items()]
-        shown = "; ".join(listed[:_LISTED])
-        if len(listed) > _LISTED:
-            left = sum(len(group) for group in list(groups.values())[_LISTED:])
-            shown += f"; and {left} more"
-        if self._unsent:
-            shown += f"; {len(self._unsent)} more were not sent for that reason"
-        return f"{len(self._errors)} of {self.total} {self._noun}s failed: {shown}"
-
-    def _grouped(self, by: Callable[[int], str]) -> dict[str, list[int]]:
-        """The indexes of the failed tasks, by a common text."""
-        groups: dict[str, list[int]] = {}
-        for index in sorted(self._errors):
-            groups.setdefault(by(index), []).append(index)
-        return groups
-
-    def _reason(self, index: int) -> str:
-        """The error's text, the same for all tasks with the same error and number of tries."""
-        what = _what_of_any_task(self._errors[index])
-        sent = len(self._tries[index])
-        return what if sent == 1 else f"{what}, sent {sent} times"
-
-    def _named(self, group: Sequence[int]) -> str:
-        """``image 2 (task b)``, ``images 2, 3 and 5 (tasks b, c and e)``."""
-        ids = [task_id for index in group if (task_id := self._errors[index].task_id)]
-        return f"{self._numbered(group)} ({_enumerated('task', ids)})" if ids else self._numbered(group)
-
-    def _numbered(self, group: Sequence[int]) -> str:
-        return _enumerated(self._noun, [str(index + 1) for index in group])
-
-    def _money(self, finished: Mapping[int, str]) -> str:
-        told: list[str] = []
-        if finished:
-            ids = ", ".join(f"{self._noun} {index + 1} is task {id}" for index, id in finished.items())
-            told.append(f"{len(finished)} {self._done_word} and paid for: {ids}.")
-        all_alike = {error.money for tries in self._tries.values() for error in tries}
-        if len(all_alike) == 1 and not told and all(len(tries) == 1 for tries in self._tries.values()):
-            return all_alike.pop()
-        for money, spent in self._costs().items():
-            numbers = [str(index + 1) + self._tries_of(index, group) for index, group in spent.items()]
-            errors = [error for group in spent.values() for error in group]
-            told.append(f"{_capital(_enumerated(self._noun, numbers))}{_each(errors)}: {money}")
-        return " ".join(told) or NOTHING_CHARGED
-
-    def _costs(self) -> dict[str, dict[int, list[XaloraError]]]:
-        """The tries that may be charged, by the sentence about the charge and by index."""
-        costs: dict[str, dict[int, list[XaloraError]]] = {}
-        for index, tries in sorted(self._tries.items()):
-            for money, group in _by_cost(tries).items():
-                costs.setdefault(money, {})[index] = group
-        return costs
-
-    def _tries_of(self, index: int, group: Sequence[XaloraError]) -> str:
-        """The ids of a task's tries, where it had several or has succeeded since."""
-        is_clear = index not in self._finished and len(self._tries[index]) == 1
-        return "" if is_clear else f" ({_tries_named(group)})"
+        return "Queue the graph again for the missing ones; finished ones are not sent again."
 
 
 def _would_repeat(tries: Sequence[XaloraError]) -> bool:
@@ -363,35 +308,11 @@ def _what_of_any_task(error: XaloraError) -> str:
     return what
 
 
-def _by_cost(tries: Sequence[XaloraError]) -> dict[str, list[XaloraError]]:
-    """Those of a task's tries that may be charged, by the sentence about the charge."""
-    groups: dict[str, list[XaloraError]] = {}
-    for error in tries:
-        if error.money not in NOTHING_SPENT:
-            groups.setdefault(error.money, []).append(error)
-    return groups
+def charges_of(errors: Sequence[XaloraError]) -> str:
+    """What may be charged for tasks that ended so, each sentence once; empty where nothing is."""
+    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in NOTHING_SPENT))
 
 
-def _tries_named(errors: Sequence[XaloraError]) -> str:
-    """``tasks a and b``; the job id where the network gave no task id."""
-    tasks = [error.task_id for error in errors if error.task_id]
-    jobs = [error.job_id for error in errors if not error.task_id and error.job_id]
-    named = [_enumerated(noun, ids) for noun, ids in (("task", tasks), ("job", jobs)) if ids]
-    return " and ".join(named) or "the last one"
-
-
-def _each(errors: Sequence[XaloraError]) -> str:
-    return ", each" if len(errors) > 1 else ""
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
-def _enumerated(noun: str, items: Sequence[str]) -> str:
-    """``task a``, ``tasks a and b``, ``tasks a, b, c, d, e and 3 more``."""
-    if len(items) == 1:
-        return f"{noun} {items[0]}"
-    shown = list(items[:_LISTED])
-    last = f"{len(items) - _LISTED} more" if len(items) > _LISTED else shown.pop()
-    return f"{noun}s {', '.join(shown)} and {last}"
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(items[:_LISTED]) + more

@@ -14,7 +14,6 @@ from ...xalora_client.config import UpscaleModelName
 from ...xalora_client.engines.ncnn.models import DEFAULT, PACKAGED, is_ncnn_file, lacking, packaged
 from ...xalora_client.errors import (
     NOTHING_CHARGED,
-    NOTHING_SPENT,
     ConfigurationError,
     EngineError,
     InvalidTaskError,
@@ -35,6 +34,7 @@ from ..host import compat
 from ..host.catalogs import catalog
 from ..host.comfyui_settings import read_settings
 from . import wording
+from .batch_plan import charges_of
 from .node_progress import ResultSource
 from .node_run import FallbackRequest, source_of
 from .subgraph import Graph, Link, Subgraph, batched, image_result, subgraph, video_result
@@ -376,7 +376,7 @@ def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: 
     share = f"{count} of {total} are made by {engine}" if total > 1 else f"made by {engine}"
     compat.send_line(f"{request.reason}: {share}", parent.node_id)
     numbers = ", ".join(str(index + 1) for index in request.missing)
-    money = money_of(request.errors)
+    money = charges_of(request.errors)
     log.warning(
         "node %s: %s: %s (number %s)%s",
         parent.node_id,
@@ -398,8 +398,3 @@ def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: 
         "total": total,
     }
     server.send_sync(EVENT, event, server.client_id)
-
-
-def money_of(errors: Sequence[XaloraError]) -> str:
-    """What the network may charge although this machine does the tasks; empty where it charges nothing."""
-    return " ".join(dict.fromkeys(error.money for error in errors if error.money not in NOTHING_SPENT))

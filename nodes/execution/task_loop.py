@@ -329,6 +329,9 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         if plan.failed(index, error, is_kept=is_kept):
             log.warning("node %s: %s %d is sent again: %s", self.node_id, self.noun, index + 1, error)
             self._progress.again(index, monotonic())
+        elif self.total > 1:
+            # The node's own error names only the first of those that failed.
+            log.warning("node %s: %s %d failed: %s", self.node_id, self.noun, index + 1, error)
 
     def _creation_options(self, client: AsyncXalora, index: int, **claim: Any) -> dict[str, Any]:
         """The options that `client.run` and `client.submit` have in common, `claim` in their place."""

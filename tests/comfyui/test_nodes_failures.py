@@ -52,10 +52,9 @@ def test_what_keeps_failing_is_told_with_the_finished_ones(comfyui: ComfyUI, dev
     states = {task_id: devnet.task(task_id).status for task_id in ids}
     assert [states[task_id] for task_id in ids] == ["failed", "finished", "finished", "failed", "failed"]
     assert message.startswith(
-        f"1 of 3 images failed: image 1 (task {ids[-1]}): The network reports the task as failed"
+        f"1 of 3 images failed, image 1: The network reports task {ids[-1]} as failed; it was sent 3 times"
     )
-    assert f"image 2 is task {ids[1]}" in message and f"image 3 is task {ids[2]}" in message
-    assert "2 finished and paid for" in message
+    assert f"2 finished and paid for ({ids[1]}, {ids[2]})" in message
 
 
 def test_the_finished_ones_are_not_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -76,7 +75,7 @@ def test_a_single_failure_is_told_as_it_is(comfyui: ComfyUI, devnet: SessionDevn
     # Sent three times in all: each costs, and what fails three times fails for a reason.
     assert [devnet.task(task_id).status for task_id in ids] == ["failed"] * 3
     assert message.startswith(f"The network reports task {ids[-1]} as failed")
-    assert "it was sent 3 times" in message and f"Tasks {ids[0]}, {ids[1]} and {ids[2]}, each: " in message
+    assert "it was sent 3 times" in message and f"task {ids[0]}, task {ids[1]}" in message
 
 
 def test_a_create_of_unknown_outcome_is_never_sent_again(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
@@ -112,7 +111,7 @@ def test_nor_is_it_with_reuse_off(comfyui: ComfyUI, devnet: SessionDevnet) -> No
 def test_an_image_of_unknown_outcome_stops_only_itself(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     devnet.add_fault("task_create:drop_after:n=2")
     message = told(comfyui, run_upscale(comfyui, fresh_seed(), batch=4, max_in_flight=1))
-    assert message.startswith("1 of 4 images failed: image 2")
+    assert message.startswith("1 of 4 images failed, image 2: ")
     stats = devnet.new_stats()
     assert (stats["creates"], stats["duplicates"]) == (4, 0)
 
@@ -121,7 +120,7 @@ def test_a_network_that_is_gone_is_not_asked_for_every_image(comfyui: ComfyUI, d
     devnet.stop_sequencer()
     record = run_upscale(comfyui, fresh_seed(), batch=40, max_in_flight=2)
     message = told(comfyui, record)
-    assert re.match(r"2 of 40 images failed: images 1 and 2: [^;]*; 38 more were not sent", message), message
+    assert re.match(r"2 of 40 images failed, first image 1: [^;]*; 38 more were not sent", message), message
     assert record.seconds < 40
 
 
@@ -182,7 +181,7 @@ def test_an_unforeseen_error_ends_one_image_alone(comfyui: ComfyUI, devnet: Sess
     )
     message = told(comfyui, record)
     ids = devnet.new_task_ids()
-    assert message.startswith("1 of 3 images failed: image 2: An unforeseen ZeroDivisionError")
+    assert message.startswith("1 of 3 images failed, image 2: An unforeseen ZeroDivisionError")
     assert f"image 1 is task {ids[0]}, image 3 is task {ids[1]}" in message
     assert devnet.new_stats()["tasks"] == {"finished": 2}
     assert "Traceback" not in record.error["exception_message"]
