@@ -5,26 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
-from ...xalora_client.events import (
-    Done,
-    Downloading,
-    Running,
-    Submitted,
-    TaskEvent,
-    UnknownStatus,
-    Uploading,
-    Waiting,
-)
-from ...xalora_client.polling.durations import estimated_share
-from ...xalora_client.text import bytes_text, queue_text, seconds_text
+from ...xalora_client.events import TaskEvent
+from ...xalora_client.jobs.progress import Step, TaskProgress
+from ...xalora_client.text import elapsed_text, seconds_text
 
 SINGLE_TASK_STEPS = 100
 """The bar of a single task moves in hundredths; that of a batch counts its images."""
-
-_DOWNLOAD_FROM = 0.9
-"""Where on a single task's bar the download begins; everything before takes most of the time."""
 
 NO_MINER = "no miner takes it at the moment"
 
@@ -47,30 +34,6 @@ class PreviewPace:
         return True
 
 
-class Phase(Enum):
-    """A task's phases, in order."""
-
-    PREPARING = "preparing"
-    UPLOADING = "uploading"
-    WAITING = "waiting in queue"
-    RUNNING = "running"
-    OTHER = "other"
-    DOWNLOADING = "downloading"
-    ENDED = "ended"
-
-
-@dataclass
-class _TaskView:
-    phase: Phase = Phase.PREPARING
-    since: float = 0.0
-    submitted: float | None = None
-    usual: tuple[float, float] | None = None
-    received: int = 0
-    total: int | None = None
-    status: str = ""
-    position: int | None = None
-
-
 class NodeProgress:
     """The state behind one node's bar and line.
 
@@ -87,114 +50,58 @@ class NodeProgress:
         self.total = total
         self.no_miner = False
         self.cost = ""
-        self._tasks = [_TaskView(since=now) for _ in range(total)]
-        self._done = 0
+        self._tasks = [TaskProgress(now) for _ in range(total)]
+
+    @property
+    def _done(self) -> int:
+        return sum(task.step is Step.ENDED for task in self._tasks)
 
     def note(self, index: int, event: TaskEvent, now: float) -> None:
         """Take in an event of the task with this index."""
-        task = self._tasks[index]
-        match event:
-            case Uploading(total=size):
-                task.phase, task.since, task.total = Phase.UPLOADING, now, size
-            case Submitted(usual_seconds=usual):
-                task.phase, task.since, task.submitted, task.usual = Phase.WAITING, now, now, usual
-            case Waiting(seconds=seconds, position=position):
-                task.phase, task.since = Phase.WAITING, now - seconds
-                task.submitted, task.position = now - seconds, position
-            case Running(seconds=seconds):
-                task.phase, task.since = Phase.RUNNING, now - seconds
-            case UnknownStatus(status=status):
-                task.phase, task.since, task.status = Phase.OTHER, now, status
-            case Downloading(received=received, total=size):
-                task.phase, task.received, task.total = Phase.DOWNLOADING, received, size
-            case Done():
-                task.phase = Phase.DOWNLOADING
-                task.received, task.total = 1, 1
-            case _:
-                return
+        self._tasks[index].apply(event, now)
 
     def finished(self, index: int) -> None:
         """Note that this task's result is decoded."""
-        if self._tasks[index].phase is not Phase.ENDED:
-            self._tasks[index].phase = Phase.ENDED
-            self._done += 1
+        self._tasks[index].ended()
 
     def again(self, index: int, now: float) -> None:
         """Note that the task failed and is sent again."""
-        self._tasks[index] = _TaskView(since=now)
+        self._tasks[index] = TaskProgress(now)
 
     def bar(self, now: float) -> tuple[float, float]:
         """``(value, total)``: images of a batch, hundredths of a single task."""
         if self.total == 1:
-            return round(_fraction(self._tasks[0], now) * SINGLE_TASK_STEPS), SINGLE_TASK_STEPS
+            return round((self._tasks[0].share(now) or 0.0) * SINGLE_TASK_STEPS), SINGLE_TASK_STEPS
         return self._done, self.total
 
     def only_waits(self, now: float) -> float:
         """How long the tasks have waited in the network's queue while none runs; 0 where one runs."""
-        if any(task.phase in (Phase.RUNNING, Phase.OTHER, Phase.DOWNLOADING) for task in self._tasks):
+        if any(task.step in (Step.RUNNING, Step.OTHER, Step.DOWNLOADING) for task in self._tasks):
             return 0.0
-        return max((now - task.since for task in self._tasks if task.phase is Phase.WAITING), default=0.0)
+        return _longest([task for task in self._tasks if task.step is Step.WAITING], now)
 
     def line(self, now: float) -> str:
         """The line of text."""
         line = self._line(now)
-        if self.cost and all(task.phase is Phase.PREPARING for task in self._tasks):
+        if self.cost and all(task.step is Step.PREPARING for task in self._tasks):
             tasks = "1 task" if self.total == 1 else f"up to {self.total} tasks"
             return f"sends {tasks}, about {self.cost}"
         return f"{line}; {NO_MINER}" if self.no_miner and self.only_waits(now) else line
 
     def _line(self, now: float) -> str:
         if self.total == 1:
-            return _single_line(self._tasks[0], now)
+            return self._tasks[0].text(now)
         parts = [f"{self._done}/{self.total}"]
-        for phase in (Phase.DOWNLOADING, Phase.RUNNING, Phase.WAITING, Phase.UPLOADING):
-            tasks = [task for task in self._tasks if task.phase is phase]
-            if tasks:
-                parts.append(f"{len(tasks)} {phase.value}{_longest(tasks, now)}")
+        for step in (Step.DOWNLOADING, Step.RUNNING, Step.WAITING, Step.UPLOADING):
+            if tasks := [task for task in self._tasks if task.step is step]:
+                is_timed = step in (Step.RUNNING, Step.WAITING)
+                longest = f" {elapsed_text(_longest(tasks, now))}" if is_timed else ""
+                parts.append(f"{len(tasks)} {step.value}{longest}")
         return ", ".join(parts)
 
 
-def _single_line(task: _TaskView, now: float) -> str:
-    match task.phase:
-        case Phase.UPLOADING:
-            line = f"uploading {bytes_text(task.total or 0)}"
-        case Phase.WAITING if task.position is not None:
-            line = f"{queue_text(task.position)}, {now - task.since:.0f} s{_usually(task)}"
-        case Phase.WAITING | Phase.RUNNING:
-            line = f"{task.phase.value} {now - task.since:.0f} s{_usually(task)}"
-        case Phase.OTHER:
-            line = f"status {task.status!r}, which this version does not know"
-        case Phase.DOWNLOADING if task.total:
-            line = f"downloading {100 * task.received // task.total} %"
-        case Phase.DOWNLOADING:
-            line = f"downloading, {bytes_text(task.received)} so far"
-        case _:
-            line = "done" if task.phase is Phase.ENDED else "preparing"
-    return line
-
-
-def _longest(tasks: Sequence[_TaskView], now: float) -> str:
-    if tasks[0].phase not in (Phase.RUNNING, Phase.WAITING):
-        return ""
-    return f" {max(now - task.since for task in tasks):.0f} s"
-
-
-def _usually(task: _TaskView) -> str:
-    if task.usual is None:
-        return ""
-    low, high = (max(1, round(seconds)) for seconds in task.usual)
-    return f" (usually {low} s)" if low == high else f" (usually {low} to {high} s)"
-
-
-def _fraction(task: _TaskView, now: float) -> float:
-    if task.phase is Phase.ENDED:
-        return 1.0
-    if task.phase is Phase.DOWNLOADING:
-        share = task.received / task.total if task.total else 0.0
-        return _DOWNLOAD_FROM + (1 - _DOWNLOAD_FROM) * min(share, 1.0)
-    if task.submitted is None or task.usual is None:
-        return 0.0
-    return _DOWNLOAD_FROM * estimated_share(now - task.submitted, task.usual)
+def _longest(tasks: Sequence[TaskProgress], now: float) -> float:
+    return max((now - task.since for task in tasks if task.since is not None), default=0.0)
 
 
 # --- the line at the end ----------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_an_unforeseen_error_ends_one_image_alone(comfyui: ComfyUI, devnet: Sess
     message = told(comfyui, record)
     ids = devnet.new_task_ids()
     assert message.startswith("1 of 3 images failed, image 2: An unforeseen ZeroDivisionError")
-    assert f"image 1 is task {ids[0]}, image 3 is task {ids[1]}" in message
+    assert f"2 finished and paid for ({ids[0]}, {ids[1]})" in message
     assert devnet.new_stats()["tasks"] == {"finished": 2}
     assert "Traceback" not in record.error["exception_message"]
 

@@ -26,20 +26,9 @@ from xalora_client.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, most_
 from xalora_client.cli.formats import printable, short_path, shortened, slug
 from xalora_client.cli.job_runner import Job, JobRunner
 from xalora_client.cli.outputs import OutputError, OutputExistsError, check_destinations, write_result
-from xalora_client.cli.progress import TaskProgress
 from xalora_client.cli.screen import Screen
 from xalora_client.cli.signals import means_at_once
-from xalora_client.events import (
-    Downloading,
-    FallingBack,
-    LocalProgress,
-    Running,
-    Submitted,
-    UnknownStatus,
-    Waiting,
-)
 from xalora_client.media.picture_formats import PictureEncoding, PictureFormat
-from xalora_client.polling.durations import LONGEST_ESTIMATED_SHARE
 from xalora_client.results import RunResult
 from xalora_client.text import bytes_text, elapsed_text, seconds_text, span_text
 
@@ -439,45 +428,6 @@ def test_a_path_is_absolute_for_a_user_without_a_home(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "home", no_home)
     assert short_path(Path("/elsewhere/photo.png")) == "/elsewhere/photo.png"
-
-
-def test_progress_shows_the_usual_time_and_fills_by_it() -> None:
-    task = TaskProgress(now=100.0)
-    assert task.text(100.0) == "preparing 0 s"
-    assert task.fraction(100.0) is None
-    task.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(40.0, 50.0)), 101.0)
-    task.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0, position=21), 104.0)
-    assert task.text(104.0).startswith("21st in the queue 3 s")
-    task.apply(Waiting(job_id=JOB, task_id="t", seconds=3.0), 104.0)
-    assert task.text(106.5) == "queued 5 s · usually 40-50 s"
-    assert task.fraction(126.0) == pytest.approx(0.5)
-    task.apply(Running(job_id=JOB, task_id="t", seconds=1.0), 126.0)
-    assert task.text(128.0) == "running 3 s · usually 40-50 s"
-    assert task.fraction(1000.0) == LONGEST_ESTIMATED_SHARE
-    task.apply(Downloading(job_id=JOB, task_id="t", received=500_000, total=2_000_000), 130.0)
-    assert task.text(131.0) == "downloading 500 kB of 2.0 MB"
-    assert task.fraction(131.0) == 0.25
-
-
-def test_progress_without_history_or_size_shows_no_share() -> None:
-    task = TaskProgress(now=0.0)
-    task.apply(Submitted(job_id=JOB, task_id="t"), 1.0)
-    task.apply(UnknownStatus(job_id=JOB, task_id="t", status="pondering"), 2.0)
-    assert task.text(9.0) == "status 'pondering'"
-    task.apply(Downloading(job_id=JOB, task_id="t", received=10, total=None), 3.0)
-    assert task.text(9.0) == "downloading 10 B"
-    assert task.fraction(9.0) is None
-
-
-def test_progress_follows_a_task_to_this_machine() -> None:
-    task = TaskProgress(now=0.0)
-    task.apply(Submitted(job_id=JOB, task_id="t", usual_seconds=(1.0, 2.0)), 0.0)
-    task.apply(FallingBack(job_id=JOB, engine="torch", reason="no miner"), 10.0)
-    assert task.text(14.0) == "here, by torch 4 s"
-    assert task.fraction(14.0) is None
-    task.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
-    assert task.text(20.0) == "here, by torch: 3 of 12"
-    assert task.fraction(20.0) == 0.25
 
 
 # --- unforeseen errors ------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -21,58 +20,14 @@ def events(pack: ModuleType) -> ModuleType:
     return import_module(".xalora_client.events", pack.__name__)
 
 
-def test_a_single_task_tells_each_step(progress: ModuleType, events: ModuleType) -> None:
-    view = progress.NodeProgress(1, NOW)
-    ids = {"job_id": "j", "task_id": "t"}
-    lines = [view.line(NOW)]
-    steps: list[tuple[Any, float]] = [
-        (events.Uploading(total=3_210_000, **ids), 0.0),
-        (events.Submitted(**ids), 1.0),
-        (events.Waiting(seconds=11.0, **ids), 12.0),
-        (events.Running(seconds=33.6, **ids), 46.0),
-        (events.UnknownStatus(status="paused", **ids), 47.0),
-        (events.Downloading(received=40, total=100, **ids), 50.0),
-        (events.Downloading(received=2_000_000, total=None, **ids), 51.0),
-        (events.Done(engine="xalora", seconds=3.2, **ids), 52.0),
-    ]
-    for event, at in steps:
-        view.note(0, event, NOW + at)
-        lines.append(view.line(NOW + at))
-    view.finished(0)
-    lines.append(view.line(NOW + 53))
-    assert lines == [
-        "preparing",
-        "uploading 3.2 MB",
-        "waiting in queue 0 s",
-        "waiting in queue 11 s",
-        "running 34 s",
-        "status 'paused', which this version does not know",
-        "downloading 40 %",
-        "downloading, 2.0 MB so far",
-        "downloading 100 %",
-        "done",
-    ]
-
-
-def test_seconds_go_on_between_two_polls(progress: ModuleType, events: ModuleType) -> None:
+def test_a_single_task_is_told_as_in_the_shell(progress: ModuleType, events: ModuleType) -> None:
     view = progress.NodeProgress(1, NOW)
     view.note(0, events.Waiting(job_id="j", seconds=4.0, position=3), NOW)
-    assert view.line(NOW + 1).startswith("third in the queue, 5 s")
+    assert view.line(NOW + 1) == "third in the queue, 5 s"
     view.note(0, events.Waiting(job_id="j", seconds=4.0), NOW)
     assert view.line(NOW + 8) == "waiting in queue 12 s"
-
-
-@pytest.mark.parametrize(
-    ("usual", "words"),
-    [((20.4, 41.0), " (usually 20 to 41 s)"), ((0.2, 0.9), " (usually 1 s)"), (None, "")],
-)
-def test_the_usual_duration_is_told(
-    progress: ModuleType, events: ModuleType, usual: tuple[float, float] | None, words: str
-) -> None:
-    view = progress.NodeProgress(1, NOW)
-    view.note(0, events.Submitted(job_id="j", task_id="t", usual_seconds=usual), NOW)
-    view.note(0, events.Running(job_id="j", task_id="t", seconds=2.0), NOW + 3)
-    assert view.line(NOW + 3) == "running 2 s" + words
+    view.finished(0)
+    assert view.line(NOW + 9) == "done"
 
 
 def test_a_single_tasks_bar_never_goes_back_nor_ends_early(progress: ModuleType, events: ModuleType) -> None:
@@ -103,13 +58,6 @@ def test_a_batch_counts_its_images(progress: ModuleType, events: ModuleType) -> 
     assert view.line(NOW) == "7/10, 1 downloading, 1 running 2 s, 1 waiting in queue 12 s"
     view.again(8, NOW)
     assert view.line(NOW) == "7/10, 1 downloading, 1 waiting in queue 12 s"
-
-
-def test_what_local_engines_say_changes_nothing(progress: ModuleType, events: ModuleType) -> None:
-    view = progress.NodeProgress(1, NOW)
-    view.note(0, events.Running(job_id="j", seconds=1.0), NOW)
-    view.note(0, events.FallingBack(job_id="j", engine="torch", reason="r"), NOW)
-    assert view.line(NOW) == "running 1 s"
 
 
 def test_the_last_line_says_what_made_it(progress: ModuleType) -> None:
