@@ -72,6 +72,7 @@ class Cancellation:
         self.waited_until = math.inf
         self._deadline = 0.0
         self._pursuing: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     def begin(self, job: Job) -> None:
         """Pursue it until it is confirmed, refused, or 10 s have passed; not twice at a time."""
@@ -102,7 +103,7 @@ class Cancellation:
                 else:
                     job.take_lease(lease)
 
-        background(hold())
+        self._holding = background(hold())
 
     async def _pursue_once(self, job: Job) -> None:
         others_wait = job.state.wish is Because.CALLER_LEAVES and await self._others_wait(job)
@@ -195,18 +196,21 @@ class Cancellation:
         record_id = job.record_id
         if record_id is None:
             return False
-        own = job.lease
 
         def others() -> bool:
-            return bool(journal.leased([record_id], besides=own))
+            return bool(journal.leased([record_id], besides=job.lease))
 
         try:
+            if self._holding is not None:
+                # The lease that it takes is this job's own, once the job has it.
+                await asyncio.wait({self._holding}, timeout=DROP_SECONDS)
             if not await self._looked(others):
                 return False
-            job.lease = ""
-            journal.leave(own)
             looks, pause = 0, 0.0
             while looks < 2 and job.state.wish is not None and monotonic() < self._deadline:
+                # Whoever has joined and left meanwhile brought a lease, too.
+                own, job.lease = job.lease, ""
+                journal.leave(own)
                 await asyncio.sleep(pause)
                 pause = DROP_SECONDS
                 # A look counts once the own lease is dropped. Others who leave just now, and do not know the

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -557,3 +558,50 @@ async def test_a_cancel_by_id_that_nobody_answers_says_that_it_is_not_confirmed(
         with pytest.raises(NetworkError) as caught:
             await client.cancel_task("t-1")
     assert caught.value.money == NOT_CONFIRMED
+
+
+async def test_a_lease_that_a_job_takes_again_is_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody looks in while the task is canceled, and leaves while the job takes its lease again."""
+    network = ScriptedNetwork()
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, state_dir=tmp_path) as client,
+    ):
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        (record,) = client.journal.records()
+        other = Journal.open(tmp_path / "journal.sqlite3")
+        # Of another process: it has the cancel of the first one wait, to look again.
+        foreign = await asyncio.wrap_future(other.hold(record.id))
+        hold, is_looking = client.journal.hold, threading.Event()
+        leased = client.journal.leased
+
+        def looked(*args: Any, **options: Any) -> frozenset[int]:
+            found = leased(*args, **options)
+            is_looking.set()
+            return found
+
+        def told_late(record_id: int, **options: Any) -> Future[str]:
+            """The lease is on disk some time before the job knows it, as on a busy machine."""
+            told: Future[str] = Future()
+            lease = hold(record_id, **options).result()
+            asyncio.get_running_loop().call_later(0.1, told.set_result, lease)
+            return told
+
+        monkeypatch.setattr(client.journal, "leased", looked)
+        monkeypatch.setattr(client.journal, "hold", told_late)
+
+        async def look_in_and_leave(dispatcher: Any) -> None:
+            async with dispatcher.caller_of("t-1", wants_files=False) as caller:
+                other.leave(foreign)
+                await asyncio.wait({caller.job.cancellation._pursuing})
+                await caller.withdraw()
+
+        running.cancel()
+        await until(is_looking.is_set)
+        await client._on_hub(look_in_and_leave)
+        await asyncio.wait({running})
+        other.close()
+    assert (network.created, network.canceled) == (1, {"t-1"})
