@@ -6,6 +6,7 @@ There is one implementation of the rules; this module only carries calls to the 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import queue
 import threading
@@ -15,12 +16,11 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from pydantic import SecretStr
 
 from .client import (
-    DEFAULT_SDK_TIMEOUT,
     AsyncXalora,
     RunOptions,
     TaskHandle,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .config import IfUnknown, LoadedSettings, SettingArguments, Settings, Timeouts
     from .events import EventCallback
     from .journal import Journal
-    from .results import Outcome, RunResult, WorkflowTaskResult
+    from .results import Outcome, RunResult
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
     from .workflows.definition import WorkflowDefinition
@@ -48,6 +48,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTIBLE_SECONDS = 0.25
+
+
+def _blocking(
+    function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """A function of an asynchronous class as a plain one of the class around it."""
+
+    @functools.wraps(function)
+    def call(self: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        value: T = self._call(getattr(self._inner, function.__name__), *args, **options)
+        return value
+
+    return call
 
 
 class Xalora:
@@ -85,7 +98,7 @@ class Xalora:
         key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         del api_key
         hide_secrets(overrides)
-        self._client = AsyncXalora(
+        self._inner = AsyncXalora(
             key,
             workflow_url,
             settings=settings,
@@ -100,7 +113,7 @@ class Xalora:
         self._closed = False
 
     def __repr__(self) -> str:
-        client = getattr(self, "_client", None)
+        client = getattr(self, "_inner", None)
         return f"<{type(self).__name__} {client.settings.sequencer_url if client else 'without settings'}>"
 
     def __enter__(self) -> Self:
@@ -130,58 +143,34 @@ class Xalora:
             try:
                 # In a child made by a fork, the client's inner parts are its parent's, who goes on with them.
                 if self._hub is hub():
-                    self._call(self._client.close, cancel=cancel)
+                    self._call(self._inner.close, cancel=cancel)
             finally:
                 self._closed = True
 
     @property
     def settings(self) -> Settings:
         """The effective settings."""
-        return self._client.settings
+        return self._inner.settings
 
     @property
     def journal(self) -> Journal:
         """The journal this client writes."""
-        return self._client.journal
+        return self._inner.journal
 
-    def resource_request(
-        self, *, task_type: str | None = None, workflow_id: str | None = None
-    ) -> dict[str, Any]:
-        """See :meth:`AsyncXalora.resource_request`."""
-        return self._call(self._client.resource_request, task_type=task_type, workflow_id=workflow_id)
-
-    def execute_workflow(
-        self, task: WorkflowTask, *, again: bool = False, if_unknown: IfUnknown = "stop"
-    ) -> str:
-        """See :meth:`AsyncXalora.execute_workflow`."""
-        return self._call(self._client.execute_workflow, task, again=again, if_unknown=if_unknown)
-
-    def query_task_result(self, task_id: str, *, task: WorkflowTask | None = None) -> WorkflowTaskResult:
-        """See :meth:`AsyncXalora.query_task_result`."""
-        return self._call(self._client.query_task_result, task_id, task=task)
-
-    def execute_workflow_and_wait_for_result(
-        self,
-        task: WorkflowTask,
-        timeout: float | None = DEFAULT_SDK_TIMEOUT,
-        interval: float | None = None,
-        *,
-        again: bool = False,
-        if_unknown: IfUnknown = "stop",
-    ) -> WorkflowTaskResult:
-        """See :meth:`AsyncXalora.execute_workflow_and_wait_for_result`."""
-        return self._call(
-            self._client.execute_workflow_and_wait_for_result,
-            task,
-            timeout,
-            interval,
-            again=again,
-            if_unknown=if_unknown,
-        )
-
-    def cancel_task(self, task_id: str, *, task: WorkflowTask | None = None) -> dict[str, Any]:
-        """See :meth:`AsyncXalora.cancel_task`."""
-        return self._call(self._client.cancel_task, task_id, task=task)
+    resource_request = _blocking(AsyncXalora.resource_request)
+    """See :meth:`AsyncXalora.resource_request`."""
+    execute_workflow = _blocking(AsyncXalora.execute_workflow)
+    """See :meth:`AsyncXalora.execute_workflow`."""
+    query_task_result = _blocking(AsyncXalora.query_task_result)
+    """See :meth:`AsyncXalora.query_task_result`."""
+    execute_workflow_and_wait_for_result = _blocking(AsyncXalora.execute_workflow_and_wait_for_result)
+    """See :meth:`AsyncXalora.execute_workflow_and_wait_for_result`."""
+    cancel_task = _blocking(AsyncXalora.cancel_task)
+    """See :meth:`AsyncXalora.cancel_task`."""
+    run = _blocking(AsyncXalora.run)
+    """See :meth:`AsyncXalora.run`. Ctrl-C, or whatever else a signal raises here, cancels the remote task."""
+    run_many = _blocking(AsyncXalora.run_many)
+    """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
 
     def submit(
         self,
@@ -194,26 +183,13 @@ class Xalora:
     ) -> BlockingTaskHandle:
         """See :meth:`AsyncXalora.submit`."""
         handle = self._call(
-            self._client.submit, task, on_event=on_event, reuse=reuse, again=again, if_unknown=if_unknown
+            self._inner.submit, task, on_event=on_event, reuse=reuse, again=again, if_unknown=if_unknown
         )
         return BlockingTaskHandle(self._call, handle)
 
     def task(self, task_id: str) -> BlockingTaskHandle:
         """See :meth:`AsyncXalora.task`."""
-        return BlockingTaskHandle(self._call, self._client.task(task_id))
-
-    def run(
-        self,
-        task: WorkflowTask,
-        *,
-        on_event: EventCallback | None = None,
-        **options: Unpack[RunOptions],
-    ) -> RunResult:
-        """See :meth:`AsyncXalora.run`, whose options it takes.
-
-        Ctrl-C, or whatever else a signal raises here, cancels the remote task.
-        """
-        return self._call(self._client.run, task, on_event=on_event, **options)
+        return BlockingTaskHandle(self._call, self._inner.task(task_id))
 
     def workflow(
         self,
@@ -223,7 +199,7 @@ class Xalora:
         inputs: Mapping[str, Any] | None = None,
     ) -> WorkflowDefinition:
         """See :meth:`AsyncXalora.workflow`."""
-        return self._client.workflow(source, params=params, inputs=inputs)
+        return self._inner.workflow(source, params=params, inputs=inputs)
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> BlockingTaskStream:
         """Do a task and tell its steps: ``for event in client.stream(task)``.
@@ -232,26 +208,7 @@ class Xalora:
         """
         check_options("stream", options)
         return BlockingTaskStream(
-            lambda on_event: self._start(self._client.run, task, on_event=on_event, **options)
-        )
-
-    def run_many(
-        self,
-        tasks: Iterable[WorkflowTask],
-        *,
-        max_in_flight: int | None = None,
-        on_event: Callable[[int, TaskEvent], None] | None = None,
-        on_done: Callable[[Outcome], None] | None = None,
-        **options: Unpack[RunOptions],
-    ) -> list[Outcome]:
-        """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
-        return self._call(
-            self._client.run_many,
-            tasks,
-            max_in_flight=max_in_flight,
-            on_event=on_event,
-            on_done=on_done,
-            **options,
+            lambda on_event: self._start(self._inner.run, task, on_event=on_event, **options)
         )
 
     def as_completed(
@@ -279,7 +236,7 @@ class Xalora:
         ended: queue.SimpleQueue[Outcome | None] = queue.SimpleQueue()
         callbacks = _CallbackThread()
         listener = None if on_event is None else callbacks.relay(on_event)
-        running = self._start(self._client.run_each, tasks, ended.put, max_in_flight, listener, options)
+        running = self._start(self._inner.run_each, tasks, ended.put, max_in_flight, listener, options)
         running.future.add_done_callback(lambda _: ended.put(None))
         given: list[int] = []
         try:
@@ -294,7 +251,7 @@ class Xalora:
             running.leave()
             callbacks.stop()
             if not host_of(options).delivers:
-                self._client.note_delivered(given)
+                self._inner.note_delivered(given)
 
     def _call(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs) -> T:
         self._check_callable()
@@ -324,7 +281,7 @@ class Xalora:
     ) -> _Running[T]:
         """Begin a call on the thread of the jobs."""
         self._check_callable()
-        return _Running(self._client, self._hub, lambda: function(*args, **options))
+        return _Running(self._inner, self._hub, lambda: function(*args, **options))
 
     def _check_callable(self) -> None:
         """Check that what is asked from here would not be waited for in vain.
@@ -355,7 +312,7 @@ class _Running(Generic[T]):
         loop: asyncio.AbstractEventLoop,
         call: Callable[[], Coroutine[Any, Any, T]],
     ) -> None:
-        self._client = client
+        self._inner = client
         ended, delivered = threading.Event(), list[int]()
         self._ended, self._delivered = ended, delivered
 
@@ -392,7 +349,7 @@ class _Running(Generic[T]):
             value = self.future.result()
         except CancelledError:
             raise ClientClosedError("This client was closed while the call was under way") from None
-        self._client.note_delivered(self._delivered)
+        self._inner.note_delivered(self._delivered)
         self._delivered.clear()
         return value
 
@@ -524,34 +481,17 @@ class BlockingTaskHandle:
 
     def __init__(self, call: Callable[..., Any], handle: TaskHandle) -> None:
         self._call = call
-        self._handle = handle
+        self._inner = handle
         self.task_id = handle.task_id
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task_id}>"
 
-    def status(self) -> str:
-        """See :meth:`TaskHandle.status`."""
-        return str(self._call(self._handle.status))
-
-    def wait(
-        self,
-        *,
-        timeout: float | None = None,
-        interval: float | None = None,
-        on_event: EventCallback | None = None,
-    ) -> WorkflowTaskResult:
-        """See :meth:`TaskHandle.wait`."""
-        answer: WorkflowTaskResult = self._call(
-            self._handle.wait, timeout=timeout, interval=interval, on_event=on_event
-        )
-        return answer
-
-    def result(self, *, timeout: float | None = None, on_event: EventCallback | None = None) -> RunResult:
-        """See :meth:`TaskHandle.result`."""
-        result: RunResult = self._call(self._handle.result, timeout=timeout, on_event=on_event)
-        return result
-
-    def cancel(self) -> dict[str, Any]:
-        """See :meth:`TaskHandle.cancel`."""
-        return dict(self._call(self._handle.cancel))
+    status = _blocking(TaskHandle.status)
+    """See :meth:`TaskHandle.status`."""
+    wait = _blocking(TaskHandle.wait)
+    """See :meth:`TaskHandle.wait`."""
+    result = _blocking(TaskHandle.result)
+    """See :meth:`TaskHandle.result`."""
+    cancel = _blocking(TaskHandle.cancel)
+    """See :meth:`TaskHandle.cancel`."""
