@@ -98,7 +98,7 @@ class Clients:
             raise BridgeError(SHUTTING_DOWN)
         if self._current is None or self._current.settings != settings:
             from ...xalora_client.client import AsyncXalora
-            from ...xalora_client.network.destinations import own_ports
+            from ...xalora_client.network.allowed_addresses import own_ports
 
             if (port := compat.own_port()) is not None:
                 own_ports.add(port)

@@ -18,7 +18,7 @@ from .job_runner import Job, JobReport, JobRunner
 from .options import RunOptions
 from .outputs import check_destinations
 from .screen import Screen
-from .streams import stdout_for_bytes
+from .standard_streams import stdout_for_bytes
 
 
 def do_jobs(

@@ -24,7 +24,7 @@ from .screen import Screen, attributes, error_fields
 if TYPE_CHECKING:
     from ..client import AsyncXalora
     from ..tasks import WorkflowTask
-    from .streams import StdoutBytes
+    from .standard_streams import StdoutBytes
 
 logger = logging.getLogger("xalora_client.cli")
 

@@ -12,7 +12,7 @@ from ..config import FallbackPolicy, IfUnknown, Settings
 from ..media.picture_formats import PictureFormat
 from .destinations import Output as OutputChoice
 from .screen import Screen
-from .streams import check_stdout
+from .standard_streams import check_stdout
 
 if TYPE_CHECKING:
     from ..tasks import WorkflowTask

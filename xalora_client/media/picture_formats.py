@@ -36,6 +36,18 @@ class PictureFormat(Enum):
         return self is not PictureFormat.PNG
 
 
+PILLOW_NAMES = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+"""What Pillow calls the formats of files, by suffix; TIFF and BMP are for `RunResult.save` alone."""
+
 _SUFFIXES = {each.suffix: each for each in PictureFormat} | {".jpeg": PictureFormat.JPG}
 _SAME = {
     MediaKind.PNG: PictureFormat.PNG,

@@ -17,11 +17,10 @@ from .containers import BrokenMediaError
 from .embedded import with_exif
 from .images import errors_of_result
 from .media_types import MediaKind, sniff
-from .picture_formats import DEFAULT_QUALITY, PictureEncoding, PictureFormat
+from .picture_formats import DEFAULT_QUALITY, PILLOW_NAMES, PictureEncoding, PictureFormat
 from .png_encode import encode_png
 
 JPEG_SIDE, WEBP_SIDE, AVIF_SIDE = 65500, 16383, 65536
-_PILLOW = {PictureFormat.JPG: "JPEG", PictureFormat.WEBP: "WEBP", PictureFormat.AVIF: "AVIF"}
 _LONGEST_SIDE = {PictureFormat.JPG: JPEG_SIDE, PictureFormat.WEBP: WEBP_SIDE, PictureFormat.AVIF: AVIF_SIDE}
 
 
@@ -65,7 +64,7 @@ def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = Non
         # Edges of colours, which upscaling sharpens, stay clean.
         options |= {"subsampling": 0, "optimize": True}
     out = BytesIO()
-    image.save(out, _PILLOW[encoding.format], **options)
+    image.save(out, PILLOW_NAMES[encoding.format.suffix], **options)
     return EncodedPicture(_with(exif, sniff(out.getvalue()), out.getvalue()), lost_alpha)
 
 

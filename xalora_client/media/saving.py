@@ -20,7 +20,7 @@ from ..errors import STILL_RETRIEVABLE, ResultFormatError
 from . import workers
 from .images import errors_of_result
 from .media_types import MEDIA_TYPES, MediaKind, sniff_file
-from .picture_formats import DEFAULT_QUALITY
+from .picture_formats import DEFAULT_QUALITY, PILLOW_NAMES
 from .reencoding import on_white
 from .result_files import image_files, open_as_video
 
@@ -32,17 +32,6 @@ SHOWN_PIXELS = 1024
 SHOWN_IMAGES = 16
 SHOWN_VIDEO_BYTES = 32 * 2**20
 """The largest video that is written into a notebook."""
-
-_FORMATS = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".avif": "AVIF",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
 
 
 class ConversionError(OSError):
@@ -85,7 +74,7 @@ def save_files(files: Sequence[Path], path: str | os.PathLike[str]) -> tuple[Pat
             place = target / file.name
         else:
             suffix = target.suffix.lower()
-            is_known = suffix in MEDIA_TYPES or suffix in _FORMATS
+            is_known = suffix in MEDIA_TYPES or suffix in PILLOW_NAMES
             name = target.stem if is_known else target.name
             place = target.with_name(
                 (name if number == 1 else f"{name}-{number}") + (target.suffix if is_known else file.suffix)
@@ -146,7 +135,7 @@ def _write(file: Path, suffix: str, writer: IO[bytes]) -> None:
         source = file
     elif suffix == MediaKind.MP4.suffix and kind.is_animation:
         source = open_as_video(file).path
-    elif suffix in _FORMATS and not kind.is_video and not kind.is_animation:
+    elif suffix in PILLOW_NAMES and not kind.is_video and not kind.is_animation:
         _convert(file, suffix, writer)
         return
     else:
@@ -158,7 +147,7 @@ def _write(file: Path, suffix: str, writer: IO[bytes]) -> None:
 def _convert(file: Path, suffix: str, writer: IO[bytes]) -> None:
     from PIL import Image
 
-    image, format_name = pil_image(file), _FORMATS[suffix]
+    image, format_name = pil_image(file), PILLOW_NAMES[suffix]
     if format_name in ("JPEG", "BMP") and image.mode == "RGBA":
         image = Image.fromarray(on_white(np.asarray(image)))
     options = {} if format_name in ("PNG", "BMP", "TIFF") else {"quality": DEFAULT_QUALITY}

@@ -12,7 +12,7 @@ from yarl import URL
 
 from ..config import Settings
 from .addresses import exact_url
-from .destinations import Destinations
+from .allowed_addresses import Destinations
 from .sessions import checked_session, proxy_for
 
 

@@ -39,8 +39,8 @@ from ..media.validation import (
     suffix_of,
 )
 from ..network.addresses import exact_url, redirected
+from ..network.allowed_addresses import RefusedAddressError
 from ..network.answers import retry_after
-from ..network.destinations import RefusedAddressError
 from ..network.outside import has_content_coding
 from ..network.result_session import ResultSession
 from .download_target import Target

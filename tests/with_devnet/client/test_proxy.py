@@ -23,7 +23,7 @@ from xalora_client import (
     XaloraConnectionError,
 )
 from xalora_client.devnet import Devnet
-from xalora_client.network.destinations import Destinations
+from xalora_client.network.allowed_addresses import Destinations
 from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
 

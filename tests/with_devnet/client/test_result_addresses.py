@@ -14,7 +14,7 @@ from PIL import Image
 from scripted import KEY, PICTURE, Answer, ScriptedSequencer
 
 from xalora_client import AsyncXalora, ResultLocationError, RunResult
-from xalora_client.network import destinations
+from xalora_client.network import allowed_addresses
 
 
 class Listener:
@@ -115,7 +115,7 @@ async def test_what_was_checked_is_what_is_connected_to(
     listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two addresses of this machine; the first one passes for public.
-    monkeypatch.setattr(destinations, "is_public", lambda address: str(address) == "127.0.0.2")
+    monkeypatch.setattr(allowed_addresses, "is_public", lambda address: str(address) == "127.0.0.2")
     resolved(monkeypatch, ["127.0.0.2", "127.0.0.1"])
     async with Listener(picture(), host="127.0.0.2", port=listener.port) as public:
         await fetched(f"http://store.example:{listener.port}/a.png", tmp_path)

@@ -30,7 +30,7 @@ from xalora_client.media.images import decode_image
 from xalora_client.media.png_encode import encode_png
 from xalora_client.media.result_files import decode_files, open_as_video
 from xalora_client.media.video import open_video
-from xalora_client.network.destinations import Destinations
+from xalora_client.network.allowed_addresses import Destinations
 from xalora_client.network.result_session import ResultSession
 from xalora_client.transfer.download import download
 from xalora_client.transfer.part_file import PartFile

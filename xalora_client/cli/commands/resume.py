@@ -22,7 +22,7 @@ from ..job_runner import Job, JobRunner, RunCall
 from ..options import AsJson, AsLines, Force, Output, PictureOptions, Timeout
 from ..outputs import check_destinations
 from ..screen import Screen
-from ..streams import check_stdout, stdout_for_bytes
+from ..standard_streams import check_stdout, stdout_for_bytes
 from ..task_lookup import Ids, chosen_records, own_key_task
 
 if TYPE_CHECKING:

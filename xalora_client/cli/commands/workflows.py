@@ -18,11 +18,11 @@ from ..destinations import STREAM, plan_for_inputs, plan_for_names
 from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
 from ..formats import printable
-from ..inputs import existing_inputs, without_done
+from ..image_arguments import existing_inputs, without_done
 from ..job_runner import Job
 from ..options import AsJson, PictureOptions, RunOptions
 from ..screen import Screen, attributes
-from ..streams import read_image
+from ..standard_streams import read_image
 from .exported import add, chosen
 
 if TYPE_CHECKING:

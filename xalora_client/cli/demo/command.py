@@ -28,7 +28,7 @@ from ..command import command
 from ..destinations import Destination, Output, plan_for_inputs
 from ..exit_codes import ExitCode, most_serious
 from ..formats import printable, short_path, shortened
-from ..inputs import existing_inputs
+from ..image_arguments import existing_inputs
 from ..job_runner import Job, JobReport, JobRunner, RunCall
 from ..options import AsJson, Force
 from ..outputs import check_destinations

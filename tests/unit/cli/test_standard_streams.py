@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from xalora_client.cli.streams import StdoutBytes
+from xalora_client.cli.standard_streams import StdoutBytes
 
 PROGRAM = """
 import io, os
-from xalora_client.cli.streams import stdout_for_bytes
+from xalora_client.cli.standard_streams import stdout_for_bytes
 print("before")
 with stdout_for_bytes() as stdout:
     print("a library's word")

@@ -7,9 +7,9 @@ import socket
 import pytest
 from yarl import URL
 
-from xalora_client.network import destinations
+from xalora_client.network import allowed_addresses
 from xalora_client.network.addresses import exact_url
-from xalora_client.network.destinations import Destinations, RefusedAddressError
+from xalora_client.network.allowed_addresses import Destinations, RefusedAddressError
 
 PRIVATE = [
     "127.0.0.1",
@@ -127,7 +127,7 @@ def test_a_login_is_sent_to_nobody_but_the_users_own_base() -> None:
 
 
 def test_a_port_of_this_very_program_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destinations, "own_ports", {8188})
+    monkeypatch.setattr(allowed_addresses, "own_ports", {8188})
     allowed = Destinations((URL("http://127.0.0.1:8188"),), frozenset({"127.0.0.1", "10.255.255.1"}))
     for host in ("127.0.0.1", "localhost", "[::1]", "127.1"):
         with pytest.raises(RefusedAddressError):
