@@ -268,7 +268,6 @@ class TaskService:
             if "take_up" not in row["actions"]:
                 raise _not_now(row, "taken up")
             await client.query_task_result(task_id)
-            await asyncio.to_thread(client.journal.check_not_anothers, record_id, task_id)
             await asyncio.wrap_future(client.journal.accepted(record_id, task_id))
         return await self.resume(record_id)
 

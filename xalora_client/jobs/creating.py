@@ -86,9 +86,7 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     noted = journal.accepted(record_id, task_id)
     job.accept(task_id)
     try:
-        if not await asyncio.shield(asyncio.wrap_future(noted)):
-            # Safe beside the journal, which would have refused the id of another task.
-            await run_in_thread(lambda: journal.check_not_anothers(record_id, task_id), JOURNAL_READS)
+        await asyncio.shield(asyncio.wrap_future(noted))
     except AnothersIdError as error:
         # The id is another task's: whether this one has a task is not known.
         journal.note(record_id, Event.ANSWER_LOST, error=error.what)
@@ -96,7 +94,7 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
             job.end(Happened.CREATE_UNKNOWN, messages.anothers_id(error, job.job_id))
         return
     except JournalError as error:
-        # It can't be read either; it is asked when the id is written.
+        # It runs on all the same, and is paid for.
         logger.warning("%s", error)
     logger.info("task %s (job %s) submitted", task_id, job.job_id)
     usual = job.pacing.usual_seconds

@@ -33,7 +33,7 @@ from .records import Claim, Folder, Record, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
 from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
 from .spending import Read, sent_since
-from .transaction import AnothersIdError, Transaction, check_not_anothers, kept_files
+from .transaction import Transaction, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
 logger = logging.getLogger("xalora_client.journal")
@@ -93,8 +93,8 @@ class Journal:
         self.daily_limit = DailyLimit()
         self._wall = wall_clock
         self.results = KeptResults(Path(results_dir or self.path.with_name("results")).absolute())
-        self._writer = Writer(self.path, self.results, wall_clock)
         self._reader = Reader(self.path)
+        self._writer = Writer(self.path, self.results, self._reader, wall_clock)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
         self._as_written = threading.local()
@@ -272,10 +272,13 @@ class Journal:
 
         return self._request(send, patience=patience)
 
-    def accepted(self, record_id: int, task_id: str) -> Future[bool]:
-        """Note the task id that the network answered; the future is done when it is safe on disk.
+    def accepted(self, record_id: int, task_id: str) -> Future[None]:
+        """Note the task id that the network answered.
 
-        Its value is False where the journal can't be written yet, and the id is safe beside it.
+        The future is done when it is safe on disk: in the journal, or beside it while that can't be written.
+
+        Raises (in the future):
+            AnothersIdError: The network has given the id to another task.
         """
         values = {"task_id": task_id, "at": self._wall()}
         noted = self._writer.note(record_id, Event.ACCEPTED, values, durable=True)
@@ -407,19 +410,6 @@ class Journal:
         with explained(self.path):
             held = {owner: self._writer.held_by(owner) for owner in {row["owner"] for row in rows}}
         return frozenset(row["entry"] for row in rows if held[row["owner"]](row["ticket"]))
-
-    def check_not_anothers(self, record_id: int, task_id: str) -> None:
-        """Check a task id that could not be written yet: the network may have given it to another task.
-
-        Raises:
-            AnothersIdError: It did.
-            JournalError: The journal can't be read.
-        """
-        row = next(iter(self.read("SELECT * FROM entries WHERE id = ?", (record_id,))), None)
-        if row is not None:
-            self._reader.read(lambda it: check_not_anothers(it, row, task_id), READING_SECONDS)
-        if self._writer.has_noted(task_id, besides=record_id):
-            raise AnothersIdError(f"The network answered with the id of another task, {task_id}")
 
     def past_runs(self, kind: str, limit: int = HISTORY_LENGTH) -> list[PastRun]:
         """How long the last watched runs of a kind took, the latest first."""

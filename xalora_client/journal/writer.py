@@ -22,13 +22,13 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import NOTHING_CHARGED, JournalError, XaloraError
 from . import process_locks
-from .database import BUSY_SECONDS, BusyJournalError, LostJournalError, explain
+from .database import BUSY_SECONDS, BusyJournalError, LostJournalError, Reader, explain
 from .process_locks import Owner
 from .recovery import connect_or_renew
 from .results_folder import KeptResults
 from .rules import Event
 from .schema import migrate
-from .transaction import Transaction
+from .transaction import AnothersIdError, Transaction, check_not_anothers
 
 logger = logging.getLogger("xalora_client.journal")
 
@@ -78,7 +78,7 @@ class _Request(Generic[T]):
 class _Note:
     values: Mapping[str, Any]
     since: float = field(default_factory=monotonic)
-    future: Future[bool] | None = None
+    future: Future[None] | None = None
 
 
 @dataclass
@@ -98,15 +98,19 @@ class Writer:
     Args:
         path: The journal's file.
         results: Where kept files lie.
+        reader: Reads the journal.
         wall_clock: Unix seconds.
     """
 
-    def __init__(self, path: Path, results: KeptResults, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, results: KeptResults, reader: Reader, wall_clock: Callable[[], float]
+    ) -> None:
         self.path = path
         self.owners_dir = path.with_name(f"{path.name}.owners")
         self.listeners: dict[int, Listener] = {}
         self.results = results
         self.is_closed = False
+        self._reader = reader
         self._wall = wall_clock
         self._start_empty()
 
@@ -163,10 +167,10 @@ class Writer:
 
     def note(
         self, record_id: int, event: Event, values: Mapping[str, Any], *, durable: bool = False
-    ) -> Future[bool] | None:
+    ) -> Future[None] | None:
         """Have an event written; never waits.
 
-        The future of a durable one is done when it is safe on disk: True in the journal, False beside it.
+        The future of a durable one is done when it is safe on disk, in the journal or beside it.
         """
         note = _Note(values, future=Future() if durable else None)
         with self._wake:
@@ -176,7 +180,7 @@ class Writer:
                     "The journal is closed; record %d is not told: %s %s", record_id, event.value, said
                 )
                 if note.future is not None:
-                    note.future.set_result(False)
+                    note.future.set_result(None)
                 return note.future
             events = self._notes.setdefault(record_id, {})
             earlier = events.pop(event, None)
@@ -261,16 +265,6 @@ class Writer:
             return lambda lease: False
         dropped = {note.get("lease") for note in process_locks.owed_notes(self.owners_dir, owner_id)}
         return lambda lease: lease not in dropped
-
-    def has_noted(self, task_id: str, *, besides: int) -> bool:
-        """Whether a task id that another record was given waits to be written."""
-        with self._wake:
-            return any(
-                record_id != besides
-                and Event.ACCEPTED in events
-                and events[Event.ACCEPTED].values["task_id"] == task_id
-                for record_id, events in self._notes.items()
-            )
 
     def reserve(self) -> None:
         """Have room on disk for task ids that the journal can't take. On the writing thread only.
@@ -495,7 +489,7 @@ class Writer:
                     "%s; not noted: record %d %s %s", error, record_id, event.value, dict(note.values)
                 )
                 if note.future is not None:
-                    _set_result(note.future, False)
+                    _set_result(note.future, None)
 
     def _owe_dropped(self) -> None:
         """Let other processes see, while the lock is held, which leases are no longer meant."""
@@ -521,7 +515,34 @@ class Writer:
             if error is not None:
                 # It stays in memory and is tried again; until then the log has it.
                 logger.warning("Not on disk yet: record %d %s %s", record_id, event.value, dict(note.values))
-            _set_result(note.future, False)
+            try:
+                self._check_not_anothers(record_id, note.values["task_id"])
+            except AnothersIdError as anothers:
+                _set_exception(note.future, anothers)
+            except JournalError as unread:
+                # It is checked when it is written.
+                logger.warning("%s", unread)
+            _set_result(note.future, None)
+
+    def _check_not_anothers(self, record_id: int, task_id: str) -> None:
+        """Check a task id that can't be written yet: the network may have given it to another task.
+
+        Raises:
+            AnothersIdError: It did.
+            JournalError: The journal can't be read at once.
+        """
+
+        def check(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT * FROM entries WHERE id = ?", (record_id,)).fetchone()
+            if row is not None:
+                check_not_anothers(connection, row, task_id)
+
+        self._reader.read(check, 0.0)
+        with self._wake:
+            others = [events for other, events in self._notes.items() if other != record_id]
+        noted = [events[Event.ACCEPTED].values["task_id"] for events in others if Event.ACCEPTED in events]
+        if task_id in noted:
+            raise AnothersIdError(f"The network answered with the id of another task, {task_id}")
 
     def _owe(self, notes: Iterator[Mapping[str, Any]]) -> OSError | None:
         try:
@@ -564,7 +585,7 @@ class Writer:
         for events in notes.values():
             for note in events.values():
                 if note.future is not None:
-                    _set_result(note.future, False)
+                    _set_result(note.future, None)
         for request in requests:
             if request.future.set_running_or_notify_cancel():
                 _set_exception(request.future, JournalError("The journal was closed"))
@@ -626,12 +647,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _applied(record_id: int, event: Event, note: _Note) -> Callable[[Transaction], bool]:
-    def apply(change: Transaction) -> bool:
-        change.apply(record_id, event, note.values)
-        return True
-
-    return apply
+def _applied(record_id: int, event: Event, note: _Note) -> Callable[[Transaction], None]:
+    return lambda change: change.apply(record_id, event, note.values)
 
 
 def _as_owed(record_id: int, event: Event, note: _Note) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from xalora_client.journal import BusyJournalError, Claim, Event, Journal, TaskState, Work
+from xalora_client.journal.database import Reader
 from xalora_client.journal.results_folder import KeptFile, KeptResults
 from xalora_client.journal.rules import Because, Command, Ending, Happened, JobState, Phase, step
 from xalora_client.journal.schema import migrate
@@ -92,7 +93,8 @@ class SteppedWriter(Writer):
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
-        super().__init__(disk.folder / "journal.sqlite3", disk.results, lambda: float(next(disk.time)))
+        path, reader = disk.folder / "journal.sqlite3", cast(Reader, disk)
+        super().__init__(path, disk.results, reader, lambda: float(next(disk.time)))
 
     def _begin(self) -> None:
         pass

@@ -62,7 +62,7 @@ def test_a_folder_of_results_that_hangs_holds_up_no_change(
         assert (again.action, again.record.id) == ("kept", kept.id)
         new = journal.claim(work(1), job_id="job-3").result(LONG)
         journal.sending(new.record.id).result(LONG)
-        assert journal.accepted(new.record.id, "task-3").result(LONG)
+        journal.accepted(new.record.id, "task-3").result(LONG)
         assert other.claim(work(1), job_id="job-4").result(LONG).action == "join"
         assert not goes_on.is_set()
         goes_on.set()
@@ -122,6 +122,19 @@ class TestHeld:
         assert found is not None
         assert found.task_id == record.task_id
 
+    def test_the_id_of_another_task_is_refused_beside_the_journal_too(
+        self, journal: Journal, holder: LockHolder
+    ) -> None:
+        """Whether the other task's id is written or waits as well."""
+        submit(journal, 1, 1)
+        second, third = (send(journal, claim(journal, number, f"job-{number}"), None) for number in (2, 3))
+        holder.hold()
+        with pytest.raises(JournalError, match="id of another task, task-1"):
+            journal.accepted(second.id, "task-1").result(LONG)
+        journal.accepted(second.id, "task-2").result(LONG)
+        with pytest.raises(JournalError, match="id of another task, task-2"):
+            journal.accepted(third.id, "task-2").result(LONG)
+
     def test_d3_a_task_id_is_safe_all_the_same(
         self, journal: Journal, holder: LockHolder, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -137,7 +150,7 @@ class TestHeld:
         monkeypatch.setattr(os, "fsync", fsync)
         record = send(journal, claimed, None)
         holder.hold()
-        assert journal.accepted(record.id, "task-1").result(LONG) is False
+        journal.accepted(record.id, "task-1").result(LONG)
         (line,) = owed(path)
         assert (line["record"], line["event"], line["values"]["task_id"]) == (record.id, "accepted", "task-1")
         (file,) = path.with_name(f"{path.name}.owners").glob("*.notes")
@@ -195,7 +208,7 @@ class TestHeld:
             # A busy machine may add to the 1.5 s; waiting for the lock would not end at all.
             assert monotonic() - began < journal_module.CLOSING_SECONDS + 5
             with pytest.raises(JournalError, match="The journal was closed"):
-                waiting.result(0)
+                waiting.result(LONG)
             assert {line["event"] for line in owed(path)} == {"accepted", "held back", "finished"}
             holder.release()
             holder.close()

@@ -19,7 +19,7 @@ from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, statu
 
 from xalora_client import AmbiguousCreateError, AsyncXalora, TaskTimeoutError, Xalora
 from xalora_client.jobs.hub import on_hub
-from xalora_client.journal import Journal, Record, TaskState, busy_error
+from xalora_client.journal import Journal, Record, TaskState, busy_error, writer
 
 AT_ONCE = 8
 EXACT = 0.1
@@ -359,7 +359,7 @@ async def test_a_task_goes_on_whose_id_can_be_neither_written_nor_compared(
             asked.set()
             raise busy_error(tmp_path)
 
-        monkeypatch.setattr(client.journal, "check_not_anothers", busy)
+        monkeypatch.setattr(writer, "check_not_anothers", busy)
         running = asyncio.create_task(client.run(task(), fallback="never"))
         await until(lambda: states(tmp_path / "journal.sqlite3") == ["sending"])
         with held(tmp_path / "journal.sqlite3"):
