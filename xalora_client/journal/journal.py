@@ -25,14 +25,14 @@ from typing import Any
 from ..concurrency import DaemonThreads
 from ..errors import NOTHING_CHARGED, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
-from ..prices import DailyLimit, midnight_before
+from ..prices import DailyLimit
 from . import forks
+from .claiming import Asked, answering, decide_claim, has_files
 from .database import OldJournalError, Reader, explained
 from .queries import IS_OPEN, where
 from .records import Claim, Folder, Record, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
-from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
-from .spending import Read, sent_since
+from .rules import Event, IfUnknown, TaskState
 from .transaction import Transaction, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
@@ -51,7 +51,6 @@ READING_SECONDS = 5.0
 _EVICTIONS = DaemonThreads("xalora-evictions", 1)
 """Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
-EVICTED_AT_ONCE = 20
 JOURNAL_FILE = "journal.sqlite3"
 
 
@@ -188,39 +187,16 @@ class Journal:
             JournalError: It can't be written, or there is no place for a result. Nothing may be sent then.
             DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
-
-        folder = folder or Folder()
-
-        def decide(change: Transaction) -> Claim:
-            row = _answering(change.read, work, reuse, again, among, folder.gone)
-            if row is not None and row["state"] == TaskState.UNKNOWN.value:
-                # The network has accepted its job id before, so sending that again would find the same task.
-                is_known = row["task_id"] is not None
-                if if_unknown == "stop" or (if_unknown == "resend" and is_known):
-                    return Claim(action="unknown", record=change.record(row["id"]))
-                if if_unknown == "forget":
-                    change.update(row["id"], forgotten=1)
-                    row = None
-                else:
-                    change.apply(row["id"], Event.RESEND, {})
-            state = TaskState.PREPARED if row is None else TaskState(row["state"])
-            nobody_sends = row is None or row["worker"] is None
-            if row is None or state is TaskState.UNKNOWN or (state is TaskState.PREPARED and nobody_sends):
-                if folder.refusal is not None:
-                    raise folder.refusal
-                if state is TaskState.PREPARED and self.daily_limit.is_set:
-                    today = sent_since(change.read, midnight_before(change.now))
-                    self.daily_limit.check(today, work.task_type, work.workflow_id)
-                record_id = row["id"] if row else change.insert(work, job_id)
-                change.update(record_id, run_id=run_id)
-                return self._claimed(change, "send", record_id)
-            if _has_files(row, folder.gone):
-                change.touch(row["id"])
-                return self._claimed(change, "kept", row["id"])
-            if row["size"]:
-                change.apply(row["id"], Event.FILES_GONE, {})
-            return self._claimed(change, "join", row["id"])
-
+        asked = Asked(work=work, reuse=reuse, again=again, among=among)
+        decide = partial(
+            decide_claim,
+            asked=asked,
+            job_id=job_id,
+            if_unknown=if_unknown,
+            run_id=run_id,
+            folder=folder or Folder(),
+            limit=self.daily_limit,
+        )
         return self._request(decide, patience=patience, settles=True)
 
     def look(self, work: Work) -> Folder:
@@ -431,12 +407,13 @@ class Journal:
 
         It has no files where `claim` would find them gone.
         """
+        asked = Asked(work=work, reuse=reuse, again=again, among=among)
         gone = self._gone(work)
-        row = _answering(partial(self.read, patience=patience), work, reuse, again, among, gone)
+        row = answering(partial(self.read, patience=patience), asked, gone)
         if row is None:
             return None
         record = record_from_row(row, self.results.root)
-        return record if _has_files(row, gone) else replace(record, files=(), digests=())
+        return record if has_files(row, gone) else replace(record, files=(), digests=())
 
     def read(self, query: str, values: Sequence[Any], patience: float = READING_SECONDS) -> list[sqlite3.Row]:
         """The rows of a SELECT, as they are on disk. For functions that count or sum; see `spending`.
@@ -507,31 +484,9 @@ class Journal:
             self._request(lambda change: self._evict(change, parts), **how)
 
     def _evict(self, change: Transaction, parts: Mapping[Path, int]) -> None:
-        limit = self.results_limit_bytes
-        if limit is None:
-            return
-        total = change.counter("kept") + sum(parts.values())
-        for part, size in parts.items():
-            if total > limit and self.results.remove_left(part):
-                total -= size
-        if total <= limit:
-            return
-        rows = change.connection.execute(
-            "SELECT id, size, files FROM entries WHERE size > 0 AND delivered = 1 AND state = 'finished'"
-            " AND NOT EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) ORDER BY used"
-        )
-        removed = 0
-        for row in rows.fetchall():
-            if total <= limit:
-                return
-            if removed == EVICTED_AT_ONCE:
-                # Everybody else waits meanwhile.
-                self.evict()
-                return
-            if self.results.remove(kept_files(row)):
-                change.update(row["id"], files="[]", size=0)
-                total -= row["size"]
-                removed += 1
+        if self.results_limit_bytes is not None and not change.evict(self.results_limit_bytes, parts):
+            # Everybody else waits meanwhile.
+            self.evict()
 
     def _request(self, change: Callable[[Transaction], Any], **how: Any) -> Future[Any]:
         return self._writer.request(change, **how)
@@ -546,40 +501,6 @@ class Journal:
     def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         rows = self._read(f"SELECT * FROM entries {clause}", values)
         return [record_from_row(row, self.results.root) for row in rows]
-
-    def _claimed(self, change: Transaction, action: Action, record_id: int) -> Claim:
-        lease = change.new_lease(record_id)
-        if action == "send":
-            change.update(record_id, worker=lease)
-        return Claim(action=action, record=change.record(record_id), lease=lease)
-
-
-def _answering(
-    read: Read, work: Work, reuse: bool, again: bool, among: AbstractSet[str], gone: AbstractSet[str]
-) -> sqlite3.Row | None:
-    query = (
-        "SELECT *, EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) AS leased"
-        " FROM entries WHERE fingerprint = ?"
-    )
-    rows = {row["id"]: row for row in read(query, (work.fingerprint,))}
-    candidates = (
-        Candidate(
-            id=row["id"],
-            state=TaskState(row["state"]),
-            leased=bool(row["leased"]),
-            delivered=bool(row["delivered"]),
-            whole=_has_files(row, gone),
-            named=row["task_id"] in among,
-            forgotten=bool(row["forgotten"]),
-        )
-        for row in rows.values()
-    )
-    chosen = choose(candidates, seeded=work.seeded, reuse=reuse, again=again)
-    return None if chosen is None else rows[chosen.id]
-
-
-def _has_files(row: sqlite3.Row, gone: AbstractSet[str]) -> bool:
-    return row["files"] != "[]" and row["files"] not in gone
 
 
 _in_use: weakref.WeakSet[Journal] = weakref.WeakSet()

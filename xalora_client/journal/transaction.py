@@ -19,6 +19,7 @@ from .spending import REMEMBER_SENT
 logger = logging.getLogger("xalora_client.journal")
 
 HISTORY_PER_KIND = 100
+EVICTED_AT_ONCE = 20
 
 COUNTED_SECONDS = 2 * 24 * 3600.0
 """How long what was sent counts after its record is forgotten: longer than any day."""
@@ -176,6 +177,39 @@ class Transaction:
         self.connection.execute("DELETE FROM forgotten_sent WHERE sent_at < ?", (self.now - COUNTED_SECONDS,))
         self.connection.execute("DELETE FROM entries WHERE id = ?", (row["id"],))
         self.changed.add(row["id"])
+
+    def evict(self, limit: int, parts: Mapping[Path, int]) -> bool:
+        """Remove partial downloads that were left, then delivered results, the least recently used first.
+
+        Args:
+            limit: Bytes that may stay.
+            parts: The files of partial downloads and their bytes, the oldest first.
+
+        Returns:
+            False where many were removed and more are to be.
+        """
+        total = self.counter("kept") + sum(parts.values())
+        for part, size in parts.items():
+            if total > limit and self._results.remove_left(part):
+                total -= size
+        if total <= limit:
+            return True
+        rows = self.read(
+            "SELECT id, size, files FROM entries WHERE size > 0 AND delivered = 1 AND state = 'finished'"
+            " AND NOT EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) ORDER BY used",
+            (),
+        )
+        removed = 0
+        for row in rows:
+            if total <= limit:
+                return True
+            if removed == EVICTED_AT_ONCE:
+                return False
+            if self._results.remove(kept_files(row)):
+                self.update(row["id"], files="[]", size=0)
+                total -= row["size"]
+                removed += 1
+        return True
 
     def counter(self, name: str) -> int:
         """The value of a counter."""
