@@ -57,7 +57,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .jobs.callers import Caller
-    from .jobs.dispatcher import ClaimOptions, Dispatcher
+    from .jobs.claims import ClaimOptions
+    from .jobs.dispatcher import Dispatcher
     from .journal import Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
@@ -545,7 +546,7 @@ class AsyncXalora:
         return result
 
     def _claim_options(self, host: HostOptions | None = None, **options: Any) -> ClaimOptions:
-        from .jobs.dispatcher import ClaimOptions
+        from .jobs.claims import ClaimOptions
 
         host = host or HostOptions()
         return ClaimOptions(among=host.among, run_id=host.run_id or self._run_id, **options)

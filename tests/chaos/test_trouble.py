@@ -77,7 +77,7 @@ async def test_a_journal_that_is_locked_for_a_while_is_waited_for(
 async def test_nothing_is_sent_past_a_journal_that_stays_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: Note
 ) -> None:
-    monkeypatch.setattr("xalora_client.jobs.dispatcher.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("xalora_client.jobs.claims.PATIENCE_SECONDS", 0.3)
     path = tmp_path / "journal.sqlite3"
     with Journal.open(path, tmp_path / "results") as journal:
         async with (

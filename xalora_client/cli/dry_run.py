@@ -152,8 +152,7 @@ async def _plan(
     options: RunOptions,
     fingerprints: set[str],
 ) -> Planned:
-    from ..jobs.dispatcher import work_of
-    from ..jobs.preparation import prepare
+    from ..jobs.preparation import prepare, work_of
     from ..transfer.upload import InlineDelivery
 
     # Without a key nothing in the journal is this consumer's.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterator
-from collections.abc import Set as AbstractSet
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic, time
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from ..concurrency import JOURNAL_READS, run_in_thread
+from ..concurrency import run_in_thread
 from ..config import Credentials, IfUnknown, Settings
 from ..errors import (
     STILL_RETRIEVABLE,
@@ -22,37 +18,29 @@ from ..errors import (
     RequestRefusedError,
     ResultDownloadError,
 )
-from ..events import Done, EventCallback
-from ..journal import BusyJournalError, Claim, Event, Journal, Record, Work, busy_error
-from ..journal.records import INPUTS, without_queries
-from ..journal.results_folder import digest_of
+from ..events import EventCallback
+from ..journal import Claim, Event, Journal, Record
 from ..journal.rules import Ending, Happened, Phase
-from ..media.limits import PixelLimits
 from ..network.sequencer import Network
 from ..network.status import is_terminal
 from ..polling.failed_polls import NOT_FOUND
 from ..polling.pacing import Pacing
 from ..polling.schedule import PollSchedule
 from ..polling.task_kind import TaskKind
-from ..results import REMOTE_ENGINE, RunResult, Timing, WorkflowTaskResult
+from ..results import WorkflowTaskResult
 from ..tasks import WorkflowTask
 from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from . import messages
-from .background import awaited
 from .callers import Caller
 from .cancellation import CANCEL_SECONDS
+from .claims import KEPT_SECONDS, ClaimOptions, claim, read, withdraw
 from .job import Job, Tools, end_of, release_with
-from .preparation import Preparation, PreparedTask, credentials_of
+from .kept import are_whole, done_again, kept_result
+from .preparation import Preparation, PreparedTask, credentials_of, work_of
 
 T = TypeVar("T")
 
 CLOSED_BEFORE = "The client was closed before the task was sent"
-
-PATIENCE_SECONDS = 30.0
-"""How long a journal that another program holds is waited for before a task is sent."""
-
-KEPT_SECONDS = 0.5
-"""How long a held journal is waited for before a kept result is looked for by reading alone."""
 
 CLOSING_SECONDS = 3.0
 """How long answers about creates and cancels that are out are waited for when the client closes."""
@@ -61,22 +49,6 @@ LATE_SECONDS = 0.05
 
 URL_MARGIN_SECONDS = 3600.0
 """How much longer than the task an uploaded input stays readable: clocks differ, and miners start late."""
-
-
-@dataclass(frozen=True)
-class ClaimOptions:
-    """What may answer a task instead of a new one; see `journal.rules.choose`.
-
-    Args:
-        among: Ids of tasks that may answer whatever was delivered before.
-        run_id: What else is asked for together with this.
-    """
-
-    reuse: bool = False
-    again: bool = False
-    among: AbstractSet[str] = frozenset()
-    if_unknown: IfUnknown = "stop"
-    run_id: str | None = None
 
 
 class Dispatcher:
@@ -234,7 +206,7 @@ class Dispatcher:
         self, task_id: str, credentials: Credentials | None, interval: float | None
     ) -> Job:
         url = self._settings.sequencer_url
-        record = await self._read(lambda: self.journal.find(task_id=task_id, sequencer_url=url))
+        record = await read(lambda: self.journal.find(task_id=task_id, sequencer_url=url))
         under_way = self._with_task_id(task_id) or (record and self._under_way(record.id))
         if under_way:
             return under_way
@@ -297,7 +269,7 @@ class Dispatcher:
         A caller that is cancelled here drops the lease: no job answers for it yet.
         """
         try:
-            return await run_in_thread(lambda: _are_whole(record))
+            return await run_in_thread(lambda: are_whole(record))
         except BaseException:
             self.journal.leave(lease)
             raise
@@ -307,14 +279,14 @@ class Dispatcher:
         if is_whole:
             self._jobs.pop(record.id, None)
             job.pacing.stop()
-            result = _kept_result(record, self._tools.limits)
+            result = kept_result(record, self._tools.limits)
             release_with(result.in_use, self.journal, lease)
             job.fetched.set_result(result)
             job.state = replace(job.state, phase=Phase.DONE, ending=Ending.RESULT, is_seen=True)
             if record.task_id is not None:
                 job.accepted.set_result(record.task_id)
                 job.answered.set_result(WorkflowTaskResult(record.task_id, "finished", record.result))
-            job.events.emit(_done_again(result))
+            job.events.emit(done_again(result))
             return job
         self.journal.note(record.id, Event.FILES_GONE)
         if record.task_id is None:
@@ -346,71 +318,8 @@ class Dispatcher:
                 yield job
 
     async def _claim(self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None) -> Claim:
-        """The journal's answer.
-
-        A journal that can be read only, or that another program holds, still gives out a kept result.
-
-        Raises:
-            JournalError: It can't be written: nothing may be sent that could not be remembered.
-            TaskTimeoutError: Another program held it until the deadline.
-        """
         work = work_of(prepared, self._settings.sequencer_url)
-        how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
-        folder = await run_in_thread(lambda: self.journal.look(work))
-        patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
-        claiming = self.journal.claim(
-            work,
-            job_id=prepared.job_id,
-            if_unknown=options.if_unknown,
-            run_id=options.run_id,
-            folder=folder,
-            patience=max(0.0, patience),
-            **how,
-        )
-
-        def kept() -> Claim | None:
-            record = self.journal.answering(work, **how, patience=0.0)
-            if record is None or not record.files:
-                return None
-            # Without a seed, nobody could be told any more that the result was given out.
-            is_shared = work.seeded or record.task_id in options.among
-            return Claim(action="kept", record=record) if is_shared else None
-
-        began, has_looked = monotonic(), False
-        try:
-            answer = awaited(claiming)
-            await asyncio.wait({answer}, timeout=min(KEPT_SECONDS, max(0.0, patience)))
-            if not answer.done():
-                has_looked = True
-                if (given := await self._read(kept)) is not None:
-                    self._withdraw(claiming)
-                    return given
-                await asyncio.wait({answer}, timeout=max(0.0, began + patience - monotonic()))
-            if answer.done():
-                return answer.result()
-            raise busy_error(self.journal.path)
-        except JournalError as error:
-            self._withdraw(claiming)
-            if not has_looked and (given := await self._read(kept)) is not None:
-                return given
-            if isinstance(error, BusyJournalError) and deadline is not None and monotonic() >= deadline - 0.2:
-                why = f", since another program holds the journal {self.journal.path}"
-                raise messages.not_sent_in_time(prepared.job_id, patience, why) from error
-            raise
-        except asyncio.CancelledError:
-            self._withdraw(claiming)
-            raise
-
-    def _withdraw(self, claiming: Future[Claim] | Future[str]) -> None:
-        """Take a claim, or a lease, back; where it was given already, nobody holds it any more."""
-
-        def leave(decided: Future[Any]) -> None:
-            if not decided.cancelled() and decided.exception() is None:
-                given = decided.result()
-                self.journal.leave(given.lease if isinstance(given, Claim) else given)
-
-        if not claiming.cancel():
-            claiming.add_done_callback(leave)
+        return await claim(self.journal, work, prepared.job_id, options, deadline)
 
     async def hold(self, job: Job, owner: object) -> None:
         """Keep a lease on the job's record until `owner` is gone."""
@@ -427,23 +336,16 @@ class Dispatcher:
         except JournalError:
             return ""
         except asyncio.CancelledError:
-            self._withdraw(holding)
+            withdraw(self.journal, holding)
             raise
 
     async def _kind(self, name: str) -> TaskKind:
         kind = self._kinds.get(name)
         if kind is None:
             # Of several that ask at once, all wait for what is known, and the first one's are everybody's.
-            runs = await self._read(lambda: self.journal.past_runs(name)) or []
+            runs = await read(lambda: self.journal.past_runs(name)) or []
             kind = self._kinds.setdefault(name, TaskKind(runs))
         return kind
-
-    async def _read(self, reading: Callable[[], T | None]) -> T | None:
-        """What the journal says; None where it can't be read."""
-        try:
-            return await run_in_thread(reading, JOURNAL_READS)
-        except JournalError:
-            return None
 
     # --- tasks by their ids -------------------------------------------------------------------------------
 
@@ -484,7 +386,7 @@ class Dispatcher:
         if not is_terminal(answer.status):
             return
         url = self._settings.sequencer_url
-        record = await self._read(lambda: self.journal.find(task_id=answer.task_id, sequencer_url=url))
+        record = await read(lambda: self.journal.find(task_id=answer.task_id, sequencer_url=url))
         if record is not None:
             event, values = end_of(answer)
             self.journal.note(record.id, event, **values)
@@ -540,76 +442,7 @@ async def _before(
         working.cancel()
 
 
-def work_of(prepared: PreparedTask, sequencer_url: str) -> Work:
-    """What a prepared task is to do, for the journal."""
-    task = prepared.task
-    # No pixels, and no query of an address, which may sign it.
-    details = {n: without_queries(v) for n, v in prepared.parameters.items() if n not in prepared.images}
-    inputs = [
-        os.path.abspath(given)  # noqa: PTH100  # resolve() would follow links
-        for name in prepared.images
-        if isinstance(given := prepared.parameters[name], (str, os.PathLike))
-    ]
-    if inputs:
-        details[INPUTS] = inputs
-    return Work(
-        fingerprint=prepared.fingerprint,
-        sequencer_url=sequencer_url,
-        consumer_id=prepared.credentials.consumer_id,
-        task_type=task.kind_of_task,
-        workflow_id=task.workflow_id,
-        kind=prepared.kind,
-        label=task.describe(),
-        seeded=task.repeatable,
-        own_key=task.api_key is not None,
-        details=details,
-    )
-
-
 def _lifetime(timeout: float | None) -> float:
     # Without a timeout of its own a task may be queued for days, whatever time its caller waits. What is
     # uploaded is deleted at the task's end, however long it could be read.
     return timeout + URL_MARGIN_SECONDS if timeout else LONGEST_SIGNATURE.total_seconds()
-
-
-def _are_whole(record: Record) -> bool:
-    """Whether the kept files are as they were when they were fetched. Blocking: it reads them.
-
-    Damaged ones are removed, so that nobody takes them for those of a process whose note was lost.
-    """
-    whole = 0
-    for file, digest in zip(record.files, record.digests, strict=True):
-        with suppress(OSError):
-            if digest_of(file) == digest if digest else file.exists():
-                whole += 1
-            else:
-                file.unlink()
-    return whole == len(record.files)
-
-
-def _kept_result(record: Record, limits: PixelLimits) -> RunResult:
-    return RunResult(
-        files=record.files,
-        engine=record.engine or REMOTE_ENGINE,
-        job_id=record.job_id,
-        task_id=record.task_id,
-        device=record.device,
-        miner=record.miner,
-        seconds=Timing(
-            queued=record.queued_seconds, running=record.running_seconds, total=record.total_seconds
-        ),
-        reused=True,
-        record_id=record.id,
-        limits=limits,
-    )
-
-
-def _done_again(result: RunResult) -> Done:
-    return Done(
-        job_id=result.job_id,
-        task_id=result.task_id,
-        engine=result.engine,
-        seconds=0.0,
-        files=result.files,
-        reused=True,
-    )

@@ -14,6 +14,8 @@ from typing import Any
 from ..concurrency import DaemonThreads
 from ..config import DEFAULT_WORKFLOW_URL, Credentials
 from ..errors import InputImageError, InvalidTaskError, MissingKeyError, NoMinerError
+from ..journal import Work
+from ..journal.records import INPUTS, without_queries
 from ..media.inputs import PreparedImage, is_remote, prepare_image
 from ..tasks import WorkflowTask
 
@@ -217,3 +219,29 @@ def duration_kind(
         if parameters.get(name) is not None:
             parts.append(f"{name}={parameters[name]}")
     return " ".join(parts)
+
+
+def work_of(prepared: PreparedTask, sequencer_url: str) -> Work:
+    """What a prepared task is to do, for the journal."""
+    task = prepared.task
+    # No pixels, and no query of an address, which may sign it.
+    details = {n: without_queries(v) for n, v in prepared.parameters.items() if n not in prepared.images}
+    inputs = [
+        os.path.abspath(given)  # noqa: PTH100  # resolve() would follow links
+        for name in prepared.images
+        if isinstance(given := prepared.parameters[name], (str, os.PathLike))
+    ]
+    if inputs:
+        details[INPUTS] = inputs
+    return Work(
+        fingerprint=prepared.fingerprint,
+        sequencer_url=sequencer_url,
+        consumer_id=prepared.credentials.consumer_id,
+        task_type=task.kind_of_task,
+        workflow_id=task.workflow_id,
+        kind=prepared.kind,
+        label=task.describe(),
+        seeded=task.repeatable,
+        own_key=task.api_key is not None,
+        details=details,
+    )

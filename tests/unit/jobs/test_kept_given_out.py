@@ -12,6 +12,7 @@ import pytest
 
 from xalora_client import AsyncXalora, TaskTimeoutError, Text2VideoTask, UpscalerTask, WorkflowTask
 from xalora_client.jobs import dispatcher
+from xalora_client.jobs.claims import ClaimOptions
 from xalora_client.journal import Event
 
 TASK = UpscalerTask(image_url="https://example.org/cat.png")
@@ -20,11 +21,11 @@ DICED = Text2VideoTask(prompt="a cat")
 
 async def keep(d: dispatcher.Dispatcher, task: WorkflowTask = TASK) -> None:
     """A kept result of a task in the client's journal."""
-    from xalora_client.jobs.preparation import prepare
+    from xalora_client.jobs.preparation import prepare, work_of
 
     prepared = await prepare(task, d._credentials, d._settings.sequencer_url)
     journal = d.journal
-    work = dispatcher.work_of(prepared, d._settings.sequencer_url)
+    work = work_of(prepared, d._settings.sequencer_url)
     claim = journal.claim(work, job_id=task.new_job_id()).result(30)
     journal.sending(claim.record.id).result(30)
     journal.accepted(claim.record.id, f"task-of-{task.kind_of_task}").result(30)
@@ -41,14 +42,14 @@ async def test_cancelled_amid_the_check(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("XALORA_STATE_DIR", str(tmp_path / "state"))
     async with AsyncXalora(api_key="alice#s3cret", workflow_url="http://127.0.0.1:9") as client:
         await client._on_hub(keep)
-        whole, go, begun = dispatcher._are_whole, threading.Event(), threading.Event()
+        whole, go, begun = dispatcher.are_whole, threading.Event(), threading.Event()
 
         def slow(record):  # type: ignore[no-untyped-def]
             begun.set()
             go.wait(30)
             return whole(record)
 
-        monkeypatch.setattr(dispatcher, "_are_whole", slow)
+        monkeypatch.setattr(dispatcher, "are_whole", slow)
         first = asyncio.ensure_future(client.run(TASK))
         await asyncio.to_thread(begun.wait, 30)
         first.cancel()
@@ -67,7 +68,7 @@ async def test_without_a_seed_it_could_not_be_written_down_that_it_was_given_out
     async with AsyncXalora(api_key="alice#s3cret", workflow_url="http://127.0.0.1:9") as client:
 
         async def answered(d: dispatcher.Dispatcher, task: WorkflowTask, among: frozenset[str]) -> str | None:
-            options = dispatcher.ClaimOptions(reuse=True, among=among)
+            options = ClaimOptions(reuse=True, among=among)
             try:
                 async with d.caller(task, options, deadline=monotonic() + 1) as caller:
                     return caller.job.task_id

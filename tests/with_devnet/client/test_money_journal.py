@@ -71,7 +71,7 @@ async def test_a_journal_held_from_the_start_is_waited_for_until_the_deadline(
 async def test_without_a_deadline_a_held_journal_is_waited_for_long_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xalora_client.jobs.dispatcher.PATIENCE_SECONDS", 0.8)
+    monkeypatch.setattr("xalora_client.jobs.claims.PATIENCE_SECONDS", 0.8)
     network = finishing()
     async with (
         ScriptedSequencer(network) as sequencer,

@@ -1,0 +1,56 @@
+"""Kept results as they are given out: their files checked, and what callers get and are told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ..events import Done
+from ..journal import Record
+from ..journal.results_folder import digest_of
+from ..media.limits import PixelLimits
+from ..results import REMOTE_ENGINE, RunResult, Timing
+
+
+def are_whole(record: Record) -> bool:
+    """Whether the kept files are as they were when they were fetched. Blocking: it reads them.
+
+    Damaged ones are removed, so that nobody takes them for those of a process whose note was lost.
+    """
+    whole = 0
+    for file, digest in zip(record.files, record.digests, strict=True):
+        with suppress(OSError):
+            if digest_of(file) == digest if digest else file.exists():
+                whole += 1
+            else:
+                file.unlink()
+    return whole == len(record.files)
+
+
+def kept_result(record: Record, limits: PixelLimits) -> RunResult:
+    """The result that a record keeps."""
+    return RunResult(
+        files=record.files,
+        engine=record.engine or REMOTE_ENGINE,
+        job_id=record.job_id,
+        task_id=record.task_id,
+        device=record.device,
+        miner=record.miner,
+        seconds=Timing(
+            queued=record.queued_seconds, running=record.running_seconds, total=record.total_seconds
+        ),
+        reused=True,
+        record_id=record.id,
+        limits=limits,
+    )
+
+
+def done_again(result: RunResult) -> Done:
+    """What a caller is told of a kept result."""
+    return Done(
+        job_id=result.job_id,
+        task_id=result.task_id,
+        engine=result.engine,
+        seconds=0.0,
+        files=result.files,
+        reused=True,
+    )
