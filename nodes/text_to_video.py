@@ -38,7 +38,7 @@ def video_inputs() -> list[io.Input]:
         number("height", SIZE_TOOLTIP.format("Height", 480), default=480, maximum=8192, step=8),
         number(
             "length",
-            "Number of frames. Hosted workflow 1 makes 73 only, workflow 2 16 to 128.",
+            "Number of frames. Hosted workflow 1 takes 37 to 73, workflow 2 16 to 128.",
             default=73,
             maximum=10_000,
         ),

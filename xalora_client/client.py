@@ -363,6 +363,7 @@ class AsyncXalora:
                 the same task was submitted.
             XaloraError: The task was not created.
         """
+        _check_is_task(task)
         options = self._claim_options(again=again, if_unknown=if_unknown)
 
         async def submit(dispatcher: Dispatcher) -> tuple[str, int | None]:
@@ -403,6 +404,7 @@ class AsyncXalora:
             AmbiguousCreateError: As :meth:`execute_workflow`.
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
+        _check_is_task(task)
         _check_waits(
             timeout, interval, f"execute_workflow_and_wait_for_result(task, {_seconds(timeout, interval)})"
         )
@@ -465,6 +467,7 @@ class AsyncXalora:
         Raises:
             XaloraError: As :meth:`execute_workflow`.
         """
+        _check_is_task(task)
         host = host or HostOptions()
         options = self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown)
         listener = _on_own_loop(on_event)
@@ -528,6 +531,7 @@ class AsyncXalora:
         Raises:
             XaloraError: The task could not be done; the message says what about the money.
         """
+        _check_is_task(task)
         folder = None if output_dir is None else await run_in_thread(lambda: _writable(output_dir))
         result = await self._run(
             task,
@@ -959,11 +963,18 @@ _open_clients: weakref.WeakSet[AsyncXalora] = weakref.WeakSet()
 def _await_answers() -> None:
     """Wait, at the program's end, for answers about creates and cancels that are out; at most 3 s."""
     waits = [
-        asyncio.run_coroutine_threadsafe(client._dispatcher.until_quiet(), client._hub)
+        asyncio.run_coroutine_threadsafe(_end_quietly(client._dispatcher, client._sessions), client._hub)
         for client in _open_clients
         if client._dispatcher is not None and client._hub is not None and is_hub(client._hub)
     ]
     futures.wait(waits, timeout=LEAVING_SECONDS)
+
+
+async def _end_quietly(dispatcher: Dispatcher, sessions: list[aiohttp.ClientSession]) -> None:
+    await dispatcher.until_quiet()
+    # A job that still runs would take closed connections for an answer; the process ends with it.
+    if dispatcher.is_idle:
+        await _close_sessions(sessions)
 
 
 def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession]) -> None:
@@ -976,6 +987,13 @@ def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession])
 
     if sessions:
         call_on_hub(lambda: background(close()))
+
+
+def _check_is_task(task: object) -> None:
+    # The classes of tasks are heavy to import, and here whenever there is one.
+    from .tasks import check_is_task
+
+    check_is_task(task)
 
 
 def _seconds(timeout: float | None, interval: float | None, *names: str) -> str:

@@ -37,6 +37,7 @@ from .errors import ConfigurationError, MissingKeyError, SettingProblem
 from .key_file import login_file
 from .media.limits import PixelLimits
 from .prices import DailyLimit, PriceTable
+from .text import suggested
 
 ENV_PREFIX = "XALORA_"
 DEFAULT_WORKFLOW_URL = "https://sequencer-v2.xalora.xyz"
@@ -408,6 +409,7 @@ def load_settings(
             Or a ``.env`` file is there and can't be read.
     """
     hide_secrets(arguments)
+    _refuse_options_object(arguments)
     layers: list[tuple[str, Mapping[str, Any]]] = [
         ("argument", {name: value for name, value in arguments.items() if value is not None}),
         ("environment", _variables(os.environ)),
@@ -427,7 +429,10 @@ def load_settings(
         for name, value in layer.items():
             if name not in Settings.model_fields:
                 if source == "argument":
-                    raise ConfigurationError(f"There is no setting called {name!r}")
+                    raise ConfigurationError(
+                        f"There is no setting called {name!r}",
+                        next_step=suggested(name, list(Settings.model_fields)),
+                    )
                 continue
             if name not in values:
                 values[name] = value
@@ -456,6 +461,14 @@ def load_settings(
     ):
         _refuse_redirection(settings, sources)
     return LoadedSettings(settings, sources)
+
+
+def _refuse_options_object(arguments: Mapping[str, Any]) -> None:
+    if isinstance(arguments.get("api_key"), Mapping):
+        raise ConfigurationError(
+            "A dict was given where the API key is expected",
+            next_step="Name each setting: Xalora(api_key=..., workflow_url=...).",
+        )
 
 
 def _login_for(url: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
@@ -25,13 +25,38 @@ from typing_extensions import Self, Unpack
 
 from .config import Credentials, parse_api_key
 from .errors import ConfigurationError, InvalidTaskError
+from .text import suggested
 
 if TYPE_CHECKING:
     import numpy as np
+    from pydantic._internal._model_construction import ModelMetaclass as TaskClass
 
     from .media.inputs import ImageInput
 else:
     ImageInput = Any
+
+    class TaskClass(type(BaseModel)):
+        """Pydantic's metaclass, which also takes plain class attributes where the class says what is sent."""
+
+        def __new__(cls, name, bases, namespace, /, **options):
+            gives_details = "task_details" in namespace or any(
+                isinstance(base, cls) and base._gives_details() for base in bases
+            )
+            annotations = namespace.get("__annotations__", {})
+            fields = {field for base in bases for field in getattr(base, "model_fields", ())}
+            known = {each for base in bases for each in dir(base)} - fields
+            for attribute, value in list(namespace.items()):
+                is_plain = not (attribute.startswith("_") or callable(value) or hasattr(value, "__get__"))
+                if not is_plain or attribute in annotations or attribute in known:
+                    continue
+                if attribute in fields or not gives_details:
+                    raise InvalidTaskError(
+                        f"{attribute} of {name} has no type, so it would not be sent",
+                        next_step=f"Write {attribute}: <type> = {value!r} in the class body.",
+                    )
+                namespace["__annotations__"] = annotations = {**annotations, attribute: ClassVar[Any]}
+            return super().__new__(cls, name, bases, namespace, **options)
+
 
 MAX_SEED = 2**53 - 1
 """Largest integer that JSON carries exactly into JavaScript, which the network's own SDK is written in."""
@@ -121,7 +146,7 @@ def _whole(value: float | None) -> float | None:
 NotEmpty = BeforeValidator(_empty_as_none)
 
 
-class WorkflowTask(BaseModel):
+class WorkflowTask(BaseModel, metaclass=TaskClass):
     """Base of all tasks, abstract. Derive a class for a workflow of your own::
 
         class SketchTask(WorkflowTask):
@@ -182,15 +207,23 @@ class WorkflowTask(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            missing = [str(p["loc"][0]) for p in error.errors(include_input=False) if p["type"] == "missing"]
-            sets_later = missing and type(self).__init__ not in _OWN_INITS
+            problems = error.errors(include_input=False)
             raise InvalidTaskError(
-                f"{name}: " + "; ".join(_explain(p) for p in error.errors(include_input=False)),
-                next_step=f"Give {missing[0]} to super().__init__({missing[0]}=...), or drop the __init__."
-                if sets_later
-                else "Correct the parameter and try again.",
+                f"{name}: " + "; ".join(_explain(each) for each in problems),
+                next_step=self._advice(problems),
             ) from None
         self.__dict__.update(earlier)
+
+    @classmethod
+    def _advice(cls, problems: Sequence[Any]) -> str:
+        """What to do about the problems of values that were given."""
+        missing = [str(each["loc"][0]) for each in problems if each["type"] == "missing"]
+        if missing and cls.__init__ not in _OWN_INITS:
+            return f"Give {missing[0]} to super().__init__({missing[0]}=...), or drop the __init__."
+        unknown = [str(each["loc"][0]) for each in problems if each["type"] == "extra_forbidden"]
+        if unknown:
+            return suggested(unknown[0], [field.alias or name for name, field in cls.model_fields.items()])
+        return "Correct the parameter and try again."
 
     def _taken_from(self, options: Any) -> dict[str, Any]:
         """What of an object of options is for this class, as the network's own SDK takes it."""
@@ -264,6 +297,8 @@ class WorkflowTask(BaseModel):
         if not self._gives_details():
             return {"parameters": self.parameters()}
         given: Any = self.task_details
+        if callable(given):
+            raise self._no_property("task_details")
         parameters = given.get("parameters") if isinstance(given, Mapping) else None
         if not isinstance(parameters, Mapping):
             raise InvalidTaskError(
@@ -354,6 +389,8 @@ class WorkflowTask(BaseModel):
             InvalidTaskError: The class's own is no text, or empty.
         """
         given: Any = self.task_type
+        if callable(given):
+            raise self._no_property("task_type")
         kind = given.value if isinstance(given, Enum) else given
         if not isinstance(kind, str) or not kind:
             raise InvalidTaskError(
@@ -361,6 +398,11 @@ class WorkflowTask(BaseModel):
                 next_step='Give it a text, such as task_type = "sketch".',
             )
         return kind
+
+    def _no_property(self, name: str) -> InvalidTaskError:
+        return InvalidTaskError(
+            f"{name} of {type(self).__name__} is a method", next_step=f"Write @property above def {name}."
+        )
 
     @property
     def is_hosted(self) -> bool:
@@ -395,7 +437,8 @@ class UpscalerTask(WorkflowTask):
 
     Args:
         image: A path, bytes, a PIL image, a numpy array ``[H,W,C]`` (uint8, or float 0..1) or a URL.
-        image_url: The SDK's name for an image given by URL.
+        image_url: The SDK's name for an image given by URL. As there, ``{"image_url": ...}`` with all options
+            may stand in place of ``image``.
     """
 
     task_type: ClassVar[str] = "upscaler"
@@ -404,22 +447,32 @@ class UpscalerTask(WorkflowTask):
 
     def __init__(
         self,
-        image: ImageInput | None = None,
+        image: ImageInput | Mapping[str, Any] | None = None,
         *,
         image_url: str | None = None,
         **options: Unpack[BaseOptions],
     ) -> None:
+        values: dict[str, Any] = {**options}
         if isinstance(image, Mapping):
+            values = {**image, **options}
+            image, by_url = values.pop("image", None), values.pop("image_url", None)
+            image_url = image_url or by_url
+        if (
+            image is None
+            and image_url is None
+            and (unknown := values.keys() - type(self).model_fields.keys())
+        ):
+            name = min(unknown)
             raise InvalidTaskError(
-                "UpscalerTask was given a dict where an image is expected",
-                next_step="Name each option: UpscalerTask(image_url=..., timeout_seconds=...).",
+                f"{type(self).__name__}: {name}: {_UNKNOWN}",
+                next_step=suggested(name, [*type(self).model_fields, "image_url"]),
             )
         if (image is None) == (image_url is None):
             raise InvalidTaskError(
                 "UpscalerTask takes one image, either as image or as image_url",
                 next_step="Give exactly one of the two.",
             )
-        super().__init__(image=image_url if image is None else image, **options)
+        super().__init__(image=image_url if image is None else image, **values)
 
     @classmethod
     def for_batch(cls, images: np.ndarray[Any, Any], **options: Unpack[BaseOptions]) -> list[Self]:
@@ -444,7 +497,8 @@ class FluxLoraTask(WorkflowTask):
         prompt: What the image shows.
         lora_name: File name of the LoRA as the network knows it.
         aspect_ratio: One of :data:`FLUX_ASPECT_RATIOS`; ``custom`` uses width and height.
-        width, height: 512-2048 px in steps of 64.
+        width, height: 512-2048 px in steps of 8; the public miner lists steps of 64, the network's own
+            documentation 680x1024.
         guidance: Flux guidance, 0-100.
         steps: Denoising steps, 1-100.
         noise_seed: 0 to 2^53 - 1.
@@ -457,8 +511,8 @@ class FluxLoraTask(WorkflowTask):
     prompt: Prompt
     lora_name: Annotated[str, Field(min_length=1)]
     aspect_ratio: str | None = None
-    width: int | None = Field(default=None, ge=512, le=2048, multiple_of=64)
-    height: int | None = Field(default=None, ge=512, le=2048, multiple_of=64)
+    width: int | None = Field(default=None, ge=512, le=2048, multiple_of=8)
+    height: int | None = Field(default=None, ge=512, le=2048, multiple_of=8)
     guidance: float | None = Field(default=None, ge=0, le=100)
     steps: int | None = Field(default=None, ge=1, le=100)
     noise_seed: Seed | None = None
@@ -482,7 +536,7 @@ class VideoLimits(BaseModel):
 
 
 VIDEO_LIMITS: Mapping[str, VideoLimits] = {
-    "1": VideoLimits(width=(848, 848), height=(480, 480), length=(73, 73), fps=(24, 24)),
+    "1": VideoLimits(width=(848, 848), height=(480, 480), length=(37, 73), fps=(24, 24)),
     "2": VideoLimits(width=(256, 1024), height=(256, 1024), length=(16, 128), step=8),
 }
 
@@ -493,7 +547,7 @@ class Text2VideoTask(WorkflowTask):
     Args:
         prompt: What the video shows.
         width, height: Pixels. Workflow ``1`` makes 848x480 only; ``2`` 256-1024 in steps of 8.
-        length: Frames. Workflow ``1`` makes 73 only; ``2`` 16-128.
+        length: Frames. Workflow ``1`` 37 (the documented default) to 73 (the public miner's); ``2`` 16-128.
         steps: Denoising steps, 1-100.
         seed: 0 to 2^53 - 1.
         fps: Frames a second, 1-120.
@@ -528,6 +582,25 @@ class Text2VideoTask(WorkflowTask):
         return self
 
 
+def check_is_task(value: object) -> None:
+    """Check what a client is to run.
+
+    Raises:
+        InvalidTaskError: It is no task.
+    """
+    if isinstance(value, WorkflowTask):
+        return
+    if isinstance(value, type):
+        raise InvalidTaskError(
+            f"{value.__name__} is a class, and no task", next_step=f"Give its values: {value.__name__}(...)."
+        )
+    several = isinstance(value, list | tuple)
+    raise InvalidTaskError(
+        f"A {type(value).__name__} is no task",
+        next_step="Use run_many for several tasks." if several else "Write such as UpscalerTask(image=...).",
+    )
+
+
 def _words(text: str) -> str:
     """A text as part of a file name."""
     words = re.sub(r"[^\w.()+-]+", "-", text).strip("-.")
@@ -549,7 +622,11 @@ def _is_image(name: str, value: Any) -> bool:
 _OWN_INITS: set[Any] = {WorkflowTask.__init__, UpscalerTask.__init__}
 
 
+_UNKNOWN = "there is no such option"
+_WORDS = {"extra_forbidden": _UNKNOWN, "missing": "it is missing", "string_too_short": "it is empty"}
+
+
 def _explain(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = _WORDS.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

@@ -1,6 +1,21 @@
-"""Durations, sizes and counts in words, the same in the shell, in ComfyUI and in messages."""
+"""Durations, sizes and counts in words, the same in all messages; the name that was meant by another."""
 
 from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+
+def suggested(name: str, known: Sequence[str]) -> str:
+    """What to write in place of a name that is not known: ``Write workflow_id.``, or all that are.
+
+    ``workflowId``, as in JavaScript, means ``workflow_id``.
+    """
+    plain = {re.sub(r"[^a-z0-9]", "", each.lower()): each for each in known}
+    meant = plain.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    close = [meant] if meant else difflib.get_close_matches(name, known, 1, 0.75)
+    return f"Write {close[0]}." if close else f"There are {', '.join(sorted(known))}."
 
 
 def seconds_text(seconds: float | None) -> str:

@@ -151,7 +151,7 @@ def test_the_clients_own_waiting_time_leaves_the_task_running(
         (
             "XaloraTextToVideo",
             {"prompt": "a fox", "seed": 1, "workflow_id": "1", "length": 25},
-            "length is 25; workflow 1 allows 73",
+            "length is 25; workflow 1 allows 37 to 73",
         ),
     ],
 )

@@ -180,11 +180,107 @@ def test_what_would_not_be_sent_says_what_to_write() -> None:
         Late("a fox")
     with pytest.raises(InvalidTaskError, match=r"prompt of a Text2VideoTask can't be set"):
         Text2VideoTask(prompt="a").prompt = "b"
-    with pytest.raises(InvalidTaskError, match=r"given a dict.*UpscalerTask\(image_url=\.\.\."):
-        UpscalerTask({"image_url": "https://h/a.png"})
     assert Text2VideoTask({"prompt": "a", "seed": 1}).seed == 1
     with pytest.raises(InvalidTaskError, match="where options are expected"):
         Text2VideoTask("a fox")
+
+
+def test_all_tasks_take_an_object_of_options() -> None:
+    task = UpscalerTask({"image_url": "https://h/a.png", "timeout_seconds": 60, "workflow_id": 9})
+    assert (task.image, task.timeout_seconds, task.workflow_id) == ("https://h/a.png", 60, "9")
+    assert UpscalerTask({"image": "a.png"}, job_id_prefix="mine").image == "a.png"
+    both = UpscalerTask({"image_url": "https://h/a.png"}, image_url="https://h/b.png")
+    assert both.image == "https://h/b.png"
+    with pytest.raises(InvalidTaskError, match="exactly one of the two"):
+        UpscalerTask({"image_url": "https://h/a.png", "image": "a.png"})
+
+
+def test_plain_attributes_of_a_class_are_its_own_or_told() -> None:
+    class Plain(WorkflowTask):
+        task_type = "sketch"
+        prompt = None
+        steps = 4
+
+        def __init__(self, options: dict[str, Any]) -> None:
+            super().__init__(options)
+            self.prompt = options["prompt"]
+
+        @property
+        def task_details(self) -> dict[str, Any]:
+            return {"parameters": {"prompt": self.prompt, "steps": self.steps}}
+
+    assert Plain({"prompt": "a fox"}).details() == {"parameters": {"prompt": "a fox", "steps": 4}}
+    assert Plain({"prompt": "a dog"}).details()["parameters"]["prompt"] == "a dog"
+    with pytest.raises(InvalidTaskError, match=r"style of Lost has no type.*Write style: <type> = 'ink'"):
+
+        class Lost(WorkflowTask):
+            task_type = "sketch"
+            style = "ink"
+
+    with pytest.raises(InvalidTaskError, match=r"width of Wide has no type.*Write width: <type> = 848"):
+
+        class Wide(Text2VideoTask):
+            width = 848
+
+
+async def test_a_method_in_place_of_a_property_says_what_to_write() -> None:
+    class Typed(WorkflowTask):
+        def task_type(self) -> str:  # type: ignore[override]
+            return "sketch"
+
+    class Detailed(WorkflowTask):
+        task_type = "sketch"
+
+        def task_details(self) -> dict[str, Any]:  # type: ignore[override]
+            return {"parameters": {}}
+
+    with pytest.raises(InvalidTaskError, match=r"task_type of Typed is a method.*@property above def task_t"):
+        await prepared(Typed())
+    with pytest.raises(InvalidTaskError, match=r"task_details of Detailed is a method.*Write @property"):
+        await prepared(Detailed())
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: Text2VideoTask({"prompt": "a", "workflowId": "1"}), "Write workflow_id."),
+        (lambda: Text2VideoTask(prompt="a", timeoutSeconds=3), "Write timeout_seconds."),
+        (lambda: Text2VideoTask(prompt="a", sedd=3), "Write seed."),
+        (lambda: UpscalerTask({"imageUrl": "https://h/a.png"}), "Write image_url."),
+        (lambda: UpscalerTask("a.png", jobIdPrefix="x"), "Write job_id_prefix."),
+        (lambda: Text2VideoTask(prompt="a", colour=3), "There are api_key, consumer_id, fps"),
+        (lambda: AsyncXalora(apiKey="a#b"), "Write api_key."),
+        (lambda: AsyncXalora(workflowURL=URL), "Write workflow_url."),
+        (lambda: AsyncXalora(wait_timout=3), "Write wait_timeout."),
+        (lambda: AsyncXalora({"apiKey": "a#b"}), r"Xalora(api_key=..., workflow_url=...)"),
+    ],
+)
+def test_a_name_of_another_language_is_told_in_ours(make: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"prompt": "a"}, "A dict is no task"),
+        ("photo.jpg", "A str is no task"),
+        (UpscalerTask, "UpscalerTask is a class, and no task"),
+        ([UpscalerTask("a.png")], "Use run_many for several tasks"),
+    ],
+)
+async def test_what_is_no_task_is_told(value: Any, words: str) -> None:
+    async with AsyncXalora("a#b", URL, journal="memory") as client:
+        calls: list[Any] = [
+            client.run,
+            client.submit,
+            client.execute_workflow,
+            client.execute_workflow_and_wait_for_result,
+        ]
+        for call in calls:
+            with pytest.raises(InvalidTaskError, match=words):
+                await call(value)
 
 
 def test_the_base_is_abstract_and_a_class_needs_a_type() -> None:

@@ -72,7 +72,7 @@ def test_a_batch_becomes_one_task_an_image() -> None:
         (lambda: Text2VideoTask(prompt="x", width=260, workflow_id="2"), "multiple of 8"),
         (lambda: Text2VideoTask(prompt="x", length=129, workflow_id=2), "length is 129"),
         (lambda: FluxLoraTask(prompt="x", lora_name="l", width=500), "width"),
-        (lambda: FluxLoraTask(prompt="x", lora_name="l", height=520), "height"),
+        (lambda: FluxLoraTask(prompt="x", lora_name="l", height=517), "height"),
         (lambda: FluxLoraTask(prompt="x", lora_name="l", aspect_ratio="2:1"), "aspect_ratio"),
         (lambda: FluxLoraTask(prompt="x"), "lora_name"),
         (lambda: UpscalerTask("a.png", timeout_seconds=-1), "timeout_seconds"),
@@ -83,6 +83,12 @@ def test_a_wrong_parameter_is_named_before_anything_is_sent(make: Any, named: st
         make()
     assert isinstance(caught.value, ValueError)
     assert "nothing was charged" in str(caught.value)
+
+
+def test_the_values_of_the_networks_own_documentation_are_taken() -> None:
+    image = FluxLoraTask(prompt="x", lora_name="gecko", width=680, height=1024, steps=15, workflow_id="3")
+    assert image.parameters()["width"] == 680
+    assert Text2VideoTask(prompt="x", length=37, width=848, height=480, workflow_id="1").length == 37
 
 
 def test_the_largest_seed_is_what_json_in_javascript_carries() -> None:

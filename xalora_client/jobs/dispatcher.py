@@ -410,6 +410,11 @@ class Dispatcher:
         # Those who waited leave before the journal is closed.
         await asyncio.sleep(0)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job of it is under way."""
+        return next(self._live(), None) is None
+
     async def until_settled(self) -> None:
         """Wait until all cancels are confirmed, refused, or have lapsed; at most 10 s."""
         deadline = monotonic() + CANCEL_SECONDS

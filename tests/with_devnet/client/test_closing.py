@@ -461,3 +461,43 @@ def test_a_program_that_ends_while_a_create_is_out_keeps_the_task_id(
     assert (record.state, record.task_id) == (TaskState.SUBMITTED, task_id), told
     assert quitting.returncode == 0
     assert "RuntimeError" not in told
+
+
+# --- the program's end --------------------------------------------------------------------------------------
+
+UNCLOSED = """
+import asyncio, sys
+from xalora_client import AsyncXalora, Text2VideoTask, Xalora
+
+TASK = Text2VideoTask(prompt="a", seed=int(sys.argv[1]), workflow_id="2")
+if sys.argv[1] == "1":
+    client = Xalora()
+    client.run(TASK)
+elif sys.argv[1] == "2":
+    client = AsyncXalora()
+    asyncio.run(client.execute_workflow_and_wait_for_result(TASK))
+else:
+    client = Xalora()
+    client.execute_workflow(TASK)
+    client.fails
+"""
+
+
+@pytest.mark.parametrize("way", ["1", "2", "3"], ids=["blocking", "asyncio", "error"])
+def test_a_script_that_closes_nothing_ends_without_a_word(tmp_path: Path, way: str) -> None:
+    with DevnetThread(miners=1) as devnet:
+        ended = subprocess.run(
+            [sys.executable, "-W", "always::ResourceWarning", "-c", UNCLOSED, way],
+            env={
+                **os.environ,
+                "XALORA_WORKFLOW_URL": devnet.url,
+                "XALORA_API_KEY": devnet.api_key,
+                "XALORA_STATE_DIR": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert "nclosed" not in ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "") or way == "3"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 Pixels = Annotated[int | None, typer.Option(help="Pixels.", show_default=False)]
-FluxPixels = Annotated[int | None, typer.Option(help="512-2048 in steps of 64.", show_default=False)]
+FluxPixels = Annotated[int | None, typer.Option(help="512-2048 in steps of 8.", show_default=False)]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default=False)]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Repeats a result; a kept one is reused.", show_default=False)
