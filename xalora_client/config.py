@@ -302,10 +302,7 @@ class Settings(BaseModel):
             ConfigurationError: The key is malformed.
         """
         if self.api_key is None:
-            raise MissingKeyError(
-                "No API key is set",
-                next_step="Enter it by `xalora login`, or set XALORA_API_KEY. Without one: `xalora demo`.",
-            )
+            raise no_key(self.workflow_url)
         return parse_api_key(self.api_key.get_secret_value())
 
 
@@ -490,6 +487,22 @@ def _login_for(url: str | None) -> dict[str, Any]:
         return {"api_key": key} if own is None else {"api_key": key, "workflow_url": own}
     same = _same_network(str(url), own or DEFAULT_WORKFLOW_URL)
     return {"api_key": key} if same else {}
+
+
+def no_key(url: str) -> MissingKeyError:
+    """The error where no key is set for a network; it names the network whose key is there."""
+    known = ""
+    try:
+        stored = login_file()
+        other = stored.read_endpoint() or DEFAULT_WORKFLOW_URL if stored.read_key() is not None else url
+        if not _same_network(url, other):
+            known = f" for {without_login(url)}; that of `xalora login` is for {without_login(other)}"
+    except ConfigurationError:
+        pass
+    return MissingKeyError(
+        f"No API key is set{known}",
+        next_step="Enter it by `xalora login`, or set XALORA_API_KEY. Without one: `xalora demo`.",
+    )
 
 
 def _same_network(url: str, other: str) -> bool:

@@ -75,3 +75,48 @@ def test_an_own_network_runs_an_exported_file(comfyui: ComfyUI, files: Path) -> 
         assert [result.engine for result in blurred] == ["xalora", "xalora"]
         assert contrast(blurred[1].files[0]) < contrast(blurred[0].files[0]) < contrast(files / "photo.png")
         assert devnet.stats()["creates"] == 2
+
+
+def test_the_lines_of_the_docs_run_it_by_a_name_and_on_an_own_network(comfyui: ComfyUI, files: Path) -> None:
+    environment = {
+        **os.environ,
+        "XALORA_WORKFLOWS_DIR": str(files / "workflows"),
+        "XALORA_STATE_DIR": str(files / "state"),
+        "XALORA_FALLBACK": "never",
+    }
+    command = (sys.executable, "-m", "xalora_client")
+
+    def xalora(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *arguments],
+            cwd=files,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    added = xalora("workflows", "add", "my_api.json", "--name", "soft", "--param", "radius=2.blur_radius")
+    assert added.returncode == 0, added.stderr
+    devnet = subprocess.Popen(
+        [*command, "devnet", "--comfyui", comfyui.url, "--miners", "1", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert devnet.stdout is not None
+        address = json.loads(devnet.stdout.readline())
+        environment |= {"XALORA_WORKFLOW_URL": address["url"], "XALORA_API_KEY": address["api_key"]}
+        for run in (
+            ("soft", "-p", "image=photo.png", "-p", "radius=9", "-o", "named.png"),
+            ("my_api.json", "-p", "image=photo.png", "-p", "2.blur_radius=9", "-o", "file.png"),
+        ):
+            done = xalora("run", *run)
+            assert done.returncode == 0, done.stderr
+            assert "the network (miner1)" in done.stdout
+    finally:
+        devnet.terminate()
+        devnet.communicate(timeout=30)
+    assert contrast(files / "named.png") == contrast(files / "file.png") < contrast(files / "photo.png")

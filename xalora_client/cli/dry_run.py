@@ -21,10 +21,11 @@ from .options import RunOptions
 from .outputs import check_free
 from .screen import Screen, error_fields
 
-Action: TypeAlias = Literal["send", "reuse", "wait", "here", "unknown", "fail"]
+Action: TypeAlias = Literal["send", "same", "reuse", "wait", "here", "unknown", "fail"]
 
 WORDS: dict[Action, str] = {
     "send": "would be sent",
+    "same": "the same as {same_as}, one task for both",
     "reuse": "kept result, nothing would be sent",
     "wait": "its task is under way and paid for; nothing would be sent",
     "here": "would be done by this machine, nothing would be sent",
@@ -35,11 +36,15 @@ WORDS: dict[Action, str] = {
 
 @dataclass(frozen=True)
 class Planned:
-    """What would become of one job; ``size`` is how many bytes of images would be sent."""
+    """What would become of one job.
+
+    ``size`` is how many bytes of images would be sent; ``same_as`` names the input whose task does for both.
+    """
 
     job: Job
     action: Action
     size: int = 0
+    same_as: str = ""
     error: XaloraError | None = None
 
     def document(self) -> dict[str, Any]:
@@ -97,17 +102,22 @@ def print_plan(
     code = most_serious(exit_code_of(plan.error) for plan in plans if plan.error is not None)
     for plan in plans:
         size = f", {bytes_text(plan.size)}" if plan.size else ""
-        screen.say(f"{plan.job.label}: {WORDS[plan.action]}{size}")
+        screen.say(f"{plan.job.label}: {WORDS[plan.action].format(same_as=plan.same_as)}{size}")
         if plan.error is not None:
             screen.error(plan.error, plan.job.label)
     sent = [plan for plan in plans if plan.action == "send"]
     cost = estimate(settings, plans)
     total = bytes_text(sum(plan.size for plan in sent))
-    reused = sum(plan.action in ("reuse", "wait") for plan in plans)
+    counts = {
+        "the same as others": sum(plan.action == "same" for plan in plans),
+        "reused": sum(plan.action in ("reuse", "wait") for plan in plans),
+        "skipped": len(skipped),
+        "can't be sent": sum(plan.action in ("fail", "unknown") for plan in plans),
+    }
+    others = "".join(f", {number} {words}" for words, number in counts.items() if number)
     screen.say(
         (f"{counted(len(sent), 'task')} would be sent", "bold"),
-        f" ({total} of images), {reused} reused, {len(skipped)} skipped."
-        + (f" About {cost} by your prices." if cost is not None else ""),
+        f" ({total} of images){others}." + (f" About {cost} by your prices." if cost is not None else ""),
     )
     if settings.api_key is None and options.asks_network(settings):
         screen.warn("no API key is set, so what would be reused is not known")
@@ -135,7 +145,7 @@ async def _plans(
     journal: Journal, settings: Settings, jobs: Sequence[Job], options: RunOptions
 ) -> list[Planned]:
     asks_network = options.asks_network(settings)
-    fingerprints: set[str] = set()
+    fingerprints: dict[str, str] = {}
     return [
         await _plan(journal, settings, job, job.task, options, fingerprints)
         if asks_network and job.task is not None
@@ -150,8 +160,9 @@ async def _plan(
     job: Job,
     task: WorkflowTask,
     options: RunOptions,
-    fingerprints: set[str],
+    fingerprints: dict[str, str],
 ) -> Planned:
+    """What would become of a job; ``fingerprints`` has the labels of those before it."""
     from ..jobs.preparation import prepare, work_of
     from ..transfer.upload import InlineDelivery
 
@@ -164,10 +175,12 @@ async def _plan(
             await InlineDelivery(int(settings.inline_limit)).deliver(image, lifetime=0.0)
         # Equal images of one command are one task.
         is_double = task.repeatable and prepared.fingerprint in fingerprints
-        fingerprints.add(prepared.fingerprint)
+        first = fingerprints.setdefault(prepared.fingerprint, job.label)
         reuse = settings.reuse and not options.no_reuse
         record = journal.answering(work_of(prepared, settings.sequencer_url), reuse=reuse, again=False)
     except XaloraError as error:
         return Planned(job, "fail", error=error)
-    action = "wait" if is_double and record is None else action_for(record, options.if_unknown)
+    action = action_for(record, options.if_unknown)
+    if is_double and action == "send":
+        return Planned(job, "same", same_as=first)
     return Planned(job, action, size if action == "send" else 0)

@@ -153,6 +153,7 @@ class JobRunner:
         self._force = force
         self._quiet = quiet
         self._slots = asyncio.Semaphore(at_once)
+        self._told: dict[tuple[str, ...], str] = {}
 
     @property
     def code(self) -> ExitCode:
@@ -229,7 +230,7 @@ class JobRunner:
         self._screen.event("result", **report.document())
         subject = report.job.label if len(self.reports) > 1 else ""
         if report.error is not None:
-            self._screen.error(report.error, subject)
+            self._print_error(report.error, subject)
             return
         assert report.result is not None
         if self._quiet:
@@ -241,9 +242,18 @@ class JobRunner:
             (f"  {summary(report.result)}", "dim"),
         )
         for remark in report.remarks:
-            self._screen.warn(remark)
+            self._screen.warn(f"{subject}: {remark}" if subject else remark)
         if report.unsettled is not None:
             self._screen.error(report.unsettled, subject)
+
+    def _print_error(self, error: XaloraError, subject: str) -> None:
+        """Print an error; where another job without a task had the same, in short."""
+        parts = (type(error).__name__, error.what, error.money, error.next_step)
+        first = self._told.setdefault(parts, subject)
+        if first != subject and error.task_id is None:
+            self._screen.error(f"the same as for {first}. {error.money}".rstrip(), subject)
+        else:
+            self._screen.error(error, subject)
 
 
 def about(job: Job) -> dict[str, Any]:

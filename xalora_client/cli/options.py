@@ -90,17 +90,24 @@ class RunOptions:
     engine: Annotated[
         Engine,
         typer.Option(
+            metavar="ENGINE",
             help="auto: the network, then this machine as --fallback says. xalora: the network only. "
-            "The others: this machine only; nothing is sent. pillow is LANCZOS, without a model.",
+            "comfyui, torch, ncnn, pillow: this machine only; nothing is sent. pillow is LANCZOS, without a "
+            "model.",
         ),
     ] = "auto"
     fallback: Annotated[
         FallbackPolicy | None,
-        typer.Option(help="When this machine runs the task instead. Default: see xalora config."),
+        typer.Option(
+            metavar="POLICY",
+            help="When this machine runs the task instead: never, when_unavailable, on_any_failure, "
+            "local_only. Default: see xalora config.",
+        ),
     ] = None
     if_unknown: Annotated[
         IfUnknown,
         typer.Option(
+            metavar="ACTION",
             help="If the outcome of an earlier create of the same task is unknown: stop (exit 6), resend it "
             "under the same job id, or forget it and pay for a new task.",
         ),

@@ -70,6 +70,7 @@ async def run_locally(
     emit = without_exceptions(on_event)
     images = await _image_bytes(task, settings)
     refusals: list[str] = []
+    failures: list[str] = []
     job_id = task.new_job_id()
     dest = settings.state_dir / LOCAL_FOLDER / job_id
     choices = await asyncio.to_thread(lambda: list(candidates(task, settings, engine, refusals)))
@@ -88,14 +89,14 @@ async def run_locally(
         except EngineCanceledError:
             raise
         except (EngineError, ConfigurationError, OSError) as error:
-            refusals.append(f"{name}: {getattr(error, 'what', error)}")
+            failures.append(f"{name}: {getattr(error, 'what', error)}")
             continue
         finally:
             _running.discard(job_id)
         protected = (*_running, *_files_in_use)
         await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), protected)
         return result
-    raise _nothing_can(task, refusals, remote_error) from remote_error
+    raise _nothing_can(task, refusals, failures, remote_error) from remote_error
 
 
 def make_room(folder: Path, limit: int, protected: Collection[str]) -> None:
@@ -275,15 +276,29 @@ def _result(run: EngineRun, job_id: str, emit: EventCallback) -> RunResult:
     )
 
 
-def _nothing_can(task: WorkflowTask, refusals: list[str], remote_error: XaloraError | None) -> XaloraError:
-    lacks = "; ".join(refusals) or "there is no engine for it"
+def _nothing_can(
+    task: WorkflowTask, refusals: list[str], failures: list[str], remote_error: XaloraError | None
+) -> XaloraError:
+    """The error where no engine made the result.
+
+    Args:
+        refusals: Why engines were not tried.
+        failures: How those failed that were.
+        remote_error: The network's error, where this machine was to take over.
+    """
+    set_up = (
+        'For an upscale model on any machine: pip install "xalora[ai]".'
+        if task.kind_of_task == UPSCALER
+        else "Set XALORA_COMFYUI_URL to a ComfyUI server."
+    )
     if remote_error is None:
+        lacks = "; ".join([*failures, *refusals]) or "there is no engine for it"
         return EngineError(
             f"This machine can't run {task.describe()!r} ({lacks})",
-            next_step='For an upscale model on any machine: pip install "xalora[ai]".'
-            if task.kind_of_task == UPSCALER
-            else "Set XALORA_COMFYUI_URL to a ComfyUI server.",
+            next_step="Correct what the message names." if failures else set_up,
         )
+    # Whoever waits for the network needs no list of engines.
+    lacks = "; ".join(failures) or f"no engine is set up. {set_up.rstrip('.')}"
     return type(remote_error)(
         f"{remote_error.what.rstrip('.')}; and this machine can't take over ({lacks})",
         money=remote_error.money,

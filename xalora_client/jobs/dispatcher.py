@@ -356,7 +356,7 @@ class Dispatcher:
             MissingKeyError: No key is known.
         """
         if task is not None:
-            return credentials_of(task, self._credentials)
+            return credentials_of(task, self._credentials, self._settings.sequencer_url)
         job = self._with_task_id(task_id)
         if job is not None:
             return job.credentials

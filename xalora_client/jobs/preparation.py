@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..concurrency import DaemonThreads
-from ..config import DEFAULT_WORKFLOW_URL, Credentials
-from ..errors import InputImageError, InvalidTaskError, MissingKeyError, NoMinerError
+from ..config import DEFAULT_WORKFLOW_URL, Credentials, no_key
+from ..errors import InputImageError, InvalidTaskError, NoMinerError
 from ..journal import Work
 from ..journal.records import INPUTS, without_queries
 from ..media.inputs import PreparedImage, is_remote, prepare_image
@@ -45,7 +45,7 @@ class PreparedTask:
     more_details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def credentials_of(task: WorkflowTask, default: Credentials | None) -> Credentials:
+def credentials_of(task: WorkflowTask, default: Credentials | None, sequencer_url: str) -> Credentials:
     """Who pays for this task.
 
     Raises:
@@ -53,10 +53,7 @@ def credentials_of(task: WorkflowTask, default: Credentials | None) -> Credentia
     """
     credentials = task.own_credentials(default)
     if credentials is None:
-        raise MissingKeyError(
-            "No API key is set",
-            next_step="Enter it by `xalora login`, or set XALORA_API_KEY. Without one: `xalora demo`.",
-        )
+        raise no_key(sequencer_url)
     return credentials
 
 
@@ -98,7 +95,7 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
             f"The hosted network does not know the workflow {task.workflow_id}",
             next_step="Run it on this machine (--engine comfyui), or on miners of your own.",
         )
-    credentials = credentials_of(task, default)
+    credentials = credentials_of(task, default, sequencer_url)
     details = task.details()
     parameters = details.pop("parameters")
     given_images = task.images_among(parameters)

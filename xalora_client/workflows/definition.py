@@ -142,7 +142,8 @@ class WorkflowDefinition:
         hint = f"Did you mean {close[0]}? " if close else ""
         raise InvalidTaskError(
             f"Workflow {self.name} has no parameter {name}",
-            next_step=f"{hint}It takes: {', '.join(known) or 'nothing'}.",
+            next_step=f"{hint}It takes: {', '.join(known) or 'nothing'}"
+            + (", and any input of a node as NODE.INPUT." if self.sends_graph else "."),
         )
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,7 +328,7 @@ def read_text(path: Path) -> str:
         reason = "has a name that no file can have"
     except OSError as error:
         reason = f"can't be read ({error.strerror})"
-    raise WorkflowDefinitionError(f"The file {path} {reason}", next_step="Check the folder of definitions.")
+    raise WorkflowDefinitionError(f"The file {path} {reason}", next_step="Check the path.")
 
 
 def _mismatch(name: str, reason: str) -> WorkflowDefinitionError:

@@ -37,6 +37,7 @@ _TITLES = {
     OUTPUT: ("output", "result", "final"),
 }
 _LABELS = {"fps": "Frames a Second", "length": "Frames"}
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 _BOUNDS = {
     "width": (16, 8192),
     "height": (16, 8192),
@@ -181,7 +182,7 @@ def _as_type_of(place: Place, value: Any) -> Any:
     }.get(type(old), True)
     if not fits:
         raise InvalidTaskError(
-            f"Input {place.name} takes a {type(old).__name__}, such as its {old!r}",
+            f"Input {place.name} takes {_KINDS.get(type(old), 'another kind of value')}, such as its {old!r}",
             next_step="Correct the value and try again.",
         )
     return int(value) if type(old) is int else value

@@ -185,8 +185,12 @@ def test_inputs_of_nodes_take_values_of_their_type(tmp_path: Path) -> None:
     assert (prompt["2"]["inputs"]["blur_radius"], prompt["2"]["inputs"]["sigma"]) == (9, 2)
     assert prompt["3"]["inputs"]["filename_prefix"] == "007"
     for inputs, error, message in (
-        ({"2.blur_radius": "wide"}, InvalidTaskError, r"Input 2\.blur_radius takes a int, such as its 3"),
-        ({"2.blur_radius": 1.5}, InvalidTaskError, "takes a int"),
+        (
+            {"2.blur_radius": "wide"},
+            InvalidTaskError,
+            r"Input 2\.blur_radius takes a whole number, such as its 3",
+        ),
+        ({"2.blur_radius": 1.5}, InvalidTaskError, "takes a whole number"),
         ({"2.image": "a"}, InvalidTaskError, "is linked to another node"),
         ({"2.radius": "9"}, WorkflowDefinitionError, r"names no input of .*blur_radius, sigma"),
     ):

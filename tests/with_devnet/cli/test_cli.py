@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -381,6 +382,13 @@ def test_no_key_exits_with_3_before_anything_runs_and_so_does_a_wrong_one(
     wrong = cli("upscale", photo, XALORA_API_KEY="alice#very-secret-but-wrong")
     assert wrong.returncode == 3
     assert "does not accept the API key" in wrong.stderr
+    three = [draw(tmp_path / f"{name}.png", number) for number, name in enumerate("abc", 3)]
+    told = cli("upscale", *three, XALORA_API_KEY="alice#very-secret-but-wrong").stderr
+    assert told.count("does not accept the API key") == 1
+    short = (
+        r"error: [abc]\.png: the same as for [abc]\.png\. The task was not accepted, so nothing was charged\."
+    )
+    assert len(re.findall(short, told)) == 2
     document = cli.json("upscale", photo, code=3, XALORA_API_KEY="malformed")
     assert document["error"]["type"] == "ConfigurationError"
     assert document["exit_code"] == 3

@@ -70,7 +70,11 @@ def test_a_stored_key_goes_to_its_own_network_only(known: Cli, devnet: DevnetThr
         Path(".env").write_text(f"XALORA_WORKFLOW_URL={other.url}\n")
         assert load_settings().settings.api_key is None
         refused = known("txt2vid", "a fox")
-        assert refused.returncode == 3 and "No API key is set" in refused.stderr
+        assert refused.returncode == 3
+        assert (
+            f"No API key is set for {other.url}; that of `xalora login` is for {devnet.url}."
+            in refused.stderr
+        )
         Path(".env").write_text(f"XALORA_WORKFLOW_URL={devnet.url}/\n")
         assert load_settings().sources["api_key"] == LOGIN
         # A key from elsewhere does not take the stored network along.

@@ -172,6 +172,11 @@ def test_transparency_that_a_format_lacks_is_told(cli: Cli, tmp_path: Path) -> N
     done = cli("upscale", "glass.png", "-o", "glass.jpg")
     assert done.returncode == 0, done.stderr
     assert "its transparency is white now" in done.stderr
+    Image.fromarray(pixels[:20]).save(tmp_path / "pane.png")
+    both = cli("upscale", "glass.png", "pane.png", "-o", "made/", "--format", "jpg")
+    assert sorted(both.stderr.splitlines()) == [
+        f"warning: {name}: its transparency is white now: JPG has none" for name in ("glass.png", "pane.png")
+    ]
     assert opened(tmp_path / "glass.jpg").getpixel((3, 3)) == (255, 255, 255)
 
 
@@ -417,6 +422,19 @@ def test_a_dry_run_names_what_can_not_be_sent(cli: Cli, photo: Path, tmp_path: P
     document = cli.json("upscale", photo, "broken.png", "--dry-run", code=2)
     assert [each["action"] for each in document["inputs"]] == ["send", "fail"]
     assert cli("upscale", photo, "-o", photo, "--dry-run").returncode == 2
+    told = cli("upscale", photo, "broken.png", "--dry-run")
+    assert "1 task would be sent" in told.stdout and ", 1 can't be sent." in told.stdout
+
+
+def test_a_dry_run_knows_equal_pictures_of_one_command(cli: Cli, tmp_path: Path) -> None:
+    first, second = draw(tmp_path / "first.png", 2), draw(tmp_path / "second.png", 2)
+    (tmp_path / "below").mkdir()
+    third = draw(tmp_path / "below" / "first.png", 2)
+    document = cli.json("upscale", first, second, third, "--dry-run", "-o", "made/")
+    assert [each["action"] for each in document["inputs"]] == ["send", "same", "same"]
+    told = cli("upscale", first, second, third, "--dry-run", "-o", "made/").stdout
+    assert "second.png: the same as first.png, one task for both" in told
+    assert "1 task would be sent" in told and ", 2 the same as others." in told
 
 
 def test_a_dry_run_knows_a_task_under_way_and_an_unknown_outcome(tmp_path: Path, photo: Path) -> None:

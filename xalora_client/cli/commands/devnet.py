@@ -50,6 +50,12 @@ Faults = Annotated[
     ),
 ]
 Lanczos = Annotated[bool, typer.Option("--lanczos", help="Upscale by LANCZOS: at once, and without a model.")]
+ComfyUIServer = Annotated[
+    str | None,
+    typer.Option(
+        "--comfyui", metavar="URL", help="A ComfyUI server that runs the workflows.", show_default=False
+    ),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the sequencer; 0 takes a free one.")]
 
 
@@ -65,6 +71,7 @@ def devnet(
     fault: Faults = None,
     seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 0,
     lanczos: Lanczos = False,
+    comfyui: ComfyUIServer = None,
     db: Annotated[
         Path | None,
         typer.Option(
@@ -77,18 +84,19 @@ def devnet(
     """Run a whole network on this machine: sequencer, result store and miners, free of charge.
 
     The miners upscale by a model that suits the image's size, where xalora\\[ai] is installed, else by
-    LANCZOS. They answer prompts with test cards.
+    LANCZOS. They answer prompts with test cards. With --comfyui they run the workflows that this server can,
+    yours and those that a task brings.
     """
     from ...devnet import Devnet, serve_forever
 
     screen = Screen(json=as_json)
-    engine = None if lanczos else _model_engine(screen, miners)
+    options, engine_name = _engine_options(screen, miners, lanczos, comfyui)
 
     def ready(network: Devnet) -> None:
         if as_json:
             screen.document({"url": network.url, "api_key": network.api_key})
         else:
-            screen.show(_panel(network.url, network.api_key, miners, _upscaling(engine, lanczos)))
+            screen.show(_panel(network.url, network.api_key, miners, engine_name))
 
     try:
         serve_forever(
@@ -102,7 +110,7 @@ def devnet(
             faults=fault or (),
             seed=seed,
             db=db,
-            **_network_options(engine),
+            **options,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
@@ -130,10 +138,7 @@ def miner(
         str, typer.Option(metavar="URL", help="The devnet to work for.", show_default=False)
     ],
     miners: Annotated[int, typer.Option(min=1, max=256, help="How many miners.")] = 1,
-    comfyui: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="A ComfyUI server that runs the workflows.", show_default=False),
-    ] = None,
+    comfyui: ComfyUIServer = None,
     miner_poll: MinerPoll = DEFAULT_POLL_SECONDS,
     task_seconds: TaskSeconds = None,
     fault: Faults = None,
@@ -146,14 +151,9 @@ def miner(
     screen = Screen(json=as_json)
     if not _answers(sequencer):
         screen.warn(f"nothing answers at {sequencer} now; the miners keep trying")
-    engine = None if lanczos or comfyui is not None else _model_engine(screen, miners)
-    options = _network_options(engine)
+    options, engine_name = _engine_options(screen, miners, lanczos, comfyui)
     # A sequencer's own affair.
     options.pop("usual_workflows", None)
-    engine_name = _upscaling(engine, lanczos)
-    if comfyui is not None:
-        options = _comfyui_options(comfyui)
-        engine_name = f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
 
     def ready() -> None:
         screen.say(
@@ -195,6 +195,21 @@ def _answers(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _engine_options(
+    screen: Screen, miners: int, lanczos: bool, comfyui: str | None
+) -> tuple[dict[str, Any], str]:
+    """What runs the tasks, as arguments of a devnet and of its miners, and in words.
+
+    Raises:
+        EngineError: The ComfyUI server can't be reached, or can't run any workflow.
+    """
+    if comfyui is not None:
+        options = _comfyui_options(comfyui)
+        return options, f"{', '.join(options['workflow_ids'])} by the ComfyUI at {comfyui}"
+    engine = None if lanczos else _model_engine(screen, miners)
+    return _network_options(engine), _upscaling(engine, lanczos)
 
 
 def _comfyui_options(url: str) -> dict[str, Any]:
