@@ -72,7 +72,9 @@ _LAZY = {
     "Text2VideoTask": "tasks",
     "Timeouts": "config",
     "Timing": "results",
+    "UpscaledVideo": "video.upscaling",
     "UpscalerTask": "tasks",
+    "VideoProgress": "video.upscaling",
     "WorkflowTask": "tasks",
     "WorkflowTaskResult": "results",
     "WorkflowTaskType": "tasks",
@@ -117,6 +119,10 @@ if TYPE_CHECKING:
         UpscalerTask as UpscalerTask,
         WorkflowTask as WorkflowTask,
         WorkflowTaskType as WorkflowTaskType,
+    )
+    from .video.upscaling import (
+        UpscaledVideo as UpscaledVideo,
+        VideoProgress as VideoProgress,
     )
     from .workflows.task import DefinedWorkflowTask as DefinedWorkflowTask
 else:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .results import Outcome, RunResult
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
+    from .video.upscaling import ProgressCallback, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
 
 P = ParamSpec("P")
@@ -200,6 +201,33 @@ class Xalora:
     ) -> WorkflowDefinition:
         """See :meth:`AsyncXalora.workflow`."""
         return self._inner.workflow(source, params=params, inputs=inputs)
+
+    def upscale_video(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        max_in_flight: int | None = None,
+        max_tasks: int | None = None,
+        same_engine: bool = False,
+        workflow_id: str | None = None,
+        timeout_seconds: float | None = None,
+        on_progress: ProgressCallback | None = None,
+        **options: Unpack[RunOptions],
+    ) -> UpscaledVideo:
+        """See :meth:`AsyncXalora.upscale_video`. Ctrl-C ends it; the same call goes on there."""
+        return self._call(
+            self._client.upscale_video,
+            path,
+            output,
+            max_in_flight=max_in_flight,
+            max_tasks=max_tasks,
+            same_engine=same_engine,
+            workflow_id=workflow_id,
+            timeout_seconds=timeout_seconds,
+            on_progress=on_progress,
+            **options,
+        )
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> BlockingTaskStream:
         """Do a task and tell its steps: ``for event in client.stream(task)``.
@@ -437,7 +465,7 @@ class BlockingTaskStream:
         return self._running
 
 
-_CALLBACKS = ("on_event", "on_done")
+_CALLBACKS = ("on_event", "on_done", "on_progress")
 
 
 class _CallbackThread:

@@ -62,8 +62,9 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
-    from .tasks import WorkflowTask
+    from .tasks import UpscalerTask, WorkflowTask
     from .transfer.upload import ImageDelivery
+    from .video.upscaling import ProgressCallback, RunFrame, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
 
 logger = logging.getLogger("xalora_client")
@@ -647,6 +648,86 @@ class AsyncXalora:
         if not str(source).endswith(".json"):
             return WorkflowCatalog.load(self.settings.workflows_dir).get(str(source))
         return load_export(Path(source).expanduser(), params=params, inputs=inputs)
+
+    async def upscale_video(
+        self,
+        path: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        max_in_flight: int | None = None,
+        max_tasks: int | None = None,
+        same_engine: bool = False,
+        workflow_id: str | None = None,
+        timeout_seconds: float | None = None,
+        on_progress: ProgressCallback | None = None,
+        **options: Unpack[RunOptions],
+    ) -> UpscaledVideo:
+        """Upscale a video clip of any length: each frame that differs from all others is a task.
+
+        The output is H.264 of 8 bits with the clip's own times, sound and colours, upright. Frames are
+        decoded, sent, and encoded in order, a few at a time, so memory does not grow with the clip. What is
+        written is safe on disk every two seconds of the clip: the same call after a kill, a failure or a
+        cancel goes on there, and sends no frame again that was paid for. A cancelled call ends within 3 s,
+        and cancels the tasks under way; results that have come are kept.
+
+        A frame whose task fails is sent again, twice at most, or done by this machine as ``fallback`` says.
+        A frame that fails for good ends the call, once the tasks under way have ended.
+
+        Args:
+            path: The clip: MP4, MOV, WebM or Matroska, 100,000 frames at most.
+            output: The file, ``.mp4``, ``.mov`` or ``.mkv``. It is replaced once the new one is whole.
+            max_in_flight: How many tasks are under way at the same time, and as many frames in memory;
+                default: the setting. Twice as many results, and those of 120 frames, are kept on disk until
+                their frames are written; a frame that comes again later stays until then.
+            max_tasks: Nothing is sent where more tasks than this are left.
+            same_engine: All frames are made by what makes the first one, the network or an engine of this
+                machine, so that the picture does not flicker. Where that is the network, a frame that fails
+                there ends the call.
+            workflow_id, timeout_seconds: Of each task, see :class:`~xalora_client.WorkflowTask`.
+            on_progress: Told how far it is; how many tasks there are, before the first is sent.
+            **options: For each frame, as for :meth:`run`; ``again`` is for the frames that are not written.
+
+        Raises:
+            ConfigurationError: The output does not fit, ``max_tasks`` is exceeded, or the same clip is being
+                upscaled already. Nothing was sent.
+            InputImageError: The clip can't be read.
+            XaloraError: A frame could not be made; the message says which.
+        """
+        from .video.upscaling import VideoOptions, upscale_video
+
+        check_options("upscale_video", options)
+        host = host_of(options)
+
+        def run_frame(run_id: str) -> RunFrame:
+            return lambda task, on_event, engine: self._run_frame(
+                task, on_event, engine, {**options, "host": replace(host, run_id=host.run_id or run_id)}
+            )
+
+        video_options = VideoOptions(
+            max_in_flight=self.settings.max_in_flight if max_in_flight is None else max_in_flight,
+            max_tasks=max_tasks,
+            same_engine=same_engine,
+            workflow_id=workflow_id,
+            timeout_seconds=timeout_seconds,
+            on_progress=on_progress or (lambda progress: None),
+        )
+        return await upscale_video(self, path, output, video_options, run_frame)
+
+    async def _run_frame(
+        self, task: UpscalerTask, on_event: EventCallback, engine: str | None, options: RunOptions
+    ) -> RunResult:
+        """Get a frame's result, by one engine alone where that is named; its delivery is not noted."""
+        from .results import REMOTE_ENGINE
+
+        if engine is not None and engine != REMOTE_ENGINE:
+            from .engines.fallback import run_locally
+
+            reason = f"the clip's first frame was made by {engine}"
+            return await run_locally(task, self.settings, reason=reason, engine=engine, on_event=on_event)  # type: ignore[arg-type]
+        if engine is not None:
+            options = {**options, "fallback": "never"}
+        options = {**options, "host": replace(host_of(options), delivers=True)}
+        return await self.run(task, on_event=on_event, **options)
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> TaskStream:
         """Do a task and tell its steps: ``async for event in client.stream(task)``.

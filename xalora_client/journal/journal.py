@@ -285,6 +285,19 @@ class Journal:
 
         return self._request(remove, patience=PATIENCE_SECONDS, settles=True)
 
+    def release_files(self, record_ids: Collection[int]) -> Future[None]:
+        """Remove the kept files of results that were delivered and have no lease; the records stay."""
+
+        def release(change: Transaction) -> None:
+            for record_id in record_ids:
+                row = change.find(record_id)
+                if row is None or not row["delivered"] or not row["size"] or change.leases(record_id):
+                    continue
+                if self.results.remove(kept_files(row)):
+                    change.update(record_id, files="[]", size=0)
+
+        return self._request(release, patience=PATIENCE_SECONDS)
+
     # --- notes --------------------------------------------------------------------------------------------
 
     def note(self, record_id: int | None, event: Event, **values: Any) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
@@ -55,7 +56,7 @@ class UnreadCodecError(BrokenMediaError):
 
 
 def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
-    """Size, rate, frame times and turn of a video, as JSON can hold them.
+    """Size, rate, frame times, turn and colours of a video, as JSON can hold them.
 
     Raises:
         BrokenMediaError: It is no readable video, or its end is missing.
@@ -70,7 +71,12 @@ def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
         promised, rate = stream.frames, stream.average_rate
         has_audio = bool(container.streams.audio)
         duration = _seconds(container, stream)
-        shown, packets = _read_index(container, stream)
+        context = stream.codec_context
+        aspect = context.sample_aspect_ratio
+        bits = 8 if context.format is None else max(part.bits for part in context.format.components)
+        colours = [context.colorspace, context.color_primaries, context.color_trc, context.color_range]
+        shown, packets, last_duration = _read_index(container, stream)
+        time_base = stream.time_base or Fraction(1, 1000)
     if packets < promised:
         raise BrokenMediaError(f"it holds {packets} of {promised} frames")
     if width <= 0 or height <= 0 or not shown:
@@ -85,6 +91,11 @@ def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
         "times": [time for time, _ in shown],
         "key_frames": [place for place, (_, is_key) in enumerate(shown) if is_key],
         "turn": (swaps_axes, flips_rows, flips_columns),
+        "time_base": (time_base.numerator, time_base.denominator),
+        "last_duration": last_duration,
+        "bits": bits,
+        "colours": [int(number) for number in colours],
+        "aspect": (aspect.numerator, aspect.denominator) if aspect else (0, 1),
     }
 
 
@@ -257,10 +268,12 @@ def _opened(file: BinaryIO, kind: MediaKind) -> Iterator[tuple[InputContainer, V
         raise BrokenMediaError(f"{error.strerror or error}") from error
 
 
-def _read_index(container: InputContainer, stream: VideoStream) -> tuple[list[tuple[int, bool]], int]:
-    """Times and key frames of what is displayed, in order, and the number of all packets."""
+def _read_index(container: InputContainer, stream: VideoStream) -> tuple[list[tuple[int, bool]], int, int]:
+    """Times and key frames of what is displayed, in order; the number of all packets; how long the last
+    frame is shown, 0 where that is not told."""
     shown: list[tuple[int, bool]] = []
     packets = 0
+    last_time, last_duration = -1, 0
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -269,9 +282,12 @@ def _read_index(container: InputContainer, stream: VideoStream) -> tuple[list[tu
             raise limits.TooLargeError(f"it holds more than {limits.FRAMES} frames")
         time = packet.pts if packet.pts is not None else packet.dts
         if not packet.is_discard:
-            shown.append((time if time is not None else len(shown), packet.is_keyframe))
+            place = time if time is not None else len(shown)
+            shown.append((place, packet.is_keyframe))
+            if place >= last_time:
+                last_time, last_duration = place, packet.duration or 0
     shown.sort()
-    return shown, packets
+    return shown, packets, last_duration
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> float:

@@ -87,6 +87,22 @@ def images(operation: str, source: Source, **arguments: Any) -> Iterator[Decoded
         yield from reply
 
 
+def streamed(operation: str, source: Source, **arguments: Any) -> Iterator[npt.NDArray[Any]]:
+    """The images that a worker decodes from a file, each whole, ``[H, W, C]``, uint8 or uint16.
+
+    The caller takes as long as it likes between two: only the decoding of each is limited in time. The worker
+    waits meanwhile, with a few images decoded.
+
+    Raises:
+        BrokenMediaError, OSError: As for :func:`ask`.
+    """
+    with _asked(operation, source, arguments) as reply:
+        for image in reply:
+            whole = image.stored()
+            with reply.resting():
+                yield whole
+
+
 class DecodedImage:
     """An image whose rows arrive from a worker, once.
 
@@ -179,6 +195,15 @@ class _Reply:
             with self._talking():
                 self._worker.free(slot)
             done += count
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """For the length of a ``with`` block nothing is asked of the worker, and no time counts."""
+        self._deadline.cancel()
+        try:
+            yield
+        finally:
+            self._deadline.restart(BASE_SECONDS)
 
     def finish(self) -> None:
         """Let the worker stop where the caller has left."""

@@ -1,0 +1,115 @@
+"""What of a clip becomes a task, where its segments end, and which results may go. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import ResultExpiredError, TaskFailedError, XaloraError
+
+SEGMENT_SECONDS = 2.0
+"""How much of a clip is written, and safe on disk, at once."""
+
+SEGMENT_FRAMES = 120
+"""The most frames of a segment: so many results are kept until it is written."""
+
+MAX_RESENDS = 2
+"""How often a frame whose task failed is sent again; each resend is a task. As the nodes do."""
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """The frames of a clip by their content. Equal frames have equal digests, and are one task.
+
+    Args:
+        digests: Of each frame's pixels, in the order they are shown.
+        segments: Frames that are written to one file, without a gap from the first to the last.
+    """
+
+    digests: tuple[str, ...]
+    segments: tuple[range, ...]
+    _first_use: dict[str, int] = field(init=False, repr=False, compare=False)
+    _last_use: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        first: dict[str, int] = {}
+        for frame, digest in enumerate(self.digests):
+            first.setdefault(digest, frame)
+        object.__setattr__(self, "_first_use", first)
+        object.__setattr__(self, "_last_use", {digest: frame for frame, digest in enumerate(self.digests)})
+
+    @property
+    def distinct(self) -> int:
+        """How many frames differ from all others."""
+        return len(self._last_use)
+
+    def tasks_from(self, start: int) -> int:
+        """How many results are needed for the frames from ``start`` on."""
+        return sum(last >= start for last in self._last_use.values())
+
+    def is_first(self, frame: int) -> bool:
+        """Whether no frame before is equal."""
+        return self._first_use[self.digests[frame]] == frame
+
+    def done_with(self, segment: range) -> list[str]:
+        """The contents that no frame after this segment has: their results may go once it is on disk."""
+        within = dict.fromkeys(self.digests[frame] for frame in segment)
+        return [digest for digest in within if self._last_use[digest] < segment.stop]
+
+
+def cut(seconds: Sequence[float]) -> tuple[range, ...]:
+    """The segments of a clip whose frames are shown at these seconds, in order."""
+    segments: list[range] = []
+    start = 0
+    for frame, time in enumerate(seconds):
+        if frame - start >= SEGMENT_FRAMES or time - seconds[start] >= SEGMENT_SECONDS:
+            segments.append(range(start, frame))
+            start = frame
+    segments.append(range(start, len(seconds)))
+    return tuple(segments)
+
+
+def lookahead(max_in_flight: int) -> int:
+    """How many frames may be begun beyond those that are safe on disk.
+
+    A whole segment, and some more: a slow task at its end must not leave the other miners idle.
+    """
+    return SEGMENT_FRAMES + 2 * max_in_flight
+
+
+def is_sent_again(tries: Sequence[XaloraError]) -> bool:
+    """Whether a frame whose tasks ended so is sent once more: another miner need not fail as well."""
+    last = tries[-1]
+    if len(tries) > MAX_RESENDS or not isinstance(last, TaskFailedError | ResultExpiredError):
+        return False
+    return not (isinstance(last, TaskFailedError) and last.repeats)
+
+
+@dataclass(frozen=True)
+class MadeFrame:
+    """How a frame that is in a written segment was made.
+
+    Args:
+        frame: Its number, from 0; of equal frames the first.
+        engine: ``xalora`` (the network), or an engine of this machine.
+        resends: How often its task failed and was sent again.
+        is_scaled: It came in another size than the first frame, and was scaled to that.
+    """
+
+    frame: int
+    engine: str
+    resends: int = 0
+    is_scaled: bool = False
+
+
+def counts(frames: Collection[MadeFrame]) -> dict[str, int]:
+    """How many frames each engine made."""
+    engines: dict[str, int] = {}
+    for made in frames:
+        engines[made.engine] = engines.get(made.engine, 0) + 1
+    return engines
+
+
+def seconds_left(elapsed: float, done: int, left: int) -> float | None:
+    """How long the tasks that are left take at the pace so far; None before there is one."""
+    return elapsed / done * left if done else None
