@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .config import IfUnknown, LoadedSettings, SettingArguments, Settings, Timeouts
+    from .engines.fallback import EngineName
     from .events import EventCallback
     from .journal import Journal
     from .results import Outcome, RunResult
@@ -209,6 +210,7 @@ class Xalora:
         *,
         max_in_flight: int | None = None,
         max_tasks: int | None = None,
+        engine: EngineName | None = None,
         same_engine: bool = False,
         workflow_id: str | None = None,
         timeout_seconds: float | None = None,
@@ -222,6 +224,7 @@ class Xalora:
             output,
             max_in_flight=max_in_flight,
             max_tasks=max_tasks,
+            engine=engine,
             same_engine=same_engine,
             workflow_id=workflow_id,
             timeout_seconds=timeout_seconds,

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     import aiohttp
     from typing_extensions import Self, Unpack
 
+    from .engines.fallback import EngineName
     from .jobs.callers import Caller
     from .jobs.claims import ClaimOptions
     from .jobs.dispatcher import Dispatcher
@@ -656,6 +657,7 @@ class AsyncXalora:
         *,
         max_in_flight: int | None = None,
         max_tasks: int | None = None,
+        engine: EngineName | None = None,
         same_engine: bool = False,
         workflow_id: str | None = None,
         timeout_seconds: float | None = None,
@@ -680,6 +682,7 @@ class AsyncXalora:
                 default: the setting. Twice as many results, and those of 120 frames, are kept on disk until
                 their frames are written; a frame that comes again later stays until then.
             max_tasks: Nothing is sent where more tasks than this are left.
+            engine: An engine of this machine that makes all frames; nothing is sent.
             same_engine: All frames are made by what makes the first one, the network or an engine of this
                 machine, so that the picture does not flicker. Where that is the network, a frame that fails
                 there ends the call.
@@ -706,6 +709,7 @@ class AsyncXalora:
         video_options = VideoOptions(
             max_in_flight=self.settings.max_in_flight if max_in_flight is None else max_in_flight,
             max_tasks=max_tasks,
+            engine=engine,
             same_engine=same_engine,
             workflow_id=workflow_id,
             timeout_seconds=timeout_seconds,
@@ -722,7 +726,7 @@ class AsyncXalora:
         if engine is not None and engine != REMOTE_ENGINE:
             from .engines.fallback import run_locally
 
-            reason = f"the clip's first frame was made by {engine}"
+            reason = f"all frames of the clip are made by {engine}"
             return await run_locally(task, self.settings, reason=reason, engine=engine, on_event=on_event)  # type: ignore[arg-type]
         if engine is not None:
             options = {**options, "fallback": "never"}

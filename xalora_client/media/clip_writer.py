@@ -23,13 +23,12 @@ from PIL import Image
 
 from ..errors import ConfigurationError
 from .clips import Clip, Colours
+from .media_types import CLIP_CONTAINERS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 H264_ENCODERS = ("libx264", "libopenh264")
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-"""The containers a clip is written to, by the suffix of the file."""
 
 _FULL = 2
 _LARGE_PIXELS = 4 * 2**20
@@ -153,11 +152,11 @@ def check_output(clip: Clip, output: Path) -> None:
         ConfigurationError: The suffix, or the container for the codec of the sound, is not fit.
     """
     h264_encoder()
-    container = CONTAINERS.get(output.suffix.lower())
+    container = CLIP_CONTAINERS.get(output.suffix.lower())
     if container is None:
         raise ConfigurationError(
             f"{output.name} names no format that videos are written in",
-            next_step=f"Take {', '.join(CONTAINERS)}.",
+            next_step=f"Take {', '.join(CLIP_CONTAINERS)}.",
         )
     with ExitStack() as stack:
         source = stack.enter_context(_opened(clip))
@@ -190,7 +189,7 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
         InterruptedError: It was stopped; nothing is left of it.
     """
     part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
-    container = CONTAINERS[output.suffix.lower()]
+    container = CLIP_CONTAINERS[output.suffix.lower()]
     options = {"movflags": "+faststart", "movie_timescale": "90000"} if container != "matroska" else {}
     try:
         with ExitStack() as stack:

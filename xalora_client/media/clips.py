@@ -20,9 +20,8 @@ import numpy.typing as npt
 from ..errors import InputImageError
 from . import workers
 from .containers import BrokenMediaError
-from .media_types import SNIFF_BYTES, MediaKind, sniff
+from .media_types import MediaKind, sniff_clip
 
-_EBML_SIGNATURE = b"\x1a\x45\xdf\xa3"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -118,7 +117,7 @@ def open_clip(path: Path) -> Clip:
         InputImageError: It is no readable video, or its end is missing.
     """
     try:
-        kind = _kind(path)
+        kind = sniff_clip(path)
         if kind is None:
             raise BrokenMediaError("it is no MP4, MOV, WebM or Matroska video")
         read: dict[str, Any] = workers.ask("video", path, kind=kind.value)
@@ -165,15 +164,6 @@ def content_digest(path: Path) -> str:
 def frame_digest(pixels: npt.NDArray[np.uint8]) -> str:
     """A digest that is equal exactly for equal pixels of one shape."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
-
-
-def _kind(path: Path) -> MediaKind | None:
-    with path.open("rb") as file:
-        head = file.read(SNIFF_BYTES)
-    if head.startswith(_EBML_SIGNATURE) and b"matroska" in head:
-        return MediaKind.WEBM  # one demuxer reads both
-    kind = sniff(head)
-    return kind if kind is not None and kind.is_container else None
 
 
 def _increasing(times: Sequence[int]) -> tuple[int, ...]:

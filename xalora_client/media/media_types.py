@@ -93,6 +93,26 @@ def sniff_file(path: str | os.PathLike[str]) -> MediaKind | None:
         return _sniff(file)
 
 
+CLIP_CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+"""The containers that clips are written to, as FFmpeg names them, by the suffix of the file."""
+
+_EBML_SIGNATURE = b"\x1a\x45\xdf\xa3"
+
+
+def sniff_clip(path: str | os.PathLike[str]) -> MediaKind | None:
+    """The kind of a video file of the user's; Matroska counts as WebM, since one demuxer reads both.
+
+    Returns:
+        None for anything else. Raises OSError where it can't be opened.
+    """
+    with Path(path).open("rb") as file:
+        head = file.read(SNIFF_BYTES)
+    if head.startswith(_EBML_SIGNATURE) and b"matroska" in head:
+        return MediaKind.WEBM
+    kind = sniff(head)
+    return kind if kind is not None and kind.is_container else None
+
+
 def _sniff(file: BinaryIO) -> MediaKind | None:
     head = file.read(SNIFF_BYTES)
     kind: MediaKind | None = None
@@ -107,7 +127,7 @@ def _sniff(file: BinaryIO) -> MediaKind | None:
         kind = MediaKind.GIF
     elif head[4:8] == b"ftyp" and head[8:12] not in _OTHER_BRANDS:
         kind = MediaKind.MP4
-    elif head.startswith(b"\x1a\x45\xdf\xa3") and b"webm" in head:
+    elif head.startswith(_EBML_SIGNATURE) and b"webm" in head:
         kind = MediaKind.WEBM
     return kind
 

@@ -11,9 +11,9 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -147,6 +147,7 @@ class VideoOptions:
 
     max_in_flight: int
     max_tasks: int | None = None
+    engine: str | None = None
     same_engine: bool = False
     workflow_id: str | None = None
     timeout_seconds: float | None = None
@@ -165,6 +166,36 @@ async def upscale_video(
     Args:
         run_frame: Given the id of what is sent together, what gets the result of one frame.
     """
+    async with _held(client, source, output, options, run_frame) as upscaling:
+        return await upscaling.run()
+
+
+async def look_through(
+    client: AsyncXalora,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: VideoOptions,
+) -> VideoProgress:
+    """How many tasks :func:`upscale_video` would send, or take up; nothing is sent.
+
+    Raises:
+        XaloraError: As :func:`upscale_video` before it sends.
+    """
+
+    async with _held(client, source, output, options, None) as upscaling:
+        await upscaling.prepare()
+        return upscaling.progress
+
+
+@asynccontextmanager
+async def _held(
+    client: AsyncXalora,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    options: VideoOptions,
+    run_frame: Callable[[str], RunFrame] | None,
+) -> AsyncIterator[_Upscaling]:
+    """A call that has the clip's folder for itself, and ends what it has begun."""
     if options.max_in_flight < 1:
         raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
     clip, target = await run_in_thread(lambda: _opened(source, output))
@@ -174,11 +205,10 @@ async def upscale_video(
     named = "\n".join([_FORM, digest, settings.sequencer_url, payer, options.workflow_id or ""])
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     folder = ClipFolder(settings.state_dir / VIDEOS_FOLDER, key)
-    run_id = f"video-{key}"
     with folder.held():
-        upscaling = _Upscaling(client, clip, folder, target, options, run_frame(run_id))
+        upscaling = _Upscaling(client, clip, folder, target, options, f"video-{key}", run_frame)
         try:
-            return await upscaling.run(run_id)
+            yield upscaling
         finally:
             await upscaling.end()
 
@@ -211,11 +241,13 @@ class _Upscaling:
         folder: ClipFolder,
         output: Path,
         options: VideoOptions,
-        run_frame: RunFrame,
+        run_id: str,
+        run_frame: Callable[[str], RunFrame] | None,
     ) -> None:
         self._client, self._clip, self._folder, self._output = client, clip, folder, output
         self._options = options
-        self._run_frame = run_frame
+        self._run_id = run_id
+        self._run_frame = None if run_frame is None else run_frame(run_id)
         self._reader = ThreadPoolExecutor(1, "xalora-clip-reading")
         self._encoder = ThreadPoolExecutor(1, "xalora-clip-writing")
         self._stopped = threading.Event()
@@ -227,21 +259,26 @@ class _Upscaling:
         self._has_failed = False
         self._written = 0
         self._segment_written = asyncio.Event()
-        self._engine: str | None = None
+        self._engine = options.engine
         self._size: tuple[int, int] | None = None
         self._made: list[MadeFrame] = []
-        self._progress = VideoProgress(stage="reading", frames=clip.frame_count)
+        self.progress = VideoProgress(stage="reading", frames=clip.frame_count)
         self._began = 0.0
 
-    async def run(self, run_id: str) -> UpscaledVideo:
+    async def prepare(self) -> tuple[ClipPlan, int]:
+        """Find out what is left to do: the plan, and how many segments are written.
+
+        Raises:
+            ConfigurationError: More tasks are left than the user allows.
+        """
         clip, folder = self._clip, self._folder
         plan = ClipPlan(await self._digests(), cut([clip.seconds(n) for n in range(clip.frame_count)]))
-        segments = len(plan.segments)
-        written = min(await run_in_thread(folder.written), segments)
+        written = min(await run_in_thread(folder.written), len(plan.segments))
         self._size, self._made = await run_in_thread(lambda: folder.noted(written))
         self._written = plan.segments[written - 1].stop if written else 0
         await self._release_last(written)
         left = plan.tasks_from(self._written)
+        self._tell(stage="upscaling", tasks=plan.distinct, left=left, done=self._written)
         most = self._options.max_tasks
         if most is not None and left > most:
             raise ConfigurationError(
@@ -249,19 +286,20 @@ class _Upscaling:
                 f"frames differ), and {most} are the limit",
                 next_step="Raise max_tasks, or give a shorter clip.",
             )
-        logger.info(
-            "%s: %d of %d frames differ; %s", clip.path.name, plan.distinct, clip.frame_count, _tasks(left)
-        )
-        if self._options.same_engine and self._made:
+        return plan, written
+
+    async def run(self) -> UpscaledVideo:
+        plan, written = await self.prepare()
+        clip, folder = self._clip, self._folder
+        logger.info("%s: %d of %d frames differ", clip.path.name, plan.distinct, clip.frame_count)
+        if self._options.same_engine and self._engine is None and self._made:
             self._engine = self._made[0].engine
-        self._tell(stage="upscaling", tasks=plan.distinct, left=left, done=self._written)
         self._began = monotonic()
-        if written < segments:
+        if written < len(plan.segments):
             await self._upscale(plan, written)
         self._tell(stage="joining")
-        files = [folder.segment(number) for number in range(segments)]
-        await self._join(files)
-        sent = await run_in_thread(lambda: self._sent(run_id))
+        await self._join([folder.segment(number) for number in range(len(plan.segments))])
+        sent = await run_in_thread(self._sent)
         await run_in_thread(folder.remove)
         return self._report(plan, sent)
 
@@ -378,7 +416,7 @@ class _Upscaling:
             if not made.done():
                 made.set_exception(error)
         else:
-            self._progress = replace(self._progress, made=self._progress.made + 1)
+            self.progress = replace(self.progress, made=self.progress.made + 1)
             made.set_result(result)
 
     async def _made_of(self, frame: int, digest: str, pixels: npt.NDArray[np.uint8]) -> _Result:
@@ -397,6 +435,7 @@ class _Upscaling:
         tries: list[XaloraError] = []
         while True:
             try:
+                assert self._run_frame is not None
                 result = await self._run_frame(task, lambda event: None, self._engine)
                 break
             except XaloraError as error:
@@ -525,9 +564,9 @@ class _Upscaling:
         except (OSError, av.FFmpegError) as error:
             raise _not_written(self._output, error) from error
 
-    def _sent(self, run_id: str) -> int | None:
+    def _sent(self) -> int | None:
         try:
-            return sum(one.count for one in self._client.journal.sent_in(run_id))
+            return sum(one.count for one in self._client.journal.sent_in(self._run_id))
         except XaloraError:
             return None
 
@@ -568,12 +607,12 @@ class _Upscaling:
         return await asyncio.get_running_loop().run_in_executor(self._encoder, limited)
 
     def _tell(self, **changes: Any) -> None:
-        progress = replace(self._progress, in_flight=len(self._under_way), **changes)
+        progress = replace(self.progress, in_flight=len(self._under_way), **changes)
         left = None
         if progress.stage == "upscaling" and self._began:
             left = seconds_left(monotonic() - self._began, progress.made, progress.left - progress.made)
-        self._progress = replace(progress, seconds_left=left)
-        self._options.on_progress(self._progress)
+        self.progress = replace(progress, seconds_left=left)
+        self._options.on_progress(self.progress)
 
 
 def _decoded(file: Path) -> npt.NDArray[np.uint8]:
@@ -596,7 +635,3 @@ def _rate(clip: Clip) -> Fraction:
     span = (clip.times[-1] - clip.times[0] + clip.durations[-1]) * clip.time_base
     rate = Fraction(clip.frame_count) / span if span else Fraction(25)
     return rate.limit_denominator(1001)
-
-
-def _tasks(left: int) -> str:
-    return f"{counted(left, 'task')} to be sent, or taken up"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...config import load_settings
+from ..clips import ClipChoices, clips_among, do_clips, plan_for_clips
 from ..command import command
 from ..destinations import STREAM, is_url, plan_for_inputs, plan_for_names
 from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
-from ..image_arguments import existing_inputs, without_done
+from ..image_arguments import Inputs, existing_inputs, without_done
 from ..job_runner import Job
 from ..options import PictureOptions, RunOptions
 from ..standard_streams import read_image, read_prompt
@@ -77,7 +78,9 @@ def upscale(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILES", help="Images: paths or http(s) URLs; - reads one from standard input."
+            metavar="FILES",
+            help="Images: paths or http(s) URLs; - reads one from standard input. Or clips: MP4, MOV, WebM, "
+            "MKV.",
         ),
     ],
     options: RunOptions,
@@ -88,15 +91,35 @@ def upscale(
     max_in_flight: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=256, help="How many tasks run at the same time.")
     ] = None,
+    max_tasks: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Send nothing of a clip that needs more tasks.", show_default=False
+        ),
+    ] = None,
+    same_engine: Annotated[
+        bool,
+        typer.Option(
+            "--same-engine", help="Have all frames of a clip made by what makes the first: no flicker."
+        ),
+    ] = False,
 ) -> ExitCode:
     """Upscale images; writes each result beside its input as NAME.xalora.png (or .jpg, .webp).
 
     Of several images it skips those that are such results and those whose result exists already. A result
     that this machine made because the network could not is NAME.local.png, and does not count.
+
+    Of a clip each frame that differs is a task; it is written as NAME.xalora.mp4 (or .mov, .mkv), with its
+    sound. The same command after an interrupt goes on where it was.
     """
     from ...tasks import UpscalerTask
 
     inputs = existing_inputs(files, recursive=recursive)
+    if clips := clips_among(inputs.sources):
+        choices = ClipChoices(max_in_flight=max_in_flight, max_tasks=max_tasks, same_engine=same_engine)
+        return _upscale_clips(inputs, clips, options, pictures, choices)
+    if max_tasks is not None or same_engine:
+        raise typer.BadParameter("--max-tasks and --same-engine are for clips")
     places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
@@ -114,6 +137,26 @@ def upscale(
         [job(source) for source in chosen],
         options,
         at_once=max_in_flight,
+        skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
+    )
+
+
+def _upscale_clips(
+    inputs: Inputs, clips: list[str], options: RunOptions, pictures: PictureOptions, choices: ClipChoices
+) -> ExitCode:
+    if len(clips) < len(inputs.sources):
+        raise typer.BadParameter("name clips and pictures in commands of their own", param_hint="FILES")
+    if pictures.format is not None or pictures.quality is not None:
+        raise typer.BadParameter("--format and --quality are for pictures")
+    planned = dict(zip(clips, plan_for_clips(clips, pictures.output(options.output)), strict=True))
+    screen = options.screen()
+    chosen = without_done(screen, inputs, planned, force=options.force)
+    return do_clips(
+        screen,
+        load_settings().settings,
+        [(source, planned[source]) for source in chosen],
+        options,
+        choices,
         skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
     )
 

@@ -1,0 +1,154 @@
+"""Clips in the shell: one command, one bar, gone on with after an interrupt."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from shell import CEILING, Cli, draw
+from video_files import moving_photograph, played, track, write_video
+
+from xalora_client.devnet import DevnetThread
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mp4", moving_photograph(12, hold=2), lossless=True)
+
+
+def creates(devnet: DevnetThread) -> int:
+    return int(devnet.stats()["creates"])
+
+
+def test_a_clip_is_upscaled_with_its_sound(
+    cli: Cli, devnet: DevnetThread, clip: Path, tmp_path: Path
+) -> None:
+    done = cli("upscale", clip)
+    assert done.returncode == 0, done.stderr
+    assert "clip.mp4: 6 of 12 frames differ: 6 tasks" in done.stdout
+    assert "clip.xalora.mp4  192x128 · 12 frames · by the network · 6 tasks sent" in done.stdout
+    made = tmp_path / "clip.xalora.mp4"
+    assert len(played(made)) == 12
+    assert track(made, "audio") == track(clip, "audio")
+    again = cli("upscale", clip)
+    assert again.returncode == 2 and "would be overwritten" in again.stderr
+    assert creates(devnet) == 6
+
+
+def test_the_output_is_named_or_a_folder(cli: Cli, clip: Path, tmp_path: Path) -> None:
+    matroska = write_video(tmp_path / "other.mkv", moving_photograph(2))
+    assert cli("upscale", clip, "-o", tmp_path / "large.mkv").returncode == 0
+    assert cli("upscale", clip, matroska, "-o", f"{tmp_path / 'folder'}/").returncode == 0
+    assert (tmp_path / "large.mkv").exists()
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"clip.xalora.mp4", "other.xalora.mkv"}
+
+
+def test_what_it_would_be_is_told_and_nothing_sent(
+    cli: Cli, devnet: DevnetThread, clip: Path, tmp_path: Path
+) -> None:
+    document = cli.json("upscale", clip, "--dry-run", XALORA_PRICES="upscaler=0.5")
+    (planned,) = document["results"]
+    assert (planned["frames"], planned["tasks"], planned["estimate"]) == (12, 6, "3.00")
+    assert document["dry_run"] is True
+    assert creates(devnet) == 0 and not (tmp_path / "clip.xalora.mp4").exists()
+
+
+def test_above_the_limit_nothing_is_sent(cli: Cli, devnet: DevnetThread, clip: Path) -> None:
+    done = cli("upscale", clip, "--max-tasks", 5)
+    assert done.returncode == 3
+    assert "clip.mp4 needs 6 tasks (6 of 12 frames differ), and 5 are the limit." in done.stderr
+    assert creates(devnet) == 0
+
+
+def test_programs_get_a_document_or_lines(cli: Cli, clip: Path, tmp_path: Path) -> None:
+    document = cli.json("upscale", clip)
+    (result,) = document["results"]
+    assert result["status"] == "done" and result["video"]["tasks"] == 6
+    assert result["video"]["engines"] == {"xalora": 6}
+    lines = [json.loads(line) for line in cli("upscale", clip, "--force", "--jsonl").stdout.splitlines()]
+    names = [line["event"] for line in lines]
+    assert names[-1] == "end" and names[-2] == "result" and "plan" in names and "progress" in names
+    last = [line for line in lines if line["event"] == "progress"][-1]
+    assert (last["done"], last["frames"]) == (12, 12)
+
+
+def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", moving_photograph(60), lossless=True)
+    with DevnetThread(miners=4, task_seconds=0.2) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", clip)
+        deadline = time.monotonic() + CEILING
+        while devnet.stats()["tasks"]["finished"] < 8:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, complaint = process.communicate(timeout=CEILING)
+        took = time.monotonic() - began
+        assert process.returncode == 130
+        assert took < 6, "3 s, and the end of the process beside other programs"
+        assert "Interrupted: canceling" in complaint
+        assert "of 60 frames are encoded" in complaint and "goes on from there" in complaint
+        done = cli("upscale", clip)
+        assert done.returncode == 0, done.stderr
+        assert devnet.stats()["tasks"]["finished"] == 60
+    assert len(played(tmp_path / "clip.xalora.mp4")) == 60
+
+
+def test_frames_that_this_machine_made_are_named(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", moving_photograph(6), lossless=True)
+    with DevnetThread(miners=1, faults=["miner:failed:n=2,4"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        done = cli(
+            "upscale",
+            clip,
+            "--fallback",
+            "on_any_failure",
+            "--max-in-flight",
+            1,
+            XALORA_UPSCALE_MODEL="lanczos",
+        )
+    assert done.returncode == 7, done.stderr
+    assert "this machine made frames 2, 4;" in done.stderr
+
+
+def test_an_engine_of_this_machine_sends_nothing(cli: Cli, devnet: DevnetThread, clip: Path) -> None:
+    done = cli("upscale", clip, "--engine", "pillow")
+    assert done.returncode == 0, done.stderr
+    assert "done by this machine, nothing is sent" in done.stdout and "by pillow (6)" in done.stdout
+    assert creates(devnet) == 0
+
+
+def test_a_frame_that_fails_for_good_is_named(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", moving_photograph(4), lossless=True)
+    with DevnetThread(miners=1, faults=["miner:failed:n=2,3,4"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        done = cli("upscale", clip, "--max-in-flight", 1)
+        assert done.returncode == 5
+        assert "Frame 2 of clip.mp4 3 times" in done.stderr and "goes on from there" in done.stderr
+        assert cli("upscale", clip).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("photo.png",), "in commands of their own"),
+        (("--format", "jpg"), "are for pictures"),
+        (("-o", "-"), "not to standard output"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    cli: Cli, clip: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    draw(tmp_path / "photo.png", 1)
+    done = cli("upscale", clip, *arguments)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_options_of_clips_are_refused_for_pictures(cli: Cli, tmp_path: Path) -> None:
+    done = cli("upscale", draw(tmp_path / "photo.png", 1), "--same-engine")
+    assert done.returncode == 2 and "are for clips" in done.stderr
