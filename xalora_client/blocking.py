@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from .config import IfUnknown, LoadedSettings, SettingArguments, Settings, Timeouts
-    from .engines.fallback import EngineName
     from .events import EventCallback
     from .journal import Journal
     from .results import Outcome, RunResult
     from .tasks import WorkflowTask
     from .transfer.upload import ImageDelivery
-    from .video.upscaling import ProgressCallback, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
 
 P = ParamSpec("P")
@@ -173,6 +171,8 @@ class Xalora:
     """See :meth:`AsyncXalora.run`. Ctrl-C, or whatever else a signal raises here, cancels the remote task."""
     run_many = _blocking(AsyncXalora.run_many)
     """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
+    upscale_video = _blocking(AsyncXalora.upscale_video)
+    """See :meth:`AsyncXalora.upscale_video`. Ctrl-C ends it; the same call goes on there."""
 
     def submit(
         self,
@@ -202,35 +202,6 @@ class Xalora:
     ) -> WorkflowDefinition:
         """See :meth:`AsyncXalora.workflow`."""
         return self._inner.workflow(source, params=params, inputs=inputs)
-
-    def upscale_video(
-        self,
-        path: str | os.PathLike[str],
-        output: str | os.PathLike[str],
-        *,
-        max_in_flight: int | None = None,
-        max_tasks: int | None = None,
-        engine: EngineName | None = None,
-        same_engine: bool = False,
-        workflow_id: str | None = None,
-        timeout_seconds: float | None = None,
-        on_progress: ProgressCallback | None = None,
-        **options: Unpack[RunOptions],
-    ) -> UpscaledVideo:
-        """See :meth:`AsyncXalora.upscale_video`. Ctrl-C ends it; the same call goes on there."""
-        return self._call(
-            self._client.upscale_video,
-            path,
-            output,
-            max_in_flight=max_in_flight,
-            max_tasks=max_tasks,
-            engine=engine,
-            same_engine=same_engine,
-            workflow_id=workflow_id,
-            timeout_seconds=timeout_seconds,
-            on_progress=on_progress,
-            **options,
-        )
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> BlockingTaskStream:
         """Do a task and tell its steps: ``for event in client.stream(task)``.

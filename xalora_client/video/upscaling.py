@@ -28,6 +28,7 @@ from pydantic import PrivateAttr
 from ..concurrency import run_all_or_cancel, run_in_thread
 from ..errors import ConfigurationError, JournalError, ResultSaveError, XaloraError
 from ..events import EventCallback
+from ..journal.spending import sent_in
 from ..media import workers
 from ..media.animation import on_black
 from ..media.clip_writer import SegmentWriter, check_output, fitted, join
@@ -566,7 +567,7 @@ class _Upscaling:
 
     def _sent(self) -> int | None:
         try:
-            return sum(one.count for one in self._client.journal.sent_in(self._run_id))
+            return sum(one.count for one in sent_in(self._client.journal.read, self._run_id))
         except XaloraError:
             return None
 
