@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from . import exif as exif_blocks
-from .colour_tags import profile_of_png
 from .containers import (
     PNG_SIGNATURE,
     BrokenMediaError,
@@ -96,7 +95,10 @@ def _of_png(data: bytes) -> Embedded:
                     xmp = _png_text(chunk.name, bytes(chunk.payload))
                 elif keyword in _READ_TEXTS:
                     raw_exif = _raw_profile(_png_text(chunk.name, bytes(chunk.payload)))
-    if profile is None or b"cICP" in colours:
+    if colours and (profile is None or b"cICP" in colours):
+        # Needs NumPy, which the command line starts without.
+        from .colour_tags import profile_of_png
+
         profile = profile_of_png(colours, is_gray=is_gray) or profile
     return Embedded(profile, exif or raw_exif, xmp)
 
