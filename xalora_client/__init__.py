@@ -66,7 +66,7 @@ _LAZY = {
     "RunOptions": "client",
     "RunResult": "results",
     "Settings": "config",
-    "TaskHandle": "client",
+    "TaskHandle": "handle",
     "TaskStatus": "results",
     "TaskStream": "streams",
     "Text2VideoTask": "tasks",
@@ -93,7 +93,6 @@ if TYPE_CHECKING:
         AsyncXalora as AsyncXalora,
         HostOptions as HostOptions,
         RunOptions as RunOptions,
-        TaskHandle as TaskHandle,
     )
     from .config import (
         Credentials as Credentials,
@@ -103,6 +102,7 @@ if TYPE_CHECKING:
         load_settings as load_settings,
         parse_api_key as parse_api_key,
     )
+    from .handle import TaskHandle as TaskHandle
     from .image_batch import ImageBatch as ImageBatch
     from .results import (
         Outcome as Outcome,

@@ -1,6 +1,7 @@
 """The blocking client: the asynchronous one behind plain functions.
 
-There is one implementation of the rules; this module only carries calls to the thread where jobs live.
+There is one implementation of the rules; this module only carries calls to the thread where jobs live. One
+file, since all of its classes wait in the same way, which Ctrl-C has to end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pydantic import SecretStr
 from .client import (
     AsyncXalora,
     RunOptions,
-    TaskHandle,
     check_options,
     deliveries,
     host_of,
@@ -31,6 +31,7 @@ from .client import (
 from .config import hide_secrets
 from .errors import ClientClosedError, ConfigurationError
 from .events import TaskEvent, tell
+from .handle import TaskHandle
 from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The asynchronous client: the Node SDK's functions under their Python names, and easier ones above them."""
+"""The asynchronous client: the Node SDK's functions under their Python names, and easier ones above them.
+
+A long file, since it is one class with all that users call; a third of it is what its functions promise.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent import futures
-from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +27,6 @@ from pydantic import SecretStr
 
 from .concurrency import run_all_or_cancel, run_in_thread
 from .config import (
-    Credentials,
     FallbackPolicy,
     IfUnknown,
     LoadedSettings,
@@ -46,10 +47,10 @@ from .errors import (
     UnexpectedError,
     XaloraError,
 )
-from .events import EventCallback, TaskEvent, tell
+from .events import EventCallback, TaskEvent
+from .handle import TaskHandle, check_waits, on_own_loop, seconds_of
 from .jobs.background import background
-from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, is_on_hub, on_hub
-from .polling.schedule import MIN_FIXED_INTERVAL
+from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
 from .request_log import write_log
 
 if TYPE_CHECKING:
@@ -407,8 +408,8 @@ class AsyncXalora:
             TaskTimeoutError: It carries the task id, and says how to take the task up again.
         """
         _check_is_task(task)
-        _check_waits(
-            timeout, interval, f"execute_workflow_and_wait_for_result(task, {_seconds(timeout, interval)})"
+        check_waits(
+            timeout, interval, f"execute_workflow_and_wait_for_result(task, {seconds_of(timeout, interval)})"
         )
         options = self._claim_options(again=again, if_unknown=if_unknown)
         deadline = None if timeout is None else monotonic() + timeout
@@ -472,7 +473,7 @@ class AsyncXalora:
         _check_is_task(task)
         host = host or HostOptions()
         options = self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown)
-        listener = _on_own_loop(on_event)
+        listener = on_own_loop(on_event)
 
         async def submit(dispatcher: Dispatcher) -> TaskHandle:
             joining = dispatcher.caller(
@@ -573,7 +574,7 @@ class AsyncXalora:
         reason = "the fallback policy is local_only"
         if policy != "local_only":
             deadline = monotonic() + timeout
-            listener = _on_own_loop(on_event)
+            listener = on_own_loop(on_event)
 
             async def remotely(dispatcher: Dispatcher) -> RunResult:
                 joining = dispatcher.caller(
@@ -872,100 +873,6 @@ class AsyncXalora:
         await run_all_or_cancel(one(index, task) for index, task in enumerate(tasks))
 
 
-class TaskHandle:
-    """A task in the network, known by its id. Handles are cheap, and can be made from a bare id.
-
-    Attributes:
-        task_id: The network's id.
-    """
-
-    def __init__(self, client: AsyncXalora, task_id: str, task: WorkflowTask | None = None) -> None:
-        self.task_id = task_id
-        self._client = client
-        self._task = task
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.task_id}>"
-
-    @property
-    def _credentials(self) -> Credentials | None:
-        if self._task is None or (self._task.api_key is None and self._task.consumer_id is None):
-            return None
-        return self._task.own_credentials(self._client._credentials)
-
-    async def status(self) -> str:
-        """The task's status now, as the network words it."""
-        return (await self._client.query_task_result(self.task_id, task=self._task)).status
-
-    async def wait(
-        self,
-        *,
-        timeout: float | None = None,
-        interval: float | None = None,
-        on_event: EventCallback | None = None,
-    ) -> WorkflowTaskResult:
-        """Wait until the task has ended, in whichever way; nothing is downloaded.
-
-        Raises:
-            TaskTimeoutError: The time ended first; the task runs on.
-        """
-        given = _seconds(timeout, interval, "timeout=", "interval=")
-        _check_waits(timeout, interval, f"wait({given})")
-        listener = _on_own_loop(on_event)
-        deadline = None if timeout is None else monotonic() + timeout
-
-        async def wait(dispatcher: Dispatcher) -> WorkflowTaskResult:
-            joining = dispatcher.caller_of(
-                self.task_id,
-                credentials=self._credentials,
-                deadline=deadline,
-                wants_files=False,
-                on_event=listener,
-                interval=interval,
-            )
-            async with joining as caller:
-                return await caller.answer(timeout, deadline=deadline)
-
-        return await self._client._on_hub(wait)
-
-    async def result(
-        self,
-        *,
-        timeout: float | None = None,
-        on_event: EventCallback | None = None,
-        host: HostOptions | None = None,
-    ) -> RunResult:
-        """Wait for the result and bring it to disk. A cancelled call leaves the remote task running.
-
-        Raises:
-            TaskTimeoutError: The time ended first; the task runs on.
-            XaloraError: The task ended without a result, or the result can't be had.
-        """
-        listener = _on_own_loop(on_event)
-        cancels = (lambda: False) if host is None else host.cancels
-        deadline = None if timeout is None else monotonic() + timeout
-
-        async def fetch(dispatcher: Dispatcher) -> RunResult:
-            joining = dispatcher.caller_of(
-                self.task_id,
-                credentials=self._credentials,
-                deadline=deadline,
-                on_event=listener,
-                cancels=cancels,
-            )
-            async with joining as caller:
-                return await caller.result(timeout, deadline=deadline)
-
-        result = await self._client._on_hub(fetch)
-        if host is None or not host.delivers:
-            self._client.delivered(result)
-        return result
-
-    async def cancel(self) -> dict[str, Any]:
-        """Ask the network to cancel the task."""
-        return await self._client.cancel_task(self.task_id, task=self._task)
-
-
 def open_journal(settings: Settings) -> Journal:
     """The journal in the ``state_dir`` of these settings; it is opened when it is first read or written."""
     from .journal import JOURNAL_FILE, Journal
@@ -1018,25 +925,6 @@ def _writable(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _on_own_loop(on_event: EventCallback | None) -> EventCallback | None:
-    """A callback that is called on the loop of the caller, wherever the event comes from."""
-    if on_event is None or is_on_hub():
-        return on_event
-    loop = asyncio.get_running_loop()
-    is_broken = False
-
-    def hear(event: Any) -> None:
-        nonlocal is_broken
-        is_broken = is_broken or not tell(on_event, event)
-
-    def pass_on(event: Any) -> None:
-        # The caller's loop may have been closed under it.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(hear, event)
-
-    return pass_on
-
-
 async def _close_sessions(sessions: list[aiohttp.ClientSession]) -> None:
     while sessions:
         await sessions.pop().close()
@@ -1079,31 +967,3 @@ def _check_is_task(task: object) -> None:
     from .tasks import check_is_task
 
     check_is_task(task)
-
-
-def _seconds(timeout: float | None, interval: float | None, *names: str) -> str:
-    """Two waits in milliseconds as arguments in seconds."""
-    waits = (timeout or 0, interval or 0)
-    return ", ".join(f"{name}{wait / 1000:g}" for name, wait in zip(names or ("", ""), waits, strict=True))
-
-
-def _check_waits(timeout: float | None, interval: float | None, call: str) -> None:
-    """Check the waits of a call in seconds.
-
-    Args:
-        call: The call that is meant where they are milliseconds.
-
-    Raises:
-        InvalidTaskError: The interval is too short, or both look like milliseconds.
-    """
-    if interval is not None and not interval >= MIN_FIXED_INTERVAL:
-        raise InvalidTaskError(
-            f"interval is {interval} s; at least {MIN_FIXED_INTERVAL:g} s is allowed",
-            next_step="Give a longer interval, or None.",
-        )
-    if timeout is not None and interval is not None and timeout >= 10_000 and interval >= 1_000:
-        raise InvalidTaskError(
-            f"A timeout of {timeout:g} s and an interval of {interval:g} s look like milliseconds; both are "
-            "in seconds",
-            next_step=f"Write {call}.",
-        )

@@ -3,6 +3,8 @@
 Precedence, highest first: an explicit argument, an environment variable ``XALORA_<NAME>``, ``.env`` files,
 values stored by a host application (ComfyUI's key file and settings), the key of ``xalora login``, the
 default.
+
+One file, so that a setting is added, read and explained in one place.
 """
 
 from __future__ import annotations

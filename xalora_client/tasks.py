@@ -1,4 +1,7 @@
-"""Task classes, one for each workflow; parameters are checked before anything is sent."""
+"""Task classes, one for each workflow; parameters are checked before anything is sent.
+
+One file, since each class is short and read beside the one that all derive from.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from .wording import words_for
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...xalora_client.client import AsyncXalora, TaskHandle
+    from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.handle import TaskHandle
     from ...xalora_client.results import RunResult
 
 ValueT = TypeVar("ValueT")

@@ -3,6 +3,8 @@
 `Job.tell` maps what happened through `journal.rules.step` and carries out the commands; one asyncio task
 drives the job through its phases. A cancel runs beside it, so that it never waits behind a poll that hangs.
 All of it runs on the hub.
+
+One file, since each function is a step of the same job, and `tell` is read beside all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The journal: every task from before it is paid for until its result is in the user's hands."""
+"""The journal: every task from before it is paid for until its result is in the user's hands.
+
+A long file, since it has all that others may ask of the journal; a quarter of it is what that promises.
+"""
 
 from __future__ import annotations
 

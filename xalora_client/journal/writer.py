@@ -4,6 +4,8 @@ Two kinds of changes come to it. A *request* is awaited, with the caller's own p
 before a create leaves, a removal). A *note* is written behind: notes are merged by record, and no caller
 waits for them, except for a task id until it is safe: durable in the journal, or in this process's own file
 of owed notes. A held lock delays notes and costs nobody anything else.
+
+One file, since all of it changes the same pending notes under the same lock.
 """
 
 from __future__ import annotations

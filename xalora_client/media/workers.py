@@ -3,6 +3,8 @@
 Results come from strangers' machines, and decoders have faults. So each file is decoded in a process with
 limits on memory and time, which opens only that file (:mod:`.isolation`). Whatever happens to the process
 becomes an error about the file.
+
+One file, since a process, its limits and the pool are one protocol with :mod:`.worker`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The four endpoints of the sequencer, with retries and typed errors.
 
-Joins :mod:`.transport` (requests without policy) and :mod:`.verdict` (policy without requests).
+Joins :mod:`.transport` (requests without policy) and :mod:`.verdict` (policy without requests). One file,
+since the four share their retries and their errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Definitions made from workflows that ComfyUI exports: parameters and output found by class and title."""
+"""Definitions made from workflows that ComfyUI exports: parameters and output found by class and title.
+
+One file, since it is one search through a graph, a small function for each parameter.
+"""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ def resume(
 
 
 def _fetch_call(task_id: str, task: WorkflowTask | None, timeout: float) -> RunCall:
-    from ...client import HostOptions, TaskHandle
+    from ...client import HostOptions
+    from ...handle import TaskHandle
 
     return lambda client, on_event: TaskHandle(client, task_id, task).result(
         timeout=timeout, on_event=on_event, host=HostOptions(delivers=True)
