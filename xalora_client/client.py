@@ -59,9 +59,8 @@ if TYPE_CHECKING:
 
     from .engines.fallback import EngineName
     from .jobs.callers import Caller
-    from .jobs.claims import ClaimOptions
     from .jobs.dispatcher import Dispatcher
-    from .journal import Journal
+    from .journal import ClaimOptions, Journal
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
     from .tasks import UpscalerTask, WorkflowTask
@@ -553,7 +552,7 @@ class AsyncXalora:
         return result
 
     def _claim_options(self, host: HostOptions | None = None, **options: Any) -> ClaimOptions:
-        from .jobs.claims import ClaimOptions
+        from .journal import ClaimOptions
 
         host = host or HostOptions()
         return ClaimOptions(among=host.among, run_id=host.run_id or self._run_id, **options)

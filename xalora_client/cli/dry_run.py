@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..client import open_journal
 from ..config import Credentials, Settings
 from ..errors import XaloraError
-from ..journal import Journal, Record, TaskState
+from ..journal import ClaimOptions, Journal, Record, TaskState
 from ..prices import Sent, cost_of, cost_text
 from ..tasks import WorkflowTask
 from ..text import bytes_text, counted
@@ -176,8 +176,8 @@ async def _plan(
         # Equal images of one command are one task.
         is_double = task.repeatable and prepared.fingerprint in fingerprints
         first = fingerprints.setdefault(prepared.fingerprint, job.label)
-        reuse = settings.reuse and not options.no_reuse
-        record = journal.answering(work_of(prepared, settings.sequencer_url), reuse=reuse, again=False)
+        how = ClaimOptions(reuse=settings.reuse and not options.no_reuse)
+        record = journal.answering(work_of(prepared, settings.sequencer_url), how)
     except XaloraError as error:
         return Planned(job, "fail", error=error)
     action = action_for(record, options.if_unknown)

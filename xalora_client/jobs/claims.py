@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
 from ..concurrency import JOURNAL_READS, run_in_thread
-from ..config import IfUnknown
 from ..errors import JournalError
-from ..journal import BusyJournalError, Claim, Journal, Work, busy_error
+from ..journal import BusyJournalError, Claim, ClaimOptions, Journal, Work, busy_error
 from . import messages
 from .background import awaited
 
@@ -24,22 +21,6 @@ PATIENCE_SECONDS = 30.0
 
 KEPT_SECONDS = 0.5
 """How long a held journal is waited for before a kept result is looked for by reading alone."""
-
-
-@dataclass(frozen=True)
-class ClaimOptions:
-    """What may answer a task instead of a new one; see `journal.rules.choose`.
-
-    Args:
-        among: Ids of tasks that may answer whatever was delivered before.
-        run_id: What else is asked for together with this.
-    """
-
-    reuse: bool = False
-    again: bool = False
-    among: AbstractSet[str] = frozenset()
-    if_unknown: IfUnknown = "stop"
-    run_id: str | None = None
 
 
 async def claim(
@@ -53,21 +34,12 @@ async def claim(
         JournalError: It can't be written: nothing may be sent that could not be remembered.
         TaskTimeoutError: Another program held it until the deadline.
     """
-    how: dict[str, Any] = {"reuse": options.reuse, "again": options.again, "among": options.among}
     folder = await run_in_thread(lambda: journal.look(work))
     patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
-    claiming = journal.claim(
-        work,
-        job_id=job_id,
-        if_unknown=options.if_unknown,
-        run_id=options.run_id,
-        folder=folder,
-        patience=max(0.0, patience),
-        **how,
-    )
+    claiming = journal.claim(work, options, job_id=job_id, folder=folder, patience=max(0.0, patience))
 
     def kept() -> Claim | None:
-        record = journal.answering(work, **how, patience=0.0)
+        record = journal.answering(work, options, patience=0.0)
         if record is None or not record.files:
             return None
         # Without a seed, nobody could be told any more that the result was given out.

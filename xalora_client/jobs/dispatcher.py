@@ -19,7 +19,7 @@ from ..errors import (
     ResultDownloadError,
 )
 from ..events import EventCallback
-from ..journal import Claim, Event, Journal, Record
+from ..journal import Claim, ClaimOptions, Event, Journal, Record
 from ..journal.rules import Ending, Happened, Phase
 from ..network.sequencer import Network
 from ..network.status import is_terminal
@@ -33,7 +33,7 @@ from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from . import messages
 from .callers import Caller
 from .cancellation import CANCEL_SECONDS
-from .claims import KEPT_SECONDS, ClaimOptions, claim, read, withdraw
+from .claims import KEPT_SECONDS, claim, read, withdraw
 from .job import Job, Tools, end_of, release_with
 from .kept import are_whole, done_again, kept_result
 from .preparation import Preparation, PreparedTask, credentials_of, work_of

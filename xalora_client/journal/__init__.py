@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .database import BusyJournalError, CorruptJournalError, busy_error
 from .journal import JOURNAL_FILE, Journal
-from .records import Claim, Group, Record, Work
+from .records import Claim, ClaimOptions, Group, Record, Work
 from .rules import ENDED, Action, Event, IfUnknown, TaskState
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Action",
     "BusyJournalError",
     "Claim",
+    "ClaimOptions",
     "CorruptJournalError",
     "Event",
     "Group",

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from ..prices import DailyLimit, midnight_before
-from .records import Claim, Folder, Work
-from .rules import Action, Candidate, Event, IfUnknown, TaskState, choose
+from .records import Claim, ClaimOptions, Folder, Work
+from .rules import Action, Candidate, Event, TaskState, choose
 from .spending import Read, sent_since
 from .transaction import Transaction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A task, and what may answer it instead of a new one; see `rules.choose`.
-
-    Args:
-        among: Ids of tasks that may answer whatever was delivered, seeded or not.
-    """
-
-    work: Work
-    reuse: bool
-    again: bool
-    among: AbstractSet[str]
-
-
 def decide_claim(
-    change: Transaction,
-    asked: Asked,
-    *,
-    job_id: str,
-    if_unknown: IfUnknown,
-    run_id: str | None,
-    folder: Folder,
-    limit: DailyLimit,
+    change: Transaction, work: Work, options: ClaimOptions, job_id: str, folder: Folder, limit: DailyLimit
 ) -> Claim:
     """What to do about a task, and the lease for it; see `Journal.claim`.
 
@@ -43,13 +21,13 @@ def decide_claim(
         JournalError: There is no place for a result.
         DailyLimitError: A new task would be over the limit.
     """
-    row = answering(change.read, asked, folder.gone)
+    row = answering(change.read, work, options, folder.gone)
     if row is not None and row["state"] == TaskState.UNKNOWN.value:
         # The network has accepted its job id before, so sending that again would find the same task.
         is_known = row["task_id"] is not None
-        if if_unknown == "stop" or (if_unknown == "resend" and is_known):
+        if options.if_unknown == "stop" or (options.if_unknown == "resend" and is_known):
             return Claim(action="unknown", record=change.record(row["id"]))
-        if if_unknown == "forget":
+        if options.if_unknown == "forget":
             change.update(row["id"], forgotten=1)
             row = None
         else:
@@ -61,9 +39,9 @@ def decide_claim(
             raise folder.refusal
         if state is TaskState.PREPARED and limit.is_set:
             today = sent_since(change.read, midnight_before(change.now))
-            limit.check(today, asked.work.task_type, asked.work.workflow_id)
-        record_id = row["id"] if row else change.insert(asked.work, job_id)
-        change.update(record_id, run_id=run_id)
+            limit.check(today, work.task_type, work.workflow_id)
+        record_id = row["id"] if row else change.insert(work, job_id)
+        change.update(record_id, run_id=options.run_id)
         return _claimed(change, "send", record_id)
     if has_files(row, folder.gone):
         change.touch(row["id"])
@@ -80,7 +58,7 @@ def _claimed(change: Transaction, action: Action, record_id: int) -> Claim:
     return Claim(action=action, record=change.record(record_id), lease=lease)
 
 
-def answering(read: Read, asked: Asked, gone: AbstractSet[str]) -> sqlite3.Row | None:
+def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[str]) -> sqlite3.Row | None:
     """The row that answers, None where a new task is needed.
 
     Args:
@@ -90,7 +68,7 @@ def answering(read: Read, asked: Asked, gone: AbstractSet[str]) -> sqlite3.Row |
         "SELECT *, EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) AS leased"
         " FROM entries WHERE fingerprint = ?"
     )
-    rows = {row["id"]: row for row in read(query, (asked.work.fingerprint,))}
+    rows = {row["id"]: row for row in read(query, (work.fingerprint,))}
     candidates = (
         Candidate(
             id=row["id"],
@@ -98,12 +76,12 @@ def answering(read: Read, asked: Asked, gone: AbstractSet[str]) -> sqlite3.Row |
             leased=bool(row["leased"]),
             delivered=bool(row["delivered"]),
             whole=has_files(row, gone),
-            named=row["task_id"] in asked.among,
+            named=row["task_id"] in options.among,
             forgotten=bool(row["forgotten"]),
         )
         for row in rows.values()
     )
-    chosen = choose(candidates, seeded=asked.work.seeded, reuse=asked.reuse, again=asked.again)
+    chosen = choose(candidates, seeded=work.seeded, reuse=options.reuse, again=options.again)
     return None if chosen is None else rows[chosen.id]
 
 

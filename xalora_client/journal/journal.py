@@ -18,7 +18,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -30,12 +29,12 @@ from ..errors import NOTHING_CHARGED, JournalError
 from ..polling.durations import HISTORY_LENGTH, PastRun
 from ..prices import DailyLimit
 from . import forks
-from .claiming import Asked, answering, decide_claim, has_files
+from .claiming import answering, decide_claim, has_files
 from .database import OldJournalError, Reader, explained
 from .queries import IS_OPEN, where
-from .records import Claim, Folder, Record, Work, record_from_row
+from .records import Claim, ClaimOptions, Folder, Record, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
-from .rules import Event, IfUnknown, TaskState
+from .rules import Event, TaskState
 from .transaction import Transaction, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
@@ -55,6 +54,7 @@ _EVICTIONS = DaemonThreads("xalora-evictions", 1)
 """Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
 JOURNAL_FILE = "journal.sqlite3"
+DEFAULT = ClaimOptions()
 
 
 class Journal:
@@ -163,13 +163,9 @@ class Journal:
     def claim(
         self,
         work: Work,
+        options: ClaimOptions = DEFAULT,
         *,
         job_id: str,
-        reuse: bool = True,
-        again: bool = False,
-        among: AbstractSet[str] = frozenset(),
-        if_unknown: IfUnknown = "stop",
-        run_id: str | None = None,
         folder: Folder | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> Future[Claim]:
@@ -179,28 +175,18 @@ class Journal:
 
         Args:
             job_id: The job id to use if a new record is made; an older record keeps its own.
-            among: Ids of tasks that may answer whatever was delivered, seeded or not.
-            run_id: What else is asked for together with this; kept where the claim sends.
             folder: What `look` said. Without, kept files are taken to be there, and to have room.
-            if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
-                same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose
-                id is known only the network can say more, so that is not sent again.
 
         Raises (in the future):
             JournalError: It can't be written, or there is no place for a result. Nothing may be sent then.
             DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
-        asked = Asked(work=work, reuse=reuse, again=again, among=among)
-        decide = partial(
-            decide_claim,
-            asked=asked,
-            job_id=job_id,
-            if_unknown=if_unknown,
-            run_id=run_id,
-            folder=folder or Folder(),
-            limit=self.daily_limit,
+        seen = folder or Folder()
+        return self._request(
+            lambda change: decide_claim(change, work, options, job_id, seen, self.daily_limit),
+            patience=patience,
+            settles=True,
         )
-        return self._request(decide, patience=patience, settles=True)
 
     def look(self, work: Work) -> Folder:
         """What a claim of this task has to know of the folder of results.
@@ -411,21 +397,14 @@ class Journal:
         return [PastRun(row["at_least"], row["at_most"]) for row in rows]
 
     def answering(
-        self,
-        work: Work,
-        *,
-        reuse: bool,
-        again: bool,
-        among: AbstractSet[str] = frozenset(),
-        patience: float = READING_SECONDS,
+        self, work: Work, options: ClaimOptions, patience: float = READING_SECONDS
     ) -> Record | None:
         """The record that `claim` would answer with at present, found by reading alone; None for a new one.
 
         It has no files where `claim` would find them gone.
         """
-        asked = Asked(work=work, reuse=reuse, again=again, among=among)
         gone = self._gone(work)
-        row = answering(partial(self.read, patience=patience), asked, gone)
+        row = answering(partial(self.read, patience=patience), work, options, gone)
         if row is None:
             return None
         record = record_from_row(row, self.results.root)

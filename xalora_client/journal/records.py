@@ -6,12 +6,13 @@ import json
 import re
 import sqlite3
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import JournalError
-from .rules import ENDED, Action, TaskState
+from .rules import ENDED, Action, IfUnknown, TaskState
 
 Group = Literal["active", "done", "failed"]
 
@@ -145,6 +146,27 @@ class Record:
     def total_seconds(self) -> float | None:
         """From the journal's first note until the end."""
         return _span(self.created_at, self.ended_at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimOptions:
+    """What may answer a task instead of a new one; see `rules.choose`.
+
+    Args:
+        reuse: Results that were delivered before.
+        again: Nothing: a new task is paid for.
+        among: Ids of tasks that may answer whatever was delivered, seeded or not.
+        if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
+            same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose id is
+            known only the network can say more, so that is not sent again.
+        run_id: What else is asked for together with this; kept where the claim sends.
+    """
+
+    reuse: bool = False
+    again: bool = False
+    among: AbstractSet[str] = frozenset()
+    if_unknown: IfUnknown = "stop"
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)

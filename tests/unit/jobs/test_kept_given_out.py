@@ -12,8 +12,7 @@ import pytest
 
 from xalora_client import AsyncXalora, TaskTimeoutError, Text2VideoTask, UpscalerTask, WorkflowTask
 from xalora_client.jobs import dispatcher
-from xalora_client.jobs.claims import ClaimOptions
-from xalora_client.journal import Event
+from xalora_client.journal import ClaimOptions, Event
 
 TASK = UpscalerTask(image_url="https://example.org/cat.png")
 DICED = Text2VideoTask(prompt="a cat")

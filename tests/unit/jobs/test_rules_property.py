@@ -27,7 +27,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from xalora_client.journal import BusyJournalError, Claim, Event, Journal, TaskState, Work
+from xalora_client.journal import BusyJournalError, Claim, ClaimOptions, Event, Journal, TaskState, Work
 from xalora_client.journal.database import Reader
 from xalora_client.journal.results_folder import KeptFile, KeptResults
 from xalora_client.journal.rules import Because, Command, Ending, Happened, JobState, Phase, step
@@ -420,7 +420,9 @@ class Machine(RuleBasedStateMachine):
 
         with mock.patch.object(process.journal, "_request", checked):
             job_id = f"job-{next(self.job_ids)}"
-            caller.claiming = process.journal.claim(TASKS[caller.work], job_id=job_id, **caller.how)
+            caller.claiming = process.journal.claim(
+                TASKS[caller.work], ClaimOptions(**caller.how), job_id=job_id
+            )
         self.write(process)
 
     def check_claim(self, claim: Claim, caller: Caller, transaction: Any) -> None:

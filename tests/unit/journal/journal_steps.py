@@ -6,8 +6,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from xalora_client.journal import Claim, Event, Journal, Record, TaskState, Work
+from xalora_client.journal import Claim, ClaimOptions, Event, Journal, Record, TaskState, Work
 from xalora_client.journal import journal as journal_module
+from xalora_client.journal.journal import PATIENCE_SECONDS
 
 LONG = 60.0
 """Seconds that no step takes, however busy the machine is."""
@@ -22,7 +23,10 @@ def work(number: int = 0, **how: Any) -> Work:
 
 def claim(journal: Journal, task: Work | int = 0, job_id: str = "job-1", **how: Any) -> Claim:
     task = work(task) if isinstance(task, int) else task
-    return journal.claim(task, job_id=job_id, folder=journal.look(task), **how).result(LONG)
+    patience = how.pop("patience", PATIENCE_SECONDS)
+    options = ClaimOptions(**{"reuse": True, **how})
+    claiming = journal.claim(task, options, job_id=job_id, folder=journal.look(task), patience=patience)
+    return claiming.result(LONG)
 
 
 def settled(journal: Journal, record_id: int) -> Record:

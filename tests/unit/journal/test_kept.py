@@ -29,7 +29,7 @@ from journal_steps import (
 )
 
 from xalora_client.errors import JournalError
-from xalora_client.journal import Event, Journal, Record, TaskState
+from xalora_client.journal import ClaimOptions, Event, Journal, Record, TaskState
 from xalora_client.journal.results_folder import STALE_SECONDS, KeptFile, KeptResults
 from xalora_client.transfer.part_file import PartFile
 
@@ -281,13 +281,13 @@ class TestReadOnly:
             ({"reuse": True, "again": True}, False),
             ({"reuse": False, "again": False, "among": {"task-1"}}, True),
         ]:
-            assert journal.answering(work(1), **how) == (filled if answers else None)  # type: ignore[arg-type]
-        gone, under_way = (journal.answering(work(n), reuse=True, again=False) for n in (2, 3))
+            assert journal.answering(work(1), ClaimOptions(**how)) == (filled if answers else None)  # type: ignore[arg-type]
+        gone, under_way = (journal.answering(work(n), ClaimOptions(reuse=True)) for n in (2, 3))
         assert gone is not None
         assert (gone.state, gone.files) == (TaskState.FINISHED, ())
         assert under_way is not None
         assert under_way.state is TaskState.PREPARED
-        assert journal.answering(work(5), reuse=True, again=False) is None
+        assert journal.answering(work(5), ClaimOptions(reuse=True)) is None
 
     @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
     @pytest.mark.parametrize("state", ["closed", "log left behind"])
@@ -296,7 +296,7 @@ class TestReadOnly:
         script = """
 import json, os, sys
 from xalora_client.errors import JournalError
-from xalora_client.journal import Journal, Work
+from xalora_client.journal import ClaimOptions, Journal, Work
 os.geteuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))
 work = Work(fingerprint=f"{1:064x}", sequencer_url="http://devnet", consumer_id="someone", task_type="any")
 with Journal(sys.argv[1], sys.argv[2]) as journal:
@@ -304,7 +304,7 @@ with Journal(sys.argv[1], sys.argv[2]) as journal:
         refused = str(journal.claim(work, job_id="job-2").result(60))
     except JournalError as error:
         refused = str(error)
-    found = journal.answering(work, reuse=True, again=False)
+    found = journal.answering(work, ClaimOptions(reuse=True))
     print(json.dumps([refused, found and found.files[0].read_text(), journal.count()]))
 """
         # Not pytest's folder, which nobody but its owner may enter.

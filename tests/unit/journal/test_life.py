@@ -27,7 +27,7 @@ from journal_steps import (
 )
 
 from xalora_client.errors import JournalError
-from xalora_client.journal import Event, Journal, TaskState
+from xalora_client.journal import ClaimOptions, Event, Journal, TaskState
 from xalora_client.polling.durations import PastRun, watched_duration
 
 WORK = work(
@@ -230,7 +230,7 @@ class TestHistory:
 
     def test_keeps_to_a_useful_length(self, journal: Journal) -> None:
         for number in range(105):
-            record = journal.claim(WORK, job_id=f"job-{number}", again=True).result(LONG).record
+            record = journal.claim(WORK, ClaimOptions(again=True), job_id=f"job-{number}").result(LONG).record
             journal.sending(record.id).result(LONG)
             journal.accepted(record.id, f"task-{number}")
             journal.note(record.id, Event.FINISHED, result="", run=(number, number))

@@ -23,6 +23,7 @@ from journal_steps import LONG, LockHolder, claim, finish, keep, leave, note, se
 from xalora_client.errors import JournalError
 from xalora_client.journal import (
     BusyJournalError,
+    ClaimOptions,
     CorruptJournalError,
     Event,
     Journal,
@@ -37,7 +38,9 @@ from xalora_client.journal.results_folder import KeptResults
 
 def fill(path: Path, results: Path, count: int = 200) -> None:
     with Journal.open(path, results) as journal:
-        futures = [journal.claim(work(), job_id=f"job-{number}", again=True) for number in range(count)]
+        futures = [
+            journal.claim(work(), ClaimOptions(again=True), job_id=f"job-{number}") for number in range(count)
+        ]
         for future in futures:
             future.result(LONG)
 
