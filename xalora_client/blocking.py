@@ -315,7 +315,7 @@ class _Running(Generic[T]):
         loop: asyncio.AbstractEventLoop,
         call: Callable[[], Coroutine[Any, Any, T]],
     ) -> None:
-        self._inner = client
+        self._client = client
         ended, delivered = threading.Event(), list[int]()
         self._ended, self._delivered = ended, delivered
 
@@ -352,7 +352,7 @@ class _Running(Generic[T]):
             value = self.future.result()
         except CancelledError:
             raise ClientClosedError("This client was closed while the call was under way") from None
-        self._inner.note_delivered(self._delivered)
+        self._client.note_delivered(self._delivered)
         self._delivered.clear()
         return value
 
