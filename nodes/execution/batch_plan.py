@@ -87,6 +87,16 @@ class BatchError(XaloraError):
         self.noun = noun
         self.total = total
 
+    @property
+    def first(self) -> XaloraError:
+        """The error that is told of all."""
+        return self.errors[_to_tell(self.errors)]
+
+
+def _to_tell(errors: Mapping[int, XaloraError]) -> int:
+    """The index of the first error that is no cancel of the user's own, which is no news."""
+    return min(errors, key=lambda index: (isinstance(errors[index], OwnCancelError), index))
+
 
 class BatchPlan:
     """Decides for each task of a node what happens next.
@@ -254,8 +264,7 @@ class BatchPlan:
     def _what(self) -> str:
         if not self._errors:
             return f"{len(self._unsent)} of {self.total} {self._noun}s were not sent: all tasks were canceled"
-        # The user's own cancels are no news.
-        first = min(self._errors, key=lambda i: (isinstance(self._errors[i], OwnCancelError), i))
+        first = _to_tell(self._errors)
         which = f"{'first ' if len(self._errors) > 1 else ''}{self._noun} {first + 1}"
         unsent = f"; {len(self._unsent)} more were not sent for that reason" if self._unsent else ""
         what = f"{which}: {self._told(first).what.rstrip('.')}{unsent}"

@@ -218,7 +218,7 @@ _DEFAULT_WHAT: dict[type[XaloraError], str] = {
 
 def _words_for_batch(error: BatchError) -> Words:
     """The first error's message, which is the others' most of the time, with what it means for the batch."""
-    told = [words_for(one) for _, one in sorted(error.errors.items())]
+    first, told = words_for(error.first), [words_for(one) for one in error.errors.values()]
     money = [SOME_PAID] if error.finished else []
     charges = dict.fromkeys(one.money for one in told if one.money not in ("", NOTHING_CHARGED))
     if len(charges) == 1:
@@ -228,9 +228,9 @@ def _words_for_batch(error: BatchError) -> Words:
     elif charges:
         money.append(SOME_CHARGED)
     return Words(
-        f"{_made(error)} {told[0].what}",
+        f"{_made(error)} {first.what}",
         " ".join(money) or NOTHING_CHARGED,
-        told[0].press,
+        first.press,
     )
 
 
@@ -255,9 +255,8 @@ def failure_line(error: XaloraError) -> str:
     """
     money = words_for(error).money
     if isinstance(error, BatchError):
-        first = words_for(error.errors[min(error.errors)])
         count = f", {len(error.errors)} of {error.total} {error.noun}s"
-        return f"failed{count}: {_brief(first.what)} {money}"
+        return f"failed{count}: {_brief(words_for(error.first).what)} {money}"
     return f"failed: {_brief(words_for(error).what)} {money}".rstrip()
 
 

@@ -127,6 +127,19 @@ def test_a_batch_is_told_by_its_first_error(
             assert line.endswith(wording.words_for(error).money)
 
 
+def test_a_batch_is_not_told_by_the_users_own_cancel(
+    wording: ModuleType, errors: ModuleType, batch: ModuleType
+) -> None:
+    ends = {
+        0: batch.OwnCancelError("canceled", task_id=TASK),
+        1: errors.DailyLimitError("The limit is reached"),
+    }
+    error = batch.BatchError("2 failed", money="", next_step="", errors=ends, finished={})
+    limit = wording.words_for(limited)
+    assert limit.what in str(wording.words_for(error))
+    assert limit.what.rstrip(".") in wording.failure_line(error)
+
+
 def test_the_money_fits_on_the_node(wording: ModuleType, errors: ModuleType) -> None:
     lacks = ", ".join(f"model-{number}.safetensors (belongs into models/vae)" for number in range(9))
     error = errors.EngineError(
