@@ -135,7 +135,7 @@ def test_a_batch_is_not_told_by_the_users_own_cancel(
         1: errors.DailyLimitError("The limit is reached"),
     }
     error = batch.BatchError("2 failed", money="", next_step="", errors=ends, finished={})
-    limit = wording.words_for(limited)
+    limit = wording.words_for(ends[1])
     assert limit.what in str(wording.words_for(error))
     assert limit.what.rstrip(".") in wording.failure_line(error)
 
