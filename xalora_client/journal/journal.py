@@ -54,7 +54,6 @@ _EVICTIONS = DaemonThreads("xalora-evictions", 1)
 """Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
 JOURNAL_FILE = "journal.sqlite3"
-DEFAULT = ClaimOptions()
 
 
 class Journal:
@@ -163,7 +162,7 @@ class Journal:
     def claim(
         self,
         work: Work,
-        options: ClaimOptions = DEFAULT,
+        options: ClaimOptions | None = None,
         *,
         job_id: str,
         folder: Folder | None = None,
@@ -181,9 +180,9 @@ class Journal:
             JournalError: It can't be written, or there is no place for a result. Nothing may be sent then.
             DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
-        seen = folder or Folder()
+        how, seen = options or ClaimOptions(), folder or Folder()
         return self._request(
-            lambda change: decide_claim(change, work, options, job_id, seen, self.daily_limit),
+            lambda change: decide_claim(change, work, how, job_id, seen, self.daily_limit),
             patience=patience,
             settles=True,
         )
