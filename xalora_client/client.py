@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from .jobs.callers import Caller
     from .jobs.dispatcher import Dispatcher
     from .journal import ClaimOptions, Journal
+    from .notebook import NotebookProgress
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
     from .tasks import UpscalerTask, WorkflowTask
@@ -513,7 +514,8 @@ class AsyncXalora:
         3 s, unless somebody else waits for it.
 
         Args:
-            on_event: Told each step, see :mod:`xalora_client.events`.
+            on_event: Told each step, see :mod:`xalora_client.events`. Without one, a notebook shows a
+                progress bar.
             timeout: Seconds to wait; default: the setting ``wait_timeout``.
             reuse: Let a result that was given back before answer the same task.
             again: Pay for a new task, whatever there is.
@@ -535,16 +537,22 @@ class AsyncXalora:
         """
         _check_is_task(task)
         folder = None if output_dir is None else await run_in_thread(lambda: _writable(output_dir))
-        result = await self._run(
-            task,
-            claim=self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown),
-            on_event=on_event,
-            timeout=self.settings.wait_timeout if timeout is None else timeout,
-            policy=fallback or self.settings.fallback,
-            queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
-            on_timeout=on_timeout or self.settings.on_timeout,
-            host=host or HostOptions(),
-        )
+        async with _shown([task], on_event is None and host is None) as bar:
+            try:
+                result = await self._run(
+                    task,
+                    claim=self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown),
+                    on_event=on_event or bar.listener(0),
+                    timeout=self.settings.wait_timeout if timeout is None else timeout,
+                    policy=fallback or self.settings.fallback,
+                    queue_limit=self.settings.queue_limit if queue_limit is None else queue_limit,
+                    on_timeout=on_timeout or self.settings.on_timeout,
+                    host=host or HostOptions(),
+                )
+            except BaseException:
+                bar.ended(0, failed=True)
+                raise
+            bar.ended(0, failed=False)
         if folder is not None:
             result = await run_in_thread(lambda: result.saved_in(folder, task.file_stem))
         if host is None or not host.delivers:
@@ -759,7 +767,7 @@ class AsyncXalora:
 
         Args:
             max_in_flight: How many at the same time; default: the setting.
-            on_event: Told each step with the task's index.
+            on_event: Told each step with the task's index. Without one, a notebook shows progress bars.
             on_done: Told each outcome as it comes; what it raises is logged and disturbs nothing.
             **options: As for :meth:`run`.
 
@@ -851,11 +859,12 @@ class AsyncXalora:
         if most < 1:
             raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
         places = asyncio.Semaphore(most)
+        is_shown = on_event is None and options.get("host") is None
         options = {**options, "host": replace(host_of(options), delivers=True)}
 
         async def one(index: int, task: WorkflowTask) -> None:
-            listener = None if on_event is None else lambda event: on_event(index, event)
             async with places:
+                listener = bar.listener(index) if on_event is None else lambda event: on_event(index, event)
                 try:
                     result = await self.run(task, on_event=listener, **options)
                     outcome = Outcome(index, task, result=result)
@@ -864,12 +873,14 @@ class AsyncXalora:
                 except Exception as error:
                     logger.exception("task %d of the batch ended by an unforeseen error", index)
                     outcome = Outcome(index, task, error=UnexpectedError.of(error))
+            bar.ended(index, failed=outcome.error is not None)
             try:
                 on_done(outcome)
             except Exception:
                 logger.exception("the on_done callback failed for task %d of the batch", index)
 
-        await run_all_or_cancel(one(index, task) for index, task in enumerate(tasks))
+        async with _shown(tasks, is_shown) as bar:
+            await run_all_or_cancel(one(index, task) for index, task in enumerate(tasks))
 
 
 def open_journal(settings: Settings) -> Journal:
@@ -922,6 +933,12 @@ def _writable(folder: str | os.PathLike[str]) -> Path:
             f"output_dir={str(folder)!r} can't take results: {reason}", next_step="Name another folder."
         )
     return path
+
+
+def _shown(tasks: Sequence[WorkflowTask], wanted: bool) -> NotebookProgress:
+    from .notebook import NotebookProgress
+
+    return NotebookProgress(tasks, wanted=wanted)
 
 
 async def _close_sessions(sessions: list[aiohttp.ClientSession]) -> None:
