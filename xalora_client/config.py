@@ -196,11 +196,12 @@ class Settings(BaseModel):
         "host:port, separated by commas.",
     )
     proxy: ProxyUrl | None = Field(
-        None, description="HTTP proxy for the sequencer and results; unset: HTTPS_PROXY and HTTP_PROXY."
+        None,
+        description="HTTP proxy for the sequencer, results and store; unset: HTTPS_PROXY and HTTP_PROXY.",
     )
     ca: AbsolutePath | None = Field(
         None,
-        description="CA bundle (PEM) for the sequencer and results; unset: SSL_CERT_FILE, or the system's.",
+        description="CA bundle (PEM) for sequencer, results and store; unset: SSL_CERT_FILE or the system's.",
     )
     request_timeout: float = Field(
         60.0, gt=0, description="Seconds for the sequencer to answer a request, once it has been sent."

@@ -37,7 +37,10 @@ def describe_failure(error: Exception) -> str:
             text = f"{error.host}:{error.port} does not speak TLS as https:// needs it ({reason})"
         case aiohttp.ClientConnectorCertificateError(certificate_error=cause):
             reason = getattr(cause, "verify_message", "") or _system(cause)
-            text = f"the certificate of {error.host}:{error.port} is not trusted ({reason})"
+            text = (
+                f"the certificate of {error.host}:{error.port} is not trusted ({reason}; XALORA_CA names an "
+                "authority of your own)"
+            )
         case aiohttp.ClientConnectorError():
             text = f"{error.host}:{error.port} does not answer ({_system(error.os_error)})"
         case aiohttp.ServerDisconnectedError():

@@ -127,17 +127,36 @@ def certificates(ca: Path | None = None) -> ssl.SSLContext | bool:
     Raises:
         ConfigurationError: It can't be read, or holds no certificates.
     """
-    named = [("XALORA_CA", str(ca))] if ca is not None else [(v, os.environ.get(v)) for v in CA_VARIABLES]
-    for variable, bundle in named:
-        if bundle and (ca is not None or Path(bundle).is_file()):
-            try:
-                return _context(bundle, Path(bundle).stat().st_mtime_ns)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{variable} names {bundle}, which can't be used as a CA bundle: {error}",
-                    next_step=f"Correct or unset {variable}.",
-                ) from error
-    return True
+    named = _named_bundle(ca)
+    if named is None:
+        return True
+    variable, bundle = named
+    try:
+        return _context(str(bundle), bundle.stat().st_mtime_ns)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{variable} names {bundle}, which can't be used as a CA bundle: {error}",
+            next_step=f"Correct or unset {variable}.",
+        ) from error
+
+
+def ca_bundle(ca: Path | None = None) -> bytes | None:
+    """The content of the same CA bundle; None where the system's certificates are used.
+
+    Raises:
+        ConfigurationError: It can't be read, or holds no certificates.
+    """
+    certificates(ca)
+    named = _named_bundle(ca)
+    return None if named is None else named[1].read_bytes()
+
+
+def _named_bundle(ca: Path | None) -> tuple[str, Path] | None:
+    """The variable that names a CA bundle, and its file."""
+    if ca is not None:
+        return "XALORA_CA", ca
+    named = ((variable, Path(os.environ.get(variable, ""))) for variable in CA_VARIABLES)
+    return next(((variable, bundle) for variable, bundle in named if bundle.is_file()), None)
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, InputTooLargeError, StoreError
+from ..network.sessions import ca_bundle
 from ..network.transport import InlineImage
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ LONGEST_SIGNATURE = timedelta(days=7)
 """The longest time for which S3 lets a URL be signed."""
 
 _MAX_RETRIES = 3
+_THIS_MACHINE = "localhost,.localhost,127.0.0.0/8,::1"
 _REQUEST_TIMEOUT = timedelta(minutes=30)  # 50 MB on a line of 0.25 Mbit/s
 
 
@@ -190,8 +192,7 @@ def _open_store(settings: Settings) -> S3Store:
     try:
         return S3Store(
             config=options,
-            # Stores in a private network have http:// endpoints, which obstore refuses by default.
-            client_options={"allow_http": True, "timeout": _REQUEST_TIMEOUT},
+            client_options=_client_options(settings),
             retry_config={"max_retries": _MAX_RETRIES},
         )
     except (BaseError, ValueError, TypeError) as error:
@@ -199,6 +200,22 @@ def _open_store(settings: Settings) -> S3Store:
             f"The store {settings.store_url} can't be used: {_first_line(error)}",
             next_step="Check XALORA_STORE_URL, the endpoint and the region.",
         ) from error
+
+
+def _client_options(settings: Settings) -> Any:
+    """The way to the store: the proxy and the CA bundle of the settings.
+
+    Raises:
+        ConfigurationError: The CA bundle can't be used.
+    """
+    # Stores in a private network have http:// endpoints, which obstore refuses by default.
+    options: dict[str, Any] = {"allow_http": True, "timeout": _REQUEST_TIMEOUT}
+    if settings.proxy is not None:
+        options |= {"proxy_url": settings.proxy, "proxy_excludes": _THIS_MACHINE}
+    bundle = ca_bundle(settings.ca)
+    if bundle is not None:
+        options["root_certificate"] = bundle
+    return options
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -11,53 +9,19 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import certificates_in
 
 from xalora_client import AsyncXalora, ConfigurationError, XaloraConnectionError, load_settings
 from xalora_client.cli.doctor import machine
 from xalora_client.cli.doctor.findings import Verdict
 
 
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, valid today: `(certificate, key)`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "An authority of our own")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = tmp_path / "ca.pem", tmp_path / "key.pem"
-    certificate_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.TraditionalOpenSSL,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate_file, key_file
-
-
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
-    """A sequencer over TLS: `(url, the certificate that vouches for it)`."""
-    certificate_file, key_file = certificate(tmp_path)
+    """A sequencer over TLS: `(url, the authority that vouches for it)`."""
+    files = certificates_in(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate_file, key_file)
+    context.load_cert_chain(files.server, files.key)
 
     async def answer(request: web.Request) -> web.Response:
         asked = await request.json()
@@ -68,7 +32,7 @@ async def server(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    yield f"https://127.0.0.1:{runner.addresses[0][1]}", certificate_file
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}", files.authority
     await runner.cleanup()
 
 
@@ -91,7 +55,7 @@ async def test_an_authority_nobody_vouches_for_is_refused(
         monkeypatch.delenv(name, raising=False)
     async with AsyncXalora("alice#s3cret", server[0], max_retries=0) as client:
         with pytest.raises(
-            XaloraConnectionError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted \(self.signed"
+            XaloraConnectionError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted \(unable.*XALORA_CA"
         ):
             await client.query_task_result("t-1")
 

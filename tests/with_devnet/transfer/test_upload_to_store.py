@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,11 +18,12 @@ import boto3
 import numpy as np
 import pytest
 from aiohttp import web
+from certificates import Certificates, certificates_in
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
 from xalora_client.config import Settings
-from xalora_client.errors import NOTHING_CHARGED, StoreError
+from xalora_client.errors import NOTHING_CHARGED, ConfigurationError, StoreError
 from xalora_client.media.inputs import PreparedImage, prepare_image
 from xalora_client.transfer.upload import DeliveredImage, StoreDelivery
 
@@ -84,6 +88,80 @@ async def test_a_miner_can_read_the_image_until_it_is_discarded(
     assert keys(s3) == []
     assert (await fetched(delivered))[0] == 404
     await delivered.discard()
+
+
+@asynccontextmanager
+async def in_front_of(
+    endpoint: str, certificates: Certificates | None = None
+) -> AsyncIterator[tuple[str, list[str]]]:
+    """A server before the store, over TLS or as a proxy: its `host:port`, and the request lines it hears."""
+    lines: list[str] = []
+    parts = urlsplit(endpoint)
+    context = None
+    if certificates is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificates.server, certificates.key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        line, _, headers = head.partition("\r\n")
+        lines.append(line)
+        length = re.search(r"(?im)^content-length: (\d+)", headers)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        answering, asking = await asyncio.open_connection(parts.hostname, parts.port)
+        asking.write(f"{line}\r\nConnection: close\r\n{headers}".encode() + body)
+        writer.write(await answering.read())
+        asking.close()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", lines
+
+
+async def test_the_proxy_of_the_settings_is_used_but_for_this_machine(
+    config: Settings, endpoint: str, s3: Any, image: PreparedImage
+) -> None:
+    async with in_front_of(endpoint) as (address, lines):
+        # Documentation's own network: only a proxy gets there.
+        away = {"proxy": f"http://{address}", "store_endpoint": "http://192.0.2.1:9000"}
+        delivered = await StoreDelivery(config.model_copy(update=away)).deliver(image, lifetime=60)
+        assert [key.endswith(".png") for key in keys(s3)] == [True]
+        await delivered.discard()
+        assert keys(s3) == []
+        assert [line.split("/inputs/")[0] for line in lines] == [
+            "PUT http://192.0.2.1:9000",
+            "DELETE http://192.0.2.1:9000",
+        ]
+        here = await StoreDelivery(config.model_copy(update={"proxy": f"http://{address}"})).deliver(
+            image, lifetime=60
+        )
+        await here.discard()
+        assert len(lines) == 2
+
+
+async def test_the_authority_of_the_settings_vouches_for_the_store(
+    config: Settings,
+    endpoint: str,
+    s3: Any,
+    image: PreparedImage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    certificates = certificates_in(tmp_path)
+    bundle = certificates.authority
+    async with in_front_of(endpoint, certificates) as (address, _):
+        over_tls = config.model_copy(update={"store_endpoint": f"https://{address}"})
+        with pytest.raises(StoreError, match="did not take the input image"):
+            await StoreDelivery(over_tls).deliver(image, lifetime=60)
+        trusting = StoreDelivery(over_tls.model_copy(update={"ca": bundle}))
+        await (await trusting.deliver(image, lifetime=60)).discard()
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+        await (await StoreDelivery(over_tls).deliver(image, lifetime=60)).discard()
+    with pytest.raises(ConfigurationError, match=r"XALORA_CA names .*absent\.pem"):
+        StoreDelivery(config.model_copy(update={"ca": tmp_path / "absent.pem"}))
 
 
 async def test_the_name_tells_nothing_and_never_repeats(
