@@ -245,6 +245,9 @@ class Caller:
             within = min(left, CONFIRM_SECONDS) if job.cancellation.answer is not None else left
             if not await job.changed(within) and job.cancellation.answer is not None:
                 break
+        # A poll may have ended the job while the request to cancel was out.
+        if job.is_done and job.cancellation.answer is None:
+            await job.cancellation.until_pursued(CONFIRM_SECONDS)
         if job.cancellation.answer is not None and job.cancellation.lapse is None:
             return job.cancellation.answer
         if job.is_done and job.state.ending is not Ending.OUT_OF_SIGHT:

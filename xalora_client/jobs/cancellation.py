@@ -82,6 +82,11 @@ class Cancellation:
         self._deadline = monotonic() + CANCEL_SECONDS
         self._pursuing = background(self._pursue(job))
 
+    async def until_pursued(self, seconds: float) -> None:
+        """Wait until nothing more is asked, or this time has passed."""
+        if self._pursuing is not None:
+            await asyncio.wait({self._pursuing}, timeout=seconds)
+
     async def _pursue(self, job: Job) -> None:
         try:
             await self._pursue_once(job)

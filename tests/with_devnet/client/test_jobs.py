@@ -992,11 +992,20 @@ async def test_a_callback_that_raises_is_logged_and_harms_neither_task_nor_batch
 
 
 async def test_an_accident_of_one_task_of_a_batch_ends_that_one_alone() -> None:
+    class Odd(WorkflowTask):
+        task_type = "odd"
+
+        @property
+        def task_details(self) -> dict[str, Any]:
+            raise KeyError("no such bar")
+
     network = ScriptedNetwork(lambda task_id: status("finished", result=png()))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
-        tasks: list[Any] = [PICTURE, *([UpscalerTask(image_url="http://x.example/2.png")] * 3), "not a task"]
-        outcomes = await client.run_many(tasks, max_in_flight=5, fallback="never")
-        assert [type(outcome.error) for outcome in outcomes] == [type(None)] * 4 + [UnexpectedError]
+        others = [UpscalerTask(image_url="http://x.example/2.png")] * 3
+        tasks: list[Any] = [PICTURE, *others, Odd(), "not a task"]
+        outcomes = await client.run_many(tasks, max_in_flight=6, fallback="never")
+        errors = [type(None)] * 4 + [UnexpectedError, InvalidTaskError]
+        assert [type(outcome.error) for outcome in outcomes] == errors
     assert (network.created, network.cancels) == (2, [])
 
 

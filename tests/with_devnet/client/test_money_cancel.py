@@ -21,6 +21,7 @@ from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, task
 from xalora_client import (
     AsyncXalora,
     NetworkError,
+    RequestRefusedError,
     TaskCanceledError,
     TaskNotKnownError,
     TaskTimeoutError,
@@ -116,6 +117,22 @@ async def test_a_task_that_was_canceled_elsewhere_is_a_new_one_when_asked_for_ag
         await until(lambda: network.created == 2)
         network.finish("t-2")
         assert (await again).task_id == "t-2"
+
+
+async def test_a_cancel_whose_task_the_network_does_not_know_says_so() -> None:
+    polled = asyncio.Event()
+
+    def answer(endpoint: str, body: dict[str, Any]) -> Answer:
+        if endpoint == "task_cancel":
+            # The poll is answered first.
+            return Answer(404, {"message": "No such task: nonsense"}, hold=polled)
+        polled.set()
+        return Answer(404, {"message": "No such task: nonsense"})
+
+    async with ScriptedSequencer(answer) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(RequestRefusedError, match=r"does not know this task.*canceling the") as caught:
+            await client.cancel_task("nonsense")
+        assert caught.value.money == NOT_CONFIRMED
 
 
 async def test_a_task_canceled_while_it_is_waited_for_is_told_as_canceled_and_not_repeated() -> None:
