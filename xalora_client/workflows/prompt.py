@@ -46,7 +46,7 @@ def parse_prompt(text: str, source: str) -> Prompt:
         if not isinstance(node.setdefault("inputs", {}), dict):
             raise _broken(source, f"the inputs of node {node_id} are not an object")
     prompt: Prompt = document
-    order = TopologicalSorter[str]()
+    order: TopologicalSorter[str] = TopologicalSorter()
     for node_id, name, (origin, _) in links(prompt):
         if origin not in prompt:
             raise _broken(
