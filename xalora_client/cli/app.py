@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from .commands import devnet, generate, login, resume, settings, tasks
+from .commands import devnet, generate, login, resume, run, settings, tasks
 from .commands import workflows as workflow_commands
 from .demo import command as demo_command
 from .doctor import command as doctor_command
@@ -57,7 +57,7 @@ def global_options(
 
 for panel, commands in {
     START: (demo_command.demo,),
-    RUN: (generate.upscale, generate.txt2vid, generate.txt2img, workflow_commands.run),
+    RUN: (generate.upscale, generate.txt2vid, generate.txt2img, run.run),
     TASKS: (tasks.tasks, tasks.status, resume.resume, tasks.cancel, tasks.forget),
     LOCAL: (devnet.devnet, devnet.miner),
     SETUP: (login.login, login.logout, settings.config, doctor_command.doctor),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from xalora_client.cli.commands.exported import chosen
+from xalora_client.cli.commands.run import chosen
 from xalora_client.devnet.comfyui_engine import ComfyUIMinerEngine
 from xalora_client.devnet.engines import MinerTask
 from xalora_client.errors import WorkflowDefinitionError

@@ -1,145 +1,29 @@
-"""``xalora run`` and ``xalora workflows``: run, list, show and check workflow definitions by name."""
+"""``xalora workflows``: list, show and check workflow definitions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from ...config import Settings, load_settings
-from ...errors import XaloraError
+from ...config import load_settings
 from ...text import counted
 from ..command import command
-from ..destinations import STREAM, plan_for_inputs, plan_for_names
-from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
 from ..formats import printable
-from ..image_arguments import existing_inputs, without_done
-from ..job_runner import Job
-from ..options import AsJson, PictureOptions, RunOptions
+from ..options import AsJson
 from ..screen import Screen, attributes
-from ..standard_streams import read_image
-from .exported import add, chosen
+from ..workflow_lookup import Name, catalog_of, complete_name, definition_of
+from .workflows_add import add
 
 if TYPE_CHECKING:
-    from ...workflows import Finding, Parameter, WorkflowCatalog, WorkflowDefinition
-    from ..destinations import Destination
+    from ...workflows import Finding, Parameter, WorkflowDefinition
 
 workflows = typer.Typer(help="List, show, check and add the workflows that `xalora run` knows.")
 workflows.command("add")(add)
-
-
-def _complete_name(incomplete: str) -> list[str]:
-    return [name for name in _catalog(load_settings().settings).names if name.startswith(incomplete)]
-
-
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="See `xalora workflows`.", autocompletion=_complete_name)
-]
-
-
-@command
-def run(
-    name: Name,
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[IMAGES]",
-            help="Images for the workflow's image parameter, each a task of its own; - is standard input.",
-            show_default=False,
-        ),
-    ] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter",
-            "-p",
-            metavar="KEY=VALUE",
-            help="A parameter of the workflow; repeat for several. For an image: a path or URL.",
-        ),
-    ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Take the pictures in folders, and in theirs.")
-    ] = False,
-    *,
-    options: RunOptions,
-    pictures: PictureOptions,
-) -> ExitCode:
-    """Run a workflow by name, shipped or in XALORA_WORKFLOWS_DIR, or one that ComfyUI exported (.json).
-
-    Of an exported one, any input of a node can be set: -p 2.blur_radius=9.
-    """
-    settings = load_settings().settings
-    definition, pairs = chosen(name, parameter or (), lambda: _definition(_catalog(settings), name))
-    values = _values(definition, pairs)
-    if images:
-        return _run_on_images(settings, definition, values, images, recursive, options, pictures)
-    data = None
-    given = [values[each.name] for each in definition.image_parameters if each.name in values]
-    output = pictures.output(options.output)
-    if given:
-        (place,) = plan_for_inputs(given[:1], output)
-    else:
-        (place,) = plan_for_names([str(values.get("prompt") or definition.name)], output)
-    if STREAM in given:
-        data = read_image()
-        values = {key: data if value == STREAM else value for key, value in values.items()}
-    job = _job(definition, values, options, place, given[0] if given else None, data)
-    return do_jobs(options.screen([place]), settings, [job], options)
-
-
-def _run_on_images(
-    settings: Settings,
-    definition: WorkflowDefinition,
-    values: dict[str, Any],
-    images: Sequence[str],
-    recursive: bool,
-    options: RunOptions,
-    pictures: PictureOptions,
-) -> ExitCode:
-    """A task for each image, which is the value of the one image parameter that is not given."""
-    free = [each.name for each in definition.image_parameters if each.name not in values]
-    if len(free) != 1:
-        have = f"takes {', '.join(free)}; give all but one by -p" if free else "takes no further image"
-        raise typer.BadParameter(f"{definition.name} {have}", param_hint="IMAGES")
-    inputs = existing_inputs(images, "IMAGES", recursive=recursive)
-    places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
-    planned = dict(zip(inputs.sources, places, strict=True))
-    screen = options.screen(places)
-    wanted = without_done(screen, inputs, planned, force=options.force)
-    data = read_image() if STREAM in wanted else None
-    jobs = [
-        _job(
-            definition,
-            {**values, free[0]: data if source == STREAM else source},
-            options,
-            planned[source],
-            source,
-            data,
-        )
-        for source in wanted
-    ]
-    skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in wanted]
-    return do_jobs(screen, settings, jobs, options, skipped=skipped)
-
-
-def _job(
-    definition: WorkflowDefinition,
-    values: dict[str, Any],
-    options: RunOptions,
-    place: Destination,
-    source: str | None,
-    data: bytes | None,
-) -> Job:
-    from ...workflows.task import DefinedWorkflowTask
-
-    task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
-    label = task.describe() if source is None else f"{definition.name} {Path(source).name}"
-    return Job(label, options.call(task), place, source, data, task)
 
 
 @workflows.callback(invoke_without_command=True)
@@ -153,7 +37,7 @@ def default(context: typer.Context) -> None:
 def list_workflows(as_json: AsJson = False) -> ExitCode:
     """List the workflows, and the reasons why others can't be used."""
     screen = Screen(json=as_json)
-    catalog = _catalog(load_settings().settings)
+    catalog = catalog_of(load_settings().settings)
     if as_json:
         screen.document(
             {
@@ -184,7 +68,7 @@ def list_workflows(as_json: AsJson = False) -> ExitCode:
 def show(name: Name, as_json: AsJson = False) -> ExitCode:
     """Show a workflow's parameters and how to run it."""
     screen = Screen(json=as_json)
-    definition = _definition(_catalog(load_settings().settings), name)
+    definition = definition_of(catalog_of(load_settings().settings), name)
     if as_json:
         screen.document(
             _summary(definition) | {"parameters": [_describe(each) for each in definition.parameters]}
@@ -224,7 +108,7 @@ def show(name: Name, as_json: AsJson = False) -> ExitCode:
 def check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Default: all.", autocompletion=_complete_name),
+        typer.Argument(metavar="NAME", help="Default: all.", autocompletion=complete_name),
     ] = None,
     comfyui: Annotated[
         str | None,
@@ -241,11 +125,11 @@ def check(
 
     screen = Screen(json=as_json)
     settings = load_settings().settings
-    catalog = _catalog(settings)
+    catalog = catalog_of(settings)
     known = {*catalog.names, *(problem.name for problem in catalog.problems)}
     for name in names or ():
         if name not in known:
-            _definition(catalog, name)
+            definition_of(catalog, name)
     definitions = [definition for definition in catalog if not names or definition.name in names]
     problems = [problem for problem in catalog.problems if not names or problem.name in names]
     url = comfyui or settings.comfyui_url
@@ -282,39 +166,6 @@ def check(
 
 
 # --- definitions and values -------------------------------------------------------------------------------
-
-
-def _catalog(settings: Settings) -> WorkflowCatalog:
-    from ...workflows.catalog import WorkflowCatalog
-
-    return WorkflowCatalog.load(settings.workflows_dir)
-
-
-def _definition(catalog: WorkflowCatalog, name: str) -> WorkflowDefinition:
-    """The definition of that name.
-
-    Raises:
-        typer.BadParameter: There is no such definition.
-        WorkflowDefinitionError: The definition is broken.
-    """
-    try:
-        return catalog.get(name)
-    except XaloraError as error:
-        if name in {problem.name for problem in catalog.problems}:
-            raise
-        raise typer.BadParameter(f"{error.what}. {error.next_step}", param_hint="NAME") from None
-
-
-def _values(definition: WorkflowDefinition, pairs: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, found, text = pair.partition("=")
-        if not found:
-            raise typer.BadParameter(f"{pair} is not KEY=VALUE", param_hint="-p")
-        if key in values:
-            raise typer.BadParameter(f"{key} is given twice", param_hint="-p")
-        values[key] = definition.parameter(key).parse(text)
-    return values
 
 
 def _object_info(url: str, definitions: Iterable[WorkflowDefinition]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``xalora workflows add``, and ``xalora run`` of a file: workflows that ComfyUI exported."""
+"""``xalora workflows add``: make a workflow of a file that ComfyUI exported."""
 
 from __future__ import annotations
 
@@ -18,45 +18,7 @@ from ..options import Force
 from ..screen import Screen
 
 if TYPE_CHECKING:
-    from ...workflows.definition import WorkflowDefinition
     from ...workflows.exported import Place
-
-
-def chosen(
-    name: str, pairs: Sequence[str], named: Callable[[], WorkflowDefinition]
-) -> tuple[WorkflowDefinition, list[str]]:
-    """The definition of a name or a ``.json`` file, and the KEY=VALUE pairs that are left for it.
-
-    Pairs such as ``2.blur_radius=9`` set inputs of nodes; those of an image input are parameters.
-
-    Args:
-        named: Looks the name up.
-    """
-    if not name.endswith(".json"):
-        return named(), list(pairs)
-    from ...workflows.exported import first_of_all, load_export
-
-    definition = load_export(Path(name).expanduser(), choose=first_of_all)
-    images = {
-        f"{each.comfyui.node_id}.{each.comfyui.subfield}": each.name
-        for each in definition.image_parameters
-        if each.comfyui is not None
-    }
-    left: list[str] = []
-    inputs: dict[str, str] = {}
-    for pair in pairs:
-        key, found, text = pair.partition("=")
-        if key in images:
-            left.append(f"{images[key]}={text}")
-        elif found and "." in key:
-            if key in inputs:
-                raise typer.BadParameter(f"{key} is given twice", param_hint="-p")
-            inputs[key] = text
-        else:
-            left.append(pair)
-    if inputs:
-        definition = load_export(Path(name).expanduser(), inputs=inputs, choose=first_of_all)
-    return definition, left
 
 
 @command
