@@ -17,7 +17,7 @@ from ..inputs import existing_inputs, without_done
 from ..job_runner import Job
 from ..options import PictureOptions, RunOptions
 from ..streams import read_image
-from ..workflow_lookup import Name, catalog_of, definition_of
+from ..workflow_lookup import catalog_of, complete_name, definition_of
 
 if TYPE_CHECKING:
     from ...workflows import WorkflowDefinition
@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 
 @command
 def run(
-    name: Name,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name that xalora workflows lists, or a .json file that ComfyUI exported.",
+            autocompletion=complete_name,
+        ),
+    ],
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[IMAGES]",
+            metavar="IMAGES",
             help="Images for the workflow's image parameter, each a task of its own; - is standard input.",
             show_default=False,
         ),
