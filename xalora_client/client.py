@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from .notebook import NotebookProgress
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
-    from .tasks import UpscalerTask, WorkflowTask
+    from .tasks import BaseOptions, UpscalerTask, WorkflowTask
     from .transfer.upload import ImageDelivery
     from .video.upscaling import ProgressCallback, RunFrame, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
@@ -667,8 +667,7 @@ class AsyncXalora:
         max_tasks: int | None = None,
         engine: EngineName | None = None,
         same_engine: bool = False,
-        workflow_id: str | None = None,
-        timeout_seconds: float | None = None,
+        task_options: BaseOptions | None = None,
         on_progress: ProgressCallback | None = None,
         **options: Unpack[RunOptions],
     ) -> UpscaledVideo:
@@ -694,7 +693,8 @@ class AsyncXalora:
             same_engine: All frames are made by what makes the first one, the network or an engine of this
                 machine, so that the picture does not flicker. Where that is the network, a frame that fails
                 there ends the call.
-            workflow_id, timeout_seconds: Of each task, see :class:`~xalora_client.WorkflowTask`.
+            task_options: Of each task, such as ``{"workflow_id": "7"}``; see
+                :class:`~xalora_client.WorkflowTask`.
             on_progress: Told how far it is; how many tasks there are, before the first is sent.
             **options: For each frame, as for :meth:`run`; ``again`` is for the frames that are not written.
 
@@ -719,8 +719,7 @@ class AsyncXalora:
             max_tasks=max_tasks,
             engine=engine,
             same_engine=same_engine,
-            workflow_id=workflow_id,
-            timeout_seconds=timeout_seconds,
+            task=task_options or {},
             on_progress=on_progress or (lambda progress: None),
         )
         return await upscale_video(self, path, output, video_options, run_frame)

@@ -217,7 +217,7 @@ class _Runner:
                 max_tasks=self._choices.max_tasks,
                 engine=local,  # type: ignore[arg-type]
                 same_engine=self._choices.same_engine,
-                timeout_seconds=options.network_timeout,
+                task_options={"timeout_seconds": options.network_timeout},
                 on_progress=on_progress,
                 reuse=client.settings.reuse and not options.no_reuse,
                 if_unknown=options.if_unknown,

@@ -284,7 +284,7 @@ class Journal:
                 if self.results.remove(kept_files(row)):
                     change.update(record_id, files="[]", size=0)
 
-        return self._request(release, patience=PATIENCE_SECONDS)
+        return self._request(release, patience=PATIENCE_SECONDS, settles=True)
 
     # --- notes --------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 import numpy.typing as npt
-from av.container import InputContainer, OutputContainer
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image
@@ -24,6 +26,7 @@ from PIL import Image
 from ..errors import ConfigurationError
 from .clips import Clip, Colours
 from .media_types import CLIP_CONTAINERS
+from .video_decode import EXACTLY, USUAL_CODECS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,6 +37,7 @@ _FULL = 2
 _LARGE_PIXELS = 4 * 2**20
 # What the decoder takes every matrix for that is none of these (`video_decode`).
 _BT601 = 5
+_RGB, _BT709 = 0, 1
 _READ_MATRICES = frozenset({1, 4, 7, 9})
 
 
@@ -55,7 +59,10 @@ class SegmentWriter:
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._time_base, self._rate = time_base, rate
-        self._colours, self._aspect = colours, aspect
+        # The frames of a clip that holds RGB become what players expect.
+        is_rgb = colours.matrix == _RGB
+        self._colours = replace(colours, matrix=_BT709, range=1) if is_rgb else colours
+        self._aspect = aspect
         self._reformatter = VideoReformatter()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -91,6 +98,7 @@ class SegmentWriter:
             src_color_range=ColorRange.JPEG,
             dst_colorspace=matrix,
             dst_color_range=ColorRange.JPEG if is_full else ColorRange.MPEG,
+            interpolation=EXACTLY,
         )
         # The encoder would convert a frame whose range is not that of the stream.
         frame.color_range = self._stream.codec_context.color_range
@@ -159,17 +167,17 @@ def check_output(clip: Clip, output: Path) -> None:
             next_step=f"Take {', '.join(CLIP_CONTAINERS)}.",
         )
     with ExitStack() as stack:
-        source = stack.enter_context(_opened(clip))
+        sounds = _sounds(clip, stack)
         try:
             target = stack.enter_context(av.open(BytesIO(), "w", format=container))
             video = target.add_stream(h264_encoder(), rate=25)
             assert isinstance(video, VideoStream)
             video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-            for sound in source.streams.audio:
+            for sound in sounds:
                 target.add_stream_from_template(sound)
             target.start_encoding()
         except (av.FFmpegError, ValueError) as error:
-            codecs = ", ".join(sorted({sound.codec_context.name for sound in source.streams.audio}))
+            codecs = ", ".join(sorted({sound.codec_context.name for sound in sounds}))
             raise ConfigurationError(
                 f"{output.name} can't hold the clip's sound ({codecs}): {error}",
                 next_step="Give the output the suffix .mkv.",
@@ -193,17 +201,17 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
     options = {"movflags": "+faststart", "movie_timescale": "90000"} if container != "matroska" else {}
     try:
         with ExitStack() as stack:
-            source = stack.enter_context(_opened(clip))
+            sounds = _sounds(clip, stack)
             target = stack.enter_context(av.open(str(part), "w", format=container, options=options))
             first = stack.enter_context(av.open(str(segments[0])))
             video = target.add_stream_from_template(first.streams.video[0])
             video.time_base = clip.time_base
-            pairs = {sound.index: target.add_stream_from_template(sound) for sound in source.streams.audio}
-            for sound in source.streams.audio:
+            pairs = {sound.index: target.add_stream_from_template(sound) for sound in sounds}
+            for sound in sounds:
                 pairs[sound.index].metadata.update(sound.metadata)
             # Side by side in the order of time: the muxer holds what comes early.
             for _, packet in heapq.merge(
-                _pictures(segments, clip, video), _sounds(source, pairs), key=lambda timed: timed[0]
+                _pictures(segments, clip, video), _heard(sounds, pairs), key=lambda timed: timed[0]
             ):
                 if is_stopped():
                     raise InterruptedError
@@ -233,9 +241,13 @@ def settle(part: Path, path: Path) -> None:
             os.close(folder)
 
 
-def _opened(clip: Clip) -> InputContainer:
+def _sounds(clip: Clip, stack: ExitStack) -> list[AudioStream]:
+    """The sound tracks of a clip; its container is open until the stack ends."""
+    if not clip.has_audio:
+        return []
     # A named format never becomes a playlist, which would open other files.
-    return av.open(str(clip.path), format=clip.kind.suffix[1:])
+    opened = av.open(str(clip.path), format=clip.kind.suffix[1:], options=USUAL_CODECS)
+    return list(stack.enter_context(opened).streams.audio)
 
 
 def _pictures(segments: Sequence[Path], clip: Clip, video: Any) -> Iterator[tuple[float, av.Packet[Any]]]:
@@ -252,10 +264,11 @@ def _pictures(segments: Sequence[Path], clip: Clip, video: Any) -> Iterator[tupl
                 frame += 1
 
 
-def _sounds(source: InputContainer, pairs: dict[int, Any]) -> Iterator[tuple[float, av.Packet[Any]]]:
-    if not pairs:
+def _heard(sounds: Sequence[AudioStream], pairs: dict[int, Any]) -> Iterator[tuple[float, av.Packet[Any]]]:
+    if not sounds:
         return
-    for packet in source.demux(list(source.streams.audio)):
+    container: Any = sounds[0].container
+    for packet in container.demux(*sounds):
         if packet.dts is not None and packet.size:
             time = float(packet.dts * packet.time_base)
             packet.stream = pairs[packet.stream.index]

@@ -101,6 +101,7 @@ class Clip:
                 count=self.frame_count - start,
                 size=(self.width, self.height),
                 turn=self.turn,
+                exact=True,
             ):
                 yield pixels
                 written += 1

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from . import limits
@@ -38,9 +38,16 @@ _PICTURE_DECODERS = (
     *("mpeg4", "mjpeg", "png", "prores", "ffv1"),
 )
 _SOUND_DECODERS = ("aac", "mp3float", "mp3", "opus", "libopus", "vorbis", "libvorbis", "flac", "pcm_s16le")
-_OPTIONS = {"codec_whitelist": ",".join((*_PICTURE_DECODERS, *_SOUND_DECODERS))}
+USUAL_CODECS = {"codec_whitelist": ",".join((*_PICTURE_DECODERS, *_SOUND_DECODERS))}
 # Numbered alike by FFmpeg's codecs and its scaler: BT.709, FCC, SMPTE 240M, BT.2020.
 _OTHER_MATRICES = frozenset({1, 4, 7, 9})
+
+
+_FLAGS = ("BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT")
+EXACTLY: int | None = (
+    sum(int(getattr(Interpolation, name)) for name in _FLAGS) if hasattr(Interpolation, _FLAGS[1]) else None
+)
+"""Flags of FFmpeg's scaler that round to the nearest; None before PyAV 18, which does not pass them on."""
 
 
 class Rows(Protocol):
@@ -109,6 +116,7 @@ def write_frames(
     count: int,
     size: Sequence[int],
     turn: Sequence[bool],
+    exact: bool = False,
 ) -> int:
     """Decode frames in the order they are shown, to RGB of ``size`` (width, height), upright.
 
@@ -117,12 +125,14 @@ def write_frames(
         since: The time of the first frame wanted, in the stream's time base.
         count: How many frames to give at most.
         turn: Whether to swap the axes, and then to flip rows and columns.
+        exact: Round to the nearest step of RGB; else as FFmpeg does by default, which is a step too dark on
+            average.
 
     Returns:
         How many there were. Raises BrokenMediaError.
     """
     written = 0
-    write_rgb = _RgbWriter(size, turn, out)
+    write_rgb = _RgbWriter(size, turn, out, EXACTLY if exact else None)
     with _opened(file, kind) as (container, stream), ThreadPoolExecutor(1, "xalora-video") as scaler:
         _declare(stream, count)
         pending: deque[Future[None]] = deque()
@@ -163,7 +173,7 @@ def has_picture(file: BinaryIO, kind: MediaKind) -> bool:
     """Whether a video container holds more than sound and a cover; True where it can't be read."""
     try:
         file.seek(0)
-        with av.open(file, format=kind.suffix[1:], options=_OPTIONS) as container:
+        with av.open(file, format=kind.suffix[1:], options=USUAL_CODECS) as container:
             return any(not _is_cover(stream) for stream in container.streams.video)
     except av.FFmpegError:
         return True
@@ -213,8 +223,11 @@ def _read_turn(file: BinaryIO, kind: MediaKind) -> tuple[bool, bool, bool]:
 class _RgbWriter:
     """Converts a decoded frame to RGB, scales it, and sends it on upright."""
 
-    def __init__(self, size: Sequence[int], turn: Sequence[bool], out: Rows) -> None:
+    def __init__(
+        self, size: Sequence[int], turn: Sequence[bool], out: Rows, interpolation: int | None
+    ) -> None:
         self._reformatter = VideoReformatter()
+        self._interpolation = interpolation
         self._width, self._height = size
         self._swaps_axes, self._flips_rows, self._flips_columns = turn
         self._out = out
@@ -223,7 +236,10 @@ class _RgbWriter:
         width, height = self._width, self._height
         if self._swaps_axes:
             width, height = height, width
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **_colour_arguments(frame))
+        arguments = _colour_arguments(frame)
+        if self._interpolation is not None:
+            arguments["interpolation"] = self._interpolation
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **arguments)
         plane = rgb.planes[0]
         pixels: npt.NDArray[np.uint8] = np.ndarray(
             (height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
@@ -255,7 +271,7 @@ def _opened(file: BinaryIO, kind: MediaKind) -> Iterator[tuple[InputContainer, V
     """
     file.seek(0)
     try:
-        with av.open(file, format=kind.suffix[1:], options=_OPTIONS) as container:
+        with av.open(file, format=kind.suffix[1:], options=USUAL_CODECS) as container:
             if not container.streams.video:
                 raise BrokenMediaError("it holds no picture, only sound")
             stream = container.streams.video[0]

@@ -65,9 +65,10 @@ class ClipFolder:
         with suppress(OSError):
             (self.path / _LOCK).touch()
             for other in self._root.iterdir():
-                if other != self.path and time() - (other / _LOCK).stat().st_mtime > STALE_SECONDS:
-                    with suppress(OSError), Guard(other / _LOCK, 0.0):
-                        shutil.rmtree(other, ignore_errors=True)
+                with suppress(OSError):
+                    if time() - (other / _LOCK).stat().st_mtime > STALE_SECONDS:
+                        with Guard(other / _LOCK, 0.0):
+                            shutil.rmtree(other, ignore_errors=True)
 
     # --- the clip's frames ----------------------------------------------------------------------------------
 

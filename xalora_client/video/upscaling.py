@@ -11,11 +11,12 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
@@ -44,6 +45,7 @@ from .plan import ClipPlan, MadeFrame, counts, cut, is_sent_again, lookahead, se
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
+    from ..config import Settings
 
 logger = logging.getLogger("xalora_client")
 
@@ -150,8 +152,7 @@ class VideoOptions:
     max_tasks: int | None = None
     engine: str | None = None
     same_engine: bool = False
-    workflow_id: str | None = None
-    timeout_seconds: float | None = None
+    task: Mapping[str, Any] = field(default_factory=dict)
     on_progress: ProgressCallback = field(default=lambda progress: None)
 
 
@@ -200,18 +201,26 @@ async def _held(
     if options.max_in_flight < 1:
         raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
     clip, target = await run_in_thread(lambda: _opened(source, output))
-    digest = await run_in_thread(lambda: content_digest(clip.path))
-    settings = client.settings
-    payer = settings.credentials().consumer_id if settings.api_key is not None else ""
-    named = "\n".join([_FORM, digest, settings.sequencer_url, payer, options.workflow_id or ""])
-    key = hashlib.sha256(named.encode()).hexdigest()[:32]
-    folder = ClipFolder(settings.state_dir / VIDEOS_FOLDER, key)
+    key = await run_in_thread(lambda: clip_key(client.settings, clip.path, options.task))
+    folder = ClipFolder(client.settings.state_dir / VIDEOS_FOLDER, key)
     with folder.held():
         upscaling = _Upscaling(client, clip, folder, target, options, f"video-{key}", run_frame)
         try:
             yield upscaling
         finally:
             await upscaling.end()
+
+
+def clip_key(settings: Settings, path: Path, task: Mapping[str, Any]) -> str:
+    """Names what is made of a clip: by its bytes, the network, who pays, and the workflow. Blocking.
+
+    Raises:
+        OSError: The clip can't be read.
+    """
+    own = settings.credentials().consumer_id if settings.api_key is not None else ""
+    who = (task.get("consumer_id") or own, task.get("workflow_id") or "")
+    named = "\n".join([_FORM, content_digest(path), settings.sequencer_url, *who])
+    return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
 def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[Clip, Path]:
@@ -233,7 +242,7 @@ def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> t
 
 
 class _Upscaling:
-    """One call. Reading and encoding have a thread each, whose steps follow one another."""
+    """One call. Reading, decoding and encoding have a thread each, whose steps follow one another."""
 
     def __init__(
         self,
@@ -250,6 +259,7 @@ class _Upscaling:
         self._run_id = run_id
         self._run_frame = None if run_frame is None else run_frame(run_id)
         self._reader = ThreadPoolExecutor(1, "xalora-clip-reading")
+        self._decoder = ThreadPoolExecutor(1, "xalora-clip-decoding")
         self._encoder = ThreadPoolExecutor(1, "xalora-clip-writing")
         self._stopped = threading.Event()
         self._reading: Iterator[npt.NDArray[np.uint8]] | None = None
@@ -305,7 +315,7 @@ class _Upscaling:
         return self._report(plan, sent)
 
     async def end(self) -> None:
-        """End both threads, after the step that each is in."""
+        """End the threads, after the step that each is in."""
         self._stopped.set()
         writer, reading = self._writer, self._reading
         if writer is not None:
@@ -314,8 +324,8 @@ class _Upscaling:
             self._reader.submit(reading.close)  # type: ignore[attr-defined]
 
         def wait() -> None:
-            self._reader.shutdown()
-            self._encoder.shutdown()
+            for thread in (self._reader, self._decoder, self._encoder):
+                thread.shutdown()
 
         await run_in_thread(wait)
 
@@ -424,14 +434,7 @@ class _Upscaling:
         kept = await run_in_thread(lambda: self._folder.here(digest))
         if kept is not None:
             return _Result(kept[0], MadeFrame(frame, kept[1]))
-        options = self._options
-        task = FrameTask.of(
-            self._clip.path,
-            frame,
-            pixels,
-            workflow_id=options.workflow_id,
-            timeout_seconds=options.timeout_seconds,
-        )
+        task = FrameTask.of(self._clip.path, frame, pixels, **self._options.task)
         del pixels
         tries: list[XaloraError] = []
         while True:
@@ -458,33 +461,47 @@ class _Upscaling:
 
     async def _write(self, plan: ClipPlan, first: int) -> None:
         """Encode the results in order, and make each segment safe on disk."""
-        for number in range(first, len(plan.segments)):
-            segment = plan.segments[number]
-            made: list[MadeFrame] = []
-            clip = self._clip
-            self._writer = SegmentWriter(
-                self._folder.segment(number), clip.time_base, _rate(clip), clip.colours, clip.aspect
-            )
-            last: tuple[str, npt.NDArray[np.uint8]] | None = None
-            for frame in segment:
-                digest = plan.digests[frame]
-                result = await self._result(digest)
-                if last is None or last[0] != digest:
-                    last = (digest, await self._encode(lambda result=result: self._pixels(result)))  # type: ignore[misc]
-                if plan.is_first(frame):
-                    made.append(result.made)
-                await self._encode(lambda frame=frame, last=last: self._write_frame(frame, last[1]))  # type: ignore[misc]
-                self._tell(done=frame + 1)
-            done = plan.done_with(segment)
-            held = [self._results[digest].result().result for digest in done]
-            records = [(each.record_id, each.job_id) for each in held if each is not None]
-            del held
-            await self._encode(lambda: self._finish(number, made, records))  # noqa: B023
-            self._writer = None
-            self._made += made
-            self._written = segment.stop
-            await self._let_go(done)
-            self._segment_written.set()
+        clip = self._clip
+        coming = asyncio.ensure_future(self._pixels_of(plan.digests[self._written]))
+        try:
+            for number in range(first, len(plan.segments)):
+                segment = plan.segments[number]
+                path = self._folder.segment(number)
+                self._writer = SegmentWriter(path, clip.time_base, _rate(clip), clip.colours, clip.aspect)
+                made: list[MadeFrame] = []
+                for frame in segment:
+                    digest, after = plan.digests[frame], plan.digests[frame + 1 : frame + 2]
+                    pixels, how = await coming
+                    if plan.is_first(frame):
+                        made.append(how)
+                    if after and after[0] != digest:
+                        # Decoded while this one is encoded.
+                        coming = asyncio.ensure_future(self._pixels_of(after[0]))
+                    await self._encode(partial(self._write_frame, frame, pixels))
+                    del pixels
+                    self._tell(done=frame + 1)
+                await self._end_segment(plan, number, made)
+        finally:
+            coming.cancel()
+            _ = coming.cancelled() or (coming.done() and coming.exception())
+
+    async def _end_segment(self, plan: ClipPlan, number: int, made: list[MadeFrame]) -> None:
+        segment = plan.segments[number]
+        done = plan.done_with(segment)
+        held = [self._results[digest].result().result for digest in done]
+        records = [(each.record_id, each.job_id) for each in held if each is not None]
+        del held
+        await self._encode(lambda: self._finish(number, made, records))
+        self._writer = None
+        self._made += made
+        self._written = segment.stop
+        await self._let_go(done)
+        self._segment_written.set()
+
+    async def _pixels_of(self, digest: str) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
+        result = await self._result(digest)
+        pixels = await self._on(self._decoder, lambda: self._pixels(result))
+        return pixels, result.made
 
     def _write_frame(self, frame: int, pixels: npt.NDArray[np.uint8]) -> None:
         assert self._writer is not None
@@ -596,16 +613,20 @@ class _Upscaling:
     # --- helpers --------------------------------------------------------------------------------------------
 
     async def _read(self, step: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._reader, step)
+        return await self._on(self._reader, step)
 
     async def _encode(self, step: Callable[[], T]) -> T:
+        return await self._on(self._encoder, step)
+
+    async def _on(self, thread: ThreadPoolExecutor, step: Callable[[], T]) -> T:
+        """Have a thread do a step, within the limits of pixels."""
         limits = self._client.settings.pixel_limits
 
         def limited() -> T:
             with using(limits):
                 return step()
 
-        return await asyncio.get_running_loop().run_in_executor(self._encoder, limited)
+        return await asyncio.get_running_loop().run_in_executor(thread, limited)
 
     def _tell(self, **changes: Any) -> None:
         progress = replace(self.progress, in_flight=len(self._under_way), **changes)

@@ -13,10 +13,10 @@ from ..command import command
 from ..destinations import STREAM, plan_for_inputs, plan_for_names
 from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
-from ..inputs import existing_inputs, without_done
+from ..image_arguments import existing_inputs, without_done
 from ..job_runner import Job
 from ..options import PictureOptions, RunOptions
-from ..streams import read_image
+from ..standard_streams import read_image
 from ..workflow_lookup import catalog_of, complete_name, definition_of
 
 if TYPE_CHECKING:
