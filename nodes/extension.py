@@ -15,11 +15,13 @@ from .submit_collect import (
 from .text_to_image import XaloraTextToImage
 from .text_to_video import XaloraTextToVideo
 from .upscale import XaloraUpscaleImage
+from .upscale_video import XaloraUpscaleVideo
 from .workflow_nodes import workflow_nodes
 
 # Ids and sockets of a published node never change: saved graphs refer to them.
 NODES: list[type[io.ComfyNode]] = [
     XaloraUpscaleImage,
+    XaloraUpscaleVideo,
     XaloraTextToVideo,
     XaloraTextToImage,
     XaloraSubmitUpscale,

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..host import compat
-from .node_progress import NodeProgress, PreviewPace
+from .node_progress import PreviewPace
 
 if TYPE_CHECKING:
     from PIL import Image
 
 REFRESH_SECONDS = 0.5
+
+
+class Progress(Protocol):
+    """What a node shows: its bar, as ``(value, total)``, and its line of text, at a time."""
+
+    def bar(self, now: float) -> tuple[float, float]: ...
+
+    def line(self, now: float) -> str: ...
 
 
 class Reporter:
@@ -23,7 +31,7 @@ class Reporter:
         progress: The progress to show.
     """
 
-    def __init__(self, node_id: str, progress: NodeProgress) -> None:
+    def __init__(self, node_id: str, progress: Progress) -> None:
         self._node_id = node_id
         self._progress = progress
         self._bar = compat.ProgressBar(progress.bar(monotonic())[1], node_id)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from harness import ComfyUI, SessionDevnet
 from PIL import Image
+from video_files import moving_photograph, write_video
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 TWINS = FOLDER / "api"
@@ -52,7 +53,7 @@ def as_prompt(workflow: dict[str, Any], infos: dict[str, Any]) -> Prompt:
                 inputs[name] = next(values)
                 if options.get("control_after_generate"):
                     assert next(values) in ("fixed", "randomize", "increment", "decrement")
-        if node["type"] == "LoadImage":
+        if node["type"] in ("LoadImage", "LoadVideo"):
             assert next(values) == "image"
         assert list(values) == [], node["type"]
         for slot, socket in enumerate(node["inputs"]):
@@ -86,6 +87,7 @@ def test_comfyui_offers_the_examples_as_templates_and_nothing_else(comfyui: Comf
         "Text to image",
         "Text to video",
         "Upscale a batch",
+        "Upscale a video",
         "Upscale an image",
         "Upscale between local steps",
     ]
@@ -131,13 +133,14 @@ def test_an_example_reads_from_left_to_right_and_down(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str) -> None:
+def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str, tmp_path: Path) -> None:
     comfyui.upload_image(picture(), "example.png")
+    comfyui.upload_image(write_video(tmp_path / "example.mp4", moving_photograph(6)))
     comfyui.clear_cache()
     record = comfyui.run(twin(name))
     assert record.status == "success", record.describe()
     files = comfyui.files(record)
-    if name == "Text to video":
+    if name.endswith("video"):
         assert len(files) == 1 and files[0][4:8] == b"ftyp"
     else:
         sizes = [Image.open(BytesIO(data)).size for data in files]
@@ -150,7 +153,7 @@ def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str) ->
         }
         assert sorted(sizes) == wanted[name]
     # Each example uses the network; a task of an earlier run of this test may answer.
-    assert any("by xalora" in text.text for text in record.texts)
+    assert any("by xalora" in text.text or "kept result" in text.text for text in record.texts)
 
 
 def test_the_video_example_runs_here_without_a_model(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

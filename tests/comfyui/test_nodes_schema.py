@@ -54,6 +54,11 @@ PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]
         {"local_model": "COMBO", **BATCH, **RUN},
         [("IMAGE", "IMAGE")],
     ),
+    "XaloraUpscaleVideo": (
+        {"video": "VIDEO"},
+        {"max_tasks": "INT", "same_engine": "BOOLEAN", **BATCH, **RUN},
+        [("VIDEO", "VIDEO")],
+    ),
     "XaloraTextToVideo": (
         PROMPT,
         {"decode_frames": "BOOLEAN", **VIDEO, **RUN},
@@ -73,7 +78,7 @@ PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]
         [("IMAGE", "IMAGE"), ("VIDEO", "VIDEO")],
     ),
 }
-ADVANCED = {*RUN, *BATCH, "steps", "quality", "guidance", "strength_model", "decode_frames"}
+ADVANCED = {*RUN, *BATCH, "steps", "quality", "guidance", "strength_model", "decode_frames", "same_engine"}
 WORDS = {"xalora", "remote", "cloud", "gpu", "miner"}
 INTERNAL = {"XaloraTakeImages", "XaloraNcnnUpscale", "XaloraMergeImages", "XaloraLocalVideo"}
 

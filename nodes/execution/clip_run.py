@@ -1,0 +1,151 @@
+"""One execution of the node that upscales a video: progress, cancel, and the file that it gives out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from ...xalora_client.concurrency import run_in_thread
+from ...xalora_client.engines.fallback import make_room
+from ...xalora_client.prices import Sent, cost_of, cost_text
+from ..conversion.video_inputs import video_file
+from ..host import compat
+from ..host.bridge import bridge
+from ..host.clients import clients
+from .clip_progress import ClipProgress, summary
+from .interrupts import Interrupt
+from .reporter import Reporter
+from .task_loop import CANCELED, ENDED_ELSEWHERE, RunOptions
+from .task_origins import Origin
+
+if TYPE_CHECKING:
+    from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.config import Settings
+    from ...xalora_client.video.upscaling import VideoProgress
+
+log = logging.getLogger("xalora_client.nodes")
+
+FOLDER = "upscaled-videos"
+"""The folder in ``state_dir`` of the files that nodes give out; the oldest go beyond ``results_limit``."""
+
+_in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""The videos that a graph still has, by the names of their files."""
+
+
+@dataclass(eq=False, kw_only=True)
+class ClipRun:
+    """One execution, on the client's loop.
+
+    Args:
+        origin: The node and its prompt.
+        video: ComfyUI's VIDEO.
+        options: How to run the tasks.
+        task_options: Options of every task.
+        max_tasks: Above so many tasks nothing is sent.
+        same_engine: All frames are made by what makes the first one.
+    """
+
+    origin: Origin
+    video: Any
+    options: RunOptions
+    task_options: Mapping[str, Any]
+    max_tasks: int | None
+    same_engine: bool
+
+    def __post_init__(self) -> None:
+        self._interrupt = Interrupt()
+        self._began = monotonic()
+        self._progress = ClipProgress()
+        self._reporter = Reporter(self.origin.node_id, self._progress)
+
+    async def on_bridge(self) -> Any:
+        """Execute on the client's loop; called in the prompt's loop, which may be blocked meanwhile.
+
+        Returns:
+            A VIDEO on disk.
+
+        Raises:
+            InterruptProcessingException: The user pressed cancel. The tasks under way are canceled.
+            XaloraError: A frame could not be made.
+        """
+        try:
+            path = await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
+        except compat.InterruptProcessingException:
+            self._reporter.say_last(CANCELED)
+            raise
+        except asyncio.CancelledError:
+            self._reporter.say_last(CANCELED if self._interrupt.requested else ENDED_ELSEWHERE)
+            raise
+        video = compat.InputImpl.VideoFromFile(str(path))
+        _in_use[path.name] = video
+        return video
+
+    def _stop_showing(self) -> None:
+        if self._interrupt.requested:
+            self._reporter.say("canceling")
+        self._reporter.close()
+
+    async def _execute(self) -> Path:
+        showing = asyncio.get_running_loop().create_task(self._reporter.run())
+        try:
+            async with clients.client() as client:
+                return await self._upscale(client)
+        finally:
+            showing.cancel()
+            self._reporter.close()
+
+    async def _upscale(self, client: AsyncXalora) -> Path:
+        from ...xalora_client.client import HostOptions
+        from ...xalora_client.video.upscaling import clip_key
+
+        settings = client.settings
+        source = await run_in_thread(
+            lambda: video_file(self.video, compat.temp_directory() / "xalora-videos")
+        )
+        key = await run_in_thread(lambda: clip_key(settings, source, self.task_options))
+        output = settings.state_dir / FOLDER / f"{key}.mp4"
+        reuses = self.options.reuse and settings.reuse
+        if reuses and await run_in_thread(output.exists):
+            self._reporter.say_last("kept result, nothing sent")
+            return output
+        made = await client.upscale_video(
+            source,
+            output,
+            max_in_flight=self.options.max_in_flight,
+            max_tasks=self.max_tasks,
+            same_engine=self.same_engine,
+            task_options=self.task_options,  # type: ignore[arg-type]
+            on_progress=lambda progress: self._note(progress, settings),
+            reuse=reuses,
+            if_unknown=self.options.if_unknown,
+            fallback=self.options.fallback,
+            timeout=self.options.wait_timeout,
+            queue_limit=self.options.queue_limit,
+            host=HostOptions(
+                # A prompt that merely ended leaves its paid tasks running.
+                cancels=lambda: self._interrupt.requested,
+                run_id=self.origin.prompt_id or None,
+            ),
+        )
+        protected = (output.name, *_in_use)
+        await run_in_thread(lambda: make_room(output.parent, int(settings.results_limit), protected))
+        line = summary(made, monotonic() - self._began)
+        self._reporter.say_last(line)
+        log.info("node %s: %s", self.origin.node_id, line)
+        return output
+
+    def _note(self, progress: VideoProgress, settings: Settings) -> None:
+        sends = (self.options.fallback or settings.fallback) != "local_only"
+        workflow_id = self.task_options.get("workflow_id")
+        cost = cost_of(settings.prices, [Sent("upscaler", workflow_id, progress.left)]) if sends else None
+        is_first = progress.stage == "upscaling" and not progress.in_flight and not progress.made
+        self._progress.note(progress, "" if cost is None else cost_text(cost))
+        if is_first:
+            # Before the first create, so that there is something to cancel.
+            self._reporter.show()
