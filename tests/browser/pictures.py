@@ -37,6 +37,7 @@ LETTERS_IN_A_LINE = 25
 PHOTOGRAPHS = {
     "Submit and collect later": 2,
     "Upscale a batch": 3,
+    "Upscale a video": 1,
     "Upscale an image": 4,
     "Upscale between local steps": 5,
 }

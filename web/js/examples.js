@@ -7,7 +7,7 @@ import { fitBesideSidebars } from './nodes.js'
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.match(/\/extensions\/([^/]+)\//)?.[1] ?? '')
 
 /** In which order they are shown, the simplest first; others follow. */
-const ORDER = ['Upscale an image', 'Text to image', 'Text to video', 'Upscale a batch', 'Upscale between local steps', 'Submit and collect later']
+const ORDER = ['Upscale an image', 'Text to image', 'Text to video', 'Upscale a batch', 'Upscale a video', 'Upscale between local steps', 'Submit and collect later']
 
 /** When an opened example is fitted into view, in milliseconds; not after the user has moved the canvas. */
 const FITS = [0, 50, 250, 1000, 2500]

@@ -150,6 +150,22 @@ class TestSpared:
             kept(journal, 4)
             assert with_files(journal) == {1, 3, 4}
 
+    def test_d6_files_that_are_released_by_name(self, path: Path, results: Path) -> None:
+        """D6: what is released goes below the limit too, unless it is in use or was not delivered."""
+        with Journal.open(path, results) as journal:
+            for number in (1, 2):
+                kept(journal, number)
+            kept(journal, 3, left=False)
+            kept(journal, 4, delivered=False)
+            with Journal.open(path, results) as other:
+                assert claim(other, 2, "other").action == "kept"
+                journal.release_files([1, 2, 3, 4, 99]).result(LONG)
+                assert with_files(journal) == {2, 3, 4}
+            # The other's lease ended with it.
+            journal.release_files([2]).result(LONG)
+            assert with_files(journal) == {3, 4}
+            assert settled(journal, 1).evicted
+
     def test_d6_a_result_not_yet_delivered(self, journal: Journal) -> None:
         """D6: it may be the only copy, so D5 comes first."""
         kept(journal, 1, delivered=False)
