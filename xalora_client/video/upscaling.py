@@ -205,9 +205,12 @@ async def _held(
     folder = ClipFolder(client.settings.state_dir / VIDEOS_FOLDER, key)
     with folder.held():
         upscaling = _Upscaling(client, clip, folder, target, options, f"video-{key}", run_frame)
+        once = _Once()
+        logger.addFilter(once)
         try:
             yield upscaling
         finally:
+            logger.removeFilter(once)
             await upscaling.end()
 
 
@@ -239,6 +242,20 @@ def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> t
             next_step="Name another file.",
         ) from error
     return clip, output
+
+
+class _Once(logging.Filter):
+    """Drops warnings that were logged before: a network that is away would say so for each frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = record.levelno < logging.WARNING or text not in self._logged
+        self._logged.add(text)
+        return is_new
 
 
 class _Upscaling:

@@ -240,6 +240,17 @@ async def test_without_a_network_all_is_made_here(tmp_path: Path) -> None:
     assert made.frames == 5
 
 
+async def test_a_network_that_is_away_is_told_once(
+    tmp_path: Path, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip, away = clip_of(tmp_path, 6), f"http://127.0.0.1:{unused_tcp_port}"
+    async with AsyncXalora("a#b", away, upscale_model="lanczos", max_retries=0) as client:
+        made = await client.upscale_video(clip, tmp_path / "out.mp4")
+    assert made.made_here == tuple(range(6))
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and "Running on this machine" in told[0]
+
+
 async def test_above_the_limit_nothing_is_sent(tmp_path: Path) -> None:
     clip = clip_of(tmp_path, 12)
     async with Devnet(miners=1) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
