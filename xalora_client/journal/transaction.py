@@ -1,4 +1,7 @@
-"""What one write transaction of the journal can do: events applied to rows, leases made and dropped."""
+"""What one write transaction of the journal can do: events applied to rows, leases made and dropped.
+
+In one file, since each of its steps keeps the same invariants of a row and its leases.
+"""
 
 from __future__ import annotations
 
