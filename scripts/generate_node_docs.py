@@ -56,6 +56,8 @@ def generated_files(object_info: Mapping[str, Any]) -> dict[Path, str]:
         object_info: ComfyUI's answer to ``GET /object_info``.
     """
     nodes = {name: info for name, info in sorted(object_info.items()) if PACK in info["python_module"]}
+    if not nodes:
+        raise SystemExit("ComfyUI has no node of this pack: it failed to load, see ComfyUI's log")
     texts = {name: _texts(info) for name, info in nodes.items()}
     files = {NODE_DEFS: json.dumps(texts, indent=2, ensure_ascii=False) + "\n"}
     for name, info in nodes.items():
