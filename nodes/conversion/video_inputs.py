@@ -43,13 +43,18 @@ def video_file(video: Any, folder: Path) -> Path:
 
 
 def _named_by_content(folder: Path, suffix: str, write: Any) -> Path:
-    """A new file, under a name that follows from its bytes, so that the same video is written once."""
+    """A new file, in a folder whose name follows from its bytes, so that the same video is written once.
+
+    Lists of tasks show the file's own name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{secrets.token_hex(8)}{suffix}"
     try:
         write(part)
         digest = hashlib.blake2b(part.read_bytes(), digest_size=16).hexdigest()
-        return part.replace(folder / f"{digest}{suffix}")
+        place = folder / digest / f"video{suffix}"
+        place.parent.mkdir(exist_ok=True)
+        return part.replace(place)
     finally:
         part.unlink(missing_ok=True)
 

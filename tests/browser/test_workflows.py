@@ -37,15 +37,17 @@ def test_an_example_is_loaded_and_run(bench: Workbench, path: Path, usual: bool)
     bench.wait_idle()
     assert bench.last_status() == "success"
     expect(bench.row("submitted")).to_have_count(0)
-    row = bench.row("kept").first
-    expect(row.locator("img")).to_be_visible()
-    row.hover()
-    row.get_by_role("button", name="Show the node").click()
-    (selected,) = bench.page.evaluate(
-        "() => Object.values(app.canvas.selected_nodes).map((node) => node.comfyClass)"
-    )
-    assert selected.startswith("Xalora")
-    bench.page.evaluate("() => app.canvas.deselectAll()")
+    # A clip's frames are in the clip, and not kept beside it.
+    if path.stem != "Upscale a video":
+        row = bench.row("kept").first
+        expect(row.locator("img")).to_be_visible()
+        row.hover()
+        row.get_by_role("button", name="Show the node").click()
+        (selected,) = bench.page.evaluate(
+            "() => Object.values(app.canvas.selected_nodes).map((node) => node.comfyClass)"
+        )
+        assert selected.startswith("Xalora")
+        bench.page.evaluate("() => app.canvas.deselectAll()")
     bench.close_panel()
     bench.fit()
     bench.picture_of_graph(f"example-{path.stem}-{'vue' if vue_nodes else 'classic'}")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from harness import ComfyUI, SessionDevnet
 from PIL import Image
-from video_files import moving_photograph, write_video
 
 FOLDER = Path(__file__).resolve().parents[2] / "example_workflows"
 TWINS = FOLDER / "api"
@@ -50,7 +49,10 @@ def as_prompt(workflow: dict[str, Any], infos: dict[str, Any]) -> Prompt:
         for name, spec in specs.items():
             options = spec[1] if len(spec) > 1 else {}
             if isinstance(spec[0], list) or spec[0] in WIDGETS:
-                inputs[name] = next(values)
+                value = next(values, None)
+                if value is None and name in sections.get("optional", {}):
+                    continue  # a later ComfyUI's, which keeps its default
+                inputs[name] = value
                 if options.get("control_after_generate"):
                     assert next(values) in ("fixed", "randomize", "increment", "decrement")
         if node["type"] in ("LoadImage", "LoadVideo"):
@@ -133,9 +135,8 @@ def test_an_example_reads_from_left_to_right_and_down(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str, tmp_path: Path) -> None:
+def test_the_example_runs(comfyui: ComfyUI, devnet: SessionDevnet, name: str) -> None:
     comfyui.upload_image(picture(), "example.png")
-    comfyui.upload_image(write_video(tmp_path / "example.mp4", moving_photograph(6)))
     comfyui.clear_cache()
     record = comfyui.run(twin(name))
     assert record.status == "success", record.describe()
