@@ -110,7 +110,10 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
     errors.ResultError: ("The result can't be had.", _RUN),
     errors.ResultLocationError: ("The network does not say where the result is.", _RUN),
     errors.ResultDownloadError: ("The result could not be downloaded.", "Press Run to download it again."),
-    errors.ResultMissingError: ("The network has no result for this task.", _RUN),
+    errors.ResultMissingError: (
+        "The network has no result for this task.",
+        "Press Run to have it made anew; that is a new task.",
+    ),
     errors.ResultExpiredError: ("The network no longer has the result.", "Press Run to have it made anew."),
     errors.ResultFormatError: ("The result is damaged, or of a kind that is not read here.", _RUN),
     errors.ResultTooLargeError: (
@@ -149,6 +152,7 @@ _MONEY_OF: dict[type[XaloraError], str] = {
     errors.TaskCanceledError: NETWORK_DECIDES,
     errors.QueueLimitError: NETWORK_DECIDES,
     errors.ResultError: RETRIEVABLE,
+    errors.ResultMissingError: NETWORK_DECIDES,
     XaloraError: NOT_KNOWN,
 }
 

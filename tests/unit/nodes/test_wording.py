@@ -184,6 +184,21 @@ def test_what_the_journal_has_is_told_without_code_or_ids(
     assert told.endswith("The file is damaged.")
 
 
+def test_a_result_that_there_is_not_is_no_result_that_can_still_be_had(
+    wording: ModuleType, errors: ModuleType
+) -> None:
+    """The next run is a new task, and whether the first is charged is the network's decision."""
+    error = errors.ResultMissingError(
+        f"Task {TASK} finished without a result",
+        money="Whether such a task is charged is the network's decision; ask with the task id.",
+        next_step="Run it again; that is a new task.",
+        task_id=TASK,
+    )
+    told = wording.words_for(error)
+    assert told.money == wording.NETWORK_DECIDES
+    assert "new task" in told.press
+
+
 def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
     assert type(wording.graph_error(errors.MissingKeyError("No API key is set"))).__name__ == "NoKeyError"
     assert type(wording.graph_error(errors.AuthenticationError("401"))).__name__ == "GraphError"
