@@ -341,27 +341,6 @@ class XaloraTestRemote(io.ComfyNode):
         return io.NodeOutput(value)
 
 
-class XaloraTestLoopUpscale(io.ComfyNode):
-    """What XaloraUpscaleImage would be with its client in the prompt's own loop: for comparison only."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="XaloraTestLoopUpscale",
-            category=CATEGORY,
-            inputs=[io.Image.Input("image")],
-            outputs=[io.Image.Output("upscaled", display_name="IMAGE")],
-        )
-
-    @classmethod
-    async def execute(cls, image):
-        settings = _of_the_pack("nodes.host.comfyui_settings").read_settings().settings
-        client_module, tasks = _of_the_pack("xalora_client.client"), _of_the_pack("xalora_client.tasks")
-        async with client_module.AsyncXalora(settings=settings) as client:
-            result = await client.run(tasks.UpscalerTask(image))
-        return io.NodeOutput(torch.from_numpy(await asyncio.to_thread(lambda: result.images)))
-
-
 class XaloraTestBlockClient(io.ComfyNode):
     """Holds the loop that the pack's client lives on, as too much work would."""
 
@@ -468,7 +447,6 @@ NODES = [
     XaloraTestText,
     XaloraTestProgress,
     XaloraTestRemote,
-    XaloraTestLoopUpscale,
     XaloraTestBlockClient,
     XaloraTestCompat,
     XaloraTestUnforeseen,
