@@ -147,8 +147,11 @@ def run_twice(
     if again.counts["error"] or not passed:
         return first
     names = ", ".join(test.rpartition("::")[2] for _, test in again.durations)
-    first.counts += Counter(passed=passed)
-    first.counts.update(failed=again.counts["failed"] - first.counts["failed"], error=-first.counts["error"])
+    first.counts = Counter(
+        failed=again.counts["failed"],
+        passed=first.counts["passed"] + passed,
+        skipped=first.counts["skipped"] + again.counts["skipped"],
+    )
     first.note = f"{passed} passed only when run again, of {names}"
     return first
 

@@ -711,7 +711,10 @@ class AsyncXalora:
 
         def run_frame(run_id: str) -> RunFrame:
             return lambda task, on_event, engine: self._run_frame(
-                task, on_event, engine, {**options, "host": replace(host, run_id=host.run_id or run_id)}
+                task,
+                on_event,
+                engine,
+                {**options, "host": replace(host, run_id=host.run_id or run_id, delivers=True)},
             )
 
         video_options = VideoOptions(
@@ -737,7 +740,6 @@ class AsyncXalora:
             return await run_locally(task, self.settings, reason=reason, engine=engine, on_event=on_event)  # type: ignore[arg-type]
         if engine is not None:
             options = {**options, "fallback": "never"}
-        options = {**options, "host": replace(host_of(options), delivers=True)}
         return await self.run(task, on_event=on_event, **options)
 
     def stream(self, task: WorkflowTask, **options: Unpack[RunOptions]) -> TaskStream:

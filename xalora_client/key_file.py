@@ -9,8 +9,8 @@ from pathlib import Path
 from platformdirs import user_config_path
 from pydantic import SecretStr
 
-from .drafts import draft_of
 from .errors import ConfigurationError
+from .files import draft_of
 
 KEY_FILE_NAME = "api-key"
 ENDPOINT_FILE_NAME = "endpoint"

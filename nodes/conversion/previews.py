@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ...xalora_client.drafts import draft_of
+from ...xalora_client.files import draft_of
 from ..host import compat
 
 if TYPE_CHECKING:

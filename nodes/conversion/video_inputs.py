@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from ...xalora_client.errors import InvalidTaskError
+from ...xalora_client.files import digest_of
 from ..host.compat import InputImpl
 
 
@@ -51,7 +51,7 @@ def _named_by_content(folder: Path, suffix: str, write: Any) -> Path:
     part = folder / f"{secrets.token_hex(8)}{suffix}"
     try:
         write(part)
-        digest = hashlib.blake2b(part.read_bytes(), digest_size=16).hexdigest()
+        digest = digest_of(part)
         place = folder / digest / f"video{suffix}"
         place.parent.mkdir(exist_ok=True)
         return part.replace(place)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...xalora_client.text import seconds_text
+from ...xalora_client.text import counted, seconds_text
 
 if TYPE_CHECKING:
     from ...xalora_client.video.upscaling import UpscaledVideo, VideoProgress
@@ -38,17 +38,15 @@ class ClipProgress:
             return "writing the video"
         if not progress.made and not progress.done:
             cost = f", about {self._cost}" if self._cost else ""
-            return f"{progress.tasks} of {progress.frames} frames differ: {_tasks(progress.left)}{cost}"
+            return (
+                f"{progress.tasks} of {progress.frames} frames differ: {counted(progress.left, 'task')}{cost}"
+            )
         parts = [frames]
         if progress.in_flight:
-            parts.append(f"{_tasks(progress.in_flight)} in flight")
+            parts.append(f"{counted(progress.in_flight, 'task')} in flight")
         if progress.seconds_left:
             parts.append(f"about {seconds_text(progress.seconds_left)} left")
         return ", ".join(parts)
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def summary(made: UpscaledVideo, seconds: float) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from ...xalora_client.drafts import draft_of
 from ...xalora_client.errors import JournalError
+from ...xalora_client.files import draft_of
 from ..host import compat
 from ..host.comfyui_settings import STATE_FOLDER
 

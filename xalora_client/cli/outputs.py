@@ -11,8 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError, XaloraError
+from ..files import draft_of
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
 from ..media.picture_formats import PictureEncoding, PictureFormat

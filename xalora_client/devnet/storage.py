@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from aiohttp import web
 
-from ..drafts import draft_of
+from ..files import draft_of
 from ..media.media_types import MEDIA_TYPES
 from .faults import RESULT, UPLOAD, Fault, FaultKind, FaultPlan
 from .wire import hidden_by, refusal, refused_by

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from ..drafts import draft_of
 from ..errors import EngineError
+from ..files import draft_of
 from ..workflows.check import MissingFile
 from ..workflows.definition import BoundWorkflow
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..drafts import draft_of
 from ..errors import EngineError
+from ..files import draft_of
 from ..media.media_types import sniff, sniff_file
 from ..workflows.check import check_bound, choose_installed, missing_files
 from ..workflows.definition import BoundWorkflow

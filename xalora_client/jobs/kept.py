@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ..events import Done
+from ..files import digest_of
 from ..journal import Record
-from ..journal.results_folder import digest_of
 from ..media.limits import PixelLimits
 from ..results import REMOTE_ENGINE, RunResult, Timing
 

@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import sync_folder
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -113,7 +115,7 @@ class Owner:
             file.flush()
             os.fsync(file.fileno())
         if is_new:
-            _sync_folder(self._notes.parent)
+            sync_folder(self._notes.parent)
 
     def release(self) -> None:
         """End the sign of life; notes that are owed stay for whoever opens the journal next."""
@@ -192,16 +194,6 @@ class Guard:
     def __exit__(self, *_: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from time import time
 
 from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
+from ..files import digest_of
 from ..media.media_types import ANIMATION_SUFFIXES, converted_video_path
 from ..transfer.part_file import notes_of, remove_left
 from .database import explained
@@ -36,20 +36,6 @@ STALE_SECONDS = 7 * 24 * 3600.0
 # Downloads under way, the notes beside them, and whole files that did not get their lasting name.
 _UNFINISHED = re.compile(r"\.part(\.json)?$|\.[0-9a-f]{8}\.[a-z0-9]+$")
 _PROBE_BYTES = 256 * 1024
-_BLOCK_BYTES = 1024 * 1024
-
-
-def digest_of(path: Path) -> str:
-    """A digest of a file's bytes. Blocking.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class KeptResults:

@@ -19,8 +19,8 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ConfigurationError
+from ..files import draft_of
 from . import workers
 from .containers import webp_durations
 from .image_files import animation_frames

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -24,6 +22,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..errors import ConfigurationError
+from ..files import draft_of, settle
 from .clips import Clip, Colours
 from .media_types import CLIP_CONTAINERS
 from .video_decode import EXACTLY, USUAL_CODECS
@@ -196,13 +195,12 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
         OSError: It can't be written.
         InterruptedError: It was stopped; nothing is left of it.
     """
-    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}.part")
     container = CLIP_CONTAINERS[output.suffix.lower()]
     options = {"movflags": "+faststart", "movie_timescale": "90000"} if container != "matroska" else {}
-    try:
+    with draft_of(output) as draft:
         with ExitStack() as stack:
             sounds = _sounds(clip, stack)
-            target = stack.enter_context(av.open(str(part), "w", format=container, options=options))
+            target = stack.enter_context(av.open(str(draft), "w", format=container, options=options))
             first = stack.enter_context(av.open(str(segments[0])))
             video = target.add_stream_from_template(first.streams.video[0])
             video.time_base = clip.time_base
@@ -216,9 +214,7 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
                 if is_stopped():
                     raise InterruptedError
                 target.mux(packet)
-        settle(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+        settle(draft, output)
 
 
 def fitted(pixels: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[np.uint8]:
@@ -226,19 +222,6 @@ def fitted(pixels: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[np.
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS))
-
-
-def settle(part: Path, path: Path) -> None:
-    """Give a whole file its lasting name, safely on disk on return. Blocking."""
-    with part.open("r+b") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
-    if os.name != "nt":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _sounds(clip: Clip, stack: ExitStack) -> list[AudioStream]:

@@ -22,8 +22,6 @@ from . import workers
 from .containers import BrokenMediaError
 from .media_types import MediaKind, sniff_clip
 
-_BLOCK_BYTES = 1 << 20
-
 
 @dataclass(frozen=True)
 class Colours:
@@ -147,19 +145,6 @@ def open_clip(path: Path) -> Clip:
         kind=kind,
         shown_at=tuple(read["times"]),
     )
-
-
-def content_digest(path: Path) -> str:
-    """A digest of a file's bytes. Blocking.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def frame_digest(pixels: npt.NDArray[np.uint8]) -> str:

@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from ..drafts import draft_of
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
+from ..files import draft_of
 from . import workers
 from .images import errors_of_result
 from .media_types import MEDIA_TYPES, MediaKind, sniff_file

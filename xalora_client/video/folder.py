@@ -15,8 +15,8 @@ from time import time
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..files import draft_of, settle
 from ..journal.process_locks import Guard
-from ..media.clip_writer import settle
 from .plan import MadeFrame
 
 VIDEOS_FOLDER = "videos"
@@ -134,16 +134,15 @@ class ClipFolder:
     def here(self, digest: str) -> tuple[Path, str] | None:
         """A frame that this machine made, and by which engine; None where it did not."""
         for path in self.path.glob(f"here-{digest}-*"):
-            if path.suffix != ".part":
-                return path, path.stem.rpartition("-")[2]
+            return path, path.stem.rpartition("-")[2]
         return None
 
     def keep_here(self, digest: str, engine: str, file: Path) -> Path:
         """Keep a frame that this machine made, so that the network is not asked for it again."""
         kept = self.path / f"here-{digest}-{engine}{file.suffix}"
-        part = kept.with_name(f"{kept.name}.part")
-        shutil.copyfile(file, part)
-        settle(part, kept)
+        with draft_of(kept) as draft:
+            shutil.copyfile(file, draft)
+            settle(draft, kept)
         file.unlink(missing_ok=True)
         return kept
 
@@ -165,6 +164,6 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    settle(part, path)
+    with draft_of(path) as draft:
+        draft.write_text(json.dumps(value), encoding="utf-8")
+        settle(draft, path)

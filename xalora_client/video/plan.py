@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -104,10 +105,7 @@ class MadeFrame:
 
 def counts(frames: Collection[MadeFrame]) -> dict[str, int]:
     """How many frames each engine made."""
-    engines: dict[str, int] = {}
-    for made in frames:
-        engines[made.engine] = engines.get(made.engine, 0) + 1
-    return engines
+    return dict(Counter(made.engine for made in frames))
 
 
 def seconds_left(elapsed: float, done: int, left: int) -> float | None:

@@ -29,11 +29,12 @@ from pydantic import PrivateAttr
 from ..concurrency import run_all_or_cancel, run_in_thread
 from ..errors import ConfigurationError, JournalError, ResultSaveError, XaloraError
 from ..events import EventCallback
+from ..files import digest_of
 from ..journal.spending import sent_in
 from ..media import workers
 from ..media.animation import on_black
 from ..media.clip_writer import SegmentWriter, check_output, fitted, join
-from ..media.clips import Clip, content_digest, frame_digest, open_clip
+from ..media.clips import Clip, frame_digest, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
 from ..media.limits import check_frame_size, using
@@ -222,7 +223,7 @@ def clip_key(settings: Settings, path: Path, task: Mapping[str, Any]) -> str:
     """
     own = settings.credentials().consumer_id if settings.api_key is not None else ""
     who = (task.get("consumer_id") or own, task.get("workflow_id") or "")
-    named = "\n".join([_FORM, content_digest(path), settings.sequencer_url, *who])
+    named = "\n".join([_FORM, digest_of(path), settings.sequencer_url, *who])
     return hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
@@ -382,8 +383,7 @@ class _Upscaling:
         finally:
             for task in self._under_way:
                 task.cancel()
-            if self._under_way:
-                await asyncio.wait(self._under_way)
+            await self._await_frames()
 
     async def _await_frames(self) -> None:
         if self._under_way:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xalora_client.drafts import draft_of
+from xalora_client.files import draft_of
 
 
 @pytest.mark.parametrize("name", ["result.png", "ä" * 120 + ".png", "🐈" * 62, "a" * 255])

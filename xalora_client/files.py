@@ -1,0 +1,66 @@
+"""Files that appear whole: drafts beside their place, renames that are safe on disk, and digests of files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_BLOCK_BYTES = 1024 * 1024
+
+LONGEST_NAME = 200
+"""Bytes of the file's name that its draft repeats; file systems allow 255."""
+
+
+@contextmanager
+def draft_of(place: Path, mode: int = 0o666) -> Iterator[Path]:
+    """An empty file of a new name in the folder of `place`; removed at the end unless the body renames it.
+
+    ``draft.replace(place)`` at the body's end makes readers see the old file or the new one, whole.
+
+    Args:
+        mode: Permissions of the draft, and so of the file; less the process's umask.
+    """
+    name = place.name.encode(errors="ignore")[:LONGEST_NAME].decode(errors="ignore")
+    draft = place.with_name(f".{name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def settle(draft: Path, place: Path) -> None:
+    """Rename a whole draft to its final name, safely on disk on return. Blocking."""
+    with draft.open("r+b") as file:
+        os.fsync(file.fileno())
+    draft.replace(place)
+    sync_folder(place.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names safely on disk on return; Windows does not need it. Blocking."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest_of(path: Path) -> str:
+    """A digest of a file's bytes. Blocking.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
