@@ -63,4 +63,4 @@ class XaloraUpscaleVideo(XaloraNode):
             max_tasks=max_tasks or None,
             same_engine=same_engine,
         )
-        return io.NodeOutput(await run.on_bridge())
+        return io.NodeOutput(await run.video_on_bridge())

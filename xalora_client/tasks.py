@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from pydantic._internal._model_construction import ModelMetaclass as TaskClass
 
+    from .journal.records import Whole
     from .media.inputs import ImageInput
 else:
     ImageInput = Any
@@ -368,6 +369,10 @@ class WorkflowTask(BaseModel, metaclass=TaskClass):
         """A short description, for lists and the journal."""
         text = str(getattr(self, "prompt", "") or self.kind_of_task)
         return text if len(text) <= 80 else text[:77] + "..."
+
+    def whole(self) -> Whole | None:
+        """What the result is a part of, for lists; None for a result by itself."""
+        return None
 
     @property
     def file_stem(self) -> str:

@@ -16,12 +16,9 @@ from ...xalora_client.engines.fallback import make_room
 from ...xalora_client.prices import Sent, cost_of, cost_text
 from ..conversion.video_inputs import video_file
 from ..host import compat
-from ..host.bridge import bridge
-from ..host.clients import clients
 from .clip_progress import ClipProgress, summary
-from .interrupts import Interrupt
-from .reporter import Reporter
-from .task_loop import CANCELED, ENDED_ELSEWHERE, RunOptions
+from .running_node import RunningNode
+from .task_loop import RunOptions
 from .task_origins import Origin
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ _in_use: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 @dataclass(eq=False, kw_only=True)
-class ClipRun:
+class ClipRun(RunningNode[Path]):
     """One execution, on the client's loop.
 
     Args:
@@ -59,56 +56,32 @@ class ClipRun:
     same_engine: bool
 
     def __post_init__(self) -> None:
-        self._interrupt = Interrupt()
-        self._began = monotonic()
         self._progress = ClipProgress()
-        self._reporter = Reporter(self.origin.node_id, self._progress)
+        self._whole_id: str | None = None
+        super().__init__(self.origin.node_id, self._progress)
 
-    async def on_bridge(self) -> Any:
-        """Execute on the client's loop; called in the prompt's loop, which may be blocked meanwhile.
-
-        Returns:
-            A VIDEO on disk.
-
-        Raises:
-            InterruptProcessingException: The user pressed cancel. The tasks under way are canceled.
-            XaloraError: A frame could not be made.
-        """
-        try:
-            path = await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
-        except compat.InterruptProcessingException:
-            self._reporter.say_last(CANCELED)
-            raise
-        except asyncio.CancelledError:
-            self._reporter.say_last(CANCELED if self._interrupt.requested else ENDED_ELSEWHERE)
-            raise
+    async def video_on_bridge(self) -> Any:
+        """See :meth:`.RunningNode.on_bridge`; a VIDEO on disk."""
+        path = await self.on_bridge()
         video = compat.InputImpl.VideoFromFile(str(path))
         _in_use[path.name] = video
         return video
 
-    def _stop_showing(self) -> None:
-        if self._interrupt.requested:
-            self._reporter.say("canceling")
-        self._reporter.close()
+    def cancel(self, whole_id: str | None) -> list[asyncio.Task[None]]:
+        if whole_id in (None, self._whole_id):
+            self._interrupt.request()
+        return []
 
-    async def _execute(self) -> Path:
-        showing = asyncio.get_running_loop().create_task(self._reporter.run())
-        try:
-            async with clients.client() as client:
-                return await self._upscale(client)
-        finally:
-            showing.cancel()
-            self._reporter.close()
-
-    async def _upscale(self, client: AsyncXalora) -> Path:
+    async def _perform(self, client: AsyncXalora) -> Path:
         from ...xalora_client.client import HostOptions
-        from ...xalora_client.video.upscaling import clip_key
+        from ...xalora_client.video.upscaling import clip_key, whole_id_of
 
         settings = client.settings
         source = await run_in_thread(
             lambda: video_file(self.video, compat.temp_directory() / "xalora-videos")
         )
         key = await run_in_thread(lambda: clip_key(settings, source, self.task_options))
+        self._whole_id = whole_id_of(key)
         output = settings.state_dir / FOLDER / f"{key}.mp4"
         reuses = self.options.reuse and settings.reuse
         if reuses and await run_in_thread(output.exists):

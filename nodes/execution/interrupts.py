@@ -24,11 +24,16 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._count_before = compat.interrupt_count()
+        self._is_requested = False
+
+    def request(self) -> None:
+        """Have this node end as if the user had pressed cancel; others go on."""
+        self._is_requested = True
 
     @property
     def requested(self) -> bool:
         """Whether the user has pressed cancel, even where another node has cleared ComfyUI's flag."""
-        return compat.interrupt_count() != self._count_before or compat.interrupted()
+        return self._is_requested or compat.interrupt_count() != self._count_before or compat.interrupted()
 
     async def run_until_requested(
         self, coroutine: Coroutine[Any, Any, T], on_cancel: Callable[[], None]

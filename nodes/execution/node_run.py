@@ -109,7 +109,7 @@ class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
     may_fall_back = True
     max_resends = MAX_RESENDS
 
-    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
+    async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         return await client.run(
             self.tasks[index],
             **self._creation_options(client, index, **claim),
@@ -140,7 +140,7 @@ class CollectTasks(_ResultLoop[ValueT]):
     task_ids: Sequence[str]
     on_collected: Callable[[str], None]
 
-    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
+    async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         task_id = self.task_ids[index]
         self._open_task_ids[index] = task_id
         timeout = self.options.wait_timeout or client.settings.wait_timeout
@@ -154,7 +154,7 @@ class SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
 
     done_word = "submitted"
 
-    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> TaskHandle:
+    async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> TaskHandle:
         return await client.submit(self.tasks[index], **self._creation_options(client, index, **claim))
 
     async def _receive(self, index: int, outcome: TaskHandle) -> None:

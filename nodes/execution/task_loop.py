@@ -23,13 +23,9 @@ from ...xalora_client.errors import (
 )
 from ...xalora_client.events import TaskEvent
 from ...xalora_client.prices import Sent, cost_of, cost_text
-from ..host import compat
-from ..host.bridge import bridge
-from ..host.clients import clients
 from .batch_plan import BatchPlan, OwnCancelError
-from .interrupts import Interrupt
 from .node_progress import NodeProgress
-from .reporter import Reporter
+from .running_node import RunningNode, ValueT, is_own_cancel
 from .task_origins import Origin, OriginRecorder
 from .unused import forget_unused
 from .wishes import wishes
@@ -49,7 +45,6 @@ class Outcome(Protocol):
 
 
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
-ValueT = TypeVar("ValueT")
 
 log = logging.getLogger("xalora_client.nodes")
 
@@ -59,9 +54,6 @@ UNTAKEN_SECONDS = 15.0
 
 ASK_AGAIN_SECONDS = 15.0
 """A request for a miner reserves one for a moment, so it is not made more often."""
-
-CANCELED = "canceled"
-ENDED_ELSEWHERE = "stopped, as another node failed; what was sent goes on in the network"
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ class RunOptions:
 
 
 @dataclass(eq=False)
-class TaskLoop(Generic[OutcomeT, ValueT]):
+class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
     """One execution of one node, on the client's loop. Subclasses say how one task is performed.
 
     Args:
@@ -107,10 +99,8 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
     on_submitted: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
-        self._interrupt = Interrupt()
-        self._began = monotonic()
-        self._progress = NodeProgress(self.total, self._began)
-        self._reporter = Reporter(self.node_id, self._progress)
+        self._progress = NodeProgress(self.total, monotonic())
+        super().__init__(self.node_id, self._progress)
         self._plan: BatchPlan | None = None
         self._canceled = False
         self._outcomes: dict[int, OutcomeT] = {}
@@ -128,23 +118,23 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         """The node's `unique_id`."""
         return self.origin.node_id
 
-    async def _perform(self, client: AsyncXalora, index: int, **claim: Any) -> OutcomeT:
+    async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> OutcomeT:
         """Have the client do one task; `claim` takes the place of the options of that name."""
         raise NotImplementedError
 
     async def _perform_as_wished(self, client: AsyncXalora, index: int) -> OutcomeT:
         """The same, with what the user has asked for in the sidebar."""
         try:
-            outcome = await self._perform(client, index)
+            outcome = await self._perform_one(client, index)
         except AmbiguousCreateError as error:
             if not wishes.take(error.job_id, "send_again"):
                 raise
-            return await self._perform(client, index, if_unknown="resend")
+            return await self._perform_one(client, index, if_unknown="resend")
         bad = str(getattr(outcome, "job_id", ""))
         if not wishes.take(bad, "make_again"):
             return outcome
         del outcome
-        made = await self._perform(client, index, again=True)
+        made = await self._perform_one(client, index, again=True)
         await self._forget(client, bad)
         return made
 
@@ -175,24 +165,9 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
         """The outcomes so far, by index."""
         return self._outcomes
 
-    async def on_bridge(self) -> ValueT:
-        """Execute on the client's loop; called in the prompt's loop, which may be blocked meanwhile.
-
-        Raises:
-            InterruptProcessingException: The user pressed cancel.
-            XaloraError: A task failed, or was not accepted.
-        """
-        try:
-            return await bridge.run(self._interrupt.run_until_requested(self._execute(), self._stop_showing))
-        except (compat.InterruptProcessingException, OwnCancelError):
-            self._reporter.say_last(CANCELED)
-            raise compat.InterruptProcessingException from None
-        except asyncio.CancelledError:
-            self._reporter.say_last(CANCELED if self._interrupt.requested else ENDED_ELSEWHERE)
-            raise
-
-    def cancel(self) -> list[asyncio.Task[None]]:
-        """Send no more tasks; the workers that withdraw tasks which the network has not accepted yet."""
+    def cancel(self, whole_id: str | None) -> list[asyncio.Task[None]]:
+        if whole_id is not None:
+            return []
         self._canceled = True
         if self._plan is None:
             return []
@@ -204,26 +179,12 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
             worker.cancel()
         return workers
 
-    def _stop_showing(self) -> None:
-        """Show nothing while the run ends: the browser may be at another prompt by then."""
-        if self._interrupt.requested:
-            self._reporter.say("canceling")
-        self._reporter.close()
-
-    async def _execute(self) -> ValueT:
-        showing = asyncio.get_running_loop().create_task(self._reporter.run())
-        _active.add(self)
-        watching: asyncio.Task[None] | None = None
+    async def _perform(self, client: AsyncXalora) -> ValueT:
+        watching = asyncio.get_running_loop().create_task(self._watch_queue(client))
         try:
-            async with clients.client() as client:
-                watching = asyncio.get_running_loop().create_task(self._watch_queue(client))
-                return await self._perform_all(client)
+            return await self._perform_all(client)
         finally:
-            _active.discard(self)
-            showing.cancel()
-            if watching is not None:
-                watching.cancel()
-            self._reporter.close()
+            watching.cancel()
 
     async def _watch_queue(self, client: AsyncXalora) -> None:
         """Ask, while tasks only wait, whether a miner takes such tasks at all; asking is free."""
@@ -320,7 +281,7 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
             self._origins.sent(index)
 
     def _note_failure(self, plan: BatchPlan, index: int, error: XaloraError, *, is_kept: bool) -> None:
-        if isinstance(error, TaskCanceledError) and error.task_id in canceled_by_user:
+        if isinstance(error, TaskCanceledError) and is_own_cancel(error):
             error = OwnCancelError(
                 error.what, money=CANCELED_THERE, task_id=error.task_id, job_id=error.job_id
             )
@@ -383,25 +344,6 @@ class TaskLoop(Generic[OutcomeT, ValueT]):
                 self.node_id,
                 _task_list(self._open_task_ids.values()),
             )
-
-
-_active: set[TaskLoop[Any, Any]] = set()
-"""The loops of the executing nodes; only the client's loop uses it."""
-
-
-def cancel_all() -> list[asyncio.Task[None]]:
-    """Stop all nodes from sending tasks, and withdraw the tasks that the network has not accepted yet.
-
-    Called on the client's loop. Accepted tasks are left to the caller.
-
-    Returns:
-        An asyncio task for each withdrawal.
-    """
-    return [withdrawal for loop in _active for withdrawal in loop.cancel()]
-
-
-canceled_by_user: set[str] = set()
-"""Ids of the tasks that the user has canceled here one by one; only the client's loop uses it."""
 
 
 def _withdrawn_error() -> OwnCancelError:

@@ -78,7 +78,7 @@ def _actions(feed: Feed) -> dict[tuple[str, str], Action]:
         ("GET", "/status"): status,
         ("GET", "/settings"): lambda request, body: account.settings(),
         ("GET", "/tasks"): tasks,
-        ("POST", "/tasks/cancel"): lambda request, body: task_service.cancel_all(),
+        ("POST", "/tasks/cancel"): lambda request, body: task_service.cancel_all(_whole_id(body)),
         ("POST", "/tasks/forget"): lambda request, body: task_service.forget_all(**_chosen(body)),
         ("GET", TASK): _of_a_task(task_service.row),
         ("GET", f"{TASK}/details"): _of_a_task(task_service.details),
@@ -168,6 +168,7 @@ def _query(values: Mapping[str, str]) -> dict[str, Any]:
         since = values.get("since")
         return {
             **_which(values),
+            "each": values.get("each") == "1",
             "since": _counted(since) if since else None,
             "offset": max(0, _counted(values.get("offset", "0"))),
             "limit": min(PAGE_LIMIT, max(0, _counted(values.get("limit", str(PAGE_LIMIT))))),
@@ -179,7 +180,8 @@ def _query(values: Mapping[str, str]) -> dict[str, Any]:
 def _chosen(body: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of :meth:`.TaskService.forget_all`."""
     try:
-        texts = {name: str(body.get(name, "")) for name in ("groups", "text", "named", "version")}
+        names = ("groups", "text", "named", "whole", "version")
+        texts = {name: str(body.get(name, "")) for name in names}
         return {**_which(texts), "version": _counted(texts["version"])}
     except ValueError as error:
         raise ConfigurationError(f"The request is invalid: {error}", money="") from error
@@ -194,7 +196,13 @@ def _which(values: Mapping[str, str]) -> dict[str, Any]:
         "groups": groups,
         "text": values.get("text", "")[:MAX_TEXT] or None,
         "named": _named(values.get("named", "")),
+        "whole_id": _whole_id(values),
     }
+
+
+def _whole_id(values: Mapping[str, Any]) -> str | None:
+    """Of what only the parts are meant, if that is named."""
+    return str(values.get("whole") or "")[:MAX_TEXT] or None
 
 
 def _named(text: str) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -31,6 +32,7 @@ def task_row(
     problem: str | None,
     wish: str | None,
     price: str | None,
+    parts: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The record as JSON; times are Unix seconds of this machine's clock.
 
@@ -43,6 +45,7 @@ def task_row(
         problem: The error when it was last resumed from the sidebar.
         wish: What the next run of its node does, as the user has asked: ``send_again``, ``make_again``.
         price: What one such task costs by the user's prices, as text.
+        parts: For a part of a whole: how many of its parts are in each group.
     """
     work = record.work
     return {
@@ -76,6 +79,7 @@ def task_row(
         "has_input": has_input,
         "usual": list(usual) if usual else None,
         "price": price,
+        "whole": {"id": work.whole.id, "label": work.whole.label, "parts": parts} if work.whole else None,
         "actions": _actions(record, workflow_url, leased),
         "version": record.version,
     }

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
-from ...xalora_client.journal import Journal, Record, TaskState
+from ...xalora_client.journal import Group, Journal, Record, TaskState
 from ...xalora_client.journal.spending import sent_in, spending
+from ...xalora_client.journal.wholes import parts_of
 from ...xalora_client.polling.durations import usual_span
 from ...xalora_client.prices import Prices, Sent
 from ..conversion.previews import kept_preview, result_preview
-from ..execution import task_loop
+from ..execution import running_node
 from ..execution.freshness import freshness
 from ..execution.task_origins import origins
 from ..execution.unused import forget_unused
@@ -62,26 +63,35 @@ class TaskService:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    async def page(self, *, limit: int, offset: int = 0, **which: Any) -> dict[str, Any]:
+    async def page(self, *, limit: int, offset: int = 0, each: bool = False, **which: Any) -> dict[str, Any]:
         """A page of tasks, the latest first, as JSON.
 
         Args:
             limit: How many to list at most.
             offset: How many to leave out at the beginning.
-            **which: Which tasks: ``groups``, ``text``, ``named`` and ``since``, as for
-                :meth:`.Journal.records`.
+            each: List each part of a clip, and of an image in tiles; else of all parts only the newest.
+            **which: Which tasks: ``groups``, ``text``, ``named``, ``since`` and ``whole_id``, whose parts
+                are listed each, as for :meth:`.Journal.records`.
         """
         return await clients.read(
-            lambda journal, settings: self._page(journal, settings, limit, offset, which)
+            lambda journal, settings: self._page(journal, settings, limit, offset, each, which)
         )
 
     def _page(
-        self, journal: Journal, settings: Settings, limit: int, offset: int, which: dict[str, Any]
+        self,
+        journal: Journal,
+        settings: Settings,
+        limit: int,
+        offset: int,
+        each: bool,
+        which: dict[str, Any],
     ) -> dict[str, Any]:
-        # The version is read first, so that a change in between is sent again rather than missed. It waits
-        # for what is about to be written; while hundreds of tasks are under way each reading would.
-        version = journal.version()
+        # Nothing here waits for what is about to be written: while hundreds of tasks are under way, something
+        # always is. The version is read first, so that a change in between is sent again rather than missed.
         with journal.as_written():
+            version = journal.version()
+            # A clip or an image in tiles is one row, and its parts are listed where they are asked for.
+            which = {**which, "one_a_whole": not each and which.get("whole_id") is None}
             records = journal.records(**which, limit=limit, offset=offset)
             return {
                 "version": version,
@@ -98,6 +108,7 @@ class TaskService:
             kind: usual_span(journal.past_runs(kind))
             for kind in {record.work.kind for record in records if record.group == "active"}
         }
+        parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
         return [
             task_row(
                 record,
@@ -109,6 +120,7 @@ class TaskService:
                 problem=self._problems.get(record.id),
                 wish=wishes.of(record.job_id),
                 price=price_text(settings.prices, record),
+                parts=parts.get(record.work.whole.id) if record.work.whole else None,
             )
             for record in records
         ]
@@ -191,20 +203,23 @@ class TaskService:
         if "cancel" not in row["actions"]:
             raise _not_now(row, "canceled")
         task_id = row["task_id"]
-        task_loop.canceled_by_user.add(task_id)
+        running_node.canceled_by_user.add(task_id)
         try:
             await client.cancel_task(task_id)
         except XaloraError:
-            task_loop.canceled_by_user.discard(task_id)
+            running_node.canceled_by_user.discard(task_id)
             raise
 
-    async def cancel_all(self) -> dict[str, Any]:
+    async def cancel_all(self, whole_id: str | None = None) -> dict[str, Any]:
         """Cancel every task that can be canceled; ``canceled`` counts them, ``failed`` holds messages.
 
         Running nodes send no more tasks; a task that is being sent counts as canceled.
+
+        Args:
+            whole_id: Only the parts of this whole, and what makes it.
         """
         # First, because a node whose task is canceled would begin its next one.
-        withdrawals = task_loop.cancel_all()
+        withdrawals = running_node.cancel_all(whole_id)
         turns = asyncio.Semaphore(CANCELS_AT_ONCE)
         failed: list[str] = []
 
@@ -218,7 +233,7 @@ class TaskService:
                 return True
 
         async with clients.client() as client:
-            records = await asyncio.to_thread(client.journal.records, groups=("active",))
+            records = await asyncio.to_thread(client.journal.records, groups=("active",), whole_id=whole_id)
             rows = await asyncio.to_thread(self.rows, client.journal, client.settings, records)
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
         if withdrawals:
@@ -358,8 +373,10 @@ def _found(journal: Journal, record_id: int) -> Record:
 
 
 def counts(journal: Journal) -> dict[str, int]:
-    """How many tasks there are in each group."""
-    return {name: journal.count(groups=(name,)) for name in GROUPS}
+    """How many rows there are in each group, and in the ``history`` of what is not active."""
+    lists: dict[str, tuple[Group, ...]] = {name: (name,) for name in GROUPS}
+    lists["history"] = ("done", "failed")
+    return {name: journal.count(groups=groups, one_a_whole=True) for name, groups in lists.items()}
 
 
 def summary(journal: Journal, prices: Prices) -> dict[str, Any]:

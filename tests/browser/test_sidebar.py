@@ -12,7 +12,7 @@ from harness import seed
 from playwright.sync_api import Page, expect
 from workbench import Workbench
 
-from xalora_client.journal import Event
+from xalora_client.journal import Event, Whole
 
 MANY = 5000
 
@@ -302,6 +302,58 @@ def test_what_is_shown_is_forgotten_at_once(seeded: Workbench) -> None:
     panel.get_by_role("searchbox").fill("")
     expect(seeded.rows).to_have_count(6)
     assert len(seeded.tasks()) == 6
+
+
+def test_a_clip_is_one_row_that_opens_its_frames(bench: Workbench) -> None:
+    clip = Whole("video-1", "upscale waves.mp4")
+    with seed.seeder(bench.state_dir, bench.devnet.url, time.time()) as seeder:
+        seeder.record("upscaler", "upscale portrait.png", ago=900, then=seed.kept(seed.picture(3), ".jpg"))
+        for number in range(1, 5):
+            then = seed.failed("a worn-out miner") if number == 2 else seed.kept(seed.picture(number), ".jpg")
+            label = f"upscale waves.mp4, frame {number}"
+            seeder.record("upscaler", label, ago=700 - number, then=then, whole=clip)
+        running = seeder.record(
+            "upscaler", "upscale waves.mp4, frame 5", ago=60, then=seed.left_running, whole=clip
+        )
+    page, panel = bench.page, bench.open_panel()
+    expect(bench.rows).to_have_count(3)
+    expect(panel.get_by_text("1 in progress · 3 done · 1 without a result")).to_have_count(2)
+    row = bench.rows.filter(has_text="Upscale waves.mp4").nth(1)
+    expect(row.get_by_role("button", name="Resume")).to_be_hidden()
+    bench.shot("clip")
+    # A frame that comes while the clip is one row only changes its words.
+    with seed.seeder(bench.state_dir, bench.devnet.url, time.time()) as seeder:
+        seeder.note(running, Event.FAILED, error="a worn-out miner")
+        for number in (6, 7):
+            label = f"upscale waves.mp4, frame {number}"
+            seeder.record("upscaler", label, ago=5, then=seed.kept(seed.picture(number), ".jpg"), whole=clip)
+    expect(bench.rows).to_have_count(2)
+    expect(panel.get_by_text("5 done · 2 without a result")).to_have_count(1)
+
+    bench.rows.first.locator(".xalora-task-main").click()
+    expect(bench.rows).to_have_count(7)
+    expect(bench.rows.first).to_contain_text("Upscale waves.mp4, frame 7")
+    back = panel.get_by_role("button", name="Back to all tasks: Upscale waves.mp4")
+    expect(back).to_be_focused()
+    bench.shot("clip-frames")
+    panel.get_by_role("button", name="Failed 2", exact=True).click()
+    expect(bench.rows).to_have_count(2)
+    panel.get_by_role("button", name="All 7", exact=True).click()
+    expect(bench.rows).to_have_count(7)
+    with seed.seeder(bench.state_dir, bench.devnet.url, time.time()) as seeder:
+        seeder.record("upscaler", "upscale another.png", ago=1, then=seed.failed("a worn-out miner"))
+    back.click()
+    expect(bench.rows).to_have_count(3)
+    expect(bench.rows.filter(has_text="another.png")).to_have_count(1)
+
+    row = bench.rows.filter(has_text="Upscale waves.mp4")
+    row.hover()
+    row.get_by_role("button", name="Forget").click()
+    question = page.get_by_role("dialog", name="Forget all that is shown (7)?")
+    expect(question).to_contain_text("With a result that is paid for: 5.")
+    question.get_by_role("button", name="Forget all and delete results").click()
+    expect(bench.toasts.filter(has_text="Forgotten: 7")).to_have_count(1)
+    expect(bench.rows).to_have_count(2)
 
 
 def test_words_of_others_are_never_markup(seeded: Workbench) -> None:

@@ -12,6 +12,7 @@ from harness import ComfyUI, RunRecord, SessionDevnet
 from video_files import moving_photograph, played, track, write_video
 
 ENDLESS = 600.0
+MARKED = {"X-Xalora": "1"}
 
 
 def clip(comfyui: ComfyUI, folder: Path, count: int = 12, **how: Any) -> tuple[Path, str]:
@@ -88,6 +89,37 @@ def test_cancel_cancels_the_tasks_and_the_next_run_goes_on(
     devnet.task_seconds = 0.0
     saved(comfyui, comfyui.run(graph(name)), tmp_path)
     assert devnet.new_stats()["tasks"]["finished"] == 12
+
+
+def test_in_the_sidebar_a_video_is_one_row_that_cancels_its_node(
+    comfyui: ComfyUI, devnet: SessionDevnet, tmp_path: Path
+) -> None:
+    _, name = clip(comfyui, tmp_path, 24)
+    devnet.next_task_seconds.extend((0.1,) * 5)
+    devnet.task_seconds = ENDLESS
+    record = comfyui.start(graph(name, max_in_flight=3))
+    record.wait_for_text("10/24 frames", node="2")
+    devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 3)
+
+    def listed(**which: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = comfyui.get("/xalora/tasks", **which).json()["tasks"]
+        return [row for row in found if row["label"].startswith(f"upscale {Path(name).name}, frame")]
+
+    (row,) = listed(groups="active")
+    assert row["whole"]["label"] == f"upscale {Path(name).name}"
+    # Those that wait for their segment have come, and are neither lost nor delivered.
+    assert row["whole"]["parts"]["active"] + row["whole"]["parts"].get("done", 0) == 8
+    whole = row["whole"]["id"]
+    assert len(listed(whole=whole)) == len(listed(each="1")) == 8
+    answer = comfyui.post("/xalora/tasks/cancel", {"whole": "of nothing"}, headers=MARKED).json()
+    assert answer == {"canceled": 0, "failed": []}
+    answer = comfyui.post("/xalora/tasks/cancel", {"whole": whole}, headers=MARKED).json()
+    assert answer["failed"] == []
+    assert record.wait().status == "interrupted"
+    assert record.texts_of("2")[-1].text == "canceled"
+    devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 0)
+    tasks = devnet.new_stats()["tasks"]
+    assert (tasks["finished"], tasks["canceled"]) == (5, 3)
 
 
 def test_frames_of_another_node_are_sent_without_loss(

@@ -4,6 +4,7 @@ import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } f
 import { openForgetDialog } from './forget_dialog.js'
 import { hostOf, problemText } from './key_dialog.js'
 import { createTaskView } from './task_view.js'
+import { wholeTitle } from './task_words.js'
 import { VirtualList } from './virtual_list.js'
 
 const ROW_HEIGHT = 64
@@ -154,6 +155,7 @@ export class Panel {
         return [name, { button, count }]
       })
     )
+    this._whole = make('div', { class: 'xalora-whole' })
     this._scroller = make('div', { class: 'xalora-list', role: 'list', 'aria-label': t('list.label') })
     this._scroller.addEventListener('keydown', (event) => this._onListKey(event))
     this._empty = make('div', { class: 'xalora-empty' })
@@ -175,7 +177,8 @@ export class Panel {
         'div',
         { class: 'xalora-tools' },
         make('div', { class: 'xalora-search-field' }, icon('search'), this._search),
-        make('div', { class: 'xalora-filters', role: 'group', 'aria-label': t('filter.label') }, ...[...this._filters.values()].map(({ button }) => button))
+        make('div', { class: 'xalora-filters', role: 'group', 'aria-label': t('filter.label') }, ...[...this._filters.values()].map(({ button }) => button)),
+        this._whole
       ),
       this._scroller,
       this._empty,
@@ -214,6 +217,9 @@ export class Panel {
     const forget = act('forget', (row) => store.drop(row.id))
     return {
       open: (row) => host.openViewer(row, this._actions),
+      openWhole: (row) => this._setWhole(row.whole),
+      cancelWhole: (row) => this._cancelAll({ whole: row.whole.id }),
+      forgetWhole: (row) => this._forgetAll({ ...store.history, whole: row.whole.id }),
       showNode: (row) => host.showNode(row),
       cancel: act('cancel', (_, fresh) => store.put(fresh)),
       resume: act('resume', (_, fresh) => store.put(fresh)),
@@ -244,18 +250,19 @@ export class Panel {
     }
   }
 
-  async cancelAll() {
-    const { t, service, store, host } = this._context
-    const count = store.counts.active
-    const sure = await host.confirm({
-      title: t('confirm.cancelAllTitle'),
-      message: t('confirm.cancelAll', { count }),
-      yes: t('confirm.cancelAllYes', { count }),
-      no: t('confirm.cancelAllNo')
-    })
-    if (!sure) return
+  /** @param {{whole: string}} which The id of what only the parts are canceled of; '' for all tasks. */
+  async _cancelAll({ whole }) {
+    const { t, service, host } = this._context
     try {
-      const { canceled, failed } = await service.cancelAll()
+      const { total: count } = await service.tasks({ groups: ['active'], whole, each: true, limit: 0 })
+      const sure = await host.confirm({
+        title: t('confirm.cancelAllTitle'),
+        message: t(whole ? 'confirm.cancelWhole' : 'confirm.cancelAll', { count }),
+        yes: t('confirm.cancelAllYes', { count }),
+        no: t('confirm.cancelAllNo')
+      })
+      if (!sure) return
+      const { canceled, failed } = await service.cancelAll(whole)
       host.toast({
         severity: failed.length ? 'warn' : 'success',
         summary: t('notice.canceledAll', { count: canceled }),
@@ -267,18 +274,17 @@ export class Panel {
     }
   }
 
-  /** Forget all ended tasks that are shown, or those without a result, as the user says. */
-  async forgetAll() {
+  /** Forget all these ended tasks, or those without a result, as the user says. */
+  async _forgetAll({ groups, text, whole }) {
     const { t, service, store, host } = this._context
-    const { groups, text } = store.history
     try {
-      const counted = await Promise.all(groups.map((group) => service.tasks({ groups: [group], text, limit: 0 })))
+      const counted = await Promise.all(groups.map((group) => service.tasks({ groups: [group], text, whole, each: true, limit: 0 })))
       const totals = Object.fromEntries(groups.map((group, index) => [group, counted[index].total]))
       const chosen = await openForgetDialog({ results: totals.done ?? 0, others: totals.failed ?? 0, isSearch: Boolean(text) }, t)
       if (!chosen) return
       // What has changed since the question stays.
       const version = Math.min(...counted.map((answer) => answer.version))
-      const { forgotten, left } = await service.forgetAll({ groups: groups.filter((group) => chosen === 'all' || group !== 'done'), text, version })
+      const { forgotten, left } = await service.forgetAll({ groups: groups.filter((group) => chosen === 'all' || group !== 'done'), text, whole, version })
       host.toast({
         severity: left ? 'warn' : 'success',
         summary: t('notice.forgotten', { count: forgotten }),
@@ -298,7 +304,14 @@ export class Panel {
       return { element, update: () => {} }
     }
     const { t, service, store, host } = this._context
-    const view = createTaskView({ t, service, now: () => store.now(), canShowNode: host.canShowNode, actions: this._actions })
+    const view = createTaskView({
+      t,
+      service,
+      now: () => store.now(),
+      partsOf: (row) => (row.whole && !store.whole ? store.parts.get(row.whole.id) : null),
+      canShowNode: host.canShowNode,
+      actions: this._actions
+    })
     return {
       element: view.element,
       focus: view.focus,
@@ -318,7 +331,7 @@ export class Panel {
       make('h3', { class: 'xalora-section-title', text: t(`list.${name}`) }),
       count,
       make('span', { class: 'xalora-spring' }),
-      name === 'active' ? headerButton(t('action.cancelAll'), () => this.cancelAll()) : headerButton(t('action.forgetAll'), () => this.forgetAll())
+      name === 'active' ? headerButton(t('action.cancelAll'), () => this._cancelAll({ whole: store.whole?.id ?? '' })) : headerButton(t('action.forgetAll'), () => this._forgetAll(store.history))
     )
     return {
       element,
@@ -340,6 +353,23 @@ export class Panel {
     this._show()
   }
 
+  /** Show the parts of a whole, or all tasks again. */
+  _setWhole(whole) {
+    this._context.store.setWhole(whole)
+    this._list.scrollToTop()
+    this._show()
+    this._whole.querySelector('button')?.focus()
+  }
+
+  _showWhole() {
+    const { t, store } = this._context
+    const { whole } = store
+    this._whole.hidden = !whole
+    fillAs(this._whole, whole?.id ?? '', () =>
+      whole ? textButton(wholeTitle(whole), () => this._setWhole(null), { iconName: 'arrow-left', title: t('whole.back'), 'aria-label': `${t('whole.back')}: ${wholeTitle(whole)}` }) : null
+    )
+  }
+
   _clearSearch() {
     this._search.value = ''
     this._context.store.setText('')
@@ -350,6 +380,7 @@ export class Panel {
     if (!this._element) return
     const { store } = this._context
     this._showFilters()
+    this._showWhole()
     fillAs(this._banner, this._signature(), () => this._bannerFor())
     this._showFoot()
     const sections = store.sections.filter((section) => section.total > 0)
@@ -357,7 +388,7 @@ export class Panel {
     const isEmpty = visible.length === 0
     this._scroller.hidden = isEmpty
     this._empty.hidden = !isEmpty
-    const signature = `${isEmpty} ${store.loaded} ${store.filter} ${store.text} ${store.everything > 0} ${this._signature()}`
+    const signature = `${isEmpty} ${store.loaded} ${store.filter} ${store.text} ${store.whole?.id} ${store.everything > 0} ${this._signature()}`
     fillAs(this._empty, signature, () => (!isEmpty ? null : store.loaded ? this._emptyState() : this._beforeTasks()))
     this._list.show(
       visible.map(({ name, ids, total }) => ({
@@ -372,7 +403,8 @@ export class Panel {
 
   _showFilters() {
     const { store } = this._context
-    const counts = { all: store.everything, ...store.counts }
+    const parts = store.whole && store.parts.get(store.whole.id)
+    const counts = parts ? { all: Object.values(parts).reduce((sum, count) => sum + count, 0), ...parts } : { all: store.everything, ...store.counts }
     for (const [name, { button, count }] of this._filters) {
       button.setAttribute('aria-pressed', String(store.filter === name))
       setText(count, counts[name] ? compact(counts[name]) : '')
@@ -494,6 +526,7 @@ export class Panel {
     if (store.text) {
       return emptyState('search', t('empty.search', { text: store.text }), '', textButton(t('action.clearSearch'), () => this._clearSearch()))
     }
+    if (store.whole) return emptyState('inbox', t('empty.whole'), '', textButton(t('whole.back'), () => this._setWhole(null)))
     if (store.everything > 0) {
       return emptyState('inbox', t(`empty.${store.filter}`), '', textButton(t('empty.showAll'), () => this._setFilter('all')))
     }

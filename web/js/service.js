@@ -37,9 +37,13 @@ export class Service {
     return this._get('/settings')
   }
 
-  /** @param {{groups?: string[], text?: string, offset?: number, limit?: number}} query */
-  tasks({ groups = [], text = '', offset = 0, limit = 100 } = {}) {
-    const values = new URLSearchParams({ ...this._which(groups, text), offset, limit })
+  /**
+   * A page of tasks. With `each`, each part of a whole counts; else a whole is one row, unless it is named.
+   *
+   * @param {{groups?: string[], text?: string, whole?: string, each?: boolean, offset?: number, limit?: number}} query
+   */
+  tasks({ groups = [], text = '', whole = '', each = false, offset = 0, limit = 100 } = {}) {
+    const values = new URLSearchParams({ ...this._which(groups, text, whole), each: each ? '1' : '', offset, limit })
     return this._get(`/tasks?${values}`)
   }
 
@@ -49,12 +53,12 @@ export class Service {
   }
 
   /** Forget the tasks of these groups that match the search, unless they have changed since this version. */
-  forgetAll({ groups, text, version }) {
-    return this._post('/tasks/forget', { ...this._which(groups, text), version })
+  forgetAll({ groups, text = '', whole = '', version }) {
+    return this._post('/tasks/forget', { ...this._which(groups, text, whole), version })
   }
 
-  _which(groups, text) {
-    return { groups: groups.join(','), text, named: JSON.stringify(namedIn(text, this._t)) }
+  _which(groups, text, whole) {
+    return { groups: groups.join(','), text, whole, named: JSON.stringify(namedIn(text, this._t)) }
   }
 
   /** @param {'cancel'|'resume'|'forget'|'send_again'|'make_again'|'take_back'|'take_up'} action */
@@ -62,8 +66,9 @@ export class Service {
     return this._post(`/tasks/${id}/${action}`, body)
   }
 
-  cancelAll() {
-    return this._post('/tasks/cancel')
+  /** @param {string} whole The id of what only the parts are canceled of; all tasks without it. */
+  cancelAll(whole = '') {
+    return this._post('/tasks/cancel', { whole })
   }
 
   /** Let more be sent than the limit of a day, until midnight. */

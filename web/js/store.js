@@ -70,7 +70,12 @@ export class TaskStore extends EventTarget {
   constructor(service) {
     super()
     this.rows = new Map()
-    this.counts = { active: 0, done: 0, failed: 0 }
+    /** How many rows there are in each group, and in the `history` of those that are not active. */
+    this.counts = { active: 0, done: 0, failed: 0, history: 0 }
+    /** For each whole that rows are parts of, as the server counts them: `{active, done, failed}`. */
+    this.parts = new Map()
+    /** What only the parts are shown of, `{id, label}`; null for all tasks, where a whole is one row. */
+    this.whole = null
     /** What was sent since midnight: `{tasks, cost}`. */
     this.today = null
     /** The same of the last run that sent anything. */
@@ -102,12 +107,12 @@ export class TaskStore extends EventTarget {
 
   /** What the history shows now: its `groups`, the search's `text`, and the `version` of what is shown. */
   get history() {
-    return { groups: this._sections.history?.groups ?? [], text: this.text, version: this._version }
+    return { groups: this._sections.history?.groups ?? [], text: this.text, whole: this.whole?.id ?? '', version: this._version }
   }
 
-  /** The number of all tasks, regardless of the filter. */
+  /** The number of all rows, regardless of the filter. */
   get everything() {
-    return this.counts.active + this.counts.done + this.counts.failed
+    return this.counts.active + this.counts.history
   }
 
   /** Seconds on the server's clock, as all times in rows. */
@@ -127,8 +132,10 @@ export class TaskStore extends EventTarget {
     this.loaded = false
     this.filter = 'all'
     this.text = ''
+    this.whole = null
     clearTimeout(this._searching)
     this.rows.clear()
+    this.parts.clear()
     this._sections = this._newSections()
     this._generation += 1
   }
@@ -136,6 +143,13 @@ export class TaskStore extends EventTarget {
   setFilter(filter) {
     if (this.filter === filter) return
     this.filter = filter
+    this._restart()
+  }
+
+  /** @param {{id: string, label: string}|null} whole Show its parts, each in a row; null for all tasks. */
+  setWhole(whole) {
+    if (this.whole?.id === whole?.id) return
+    this.whole = whole
     this._restart()
   }
 
@@ -243,14 +257,14 @@ export class TaskStore extends EventTarget {
   }
 
   _page(section, page) {
-    return this._service.tasks({ groups: section.groups, text: this.text, offset: page * PAGE, limit: PAGE })
+    return this._service.tasks({ groups: section.groups, text: this.text, whole: this.whole?.id ?? '', offset: page * PAGE, limit: PAGE })
   }
 
   _take(section, page, answer) {
     this._version = Math.max(this._version, answer.version)
     this._clockOffset = answer.now - Date.now() / 1000
     this._takeSums(answer)
-    for (const row of answer.tasks) this.rows.set(row.id, row)
+    for (const row of answer.tasks) this._note(row)
     section.put(
       page * PAGE,
       answer.tasks.map((row) => row.id),
@@ -264,18 +278,44 @@ export class TaskStore extends EventTarget {
     this.lastRun = lastRun
   }
 
-  /** Put a row into its section; false where only the server knows whether it matches the search. */
+  _note(row) {
+    this.rows.set(row.id, row)
+    if (row.whole) this.parts.set(row.whole.id, row.whole.parts)
+  }
+
+  /** Put a row into its section; false where only the server knows what is to be shown. */
   _place(row) {
     const known = this.rows.get(row.id)
     if (known && known.version > row.version) return true
+    if (this.whole && row.whole?.id !== this.whole.id) return true
     if (this.text && (!this._shows(row) || known?.state !== row.state || known?.status !== row.status)) return false
-    this.rows.set(row.id, row)
+    this._note(row)
+    let isKnown = true
     for (const section of Object.values(this._sections)) {
       if (section === null) continue
       const belongs = section.groups.includes(row.group)
+      if (row.whole && !this.whole) {
+        isKnown = this._placePart(section, row, belongs) && isKnown
+        continue
+      }
       const stands = section.ids.includes(row.id)
       if (stands && !belongs) section.remove(row.id)
       if (!stands && belongs) section.insert(row.id)
+    }
+    return isKnown
+  }
+
+  /** The newest part stands for its whole. */
+  _placePart(section, row, belongs) {
+    const standing = section.ids.find((id) => this.rows.get(id)?.whole?.id === row.whole.id)
+    if (belongs) {
+      if (standing === row.id || standing > row.id) return true
+      if (standing === undefined && section.ids.includes(undefined)) return false
+      if (standing !== undefined) section.remove(standing)
+      section.insert(row.id)
+    } else if (standing === row.id) {
+      section.remove(row.id)
+      return section.groups.every((group) => !row.whole.parts[group])
     }
     return true
   }
@@ -292,9 +332,9 @@ export class TaskStore extends EventTarget {
 
   /** Whether the totals equal the server's counts; a difference is the only sign of a removal by another process. */
   _agrees() {
-    if (this.text) return true
+    if (this.text || this.whole) return true
     return Object.values(this._sections).every(
-      (section) => section === null || section.total === section.groups.reduce((sum, group) => sum + this.counts[group], 0)
+      (section) => section === null || section.total === this.counts[section.groups.length > 1 ? 'history' : section.groups[0]]
     )
   }
 

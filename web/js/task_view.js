@@ -1,7 +1,7 @@
 /** The row of one task in the list. */
 
 import { icon, iconButton, make, setAttribute, setText } from './dom.js'
-import { ageOf, iconOf, kindOf, lineOf, progressOf, stateOf, titleOf, toneOf } from './task_words.js'
+import { ageOf, iconOf, kindOf, lineOf, partsLine, progressOf, stateOf, titleOf, toneOf, wholeTitle } from './task_words.js'
 
 const TONE_ICONS = { good: 'check', bad: 'exclamation-triangle', note: 'minus-circle', idle: 'pause', busy: '' }
 
@@ -10,12 +10,15 @@ const TONE_ICONS = { good: 'check', bad: 'exclamation-triangle', note: 'minus-ci
  * @param {Function} context.t Looks up texts.
  * @param {import('./service.js').Service} context.service
  * @param {() => number} context.now The server's time in seconds.
+ * @param {(row: object) => object|null} context.partsOf For a row that stands for a whole: how many parts of it are in each group.
  * @param {(row: object) => boolean} context.canShowNode
- * @param {object} context.actions `open`, `cancel`, `resume`, `forget`, `copy`, `showNode`, each given the row.
+ * @param {object} context.actions `open`, `cancel`, `resume`, `forget`, `copy`, `showNode`, each given the row; for a whole
+ *   `openWhole`, `cancelWhole`, `forgetWhole`.
  */
 export function createTaskView(context) {
   const { t, actions } = context
   let row = null
+  let parts = null
 
   const thumbnail = make('span', { class: 'xalora-thumbnail', 'aria-hidden': 'true' })
   const badge = make('span', { class: 'xalora-badge' })
@@ -24,18 +27,20 @@ export function createTaskView(context) {
   const line = make('span', { class: 'xalora-task-line' })
   const bar = make('span', { class: 'xalora-bar-value' })
   const track = make('span', { class: 'xalora-bar', 'aria-hidden': 'true' }, bar)
+  const unfold = make('span', { class: 'xalora-unfold', 'aria-hidden': 'true' }, icon('angle-right'))
   const main = make(
     'button',
-    { type: 'button', class: 'xalora-task-main', on: { click: () => actions.open(row) } },
+    { type: 'button', class: 'xalora-task-main', on: { click: () => (parts ? actions.openWhole(row) : actions.open(row)) } },
     thumbnail,
-    make('span', { class: 'xalora-task-words' }, make('span', { class: 'xalora-task-head' }, title, age), line)
+    make('span', { class: 'xalora-task-words' }, make('span', { class: 'xalora-task-head' }, title, age), line),
+    unfold
   )
   const buttons = {
     node: iconButton('map-marker', t('action.showNode'), () => actions.showNode(row)),
     resume: iconButton('refresh', t('action.resume'), () => actions.resume(row)),
     copy: iconButton('copy', t('action.copyId'), () => actions.copy(row)),
-    forget: iconButton('trash', t('action.forget'), () => actions.forget(row)),
-    cancel: iconButton('times', t('action.cancel'), () => actions.cancel(row), { class: 'xalora-danger' })
+    forget: iconButton('trash', t('action.forget'), () => (parts ? actions.forgetWhole(row) : actions.forget(row))),
+    cancel: iconButton('times', t('action.cancel'), () => (parts ? actions.cancelWhole(row) : actions.cancel(row)), { class: 'xalora-danger' })
   }
   for (const [name, button] of Object.entries(buttons)) button.dataset.action = name
   const tools = make('span', { class: 'xalora-task-tools' }, ...Object.values(buttons))
@@ -60,21 +65,32 @@ export function createTaskView(context) {
   }
 
   function showFixed() {
-    const tone = toneOf(row)
-    setText(title, titleOf(row, t))
-    setAttribute(title, 'title', row.label)
+    const tone = shownTone()
+    setText(title, shownTitle())
+    setAttribute(title, 'title', parts ? row.whole.label : row.label)
+    unfold.hidden = !parts
     element.dataset.tone = tone
     element.dataset.state = row.state
     element.dataset.id = row.id
     element.dataset.video = String(row.files[0]?.kind === 'video')
     badge.className = `xalora-badge pi ${TONE_ICONS[tone] ? `pi-${TONE_ICONS[tone]}` : ''}`
     badge.hidden = tone === 'busy' || tone === 'good'
-    buttons.cancel.hidden = !row.actions.includes('cancel')
-    buttons.resume.hidden = !row.actions.includes('resume')
-    buttons.forget.hidden = !row.actions.includes('forget') || row.group === 'active'
-    buttons.copy.hidden = !row.task_id
+    buttons.cancel.hidden = parts ? row.group !== 'active' : !row.actions.includes('cancel')
+    buttons.resume.hidden = Boolean(parts) || !row.actions.includes('resume')
+    buttons.forget.hidden = row.group === 'active' || !(parts || row.actions.includes('forget'))
+    buttons.copy.hidden = Boolean(parts) || !row.task_id
     track.hidden = row.group !== 'active'
     showPicture()
+  }
+
+  function shownTitle() {
+    return parts ? wholeTitle(row.whole) : titleOf(row, t)
+  }
+
+  function shownTone() {
+    if (!parts || row.group === 'active') return toneOf(row)
+    if (!parts.failed) return 'good'
+    return parts.done ? 'note' : toneOf(row)
   }
 
   return {
@@ -82,23 +98,24 @@ export function createTaskView(context) {
     focus: () => main.focus(),
     update(shown, index, total) {
       row = shown
-      const stamp = `${row.version} ${row.leased} ${row.error ?? ''} ${row.actions}`
+      parts = context.partsOf(row)
+      const stamp = `${row.version} ${row.leased} ${row.error ?? ''} ${row.actions} ${parts && JSON.stringify(parts)}`
       if (stamp !== shownVersion) {
         shownVersion = stamp
         showFixed()
       }
       const now = context.now()
-      const words = lineOf(row, now, t)
+      const words = parts ? partsLine(parts, t) : lineOf(row, now, t)
       setText(line, words)
       // Not while it counts seconds: a changing tooltip flickers.
-      setAttribute(line, 'title', toneOf(row) === 'busy' ? null : words)
+      setAttribute(line, 'title', shownTone() === 'busy' ? null : words)
       setText(age, row.group === 'active' ? '' : ageOf(row, now, t))
-      setAttribute(main, 'aria-label', [titleOf(row, t), kindOf(row, t), stateOf(row, t), words].join(', '))
+      setAttribute(main, 'aria-label', [shownTitle(), kindOf(row, t), parts ? '' : stateOf(row, t), words].filter(Boolean).join(', '))
       setAttribute(element, 'aria-posinset', index + 1)
       setAttribute(element, 'aria-setsize', total)
-      buttons.node.hidden = !context.canShowNode(row)
-      const progress = progressOf(row, now)
-      track.classList.toggle('xalora-bar-unknown', progress === null && toneOf(row) === 'busy')
+      buttons.node.hidden = Boolean(parts) || !context.canShowNode(row)
+      const progress = parts ? null : progressOf(row, now)
+      track.classList.toggle('xalora-bar-unknown', progress === null && shownTone() === 'busy')
       bar.style.width = progress === null ? '' : `${(progress * 100).toFixed(1)}%`
     }
   }

@@ -23,6 +23,19 @@ export function titleOf(row, t) {
   return label.charAt(0).toUpperCase() + label.slice(1)
 }
 
+/** The title of what many tasks make together. */
+export function wholeTitle(whole) {
+  return whole.label.charAt(0).toUpperCase() + whole.label.slice(1)
+}
+
+/** How many parts of a whole are under way, done, and without a result. */
+export function partsLine(parts, t) {
+  return ['active', 'done', 'failed']
+    .filter((group) => parts[group])
+    .map((group) => t(`whole.${group}`, { count: parts[group] }))
+    .join(' · ')
+}
+
 /** A name for a result's file that tells what it shows: its title, and a number where there are several. */
 export function fileNameOf(row, index, t) {
   const type = row.files[index].name.match(/\.\w+$/)?.[0] ?? ''

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from ..config import Settings
 from ..errors import STILL_RETRIEVABLE, JournalError, MissingKeyError
 from ..journal import Journal, Record
 from ..text import counted
+from .formats import printable
 
 if TYPE_CHECKING:
     from ..tasks import WorkflowTask
@@ -64,6 +66,15 @@ def chosen_records(
         own = [record for record in here if record.work.consumer_id == consumer or record.work.own_key]
         _note_ignored(len(here) - len(own), "another account", "XALORA_API_KEY to the key of that account")
     return [(record.task_id or record.job_id, record) for record in own if condition(record)]
+
+
+def left_to_its_command(parts: Sequence[Record]) -> list[str]:
+    """For each whole of which these are parts, what goes on with them: a frame is no result of its own."""
+    counts = Counter(record.work.whole.label for record in parts if record.work.whole is not None)
+    return [
+        f"{printable(label)}: {counted(count, 'task')} left; the same command again takes them up"
+        for label, count in counts.items()
+    ]
 
 
 def _note_ignored(count: int, whose: str, setting: str) -> None:

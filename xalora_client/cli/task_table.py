@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timezone
 from typing import Any
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..journal import Record, TaskState
-from ..text import elapsed_text, queue_text, seconds_text
+from ..text import counted, elapsed_text, queue_text, seconds_text
 from .formats import printable, shortened
 from .screen import attributes
 
@@ -41,21 +41,43 @@ def state_text(record: Record) -> str:
     return STATES[record.state][0] + (" (files removed)" if record.evicted else "")
 
 
-def record_table(records: Sequence[Record], leased: AbstractSet[int]) -> Table:
-    """A table of records; ``leased`` has the ids of those that a process works on."""
+def whole_texts(parts: Mapping[str, int]) -> tuple[str, str]:
+    """The state and the number of what is one whole, from how many of its parts are in each group."""
+    words = {"active": "under way", "done": "done", "failed": "without a result"}
+    told = [f"{parts[group]} {word}" for group, word in words.items() if parts.get(group)]
+    return ", ".join(told), counted(sum(parts.values()), "task")
+
+
+def record_table(
+    records: Sequence[Record],
+    leased: AbstractSet[int],
+    parts: Mapping[str, Mapping[str, int]],
+) -> Table:
+    """A table of records.
+
+    Args:
+        leased: The ids of those that a process works on.
+        parts: For each whole of which one record is here, how many of its parts are in each group.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("Age", "Task", "State", "Time"):
         table.add_column(name)
     table.add_column("Task id", no_wrap=True)
     now = datetime.now(timezone.utc).timestamp()
     for record in records:
+        age = Text(elapsed_text(now - record.created_at), style="dim")
+        if (whole := record.work.whole) is not None:
+            label = shortened(printable(whole.label), 40)
+            state, count = whole_texts(parts.get(whole.id, {}))
+            table.add_row(age, Text(label), Text(state), Text(), Text(count))
+            continue
         style = STATES.get(record.state, ("", "cyan"))[1]
         state = state_text(record) + (", a process waits" if record.is_open and record.id in leased else "")
         label = shortened(printable(record.work.label), 40)
         if record.error and record.state in (TaskState.FAILED, TaskState.NOT_SENT):
             label += f"\n{shortened(printable(record.error), 60)}"
         table.add_row(
-            Text(elapsed_text(now - record.created_at), style="dim"),
+            age,
             Text(label),
             Text(printable(state), style=style),
             Text(seconds_text(record.total_seconds), style="dim"),
@@ -71,6 +93,7 @@ def record_document(record: Record, leased: AbstractSet[int]) -> dict[str, Any]:
         **attributes(record, "ended_at", "engine", "miner", "device", "error"),
         **attributes(record, "queue_position", "inference_seconds", "run_id"),
         **attributes(record.work, "label", "task_type", "workflow_id", "consumer_id"),
+        "whole_id": record.work.whole and record.work.whole.id,
         "state": record.state.value,
         "open": record.is_open,
         "attended": record.is_open and record.id in leased,

@@ -241,4 +241,5 @@ def work_of(prepared: PreparedTask, sequencer_url: str) -> Work:
         seeded=task.repeatable,
         own_key=task.api_key is not None,
         details=details,
+        whole=task.whole(),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .database import BusyJournalError, CorruptJournalError, busy_error
 from .journal import JOURNAL_FILE, Journal
-from .records import Claim, ClaimOptions, Group, Record, Work
+from .records import Claim, ClaimOptions, Group, Record, Whole, Work
 from .rules import ENDED, Action, Event, IfUnknown, TaskState
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Journal",
     "Record",
     "TaskState",
+    "Whole",
     "Work",
     "busy_error",
 ]

@@ -337,6 +337,8 @@ class Journal:
         is_open: bool | None = None,
         groups: Collection[str] = (),
         named: Mapping[str, Collection[str]] | None = None,
+        whole_id: str | None = None,
+        one_a_whole: bool = False,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[Record]:
@@ -350,10 +352,12 @@ class Journal:
             is_open: Only those with something left to do or to decide, or only the others.
             groups: Only those in one of these groups, see `Record.group`; all where none is named.
             named: For a word of the text, the names in `queries.NAMED` of what it finds as well.
+            whole_id: Only the parts of this whole, see `Whole`.
+            one_a_whole: Of those found that are parts of the same whole, only the newest.
             limit: At most so many.
             offset: Leaving out so many first.
         """
-        clause, values = where(states, text, since, is_open, groups, named)
+        clause, values = where(states, text, since, is_open, groups, named, whole_id, one_a_whole)
         count = -1 if limit is None else limit
         return self._select(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, count, offset))
 
@@ -366,9 +370,11 @@ class Journal:
         is_open: bool | None = None,
         groups: Collection[str] = (),
         named: Mapping[str, Collection[str]] | None = None,
+        whole_id: str | None = None,
+        one_a_whole: bool = False,
     ) -> int:
         """The number of records that `records` would list without a limit."""
-        clause, values = where(states, text, since, is_open, groups, named)
+        clause, values = where(states, text, since, is_open, groups, named, whole_id, one_a_whole)
         return int(self._read(f"SELECT count(*) FROM entries {clause}", values)[0][0])
 
     def leased(self, record_ids: Collection[int] | None = None, besides: str = "") -> frozenset[int]:

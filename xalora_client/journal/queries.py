@@ -82,6 +82,8 @@ def where(
     is_open: bool | None = None,
     groups: Collection[str] = (),
     named: Mapping[str, Collection[str]] | None = None,
+    whole_id: str | None = None,
+    one_a_whole: bool = False,
 ) -> tuple[str, tuple[Any, ...]]:
     """The clause and its values for `Journal.records`; without conditions it lets everything through."""
     clauses = ["1"]
@@ -103,4 +105,11 @@ def where(
     if groups:
         clauses.append(f"{GROUP} IN ({', '.join('?' for _ in groups)})")
         values.extend(groups)
-    return "WHERE " + " AND ".join(clauses), tuple(values)
+    if whole_id is not None:
+        clauses.append("whole_id = ?")
+        values.append(clean_text(whole_id))
+    found = " AND ".join(clauses)
+    if one_a_whole:
+        newest = f"SELECT max(id) FROM entries WHERE whole_id IS NOT NULL AND {found} GROUP BY whole_id"
+        return f"WHERE {found} AND (whole_id IS NULL OR id IN ({newest}))", (*values, *values)
+    return f"WHERE {found}", tuple(values)

@@ -20,6 +20,19 @@ INPUTS = "@inputs"
 """The key of paths among a work's details; no parameter of a task is called so."""
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What many tasks make together: a clip of its frames, an image of its tiles. Lists show it in one row.
+
+    Args:
+        id: The same for all its parts, whenever they are made.
+        label: Short human text for lists.
+    """
+
+    id: str
+    label: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What a task is to do; the same `fingerprint` means the same work.
@@ -38,6 +51,7 @@ class Work:
         own_key: The task has a key of its own, to be asked for when it is resumed.
         details: Small JSON object of parameters, without pixels and keys; under :data:`INPUTS` the absolute
             paths of images that were given by their paths.
+        whole: What this makes a part of, where it does.
     """
 
     fingerprint: str
@@ -50,6 +64,7 @@ class Work:
     seeded: bool = True
     own_key: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    whole: Whole | None = None
 
     @property
     def input_path(self) -> Path | None:
@@ -254,6 +269,7 @@ def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
         seeded=bool(row["seeded"]),
         own_key=bool(row["own_key"]),
         details=json.loads(row["details"]),
+        whole=None if row["whole_id"] is None else Whole(row["whole_id"], row["whole_label"]),
     )
     kept = json.loads(row["files"])
     return Record(

@@ -98,6 +98,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    (
+        # What the task makes a part of; lists show that in one row.
+        "ALTER TABLE entries ADD COLUMN whole_id TEXT",
+        "ALTER TABLE entries ADD COLUMN whole_label TEXT",
+        "CREATE INDEX entries_whole ON entries (whole_id, id) WHERE whole_id IS NOT NULL",
+    ),
 )
 
 

@@ -106,6 +106,8 @@ class Transaction:
             "seeded": int(work.seeded),
             "own_key": int(work.own_key),
             "details": to_json(work.details),
+            "whole_id": work.whole and work.whole.id,
+            "whole_label": work.whole and clean_text(work.whole.label),
             "job_id": clean_text(job_id),
             "state": TaskState.PREPARED.value,
             "created_at": self.now,

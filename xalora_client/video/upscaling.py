@@ -30,6 +30,7 @@ from ..concurrency import run_all_or_cancel, run_in_thread
 from ..errors import ConfigurationError, JournalError, ResultSaveError, XaloraError
 from ..events import EventCallback
 from ..files import digest_of
+from ..journal.records import Whole
 from ..journal.spending import sent_in
 from ..media import workers
 from ..media.animation import on_black
@@ -123,17 +124,21 @@ class UpscaledVideo:
 class FrameTask(UpscalerTask):
     """One frame of a clip."""
 
-    _label: str = PrivateAttr("a frame")
+    _clip: Whole = PrivateAttr()
+    _frame: int = PrivateAttr()
 
     @classmethod
-    def of(cls, clip: Path, frame: int, pixels: npt.NDArray[np.uint8], **options: Any) -> FrameTask:
+    def of(cls, clip: Whole, frame: int, pixels: npt.NDArray[np.uint8], **options: Any) -> FrameTask:
         """The task of a frame; lists name the clip and the number, from 1."""
         task = cls(image=pixels, **options)
-        task._label = f"upscale {clip.name}, frame {frame + 1}"
+        task._clip, task._frame = clip, frame
         return task
 
     def describe(self) -> str:
-        return self._label
+        return f"{self._clip.label}, frame {self._frame + 1}"
+
+    def whole(self) -> Whole:
+        return self._clip
 
 
 @dataclass
@@ -205,7 +210,7 @@ async def _held(
     key = await run_in_thread(lambda: clip_key(client.settings, clip.path, options.task))
     folder = ClipFolder(client.settings.state_dir / VIDEOS_FOLDER, key)
     with folder.held():
-        upscaling = _Upscaling(client, clip, folder, target, options, f"video-{key}", run_frame)
+        upscaling = _Upscaling(client, clip, folder, target, options, whole_id_of(key), run_frame)
         once = _Once()
         logger.addFilter(once)
         try:
@@ -225,6 +230,11 @@ def clip_key(settings: Settings, path: Path, task: Mapping[str, Any]) -> str:
     who = (task.get("consumer_id") or own, task.get("workflow_id") or "")
     named = "\n".join([_FORM, digest_of(path), settings.sequencer_url, *who])
     return hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+def whole_id_of(key: str) -> str:
+    """Under what id the journal has the frames of the clip with this key, see :class:`.Whole`."""
+    return f"video-{key}"
 
 
 def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[Clip, Path]:
@@ -451,7 +461,8 @@ class _Upscaling:
         kept = await run_in_thread(lambda: self._folder.here(digest))
         if kept is not None:
             return _Result(kept[0], MadeFrame(frame, kept[1]))
-        task = FrameTask.of(self._clip.path, frame, pixels, **self._options.task)
+        whole = Whole(self._run_id, f"upscale {self._clip.path.name}")
+        task = FrameTask.of(whole, frame, pixels, **self._options.task)
         del pixels
         tries: list[XaloraError] = []
         while True:

@@ -14,7 +14,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
-from xalora_client.journal import Event, Journal, Record, Work
+from xalora_client.journal import Event, Journal, Record, Whole, Work
 
 HOUR = 3600.0
 
@@ -49,6 +49,7 @@ class Seeder:
         ago: float,
         took: float = 3.0,
         then: Callable[[Seeder, Record, str], None] = lambda *_: None,
+        whole: Whole | None = None,
         **details: Any,
     ) -> Record:
         """A record begun `ago` seconds before now; `then` takes it from there, given its lease."""
@@ -64,6 +65,7 @@ class Seeder:
             kind=details.pop("kind", task_type),
             label=label,
             details=details.pop("parameters", {}),
+            whole=whole,
         )
         claim = self.journal.claim(work, job_id=f"sdk-workflow-{self.made:010x}").result()
         try:

@@ -98,6 +98,31 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(played(tmp_path / "clip.xalora.mp4")) == 60
 
 
+def test_what_a_killed_command_left_is_one_line_and_no_files_of_frames(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", moving_photograph(12, hold=2), lossless=True)
+    with DevnetThread(miners=0) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", clip, "--max-in-flight", 3)
+        while sum(task["state"] == "submitted" for task in cli.json("tasks")["tasks"]) < 3:
+            assert process.poll() is None
+        process.kill()
+        process.communicate(timeout=CEILING)
+        listed = cli("tasks").stdout
+        assert "upscale clip.mp4 " in listed and "3 under way" in listed and "frame" not in listed
+        assert "upscale clip.mp4: 3 tasks left; the same command again takes them up" in listed
+        assert "resume --all" not in listed
+        frames = cli.json("tasks")["tasks"]
+        assert len(frames) == 3 and len({frame["whole_id"] for frame in frames}) == 1
+        devnet.add_miner()
+        devnet.wait_for(lambda stats: stats["tasks"]["finished"] == 3)
+        resumed = cli("resume", "--all")
+        assert resumed.returncode == 0 and "the same command again takes them up" in resumed.stderr
+        assert {path.name for path in tmp_path.glob("*.*")} == {"clip.mp4"}
+        assert cli("upscale", clip).returncode == 0
+        assert creates(devnet) == 6
+        assert "6 done" in cli("tasks", "--all").stdout
+
+
 def test_frames_that_this_machine_made_are_named(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", moving_photograph(6), lossless=True)
     with DevnetThread(miners=1, faults=["miner:failed:n=2,4"]) as devnet:

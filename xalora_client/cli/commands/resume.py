@@ -23,7 +23,7 @@ from ..options import AsJson, AsLines, Force, Output, PictureOptions, Timeout
 from ..outputs import check_destinations
 from ..screen import Screen
 from ..standard_streams import check_stdout, stdout_for_bytes
-from ..task_lookup import Ids, chosen_records, own_key_task
+from ..task_lookup import Ids, chosen_records, left_to_its_command, own_key_task
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask
@@ -43,7 +43,8 @@ def resume(
 ) -> ExitCode:
     """Wait for open tasks and fetch their results; each goes beside its input, or to the working directory.
 
-    Where a result of that name exists, it gets a number.
+    Where a result of that name exists, it gets a number. Frames of a clip are left to the command that makes
+    the clip.
     """
     if as_json and as_lines:
         raise typer.BadParameter("--json and --jsonl exclude each other")
@@ -55,6 +56,11 @@ def resume(
     stdout_context = stdout_for_bytes() if choice.is_stream else nullcontext()
     with stdout_context as stdout, open_journal(settings) as journal:
         chosen = chosen_records(journal, ids, every, settings, lambda _: True)
+        if every:
+            parts = [record for _, record in chosen if record is not None and record.work.whole is not None]
+            chosen = [pair for pair in chosen if pair[1] not in parts]
+            for line in left_to_its_command(parts):
+                screen.note(line)
         codes = [_reason_to_skip(screen, journal, record) for _, record in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
         own = [own_key_task(record, settings) for _, record in ready]

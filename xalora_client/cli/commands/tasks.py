@@ -19,6 +19,7 @@ from ...errors import (
 )
 from ...journal import Journal, Record, TaskState
 from ...journal.spending import spending
+from ...journal.wholes import parts_of
 from ...text import counted, queue_text, seconds_text
 from ..command import command, with_client
 from ..exit_codes import ExitCode, exit_code_of, most_serious
@@ -30,6 +31,7 @@ from ..task_lookup import (
     Ids,
     chosen_records,
     find_record,
+    left_to_its_command,
     own_key_task,
 )
 from ..task_table import record_document, record_table, state_text
@@ -52,32 +54,38 @@ def tasks(
     limit: Annotated[int, typer.Option(min=1, help="With --all: how many, the latest first.")] = 50,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """List the open tasks in this machine's journal, or all."""
+    """List the open tasks in this machine's journal, or all; the frames of a clip in one line."""
     screen = Screen(json=as_json)
     settings = load_settings().settings
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
         spent = spending(journal.read, settings.prices)
         still_open = journal.records(is_open=True)
-        records = journal.records(limit=limit) if every else still_open
+        # A program gets each task; for people, a clip of a thousand frames must not hide everything else.
+        is_open, one_a_whole = None if every else True, not as_json
+        records = journal.records(is_open=is_open, one_a_whole=one_a_whole, limit=limit if every else None)
+        parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
         leased = journal.leased()
-        total = journal.count()
+        total = journal.count(is_open=is_open, one_a_whole=one_a_whole)
     if as_json:
         documents = [record_document(record, leased) for record in records]
         screen.document({"tasks": documents, **spent})
         return ExitCode.DONE
     if records:
-        screen.show(record_table(records, leased))
+        screen.show(record_table(records, leased, parts))
     if spent["last_run"] is not None:
         screen.say((sum_text("Last run", spent["last_run"]), "dim"))
     if spent["today"]["tasks"]:
         screen.say((sum_text("Since midnight", spent["today"]), "dim"))
-    if every and total > len(records):
+    if total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
     idle = [record for record in still_open if record.id not in leased]
     undecided = sum(record.state is TaskState.UNKNOWN for record in idle)
-    if len(idle) > undecided:
-        screen.say(f"{counted(len(idle) - undecided, 'task')} that no process waits for: xalora resume --all")
+    parts_left = [record for record in idle if record.work.whole and record.state is not TaskState.UNKNOWN]
+    if left := len(idle) - undecided - len(parts_left):
+        screen.say(f"{counted(left, 'task')} that no process waits for: xalora resume --all")
+    for line in left_to_its_command(parts_left):
+        screen.say(line)
     if undecided:
         screen.say(
             f"{counted(undecided, 'unknown outcome')}: look for the job in your account, then run the same "

@@ -1,0 +1,59 @@
+"""A clip of its frames is listed in one row."""
+
+from __future__ import annotations
+
+from journal_steps import claim, end, finish, leave, note, send, work
+
+from xalora_client.journal import Event, Journal, Record, Whole, Work
+from xalora_client.journal.wholes import parts_of
+
+CLIP = Whole("video-1", "upscale waves.mp4")
+OTHER = Whole("video-2", "upscale dunes.mp4")
+
+
+def frame(number: int, whole: Whole | None = CLIP) -> Work:
+    label = f"{whole.label}, frame {number}" if whole else "upscale a photograph"
+    return work(number, label=label, whole=whole)
+
+
+def done(journal: Journal, task: Work, job_id: str) -> Record:
+    claimed = claim(journal, task, job_id)
+    record = finish(journal, send(journal, claimed, f"task-of-{job_id}"))
+    leave(journal, claimed)
+    return note(journal, record.id, Event.DELIVERED)
+
+
+def test_of_a_whole_only_the_newest_part_that_fits_is_listed(journal: Journal) -> None:
+    photo = done(journal, frame(0, None), "job-0")
+    first, second = (done(journal, frame(number), f"job-{number}") for number in (1, 2))
+    other = done(journal, frame(3, OTHER), "job-3")
+    running = send(journal, claim(journal, frame(4), "job-4"))
+    failed = end(journal, claim(journal, frame(5), "job-5"), "failed")
+
+    def listed(**which: object) -> list[int]:
+        records = journal.records(**which, one_a_whole=True)  # type: ignore[arg-type]
+        assert journal.count(**which, one_a_whole=True) == len(records)  # type: ignore[arg-type]
+        return [record.id for record in records]
+
+    assert listed() == [failed.id, other.id, photo.id]
+    assert listed(groups=("done",)) == [other.id, second.id, photo.id]
+    assert listed(groups=("active",)) == [running.id]
+    assert listed(groups=("done",), text="frame 1") == [first.id]
+    assert listed(since=second.version) == [failed.id, other.id]
+    assert journal.records(one_a_whole=True, limit=1, offset=1)[0].id == other.id
+
+
+def test_the_parts_of_a_whole_are_listed_and_counted_by_its_id(journal: Journal) -> None:
+    done(journal, frame(0, None), "job-0")
+    first = done(journal, frame(1), "job-1")
+    done(journal, frame(2, OTHER), "job-2")
+    failed = end(journal, claim(journal, frame(3), "job-3"), "failed")
+    assert first.work.whole == CLIP
+    assert [record.id for record in journal.records(whole_id=CLIP.id)] == [failed.id, first.id]
+    assert journal.count(whole_id=CLIP.id, groups=("done",)) == 1
+    assert journal.count(whole_id="of nothing") == journal.count(whole_id="\ud800") == 0
+    assert parts_of(journal.read, [CLIP.id, OTHER.id]) == {
+        CLIP.id: {"done": 1, "failed": 1},
+        OTHER.id: {"done": 1},
+    }
+    assert parts_of(journal.read, []) == {}
