@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
-from ...xalora_client.journal import Group, Journal, Record, TaskState
+from ...xalora_client.journal import Journal, Record, TaskState
 from ...xalora_client.journal.spending import sent_in, spending
 from ...xalora_client.journal.wholes import parts_of
 from ...xalora_client.polling.durations import usual_span
@@ -373,15 +373,17 @@ def _found(journal: Journal, record_id: int) -> Record:
 
 
 def counts(journal: Journal) -> dict[str, int]:
-    """How many rows there are in each group, and in the ``history`` of what is not active."""
-    lists: dict[str, tuple[Group, ...]] = {name: (name,) for name in GROUPS}
-    lists["history"] = ("done", "failed")
-    return {name: journal.count(groups=groups, one_a_whole=True) for name, groups in lists.items()}
+    """How many rows there are in each group."""
+    return {name: journal.count(groups=(name,), one_a_whole=True) for name in GROUPS}
 
 
 def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
-    """``counts`` of the groups, and what was sent ``today`` and in the ``last_run`` that sent any."""
-    return {"counts": counts(journal), **spending(journal.read, prices)}
+    """``counts`` of the groups, rows in the ``history``, what was sent ``today`` and in the ``last_run``.
+
+    A clip may have done and failed frames, and is one row of the history.
+    """
+    history = journal.count(groups=("done", "failed"), one_a_whole=True)
+    return {"counts": counts(journal), "history": history, **spending(journal.read, prices)}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

@@ -70,8 +70,10 @@ export class TaskStore extends EventTarget {
   constructor(service) {
     super()
     this.rows = new Map()
-    /** How many rows there are in each group, and in the `history` of those that are not active. */
-    this.counts = { active: 0, done: 0, failed: 0, history: 0 }
+    /** How many rows there are in each group. */
+    this.counts = { active: 0, done: 0, failed: 0 }
+    /** How many there are that are not active; a clip with done and failed frames is one. */
+    this.historyTotal = 0
     /** For each whole that rows are parts of, as the server counts them: `{active, done, failed}`. */
     this.parts = new Map()
     /** What only the parts are shown of, `{id, label}`; null for all tasks, where a whole is one row. */
@@ -112,7 +114,7 @@ export class TaskStore extends EventTarget {
 
   /** The number of all rows, regardless of the filter. */
   get everything() {
-    return this.counts.active + this.counts.history
+    return this.counts.active + this.historyTotal
   }
 
   /** Seconds on the server's clock, as all times in rows. */
@@ -272,8 +274,9 @@ export class TaskStore extends EventTarget {
     )
   }
 
-  _takeSums({ counts, today, last_run: lastRun }) {
+  _takeSums({ counts, history, today, last_run: lastRun }) {
     this.counts = counts
+    this.historyTotal = history
     this.today = today
     this.lastRun = lastRun
   }
@@ -334,7 +337,7 @@ export class TaskStore extends EventTarget {
   _agrees() {
     if (this.text || this.whole) return true
     return Object.values(this._sections).every(
-      (section) => section === null || section.total === this.counts[section.groups.length > 1 ? 'history' : section.groups[0]]
+      (section) => section === null || section.total === (section.groups.length > 1 ? this.historyTotal : this.counts[section.groups[0]])
     )
   }
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from pydantic import PrivateAttr
 
 from ..concurrency import run_all_or_cancel, run_in_thread
-from ..errors import ConfigurationError, JournalError, ResultSaveError, XaloraError
+from ..errors import ConfigurationError, JournalError, ResultSaveError, ResultTooLargeError, XaloraError
 from ..events import EventCallback
 from ..files import digest_of
 from ..journal.records import Whole
@@ -38,7 +38,7 @@ from ..media.clip_writer import SegmentWriter, check_output, fitted, join
 from ..media.clips import Clip, frame_digest, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
-from ..media.limits import check_frame_size, using
+from ..media.limits import FRAME_PIXELS, TooLargeError, check_frame_size, using
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..tasks import UpscalerTask
 from ..text import counted
@@ -58,6 +58,9 @@ READ_AT_ONCE = 16
 
 RunFrame: TypeAlias = Callable[[UpscalerTask, EventCallback, "str | None"], Awaitable[RunResult]]
 """Gets the result of one frame. The engine is the one that has to make it; None for any."""
+
+SURELY_FITS = FRAME_PIXELS // 16
+"""Pixels of a frame that even four times as wide and high is not too large."""
 
 _FORM = "1"
 """Names how frames are sent and written; a clip that was begun in another form begins anew."""
@@ -300,6 +303,7 @@ class _Upscaling:
         self._segment_written = asyncio.Event()
         self._engine = options.engine
         self._size: tuple[int, int] | None = None
+        self._size_known = asyncio.Event()
         self._made: list[MadeFrame] = []
         self.progress = VideoProgress(stage="reading", frames=clip.frame_count)
         self._began = 0.0
@@ -426,6 +430,9 @@ class _Upscaling:
             if self._options.same_engine and self._engine is None:
                 # Its engine makes all others.
                 self._engine = (await asyncio.shield(self._result(digest))).made.engine
+            if self._size is None and self._clip.width * self._clip.height > SURELY_FITS:
+                # Frames that turn out too large are found out with one task.
+                await self._size_known.wait()
 
     def _ended(self, making: asyncio.Task[None]) -> None:
         self._under_way.discard(making)
@@ -529,6 +536,7 @@ class _Upscaling:
     async def _pixels_of(self, digest: str) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
         result = await self._result(digest)
         pixels = await self._on(self._decoder, lambda: self._pixels(result))
+        self._size_known.set()
         return pixels, result.made
 
     def _write_frame(self, frame: int, pixels: npt.NDArray[np.uint8]) -> None:
@@ -554,7 +562,14 @@ class _Upscaling:
             with add_result_to_errors(result.result):
                 pixels = _decoded(result.file)
         if self._size is None:
-            check_frame_size(pixels.shape[1], pixels.shape[0])
+            try:
+                check_frame_size(pixels.shape[1], pixels.shape[0])
+            except TooLargeError as error:
+                raise ResultTooLargeError(
+                    f"The video can't be written: {error}",
+                    money="What was made of it is paid for and kept.",
+                    next_step="Scale the clip down first.",
+                ) from error
             self._size = (pixels.shape[1], pixels.shape[0])
         if pixels.shape[1::-1] != self._size:
             result.made = replace(result.made, is_scaled=True)

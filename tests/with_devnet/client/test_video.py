@@ -24,8 +24,10 @@ from xalora_client import (
     XaloraError,
 )
 from xalora_client.devnet import Devnet, DevnetThread
+from xalora_client.media import limits
 from xalora_client.media.clips import open_clip
 from xalora_client.video import plan as rules
+from xalora_client.video import upscaling
 from xalora_client.video.upscaling import VideoProgress
 
 Resampling = Image.Resampling
@@ -230,6 +232,21 @@ async def test_with_one_engine_for_all_the_first_frame_decides(tmp_path: Path) -
             )
         assert devnet.stats()["creates"] == 0
     assert made.made_here == tuple(range(6)) and len(made.engines) == 1
+
+
+async def test_frames_that_turn_out_too_large_cost_one_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FRAME_PIXELS", 192 * 128 - 1)
+    monkeypatch.setattr(upscaling, "SURELY_FITS", 96 * 64 - 1)
+    clip = clip_of(tmp_path, 12)
+    async with Devnet(miners=4) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        with pytest.raises(XaloraError, match="192x128 pixels are larger"):
+            await client.upscale_video(clip, tmp_path / "out.mp4")
+        assert devnet.stats()["creates"] == 1
+        monkeypatch.setattr(limits, "FRAME_PIXELS", 192 * 128)
+        await client.upscale_video(clip, tmp_path / "out.mp4")
+        assert devnet.stats()["creates"] == 12
 
 
 async def test_without_a_network_all_is_made_here(tmp_path: Path) -> None:
