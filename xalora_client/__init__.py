@@ -72,6 +72,7 @@ _LAZY = {
     "Text2VideoTask": "tasks",
     "Timeouts": "config",
     "Timing": "results",
+    "UpscaledImage": "tiles.upscaling",
     "UpscaledVideo": "video.upscaling",
     "UpscalerTask": "tasks",
     "VideoProgress": "video.upscaling",
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
         WorkflowTask as WorkflowTask,
         WorkflowTaskType as WorkflowTaskType,
     )
+    from .tiles.upscaling import UpscaledImage as UpscaledImage
     from .video.upscaling import (
         UpscaledVideo as UpscaledVideo,
         VideoProgress as VideoProgress,

@@ -172,6 +172,8 @@ class Xalora:
     """See :meth:`AsyncXalora.run`. Ctrl-C, or whatever else a signal raises here, cancels the remote task."""
     run_many = _blocking(AsyncXalora.run_many)
     """See :meth:`AsyncXalora.run_many`. What cancels :meth:`run` cancels all remote tasks."""
+    upscale_image = _blocking(AsyncXalora.upscale_image)
+    """See :meth:`AsyncXalora.upscale_image`. Ctrl-C cancels the remote tasks; what is paid for is kept."""
     upscale_video = _blocking(AsyncXalora.upscale_video)
     """See :meth:`AsyncXalora.upscale_video`. Ctrl-C ends it; the same call goes on there."""
 

@@ -47,7 +47,7 @@ from .errors import (
     UnexpectedError,
     XaloraError,
 )
-from .events import EventCallback, TaskEvent
+from .events import EventCallback, TaskEvent, TileProgress
 from .handle import TaskHandle, check_waits, on_own_loop, seconds_of
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
@@ -61,12 +61,15 @@ if TYPE_CHECKING:
     from .jobs.callers import Caller
     from .jobs.dispatcher import Dispatcher
     from .journal import ClaimOptions, Journal
+    from .media.inputs import ImageInput
     from .notebook import NotebookProgress
+    from .parts import RunPart
     from .results import Outcome, RunResult, WorkflowTaskResult
     from .streams import TaskStream
     from .tasks import BaseOptions, UpscalerTask, WorkflowTask
+    from .tiles.upscaling import Tiling, UpscaledImage
     from .transfer.upload import ImageDelivery
-    from .video.upscaling import ProgressCallback, RunFrame, UpscaledVideo
+    from .video.upscaling import ProgressCallback, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
 
 logger = logging.getLogger("xalora_client")
@@ -707,16 +710,6 @@ class AsyncXalora:
         from .video.upscaling import VideoOptions, upscale_video
 
         check_options("upscale_video", options)
-        host = host_of(options)
-
-        def run_frame(run_id: str) -> RunFrame:
-            return lambda task, on_event, engine: self._run_frame(
-                task,
-                on_event,
-                engine,
-                {**options, "host": replace(host, run_id=host.run_id or run_id, delivers=True)},
-            )
-
         video_options = VideoOptions(
             max_in_flight=self.settings.max_in_flight if max_in_flight is None else max_in_flight,
             max_tasks=max_tasks,
@@ -725,18 +718,107 @@ class AsyncXalora:
             task=task_options or {},
             on_progress=on_progress or (lambda progress: None),
         )
-        return await upscale_video(self, path, output, video_options, run_frame)
+        runs_frames = self._runs_parts(options, "frames of the clip")
+        return await upscale_video(self, path, output, video_options, runs_frames)
 
-    async def _run_frame(
-        self, task: UpscalerTask, on_event: EventCallback, engine: str | None, options: RunOptions
+    async def upscale_image(
+        self,
+        image: ImageInput,
+        output: str | os.PathLike[str],
+        *,
+        tile: Tiling = "auto",
+        overlap: int = 32,
+        max_in_flight: int | None = None,
+        max_tasks: int | None = None,
+        engine: EngineName | None = None,
+        task_options: BaseOptions | None = None,
+        on_progress: Callable[[TileProgress], None] | None = None,
+        **options: Unpack[RunOptions],
+    ) -> UpscaledImage:
+        """Upscale an image of any size to a file; one that is too large for a request, in tiles.
+
+        An image that a request takes is one task, as by :meth:`run`. A larger one is cut into tiles that
+        overlap; each that differs from all others is a task, and the results are blended without seams.
+        Neither the image nor the result is ever whole in memory as floats: rows are written as their tiles
+        come. The same call after a kill, a failure or a cancel takes up the tiles that were paid for. A
+        cancelled call ends within 3 s, and cancels the tasks under way.
+
+        A tile whose task fails is sent again, twice at most. A tile that fails for good ends the call, once
+        the tasks under way have ended. Where ``fallback`` lets this machine take over and no tile came from
+        the network, this machine makes all of them: tiles of two engines would show where they meet.
+
+        Args:
+            image: A path, encoded bytes, a Pillow image or an array, as for
+                :class:`~xalora_client.UpscalerTask`.
+            output: The file. It is replaced once the new one is whole. Tiles are written as ``.png``, or with
+                the extra ``tiff`` as ``.tif``, 8 bits a channel; what is one task in any format that
+                :meth:`RunResult.save` takes.
+            tile: ``auto`` cuts an image that is larger than a request takes (``inline_limit``, where no store
+                is set, or the network's own limit), ``always`` each that is larger than a tile, ``never``
+                none. A number is the side of the tiles in pixels and cuts each larger image; otherwise it is
+                2048, or less where the limit demands it.
+            overlap: Pixels that a tile is sent more on each side with a neighbour. Results are exact for a
+                model whose result depends on fewer pixels, across, than this.
+            max_in_flight: How many tasks are under way at the same time; default: the setting.
+            max_tasks: Nothing is sent where more tasks than this are needed.
+            engine: An engine of this machine that makes the image; nothing is sent.
+            task_options: Of each task, such as ``{"workflow_id": "7"}``; see
+                :class:`~xalora_client.WorkflowTask`.
+            on_progress: Told how far the tiles are; how many tasks there are, before the first is sent.
+            **options: For each task, as for :meth:`run`, except ``output_dir``.
+
+        Raises:
+            ConfigurationError: The output does not fit, or ``max_tasks`` is exceeded. Nothing was sent.
+            InputImageError: The image can't be read.
+            XaloraError: A tile could not be made; the message says which, and what is paid for.
+        """
+        from .tasks import UpscalerTask
+        from .tiles.upscaling import TileOptions, is_too_large, upscale_in_tiles, upscale_whole, writable
+
+        check_options("upscale_image", options)
+        place = await run_in_thread(lambda: writable(image, output))
+        runs_parts = self._runs_parts(options, "tiles")
+        if tile in ("auto", "never"):
+            try:
+                task = UpscalerTask(image=image, **(task_options or {}))
+                return await upscale_whole(self, task, place, runs_parts(self._run_id), engine)
+            except XaloraError as error:
+                if tile == "never" or not is_too_large(error):
+                    raise
+        tile_options = TileOptions(
+            max_in_flight=self.settings.max_in_flight if max_in_flight is None else max_in_flight,
+            side=tile if isinstance(tile, int) else None,
+            overlap=overlap,
+            max_tasks=max_tasks,
+            engine=engine,
+            policy=options.get("fallback") or self.settings.fallback,
+            task=task_options or {},
+            on_progress=on_progress or (lambda progress: None),
+        )
+        return await upscale_in_tiles(self, image, place, tile_options, runs_parts)
+
+    def _runs_parts(self, options: RunOptions, parts: str) -> Callable[[str], RunPart]:
+        """What gets the result of each of these parts, given the id of what is sent together."""
+        host = host_of(options)
+
+        def runs(run_id: str) -> RunPart:
+            together = replace(host, run_id=host.run_id or run_id, delivers=True)
+            return lambda task, on_event, engine: self._run_part(
+                task, on_event, engine, parts, {**options, "host": together}
+            )
+
+        return runs
+
+    async def _run_part(
+        self, task: UpscalerTask, on_event: EventCallback, engine: str | None, parts: str, options: RunOptions
     ) -> RunResult:
-        """Get a frame's result, by one engine alone where that is named; its delivery is not noted."""
+        """Get a part's result, by one engine alone where that is named; its delivery is not noted."""
         from .results import REMOTE_ENGINE
 
         if engine is not None and engine != REMOTE_ENGINE:
             from .engines.fallback import run_locally
 
-            reason = f"all frames of the clip are made by {engine}"
+            reason = f"all {parts} are made by {engine}"
             return await run_locally(task, self.settings, reason=reason, engine=engine, on_event=on_event)  # type: ignore[arg-type]
         if engine is not None:
             options = {**options, "fallback": "never"}

@@ -104,6 +104,22 @@ class LocalProgress(TaskEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TileProgress(TaskEvent):
+    """How far an image is that is upscaled in tiles; the first comes before any task is sent.
+
+    ``tasks`` of the ``tiles`` differ, each of which is a task; of those, ``done`` have a result and
+    ``in_flight`` are under way. ``seconds_left`` is an estimate, None without one. ``job_id`` names the
+    image.
+    """
+
+    tiles: int
+    tasks: int
+    done: int
+    in_flight: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done(TaskEvent):
     """The result's files are on disk. ``reused`` when a kept result answered and nothing was sent.
 

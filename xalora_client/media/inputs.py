@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -76,6 +76,16 @@ class PreparedImage:
         return f"PreparedImage({self.kind.name}, {self.width}x{self.height}, {len(self.data)} bytes)"
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """An input image, decoded, and how it is encoded for sending. The attributes are those that it gets."""
+
+    pixels: Pixels
+    kind: MediaKind
+    encode: Callable[[], bytes]
+    given_bytes: int | None = None
+
+
 def is_remote(image: object) -> bool:
     """Whether an input image is a URL (http, https or data:), which is sent unchanged."""
     return isinstance(image, str) and urlsplit(image[:64]).scheme.lower() in _REMOTE_SCHEMES
@@ -92,15 +102,41 @@ def prepare_image(image: ImageInput) -> PreparedImage:
     Raises:
         InputImageError: It can't be read, is truncated, too large to decode, or no single image.
     """
+    with _refusals(image):
+        opened = _opened(image)
+        pixels = opened.pixels
+        data = opened.encode()
+        size = pixels.width, pixels.height
+        return PreparedImage(data, opened.kind, *size, _digest(pixels), opened.given_bytes)
+
+
+def sent_pixels(image: ImageInput) -> npt.NDArray[np.uint8]:
+    """The pixels that :func:`prepare_image` would send, ``[H, W, 3 or 4]`` in sRGB. Blocking and CPU-bound.
+
+    Raises:
+        InputImageError: As there.
+    """
+    with _refusals(image):
+        pixels = _opened(image).pixels
+        return pixels.rows(0, pixels.height)
+
+
+def _opened(image: ImageInput) -> _Opened:
+    if isinstance(image, Image.Image):
+        return _from_pillow(image)
+    if isinstance(image, (str, os.PathLike)):
+        return _from_path(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(image))
+    return _from_array(_as_array(image))
+
+
+@contextmanager
+def _refusals(image: ImageInput) -> Iterator[None]:
+    """Have whatever is wrong with an input image raised as InputImageError."""
     name = f" {os.fspath(image)!r}" if isinstance(image, (str, os.PathLike)) else ""
     try:
-        if isinstance(image, Image.Image):
-            return _from_pillow(image)
-        if isinstance(image, (str, os.PathLike)):
-            return _from_path(image)
-        if isinstance(image, (bytes, bytearray, memoryview)):
-            return _from_bytes(bytes(image))
-        return _from_array(_as_array(image))
+        yield
     except BrokenMediaError as error:
         raise _refusal(f"The input image{name} can't be used: {error}") from error
     except InputImageError:
@@ -117,7 +153,7 @@ def _refusal(
     return InputImageError(what, next_step=next_step)
 
 
-def _from_path(path: str | os.PathLike[str]) -> PreparedImage:
+def _from_path(path: str | os.PathLike[str]) -> _Opened:
     if is_remote(path):
         raise _refusal("A URL was given where an image on this machine is needed")
     if not os.fspath(path):
@@ -132,20 +168,20 @@ def _from_path(path: str | os.PathLike[str]) -> PreparedImage:
     return _from_bytes(data, Path(path).suffix)
 
 
-def _from_bytes(data: bytes, suffix: str = "") -> PreparedImage:
+def _from_bytes(data: bytes, suffix: str = "") -> _Opened:
     if not data:
         raise BrokenMediaError("it is empty")
     kind = sniff(data)
     if kind is None or kind.is_container:
         deep = _deep_tiff_pixels(data)
-        prepared = _from_pillow(open_other(data, suffix)) if deep is None else _encoded(deep)
-        return replace(prepared, given_bytes=len(data))
+        opened = _from_pillow(open_other(data, suffix)) if deep is None else _in_8_bits(deep)
+        return replace(opened, given_bytes=len(data))
     _check_single(read_header(data).frames, "an animation of {} frames")
     pixels = read_pixels(data)
     strip = _STRIPPERS.get(kind)
     if strip is not None and is_as_sent(pixels) and _is_plain_rgb(data):
-        return _prepared(strip(data), kind, pixels)
-    return replace(_encoded(pixels), given_bytes=len(data))
+        return _Opened(pixels, kind, lambda: strip(data))
+    return replace(_in_8_bits(pixels), given_bytes=len(data))
 
 
 _STRIPPERS: dict[MediaKind, Callable[[bytes], bytes]] = {
@@ -265,7 +301,7 @@ def _deep_tiff_pixels(data: bytes) -> Pixels | None:
     return pixels_of_array(samples, profile if fits else None)
 
 
-def _from_pillow(image: Image.Image) -> PreparedImage:
+def _from_pillow(image: Image.Image) -> _Opened:
     check_pixel_count(*image.size)
     if 0 in image.size:
         raise BrokenMediaError("it has no pixels")
@@ -275,14 +311,14 @@ def _from_pillow(image: Image.Image) -> PreparedImage:
         _check_frames(image)
     profile = image.info.get("icc_profile")
     turned = loaded_upright(image, exif_orientation(image))
-    return _encoded(pixels_of(turned, profile if isinstance(profile, bytes) else None))
+    return _in_8_bits(pixels_of(turned, profile if isinstance(profile, bytes) else None))
 
 
-def _encoded(pixels: Pixels) -> PreparedImage:
+def _in_8_bits(pixels: Pixels) -> _Opened:
     sent = as_sent(pixels)
     whole = sent.rows(0, sent.height)
     sent = replace(sent, rows=lambda start, stop: whole[start:stop])  # converted once
-    return _prepared(encode_png(whole), MediaKind.PNG, sent)
+    return _Opened(sent, MediaKind.PNG, lambda: encode_png(whole))
 
 
 def _as_array(image: Any) -> npt.NDArray[Any]:
@@ -304,7 +340,7 @@ def _as_array(image: Any) -> npt.NDArray[Any]:
     return np.asarray(image)
 
 
-def _from_array(array: npt.NDArray[Any]) -> PreparedImage:
+def _from_array(array: npt.NDArray[Any]) -> _Opened:
     array = _checked_array(array)
     if array.shape[2] == 1:
         array = np.broadcast_to(array, (*array.shape[:2], 3))
@@ -320,7 +356,7 @@ def _from_array(array: npt.NDArray[Any]) -> PreparedImage:
         return rounded
 
     pixels = Pixels(width, height, channels, 255, rows)
-    return _prepared(encode_png(array), MediaKind.PNG, pixels)
+    return _Opened(pixels, MediaKind.PNG, lambda: encode_png(array))
 
 
 def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -371,10 +407,6 @@ def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _share_of_odd(array: npt.NDArray[Any]) -> str:
     count = array.size - int(np.isfinite(array).sum())
     return "all" if count == array.size else f"{count} of {array.size}"
-
-
-def _prepared(data: bytes, kind: MediaKind, pixels: Pixels) -> PreparedImage:
-    return PreparedImage(data, kind, pixels.width, pixels.height, _digest(pixels))
 
 
 def _digest(pixels: Pixels) -> str:

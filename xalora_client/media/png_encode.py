@@ -14,7 +14,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,44 @@ def encode_png(array: npt.NDArray[Any], *, threads: int | None = None) -> bytes:
     parts += _chunk(b"IDAT", struct.pack(">I", adler))
     parts += _chunk(b"IEND", b"")
     return b"".join(parts)
+
+
+class PngWriter:
+    """Writes a PNG of 8 bits a channel, some rows at a time.
+
+    Args:
+        file: Where it is written.
+        width, height: Pixels.
+        channels: 3 (RGB) or 4 (RGBA).
+        exif: A block of EXIF to put into it.
+    """
+
+    def __init__(
+        self, file: BinaryIO, width: int, height: int, channels: int, exif: bytes | None = None
+    ) -> None:
+        self._file = file
+        self._height, self._written = height, 0
+        self._above: Bytes2D = np.empty((0, width, channels), np.uint8)
+        self._adler = 1
+        header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.writelines(_chunk(b"IHDR", header))
+        if exif is not None:
+            file.writelines(_chunk(b"eXIf", exif))
+        file.writelines(_chunk(b"IDAT", _ZLIB_HEADER))
+
+    def write(self, rows: npt.NDArray[np.uint8]) -> None:
+        """Write the next rows, ``[N, width, channels]``; the last ones end the file."""
+        with_above = np.concatenate([self._above, rows])
+        filtered = _RowFilter(with_above, len(rows)).filtered(len(self._above))
+        self._written += len(rows)
+        is_last = self._written == self._height
+        self._file.writelines(_chunk(b"IDAT", *_deflate(filtered, last=is_last)))
+        self._adler = _adler32_combine(self._adler, _adler32(filtered), filtered.nbytes)
+        self._above = rows[-1:].copy()
+        if is_last:
+            self._file.writelines(_chunk(b"IDAT", struct.pack(">I", self._adler)))
+            self._file.writelines(_chunk(b"IEND", b""))
 
 
 def to_uint8(block: npt.NDArray[Any], scratch: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:

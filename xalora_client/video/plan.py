@@ -6,16 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import ResultExpiredError, TaskFailedError, XaloraError
-
 SEGMENT_SECONDS = 2.0
 """How much of a clip is written, and safe on disk, at once."""
 
 SEGMENT_FRAMES = 120
 """The most frames of a segment: so many results are kept until it is written."""
-
-MAX_RESENDS = 2
-"""How often a frame whose task failed is sent again; each resend is a task. As the nodes do."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +73,6 @@ def lookahead(max_in_flight: int) -> int:
     return SEGMENT_FRAMES + 2 * max_in_flight
 
 
-def is_sent_again(tries: Sequence[XaloraError]) -> bool:
-    """Whether a frame whose tasks ended so is sent once more: another miner need not fail as well."""
-    last = tries[-1]
-    if len(tries) > MAX_RESENDS or not isinstance(last, TaskFailedError | ResultExpiredError):
-        return False
-    return not (isinstance(last, TaskFailedError) and last.repeats)
-
-
 @dataclass(frozen=True)
 class MadeFrame:
     """How a frame that is in a written segment was made.
@@ -106,8 +93,3 @@ class MadeFrame:
 def counts(frames: Collection[MadeFrame]) -> dict[str, int]:
     """How many frames each engine made."""
     return dict(Counter(made.engine for made in frames))
-
-
-def seconds_left(elapsed: float, done: int, left: int) -> float | None:
-    """How long the tasks that are left take at the pace so far; None before there is one."""
-    return elapsed / done * left if done else None

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -24,11 +24,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import av
 import numpy as np
 import numpy.typing as npt
-from pydantic import PrivateAttr
 
 from ..concurrency import run_all_or_cancel, run_in_thread
 from ..errors import ConfigurationError, JournalError, ResultSaveError, ResultTooLargeError, XaloraError
-from ..events import EventCallback
 from ..files import digest_of
 from ..journal.records import Whole
 from ..journal.spending import sent_in
@@ -39,11 +37,11 @@ from ..media.clips import Clip, frame_digest, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
 from ..media.limits import FRAME_PIXELS, TooLargeError, check_frame_size, using
+from ..parts import PartTask, RunPart, is_sent_again, seconds_left, warnings_once
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
-from ..tasks import UpscalerTask
 from ..text import counted
 from .folder import VIDEOS_FOLDER, ClipFolder
-from .plan import ClipPlan, MadeFrame, counts, cut, is_sent_again, lookahead, seconds_left
+from .plan import ClipPlan, MadeFrame, counts, cut, lookahead
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -55,9 +53,6 @@ T = TypeVar("T")
 
 READ_AT_ONCE = 16
 """How many frames are looked through between two looks for a cancel."""
-
-RunFrame: TypeAlias = Callable[[UpscalerTask, EventCallback, "str | None"], Awaitable[RunResult]]
-"""Gets the result of one frame. The engine is the one that has to make it; None for any."""
 
 SURELY_FITS = FRAME_PIXELS // 16
 """Pixels of a frame that even four times as wide and high is not too large."""
@@ -124,26 +119,6 @@ class UpscaledVideo:
     notes: tuple[str, ...] = ()
 
 
-class FrameTask(UpscalerTask):
-    """One frame of a clip."""
-
-    _clip: Whole = PrivateAttr()
-    _frame: int = PrivateAttr()
-
-    @classmethod
-    def of(cls, clip: Whole, frame: int, pixels: npt.NDArray[np.uint8], **options: Any) -> FrameTask:
-        """The task of a frame; lists name the clip and the number, from 1."""
-        task = cls(image=pixels, **options)
-        task._clip, task._frame = clip, frame
-        return task
-
-    def describe(self) -> str:
-        return f"{self._clip.label}, frame {self._frame + 1}"
-
-    def whole(self) -> Whole:
-        return self._clip
-
-
 @dataclass
 class _Result:
     """A frame's result: the file, and what keeps it there."""
@@ -170,7 +145,7 @@ async def upscale_video(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: VideoOptions,
-    run_frame: Callable[[str], RunFrame],
+    run_frame: Callable[[str], RunPart],
 ) -> UpscaledVideo:
     """Upscale a clip; see :meth:`xalora_client.AsyncXalora.upscale_video`.
 
@@ -204,7 +179,7 @@ async def _held(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: VideoOptions,
-    run_frame: Callable[[str], RunFrame] | None,
+    run_frame: Callable[[str], RunPart] | None,
 ) -> AsyncIterator[_Upscaling]:
     """A call that has the clip's folder for itself, and ends what it has begun."""
     if options.max_in_flight < 1:
@@ -214,13 +189,11 @@ async def _held(
     folder = ClipFolder(client.settings.state_dir / VIDEOS_FOLDER, key)
     with folder.held():
         upscaling = _Upscaling(client, clip, folder, target, options, whole_id_of(key), run_frame)
-        once = _Once()
-        logger.addFilter(once)
-        try:
-            yield upscaling
-        finally:
-            logger.removeFilter(once)
-            await upscaling.end()
+        with warnings_once():
+            try:
+                yield upscaling
+            finally:
+                await upscaling.end()
 
 
 def clip_key(settings: Settings, path: Path, task: Mapping[str, Any]) -> str:
@@ -258,20 +231,6 @@ def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> t
     return clip, output
 
 
-class _Once(logging.Filter):
-    """Drops warnings that were logged before: a network that is away would say so for each frame."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_new = record.levelno < logging.WARNING or text not in self._logged
-        self._logged.add(text)
-        return is_new
-
-
 class _Upscaling:
     """One call. Reading, decoding and encoding have a thread each, whose steps follow one another."""
 
@@ -283,11 +242,12 @@ class _Upscaling:
         output: Path,
         options: VideoOptions,
         run_id: str,
-        run_frame: Callable[[str], RunFrame] | None,
+        run_frame: Callable[[str], RunPart] | None,
     ) -> None:
         self._client, self._clip, self._folder, self._output = client, clip, folder, output
         self._options = options
         self._run_id = run_id
+        self._whole = Whole(run_id, f"upscale {clip.path.name}")
         self._run_frame = None if run_frame is None else run_frame(run_id)
         self._reader = ThreadPoolExecutor(1, "xalora-clip-reading")
         self._decoder = ThreadPoolExecutor(1, "xalora-clip-decoding")
@@ -468,8 +428,7 @@ class _Upscaling:
         kept = await run_in_thread(lambda: self._folder.here(digest))
         if kept is not None:
             return _Result(kept[0], MadeFrame(frame, kept[1]))
-        whole = Whole(self._run_id, f"upscale {self._clip.path.name}")
-        task = FrameTask.of(whole, frame, pixels, **self._options.task)
+        task = PartTask.of(self._whole, f"frame {frame + 1}", pixels, **self._options.task)
         del pixels
         tries: list[XaloraError] = []
         while True:

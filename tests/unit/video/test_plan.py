@@ -1,27 +1,15 @@
-"""Which frames of a clip are tasks, where its segments end, which results may go, what is sent again."""
+"""Which frames of a clip are tasks, where its segments end, and which results may go."""
 
 from __future__ import annotations
 
 from random import Random
 
-import pytest
-
-from xalora_client.errors import (
-    NetworkError,
-    ResultExpiredError,
-    TaskCanceledError,
-    TaskFailedError,
-    XaloraError,
-)
 from xalora_client.video.plan import (
-    MAX_RESENDS,
     SEGMENT_FRAMES,
     ClipPlan,
     MadeFrame,
     counts,
     cut,
-    is_sent_again,
-    seconds_left,
 )
 
 
@@ -76,30 +64,6 @@ def test_a_single_frame_is_a_segment() -> None:
     assert cut([0.0]) == (range(1),)
 
 
-def failed(repeats: bool = False) -> TaskFailedError:
-    error = TaskFailedError("failed")
-    error.repeats = repeats
-    return error
-
-
-@pytest.mark.parametrize(
-    ("tries", "again"),
-    [
-        ([failed()], True),
-        ([failed()] * MAX_RESENDS, True),
-        ([failed()] * (MAX_RESENDS + 1), False),
-        ([failed(repeats=True)], False),
-        ([ResultExpiredError("gone")], True),
-        ([TaskCanceledError("canceled")], False),
-        ([NetworkError("no answer")], False),
-    ],
-)
-def test_what_is_sent_again(tries: list[XaloraError], again: bool) -> None:
-    assert is_sent_again(tries) is again
-
-
-def test_counts_and_estimates() -> None:
+def test_how_many_frames_each_engine_made() -> None:
     made = [MadeFrame(0, "xalora"), MadeFrame(1, "ncnn"), MadeFrame(2, "xalora")]
     assert counts(made) == {"xalora": 2, "ncnn": 1}
-    assert seconds_left(10.0, 5, 20) == 40.0
-    assert seconds_left(10.0, 0, 20) is None

@@ -1,0 +1,517 @@
+"""A large image upscaled in tiles: each distinct tile a task, blended and written row by row as they return.
+
+The tiles' tasks are ordinary ones: what an earlier call paid for is taken up from the journal. They count as
+delivered once the whole image is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+
+import numpy as np
+
+from ..concurrency import run_all_or_cancel, run_decoding, run_in_thread
+from ..engines.fallback_policy import falls_back
+from ..errors import (
+    NOTHING_CHARGED,
+    NOTHING_SPENT,
+    ConfigurationError,
+    InputTooLargeError,
+    ResultFormatError,
+    ResultSaveError,
+    XaloraError,
+)
+from ..events import TileProgress
+from ..files import draft_of, settle
+from ..journal.records import Whole
+from ..journal.spending import sent_in
+from ..media import workers
+from ..media.clip_writer import fitted
+from ..media.clips import frame_digest
+from ..media.containers import BrokenMediaError
+from ..media.credits import credits_of
+from ..media.image_files import ImageHeader
+from ..media.images import errors_of_result, read_result_header
+from ..media.inputs import ImageInput, is_remote, sent_pixels
+from ..media.row_writer import check_rows_format, open_rows
+from ..parts import PartTask, RunPart, is_sent_again, seconds_left, warnings_once
+from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
+from ..text import counted
+from .blending import Blending, Pixels8
+from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, tile_for
+
+if TYPE_CHECKING:
+    from ..client import AsyncXalora
+    from ..config import FallbackPolicy
+    from ..tasks import UpscalerTask
+
+Tiling: TypeAlias = Literal["auto", "always", "never"] | int
+"""When an image is cut into tiles: where it is too large for one request, always, or never. A number is the
+side of the tiles in pixels, and cuts every image that is larger."""
+
+ProgressCallback: TypeAlias = Callable[[TileProgress], None]
+
+TOO_LARGE = 413
+"""The HTTP status of a request that the network finds too large."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaledImage:
+    """An upscaled image on disk, and how it was made.
+
+    Attributes:
+        path: The file.
+        width, height: Pixels.
+        tiles: How many tiles it was cut into; 1 for an image that was sent whole.
+        tasks: How many of them differ, each of which was a task.
+        sent: How many tasks were sent for it, by earlier calls that were interrupted too; kept results are
+            not among them. None where the journal can't be read.
+        engine: What made it: ``xalora`` (the network), or an engine of this machine.
+        resent: The numbers, from 0, of the tiles whose task failed and was sent again.
+        notes: Sentences for people: that tiles were scaled.
+    """
+
+    path: Path
+    width: int
+    height: int
+    tiles: int
+    tasks: int
+    sent: int | None
+    engine: str
+    resent: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileOptions:
+    """See :meth:`xalora_client.AsyncXalora.upscale_image`.
+
+    Args:
+        side: Of the tiles in pixels; None for the largest that fit in a request.
+        policy: When this machine makes the image instead of the network.
+    """
+
+    max_in_flight: int
+    side: int | None = None
+    overlap: int = OVERLAP
+    max_tasks: int | None = None
+    engine: str | None = None
+    policy: FallbackPolicy = "never"
+    task: Mapping[str, Any] = field(default_factory=dict)
+    on_progress: ProgressCallback = field(default=lambda progress: None)
+
+
+def is_too_large(error: XaloraError) -> bool:
+    """Whether an image was not sent, or was refused, for its size."""
+    return isinstance(error, InputTooLargeError) or getattr(error, "status_code", None) == TOO_LARGE
+
+
+def writable(image: ImageInput, output: str | os.PathLike[str]) -> Path:
+    """The file that a result may be written to, whose folder is made. Blocking.
+
+    Raises:
+        ConfigurationError: It can't be.
+    """
+    place = Path(output).expanduser()
+    if place.is_dir():
+        raise ConfigurationError(f"{place} is a folder", next_step="Name a file.")
+    if isinstance(image, str | os.PathLike) and not is_remote(image):
+        given = Path(image).expanduser()
+        if given.exists() and place.resolve() == given.resolve():
+            raise ConfigurationError("The output is the image itself", next_step="Name another file.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {place.parent} can't be made: {error.strerror or error}",
+            next_step="Name another file.",
+        ) from error
+    return place
+
+
+async def upscale_whole(
+    client: AsyncXalora, task: UpscalerTask, output: Path, run_part: RunPart, engine: str | None
+) -> UpscaledImage:
+    """Upscale an image as one task, and save the result."""
+    result = await run_part(task, lambda event: None, engine)
+
+    def save() -> tuple[Path, ImageHeader]:
+        with add_result_to_errors(result), errors_of_result():
+            return result.save(output)[0], read_result_header(result.files[0])
+
+    path, header = await run_in_thread(save)
+    client.delivered(result)
+    return UpscaledImage(
+        path=path,
+        width=header.width,
+        height=header.height,
+        tiles=1,
+        tasks=1,
+        sent=int(result.engine == REMOTE_ENGINE and not result.reused),
+        engine=result.engine,
+    )
+
+
+async def upscale_in_tiles(
+    client: AsyncXalora,
+    source: ImageInput,
+    output: Path,
+    options: TileOptions,
+    runs_parts: Callable[[str], RunPart],
+) -> UpscaledImage:
+    """Upscale an image in tiles; see :meth:`xalora_client.AsyncXalora.upscale_image`.
+
+    Args:
+        output: A PNG or TIFF file.
+        runs_parts: Given the id of what is sent together, what gets the result of one tile.
+    """
+    if options.max_in_flight < 1:
+        raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
+    check_rows_format(output)
+    pixels = await run_in_thread(lambda: sent_pixels(source))
+    settings = client.settings
+    limit = int(settings.inline_limit) if settings.store_url is None else None
+    side = tile_for(limit, pixels.shape[2]) if options.side is None else options.side
+    plan = plan_of(pixels.shape[1], pixels.shape[0], side, options.overlap)
+    digests = await run_in_thread(
+        lambda: [_digest(_cut(pixels, plan, number)) for number in range(plan.count)]
+    )
+    own = settings.credentials().consumer_id if settings.api_key is not None else ""
+    who = (options.task.get("consumer_id") or own, options.task.get("workflow_id") or "")
+    named = "\n".join([*digests, settings.sequencer_url, *who])
+    run_id = f"image-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "the image"
+    photograph = Path(source) if isinstance(source, str | os.PathLike) else None
+    image = _Image(name, pixels, plan, digests, photograph, output)
+    reason = "the fallback policy is local_only"
+    with warnings_once():
+        if options.engine is not None:
+            reason = f"all tiles of the image are made by {options.engine}"
+        elif options.policy != "local_only":
+            tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)))
+            try:
+                return await tiling.run()
+            except XaloraError as error:
+                # Tiles of two engines would show where they meet.
+                if tiling.made or not falls_back(options.policy, error):
+                    raise
+                reason = error.what
+        here = _Here(client, reason, options.engine)
+        return await _Tiling(client, image, replace(options, max_in_flight=1), run_id, here).run()
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The image, how it is cut, and where it goes."""
+
+    name: str
+    pixels: Pixels8 = field(repr=False)
+    plan: TilePlan
+    digests: list[str]
+    photograph: Path | None
+    output: Path
+
+    def tile(self, number: int) -> Pixels8:
+        """The pixels of a tile."""
+        return _cut(self.pixels, self.plan, number)
+
+
+def _cut(pixels: Pixels8, plan: TilePlan, number: int) -> Pixels8:
+    row, column = plan.tiles[number]
+    return pixels[row.start : row.stop, column.start : column.stop]
+
+
+def _digest(pixels: Pixels8) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}-{frame_digest(pixels)}"
+
+
+class _Here:
+    """Gets results of tiles from one engine of this machine, the first that can make a tile."""
+
+    def __init__(self, client: AsyncXalora, reason: str, engine: str | None) -> None:
+        self._client, self._reason, self._engine = client, reason, engine
+
+    async def __call__(self, task: PartTask) -> RunResult:
+        from ..engines.fallback import run_locally
+
+        result = await run_locally(
+            task,
+            self._client.settings,
+            reason=self._reason,
+            engine=self._engine,  # type: ignore[arg-type]
+        )
+        self._engine = result.engine
+        return result
+
+
+class _Remote:
+    """Gets results of tiles from the network alone."""
+
+    def __init__(self, run_part: RunPart) -> None:
+        self._run_part = run_part
+
+    async def __call__(self, task: PartTask) -> RunResult:
+        return await self._run_part(task, lambda event: None, REMOTE_ENGINE)
+
+
+class _Tiling:
+    """One way through all tiles. Rows are blended and written on a thread of their own, in order.
+
+    Attributes:
+        made: Results so far, by the first tile that has their content.
+    """
+
+    def __init__(
+        self,
+        client: AsyncXalora,
+        image: _Image,
+        options: TileOptions,
+        run_id: str,
+        make: Callable[[PartTask], Awaitable[RunResult]],
+    ) -> None:
+        self._client, self._image, self._options, self._run_id = client, image, options, run_id
+        self._make = make
+        self._first = distinct(image.digests)
+        self._results: dict[int, asyncio.Future[RunResult]] = {}
+        self._places = asyncio.Semaphore(options.max_in_flight)
+        self._failed: BaseException | None = None
+        self._in_flight = 0
+        self._resent: list[int] = []
+        self._scaled = 0
+        self._began = 0.0
+        self._stopped = threading.Event()
+        self._writer = ThreadPoolExecutor(1, "xalora-tiles-writing")
+        self.made: dict[int, RunResult] = {}
+
+    async def run(self) -> UpscaledImage:
+        tasks, tiles, most = len(self._first), self._image.plan.count, self._options.max_tasks
+        if most is not None and tasks > most:
+            raise ConfigurationError(
+                f"{self._image.name} needs {counted(tasks, 'task')} ({tasks} of {tiles} tiles differ), "
+                f"and {most} {'is' if most == 1 else 'are'} the limit",
+                next_step="Raise max_tasks, or have larger tiles made.",
+            )
+        self._began = monotonic()
+        self._tell()
+        loop = asyncio.get_running_loop()
+        self._results = {number: loop.create_future() for number in self._first.values()}
+        try:
+            with draft_of(self._image.output) as draft:
+                with draft.open("r+b") as file:
+                    width, height = await self._assemble(file)
+                await run_in_thread(lambda: settle(draft, self._image.output))
+        except OSError as error:
+            if isinstance(error, XaloraError):
+                raise
+            raise self._not_written(error) from error
+        finally:
+            self._stopped.set()
+            await run_in_thread(self._writer.shutdown)
+        self._client.note_delivered(
+            result.record_id for result in self.made.values() if result.record_id is not None
+        )
+        return await self._report(width, height)
+
+    async def _assemble(self, file: BinaryIO) -> tuple[int, int]:
+        """Make all tiles, and write the rows that are complete meanwhile; the size of the whole."""
+        writing = asyncio.ensure_future(self._write(file))
+        writing.add_done_callback(self._note_writing)
+        try:
+            await run_all_or_cancel(self._make_tile(number) for number in self._first.values())
+            if self._failed is not None:
+                raise self._told(self._failed)
+            return await writing
+        finally:
+            self._stopped.set()
+            writing.cancel()
+            await asyncio.wait({writing})
+
+    def _note_writing(self, writing: asyncio.Future[tuple[int, int]]) -> None:
+        # Tiles that are under way are paid for, and end first.
+        if not writing.cancelled() and (error := writing.exception()) is not None:
+            self._failed = self._failed or error
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    async def _make_tile(self, number: int) -> None:
+        async with self._places:
+            if self._failed is not None:
+                return
+            self._in_flight += 1
+            self._tell()
+            try:
+                result = await self._result_of(number)
+            except Exception as error:  # noqa: BLE001 - raised once the others have ended
+                self._failed = self._failed or error
+            else:
+                self.made[number] = result
+                self._results[number].set_result(result)
+            finally:
+                self._in_flight -= 1
+                self._tell()
+
+    async def _result_of(self, number: int) -> RunResult:
+        image, tries = self._image, list[XaloraError]()
+        part = f"tile {number + 1} of {image.plan.count}"
+        whole = Whole(self._run_id, f"upscale {image.name}")
+        task = PartTask.of(whole, part, image.tile(number), **self._options.task)
+        while True:
+            try:
+                result = await self._make(task)
+            except XaloraError as error:
+                tries.append(error)
+                if not is_sent_again(tries):
+                    times = f" {len(tries)} times" if len(tries) > 1 else ""
+                    error.what = f"Tile {number + 1} of {image.name}{times}: {error.what}"
+                    error.args = (error.what,)
+                    raise
+            else:
+                if tries:
+                    self._resent.append(number)
+                return result
+
+    # --- rows -----------------------------------------------------------------------------------------------
+
+    async def _write(self, file: BinaryIO) -> tuple[int, int]:
+        """Write the rows as their tiles come; the size of the whole image."""
+        plan, digests = self._image.plan, self._image.digests
+        assembly: _Assembly | None = None
+        for row in range(len(plan.down.parts)):
+            numbers = [self._first[digests[number]] for number in plan.row(row)]
+            results = [await self._results[number] for number in numbers]
+            tiles = await asyncio.gather(*(run_decoding(partial(_decoded, result)) for result in results))
+            if assembly is None:
+                assembly = _Assembly(self._image, file, results[0], tiles[0])
+            step = partial(assembly.write_row, row, results, tiles, self._stopped)
+            del tiles
+            await asyncio.get_running_loop().run_in_executor(self._writer, step)
+        assert assembly is not None
+        self._scaled = assembly.scaled
+        return assembly.size
+
+    # --- words ----------------------------------------------------------------------------------------------
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error with what it means for the other tiles."""
+        paid = sum(result.engine == REMOTE_ENGINE for result in self.made.values())
+        if paid and isinstance(error, XaloraError):
+            own = "" if error.money in NOTHING_SPENT else f"{error.money} "
+            made = f"{paid} of {counted(len(self._first), 'tile')}"
+            error.money = f"{own}{made} are paid for and kept; the same again sends only the others."
+        return error
+
+    def _not_written(self, error: OSError) -> ResultSaveError:
+        return ResultSaveError(
+            f"The image can't be written to {self._image.output}: {error.strerror or error}",
+            money="The tiles that were made are paid for and kept." if self.made else NOTHING_CHARGED,
+            next_step="Mend that and run the same again: only the others are sent.",
+        )
+
+    def _tell(self) -> None:
+        tasks, done = len(self._first), len(self.made)
+        progress = TileProgress(
+            job_id=self._run_id,
+            tiles=self._image.plan.count,
+            tasks=tasks,
+            done=done,
+            in_flight=self._in_flight,
+            seconds_left=seconds_left(monotonic() - self._began, done, tasks - done),
+        )
+        self._options.on_progress(progress)
+
+    async def _report(self, width: int, height: int) -> UpscaledImage:
+        note = f"{counted(self._scaled, 'tile')} came in another size and were scaled to the first's."
+        return UpscaledImage(
+            path=self._image.output,
+            width=width,
+            height=height,
+            tiles=self._image.plan.count,
+            tasks=len(self._first),
+            sent=await run_in_thread(self._sent),
+            engine=next(iter(self.made.values())).engine,
+            resent=tuple(sorted(self._resent)),
+            notes=(note,) if self._scaled else (),
+        )
+
+    def _sent(self) -> int | None:
+        try:
+            return sum(one.count for one in sent_in(self._client.journal.read, self._run_id))
+        except XaloraError:
+            return None
+
+
+class _Assembly:
+    """Rows of tiles brought to one size, blended, and written; all on one thread.
+
+    The first tile decides how many times larger all are.
+
+    Attributes:
+        scaled: How many came in another size.
+    """
+
+    def __init__(self, image: _Image, file: BinaryIO, result: RunResult, first: Pixels8) -> None:
+        self._plan = image.plan
+        self._factor = self._factor_of(0, result, first)
+        self._channels = image.pixels.shape[2]
+        self._blending = Blending(image.plan, self._factor, self._channels)
+        self.size = self._blending.width, self._blending.height
+        self.scaled = 0
+        exif = None if image.photograph is None else credits_of(image.photograph)
+        self._write = open_rows(image.output, file, *self.size, self._channels, exif)
+
+    def write_row(
+        self, row: int, results: Sequence[RunResult], tiles: list[Pixels8], stopped: threading.Event
+    ) -> None:
+        """Write the rows that are complete with this row of tiles, unless it is stopped."""
+        numbers = self._plan.row(row)
+        fitting = [
+            self._fitting(number, result, tile)
+            for number, result, tile in zip(numbers, results, tiles, strict=True)
+        ]
+        tiles.clear()
+        for band in self._blending.rows(row, fitting):
+            if stopped.is_set():
+                return
+            self._write(band)
+
+    def _fitting(self, number: int, result: RunResult, pixels: Pixels8) -> Pixels8:
+        self.scaled += self._factor_of(number, result, pixels) != self._factor
+        down, across = self._plan.tiles[number]
+        width, height = (
+            scaled(part.stop, self._factor) - scaled(part.start, self._factor) for part in (across, down)
+        )
+        fitting = fitted(pixels, width, height)
+        missing = self._channels - fitting.shape[2]
+        if missing > 0:
+            return np.pad(fitting, ((0, 0), (0, 0), (0, missing)), constant_values=255)
+        return fitting[..., : self._channels]
+
+    def _factor_of(self, number: int, result: RunResult, pixels: Pixels8) -> Fraction:
+        height, width = pixels.shape[:2]
+        factor = self._plan.factor(number, width, height)
+        if factor is not None:
+            return factor
+        with add_result_to_errors(result):
+            raise ResultFormatError(
+                f"The result of tile {number + 1} has {width}x{height} pixels, which is another shape than "
+                "the tile's: its workflow can't be used in tiles"
+            )
+
+
+def _decoded(result: RunResult) -> Pixels8:
+    """The pixels ``[H, W, 3 or 4]`` of a result, in sRGB."""
+    with add_result_to_errors(result), errors_of_result():
+        for image in workers.images("sent_pixels", result.files[0]):
+            return image.stored()
+        raise BrokenMediaError("it holds no image")
