@@ -394,13 +394,20 @@ def test_a_task_in_use_is_not_forgotten(comfyui: ComfyUI, devnet: SessionDevnet)
     assert post(comfyui, f"/xalora/tasks/{task['id']}/forget").status_code == 404
 
 
+def lost_one(comfyui: ComfyUI, record: RunRecord) -> dict[str, Any]:
+    """The prompt's task, whose create was not answered; a list does not wait for notes."""
+    wait_until(lambda: [task["state"] for task in of_prompt(comfyui, record)] != ["sending"])
+    (lost,) = of_prompt(comfyui, record)
+    return lost
+
+
 @pytest.mark.parametrize("task_id", ["", "two words", "x" * 201, "../../etc", "no-such-task"])
 def test_only_a_task_that_the_network_knows_is_taken_up(
     comfyui: ComfyUI, devnet: SessionDevnet, task_id: str
 ) -> None:
     devnet.add_fault("task_create:drop_after:n=1")
     record = comfyui.run(upscale(fallback="never"))
-    (lost,) = of_prompt(comfyui, record)
+    lost = lost_one(comfyui, record)
     assert (lost["state"], lost["actions"]) == ("unknown", ["take_up", "send_again", "forget"])
     refused = post(comfyui, f"/xalora/tasks/{lost['id']}/take_up", {"task_id": task_id})
     assert refused.status_code in (400, 502)
@@ -412,7 +419,7 @@ def test_the_task_of_another_record_is_not_taken_up(comfyui: ComfyUI, devnet: Se
     (other,) = of_prompt(comfyui, comfyui.run(upscale()))
     devnet.add_fault("task_create:drop_after:n=1")
     record = comfyui.run(upscale(fallback="never"))
-    (lost,) = of_prompt(comfyui, record)
+    lost = lost_one(comfyui, record)
     refused = post(comfyui, f"/xalora/tasks/{lost['id']}/take_up", {"task_id": other["task_id"]})
     assert refused.status_code == 503
     (same,) = of_prompt(comfyui, record)

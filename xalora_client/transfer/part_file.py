@@ -9,9 +9,13 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 from typing import BinaryIO
 
 PART_SUFFIX = ".part"
+
+LOOKED_AT_SECONDS = 2.0
+"""For how long at most others lock a file that they do not write; suspended ones may take longer."""
 
 if sys.platform == "win32":
 
@@ -140,10 +144,14 @@ class PartFile:
             self._file = None
 
     def _opened(self) -> BinaryIO:
-        if self._file is None:
+        give_up_at = monotonic() + LOOKED_AT_SECONDS
+        while self._file is None:
             self._file = _open_locked(self.path, is_own=True)
             if self._file is None:
-                raise BlockingIOError(errno.EAGAIN, "another program writes it")
+                # Somebody looks at it, to continue or to sweep it, and has it for a moment.
+                if monotonic() > give_up_at:
+                    raise BlockingIOError(errno.EAGAIN, "another program writes it")
+                sleep(0.01)
         return self._file
 
 
@@ -152,9 +160,9 @@ def take_over(dest_stem: Path, private_stem: Path) -> None:
     taken = private_stem.with_name(f"{private_stem.name}{PART_SUFFIX}")
     for part in dest_stem.parent.glob(f"{dest_stem.name}.*{PART_SUFFIX}"):
         with suppress(OSError):
-            if (file := _open_locked(part)) is not None:
+            # Without notes it can't be continued; whoever begins a file locks it before it has any.
+            if notes_of(part).exists() and (file := _open_locked(part)) is not None:
                 with file:
-                    # Without these it can't be continued.
                     notes_of(part).rename(notes_of(taken))
                     _close_on_windows(file)
                     part.rename(taken)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from xalora_client.transfer import part_file
 from xalora_client.transfer.part_file import PartFile, remove_left, take_over
 
 WRITER = """
 import sys
 from pathlib import Path
+from xalora_client.transfer import part_file
 from xalora_client.transfer.part_file import PartFile
 part = PartFile(Path(sys.argv[1]))
 part.begin(b"half", '"v1"')
@@ -94,6 +96,42 @@ def test_one_that_was_left_can_be_removed(tmp_path: Path) -> None:
     part.close()
     assert remove_left(part.path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows needs no locks for this")
+def test_one_that_somebody_looks_at_while_it_is_begun_is_begun_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another download, or the sweep of left ones, found it between its making and its lock."""
+    import fcntl
+
+    part = PartFile(tmp_path / "job-1.abc")
+    looking = os.open(part.path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+
+    def removed_meanwhile(seconds: float) -> None:
+        part.path.unlink(missing_ok=True)
+        fcntl.flock(looking, fcntl.LOCK_UN)
+
+    monkeypatch.setattr(part_file, "sleep", removed_meanwhile)
+    part.begin(b"half", '"v1"')
+    os.close(looking)
+    assert part.path.read_bytes() == b"half"
+    part.close()
+    assert continued(tmp_path / "job-1") == b"half"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows needs no locks for this")
+def test_one_that_is_just_begun_is_not_even_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job-1.abc.part").touch()
+
+    def locked(*_: object) -> None:
+        raise AssertionError("its writer may be about to lock it")
+
+    monkeypatch.setattr("fcntl.flock", locked)
+    take_over(tmp_path / "job-1", tmp_path / "job-1.other")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows needs no locks for this")
