@@ -47,7 +47,7 @@ from .errors import (
     UnexpectedError,
     XaloraError,
 )
-from .events import EventCallback, TaskEvent, TileProgress
+from .events import EventCallback, TaskEvent, without_exceptions
 from .handle import TaskHandle, check_waits, on_own_loop, seconds_of
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
@@ -732,7 +732,7 @@ class AsyncXalora:
         max_tasks: int | None = None,
         engine: EngineName | None = None,
         task_options: BaseOptions | None = None,
-        on_progress: Callable[[TileProgress], None] | None = None,
+        on_event: EventCallback | None = None,
         **options: Unpack[RunOptions],
     ) -> UpscaledImage:
         """Upscale an image of any size to a file; one that is too large for a request, in tiles.
@@ -764,7 +764,8 @@ class AsyncXalora:
             engine: An engine of this machine that makes the image; nothing is sent.
             task_options: Of each task, such as ``{"workflow_id": "7"}``; see
                 :class:`~xalora_client.WorkflowTask`.
-            on_progress: Told how far the tiles are; how many tasks there are, before the first is sent.
+            on_event: Told each step of what is one task, as for :meth:`run`. Of tiles it is told
+                :class:`~.events.TileProgress`, how many tasks there are before the first is sent.
             **options: For each task, as for :meth:`run`, except ``output_dir``.
 
         Raises:
@@ -777,11 +778,12 @@ class AsyncXalora:
 
         check_options("upscale_image", options)
         place = await run_in_thread(lambda: writable(image, output))
-        runs_parts = self._runs_parts(options, "tiles")
+        runs_parts, listener = self._runs_parts(options, "tiles"), without_exceptions(on_event)
         if tile in ("auto", "never"):
             try:
                 task = UpscalerTask(image=image, **(task_options or {}))
-                return await upscale_whole(self, task, place, runs_parts(self._run_id), engine)
+                whole = partial(runs_parts(self._run_id), task, listener, engine)
+                return await upscale_whole(self, whole, place)
             except XaloraError as error:
                 if tile == "never" or not is_too_large(error):
                     raise
@@ -793,7 +795,7 @@ class AsyncXalora:
             engine=engine,
             policy=options.get("fallback") or self.settings.fallback,
             task=task_options or {},
-            on_progress=on_progress or (lambda progress: None),
+            on_event=listener,
         )
         return await upscale_in_tiles(self, image, place, tile_options, runs_parts)
 

@@ -28,7 +28,7 @@ _RESULT_STEM = re.compile(rf"({re.escape(MARK)}|{re.escape(LOCAL_MARK)})(-\d+)?$
 
 SUFFIXES = tuple(dict.fromkeys([*(kind.suffix for kind in MediaKind), PictureFormat.AVIF.suffix]))
 
-_NEVER_WRITTEN = frozenset({".tif", ".tiff", ".bmp", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".exr"})
+_NEVER_WRITTEN = frozenset({".bmp", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".exr"})
 
 
 class OutputNameError(ConfigurationError):
@@ -86,7 +86,7 @@ class Output:
         if suffix in _NEVER_WRITTEN:
             raise OutputNameError(
                 f"-o {self.path} names a format that is not written here",
-                next_step="Take .png, .jpg, .webp or .avif.",
+                next_step="Take .png, .jpg, .webp, .avif or .tif.",
             )
         named = PictureFormat.of_suffix(suffix)
         if named is not None and self.format not in (None, named):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ..client import open_journal
 from ..config import Credentials, Settings
-from ..errors import XaloraError
+from ..errors import InputTooLargeError, XaloraError
 from ..journal import ClaimOptions, Journal, Record, TaskState
 from ..prices import Sent, cost_of, cost_text
 from ..tasks import WorkflowTask
@@ -38,7 +38,8 @@ WORDS: dict[Action, str] = {
 class Planned:
     """What would become of one job.
 
-    ``size`` is how many bytes of images would be sent; ``same_as`` names the input whose task does for both.
+    ``size`` is how many bytes of images would be sent; ``same_as`` names the input whose task does for both;
+    ``tiles`` and ``tasks`` are those of an image that is cut.
     """
 
     job: Job
@@ -46,6 +47,8 @@ class Planned:
     size: int = 0
     same_as: str = ""
     error: XaloraError | None = None
+    tiles: int = 1
+    tasks: int = 1
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -55,6 +58,8 @@ class Planned:
             "label": self.job.label,
             "action": self.action,
             "bytes": self.size,
+            "tiles": self.tiles,
+            "tasks": self.tasks if self.action == "send" else 0,
             "output": "-" if place.is_stream else str(place.path),
             "error": error_fields(self.error) if self.error else None,
         }
@@ -71,11 +76,10 @@ def action_for(record: Record | None, if_unknown: str) -> Action:
 
 def estimate(settings: Settings, plans: Sequence[Planned]) -> str | None:
     """What the tasks to be sent cost by the user's own prices; None where no price is set for any."""
-    kinds = Counter(
-        (plan.job.task.kind_of_task, plan.job.task.workflow_id)
-        for plan in plans
-        if plan.action == "send" and plan.job.task is not None
-    )
+    kinds: Counter[tuple[str, str | None]] = Counter()
+    for plan in plans:
+        if plan.action == "send" and plan.job.task is not None:
+            kinds[plan.job.task.kind_of_task, plan.job.task.workflow_id] += plan.tasks
     cost = cost_of(settings.prices, [Sent(*kind, count) for kind, count in kinds.items()])
     return None if cost is None else cost_text(cost)
 
@@ -102,12 +106,17 @@ def print_plan(
     code = most_serious(exit_code_of(plan.error) for plan in plans if plan.error is not None)
     for plan in plans:
         size = f", {bytes_text(plan.size)}" if plan.size else ""
+        if plan.tiles > 1:
+            size = f" in {plan.tiles} tiles: at most {counted(plan.tasks, 'task')}"
         screen.say(f"{plan.job.label}: {WORDS[plan.action].format(same_as=plan.same_as)}{size}")
         if plan.error is not None:
             screen.error(plan.error, plan.job.label)
     sent = [plan for plan in plans if plan.action == "send"]
+    tasks = sum(plan.tasks for plan in sent)
     cost = estimate(settings, plans)
     total = bytes_text(sum(plan.size for plan in sent))
+    # What tiles take is not known before they are encoded.
+    size = "" if any(plan.tiles > 1 for plan in sent) else f" ({total} of images)"
     counts = {
         "the same as others": sum(plan.action == "same" for plan in plans),
         "reused": sum(plan.action in ("reuse", "wait") for plan in plans),
@@ -116,8 +125,8 @@ def print_plan(
     }
     others = "".join(f", {number} {words}" for words, number in counts.items() if number)
     screen.say(
-        (f"{counted(len(sent), 'task')} would be sent", "bold"),
-        f" ({total} of images){others}." + (f" About {cost} by your prices." if cost is not None else ""),
+        (f"{counted(tasks, 'task')} would be sent", "bold"),
+        f"{size}{others}." + (f" About {cost} by your prices." if cost is not None else ""),
     )
     if settings.api_key is None and options.asks_network(settings):
         screen.warn("no API key is set, so what would be reused is not known")
@@ -125,7 +134,7 @@ def print_plan(
         screen.document(
             {
                 "dry_run": True,
-                "tasks": len(sent),
+                "tasks": tasks,
                 "bytes": sum(plan.size for plan in sent),
                 "estimate": cost,
                 "skipped": list(skipped),
@@ -135,9 +144,7 @@ def print_plan(
         )
     for plan in plans:
         screen.event("planned", **plan.document())
-    screen.event(
-        "end", dry_run=True, tasks=len(sent), estimate=cost, skipped=list(skipped), exit_code=int(code)
-    )
+    screen.event("end", dry_run=True, tasks=tasks, estimate=cost, skipped=list(skipped), exit_code=int(code))
     return code
 
 
@@ -169,6 +176,10 @@ async def _plan(
     # Without a key nothing in the journal is this consumer's.
     credentials = settings.credentials() if settings.api_key is not None else Credentials("", "")
     try:
+        if job.tiles is not None and not job.tiles.tries_whole:
+            tiles, tasks = await job.tiles.count(job.label, task, settings)
+            if tiles > 1:
+                return Planned(job, "send", tiles=tiles, tasks=tasks)
         prepared = await prepare(task, credentials, settings.sequencer_url)
         size = sum(len(image.data) for image in prepared.images.values())
         for image in prepared.images.values() if settings.store_url is None else ():
@@ -178,9 +189,24 @@ async def _plan(
         first = fingerprints.setdefault(prepared.fingerprint, job.label)
         how = ClaimOptions(reuse=settings.reuse and not options.no_reuse)
         record = journal.answering(work_of(prepared, settings.sequencer_url), how)
+    except InputTooLargeError as error:
+        return await _plan_in_tiles(settings, job, task, error)
     except XaloraError as error:
         return Planned(job, "fail", error=error)
     action = action_for(record, options.if_unknown)
     if is_double and action == "send":
         return Planned(job, "same", same_as=first)
     return Planned(job, action, size if action == "send" else 0)
+
+
+async def _plan_in_tiles(
+    settings: Settings, job: Job, task: WorkflowTask, error: InputTooLargeError
+) -> Planned:
+    """What would become of an image that no request takes."""
+    if job.tiles is None or job.tiles.tile == "never":
+        return Planned(job, "fail", error=error)
+    try:
+        tiles, tasks = await job.tiles.count(job.label, task, settings)
+    except XaloraError as refusal:
+        return Planned(job, "fail", error=refusal)
+    return Planned(job, "send", tiles=tiles, tasks=tasks)

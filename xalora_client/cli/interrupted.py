@@ -19,11 +19,12 @@ def _unfinished(reports: Sequence[JobReport]) -> list[JobReport]:
 
 def print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
     """Print why the command does not end at once after an interrupt."""
-    interrupted = _unfinished(reports)
+    in_tiles = [report.tiles for report in _unfinished(reports) if report.tiles is not None]
+    interrupted = [report for report in _unfinished(reports) if report.tiles is None]
     known = sum(report.task_id is not None for report in interrupted)
     parts = []
-    if known:
-        parts.append(f"canceling {counted(known, 'task')} in the network")
+    if under_way := known + sum(tiles.in_flight for tiles in in_tiles):
+        parts.append(f"canceling {counted(under_way, 'task')} in the network")
     if len(interrupted) > known:
         parts.append(f"waiting for the answer to {counted(len(interrupted) - known, 'create')}")
     if parts:
@@ -34,7 +35,10 @@ def last_words(reports: Sequence[JobReport]) -> str:
     """What may run on where the command ends before its cancels are answered; one line for each task."""
     lines = ["Ended at once."]
     for report in _unfinished(reports):
-        if report.task_id is None:
+        if report.tiles is not None:
+            running = counted(report.tiles.in_flight, "task")
+            lines.append(f"{report.job.label}: {running} may run on and be charged; see: xalora tasks")
+        elif report.task_id is None:
             lines.append(
                 f"{report.job.label}: if it was sent, it may run on and be charged; see: xalora tasks"
             )
@@ -54,8 +58,14 @@ def print_tasks_left(
     Raises:
         JournalError: It can't be read.
     """
+    for report in _unfinished(reports):
+        if report.tiles is not None:
+            screen.note(
+                f"{report.job.label}: {report.tiles.done} of {counted(report.tiles.tasks, 'tile')} are here, "
+                "and what is paid for is kept. The same command goes on from there."
+            )
     for report in reports:
-        if report.task_id is None or report.code is not ExitCode.INTERRUPTED:
+        if report.tiles is not None or report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
         # A journal that another program holds may not say so yet.
         if report.is_canceled:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import AmbiguousCreateError, UnexpectedError, XaloraError
-from ..events import Canceled, EventCallback, FallingBack, TaskEvent
+from ..events import Canceled, EventCallback, FallingBack, TaskEvent, TileProgress
 from ..results import REMOTE_ENGINE, RunResult
 from ..text import seconds_text
 from .destinations import STREAM, Destination, is_url
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..client import AsyncXalora
     from ..tasks import WorkflowTask
     from .standard_streams import StdoutBytes
+    from .tiles import TileChoices
 
 logger = logging.getLogger("xalora_client.cli")
 
@@ -33,11 +34,19 @@ RunCall: TypeAlias = "Callable[[AsyncXalora, EventCallback], Coroutine[Any, Any,
 
 
 @dataclass(frozen=True)
+class WrittenResult(RunResult):
+    """A result whose files are at their destination already; ``remarks`` are for the user."""
+
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Job:
     """A task to run, and the destination of its result.
 
     ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one, ``data``
-    the bytes of that on standard input. ``task`` is what is run, where it is known.
+    the bytes of that on standard input. ``task`` is what is run, where it is known. ``tiles`` says how an
+    image is cut that no request takes, None where none is.
     """
 
     label: str
@@ -46,6 +55,7 @@ class Job:
     source: str | None = None
     data: bytes | None = field(default=None, repr=False)
     task: WorkflowTask | None = field(default=None, repr=False)
+    tiles: TileChoices | None = None
 
     @property
     def source_name(self) -> str | None:
@@ -64,8 +74,8 @@ class Job:
 class JobReport:
     """The state of a job. At the end it has a ``result`` or an ``error``; an interrupted job has neither.
 
-    ``fell_back`` is the network's error where this machine took over, ``unsettled`` the same where the
-    network may have a task.
+    ``tiles`` is how far an image in tiles is. ``fell_back`` is the network's error where this machine took
+    over, ``unsettled`` the same where the network may have a task.
     """
 
     job: Job
@@ -76,6 +86,7 @@ class JobReport:
     fell_back: XaloraError | None = None
     files: tuple[Path, ...] = ()
     is_canceled: bool = False
+    tiles: TileProgress | None = None
     remarks: list[str] = field(default_factory=list)
 
     @property
@@ -120,6 +131,7 @@ class JobReport:
             "job_id": getattr(result or error, "job_id", None),
             **attributes(result, "engine", "device", "miner", "note"),
             "reused": result is not None and result.reused,
+            "tiles": attributes(self.tiles, "tiles", "tasks", "done") if self.tiles else None,
             "seconds": vars(result.seconds) if result else None,
             "error": error_fields(error) if error else None,
         }
@@ -172,6 +184,8 @@ class JobRunner:
     ) -> None:
         def on_event(event: TaskEvent) -> None:
             report.task_id = event.task_id or report.task_id
+            if isinstance(event, TileProgress):
+                report.tiles = event
             report.is_canceled = report.is_canceled or isinstance(event, Canceled)
             if isinstance(event, FallingBack):
                 report.fell_back = event.error
@@ -198,6 +212,9 @@ class JobRunner:
             logger.debug("the outcome of %s can't be printed: %s", report.job.label, error)
 
     async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:
+        if isinstance(result, WrittenResult):
+            report.files, report.remarks = result.files, [*result.remarks]
+            return
         destination = report.job.destination
         if result.engine != REMOTE_ENGINE and report.fell_back is not None:
             destination = destination.made_here()

@@ -32,7 +32,7 @@ Output = Annotated[
         "-o",
         metavar="PATH",
         help="Where results go: an existing folder, or a path that ends in /, is a folder; else the file of "
-        "one result, and - standard output. Its suffix chooses the format: .png, .jpg, .webp, .avif.",
+        "one result, and - standard output. Its suffix chooses the format: .png, .jpg, .webp, .avif, .tif.",
     ),
 ]
 AsLines = Annotated[

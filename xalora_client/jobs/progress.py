@@ -12,12 +12,13 @@ from ..events import (
     Running,
     Submitted,
     TaskEvent,
+    TileProgress,
     UnknownStatus,
     Uploading,
     Waiting,
 )
 from ..polling.durations import estimated_share
-from ..text import bytes_text, elapsed_text, queue_text, span_text
+from ..text import bytes_text, counted, elapsed_text, queue_text, span_text
 
 _DOWNLOAD_FROM = 0.9
 """The share at which the download begins; everything before takes most of the time."""
@@ -76,6 +77,9 @@ class TaskProgress:
                 known = f" {int(100 * share)} % of {bytes_text(total)}" if total else ""
                 self._set(Step.DOWNLOADING, None, f"downloading{known or f', {bytes_text(received)} so far'}")
                 self._share = _DOWNLOAD_FROM + (1 - _DOWNLOAD_FROM) * share
+            case TileProgress():
+                self._set(Step.OTHER, None, tile_words(event))
+                self._share = event.done / event.tasks
             case Done():
                 self._set(Step.DOWNLOADING, None)
                 self._share = 1.0
@@ -109,3 +113,13 @@ class TaskProgress:
         if self._share is not None or self._usual is None or self._submitted is None:
             return self._share
         return _DOWNLOAD_FROM * estimated_share(now - self._submitted, self._usual)
+
+
+def tile_words(progress: TileProgress) -> str:
+    """``5 of 20 tiles, 8 tasks in flight, about 3 min 20 s left``; tiles that are equal count once."""
+    parts = [f"{progress.done} of {counted(progress.tasks, 'tile')}"]
+    if progress.in_flight:
+        parts.append(f"{counted(progress.in_flight, 'task')} in flight")
+    if progress.seconds_left is not None and progress.done < progress.tasks:
+        parts.append(f"about {elapsed_text(progress.seconds_left)} left")
+    return ", ".join(parts)

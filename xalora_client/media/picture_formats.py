@@ -1,4 +1,4 @@
-"""The formats that pictures are written in: PNG, JPEG, WebP and AVIF. Imports nothing heavy."""
+"""The formats that pictures are written in: PNG, JPEG, WebP, AVIF and TIFF. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class PictureFormat(Enum):
     JPG = "jpg"
     WEBP = "webp"
     AVIF = "avif"
+    TIFF = "tif"
 
     @classmethod
     def of_suffix(cls, suffix: str) -> PictureFormat | None:
@@ -27,13 +28,13 @@ class PictureFormat(Enum):
 
     @property
     def suffix(self) -> str:
-        """``.png``, ``.jpg``, ``.webp`` or ``.avif``."""
+        """``.png``, ``.jpg``, ``.webp``, ``.avif`` or ``.tif``."""
         return f".{self.value}"
 
     @property
     def is_lossy(self) -> bool:
         """Whether it has a quality."""
-        return self is not PictureFormat.PNG
+        return self not in (PictureFormat.PNG, PictureFormat.TIFF)
 
 
 PILLOW_NAMES = {
@@ -46,9 +47,12 @@ PILLOW_NAMES = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-"""What Pillow calls the formats of files, by suffix; TIFF and BMP are for `RunResult.save` alone."""
+"""What Pillow calls the formats of files, by suffix; BMP is for `RunResult.save` alone."""
 
-_SUFFIXES = {each.suffix: each for each in PictureFormat} | {".jpeg": PictureFormat.JPG}
+_SUFFIXES = {each.suffix: each for each in PictureFormat} | {
+    ".jpeg": PictureFormat.JPG,
+    ".tiff": PictureFormat.TIFF,
+}
 _SAME = {
     MediaKind.PNG: PictureFormat.PNG,
     MediaKind.JPEG: PictureFormat.JPG,

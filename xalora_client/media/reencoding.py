@@ -1,4 +1,4 @@
-"""Pictures of results encoded anew: as PNG, JPEG, WebP or AVIF, in 8 bits and sRGB."""
+"""Pictures of results encoded anew: as PNG, JPEG, WebP, AVIF or TIFF, in 8 bits and sRGB."""
 
 from __future__ import annotations
 
@@ -50,14 +50,17 @@ def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = Non
     if encoding.format is PictureFormat.PNG:
         return EncodedPicture(_with(exif, MediaKind.PNG, encode_png(pixels)))
     height, width = pixels.shape[:2]
-    if max(height, width) > _LONGEST_SIDE[encoding.format]:
+    longest = _LONGEST_SIDE.get(encoding.format)
+    if longest is not None and max(height, width) > longest:
         raise ResultFormatError(
             f"{encoding.format.value.upper()} can't hold {width}x{height} pixels, its longest side is "
-            f"{_LONGEST_SIDE[encoding.format]}"
+            f"{longest}"
         )
     lost_alpha = pixels.shape[2] == 4 and encoding.format is PictureFormat.JPG
     image = Image.fromarray(on_white(pixels) if lost_alpha else pixels)
-    options: dict[str, Any] = {"quality": encoding.quality or DEFAULT_QUALITY}
+    options: dict[str, Any] = {}
+    if encoding.format.is_lossy:
+        options["quality"] = encoding.quality or DEFAULT_QUALITY
     if exif is not None and encoding.format is PictureFormat.AVIF:
         options["exif"] = exif
     if encoding.format is PictureFormat.JPG:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
+from glob import escape
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
@@ -32,7 +33,7 @@ from ..errors import (
     ResultSaveError,
     XaloraError,
 )
-from ..events import TileProgress
+from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
 from ..files import draft_of, settle
 from ..journal.records import Whole
 from ..journal.spending import sent_in
@@ -48,19 +49,17 @@ from ..media.row_writer import check_rows_format, open_rows
 from ..parts import PartTask, RunPart, is_sent_again, seconds_left, warnings_once
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..text import counted
+from ..transfer.part_file import remove_left, try_lock
 from .blending import Blending, Pixels8
 from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, tile_for
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
-    from ..config import FallbackPolicy
-    from ..tasks import UpscalerTask
+    from ..config import FallbackPolicy, Settings
 
 Tiling: TypeAlias = Literal["auto", "always", "never"] | int
 """When an image is cut into tiles: where it is too large for one request, always, or never. A number is the
 side of the tiles in pixels, and cuts every image that is larger."""
-
-ProgressCallback: TypeAlias = Callable[[TileProgress], None]
 
 TOO_LARGE = 413
 """The HTTP status of a request that the network finds too large."""
@@ -109,7 +108,7 @@ class TileOptions:
     engine: str | None = None
     policy: FallbackPolicy = "never"
     task: Mapping[str, Any] = field(default_factory=dict)
-    on_progress: ProgressCallback = field(default=lambda progress: None)
+    on_event: EventCallback = field(default=lambda event: None)
 
 
 def is_too_large(error: XaloraError) -> bool:
@@ -141,10 +140,10 @@ def writable(image: ImageInput, output: str | os.PathLike[str]) -> Path:
 
 
 async def upscale_whole(
-    client: AsyncXalora, task: UpscalerTask, output: Path, run_part: RunPart, engine: str | None
+    client: AsyncXalora, run: Callable[[], Awaitable[RunResult]], output: Path
 ) -> UpscaledImage:
     """Upscale an image as one task, and save the result."""
-    result = await run_part(task, lambda event: None, engine)
+    result = await run()
 
     def save() -> tuple[Path, ImageHeader]:
         with add_result_to_errors(result), errors_of_result():
@@ -179,13 +178,9 @@ async def upscale_in_tiles(
     if options.max_in_flight < 1:
         raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
     check_rows_format(output)
-    pixels = await run_in_thread(lambda: sent_pixels(source))
     settings = client.settings
-    limit = int(settings.inline_limit) if settings.store_url is None else None
-    side = tile_for(limit, pixels.shape[2]) if options.side is None else options.side
-    plan = plan_of(pixels.shape[1], pixels.shape[0], side, options.overlap)
-    digests = await run_in_thread(
-        lambda: [_digest(_cut(pixels, plan, number)) for number in range(plan.count)]
+    pixels, plan, digests = await run_in_thread(
+        lambda: _planned(source, settings, options.side, options.overlap)
     )
     own = settings.credentials().consumer_id if settings.api_key is not None else ""
     who = (options.task.get("consumer_id") or own, options.task.get("workflow_id") or "")
@@ -194,7 +189,7 @@ async def upscale_in_tiles(
     name = Path(source).name if isinstance(source, str | os.PathLike) else "the image"
     photograph = Path(source) if isinstance(source, str | os.PathLike) else None
     image = _Image(name, pixels, plan, digests, photograph, output)
-    reason = "the fallback policy is local_only"
+    reason, failure = "the fallback policy is local_only", None
     with warnings_once():
         if options.engine is not None:
             reason = f"all tiles of the image are made by {options.engine}"
@@ -206,9 +201,45 @@ async def upscale_in_tiles(
                 # Tiles of two engines would show where they meet.
                 if tiling.made or not falls_back(options.policy, error):
                     raise
-                reason = error.what
-        here = _Here(client, reason, options.engine)
+                reason, failure = error.what, error
+        here = _Here(client, options, reason, failure)
         return await _Tiling(client, image, replace(options, max_in_flight=1), run_id, here).run()
+
+
+def tasks_of(source: ImageInput, settings: Settings, side: int | None = None) -> tuple[int, int]:
+    """How many tiles an image is cut into, and how many tasks they are. Blocking.
+
+    Raises:
+        InputImageError: It can't be read.
+        ConfigurationError: There are no such tiles.
+    """
+    _, plan, digests = _planned(source, settings, side, OVERLAP)
+    return plan.count, len(distinct(digests))
+
+
+def check_tasks(name: str, tiles: int, tasks: int, most: int | None) -> None:
+    """Check that an image needs no more tasks than the user allows.
+
+    Raises:
+        ConfigurationError: It does. Nothing was sent.
+    """
+    if most is not None and tasks > most:
+        raise ConfigurationError(
+            f"{name} needs {counted(tasks, 'task')} ({tasks} of {tiles} tiles differ), "
+            f"and {most} {'is' if most == 1 else 'are'} the limit",
+            next_step="Raise max_tasks, or have larger tiles made.",
+        )
+
+
+def _planned(
+    source: ImageInput, settings: Settings, side: int | None, overlap: int
+) -> tuple[Pixels8, TilePlan, list[str]]:
+    """The pixels of an image, how it is cut, and a digest of each tile."""
+    pixels = sent_pixels(source)
+    if side is None:
+        side = tile_for(int(settings.inline_limit) if settings.store_url is None else None, pixels.shape[2])
+    plan = plan_of(pixels.shape[1], pixels.shape[0], side, overlap)
+    return pixels, plan, [_digest(_cut(pixels, plan, number)) for number in range(plan.count)]
 
 
 @dataclass(frozen=True)
@@ -237,10 +268,23 @@ def _digest(pixels: Pixels8) -> str:
 
 
 class _Here:
-    """Gets results of tiles from one engine of this machine, the first that can make a tile."""
+    """Gets results of tiles from one engine of this machine, the first that can make a tile.
 
-    def __init__(self, client: AsyncXalora, reason: str, engine: str | None) -> None:
-        self._client, self._reason, self._engine = client, reason, engine
+    Args:
+        error: That of the network for which this machine takes over.
+    """
+
+    def __init__(
+        self, client: AsyncXalora, options: TileOptions, reason: str, error: XaloraError | None
+    ) -> None:
+        self._client, self._reason, self._error = client, reason, error
+        self._engine = options.engine
+        self._on_event: EventCallback | None = options.on_event
+
+    def _tell_once(self, event: TaskEvent) -> None:
+        if isinstance(event, FallingBack) and self._on_event is not None:
+            self._on_event(event)
+            self._on_event = None
 
     async def __call__(self, task: PartTask) -> RunResult:
         from ..engines.fallback import run_locally
@@ -249,7 +293,9 @@ class _Here:
             task,
             self._client.settings,
             reason=self._reason,
+            remote_error=self._error,
             engine=self._engine,  # type: ignore[arg-type]
+            on_event=self._tell_once,
         )
         self._engine = result.engine
         return result
@@ -295,20 +341,16 @@ class _Tiling:
         self.made: dict[int, RunResult] = {}
 
     async def run(self) -> UpscaledImage:
-        tasks, tiles, most = len(self._first), self._image.plan.count, self._options.max_tasks
-        if most is not None and tasks > most:
-            raise ConfigurationError(
-                f"{self._image.name} needs {counted(tasks, 'task')} ({tasks} of {tiles} tiles differ), "
-                f"and {most} {'is' if most == 1 else 'are'} the limit",
-                next_step="Raise max_tasks, or have larger tiles made.",
-            )
+        check_tasks(self._image.name, self._image.plan.count, len(self._first), self._options.max_tasks)
         self._began = monotonic()
         self._tell()
         loop = asyncio.get_running_loop()
         self._results = {number: loop.create_future() for number in self._first.values()}
         try:
+            await run_in_thread(lambda: _remove_left(self._image.output))
             with draft_of(self._image.output) as draft:
                 with draft.open("r+b") as file:
+                    try_lock(file)
                     width, height = await self._assemble(file)
                 await run_in_thread(lambda: settle(draft, self._image.output))
         except OSError as error:
@@ -428,7 +470,7 @@ class _Tiling:
             in_flight=self._in_flight,
             seconds_left=seconds_left(monotonic() - self._began, done, tasks - done),
         )
-        self._options.on_progress(progress)
+        self._options.on_event(progress)
 
     async def _report(self, width: int, height: int) -> UpscaledImage:
         note = f"{counted(self._scaled, 'tile')} came in another size and were scaled to the first's."
@@ -507,6 +549,12 @@ class _Assembly:
                 f"The result of tile {number + 1} has {width}x{height} pixels, which is another shape than "
                 "the tile's: its workflow can't be used in tiles"
             )
+
+
+def _remove_left(output: Path) -> None:
+    """Remove what a process that was killed left of the same file."""
+    for left in output.parent.glob(f".{escape(output.name)}.*.part"):
+        remove_left(left)
 
 
 def _decoded(result: RunResult) -> Pixels8:

@@ -19,14 +19,14 @@ LOOKED_AT_SECONDS = 2.0
 
 if sys.platform == "win32":
 
-    def _try_lock(file: BinaryIO) -> bool | None:
+    def try_lock(file: BinaryIO) -> bool | None:
         # A file that is open can't be renamed or removed there.
         return True
 
 else:
     import fcntl
 
-    def _try_lock(file: BinaryIO) -> bool | None:
+    def try_lock(file: BinaryIO) -> bool | None:
         """Lock an open file; False where somebody else has, None where its file system has no locks."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +170,7 @@ def take_over(dest_stem: Path, private_stem: Path) -> None:
 
 
 def remove_left(part: Path) -> bool:
-    """Remove a partial download that nobody continues just now; False where it stays. Blocking."""
+    """Remove an unfinished file that nobody writes just now; False where it stays. Blocking."""
     try:
         if (file := _open_locked(part)) is None:
             return False
@@ -197,7 +197,7 @@ def _open_locked(path: Path, *, is_own: bool = False) -> BinaryIO | None:
     flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | (os.O_CREAT if is_own else 0)
     file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
     try:
-        is_locked = _try_lock(file)
+        is_locked = try_lock(file)
         if (is_locked or (is_own and is_locked is None)) and _is_at(path, file):
             return file
     except BaseException:

@@ -229,7 +229,7 @@ def test_the_format_is_that_of_the_option_or_of_the_suffix(
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        (Output("big.tiff"), "not written here"),
+        (Output("big.bmp"), "not written here"),
         (Output("big.png", PictureFormat.JPG), "two formats"),
         (Output(quality=80), "--quality is that of"),
         (Output("big.png", quality=80), "--quality is that of"),

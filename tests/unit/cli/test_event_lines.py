@@ -19,6 +19,7 @@ EVENTS = [
     events.Downloading(job_id="j", task_id="t", received=1, total=None),
     events.FallingBack(job_id="j", engine="ncnn", reason="no miner", error=NoMinerError("no miner")),
     events.LocalProgress(job_id="j", engine="ncnn", done=1, total=2, label="tile", preview=b"\xff\xd8"),
+    events.TileProgress(job_id="j", tiles=9, tasks=8, done=3, in_flight=4, seconds_left=2.0),
     events.Done(job_id="j", task_id="t", engine="xalora", seconds=3.0, files=(Path("kept.png"),)),
 ]
 
@@ -44,6 +45,7 @@ def test_names_and_fields() -> None:
         "downloading",
         "falling_back",
         "local_progress",
+        "tile_progress",
         "done",
     ]
     assert event_fields(EVENTS[8])["step"] == "tile"

@@ -11,6 +11,7 @@ from xalora_client.events import (
     LocalProgress,
     Running,
     Submitted,
+    TileProgress,
     UnknownStatus,
     Uploading,
     Waiting,
@@ -72,3 +73,12 @@ def test_a_task_is_followed_to_this_machine() -> None:
     assert (task.text(14.0), task.share(14.0)) == ("here, by torch, 4 s", None)
     task.apply(LocalProgress(job_id=JOB, engine="torch", done=3, total=12), 15.0)
     assert (task.text(20.0), task.share(20.0)) == ("here, by torch: 3 of 12", 0.25)
+
+
+def test_tiles_are_counted_with_an_estimate() -> None:
+    task = TaskProgress(10.0)
+    task.apply(TileProgress(job_id=JOB, tiles=24, tasks=20, done=5, in_flight=8, seconds_left=200.4), 15.0)
+    assert task.text(16.0) == "5 of 20 tiles, 8 tasks in flight, about 3 min 20 s left"
+    assert task.share(16.0) == 0.25
+    task.apply(TileProgress(job_id=JOB, tiles=1, tasks=1, done=1, in_flight=0, seconds_left=0.0), 15.0)
+    assert task.text(16.0) == "1 of 1 tile"

@@ -176,4 +176,4 @@ def test_what_does_not_go_together_is_refused(
 
 def test_options_of_clips_are_refused_for_pictures(cli: Cli, tmp_path: Path) -> None:
     done = cli("upscale", draw(tmp_path / "photo.png", 1), "--same-engine")
-    assert done.returncode == 2 and "are for clips" in done.stderr
+    assert done.returncode == 2 and "is for clips" in done.stderr

@@ -18,9 +18,11 @@ from ..image_arguments import Inputs, existing_inputs, without_done
 from ..job_runner import Job
 from ..options import PictureOptions, RunOptions
 from ..standard_streams import read_image, read_prompt
+from ..tiles import TileChoices, call_in_tiles, tiling_of
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask
+    from ...tiles.upscaling import Tiling
 
 
 Pixels = Annotated[int | None, typer.Option(help="Pixels.", show_default=False)]
@@ -94,9 +96,20 @@ def upscale(
     max_tasks: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Send nothing of a clip that needs more tasks.", show_default=False
+            metavar="N",
+            min=1,
+            help="Send nothing of a clip, or of an image in tiles, that needs more tasks.",
+            show_default=False,
         ),
     ] = None,
+    tile: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|always|never|SIDE",
+            help="Cut an image into tiles, each a task: auto, where it is too large for one request; or each "
+            "that is larger than SIDE pixels.",
+        ),
+    ] = "auto",
     same_engine: Annotated[
         bool,
         typer.Option(
@@ -111,15 +124,20 @@ def upscale(
 
     Of a clip each frame that differs is a task; it is written as NAME.xalora.mp4 (or .mov, .mkv), with its
     sound. The same command after an interrupt goes on where it was.
+
+    An image that is too large for one request is cut into tiles, each a task, and written as PNG or TIFF.
     """
     from ...tasks import UpscalerTask
 
     inputs = existing_inputs(files, recursive=recursive)
     if clips := clips_among(inputs.sources):
+        if tile != "auto":
+            raise typer.BadParameter("--tile is for pictures")
         choices = ClipChoices(max_in_flight=max_in_flight, max_tasks=max_tasks, same_engine=same_engine)
         return _upscale_clips(inputs, clips, options, pictures, choices)
-    if max_tasks is not None or same_engine:
-        raise typer.BadParameter("--max-tasks and --same-engine are for clips")
+    if same_engine:
+        raise typer.BadParameter("--same-engine is for clips")
+    tiles = TileChoices(tile=_tiling(tile), max_tasks=max_tasks, max_in_flight=max_in_flight)
     places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
@@ -129,7 +147,11 @@ def upscale(
     def job(source: str) -> Job:
         image = data if source == STREAM else source
         task = UpscalerTask(image=image, timeout_seconds=options.network_timeout)
-        return Job(_short_name(source), options.call(task), planned[source], source, data, task)
+        label, place = _short_name(source), planned[source]
+        call = options.call(task)
+        if not is_url(source):
+            call = call_in_tiles(call, image, label, place, options, tiles, screen)
+        return Job(label, call, place, source, data, task, None if is_url(source) else tiles)
 
     return do_jobs(
         screen,
@@ -139,6 +161,15 @@ def upscale(
         at_once=max_in_flight,
         skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
     )
+
+
+def _tiling(text: str) -> Tiling:
+    try:
+        return tiling_of(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not auto, always, never or a number of pixels", param_hint="--tile"
+        ) from None
 
 
 def _upscale_clips(

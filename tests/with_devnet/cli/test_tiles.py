@@ -1,0 +1,165 @@
+"""Large images in the shell: cut into tiles, one bar, gone on with after an interrupt."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shell import CEILING, Cli, draw
+
+from xalora_client.devnet import DevnetThread
+
+LIMIT = {"XALORA_INLINE_LIMIT": "100000"}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A picture of noise above the limit, of 3 x 2 tiles."""
+    pixels = np.random.default_rng(5).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    return tmp_path / "large.png"
+
+
+def creates(devnet: DevnetThread) -> int:
+    return int(devnet.stats()["creates"])
+
+
+def test_an_image_that_no_request_takes_is_cut(
+    cli: Cli, devnet: DevnetThread, large: Path, tmp_path: Path
+) -> None:
+    done = cli("upscale", large, **LIMIT, XALORA_PRICES="upscaler=0.5")
+    assert done.returncode == 0, done.stderr
+    tiles = creates(devnet)
+    assert f"large.png: {tiles} of {tiles} tiles differ: {tiles} tasks, about {tiles / 2:.2f}" in done.stdout
+    assert "large.xalora.png  the network · " in done.stdout
+    assert f"800x600 · {tiles} tiles · {tiles} tasks sent" in done.stdout
+    with Image.open(tmp_path / "large.xalora.png") as made:
+        assert made.size == (800, 600)
+    whole = cli("upscale", large, "-o", "whole.png")
+    assert whole.returncode == 0 and creates(devnet) == tiles + 1
+    in_tiles, in_one = (
+        np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("large.xalora.png", "whole.png")
+    )
+    assert np.abs(in_tiles - in_one).max() <= 1
+    again = cli("upscale", large, "-o", "again.png", **LIMIT)
+    assert again.returncode == 0 and creates(devnet) == tiles + 1, "kept results answer"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_the_side_of_tiles_is_chosen_and_so_is_the_format(
+    cli: Cli, devnet: DevnetThread, large: Path, tmp_path: Path, suffix: str
+) -> None:
+    done = cli("upscale", large, "--tile", 256, "-o", f"big.{suffix}")
+    assert done.returncode == 0, done.stderr
+    assert creates(devnet) == 6
+    with Image.open(tmp_path / f"big.{suffix}") as made:
+        assert (made.format, made.size) == ({"png": "PNG", "tif": "TIFF"}[suffix], (800, 600))
+
+
+def test_what_is_one_task_is_a_tiff_too(cli: Cli, large: Path, tmp_path: Path) -> None:
+    assert cli("upscale", large, "-o", "big.tiff").returncode == 0
+    with Image.open(tmp_path / "big.tiff") as made:
+        assert (made.format, made.size) == ("TIFF", (800, 600))
+
+
+def test_small_pictures_beside_it_are_one_task_each(cli: Cli, devnet: DevnetThread, large: Path) -> None:
+    small = [draw(large.parent / f"{number}.png", number) for number in range(3)]
+    document = cli.json("upscale", large, *small, **LIMIT)
+    by_name = {result["label"]: result for result in document["results"]}
+    assert [by_name[f"{number}.png"]["tiles"] for number in range(3)] == [None] * 3
+    tiles = by_name["large.png"]["tiles"]
+    assert by_name["large.png"]["status"] == "done" and tiles["done"] == tiles["tasks"]
+    assert creates(devnet) == tiles["tasks"] + 3
+
+
+def test_what_it_would_be_is_told_and_nothing_sent(cli: Cli, devnet: DevnetThread, large: Path) -> None:
+    done = cli("upscale", large, "--dry-run", **LIMIT)
+    assert "large.png: would be sent in 12 tiles: at most 12 tasks" in done.stdout, done.stdout
+    document = cli.json("upscale", large, "--tile", 256, "--dry-run", XALORA_PRICES="upscaler=0.5")
+    (planned,) = document["inputs"]
+    assert (planned["tiles"], planned["tasks"], document["tasks"]) == (6, 6, 6)
+    assert document["estimate"] == "3.00"
+    refused = cli("upscale", large, "--tile", 256, "--max-tasks", 5, "--dry-run")
+    assert refused.returncode == 3 and "and 5 are the limit" in refused.stderr
+    assert creates(devnet) == 0
+
+
+def test_above_the_limit_nothing_is_sent(cli: Cli, devnet: DevnetThread, large: Path) -> None:
+    done = cli("upscale", large, "--tile", 256, "--max-tasks", 5)
+    assert done.returncode == 3
+    assert "large.png needs 6 tasks (6 of 6 tiles differ), and 5 are the limit." in done.stderr
+    never = cli("upscale", large, "--tile", "never", **LIMIT)
+    assert never.returncode == 3 and "more than the 0.1 MB that are sent inside a request" in never.stderr
+    assert creates(devnet) == 0
+
+
+def test_programs_get_lines(cli: Cli, large: Path) -> None:
+    done = cli("upscale", large, "--tile", 256, "--jsonl")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["tasks"] for line in lines if line["event"] == "plan"] == [6]
+    told = [line for line in lines if line["event"] == "tile_progress"]
+    assert (told[0]["done"], told[-1]["done"], told[-1]["tasks"]) == (0, 6, 6)
+    assert lines[-1]["event"] == "end"
+
+
+def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=2, task_seconds=0.3) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", large, "--tile", 160, "--max-in-flight", 2)
+        deadline = time.monotonic() + CEILING
+        while devnet.stats()["tasks"]["finished"] < 4:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, complaint = process.communicate(timeout=CEILING)
+        assert process.returncode == 130
+        assert time.monotonic() - began < 6, "3 s, and the end of the process beside other programs"
+        assert "Interrupted: canceling 2 tasks in the network" in complaint
+        assert "of 20 tiles are here, and what is paid for is kept." in complaint
+        assert not list(tmp_path.glob("*.xalora*")) and not list(tmp_path.glob(".*.part"))
+        before = creates(devnet)
+        done = cli("upscale", large, "--tile", 160)
+        assert done.returncode == 0, done.stderr
+        assert creates(devnet) - before <= 20 - 4
+
+
+def test_without_a_network_this_machine_makes_it_and_says_so(tmp_path: Path, large: Path) -> None:
+    cli = Cli(tmp_path)
+    done = cli(
+        "upscale",
+        large,
+        "--tile",
+        256,
+        XALORA_API_KEY="me#key",
+        XALORA_WORKFLOW_URL="http://127.0.0.1:9",
+        XALORA_UPSCALE_MODEL="lanczos",
+    )
+    assert done.returncode == 7, done.stderr
+    assert (tmp_path / "large.local.png").exists() and not (tmp_path / "large.xalora.png").exists()
+    named = cli("upscale", large, "--tile", 256, "--engine", "pillow")
+    assert named.returncode == 0 and "done by this machine, nothing is sent" in named.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--tile", "huge"), 2, "is not auto, always, never or a number of pixels"),
+        (("--tile", "20"), 3, "Tiles of 20 pixels"),
+        (("--tile", "256", "-o", "large.jpg"), 3, "as PNG or TIFF"),
+        (("--tile", "256", "--format", "webp"), 3, "as PNG or TIFF"),
+        (("--tile", "256", "-o", "-"), 2, "not to standard output"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    cli: Cli, devnet: DevnetThread, large: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = cli("upscale", large, *arguments)
+    assert done.returncode == code, done.stderr
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert creates(devnet) == 0

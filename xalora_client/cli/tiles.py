@@ -1,0 +1,185 @@
+"""``xalora upscale`` of an image that no request takes: cut into tiles, and written as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..concurrency import run_in_thread
+from ..config import Settings
+from ..errors import XaloraError
+from ..events import EventCallback, TaskEvent, TileProgress
+from ..prices import Sent, cost_of, cost_text
+from ..results import REMOTE_ENGINE, RunResult, Timing
+from ..text import counted
+from .destinations import Destination, OutputNameError
+from .job_runner import RunCall, WrittenResult
+from .options import RunOptions
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from ..client import AsyncXalora
+    from ..tasks import WorkflowTask
+    from ..tiles.upscaling import Tiling
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileChoices:
+    """What the user chose for images that are cut.
+
+    Args:
+        tile: When, and how large the tiles are.
+        max_tasks: Above so many tasks nothing of an image is sent.
+        max_in_flight: How many tasks at the same time; None for the setting.
+    """
+
+    tile: Tiling = "auto"
+    max_tasks: int | None = None
+    max_in_flight: int | None = None
+    # One image after another: each has many tasks in flight, and takes memory.
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
+
+    @property
+    def tries_whole(self) -> bool:
+        """Whether an image is sent whole where a request takes it."""
+        return self.tile in ("auto", "never")
+
+    async def count(self, name: str, task: WorkflowTask, settings: Settings) -> tuple[int, int]:
+        """How many tiles an image is cut into, and how many tasks they are.
+
+        Raises:
+            ConfigurationError: They are more than the user allows.
+            InputImageError: It can't be read.
+        """
+        from ..tiles.upscaling import check_tasks, tasks_of
+
+        image = task.image_parameters()["image"]
+        side = self.tile if isinstance(self.tile, int) else None
+        tiles, tasks = await run_in_thread(lambda: tasks_of(image, settings, side))
+        check_tasks(name, tiles, tasks, self.max_tasks)
+        return tiles, tasks
+
+
+def tiling_of(text: str) -> Tiling:
+    """The value of ``--tile``.
+
+    Raises:
+        ValueError: It is neither a word for it nor a number.
+    """
+    words: dict[str, Tiling] = {"auto": "auto", "always": "always", "never": "never"}
+    return words[text] if text in words else int(text)
+
+
+def call_in_tiles(
+    whole: RunCall,
+    image: Any,
+    label: str,
+    destination: Destination,
+    options: RunOptions,
+    choices: TileChoices,
+    screen: Screen,
+) -> RunCall:
+    """The call that upscales an image: as one task where that does, else in tiles.
+
+    Args:
+        whole: The call that does it as one task.
+        image: As a task takes it.
+    """
+
+    async def run(client: AsyncXalora, on_event: EventCallback) -> RunResult:
+        from ..tiles.upscaling import is_too_large
+
+        if choices.tries_whole:
+            try:
+                return await whole(client, on_event)
+            except XaloraError as error:
+                if choices.tile == "never" or not is_too_large(error):
+                    raise
+        async with choices.turn:
+            return await _in_tiles(client, image, label, destination, options, choices, screen, on_event)
+
+    return run
+
+
+async def _in_tiles(
+    client: AsyncXalora,
+    image: Any,
+    label: str,
+    destination: Destination,
+    options: RunOptions,
+    choices: TileChoices,
+    screen: Screen,
+    on_event: EventCallback,
+) -> RunResult:
+    began = monotonic()
+    local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
+    place = _place(destination)
+    has_begun = False
+
+    def note(event: TaskEvent) -> None:
+        nonlocal has_begun
+        if isinstance(event, TileProgress) and not has_begun:
+            has_begun = True
+            _say_plan(client.settings, event, label, options, screen)
+        on_event(event)
+
+    made = await client.upscale_image(
+        image,
+        place,
+        tile="always" if choices.tile == "auto" else choices.tile,
+        max_in_flight=choices.max_in_flight,
+        max_tasks=choices.max_tasks,
+        engine=local,  # type: ignore[arg-type]
+        task_options={"timeout_seconds": options.network_timeout},
+        on_event=note,
+        reuse=client.settings.reuse and not options.no_reuse,
+        if_unknown=options.if_unknown,
+        timeout=options.timeout,
+        fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
+    )
+    path = made.path
+    if made.engine != REMOTE_ENGINE and local is None:
+        path = await run_in_thread(lambda: path.replace(_place(destination.made_here())))
+    parts = [f"{made.width}x{made.height}", counted(made.tiles, "tile")]
+    if made.sent is not None and made.engine == REMOTE_ENGINE:
+        parts.append(f"{counted(made.sent, 'task')} sent")
+    return WrittenResult(
+        (path,),
+        made.engine,
+        job_id="",
+        seconds=Timing(total=monotonic() - began),
+        note=" · ".join(parts),
+        remarks=made.notes,
+    )
+
+
+def _place(destination: Destination) -> Path:
+    """The file of an image in tiles.
+
+    Raises:
+        OutputNameError: It goes to standard output.
+    """
+    if destination.is_stream:
+        raise OutputNameError(
+            "An image in tiles is written to a file, not to standard output",
+            next_step="Name one: -o large.png",
+        )
+    suffix = ".png" if destination.encoding is None else destination.encoding.format.suffix
+    return destination.file(suffix, 0, 1)
+
+
+def _say_plan(
+    settings: Settings, progress: TileProgress, label: str, options: RunOptions, screen: Screen
+) -> None:
+    sends = options.asks_network(settings)
+    cost = cost_of(settings.prices, [Sent("upscaler", None, progress.tasks)]) if sends else None
+    estimate = None if cost is None else cost_text(cost)
+    by = f"{counted(progress.tasks, 'task')}{f', about {estimate} by your prices' if estimate else ''}"
+    if not sends:
+        by = "done by this machine, nothing is sent"
+    screen.say(f"{label}: {progress.tasks:,} of {progress.tiles:,} tiles differ: {by}")
+    tasks = progress.tasks if sends else 0
+    screen.event("plan", input=label, tiles=progress.tiles, tasks=tasks, estimate=estimate)
