@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from .commands import devnet, generate, login, resume, run, settings, tasks
+from .commands import cluster, devnet, generate, login, resume, run, settings, tasks
 from .commands import workflows as workflow_commands
 from .demo import command as demo_command
 from .doctor import command as doctor_command
@@ -16,7 +16,7 @@ from .screen import Screen, log_to
 START = "Get started"
 RUN = "Run tasks"
 TASKS = "Manage tasks"
-LOCAL = "A network on this machine"
+LOCAL = "A network of your own"
 SETUP = "Set-up"
 
 app = typer.Typer(
@@ -65,4 +65,5 @@ for panel, commands in {
     for each in commands:
         app.command(rich_help_panel=panel)(each)
 
+app.add_typer(cluster.cluster, name="cluster", rich_help_panel=LOCAL)
 app.add_typer(workflow_commands.workflows, name="workflows", rich_help_panel=SETUP)

@@ -10,7 +10,6 @@ from pathlib import Path
 from ..engines.comfyui import ComfyUIEngine
 from ..errors import EngineError
 from ..workflows.catalog import WorkflowCatalog
-from ..workflows.check import check_definition
 from ..workflows.definition import GRAPH, WorkflowDefinition
 from ..workflows.exported import definition_of_graph
 from ..workflows.prompt import parse_prompt
@@ -40,17 +39,8 @@ class ComfyUIMinerEngine:
         Raises:
             EngineError: The server can't be reached.
         """
-        classes = {node["class_type"] for definition in self._catalog for node in definition.prompt.values()}
-        info = self._engine.object_info(classes)
-        able: list[WorkflowDefinition] = []
-        lacking: dict[str, str] = {}
-        for definition in self._catalog:
-            errors = [f.message for f in check_definition(definition, info) if f.severity == "error"]
-            if errors:
-                lacking[definition.name] = "; ".join(errors)
-            else:
-                able.append(definition)
-        return tuple(able), lacking
+        lacking = self._engine.lacking(self._catalog)
+        return tuple(each for each in self._catalog if each.name not in lacking), lacking
 
     def workflow_ids(self) -> tuple[str, ...]:
         """The ids of the :meth:`servable` workflows, task types for tasks without one, and that of graphs.

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pydantic import ValidationError
-
 from ..errors import EngineError
+from ..serving.requests import reason
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,6 @@ class DefaultEngine:
             return render(task.task_type, task.workflow_id, task.parameters)
         except ValueError as problem:
             raise EngineError(reason(problem)) from problem
-
-
-def reason(problem: ValueError) -> str:
-    """A refused value in words; on one line where pydantic refused it."""
-    if not isinstance(problem, ValidationError):
-        return str(problem)
-    return "; ".join(
-        ": ".join([*map(str, error["loc"]), error["msg"].removeprefix("Value error, ")])
-        for error in problem.errors()
-    )
 
 
 def _doubled_png(data: bytes) -> bytes:

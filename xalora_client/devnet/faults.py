@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from .engines import reason
+from ..serving.requests import reason
 from .state import ENDPOINTS
 
 FaultKind = Literal[

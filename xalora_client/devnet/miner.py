@@ -8,8 +8,6 @@ While it runs a task it renews its lease by a ``miner_request`` without ``workfl
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import io
 import itertools
@@ -30,6 +28,7 @@ import aiohttp
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_exponential
 
 from ..errors import EngineError, XaloraError
+from ..serving.inputs import fetch_input
 from . import DEFAULT_POLL_SECONDS
 from .engines import DefaultEngine, MinerEngine, MinerTask
 from .faults import MINER, Fault, FaultPlan
@@ -43,7 +42,6 @@ TaskSeconds = float | Callable[[MinerTask], float] | None
 """How long a task takes at least: a number, or a function of the task."""
 
 _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "flux-lora"}
-_MAX_INPUT_BYTES = 256 << 20
 _MAX_RETRY_SECONDS = 0.5
 _WAITING_THREADS = 64
 
@@ -186,7 +184,7 @@ class Miner:
             task_type=str(answer.get("task_type")),
             workflow_id=str(answer.get("workflow_id")),
             parameters=parameters,
-            image=await self._fetch(image) if isinstance(image, str) else None,
+            image=await fetch_input(self.session, image) if isinstance(image, str) else None,
             details=details,
         )
 
@@ -209,19 +207,6 @@ class Miner:
         finally:
             task.stopped.set()
         return result
-
-    async def _fetch(self, url: str) -> bytes:
-        if url.startswith("data:"):
-            return _data_from(url)
-        try:
-            async with self.session.get(url) as response:
-                if response.status != 200:
-                    raise EngineError(f"The input image answered {response.status}")
-                if (response.content_length or 0) > _MAX_INPUT_BYTES:
-                    raise EngineError("The input image is too large")
-                return await response.read()
-        except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as problem:
-            raise EngineError(f"The input image can't be fetched: {type(problem).__name__}") from problem
 
     async def _upload(self, credential: Mapping[str, str], key: str, data: bytes) -> None:
         url = f"{credential['upload_url']}/{urllib.parse.quote(key)}"
@@ -263,18 +248,6 @@ class Miner:
             before_sleep=before_sleep_log(logger, logging.DEBUG),
         )
         await retrying(attempt, *arguments)
-
-
-def _data_from(url: str) -> bytes:
-    head, comma, body = url.partition(",")
-    if not comma:
-        raise EngineError("The data: URI has no data")
-    if not head.endswith(";base64"):
-        return urllib.parse.unquote_to_bytes(body)
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as problem:
-        raise EngineError(f"The data: URI is not base64: {problem}") from problem
 
 
 def _lower_priority() -> None:

@@ -1,11 +1,8 @@
-"""Checks of requests: which fields an endpoint takes, and which parameters a known workflow. No I/O."""
+"""Checks of a create: which parameters a known workflow takes. No I/O."""
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
-
-from pydantic import ConfigDict, Field, validate_call
+from ..serving.requests import Body, Refusal
 
 _PARAMETERS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "upscaler": (frozenset({"image"}), frozenset()),
@@ -29,41 +26,6 @@ _KNOWN_WORKFLOWS = {
 }
 _GRAPH = "comfyui-graph"
 """Tasks of this type carry the graph that is to be run; miners with a ComfyUI server take them."""
-
-Body = dict[str, Any]
-Id = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0)]
-
-checked = validate_call(config=ConfigDict(strict=True))
-"""A method's parameters are the fields of its endpoint: types, and which are required."""
-
-
-class Refusal(Exception):
-    """Answers a request with an error status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-def _no_number(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
-
-
-def read_body(data: bytes) -> Body:
-    """The body of a request: a JSON object.
-
-    Raises:
-        Refusal: It is another one.
-    """
-    try:
-        body = json.loads(data, parse_constant=_no_number)
-    except (ValueError, RecursionError):
-        raise Refusal(400, "The body is not JSON") from None
-    if not isinstance(body, dict):
-        raise Refusal(400, "The body is not a JSON object")
-    return body
 
 
 def check_parameters(task_type: str, workflow_id: str, details: Body) -> None:

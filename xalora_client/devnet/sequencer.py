@@ -27,7 +27,7 @@ import hmac
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
@@ -37,12 +37,13 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from ..media.media_types import MEDIA_TYPES
-from .engines import reason
+from ..serving.answers import canceled_answer, errors_as_json, refusal, status_answer
+from ..serving.requests import MAX_BODY_BYTES, Body, Id, Refusal, Seconds, checked, read_body, reason
 from .faults import FaultPlan
-from .request_checks import Body, Id, Refusal, Seconds, check_parameters, checked, read_body
+from .request_checks import check_parameters
 from .state import ENDPOINTS, State, TaskRecord
 from .storage import Storage
-from .wire import hidden_by, refusal, refused_by
+from .wire import hidden_by, refused_by
 
 ResultForm = Literal["url", "key", "object", "list", "images", "videos", "image_url", "video_url", "data"]
 RESULT_FORMS: tuple[str, ...] = get_args(ResultForm)
@@ -50,7 +51,6 @@ RESULT_FORMS: tuple[str, ...] = get_args(ResultForm)
 USUAL_WORKFLOWS = {"upscaler": "lanczos-upscale", "txt2img": "3", "txt2vid": "1"}
 """The workflow of a task without ``workflow_id``, by task type."""
 
-MAX_BODY_BYTES = 256 << 20
 _TICK_SECONDS = 0.25
 _MAX_PENDING_SECONDS = 1.0
 _BACKLOG = 4096
@@ -115,7 +115,7 @@ class Sequencer:
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[errors_as_json])
         for name in ENDPOINTS:
             app.router.add_post(f"/{name}", self._endpoint(name))
         app.router.add_get("/devnet/stats", self._stats)
@@ -232,34 +232,14 @@ class Sequencer:
     @checked
     async def _task_result_query(self, *, task_id: Id, api_key: str) -> Answer:
         task = self._own_task(task_id, api_key)
-        result: object = None
-        if task.result is not None:
-            result = await self._result(task.result)
-        elif task.status == "failed":
-            result = {"message": task.message}
-        told = {
-            "status": task.status,
-            "result": result,
-            "task_type": task.task_type,
-            "workflow_id": task.workflow_id,
-            "timeout_seconds": task.timeout_seconds,
-            "create_timestamp": int(task.created),
-            "miner_id": task.miner_id,
-            "queue_position": self.state.queue_position(task),
-            "inference_latency": task.inference_latency,
-            "upload_latency": task.upload_latency,
-            "msg": task.message or None,
-        }
-        return {"task_id": task_id, **{name: value for name, value in told.items() if value is not None}}
+        result = None if task.result is None else await self._result(task.result)
+        return status_answer(task, result=result, queue_position=self.state.queue_position(task))
 
     @checked
     async def _task_cancel(self, *, task_id: Id, api_key: str) -> Answer:
         task = self._own_task(task_id, api_key)
         canceled = self.state.cancel(task_id)
-        return {
-            "task_id": task_id,
-            "msg": "Task canceled" if canceled else f"Task has already ended: {task.status}",
-        }
+        return canceled_answer(task_id, task.status, canceled=canceled)
 
     def _workflow_id(self, given: str | int, task_type: str) -> str:
         workflow_id = str(given) or self._usual_workflows.get(task_type)
@@ -379,16 +359,3 @@ class Sequencer:
             upload_latency=upload_latency,
         )
         return {"msg": "Accepted" if wanted else "No longer wanted"}
-
-
-@web.middleware
-async def _errors_as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as problem:
-        return refusal(problem.status, problem.reason)
-    except ConnectionResetError:
-        # The other side closed the connection in the middle of a body; nobody reads this answer.
-        return web.Response(status=400)

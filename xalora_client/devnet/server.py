@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..serving.requests import split_key
 from . import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
 from .engines import MinerEngine
 from .faults import Fault, FaultPlan
@@ -26,18 +27,6 @@ from .storage import Storage
 
 WAIT_SECONDS = 30.0
 """How long the ``wait_for`` methods wait by default."""
-
-
-def split_key(combined: str) -> tuple[str, str]:
-    """Consumer id and key of a combined API key, split at the first ``#``, or the first ``-`` without one.
-
-    Raises:
-        ValueError: The separator, the consumer id or the key is missing.
-    """
-    consumer_id, _, key = combined.partition("#" if "#" in combined else "-")
-    if not consumer_id or not key:
-        raise ValueError("An API key reads <consumer_id>#<api_key>")
-    return consumer_id, key
 
 
 class Devnet:

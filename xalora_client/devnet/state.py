@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-STATUSES = ("waiting", "running", "finished", "failed", "canceled")
-OPEN_STATUSES = ("waiting", "running")
+from ..serving.answers import OPEN_STATUSES, STATUSES
+
 ENDPOINTS = (
     "resource_request",
     "task_create",

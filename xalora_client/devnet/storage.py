@@ -19,8 +19,9 @@ from aiohttp import web
 
 from ..files import draft_of
 from ..media.media_types import MEDIA_TYPES
+from ..serving.answers import refusal
 from .faults import RESULT, UPLOAD, Fault, FaultKind, FaultPlan
-from .wire import hidden_by, refusal, refused_by
+from .wire import hidden_by, refused_by
 
 _CHUNK = 1 << 20
 _SLOW_CHUNKS = 32

@@ -1,4 +1,4 @@
-"""HTTP answers that sequencer and result store share: refusals, and connections closed by a fault."""
+"""HTTP answers that sequencer and result store share where a fault comes in."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from ..serving.answers import refusal
 from .faults import Fault, FaultKind
-
-
-def refusal(status: int, message: str, *, retry_after: float | None = None) -> web.Response:
-    """A non-2xx answer with the protocol's body ``{"message": ...}``."""
-    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
-    return web.json_response({"message": message}, status=status, headers=headers)
 
 
 async def refused_by(request: web.Request, hits: Mapping[FaultKind, Fault]) -> web.Response | None:

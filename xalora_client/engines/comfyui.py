@@ -22,8 +22,8 @@ from typing import Any
 from ..errors import EngineError
 from ..files import draft_of
 from ..media.media_types import sniff, sniff_file
-from ..workflows.check import check_bound, choose_installed, missing_files
-from ..workflows.definition import BoundWorkflow
+from ..workflows.check import check_bound, check_definition, choose_installed, missing_files
+from ..workflows.definition import BoundWorkflow, WorkflowDefinition
 from ..workflows.prompt import node_title
 from .base import (
     Availability,
@@ -98,6 +98,20 @@ class ComfyUIEngine:
         """
         with self._connection_errors():
             return self._server.object_info(classes)
+
+    def lacking(self, definitions: Iterable[WorkflowDefinition]) -> dict[str, str]:
+        """By name, why the server can't run definitions now; those that it can are left out.
+
+        Raises:
+            EngineError: It can't be reached.
+        """
+        each = tuple(definitions)
+        info = self.object_info({node["class_type"] for one in each for node in one.prompt.values()})
+        errors = {
+            one.name: [found.message for found in check_definition(one, info) if found.severity == "error"]
+            for one in each
+        }
+        return {name: "; ".join(found) for name, found in errors.items() if found}
 
     def run(
         self,

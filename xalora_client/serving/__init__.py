@@ -1,0 +1,1 @@
+"""The protocol's server side, for devnet and cluster: requests checked, answers formed, inputs fetched."""
