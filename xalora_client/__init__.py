@@ -73,9 +73,9 @@ _LAZY = {
     "Timeouts": "config",
     "Timing": "results",
     "UpscaledImage": "tiles.upscaling",
-    "UpscaledVideo": "video.upscaling",
+    "UpscaledVideo": "video.report",
     "UpscalerTask": "tasks",
-    "VideoProgress": "video.upscaling",
+    "VideoProgress": "video.report",
     "WorkflowTask": "tasks",
     "WorkflowTaskResult": "results",
     "WorkflowTaskType": "tasks",
@@ -122,7 +122,7 @@ if TYPE_CHECKING:
         WorkflowTaskType as WorkflowTaskType,
     )
     from .tiles.upscaling import UpscaledImage as UpscaledImage
-    from .video.upscaling import (
+    from .video.report import (
         UpscaledVideo as UpscaledVideo,
         VideoProgress as VideoProgress,
     )

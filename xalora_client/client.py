@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from .tasks import BaseOptions, UpscalerTask, WorkflowTask
     from .tiles.upscaling import Tiling, UpscaledImage
     from .transfer.upload import ImageDelivery
-    from .video.upscaling import ProgressCallback, UpscaledVideo
+    from .video.report import ProgressCallback, UpscaledVideo
     from .workflows.definition import WorkflowDefinition
 
 logger = logging.getLogger("xalora_client")
@@ -707,7 +707,8 @@ class AsyncXalora:
             InputImageError: The clip can't be read.
             XaloraError: A frame could not be made; the message says which.
         """
-        from .video.upscaling import VideoOptions, upscale_video
+        from .video.frames import VideoOptions
+        from .video.upscaling import upscale_video
 
         check_options("upscale_video", options)
         video_options = VideoOptions(

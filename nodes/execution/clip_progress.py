@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...xalora_client.text import counted, seconds_text
 
 if TYPE_CHECKING:
-    from ...xalora_client.video.upscaling import UpscaledVideo, VideoProgress
+    from ...xalora_client.video.report import UpscaledVideo, VideoProgress
 
 
 class ClipProgress:

@@ -24,7 +24,7 @@ from .task_origins import Origin
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
     from ...xalora_client.config import Settings
-    from ...xalora_client.video.upscaling import VideoProgress
+    from ...xalora_client.video.report import VideoProgress
 
 log = logging.getLogger("xalora_client.nodes")
 

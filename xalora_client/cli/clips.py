@@ -30,7 +30,7 @@ from .screen import Screen, error_fields
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
-    from ..video.upscaling import UpscaledVideo, VideoProgress
+    from ..video.report import UpscaledVideo, VideoProgress
 
 TOLD_SECONDS = 1.0
 """How often ``--jsonl`` tells how far a clip is."""
@@ -227,7 +227,8 @@ class _Runner:
         self._say_made(clip, clip.made)
 
     async def _look(self, client: AsyncXalora, clip: _Clip) -> None:
-        from ..video.upscaling import VideoOptions, look_through
+        from ..video.frames import VideoOptions
+        from ..video.upscaling import look_through
 
         choices = self._choices
         with _Bar(self._screen, clip) as bar:

@@ -1,7 +1,8 @@
 """A clip upscaled frame by frame: decoded in order, each distinct frame a task, encoded as they return.
 
 The frames' tasks are ordinary ones: what an earlier call paid for is taken up from the journal. A frame
-counts as delivered once its segment is on disk; then its result goes.
+counts as delivered once its segment is on disk; then its result goes. One class, since reading, encoding and
+joining share the call's threads and its folder.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import av
 import numpy as np
@@ -36,12 +37,14 @@ from ..media.clip_writer import SegmentWriter, check_output, fitted, join
 from ..media.clips import Clip, frame_digest, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
-from ..media.limits import FRAME_PIXELS, TooLargeError, check_frame_size, using
-from ..parts import PartTask, RunPart, is_sent_again, seconds_left, warnings_once
-from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
+from ..media.limits import TooLargeError, check_frame_size, using
+from ..parts import RunPart, seconds_left, warnings_once
+from ..results import REMOTE_ENGINE, add_result_to_errors
 from ..text import counted
 from .folder import VIDEOS_FOLDER, ClipFolder
-from .plan import ClipPlan, MadeFrame, counts, cut, lookahead
+from .frames import FrameResult, Frames, VideoOptions
+from .plan import ClipPlan, MadeFrame, counts, cut
+from .report import UpscaledVideo, VideoProgress
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -54,90 +57,8 @@ T = TypeVar("T")
 READ_AT_ONCE = 16
 """How many frames are looked through between two looks for a cancel."""
 
-SURELY_FITS = FRAME_PIXELS // 16
-"""Pixels of a frame that even four times as wide and high is not too large."""
-
 _FORM = "1"
 """Names how frames are sent and written; a clip that was begun in another form begins anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoProgress:
-    """How far a clip is.
-
-    Attributes:
-        stage: ``reading`` (which frames differ is found out; nothing is sent), ``upscaling``, or ``joining``
-            (the file is written).
-        frames: How many the clip has.
-        tasks: How many of them differ, each of which is a task; 0 while reading.
-        left: How many tasks were left when this call began to upscale: those of written segments are not.
-        done: Frames that are written, or read.
-        made: Results that this call has, of those left.
-        in_flight: Tasks under way.
-        seconds_left: An estimate, None without one.
-    """
-
-    stage: Literal["reading", "upscaling", "joining"]
-    frames: int
-    tasks: int = 0
-    left: int = 0
-    done: int = 0
-    made: int = 0
-    in_flight: int = 0
-    seconds_left: float | None = None
-
-
-ProgressCallback: TypeAlias = Callable[[VideoProgress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpscaledVideo:
-    """An upscaled clip on disk, and how it was made.
-
-    Attributes:
-        path: The file.
-        width, height: Pixels.
-        frames: How many there are.
-        tasks: How many of them differ, each of which was a task.
-        sent: How many tasks were sent for it, by earlier calls that were interrupted too; kept results of
-            equal frames are not among them. None where the journal can't be read.
-        engines: How many of the different frames each engine made: ``xalora`` is the network.
-        made_here: The numbers, from 0, of the frames that this machine made; of equal ones the first.
-        resent: Those of the frames whose task failed and was sent again.
-        notes: Sentences for people: that the clip has 10 bits, that frames were scaled.
-    """
-
-    path: Path
-    width: int
-    height: int
-    frames: int
-    tasks: int
-    sent: int | None
-    engines: dict[str, int]
-    made_here: tuple[int, ...] = ()
-    resent: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Result:
-    """A frame's result: the file, and what keeps it there."""
-
-    file: Path
-    made: MadeFrame
-    result: RunResult | None = None
-
-
-@dataclass(frozen=True)
-class VideoOptions:
-    """See :meth:`xalora_client.AsyncXalora.upscale_video`."""
-
-    max_in_flight: int
-    max_tasks: int | None = None
-    engine: str | None = None
-    same_engine: bool = False
-    task: Mapping[str, Any] = field(default_factory=dict)
-    on_progress: ProgressCallback = field(default=lambda progress: None)
 
 
 async def upscale_video(
@@ -247,23 +168,16 @@ class _Upscaling:
         self._client, self._clip, self._folder, self._output = client, clip, folder, output
         self._options = options
         self._run_id = run_id
-        self._whole = Whole(run_id, f"upscale {clip.path.name}")
-        self._run_frame = None if run_frame is None else run_frame(run_id)
+        self._run_frame = run_frame
         self._reader = ThreadPoolExecutor(1, "xalora-clip-reading")
         self._decoder = ThreadPoolExecutor(1, "xalora-clip-decoding")
         self._encoder = ThreadPoolExecutor(1, "xalora-clip-writing")
         self._stopped = threading.Event()
         self._reading: Iterator[npt.NDArray[np.uint8]] | None = None
         self._writer: SegmentWriter | None = None
-        self._places = asyncio.Semaphore(options.max_in_flight)
-        self._results: dict[str, asyncio.Future[_Result]] = {}
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._has_failed = False
-        self._written = 0
-        self._segment_written = asyncio.Event()
-        self._engine = options.engine
+        self._frames: Frames | None = None
+        self._start = 0
         self._size: tuple[int, int] | None = None
-        self._size_known = asyncio.Event()
         self._made: list[MadeFrame] = []
         self.progress = VideoProgress(stage="reading", frames=clip.frame_count)
         self._began = 0.0
@@ -278,10 +192,10 @@ class _Upscaling:
         plan = ClipPlan(await self._digests(), cut([clip.seconds(n) for n in range(clip.frame_count)]))
         written = min(await run_in_thread(folder.written), len(plan.segments))
         self._size, self._made = await run_in_thread(lambda: folder.noted(written))
-        self._written = plan.segments[written - 1].stop if written else 0
+        self._start = plan.segments[written - 1].stop if written else 0
         await self._release_last(written)
-        left = plan.tasks_from(self._written)
-        self._tell(stage="upscaling", tasks=plan.distinct, left=left, done=self._written)
+        left = plan.tasks_from(self._start)
+        self._tell(stage="upscaling", tasks=plan.distinct, left=left, done=self._start)
         most = self._options.max_tasks
         if most is not None and left > most:
             raise ConfigurationError(
@@ -295,8 +209,6 @@ class _Upscaling:
         plan, written = await self.prepare()
         clip, folder = self._clip, self._folder
         logger.info("%s: %d of %d frames differ", clip.path.name, plan.distinct, clip.frame_count)
-        if self._options.same_engine and self._engine is None and self._made:
-            self._engine = self._made[0].engine
         self._began = monotonic()
         if written < len(plan.segments):
             await self._upscale(plan, written)
@@ -348,115 +260,32 @@ class _Upscaling:
     # --- tasks and segments ---------------------------------------------------------------------------------
 
     async def _upscale(self, plan: ClipPlan, first: int) -> None:
+        assert self._run_frame is not None
+        clip, run_id = self._clip, self._run_id
+        whole = Whole(run_id, f"upscale {clip.path.name}")
+        frames = Frames(
+            clip, self._folder, self._options, whole, self._run_frame(run_id), self._read, self._tell
+        )
+        self._frames = frames
+        if self._made:
+            frames.size_known.set()
+            if self._options.same_engine and frames.engine is None:
+                frames.engine = self._made[0].engine
+        reading = self._reading = clip.frames(self._start)
         try:
-            await run_all_or_cancel([self._feed(plan), self._write(plan, first)])
+            making, writing = frames.make(plan, self._start, reading), self._write(frames, plan, first)
+            await run_all_or_cancel([making, writing])
         except XaloraError:
             # What is under way is paid for, and its results are kept.
-            await self._await_frames()
+            await frames.ended()
             raise
         finally:
-            for task in self._under_way:
-                task.cancel()
-            await self._await_frames()
+            await frames.cancel()
 
-    async def _await_frames(self) -> None:
-        if self._under_way:
-            await asyncio.wait(self._under_way)
-
-    async def _feed(self, plan: ClipPlan) -> None:
-        """Decode the frames that are left, and begin a task for each content that has none."""
-        reading = self._reading = self._clip.frames(self._written)
-        ahead = lookahead(self._options.max_in_flight)
-        begun: set[str] = set()
-        for frame in range(self._written, self._clip.frame_count):
-            while frame >= self._written + ahead:
-                self._segment_written.clear()
-                await self._segment_written.wait()
-            digest = plan.digests[frame]
-            if digest in begun:
-                await self._read(lambda: next(reading, None))
-                continue
-            await self._places.acquire()
-            if self._has_failed:
-                return
-            pixels = await self._read(lambda: next(reading, None))
-            assert pixels is not None
-            begun.add(digest)
-            making = asyncio.ensure_future(self._make(frame, digest, pixels, self._result(digest)))
-            del pixels
-            self._under_way.add(making)
-            making.add_done_callback(self._ended)
-            self._tell()
-            if self._options.same_engine and self._engine is None:
-                # Its engine makes all others.
-                self._engine = (await asyncio.shield(self._result(digest))).made.engine
-            if self._size is None and self._clip.width * self._clip.height > SURELY_FITS:
-                # Frames that turn out too large are found out with one task.
-                await self._size_known.wait()
-
-    def _ended(self, making: asyncio.Task[None]) -> None:
-        self._under_way.discard(making)
-        self._places.release()
-        self._tell()
-
-    def _result(self, digest: str) -> asyncio.Future[_Result]:
-        result = self._results.get(digest)
-        if result is None:
-            result = self._results[digest] = asyncio.get_running_loop().create_future()
-            # An error that nobody gets to, since an earlier frame failed too, is not reported.
-            result.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return result
-
-    async def _make(
-        self,
-        frame: int,
-        digest: str,
-        pixels: npt.NDArray[np.uint8],
-        made: asyncio.Future[_Result],
-    ) -> None:
-        try:
-            result = await self._made_of(frame, digest, pixels)
-        except Exception as error:  # noqa: BLE001 - raised where its frame is written
-            self._has_failed = True
-            if not made.done():
-                made.set_exception(error)
-        else:
-            self.progress = replace(self.progress, made=self.progress.made + 1)
-            made.set_result(result)
-
-    async def _made_of(self, frame: int, digest: str, pixels: npt.NDArray[np.uint8]) -> _Result:
-        kept = await run_in_thread(lambda: self._folder.here(digest))
-        if kept is not None:
-            return _Result(kept[0], MadeFrame(frame, kept[1]))
-        task = PartTask.of(self._whole, f"frame {frame + 1}", pixels, **self._options.task)
-        del pixels
-        tries: list[XaloraError] = []
-        while True:
-            try:
-                assert self._run_frame is not None
-                result = await self._run_frame(task, lambda event: None, self._engine)
-                break
-            except XaloraError as error:
-                tries.append(error)
-                if not is_sent_again(tries):
-                    self._explain(error, frame, len(tries))
-                    raise
-        made = MadeFrame(frame, result.engine, len(tries))
-        if result.engine == REMOTE_ENGINE:
-            return _Result(result.files[0], made, result)
-        # Nothing else remembers it, and the network would be asked for it again.
-        file = result.files[0]
-        return _Result(await run_in_thread(lambda: self._folder.keep_here(digest, result.engine, file)), made)
-
-    def _explain(self, error: XaloraError, frame: int, tries: int) -> None:
-        times = f" {tries} times" if tries > 1 else ""
-        error.what = f"Frame {frame + 1} of {self._clip.path.name}{times}: {error.what}"
-        error.args = (error.what,)
-
-    async def _write(self, plan: ClipPlan, first: int) -> None:
+    async def _write(self, frames: Frames, plan: ClipPlan, first: int) -> None:
         """Encode the results in order, and make each segment safe on disk."""
         clip = self._clip
-        coming = asyncio.ensure_future(self._pixels_of(plan.digests[self._written]))
+        coming = asyncio.ensure_future(self._pixels_of(frames, plan.digests[self._start]))
         try:
             for number in range(first, len(plan.segments)):
                 segment = plan.segments[number]
@@ -470,32 +299,31 @@ class _Upscaling:
                         made.append(how)
                     if after and after[0] != digest:
                         # Decoded while this one is encoded.
-                        coming = asyncio.ensure_future(self._pixels_of(after[0]))
+                        coming = asyncio.ensure_future(self._pixels_of(frames, after[0]))
                     await self._encode(partial(self._write_frame, frame, pixels))
                     del pixels
                     self._tell(done=frame + 1)
-                await self._end_segment(plan, number, made)
+                await self._end_segment(frames, plan, number, made)
         finally:
             coming.cancel()
             _ = coming.cancelled() or (coming.done() and coming.exception())
 
-    async def _end_segment(self, plan: ClipPlan, number: int, made: list[MadeFrame]) -> None:
+    async def _end_segment(self, frames: Frames, plan: ClipPlan, number: int, made: list[MadeFrame]) -> None:
         segment = plan.segments[number]
         done = plan.done_with(segment)
-        held = [self._results[digest].result().result for digest in done]
+        held = [frames.result(digest).result().result for digest in done]
         records = [(each.record_id, each.job_id) for each in held if each is not None]
         del held
         await self._encode(lambda: self._finish(number, made, records))
         self._writer = None
         self._made += made
-        self._written = segment.stop
-        await self._let_go(done)
-        self._segment_written.set()
+        await self._let_go(frames, done)
+        frames.written_to(segment.stop)
 
-    async def _pixels_of(self, digest: str) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
-        result = await self._result(digest)
+    async def _pixels_of(self, frames: Frames, digest: str) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
+        result = await frames.result(digest)
         pixels = await self._on(self._decoder, lambda: self._pixels(result))
-        self._size_known.set()
+        frames.size_known.set()
         return pixels, result.made
 
     def _write_frame(self, frame: int, pixels: npt.NDArray[np.uint8]) -> None:
@@ -513,7 +341,7 @@ class _Upscaling:
         except (OSError, av.FFmpegError) as error:
             raise _not_written(self._folder.path, error) from error
 
-    def _pixels(self, result: _Result) -> npt.NDArray[np.uint8]:
+    def _pixels(self, result: FrameResult) -> npt.NDArray[np.uint8]:
         """A result's pixels ``[H, W, 3]``, brought to the size of the first one's."""
         if result.result is None:
             pixels = _decoded(result.file)
@@ -534,11 +362,11 @@ class _Upscaling:
             result.made = replace(result.made, is_scaled=True)
         return fitted(pixels, *self._size)
 
-    async def _let_go(self, digests: list[str]) -> None:
+    async def _let_go(self, frames: Frames, digests: list[str]) -> None:
         """Note that these frames are delivered, and remove their results."""
         record_ids: list[int] = []
         for digest in digests:
-            held = self._results.pop(digest).result()
+            held = frames.take(digest)
             if held.result is None:
                 await run_in_thread(lambda digest=digest: self._folder.drop_here(digest))  # type: ignore[misc]
             elif held.result.record_id is not None:
@@ -631,7 +459,9 @@ class _Upscaling:
         return await asyncio.get_running_loop().run_in_executor(thread, limited)
 
     def _tell(self, **changes: Any) -> None:
-        progress = replace(self.progress, in_flight=len(self._under_way), **changes)
+        if (frames := self._frames) is not None:
+            changes.update(in_flight=frames.in_flight, made=frames.made)
+        progress = replace(self.progress, **changes)
         left = None
         if progress.stage == "upscaling" and self._began:
             left = seconds_left(monotonic() - self._began, progress.made, progress.left - progress.made)

@@ -9,7 +9,7 @@ from video_files import moving_photograph, write_video
 
 from xalora_client.cli.clips import clips_among, plan_for_clips, words_of
 from xalora_client.cli.destinations import Output
-from xalora_client.video.upscaling import VideoProgress
+from xalora_client.video.report import VideoProgress
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from xalora_client.video.upscaling import UpscaledVideo, VideoProgress
+from xalora_client.video.report import UpscaledVideo, VideoProgress
 
 
 @pytest.fixture(scope="module")

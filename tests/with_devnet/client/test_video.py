@@ -26,9 +26,9 @@ from xalora_client import (
 from xalora_client.devnet import Devnet, DevnetThread
 from xalora_client.media import limits
 from xalora_client.media.clips import open_clip
+from xalora_client.video import frames as frame_tasks
 from xalora_client.video import plan as rules
-from xalora_client.video import upscaling
-from xalora_client.video.upscaling import VideoProgress
+from xalora_client.video.report import VideoProgress
 
 Resampling = Image.Resampling
 
@@ -238,7 +238,7 @@ async def test_frames_that_turn_out_too_large_cost_one_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "FRAME_PIXELS", 192 * 128 - 1)
-    monkeypatch.setattr(upscaling, "SURELY_FITS", 96 * 64 - 1)
+    monkeypatch.setattr(frame_tasks, "SURELY_FITS", 96 * 64 - 1)
     clip = clip_of(tmp_path, 12)
     async with Devnet(miners=4) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
         with pytest.raises(XaloraError, match="192x128 pixels are larger"):
