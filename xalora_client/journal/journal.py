@@ -17,12 +17,14 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import Unpack
 
 from ..concurrency import DaemonThreads
 from ..errors import NOTHING_CHARGED, JournalError
@@ -31,10 +33,10 @@ from ..prices import DailyLimit
 from . import forks
 from .claiming import answering, decide_claim, has_files
 from .database import OldJournalError, Reader, explained
-from .queries import IS_OPEN, where
+from .queries import IS_OPEN, Which, where
 from .records import Claim, ClaimOptions, Folder, Record, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
-from .rules import Event, TaskState
+from .rules import Event
 from .transaction import Transaction, kept_files
 from .writer import LAG_SECONDS, Listener, Writer
 
@@ -328,53 +330,21 @@ class Journal:
         clause = " AND ".join(f"{name} = ?" for name in given)
         return next(iter(self._select(f"WHERE {clause} ORDER BY id DESC LIMIT 1", [*given.values()])), None)
 
-    def records(
-        self,
-        *,
-        states: Iterable[TaskState] | None = None,
-        text: str | None = None,
-        since: int | None = None,
-        is_open: bool | None = None,
-        groups: Collection[str] = (),
-        named: Mapping[str, Collection[str]] | None = None,
-        whole_id: str | None = None,
-        one_a_whole: bool = False,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[Record]:
+    def records(self, *, limit: int | None = None, offset: int = 0, **which: Unpack[Which]) -> list[Record]:
         """Records, the latest first.
 
         Args:
-            states: Only these.
-            text: Only those with each word of it in label, parameters, engine, miner, error or status, or
-                with all of it in an id or the name of a file. Upper case is the same as lower.
-            since: Only those changed after this `version`.
-            is_open: Only those with something left to do or to decide, or only the others.
-            groups: Only those in one of these groups, see `Record.group`; all where none is named.
-            named: For a word of the text, the names in `queries.NAMED` of what it finds as well.
-            whole_id: Only the parts of this whole, see `Whole`.
-            one_a_whole: Of those found that are parts of the same whole, only the newest.
             limit: At most so many.
             offset: Leaving out so many first.
+            **which: See :class:`.Which`; all without.
         """
-        clause, values = where(states, text, since, is_open, groups, named, whole_id, one_a_whole)
+        clause, values = where(**which)
         count = -1 if limit is None else limit
         return self._select(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, count, offset))
 
-    def count(
-        self,
-        *,
-        states: Iterable[TaskState] | None = None,
-        text: str | None = None,
-        since: int | None = None,
-        is_open: bool | None = None,
-        groups: Collection[str] = (),
-        named: Mapping[str, Collection[str]] | None = None,
-        whole_id: str | None = None,
-        one_a_whole: bool = False,
-    ) -> int:
+    def count(self, **which: Unpack[Which]) -> int:
         """The number of records that `records` would list without a limit."""
-        clause, values = where(states, text, since, is_open, groups, named, whole_id, one_a_whole)
+        clause, values = where(**which)
         return int(self._read(f"SELECT count(*) FROM entries {clause}", values)[0][0])
 
     def leased(self, record_ids: Collection[int] | None = None, besides: str = "") -> frozenset[int]:

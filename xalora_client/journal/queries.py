@@ -7,7 +7,9 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypedDict
+
+from typing_extensions import Unpack
 
 from .records import clean_text
 from .rules import ENDED, TaskState
@@ -75,41 +77,58 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def where(
-    states: Iterable[TaskState] | None = None,
-    text: str | None = None,
-    since: int | None = None,
-    is_open: bool | None = None,
-    groups: Collection[str] = (),
-    named: Mapping[str, Collection[str]] | None = None,
-    whole_id: str | None = None,
-    one_a_whole: bool = False,
-) -> tuple[str, tuple[Any, ...]]:
-    """The clause and its values for `Journal.records`; without conditions it lets everything through."""
+class Which(TypedDict, total=False):
+    """Conditions on the records of a list; all of them hold.
+
+    Args:
+        states: Only these.
+        text: Only those with each word of it in label, parameters, engine, miner, error or status, or with
+            all of it in an id or the name of a file. Upper case is the same as lower.
+        since: Only those changed after this `Journal.version`.
+        is_open: Only those with something left to do or to decide, or only the others.
+        groups: Only those in one of these groups, see `Record.group`; all where none is named.
+        named: For a word of the text, the names in `NAMED` of what it finds as well.
+        whole_id: Only the parts of this whole, see `Whole`.
+        one_a_whole: Of those found that are parts of the same whole, only the newest.
+    """
+
+    states: Iterable[TaskState] | None
+    text: str | None
+    since: int | None
+    is_open: bool | None
+    groups: Collection[str]
+    named: Mapping[str, Collection[str]] | None
+    whole_id: str | None
+    one_a_whole: bool
+
+
+def where(**which: Unpack[Which]) -> tuple[str, tuple[Any, ...]]:
+    """The clause and its values; without conditions it lets everything through."""
     clauses = ["1"]
     values: list[Any] = []
-    if states is not None:
+    if (states := which.get("states")) is not None:
         names = [state.value for state in states]
         clauses.append(f"state IN ({', '.join('?' for _ in names)})")
         values.extend(names)
-    if words := clean_text(text or "").split():
-        shown = [[f"({NAMED[name]})" for name in (named or {}).get(word, ())] for word in words]
+    if words := clean_text(which.get("text") or "").split():
+        named = which.get("named") or {}
+        shown = [[f"({NAMED[name]})" for name in named.get(word, ())] for word in words]
         each = [f"({' OR '.join([f'instr({_TEXTS}, ?)', *conditions])})" for conditions in shown]
         clauses.append(f"(instr({_NAMES}, ?) OR ({' AND '.join(each)}))")
         values += [folded(" ".join(words)), *map(folded, words)]
-    if since is not None:
+    if (since := which.get("since")) is not None:
         clauses.append("version > ?")
         values.append(since)
-    if is_open is not None:
+    if (is_open := which.get("is_open")) is not None:
         clauses.append(IS_OPEN if is_open else f"NOT {IS_OPEN}")
-    if groups:
+    if groups := which.get("groups"):
         clauses.append(f"{GROUP} IN ({', '.join('?' for _ in groups)})")
         values.extend(groups)
-    if whole_id is not None:
+    if (whole_id := which.get("whole_id")) is not None:
         clauses.append("whole_id = ?")
         values.append(clean_text(whole_id))
     found = " AND ".join(clauses)
-    if one_a_whole:
+    if which.get("one_a_whole"):
         newest = f"SELECT max(id) FROM entries WHERE whole_id IS NOT NULL AND {found} GROUP BY whole_id"
         return f"WHERE {found} AND (whole_id IS NULL OR id IN ({newest}))", (*values, *values)
     return f"WHERE {found}", tuple(values)

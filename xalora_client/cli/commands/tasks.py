@@ -38,6 +38,7 @@ from ..task_table import record_document, record_table, state_text
 
 if TYPE_CHECKING:
     from ...client import AsyncXalora
+    from ...journal.queries import Which
     from ...results import WorkflowTaskResult
     from ...tasks import WorkflowTask
 
@@ -62,11 +63,11 @@ def tasks(
         spent = spending(journal.read, settings.prices)
         still_open = journal.records(is_open=True)
         # A program gets each task; for people, a clip of a thousand frames must not hide everything else.
-        is_open, one_a_whole = None if every else True, not as_json
-        records = journal.records(is_open=is_open, one_a_whole=one_a_whole, limit=limit if every else None)
+        which: Which = {"is_open": None if every else True, "one_a_whole": not as_json}
+        records = journal.records(**which, limit=limit if every else None)
         parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
         leased = journal.leased()
-        total = journal.count(is_open=is_open, one_a_whole=one_a_whole)
+        total = journal.count(**which)
     if as_json:
         documents = [record_document(record, leased) for record in records]
         screen.document({"tasks": documents, **spent})
