@@ -19,7 +19,7 @@ BIN = .venv/bin
 MADE = .artifacts .mypy_cache .ruff_cache .pytest_cache tests/.pytest_cache build dist .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup comfyui demo test test-quick chaos fuzz soak bench definitions lint node-docs format clean \
+.PHONY: help setup comfyui demo test test-quick chaos cluster-test fuzz soak bench definitions lint node-docs format clean \
 	docs lint-rules lint-format lint-docs types-client types-nodes types-scripts
 
 help: ## Show this list
@@ -45,6 +45,9 @@ test-quick: setup ## The same without ComfyUI, torch and browser; in some minute
 
 chaos: setup ## The fault tests at full length
 	@CHAOS=whole $(BIN)/python -m pytest tests/chaos tests/unit/jobs/test_rules_property.py
+
+cluster-test: setup ## The tests of a cluster, with a real Ray, at full length
+	@CLUSTER=whole $(BIN)/python -m pytest tests/with_ray
 
 fuzz: setup ## Damaged files of every kind for ten minutes; findings go to .artifacts/fuzz
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s tests/unit/media/test_fuzz.py

@@ -11,7 +11,7 @@ FOLDER = REPOSITORY / ".venv"
 STAMP = FOLDER / ".installed"
 TOOLS = REPOSITORY / "requirements-dev.txt"
 VERSIONS = REPOSITORY / "requirements-lock.txt"
-EXTRAS = "cli,s3,fast,heif,tiff,demo,waifu2x"
+EXTRAS = "cli,s3,fast,heif,tiff,demo,waifu2x,cluster"
 
 
 def main() -> None:

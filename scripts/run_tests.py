@@ -67,6 +67,11 @@ def quick() -> Result:
     return run_twice("quick", "unit", "with_devnet", "chaos", options=("-n6", "--dist=worksteal"))
 
 
+def cluster() -> Result:
+    """Tests of a cluster with a real Ray, the short ones; each starts some twenty processes."""
+    return run_twice("cluster", "with_ray", options=())
+
+
 def torch() -> Result:
     """Tests in ComfyUI's environment, which has torch."""
     return run_pytest("torch", ["with_torch"], python=comfyui_install.cached_install().python)
@@ -109,7 +114,7 @@ def _named(given: Path | None) -> dict[str, str]:
 def stages(quick_only: bool) -> dict[str, Stage]:
     """What to run, by name, in order."""
     always: tuple[Stage, ...] = (lint, quick)
-    named = always if quick_only else (install, *always, torch, comfyui, browser)
+    named = always if quick_only else (install, *always, cluster, torch, comfyui, browser)
     return {stage.__name__: stage for stage in named} | ({} if quick_only else further_stages())
 
 

@@ -259,6 +259,11 @@ class Settings(BaseModel):
     daily_cost: Decimal | None = Field(
         None, gt=0, description="What may be spent a day by your prices; unset: any sum."
     )
+    unpriced: Hosts = Field(
+        (),
+        description="Hosts of networks whose tasks cost you nothing, such as your own cluster: no price and "
+        "no limit of a day applies there; host or host:port, separated by commas.",
+    )
     workflows_dir: AbsolutePath | None = Field(
         None, description="Folder with workflow definitions of your own."
     )
@@ -341,6 +346,7 @@ class SettingArguments(TypedDict, total=False):
     prices: Mapping[str, Decimal | float | str] | str | None
     daily_tasks: int | None
     daily_cost: Decimal | float | str | None
+    unpriced: str | Sequence[str] | None
     workflows_dir: Path | str | None
     comfyui_url: str | None
     upscale_model: Path | str | None
@@ -453,6 +459,7 @@ def load_settings(
         )
         invalid.problems = problems
         raise invalid from None
+    settings = _without_prices(settings, sources)
     # A key of `xalora login` is used with its own network only.
     if sources["workflow_url"] in found_here and sources["api_key"] not in (
         sources["workflow_url"],
@@ -461,6 +468,15 @@ def load_settings(
     ):
         _refuse_redirection(settings, sources)
     return LoadedSettings(settings, sources)
+
+
+def _without_prices(settings: Settings, sources: dict[str, str]) -> Settings:
+    """The settings without prices and limits of a day, where the network is one of ``unpriced``."""
+    if not names_listed_host(settings.workflow_url, settings.unpriced):
+        return settings
+    none: dict[str, Any] = {"prices": {}, "daily_tasks": None, "daily_cost": None}
+    sources.update(dict.fromkeys(none, "unpriced"))
+    return settings.model_copy(update=none)
 
 
 def _refuse_options_object(arguments: Mapping[str, Any]) -> None:
@@ -601,12 +617,17 @@ def one_spelling(url: str) -> str:
 
 def may_have_key(url: str, allow_http: Iterable[str]) -> bool:
     """Whether a key may be sent to a URL: over TLS, to this machine, or where the user allows it."""
+    is_safe = urlsplit(url).scheme.lower() == "https" or is_loopback(url)
+    return is_safe or names_listed_host(url, allow_http)
+
+
+def names_listed_host(url: str, hosts: Iterable[str]) -> bool:
+    """Whether the host of an address, or the host with its port, is among these."""
     parts = urlsplit(url)
-    if parts.scheme.lower() == "https" or is_loopback(url):
-        return True
     host = (parts.hostname or "").rstrip(".")
     host = f"[{host}]" if ":" in host else host
-    return not {host, f"{host}:{parts.port or 80}"}.isdisjoint(allow_http)
+    port = parts.port or (443 if parts.scheme.lower() == "https" else 80)
+    return not {host, f"{host}:{port}"}.isdisjoint(hosts)
 
 
 def is_loopback(url: str) -> bool:

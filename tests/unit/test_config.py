@@ -323,3 +323,24 @@ def test_waits_and_retries_are_given_as_one_object() -> None:
         AsyncXalora(timeouts=Timeouts(request=-1))
     with pytest.raises(ConfigurationError, match="either ready-made settings or single ones"):
         AsyncXalora(settings=settings, timeouts=Timeouts(request=5))
+
+
+@pytest.mark.parametrize(
+    ("url", "unpriced", "is_unpriced"),
+    [
+        ("http://head:8100", "head:8100", True),
+        ("http://head:8100", "head", True),
+        ("https://head.example", "other, head.example:443", True),
+        ("http://[fd00::1]:8100", "[fd00::1]:8100", True),
+        ("http://head:8100", "head:8101", False),
+        ("http://head:8100", "", False),
+        (DEFAULT_WORKFLOW_URL, "head:8100", False),
+    ],
+)
+def test_no_price_and_no_limit_applies_where_the_user_says_so(
+    url: str, unpriced: str, is_unpriced: bool
+) -> None:
+    limits = {"prices": "upscaler=0.02", "daily_tasks": 5, "daily_cost": 1}
+    settings = load_settings(workflow_url=url, unpriced=unpriced, **limits).settings
+    assert (settings.prices == {}) == is_unpriced
+    assert settings.daily_limit.is_set != is_unpriced

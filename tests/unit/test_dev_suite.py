@@ -135,6 +135,7 @@ def test_a_further_comfyui_gets_stages_of_its_own(
         "install",
         "lint",
         "quick",
+        "cluster",
         "torch",
         "comfyui",
         "browser",

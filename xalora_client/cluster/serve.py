@@ -41,6 +41,7 @@ class Head:
         host: Address of the front.
         port: Its port.
         ray: ``host:port`` of Ray's head.
+        network: Whether other machines can join; else Ray listens on loopback only.
         workflows: Folder of definitions besides those shipped.
         keep_days: For how many days an ended task and its result are kept.
     """
@@ -48,6 +49,7 @@ class Head:
     host: str
     port: int
     ray: str
+    network: bool
     workflows: str | None
     keep_days: float
 

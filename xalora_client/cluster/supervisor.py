@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import secrets
 import shutil
@@ -157,7 +156,7 @@ def up(
         ConfigurationError: A port is taken, or Ray does not start.
     """
     host, _, port = head.ray.rpartition(":")
-    loopback = is_loopback(host)
+    loopback = not head.network
     with _supervising(folder, "head", say) as supervisor, _until_signal():
         for address, number in ((head.host, head.port), (host, int(port))):
             _check_free(address, number)
@@ -258,14 +257,6 @@ def down(folder: Path, patience: float = 15.0) -> str | None:
         left.end(folder)
     shutil.rmtree(folder / "gcs", ignore_errors=True)
     return record.role
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _write_machine(folder: Path, machine: Machine | None) -> Path | None:

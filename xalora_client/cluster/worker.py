@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from ..engines.base import EngineCanceledError, LocalEngine
+from ..engines.base import LocalEngine
 from ..errors import EngineError, XaloraError
 from ..serving.inputs import fetch_input
 from ..workflows.definition import WorkflowDefinition
@@ -70,7 +70,7 @@ class Worker:
         self._miner_id = f"{machine.name}/gpu{gpus[0]}" if gpus else f"{machine.name}/cpu{slot}"
         self._machine = machine
         self._lock = asyncio.Lock()
-        self._stop = threading.Event()
+        self._current: asyncio.Task[Any] | None = None
         self._comfyui: ComfyUIProcess | None = None
         if machine.engine == "comfyui":
             self._comfyui = ComfyUIProcess(
@@ -97,39 +97,26 @@ class Worker:
             definition: The workflow.
             details: The JSON text of ``task_details``.
         """
-        # A run whose head is gone: nobody waits for it.
-        self._stop.set()
+        if self._current is not None:
+            # A run whose head is gone: nobody waits for it.
+            self._current.cancel()
+        self._current = asyncio.current_task()
         async with self._lock:
-            self._stop = stop = threading.Event()
-            work = asyncio.ensure_future(self._outcome(definition, details, stop))
-            try:
-                return await asyncio.shield(work)
-            except asyncio.CancelledError:
-                stop.set()
-                await asyncio.wait({work})
-                raise
-
-    async def _outcome(
-        self, definition: WorkflowDefinition, details: bytes, stop: threading.Event
-    ) -> Outcome:
-        began = time.monotonic()
-        try:
-            parameters = json.loads(details)["parameters"]
-            images = await self._images(definition, parameters)
-            await self._ready_comfyui()
             began = time.monotonic()
-            files = await asyncio.to_thread(self._run, definition, parameters, images, stop)
-        except EngineCanceledError:
-            return Outcome(error="Stopped")
-        except XaloraError as problem:
-            is_gone = self._comfyui is not None and not self._comfyui.is_alive
-            why = "its ComfyUI ended" if is_gone else problem.what
-            return Outcome(error=why, lost=is_gone, seconds=time.monotonic() - began)
-        except Exception as problem:
-            logger.exception("the engine failed")
-            name = f"{type(problem).__name__}: {problem}"
-            return Outcome(error=f"The engine failed: {name}", seconds=time.monotonic() - began)
-        return Outcome(files, time.monotonic() - began)
+            try:
+                parameters = json.loads(details)["parameters"]
+                images = await self._images(definition, parameters)
+                await self._ready_comfyui()
+                began = time.monotonic()
+                return Outcome(await self._files(definition, parameters, images), time.monotonic() - began)
+            except XaloraError as problem:
+                is_gone = self._comfyui is not None and not self._comfyui.is_alive
+                why = "its ComfyUI ended" if is_gone else problem.what
+                return Outcome(error=why, lost=is_gone, seconds=time.monotonic() - began)
+            except Exception as problem:
+                logger.exception("the engine failed")
+                name = f"{type(problem).__name__}: {problem}"
+                return Outcome(error=f"The engine failed: {name}", seconds=time.monotonic() - began)
 
     async def _images(
         self, definition: WorkflowDefinition, parameters: Mapping[str, Any]
@@ -138,6 +125,20 @@ class Worker:
         timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS, sock_connect=10)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
             return {name: await fetch_input(session, str(parameters[name])) for name in names}
+
+    async def _files(
+        self, definition: WorkflowDefinition, parameters: Mapping[str, Any], images: Mapping[str, bytes]
+    ) -> tuple[tuple[str, bytes], ...]:
+        stop = threading.Event()
+        work = asyncio.ensure_future(asyncio.to_thread(self._run, definition, parameters, images, stop))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait({work})
+            # Asyncio logs an exception that nothing retrieved.
+            _ = work.cancelled() or work.exception()
+            raise
 
     def _run(
         self,

@@ -115,7 +115,14 @@ def up(
     host = listen or LOOPBACK
     machine = _machine(folder, name, slots, engine, comfyui, comfyui_python) if slots else None
     workflows = load_settings().settings.workflows_dir
-    head = Head(host, port, f"{host}:{ray_port}", None if workflows is None else str(workflows), keep_days)
+    head = Head(
+        host=host,
+        port=port,
+        ray=f"{host}:{ray_port}",
+        network=listen is not None,
+        workflows=None if workflows is None else str(workflows),
+        keep_days=keep_days,
+    )
     token = supervisor.token_file(folder)
 
     def ready() -> None:
@@ -124,7 +131,7 @@ def up(
             return
         screen.say(("✓ ", "green"), f"The cluster answers at {head.url}. Ctrl-C ends it.")
         screen.say("A key for somebody who sends tasks: xalora cluster key NAME")
-        if not supervisor.is_loopback(host):
+        if head.network:
             screen.say(
                 f"On a further machine: xalora cluster join {head.ray} --token FILE, a copy of {token}"
             )
