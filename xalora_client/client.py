@@ -778,6 +778,10 @@ class AsyncXalora:
         from .tiles.upscaling import TileOptions, is_too_large, upscale_in_tiles, upscale_whole, writable
 
         check_options("upscale_image", options)
+        if options.get("output_dir") is not None:
+            raise ConfigurationError(
+                "upscale_image writes to its output, not to output_dir", next_step="Leave output_dir out."
+            )
         place = await run_in_thread(lambda: writable(image, output))
         runs_parts, listener = self._runs_parts(options, "tiles"), without_exceptions(on_event)
         if tile in ("auto", "never"):

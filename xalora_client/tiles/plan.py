@@ -173,21 +173,26 @@ def _cut(length: int, tile: int, overlap: int) -> Side:
     )
 
 
-def tile_for(limit: int | None, channels: int) -> int:
+def side_of_tiles(side: int | None, limit: int | None, channels: int) -> int:
     """The side of tiles that fit in a request whatever they show.
 
     Args:
+        side: What the user wants; None for the default, or less where the limit demands it.
         limit: The most bytes of an image in a request; None where there is no limit.
         channels: Of the image, of 8 bits.
 
     Raises:
-        ConfigurationError: The limit leaves no room for a tile.
+        ConfigurationError: Such tiles may not fit, which would show when others are paid for.
     """
-    side = TILE if limit is None else min(TILE, isqrt(int(limit * _ROOM) // channels))
-    if side < max(LEAST_TILE, 4 * OVERLAP):
+    most = isqrt(int(limit * _ROOM) // channels) if limit is not None else None
+    if most is None:
+        return side or TILE
+    if side is None:
+        side = max(min(TILE, most), LEAST_TILE, 4 * OVERLAP)
+    if side > most:
         raise ConfigurationError(
-            f"XALORA_INLINE_LIMIT is {limit} bytes, which is too little even for a tile",
-            next_step="Raise it.",
+            f"Tiles of {side} pixels may take more than the {limit} bytes of XALORA_INLINE_LIMIT",
+            next_step=f"Raise it, or have tiles of at most {most} pixels made.",
         )
     return side
 

@@ -51,7 +51,7 @@ from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..text import counted
 from ..transfer.part_file import remove_left, try_lock
 from .blending import Blending, Pixels8
-from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, tile_for
+from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, side_of_tiles
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -194,6 +194,7 @@ async def upscale_in_tiles(
         if options.engine is not None:
             reason = f"all tiles of the image are made by {options.engine}"
         elif options.policy != "local_only":
+            check_tasks(name, plan.count, len(distinct(digests)), options.max_tasks)
             tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)))
             try:
                 return await tiling.run()
@@ -236,8 +237,8 @@ def _planned(
 ) -> tuple[Pixels8, TilePlan, list[str]]:
     """The pixels of an image, how it is cut, and a digest of each tile."""
     pixels = sent_pixels(source)
-    if side is None:
-        side = tile_for(int(settings.inline_limit) if settings.store_url is None else None, pixels.shape[2])
+    limit = int(settings.inline_limit) if settings.store_url is None else None
+    side = side_of_tiles(side, limit, pixels.shape[2])
     plan = plan_of(pixels.shape[1], pixels.shape[0], side, overlap)
     return pixels, plan, [_digest(_cut(pixels, plan, number)) for number in range(plan.count)]
 
@@ -331,6 +332,8 @@ class _Tiling:
         self._first = distinct(image.digests)
         self._results: dict[int, asyncio.Future[RunResult]] = {}
         self._places = asyncio.Semaphore(options.max_in_flight)
+        # More would take memory: each is a process that holds the file and its pixels.
+        self._decoding = asyncio.Semaphore(2)
         self._failed: BaseException | None = None
         self._in_flight = 0
         self._resent: list[int] = []
@@ -341,7 +344,6 @@ class _Tiling:
         self.made: dict[int, RunResult] = {}
 
     async def run(self) -> UpscaledImage:
-        check_tasks(self._image.name, self._image.plan.count, len(self._first), self._options.max_tasks)
         self._began = monotonic()
         self._tell()
         loop = asyncio.get_running_loop()
@@ -432,7 +434,7 @@ class _Tiling:
         for row in range(len(plan.down.parts)):
             numbers = [self._first[digests[number]] for number in plan.row(row)]
             results = [await self._results[number] for number in numbers]
-            tiles = await asyncio.gather(*(run_decoding(partial(_decoded, result)) for result in results))
+            tiles = await asyncio.gather(*(self._decode(result) for result in results))
             if assembly is None:
                 assembly = _Assembly(self._image, file, results[0], tiles[0])
             step = partial(assembly.write_row, row, results, tiles, self._stopped)
@@ -441,6 +443,10 @@ class _Tiling:
         assert assembly is not None
         self._scaled = assembly.scaled
         return assembly.size
+
+    async def _decode(self, result: RunResult) -> Pixels8:
+        async with self._decoding:
+            return await run_decoding(partial(_decoded, result))
 
     # --- words ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from xalora_client.errors import ConfigurationError
 from xalora_client.media.inputs import prepare_image
 from xalora_client.tiles.blending import BAND, Blending
-from xalora_client.tiles.plan import ALIGNED, TILE, Side, TilePlan, distinct, plan_of, scaled, tile_for
+from xalora_client.tiles.plan import ALIGNED, TILE, Side, TilePlan, distinct, plan_of, scaled, side_of_tiles
 
 sides = st.integers(1, 3000)
 factors = st.sampled_from(
@@ -127,19 +127,27 @@ def test_tiles_that_can_not_be_made_are_refused(tile: int, overlap: int) -> None
     [(None, 3, TILE), (20 * 2**20, 3, TILE), (20 * 2**20, 4, TILE), (3_000_000, 3, 989), (90_000, 4, 148)],
 )
 def test_the_side_follows_the_limit_of_a_request(limit: int | None, channels: int, side: int) -> None:
-    assert tile_for(limit, channels) == side
+    assert side_of_tiles(None, limit, channels) == side
+    assert side_of_tiles(128, limit, channels) == 128
 
 
 @pytest.mark.parametrize(("limit", "channels"), [(60_000, 3), (90_000, 4), (1_000_000, 3)])
 def test_a_tile_of_noise_fits_in_a_request(limit: int, channels: int) -> None:
-    side = tile_for(limit, channels)
+    side = side_of_tiles(None, limit, channels)
     noise = np.random.default_rng(3).integers(0, 256, (side, side, channels), dtype=np.uint8)
     assert 0.9 * limit < len(prepare_image(noise).data) <= limit
 
 
-def test_a_limit_without_room_for_a_tile_is_told() -> None:
-    with pytest.raises(ConfigurationError, match="XALORA_INLINE_LIMIT is 1000 bytes"):
-        tile_for(1000, 3)
+@pytest.mark.parametrize(
+    ("side", "limit"), [(None, 1000), (None, 40_000), (2048, 3_000_000), (990, 3_000_000)]
+)
+def test_tiles_that_may_not_fit_in_a_request_are_refused(side: int | None, limit: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"more than the {limit} bytes of XALORA_INLINE_LIMIT"):
+        side_of_tiles(side, limit, 3)
+
+
+def test_a_store_takes_any_tile() -> None:
+    assert side_of_tiles(5000, None, 3) == 5000
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from xalora_client import (
 from xalora_client.devnet import Devnet, DevnetThread
 from xalora_client.devnet.engines import MinerTask
 from xalora_client.engines.pixels import decode_input
-from xalora_client.events import TileProgress
+from xalora_client.events import FallingBack, TaskEvent, TileProgress
 from xalora_client.media.png_encode import encode_png
 
 Pixels = npt.NDArray[np.uint8]
@@ -107,16 +107,17 @@ async def test_no_seam_where_the_model_sees_less_than_the_overlap(
 
 async def test_a_photograph_in_tiles_is_that_of_one_task(tmp_path: Path) -> None:
     image = photograph(900, 700)
-    told: list[TileProgress] = []
+    heard: list[TaskEvent] = []
     async with Devnet(miners=4, task_seconds=0.05) as devnet, client_of(devnet) as client:
         whole = await client.upscale_image(image, tmp_path / "whole.png")
-        made = await client.upscale_image(image, tmp_path / "tiles.png", tile=256, on_progress=told.append)
+        made = await client.upscale_image(image, tmp_path / "tiles.png", tile=256, on_event=heard.append)
         creates = devnet.stats()["creates"]
     assert (whole.tiles, whole.sent, whole.width, whole.height) == (1, 1, 1800, 1400)
     assert (made.tiles, made.tasks, made.sent, made.engine) == (20, 20, 20, "xalora")
     assert (made.width, made.height) == (1800, 1400)
     assert creates == 21
     assert np.abs(opened(whole.path) - opened(made.path)).max() <= 1
+    told = [event for event in heard if isinstance(event, TileProgress)]
     first, last = told[0], told[-1]
     assert (first.tiles, first.tasks, first.done, first.in_flight) == (20, 20, 0, 0)
     assert (last.done, last.in_flight, last.seconds_left) == (20, 0, 0.0)
@@ -241,12 +242,12 @@ async def test_a_cancel_ends_soon_and_what_came_is_kept(tmp_path: Path) -> None:
     async with Devnet(miners=4, task_seconds=0.3) as devnet, client_of(devnet) as client:
         some = asyncio.Event()
 
-        def note(progress: TileProgress) -> None:
-            if progress.done >= 6:
+        def note(event: TaskEvent) -> None:
+            if isinstance(event, TileProgress) and event.done >= 6:
                 some.set()
 
         running = asyncio.ensure_future(
-            client.upscale_image(image, tmp_path / "large.png", tile=256, on_progress=note)
+            client.upscale_image(image, tmp_path / "large.png", tile=256, on_event=note)
         )
         await asyncio.wait({running, asyncio.ensure_future(some.wait())}, return_when="FIRST_COMPLETED")
         began = monotonic()
@@ -296,7 +297,10 @@ async def test_without_a_network_this_machine_makes_all_tiles(tmp_path: Path) ->
         max_retries=0,
     )
     async with nowhere as client:
-        made = await client.upscale_image(image, tmp_path / "here.png", tile=256)
+        told: list[TaskEvent] = []
+        made = await client.upscale_image(image, tmp_path / "here.png", tile=256, on_event=told.append)
+        (taken_over,) = [event for event in told if isinstance(event, FallingBack)]
+        assert taken_over.engine == "pillow" and "can't be reached" in str(taken_over.error)
         named = await client.upscale_image(image, tmp_path / "named.png", tile=256, engine="pillow")
         with pytest.raises(XaloraError, match="can't be reached"):
             await client.upscale_image(image, tmp_path / "never.png", tile=256, fallback="never")
@@ -361,6 +365,8 @@ async def test_a_tile_in_another_size_is_scaled_and_told(tmp_path: Path) -> None
         ("photo.png", "text.png/large.png", {}, ConfigurationError, "can't be made"),
         ("photo.png", "large.png", {"overlap": 100}, ConfigurationError, "can't be made"),
         ("photo.png", "large.png", {"max_in_flight": 0}, ConfigurationError, "at least 1"),
+        ("photo.png", "large.png", {"output_dir": "."}, ConfigurationError, "not to output_dir"),
+        ("photo.png", "large.png", {"tile": 5000}, ConfigurationError, "more than the .* bytes of XALORA_IN"),
     ],
 )
 async def test_what_can_not_be_done_is_told_before_anything_is_sent(
@@ -376,18 +382,18 @@ async def test_what_can_not_be_done_is_told_before_anything_is_sent(
 
 
 def test_the_blocking_client_and_its_progress(tmp_path: Path) -> None:
-    told: list[TileProgress] = []
+    told: list[TaskEvent] = []
     with (
         DevnetThread(miners=4, task_seconds=0.01) as devnet,
         Xalora(devnet.api_key, devnet.url, journal="memory") as client,
     ):
         made = client.upscale_image(
-            photograph(500, 300), tmp_path / "large.tif", tile="always", on_progress=told.append
+            photograph(500, 300), tmp_path / "large.tif", tile="always", on_event=told.append
         )
         assert made.tiles == 1
         made = client.upscale_image(photograph(500, 300), tmp_path / "large.tif", tile=256)
     assert opened(made.path).shape == (600, 1000, 3)
-    assert told[0].tasks == 1
+    assert isinstance(told[0], TileProgress) and told[0].tasks == 1
 
 
 async def test_an_image_that_is_one_task_has_any_format(tmp_path: Path) -> None:
