@@ -27,6 +27,7 @@ from .client import (
     check_options,
     deliveries,
     host_of,
+    several,
 )
 from .config import hide_secrets
 from .errors import ClientClosedError, ConfigurationError
@@ -182,7 +183,7 @@ class Xalora:
         task: WorkflowTask,
         *,
         on_event: EventCallback | None = None,
-        reuse: bool = False,
+        reuse: bool | None = None,
         again: bool = False,
         if_unknown: IfUnknown = "stop",
     ) -> BlockingTaskHandle:
@@ -229,7 +230,7 @@ class Xalora:
         See :meth:`AsyncXalora.as_completed`.
         """
         check_options("as_completed", options)
-        return self._as_completed(list(tasks), max_in_flight, on_event, options)
+        return self._as_completed(several(tasks), max_in_flight, on_event, options)
 
     def _as_completed(
         self,

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 from pydantic import SecretStr
 
@@ -52,6 +52,7 @@ from .handle import TaskHandle, check_waits, on_own_loop, seconds_of
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
 from .request_log import write_log
+from .text import suggested
 
 if TYPE_CHECKING:
     import aiohttp
@@ -110,7 +111,7 @@ class RunOptions(TypedDict, total=False):
     """The options of :meth:`AsyncXalora.run` beside ``on_event``."""
 
     timeout: float | None
-    reuse: bool
+    reuse: bool | None
     again: bool
     if_unknown: IfUnknown
     fallback: FallbackPolicy | None
@@ -120,21 +121,39 @@ class RunOptions(TypedDict, total=False):
     host: HostOptions | None
 
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "if_unknown": get_args(IfUnknown),
+    "fallback": get_args(FallbackPolicy),
+    "on_timeout": get_args(TimeoutAction),
+}
+
+
 def host_of(options: RunOptions) -> HostOptions:
     """The host's options among others, or their defaults."""
     return options.get("host") or HostOptions()
 
 
 def check_options(function: str, options: RunOptions) -> None:
-    """Check the names of options before any task is begun.
+    """Check options before any task is begun.
 
     Raises:
         TypeError: One is not known.
+        ConfigurationError: A value does not fit.
     """
-    for name in options:
+    for name, value in options.items():
         if name not in RunOptions.__annotations__:
             known = ", ".join(RunOptions.__annotations__)
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; it takes {known}")
+        if (choices := _CHOICES.get(name)) is not None and value not in (None, *choices):
+            raise ConfigurationError(f"{name} is {value!r}", next_step=suggested(str(value), choices))
+        if name in ("reuse", "again") and not (value is None or isinstance(value, bool)):
+            raise ConfigurationError(f"{name} is {value!r}", next_step="Write True or False.")
+        if name in ("timeout", "queue_limit") and not (value is None or _is_seconds(value)):
+            raise ConfigurationError(f"{name} is {value!r}", next_step="Write a number of seconds.")
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 class AsyncXalora:
@@ -204,6 +223,8 @@ class AsyncXalora:
         self._sessions: list[aiohttp.ClientSession] = []
         self._hub: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        # Its default is for nodes and shell; here a second call pays, unless somebody set it.
+        self._reuses = self.settings.reuse and "reuse" in self.settings.model_fields_set
         self._run_id = f"client-{secrets.token_hex(8)}"
         # All dispatchers of this client, one at most.
         self._opened: list[Dispatcher] = []
@@ -458,7 +479,7 @@ class AsyncXalora:
         task: WorkflowTask,
         *,
         on_event: EventCallback | None = None,
-        reuse: bool = False,
+        reuse: bool | None = None,
         again: bool = False,
         if_unknown: IfUnknown = "stop",
         host: HostOptions | None = None,
@@ -474,6 +495,7 @@ class AsyncXalora:
             XaloraError: As :meth:`execute_workflow`.
         """
         _check_is_task(task)
+        check_options("submit", {"reuse": reuse, "again": again, "if_unknown": if_unknown})
         host = host or HostOptions()
         options = self._claim_options(host, reuse=reuse, again=again, if_unknown=if_unknown)
         listener = on_own_loop(on_event)
@@ -501,7 +523,7 @@ class AsyncXalora:
         *,
         on_event: EventCallback | None = None,
         timeout: float | None = None,
-        reuse: bool = False,
+        reuse: bool | None = None,
         again: bool = False,
         if_unknown: IfUnknown = "stop",
         fallback: FallbackPolicy | None = None,
@@ -520,7 +542,8 @@ class AsyncXalora:
             on_event: Told each step, see :mod:`xalora_client.events`. Without one, a notebook shows a
                 progress bar.
             timeout: Seconds to wait; default: the setting ``wait_timeout``.
-            reuse: Let a result that was given back before answer the same task.
+            reuse: Let a result that was given back before answer the same task; default: the setting, where
+                the client was given it, else False.
             again: Pay for a new task, whatever there is.
             if_unknown: What to do about an earlier create of the same task whose outcome is unknown: ``stop``
                 raises, ``resend`` sends it again under its job id, ``forget`` leaves it and pays for a new
@@ -539,6 +562,18 @@ class AsyncXalora:
             XaloraError: The task could not be done; the message says what about the money.
         """
         _check_is_task(task)
+        check_options(
+            "run",
+            {
+                "timeout": timeout,
+                "reuse": reuse,
+                "again": again,
+                "if_unknown": if_unknown,
+                "fallback": fallback,
+                "queue_limit": queue_limit,
+                "on_timeout": on_timeout,
+            },
+        )
         folder = None if output_dir is None else await run_in_thread(lambda: _writable(output_dir))
         async with _shown([task], on_event is None and host is None) as bar:
             try:
@@ -566,6 +601,8 @@ class AsyncXalora:
         from .journal import ClaimOptions
 
         host = host or HostOptions()
+        if options.get("reuse") is None:
+            options["reuse"] = self._reuses
         return ClaimOptions(among=host.among, run_id=host.run_id or self._run_id, **options)
 
     async def _run(
@@ -872,7 +909,7 @@ class AsyncXalora:
             if on_done is not None:
                 on_done(outcome)
 
-        await self.run_each(list(tasks), done, max_in_flight, on_event, options)
+        await self.run_each(several(tasks), done, max_in_flight, on_event, options)
         if not host_of(options).delivers:
             # Now and not before: an equal task further down may still want the same result.
             for outcome in outcomes.values():
@@ -901,7 +938,7 @@ class AsyncXalora:
             InvalidTaskError: ``max_in_flight`` is less than 1.
         """
         check_options("as_completed", options)
-        return self._as_completed(list(tasks), max_in_flight, on_event, options)
+        return self._as_completed(several(tasks), max_in_flight, on_event, options)
 
     async def _as_completed(
         self,
@@ -946,8 +983,8 @@ class AsyncXalora:
         from .results import Outcome
 
         most = self.settings.max_in_flight if max_in_flight is None else max_in_flight
-        if most < 1:
-            raise InvalidTaskError(f"max_in_flight is {most}; at least 1 is needed")
+        if not isinstance(most, int) or most < 1:
+            raise InvalidTaskError(f"max_in_flight is {most!r}; a whole number of at least 1 is needed")
         places = asyncio.Semaphore(most)
         is_shown = on_event is None and options.get("host") is None
         options = {**options, "host": replace(host_of(options), delivers=True)}
@@ -1066,6 +1103,21 @@ def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession])
 
     if sessions:
         call_on_hub(lambda: background(close()))
+
+
+def several(tasks: Iterable[WorkflowTask]) -> list[WorkflowTask]:
+    """A list of tasks.
+
+    Raises:
+        InvalidTaskError: It is a single task.
+    """
+    from .tasks import WorkflowTask
+
+    if isinstance(tasks, WorkflowTask):
+        raise InvalidTaskError(
+            "A single task was given where several are expected", next_step="Write [task], or run(task)."
+        )
+    return list(tasks)
 
 
 def _check_is_task(task: object) -> None:

@@ -240,7 +240,8 @@ class Settings(BaseModel):
         description="Size of the kept-results folder, in bytes; least recently used out first.",
     )
     reuse: bool = Field(
-        True, description="Answer an equal task by a result that was given out before (nodes and CLI)."
+        True,
+        description="Answer an equal task by a result that was given out before. In the library: where set.",
     )
     fallback: FallbackPolicy = Field(
         "when_unavailable",

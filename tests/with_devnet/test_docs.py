@@ -64,35 +64,39 @@ STREAM, MANY, SERVICE = programs("python.md")
 PHOTOS = Path(skimage.__file__).parent / "data"
 
 
-def ended(program: str, folder: Path, **devnet_options: object) -> list[str]:
-    """The lines that a program prints in a folder with photographs."""
+def ended(program: str, folder: Path, times: int = 1, **devnet_options: object) -> list[str]:
+    """The lines that a program prints in a folder with photographs, each time that it is run."""
     (folder / "photos").mkdir()
     shutil.copy(PHOTOS / "rocket.jpg", folder / "photo.jpg")
     for name in ("coffee.png", "rocket.jpg"):
         shutil.copy(PHOTOS / name, folder / "photos")
     (folder / "photos" / "broken.png").write_bytes(b"no image")
     with DevnetThread(miners=2, **devnet_options) as devnet:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=folder,
-            env={**os.environ, "XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+        for _ in range(times):
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                cwd=folder,
+                env={**os.environ, "XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        return [*lines, f"{devnet.stats()['creates']} sent"]
 
 
 def test_the_program_that_streams_runs_as_printed(tmp_path: Path) -> None:
-    *running, saved = ended(STREAM, tmp_path, task_seconds=2.0)
+    *running, saved, _ = ended(STREAM, tmp_path, task_seconds=2.0)
     assert running and all(re.fullmatch(r"running for \d+ s", line) for line in running)
     assert "large.jpg" in saved and (tmp_path / "large.jpg").stat().st_size > 10_000
 
 
 def test_the_program_of_many_tasks_runs_as_printed(tmp_path: Path) -> None:
-    lines = sorted(ended(MANY, tmp_path))
+    *lines, sent = ended(MANY, tmp_path, times=2)
+    lines.sort()
+    assert sent == "2 sent", "the second run gives back what the first has paid for"
     assert lines[0].startswith("0 Parameter image: the input image 'photos/broken.png' can't be used")
     assert lines[1:] == ["1 coffee.png", "2 rocket.png"]
     assert {path.name for path in (tmp_path / "large").iterdir()} == {"coffee.png", "rocket.png"}

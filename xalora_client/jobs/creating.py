@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from ..transfer.upload import ImageDelivery
 from . import messages
 from .background import background, within
 from .preparation import PreparedTask
+from .untaken import warn_if_untaken
 
 if TYPE_CHECKING:
     from .job import Job
@@ -101,6 +103,8 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     job.events.emit(Submitted(job_id=job.job_id, task_id=task_id, usual_seconds=usual))
     if not job.accepted.done():
         job.accepted.set_result(task_id)
+    task = prepared.task
+    background(warn_if_untaken(weakref.ref(job), task.kind_of_task, task.workflow_id))
 
 
 async def _not_created(job: Job, error: BaseException) -> None:

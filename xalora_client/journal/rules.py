@@ -164,7 +164,10 @@ _RANKS = {
 
 
 def choose(candidates: Iterable[Candidate], *, seeded: bool, reuse: bool, again: bool) -> Candidate | None:
-    """The record that answers a claim, the oldest among equals; None where a new task is needed.
+    """The record that answers a claim; None where a new task is needed.
+
+    Of equals the oldest that is undelivered, so that all join the same; if all were delivered, the newest:
+    what was paid for again is what its user wants.
 
     What is undelivered is taken up or joined, always. `reuse` decides only about what was delivered before.
     Generation without a seed (`seeded` False) gives something new each time, so it is never shared with a
@@ -180,8 +183,9 @@ def choose(candidates: Iterable[Candidate], *, seeded: bool, reuse: bool, again:
             return not (candidate.leased or candidate.delivered)
         return reuse or not candidate.delivered or candidate.state is TaskState.UNKNOWN
 
-    def rank(candidate: Candidate) -> tuple[int, int]:
-        return (0 if candidate.whole else _RANKS[candidate.state], candidate.id)
+    def rank(candidate: Candidate) -> tuple[int, bool, int]:
+        age = -candidate.id if candidate.delivered else candidate.id
+        return (0 if candidate.whole else _RANKS[candidate.state], candidate.delivered, age)
 
     return min(filter(answers, candidates), key=rank, default=None)
 

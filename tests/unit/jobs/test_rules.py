@@ -163,6 +163,14 @@ class TestChoose:
         several = [candidate(number, S.SUBMITTED) for number in (3, 1, 2)]
         assert choose(several, seeded=True, reuse=True, again=False) is several[1]
 
+    def test_of_delivered_results_the_newest(self) -> None:
+        """Whoever paid for it again did not want the first."""
+        for state, whole in ((S.FINISHED, True), (S.FINISHED, False)):
+            several = [candidate(number, state, whole=whole, delivered=True) for number in (2, 3, 1)]
+            assert choose(several, seeded=True, reuse=True, again=False) is several[1]
+            undelivered = candidate(2, state, whole=whole)
+            assert choose([*several, undelivered], seeded=True, reuse=True, again=False) is undelivered
+
     def test_none_where_there_is_none(self) -> None:
         assert choose([], seeded=True, reuse=True, again=False) is None
 
