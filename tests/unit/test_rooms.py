@@ -67,7 +67,9 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
         ("xalora_client", ("nodes",)),
         ("xalora_client.media", (*HTTP, "xalora_client.network", "xalora_client.transfer")),
         ("xalora_client.polling", (*HTTP, "xalora_client.jobs", "xalora_client.journal")),
-        ("xalora_client.engines", ("xalora_client.devnet",)),
+        ("xalora_client.engines", ("xalora_client.devnet", "xalora_client.cluster")),
+        ("xalora_client.serving", ("xalora_client.devnet", "xalora_client.cluster", "xalora_client.client")),
+        ("xalora_client.cluster", ("xalora_client.devnet", "xalora_client.client")),
         ("xalora_client.workflows", (*HTTP, "xalora_client.network", "xalora_client.engines")),
     ],
 )

@@ -69,6 +69,20 @@ def test_a_failure_of_the_engine_has_its_reason_and_is_not_tried_again(cluster: 
     is_free(cluster)
 
 
+def test_a_result_that_the_head_can_not_keep_fails_its_task_with_the_reason(cluster: Cluster) -> None:
+    results = cluster.head.folder / "results"
+    with cluster.running("held-disk") as (task_id, _):
+        results.rename(results.with_name("away"))
+        results.touch()
+    try:
+        end = cluster.end_of(task_id)
+        assert (end["status"], "can't keep the result" in end["msg"]) == ("failed", True), end
+    finally:
+        results.unlink()
+        results.with_name("away").rename(results)
+    is_free(cluster)
+
+
 def test_a_workflow_that_no_machine_can_run(cluster: Cluster) -> None:
     status, answer = cluster.ask("resource_request", workflow_id="upscale")
     assert status == 404 and "pillow" in answer["message"]
@@ -111,6 +125,28 @@ def test_a_machine_with_another_token_is_told_so(cluster: Cluster, tmp_path: Pat
         assert "The head refuses this machine's token" in stranger.output, stranger.logs
     finally:
         stranger.end()
+
+
+def test_a_machine_with_another_release_of_ray_is_told_so(cluster: Cluster, tmp_path: Path) -> None:
+    # Ray's own check, on a machine whose Ray says that it is another release.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "version = types.ModuleType('ray._version')\n"
+        "version.version, version.commit = '2.60.9', 'other'\n"
+        "sys.modules['ray._version'] = version\n"
+    )
+    head = f"127.0.0.1:{cluster.ray_port}"
+    own = f"Ray 2.60.9 on Python {sys.version.split()[0]}"
+    environment = {"PYTHONPATH": str(tmp_path)}
+    other = Process(
+        *(tmp_path / "other", "join", head, "--token", cluster.token, "--engine", "pillow"),
+        environment=environment,
+    )
+    try:
+        until(lambda: other.returncode is not None, 90, other.logs)
+        assert other.returncode == 3 and f"and this machine {own}" in " ".join(other.output.split())
+    finally:
+        other.end()
 
 
 def test_a_machine_waits_for_a_head_that_is_not_there(cluster: Cluster, tmp_path: Path) -> None:

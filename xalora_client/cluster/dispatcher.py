@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,12 +103,19 @@ class Dispatcher:
             try:
                 # It waits for Ray's head, which may hang.
                 self._note(await asyncio.to_thread(ray.nodes))
-            except ray.exceptions.RayError as problem:
-                logger.warning("Ray can't list the machines: %s", problem)
+            except Exception:
+                logger.exception("Ray can't list the machines")
             await asyncio.sleep(LOOK_SECONDS)
 
     def _note(self, nodes: list[dict[str, Any]]) -> None:
-        found = {slot.name: slot for node in nodes if node["Alive"] for slot in _slots_of(node["Resources"])}
+        alive = [node["Resources"] for node in nodes if node["Alive"]]
+        found = {slot.name: slot for resources in alive for slot in _slots_of(resources)}
+        machines = Counter(name for each in alive for name in each if name.startswith(RESOURCE))
+        self._workforce.problems = [
+            f"{count} machines are called {name.removeprefix(RESOURCE)}: give each another --name"
+            for name, count in machines.items()
+            if count > 1
+        ]
         for name, slot in found.items():
             if name not in self._slots:
                 self._slots[name] = slot
@@ -128,9 +137,12 @@ class Dispatcher:
             await slot.present.wait()
             try:
                 await self._ask(slot)
-                offer, wake = self._workforce.offers[slot.name], self._wake
+                offer, wake = self._workforce.offers.get(slot.name), self._wake
+                if offer is None:
+                    # Its machine went while it answered.
+                    continue
                 if task := self._store.take(offer.miner_id, offer.workflows):
-                    await self._run(slot, offer.miner_id, task)
+                    await self._run_or_lose(slot, task)
                     continue
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(wake.wait(), ASK_SECONDS)
@@ -160,13 +172,33 @@ class Dispatcher:
 
     def _leave(self, slot: _Slot) -> None:
         slot.asked = -ASK_SECONDS
+        # An actor that could not even begin is not started again by Ray, but made anew under its name.
+        slot.actor = None
         self._workforce.offers.pop(slot.name, None)
 
-    async def _run(self, slot: _Slot, miner_id: str, task: Task) -> None:
+    async def _run_or_lose(self, slot: _Slot, task: Task) -> None:
+        """Run a task; whatever happens, it does not stay in state running without a worker."""
+        try:
+            await self._run(slot, task)
+            return
+        except Exception:
+            logger.exception("task %s on %s", task.task_id, slot.name)
+        while True:
+            try:
+                self._lose(slot, task, "the cluster's head failed")
+            except sqlite3.Error:
+                # Such as a full disk.
+                await asyncio.sleep(ASK_SECONDS)
+            else:
+                return
+
+    async def _run(self, slot: _Slot, task: Task) -> None:
         self._workforce.tasks[slot.name] = task.task_id
         try:
             outcome, seconds = await self._outcome(slot, task)
         except ray.exceptions.TaskCancelledError:
+            # As it was asked to, as a rule; then the task has ended, and this changes nothing.
+            self._lose_attempt(task, "its run was canceled")
             return
         except ray.exceptions.RayTaskError as problem:
             self._store.fail(task.task_id, task.attempt, f"The worker failed: {_words(problem)}")
@@ -176,7 +208,11 @@ class Dispatcher:
             return
         finally:
             self._workforce.tasks.pop(slot.name, None)
-        await self._accept(slot, task, outcome, seconds)
+        try:
+            await self._accept(slot, task, outcome, seconds)
+        except OSError as problem:
+            reason = problem.strerror or type(problem).__name__
+            self._store.fail(task.task_id, task.attempt, f"The head can't keep the result: {reason}")
 
     async def _outcome(self, slot: _Slot, task: Task) -> tuple[Outcome, float]:
         """How the worker's run ended, and the seconds from the call to its answer."""
@@ -235,6 +271,9 @@ class Dispatcher:
     def _lose(self, slot: _Slot, task: Task, why: str) -> None:
         logger.warning("%s was lost with task %s: %s", slot.name, task.task_id, why)
         self._leave(slot)
+        self._lose_attempt(task, why)
+
+    def _lose_attempt(self, task: Task, why: str) -> None:
         self._store.lose(task.task_id, task.attempt, why)
         self.wake()
 
@@ -242,9 +281,14 @@ class Dispatcher:
 
     async def _keep_deadlines(self) -> None:
         while True:
-            for task_id in self._store.expire():
-                self.stop(task_id)
-            due, wake = self._store.next_deadline(), self._wake
+            wake = self._wake
+            try:
+                for task_id in self._store.expire():
+                    self.stop(task_id)
+                due = self._store.next_deadline()
+            except sqlite3.Error:
+                logger.exception("deadlines")
+                due = time.time() + ASK_SECONDS
             pause = None if due is None else max(0.01, due - time.time())
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(wake.wait(), pause)

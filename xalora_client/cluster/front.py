@@ -19,6 +19,8 @@ import asyncio
 import hmac
 import inspect
 import json
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -37,7 +39,10 @@ from .rules import Task
 from .store import Store
 from .workforce import Workforce
 
+logger = logging.getLogger("xalora_client.cluster")
+
 _LARGE_BODY = 1 << 20
+_DISK_SECONDS = 30.0
 
 Answer = dict[str, Any]
 
@@ -241,7 +246,7 @@ class Front:
             }
             for slot, offer in sorted(self._workforce.offers.items())
         ]
-        problems = [str(problem) for problem in self._catalog().problems]
+        problems = [*self._workforce.problems, *map(str, self._catalog().problems)]
         return web.json_response({"workers": workers, "tasks": self._store.counts(), "problems": problems})
 
 
@@ -261,6 +266,10 @@ def _endpoint(
             return refusal(problem.status, problem.message)
         except ValidationError as problem:
             return refusal(400, reason(problem))
+        except (OSError, sqlite3.Error) as problem:
+            # Such as a full disk: nothing was created.
+            logger.error("%s was refused: %s", request.path, problem)
+            return refusal(503, "The cluster's head can't write to its disk", retry_after=_DISK_SECONDS)
 
     return handle
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -148,8 +149,13 @@ def _connect(address: str) -> None:
 
 async def _forget_old(store: Store, days: float) -> None:
     while True:
-        if forgotten := store.forget(time.time() - days * 86400):
-            logger.info("%d tasks that ended more than %g days ago are forgotten", forgotten, days)
+        try:
+            forgotten = store.forget(time.time() - days * 86400)
+        except sqlite3.Error:
+            logger.exception("old tasks")
+        else:
+            if forgotten:
+                logger.info("%d tasks that ended more than %g days ago are forgotten", forgotten, days)
         await asyncio.sleep(_FORGET_SECONDS)
 
 

@@ -150,12 +150,13 @@ class Worker:
         # Like the public miner, ignore parameters that the workflow does not have.
         known = {each.name for each in definition.parameters}
         bound = definition.bind({name: value for name, value in parameters.items() if name in known})
-        with tempfile.TemporaryDirectory(prefix="xalora-worker-") as folder:
-            run = self._local_engine().run(bound, images, Path(folder) / "result", cancel=stop)
-            made = tuple((path.suffix, path.read_bytes()) for path in run.files)
-        if self._comfyui is not None:
-            self._comfyui.drop_files()
-        return made
+        try:
+            with tempfile.TemporaryDirectory(prefix="xalora-worker-") as folder:
+                run = self._local_engine().run(bound, images, Path(folder) / "result", cancel=stop)
+                return tuple((path.suffix, path.read_bytes()) for path in run.files)
+        finally:
+            if self._comfyui is not None:
+                self._comfyui.drop_files()
 
     async def _lacking(self, definitions: Sequence[WorkflowDefinition]) -> dict[str, str]:
         await self._ready_comfyui()

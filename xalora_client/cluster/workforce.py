@@ -30,10 +30,12 @@ class Workforce:
     Attributes:
         offers: The workers that are there.
         tasks: The task that each busy one runs, by slot.
+        problems: What keeps machines from working, for the cluster's owner.
     """
 
     offers: dict[str, Offer] = field(default_factory=dict)
     tasks: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     def miner_for(self, workflow: str) -> tuple[str, bool] | None:
         """A worker that can run a workflow, idle if possible, and whether it is idle."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 from collections.abc import AsyncIterator
@@ -255,3 +256,20 @@ async def test_a_large_input_is_kept_beside_the_rows(cluster: Cluster, tmp_path:
     task_id = await cluster.created(task_details={"parameters": {"image": image}})
     assert (tmp_path / "cluster" / "tasks.db").stat().st_size < 1 << 20
     assert len(cluster.store.read_input(task_id)) > 20 << 20
+
+
+async def test_a_full_disk_refuses_a_create_such_that_it_may_be_sent_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.store, "write_input", full)
+        body = {"consumer_id": "me", "api_key": cluster.api_key, "task_type": "upscaler", "job_id": "job-1"}
+        body["task_details"] = {"parameters": {"image": IMAGE}}
+        async with cluster.client.post("/task_create", json=body) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+            assert "can't write to its disk" in (await answer.json())["message"]
+    assert cluster.store.counts() == {}
+    await cluster.created()

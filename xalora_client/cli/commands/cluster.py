@@ -113,6 +113,8 @@ def up(
     screen = Screen(json=as_json)
     folder = dir or _folder("cluster")
     host = listen or LOOPBACK
+    if ":" in host:
+        raise typer.BadParameter("give an IPv4 address or a name, without a port", param_hint="--listen")
     machine = _machine(folder, name, slots, engine, comfyui, comfyui_python) if slots else None
     workflows = load_settings().settings.workflows_dir
     head = Head(
