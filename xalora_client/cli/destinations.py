@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -11,7 +12,7 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ConfigurationError
-from ..media.media_types import MediaKind
+from ..media.media_types import CLIP_CONTAINERS, MediaKind
 from ..media.picture_formats import PictureEncoding, PictureFormat
 from .formats import short_path, slug
 
@@ -23,6 +24,14 @@ LOCAL_MARK = ".local"
 
 STREAM = "-"
 """Standard input as an input, standard output as ``-o``."""
+
+PICTURES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".jp2", ".qoi"}
+)
+"""Suffixes of the files that are taken from a folder. A file that is named is taken whatever its suffix."""
+
+CLIPS = frozenset({*CLIP_CONTAINERS, ".webm"})
+"""Suffixes of clips."""
 
 _RESULT_STEM = re.compile(rf"({re.escape(MARK)}|{re.escape(LOCAL_MARK)})(-\d+)?$")
 
@@ -212,7 +221,8 @@ def plan_for_inputs(
     encoding = output.encoding()
     if output.is_file and inputs:
         return [output.file(encoding)]
-    bases = [_base(source, output.folder, (below or {}).get(source)) for source in inputs]
+    names = InputNames()
+    bases = [_base(source, output.folder, (below or {}).get(source), names) for source in inputs]
     streams = {source: Output(STREAM).file(encoding) for source in inputs if source == STREAM}
     planned = _plan(bases, encoding, lambda _: True)
     if not output.folder:
@@ -243,14 +253,42 @@ def plan_for_results(bases: Sequence[Path], output: Output) -> list[Destination]
     return _plan(places, encoding, lambda place: not place.taken())
 
 
-def _base(source: str, folder: Path | None, below: Path | None) -> Path:
+class InputNames:
+    """Names inputs for their results; looks once into each folder."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Counter[str]] = {}
+
+    def of(self, path: Path) -> str:
+        """The input's name without its suffix, or with it where another picture or clip beside it has that.
+
+        So each name belongs to one input, whichever of them a command is given.
+        """
+        if path.parent not in self._folders:
+            self._folders[path.parent] = _names_in(path.parent)
+        names = self._folders[path.parent]
+        own = path.suffix.lower() in PICTURES | CLIPS and names[path.name.casefold()] > 0
+        return path.name if names[path.stem.casefold()] > own else path.stem
+
+
+def _names_in(folder: Path) -> Counter[str]:
+    """How many pictures and clips of a folder have a name, with and without suffix."""
+    try:
+        names = [Path(name) for name in os.listdir(folder)]  # noqa: PTH208  # names alone
+    except OSError:
+        return Counter()
+    media = [name for name in names if name.suffix.lower() in PICTURES | CLIPS]
+    return Counter(text.casefold() for name in media for text in (name.name, name.stem))
+
+
+def _base(source: str, folder: Path | None, below: Path | None, names: InputNames) -> Path:
     """The path of a result without mark and suffix."""
     if source == STREAM:
         return (folder or Path()) / "stdin"
     if is_url(source):
         return (folder or Path()) / _name_of_url(source)
     path = Path(source)
-    return (path.parent if folder is None else folder / (below or Path())) / path.stem
+    return (path.parent if folder is None else folder / (below or Path())) / names.of(path)
 
 
 def _plan(

@@ -10,13 +10,8 @@ from pathlib import Path
 import typer
 
 from ..text import counted
-from .destinations import STREAM, Destination, is_result, is_url, named
+from .destinations import PICTURES, STREAM, Destination, is_result, is_url, named
 from .screen import Screen
-
-PICTURES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff", ".jp2", ".qoi"}
-)
-"""Suffixes of the files that are taken from a folder. A file that is named is taken whatever its suffix."""
 
 
 @dataclass(frozen=True)

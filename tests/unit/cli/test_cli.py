@@ -166,6 +166,22 @@ def test_inputs_that_would_share_a_result_do_not() -> None:
     assert [place.path.name for place in places] == ["Photo.xalora", "photo-2.xalora", "photo-3.xalora"]
 
 
+def test_a_result_keeps_the_suffix_where_another_picture_has_the_same_name() -> None:
+    for name in ("1.jpg", "1.HEIC", "2.jpg", "2.txt", "2.xalora.png", "3.jpg", "3.jpg.png", "4.png", "4.mov"):
+        Path(name).touch()
+
+    def name_of(*inputs: str) -> list[str]:
+        return [place.path.name for place in plan_for_inputs(inputs, Output("made/"))]
+
+    # Whichever of them is named, and in any order.
+    for name in ("1.jpg", "1.HEIC", "4.png"):
+        assert name_of(name) == [f"{name}.xalora"]
+    assert name_of("1.jpg", "1.HEIC") == name_of("1.HEIC", "1.jpg")[::-1] == ["1.jpg.xalora", "1.HEIC.xalora"]
+    assert name_of("2.jpg", "3.jpg", "3.jpg.png") == ["2.xalora", "3.xalora", "3.jpg.png.xalora"]
+    (place,) = plan_for_inputs(["1.jpg"], Output())
+    assert place.made_here().path == Path("1.jpg.local")
+
+
 PNG_FORMAT, JPG_FORMAT = PictureEncoding(PictureFormat.PNG), PictureEncoding(PictureFormat.JPG)
 
 

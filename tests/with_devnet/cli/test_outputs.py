@@ -222,6 +222,22 @@ def test_a_folder_of_photographs(cli: Cli, tmp_path: Path, devnet: DevnetThread)
     assert cli("upscale", "-r", "pictures", "-o", "single").returncode == 2
 
 
+def test_a_picture_that_comes_beside_one_of_the_same_name_is_upscaled_too(
+    cli: Cli, tmp_path: Path, devnet: DevnetThread
+) -> None:
+    (tmp_path / "in").mkdir()
+    draw(tmp_path / "in" / "img.png", 1)
+    assert cli("upscale", "-r", "in").returncode == 0
+    draw(tmp_path / "in" / "img.bmp", 2)
+    document = cli.json("upscale", "-r", "in")
+    files = [file for result in document["results"] for file in result["files"]]
+    assert files == ["in/img.bmp.xalora.png", "in/img.png.xalora.png"]
+    # The first one's result was kept.
+    assert devnet.stats()["creates"] == 2
+    assert cli.json("upscale", "-r", "in")["results"] == []
+    assert cli.json("upscale", "in/img.bmp", code=2)["error"]["type"] == "OutputExistsError"
+
+
 def test_a_subfolder_among_files_is_skipped_with_a_word(cli: Cli, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     draw(tmp_path / "old" / "1.png", 1)

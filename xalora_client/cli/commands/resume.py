@@ -14,7 +14,7 @@ from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
 from ...journal import Journal, Record, TaskState
 from ..command import command, with_client
-from ..destinations import plan_for_results
+from ..destinations import InputNames, plan_for_results
 from ..do_jobs import document_of
 from ..exit_codes import ExitCode, most_serious
 from ..formats import slug
@@ -64,7 +64,9 @@ def resume(
         codes = [_reason_to_skip(screen, journal, record) for _, record in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
         own = [own_key_task(record, settings) for _, record in ready]
-        destinations = plan_for_results([_base(task_id, record) for task_id, record in ready], choice)
+        names = InputNames()
+        bases = [_base(task_id, record, names) for task_id, record in ready]
+        destinations = plan_for_results(bases, choice)
         check_destinations(destinations, force=force)
         wait = settings.wait_timeout if timeout is None else timeout
         jobs = [
@@ -129,7 +131,7 @@ def _reason_to_skip(screen: Screen, journal: Journal, record: Record | None) -> 
     return ExitCode.TASK_FAILED
 
 
-def _base(task_id: str, record: Record | None) -> Path:
+def _base(task_id: str, record: Record | None, names: InputNames) -> Path:
     """The path of a resumed result, without mark and suffix.
 
     Beside its input, if that folder is there; else in the working directory, named after the input, the
@@ -139,7 +141,7 @@ def _base(task_id: str, record: Record | None) -> Path:
         return Path(slug(task_id))
     given = record.work.input_path
     if given is not None and os.access(given.parent, os.W_OK):
-        return given.with_name(given.stem)
+        return given.with_name(names.of(given))
     label = record.work.label
     return Path(slug(label.removeprefix("upscale ").rpartition(".")[0] or label))
 
