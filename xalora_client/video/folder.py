@@ -72,14 +72,18 @@ class ClipFolder:
 
     # --- the clip's frames ----------------------------------------------------------------------------------
 
-    def digests(self) -> tuple[str, ...] | None:
-        """What :meth:`keep_digests` kept; None where that is not there."""
+    def begun(self) -> tuple[tuple[str, ...], int | None] | None:
+        """What :meth:`begin` noted; None where that is not there."""
         read = _read(self.path / "frames.json")
-        return tuple(map(str, read)) if isinstance(read, list) else None
+        return (tuple(read["digests"]), read["sent_before"]) if isinstance(read, dict) else None
 
-    def keep_digests(self, digests: Sequence[str]) -> None:
-        """Keep the digests of all frames, so that the clip is looked through once."""
-        _write(self.path / "frames.json", list(digests))
+    def begin(self, digests: Sequence[str], sent_before: int | None) -> None:
+        """Note the digests of all frames, so that the clip is looked through once.
+
+        Args:
+            sent_before: How many tasks earlier calls have sent for the same clip, and were done with.
+        """
+        _write(self.path / "frames.json", {"digests": list(digests), "sent_before": sent_before})
 
     # --- segments -------------------------------------------------------------------------------------------
 

@@ -176,6 +176,7 @@ class _Upscaling:
         self._reading: Iterator[npt.NDArray[np.uint8]] | None = None
         self._writer: SegmentWriter | None = None
         self._frames: Frames | None = None
+        self._sent_before: int | None = 0
         self._start = 0
         self._size: tuple[int, int] | None = None
         self._made: list[MadeFrame] = []
@@ -214,7 +215,8 @@ class _Upscaling:
             await self._upscale(plan, written)
         self._tell(stage="joining")
         await self._join([folder.segment(number) for number in range(len(plan.segments))])
-        sent = await run_in_thread(self._sent)
+        sent, before = await run_in_thread(self._sent), self._sent_before
+        sent = None if sent is None or before is None else sent - before
         await run_in_thread(folder.remove)
         return self._report(plan, sent)
 
@@ -237,9 +239,10 @@ class _Upscaling:
 
     async def _digests(self) -> tuple[str, ...]:
         count = self._clip.frame_count
-        known = await run_in_thread(self._folder.digests)
-        if known is not None and len(known) == count:
-            return known
+        known = await run_in_thread(self._folder.begun)
+        if known is not None and len(known[0]) == count:
+            digests_before, self._sent_before = known
+            return digests_before
         digests: list[str] = []
         reading = self._reading = self._clip.frames()
 
@@ -254,7 +257,8 @@ class _Upscaling:
             await self._read(look)
             self._tell(done=len(digests))
         await self._read(lambda: next(reading, None))
-        await run_in_thread(lambda: self._folder.keep_digests(digests))
+        self._sent_before = await run_in_thread(self._sent)
+        await run_in_thread(lambda: self._folder.begin(digests, self._sent_before))
         return tuple(digests)
 
     # --- tasks and segments ---------------------------------------------------------------------------------
@@ -413,6 +417,7 @@ class _Upscaling:
             raise _not_written(self._output, error) from error
 
     def _sent(self) -> int | None:
+        """How many tasks were ever sent for the clip; None where the journal can't be read."""
         try:
             return sum(one.count for one in sent_in(self._client.journal.read, self._run_id))
         except XaloraError:

@@ -234,6 +234,15 @@ async def test_with_one_engine_for_all_the_first_frame_decides(tmp_path: Path) -
     assert made.made_here == tuple(range(6)) and len(made.engines) == 1
 
 
+async def test_a_second_call_that_is_answered_by_kept_results_has_sent_nothing(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path, 6)
+    async with Devnet(miners=2) as devnet, AsyncXalora(devnet.api_key, devnet.url, reuse=True) as client:
+        first = await client.upscale_video(clip, tmp_path / "out.mp4")
+        second = await client.upscale_video(clip, tmp_path / "other.mp4")
+        assert devnet.stats()["creates"] == 6
+    assert (first.sent, second.sent, second.tasks) == (6, 0, 6)
+
+
 async def test_frames_that_turn_out_too_large_cost_one_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
