@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..xalora_client.tasks import UpscalerTask
+from ..xalora_client.text import counted
 from . import shared_inputs
 from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, split_batch
-from .execution.fallback_expansion import AUTO, expand_upscale, upscale_models
+from .conversion.tiled_images import TILES, Cuts, TiledBatch, cut
+from .execution.batch_plan import BatchError, charges_of
+from .execution.fallback_expansion import AUTO, Expansion, ParentNode, expand_upscale, upscale_models
+from .host.comfyui_settings import read_settings
 from .host.compat import io
+from .shared_inputs import advanced, number
 
 if TYPE_CHECKING:
     import torch
+
+    from .execution.node_run import FallbackRequest
 
 
 class XaloraUpscaleImage(XaloraNode):
@@ -46,6 +54,24 @@ class XaloraUpscaleImage(XaloraNode):
                 ),
                 *shared_inputs.batch_inputs(),
                 *shared_inputs.run_inputs(),
+                advanced(
+                    io.Combo.Input(
+                        "tile",
+                        options=list(TILES),
+                        default=TILES[0],
+                        optional=True,
+                        tooltip="When an image is cut into tiles, each a task, and put together without "
+                        "seams. auto: where it is too large for one request. never: not at all. A number: "
+                        "each image that is wider or higher than so many pixels, the side of the tiles.",
+                    )
+                ),
+                advanced(
+                    number(
+                        "max_tasks",
+                        "Send nothing if the images need more tasks than this. 0: any number.",
+                        maximum=1_000_000,
+                    )
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -56,14 +82,58 @@ class XaloraUpscaleImage(XaloraNode):
 
     @classmethod
     @worded
-    async def execute(cls, image: torch.Tensor, local_model: str = AUTO, **widgets: Any) -> io.NodeOutput:
+    async def execute(
+        cls,
+        image: torch.Tensor,
+        local_model: str = AUTO,
+        tile: str = TILES[0],
+        max_tasks: int = 0,
+        **widgets: Any,
+    ) -> io.NodeOutput:
+        from ..xalora_client.tiles.upscaling import check_tasks
+
         colour, alpha = split_batch(image)
+        options = shared_inputs.run_options(widgets)
+        settings = read_settings().settings
+        limit = int(settings.inline_limit) if settings.store_url is None else None
+        # Not awaited: a node that blocks the prompt's loop would hold up what is sent.
+        cuts = cut(colour, tile, limit)
+        what = "The image" if len(colour) == 1 else f"The batch of {len(colour)}"
+        sends = (options.fallback or settings.fallback) != "local_only"
+        if sends:
+            tiles = sum(plan.count for plan in cuts.images)
+            check_tasks(what, tiles, len(cuts.tiles), max_tasks or None)
         return await cls.run_tasks(
-            upscale_tasks(colour, widgets),
-            shared_inputs.run_options(widgets),
-            TensorBatch(len(colour), alpha, keep_alpha=False),
-            lambda parent, request: expand_upscale(parent, request, len(colour), local_model),
+            upscale_tasks(cuts.tiles, widgets),
+            options,
+            TiledBatch(cuts, alpha) if cuts.are_any else TensorBatch(len(colour), alpha, keep_alpha=False),
+            lambda parent, request: _expand(parent, request, cuts, local_model),
+            noun="tile" if cuts.are_any else "image",
         )
+
+
+def _expand(parent: ParentNode, request: FallbackRequest, cuts: Cuts, local_model: str) -> Expansion:
+    """Have this machine make the missing images; where any is cut, all of them.
+
+    Raises:
+        XaloraError: Tiles of the network are here, and those of two engines would show where they meet. Or
+            this machine can't do it.
+    """
+    total = len(cuts.images)
+    if not cuts.are_any:
+        return expand_upscale(parent, request, total, local_model)
+    if request.results and request.error is not None:
+        made = len(request.results)
+        raise BatchError(
+            f"{len(request.missing)} of {len(cuts.tiles)} tiles failed: {request.error.what}",
+            money=f"{counted(made, 'tile')} finished and paid for. {charges_of(request.errors)}".strip(),
+            next_step="Queue the graph again for the missing ones; finished ones are not sent again.",
+            errors=dict(enumerate(request.errors)),
+            finished={index: result.task_id or "" for index, result in request.results.items()},
+            noun="tile",
+            total=len(cuts.tiles),
+        )
+    return expand_upscale(parent, replace(request, missing=tuple(range(total))), total, local_model)
 
 
 def upscale_tasks(images: Sequence[torch.Tensor], widgets: Mapping[str, Any]) -> list[UpscalerTask]:

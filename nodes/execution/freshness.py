@@ -40,6 +40,8 @@ HOW = frozenset(
         "fallback",
         "local_model",
         "decode_frames",
+        "tile",
+        "max_tasks",
         "job_id_prefix",
     }
 )

@@ -51,7 +51,7 @@ LORA_PROMPT = {**PROMPT, "lora_name": "STRING"}
 PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]]] = {
     "XaloraUpscaleImage": (
         {"image": "IMAGE"},
-        {"local_model": "COMBO", **BATCH, **RUN},
+        {"local_model": "COMBO", **BATCH, **RUN, "tile": "COMBO", "max_tasks": "INT"},
         [("IMAGE", "IMAGE")],
     ),
     "XaloraUpscaleVideo": (
@@ -78,7 +78,17 @@ PUBLISHED: dict[str, tuple[dict[str, str], dict[str, str], list[tuple[str, str]]
         [("IMAGE", "IMAGE"), ("VIDEO", "VIDEO")],
     ),
 }
-ADVANCED = {*RUN, *BATCH, "steps", "quality", "guidance", "strength_model", "decode_frames", "same_engine"}
+ADVANCED = {
+    *RUN,
+    *BATCH,
+    "steps",
+    "quality",
+    "guidance",
+    "strength_model",
+    "decode_frames",
+    "same_engine",
+    "tile",
+}
 WORDS = {"xalora", "remote", "cloud", "gpu", "miner"}
 INTERNAL = {"XaloraTakeImages", "XaloraNcnnUpscale", "XaloraMergeImages", "XaloraLocalVideo"}
 
@@ -116,7 +126,10 @@ def test_widgets_follow_comfyuis_habits(comfyui: ComfyUI, name: str) -> None:
     for input_name, (input_type, options) in inputs.items():
         assert options.get("tooltip"), input_name
         of_custom_size = "aspect_ratio" in inputs and input_name in ("width", "height")
-        assert bool(options.get("advanced")) == (input_name in ADVANCED or of_custom_size), input_name
+        # A video has many tasks always, an image rarely.
+        of_rare_tiles = "tile" in inputs and input_name == "max_tasks"
+        is_advanced = input_name in ADVANCED or of_custom_size or of_rare_tiles
+        assert bool(options.get("advanced")) == is_advanced, input_name
         if input_type in ("INT", "FLOAT"):
             assert options["min"] <= options["default"] <= options["max"], input_name
         if input_type == "COMBO":

@@ -1,0 +1,73 @@
+"""Large images in tiles by XaloraUpscaleImage in a real ComfyUI, against the devnet."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from graphs import doubled, dump, fresh_seed, image, node, noise, told
+from harness import ComfyUI, SessionDevnet
+
+SIZE = {"width": 900, "height": 600}
+TILES = 6
+
+
+def graph(seed: int, *, batch: int = 1, **inputs: Any) -> dict[str, Any]:
+    return {
+        "1": image(seed, batch=batch, **SIZE),
+        "2": node("XaloraUpscaleImage", image=["1", 0], **{"tile": "512", **inputs}),
+        "3": dump(["2", 0]),
+    }
+
+
+def test_a_batch_of_large_images_is_the_tiles_of_each(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    record = comfyui.run(graph(seed, batch=2))
+    assert record.status == "success"
+    expected = np.stack([doubled(one) for one in noise(seed, batch=2, **SIZE)])
+    np.testing.assert_allclose(record.array("3"), expected, atol=1 / 255)
+    assert devnet.new_stats()["creates"] == 2 * TILES
+    assert record.progress_of("2")[-1] == (2 * TILES, 2 * TILES)
+    lines = [text.text for text in record.texts_of("2")]
+    assert re.match(rf"1800 x 1200, {2 * TILES} in .* by xalora", lines[-1]), lines
+
+
+def test_an_image_that_a_request_takes_is_one_task(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    assert comfyui.run(graph(fresh_seed(), tile="auto")).status == "success"
+    assert comfyui.run(graph(fresh_seed(), tile="never")).status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_above_the_limit_nothing_is_sent(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    record = comfyui.run(graph(fresh_seed(), max_tasks=TILES - 1))
+    assert record.status == "error"
+    assert f"needs {TILES} tasks" in record.error["exception_message"], record.error["exception_message"]
+    assert devnet.new_stats()["creates"] == 0
+
+
+def test_a_new_run_sends_only_the_tile_that_is_missing(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    # The second tile fails, is sent again after the others, and then once more.
+    devnet.add_fault(f"miner:failed:n=2,{TILES + 1},{TILES + 2}")
+    record = comfyui.run(graph(seed, max_in_flight=1, fallback="never"))
+    assert "tile" in told(comfyui, record)
+    before = devnet.new_stats()["tasks"]["finished"]
+    assert before == TILES - 1
+    record = comfyui.run(graph(seed, max_in_flight=1, fallback="never"))
+    assert record.status == "success"
+    assert devnet.new_stats()["tasks"]["finished"] == TILES
+    np.testing.assert_allclose(record.array("3")[0], doubled(noise(seed, **SIZE)[0]), atol=1 / 255)
+
+
+def test_this_machine_makes_all_or_none(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    here = comfyui.run(graph(seed, fallback="local_only", local_model="LANCZOS"))
+    assert here.status == "success" and here.array("3").shape == (1, 1200, 1800, 3)
+    assert devnet.new_stats()["creates"] == 0
+    devnet.add_fault(f"miner:failed:n=2,{TILES + 1},{TILES + 2}")
+    options = {"fallback": "on_any_failure", "local_model": "LANCZOS", "max_in_flight": 1}
+    record = comfyui.run(graph(fresh_seed(), **options))
+    assert record.status == "error"
+    message = record.error["exception_message"]
+    assert "Not all tiles were made." in message and "kept and not paid again" in message
