@@ -316,7 +316,14 @@ def _from_pillow(image: Image.Image) -> _Opened:
 
 def _in_8_bits(pixels: Pixels) -> _Opened:
     sent = as_sent(pixels)
-    whole = sent.rows(0, sent.height)
+    if is_as_sent(pixels):
+        whole = sent.rows(0, sent.height)
+    else:
+        # Some rows at a time: 16 bits are rounded in 32.
+        whole = np.empty((sent.height, sent.width, sent.channels), np.uint8)
+        for start in range(0, sent.height, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, sent.height)
+            whole[start:stop] = sent.rows(start, stop)
     sent = replace(sent, rows=lambda start, stop: whole[start:stop])  # converted once
     return _Opened(sent, MediaKind.PNG, lambda: encode_png(whole))
 

@@ -93,7 +93,8 @@ class InlineDelivery:
             f"The input image takes {_megabytes(len(image.data))} MB as {image.kind.name}, more than the "
             f"{_megabytes(self.limit_bytes)} MB that are sent inside a request",
             next_step=f"{smaller}Set XALORA_STORE_URL to an S3-compatible store of your own "
-            "(pip install xalora[s3]), or raise XALORA_INLINE_LIMIT.",
+            "(pip install xalora[s3]), raise XALORA_INLINE_LIMIT, or have it upscaled in tiles "
+            "(client.upscale_image, xalora upscale).",
         )
 
 
