@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -32,6 +33,12 @@ PICTURES = frozenset(
 
 CLIPS = frozenset({*CLIP_CONTAINERS, ".webm"})
 """Suffixes of clips."""
+
+NAME_BYTES = 255
+"""The longest name of a file on common file systems."""
+
+_BASE_BYTES = 225
+"""The longest name of an input in that of its result; leaves room for mark, numbers and suffix."""
 
 _RESULT_STEM = re.compile(rf"({re.escape(MARK)}|{re.escape(LOCAL_MARK)})(-\d+)?$")
 
@@ -168,14 +175,15 @@ class Destination:
 
     def taken(self) -> list[Path]:
         """The candidates that exist."""
-        return [path for path in self.candidates() if path.exists()]
+        return [path for path in self.candidates() if os.path.lexists(path)]
 
     def made_here(self) -> Destination:
         """The destination of a result that this machine made because the network could not."""
         if self.is_stream:
             return self
         if self.exact:
-            return replace(self, path=self.path.with_name(f"{self.path.stem}{LOCAL_MARK}{self.path.suffix}"))
+            name = fitting(self.path.stem, f"{LOCAL_MARK}{self.path.suffix}")
+            return replace(self, path=self.path.with_name(name))
         return replace(self, path=self.path.with_name(self.path.name.removesuffix(MARK) + LOCAL_MARK))
 
     def file(self, suffix: str, number: int, total: int) -> Path:
@@ -183,8 +191,17 @@ class Destination:
         base = self.path
         if self.exact:
             base, suffix = base.with_suffix(""), base.suffix
-        name = base.name if total == 1 else f"{base.name}-{number + 1}"
-        return base.with_name(name + suffix)
+        return base.with_name(fitting(base.name, suffix if total == 1 else f"-{number + 1}{suffix}"))
+
+
+def fitting(stem: str, tail: str, limit: int = NAME_BYTES) -> str:
+    """A file's name of at most ``limit`` bytes: ``stem``, shortened where need be and still distinct, and ``tail``."""
+    if len(os.fsencode(stem + tail)) <= limit:
+        return stem + tail
+    tail = f"~{hashlib.blake2b(os.fsencode(stem), digest_size=4).hexdigest()}{tail}"
+    while stem and len(os.fsencode(stem + tail)) > limit:
+        stem = stem[:-1]
+    return stem + tail
 
 
 def is_url(text: str) -> bool:
@@ -296,8 +313,9 @@ def _plan(
 ) -> list[Destination]:
     destinations: dict[str, Destination] = {}
     for base in bases:
+        name = fitting(base.name, "", _BASE_BYTES)
         for ordinal in ordinals():
-            place = Destination(base.with_name(f"{base.name}{ordinal}{MARK}"), encoding=encoding)
+            place = Destination(base.with_name(f"{name}{ordinal}{MARK}"), encoding=encoding)
             # Some file systems do not tell Photo from photo.
             if str(place.path).casefold() not in destinations and is_free(place):
                 destinations[str(place.path).casefold()] = place

@@ -48,7 +48,7 @@ def do_jobs(
         return print_plan(screen, settings, jobs, options, skipped=skipped)
     if jobs and options.asks_network(settings):
         settings.credentials()
-    check_destinations([job.destination for job in jobs], force=options.force)
+    check_destinations([job.destination for job in jobs if job.problem is None], force=options.force)
     started_at = time()
     to_stdout = any(job.destination.is_stream for job in jobs)
     with stdout_for_bytes() if to_stdout else nullcontext() as stdout, open_journal(settings) as journal:

@@ -100,7 +100,7 @@ def print_plan(
     Raises:
         OutputExistsError: A result would replace a file, and ``force`` is not set.
     """
-    check_free([job.destination for job in jobs], force=options.force)
+    check_free([job.destination for job in jobs if job.problem is None], force=options.force)
     with open_journal(settings) as journal:
         plans = asyncio.run(_plans(journal, settings, jobs, options))
     code = most_serious(exit_code_of(plan.error) for plan in plans if plan.error is not None)
@@ -154,7 +154,9 @@ async def _plans(
     asks_network = options.asks_network(settings)
     fingerprints: dict[str, str] = {}
     return [
-        await _plan(journal, settings, job, job.task, options, fingerprints)
+        Planned(job, "fail", error=job.problem)
+        if job.problem is not None
+        else await _plan(journal, settings, job, job.task, options, fingerprints)
         if asks_network and job.task is not None
         else Planned(job, "here")
         for job in jobs

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import typer
 
+from ..errors import NOTHING_CHARGED, InputImageError
 from ..text import counted
 from .destinations import PICTURES, STREAM, Destination, is_result, is_url, named
+from .formats import short_path
 from .screen import Screen
 
 
@@ -22,11 +26,13 @@ class Inputs:
         sources: Paths, URLs, or ``-``.
         below: For a file of a folder that was named, the folder below that in which it lies.
         folders: Folders that were named and not looked into.
+        unreadable: Inputs, and folders of inputs, that can't be looked at, and why; they are ``sources`` too.
     """
 
     sources: tuple[str, ...]
     below: Mapping[str, Path] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    unreadable: Mapping[str, InputImageError] = field(default_factory=dict)
 
     @property
     def is_one(self) -> bool:
@@ -46,20 +52,31 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
     below: dict[str, Path] = {}
     folders: list[str] = []
     found: list[str] = []
+    unreadable: dict[str, InputImageError] = {}
+
+    def note(error: OSError) -> None:
+        name = str(error.filename)
+        found.append(name)
+        unreadable[name] = InputImageError(
+            f"{short_path(Path(name))} can't be read: {error.strerror or error}",
+            money=NOTHING_CHARGED,
+            next_step="Check its permissions, or leave it out.",
+        )
+
     for name in names:
-        if is_url(name) or name == STREAM or Path(name).is_file():
+        kind = "file" if is_url(name) or name == STREAM else _kind(name, note)
+        if kind == "file":
             found.append(name)
-        elif not Path(name).is_dir():
+        elif kind == "nothing":
             raise typer.BadParameter(f"{name} does not exist", param_hint=called)
-        elif recursive:
-            for path in pictures_in(Path(name)):
-                found.append(str(path))
+        elif kind == "folder" and recursive:
+            for path in pictures_in(Path(name), note):
                 below[str(path)] = path.parent.relative_to(name)
-        else:
+                if _kind(str(path), note) != "unreadable":
+                    found.append(str(path))
+        elif kind == "folder":
             folders.append(name)
-    once = {
-        name if is_url(name) or name == STREAM else str(Path(name).resolve()): name for name in found[::-1]
-    }
+    once = {name if is_url(name) or name == STREAM else os.path.realpath(name): name for name in found[::-1]}
     sources = tuple(once.values())[::-1]
     if not sources and folders:
         is_or_are = "is a folder" if len(folders) == 1 else "are folders"
@@ -71,12 +88,31 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
         raise typer.BadParameter(
             f"{named([Path(name) for name in names])} has no pictures", param_hint=called
         )
-    return Inputs(sources, below, tuple(folders))
+    return Inputs(sources, below, tuple(folders), unreadable)
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and in all folders below it, by their suffixes; hidden ones are left out."""
-    for place, folders, files in os.walk(folder):
+def _kind(name: str, note: Callable[[OSError], None]) -> Literal["file", "folder", "nothing", "unreadable"]:
+    """What a path leads to; ``note`` is told why it can't be looked at."""
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116  # Path.stat would drop a final slash
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not os.path.lexists(name):
+            return "nothing"
+        note(error)
+    except OSError as error:
+        note(error)
+    else:
+        return "folder" if stat.S_ISDIR(mode) else "file"
+    return "unreadable"
+
+
+def pictures_in(folder: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
+    """The pictures in a folder and in all folders below it, by their suffixes; hidden ones are left out.
+
+    Args:
+        note: Is told of each folder that can't be looked into.
+    """
+    for place, folders, files in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in PICTURES:
@@ -106,7 +142,7 @@ def without_done(
         )
     if force:
         return fresh
-    existing = [planned[source].taken() for source in fresh]
+    existing = [[] if source in inputs.unreadable else planned[source].taken() for source in fresh]
     if any(existing):
         screen.note(
             f"Skipped: {counted(sum(map(bool, existing)), 'image')} whose result exists already "

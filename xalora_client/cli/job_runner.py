@@ -46,7 +46,7 @@ class Job:
 
     ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one, ``data``
     the bytes of that on standard input. ``task`` is what is run, where it is known. ``tiles`` says how an
-    image is cut that no request takes, None where none is.
+    image is cut that no request takes, None where none is. ``problem``: why nothing can be done about it.
     """
 
     label: str
@@ -56,6 +56,7 @@ class Job:
     data: bytes | None = field(default=None, repr=False)
     task: WorkflowTask | None = field(default=None, repr=False)
     tiles: TileChoices | None = None
+    problem: XaloraError | None = None
 
     @property
     def source_name(self) -> str | None:
@@ -196,6 +197,8 @@ class JobRunner:
             report.started = True
             display.start(key, report.job.label)
             try:
+                if report.job.problem is not None:
+                    raise report.job.problem
                 report.result = await report.job.run(client, on_event)
                 await self._deliver(client, report, report.result)
             except XaloraError as error:

@@ -16,7 +16,7 @@ from ..files import draft_of
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
 from ..media.picture_formats import PictureEncoding, PictureFormat
-from .destinations import Destination, named, ordinals
+from .destinations import Destination, fitting, named, ordinals
 from .formats import short_path
 
 
@@ -37,8 +37,8 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
     """
     destinations = list(destinations)
     check_free(destinations, force=force)
-    files = [each for each in destinations if not each.is_stream]
-    for folder in dict.fromkeys(each.path.parent for each in files):
+    for each in {each.path.parent: each for each in destinations if not each.is_stream}.values():
+        folder = each.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,10 +46,19 @@ def check_destinations(destinations: Iterable[Destination], *, force: bool) -> N
                 f"The folder {short_path(folder)} can't be created: {error.strerror or error}",
                 next_step="Use -o to write elsewhere.",
             ) from None
-        if not os.access(folder, os.W_OK):
+        try:
+            # What a folder's permissions say is not the whole truth: a disk may be full, or read-only.
+            with draft_of(each.path) as draft:
+                draft.write_bytes(b"\0")
+            if each.exact:
+                with suppress(FileNotFoundError):
+                    each.path.lstat()
+        except OSError as error:
             raise ConfigurationError(
-                f"The folder {short_path(folder)} can't be written to", next_step="Use -o to write elsewhere."
-            )
+                f"{'' if each.exact else 'The folder '}{short_path(each.path if each.exact else folder)} "
+                f"can't be written to: {error.strerror or error}",
+                next_step="Use -o to write elsewhere.",
+            ) from None
 
 
 def check_free(destinations: Sequence[Destination], *, force: bool) -> None:
@@ -215,7 +224,7 @@ def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
 def _reserve(wanted: Path) -> Path:
     """Create an empty file under the first free name, so that no other program takes it."""
     for ordinal in ordinals():
-        path = wanted.with_name(f"{wanted.stem}{ordinal}{wanted.suffix}")
+        path = wanted.with_name(fitting(wanted.stem, f"{ordinal}{wanted.suffix}"))
         with suppress(FileExistsError):
             path.open("xb").close()
             return path

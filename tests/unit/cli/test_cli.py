@@ -182,6 +182,29 @@ def test_a_result_keeps_the_suffix_where_another_picture_has_the_same_name() -> 
     assert place.made_here().path == Path("1.jpg.local")
 
 
+@pytest.mark.parametrize("character", ["a", "ä", "漢", "🦊"])
+def test_long_names_are_shortened_at_a_character_and_stay_distinct(character: str) -> None:
+    size = len(character.encode())
+    stem = character * (250 // size)
+    inputs = [f"{stem}.jpg", f"{stem[:-2]}b.jpg", f"{stem[:-1]}.png"]
+    for name in inputs:
+        Path(name).touch()
+    places = plan_for_inputs(inputs, Output())
+    alone = [plan_for_inputs([name], Output())[0] for name in inputs]
+    assert places == alone and len({place.path for place in places}) == 3
+    for place in (*places, *(place.made_here() for place in places)):
+        assert place.taken() == []
+        for total in (1, 12):
+            path = place.file(".webp", 11, total)
+            assert len(path.name.encode()) <= 255 and path.name.startswith(character * (200 // size))
+            source = kept(PNG)
+            assert write_result([source], Destination(path, exact=True), force=False).files == (path,)
+            assert write_result([source], Destination(path, exact=True), force=False).files[0] != path
+    exact = Destination(Path(f"{character * (251 // size)}.png"), exact=True)
+    check_destinations([exact], force=False)
+    assert len(exact.made_here().path.name.encode()) <= 255
+
+
 PNG_FORMAT, JPG_FORMAT = PictureEncoding(PictureFormat.PNG), PictureEncoding(PictureFormat.JPG)
 
 
@@ -310,6 +333,16 @@ def test_folders_are_created_before_a_task_is_paid_for() -> None:
         check_destinations([Destination(Path("file/photo.xalora"))], force=False)
     with pytest.raises(errors.ConfigurationError, match="is a folder"):
         check_destinations([Destination(Path("made"), exact=True)], force=True)
+
+
+@pytest.mark.parametrize("name", ["a" * 256 + ".png", "/proc/x.png", "/proc/self/photo.xalora"])
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that nobody can write to")
+def test_a_place_that_takes_no_file_is_found_beforehand(name: str) -> None:
+    for exact in (True, False) if name.startswith("/") else (True,):
+        with pytest.raises(errors.ConfigurationError, match="can't be written to: "):
+            check_destinations([Destination(Path(name), exact=exact)], force=False)
+    check_destinations([Destination(Path("photo.xalora"))], force=False)
+    assert list(Path().glob(".*")) == list(Path().glob("photo*")) == []
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="this user may write anywhere")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,46 @@ def test_a_picture_that_comes_beside_one_of_the_same_name_is_upscaled_too(
     assert devnet.stats()["creates"] == 2
     assert cli.json("upscale", "-r", "in")["results"] == []
     assert cli.json("upscale", "in/img.bmp", code=2)["error"]["type"] == "OutputExistsError"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other limits and links")
+def test_one_input_that_can_not_be_looked_at_does_not_end_the_others(
+    cli: Cli, tmp_path: Path, devnet: DevnetThread
+) -> None:
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    draw(tmp_path / "in" / "1.png", 1)
+    draw(tmp_path / "in" / ("ä" * 123 + ".png"), 2)
+    # A link to itself can't be looked at, not even by root; nor can a folder that only root may see.
+    (tmp_path / "in" / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nowhere.jpg")
+    draw(tmp_path / "in" / "below" / "2.png", 3)
+    (tmp_path / "in" / "below").chmod(0)
+    told = cli("upscale", "-r", "in", "-n")
+    assert told.returncode == 2
+    document = cli.json("upscale", "-r", "in", code=2)
+    (tmp_path / "in" / "below").chmod(0o700)
+    status = {Path(result["input"]).name: result["status"] for result in document["results"]}
+    broken = {"loop.jpg", "gone.jpg", "below"} - set(status if os.geteuid() else ["below"])
+    failed = {name for name, each in status.items() if each == "failed"}
+    assert failed == {"loop.jpg", "gone.jpg"} | ({"below"} if os.geteuid() else set()), broken
+    assert status["1.png"] == status["ä" * 123 + ".png"] == "done"
+    errors = [result["error"]["message"] for result in document["results"] if result["error"]]
+    assert all("can't be read: " in message for message in errors), errors
+    assert {path.stat().st_size > 0 for path in (tmp_path / "in").glob("*.xalora.png")} == {True}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a folder that nobody can write to")
+def test_a_place_that_takes_no_file_costs_nothing(
+    cli: Cli, photo: Path, tmp_path: Path, devnet: DevnetThread
+) -> None:
+    for arguments in (
+        ["upscale", photo],
+        ["txt2img", "a fox", "--lora", "x"],
+        ["run", "lanczos-upscale", photo],
+    ):
+        done = cli(*arguments, "-o", "/proc/x.png")
+        assert (done.returncode, devnet.stats()["creates"]) == (3, 0)
+        assert "/proc/x.png can't be written to: " in done.stderr
 
 
 def test_a_subfolder_among_files_is_skipped_with_a_word(cli: Cli, photo: Path, tmp_path: Path) -> None:

@@ -147,11 +147,11 @@ def upscale(
     def job(source: str) -> Job:
         image = data if source == STREAM else source
         task = UpscalerTask(image=image, timeout_seconds=options.network_timeout)
-        label, place = _short_name(source), planned[source]
+        label, place, problem = _short_name(source), planned[source], inputs.unreadable.get(source)
         call = options.call(task)
         if not is_url(source):
             call = call_in_tiles(call, image, label, place, options, tiles, screen)
-        return Job(label, call, place, source, data, task, None if is_url(source) else tiles)
+        return Job(label, call, place, source, data, task, None if is_url(source) else tiles, problem)
 
     return do_jobs(
         screen,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...config import Settings, load_settings
+from ...errors import XaloraError
 from ..command import command
 from ..destinations import STREAM, plan_for_inputs, plan_for_names
 from ..do_jobs import do_jobs
@@ -109,6 +110,7 @@ def _run_on_images(
             planned[source],
             source,
             data,
+            inputs.unreadable.get(source),
         )
         for source in wanted
     ]
@@ -123,12 +125,13 @@ def _job(
     place: Destination,
     source: str | None,
     data: bytes | None,
+    problem: XaloraError | None = None,
 ) -> Job:
     from ...workflows.task import DefinedWorkflowTask
 
     task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
     label = task.describe() if source is None else f"{definition.name} {Path(source).name}"
-    return Job(label, options.call(task), place, source, data, task)
+    return Job(label, options.call(task), place, source, data, task, problem=problem)
 
 
 def chosen(
