@@ -44,7 +44,14 @@ _RESULT_STEM = re.compile(rf"({re.escape(MARK)}|{re.escape(LOCAL_MARK)})(-\d+)?$
 
 SUFFIXES = tuple(dict.fromkeys([*(kind.suffix for kind in MediaKind), PictureFormat.AVIF.suffix]))
 
-_NEVER_WRITTEN = frozenset({".bmp", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".exr"})
+PICTURE_SUFFIXES = (*(each.suffix for each in PictureFormat), ".jpeg", ".tiff")
+"""What the name of a picture's file may end in."""
+
+VIDEO_SUFFIXES = (MediaKind.MP4.suffix, MediaKind.WEBP.suffix)
+"""The same of a video from a prompt or a workflow."""
+
+ANY_SUFFIX = (*PICTURE_SUFFIXES, MediaKind.MP4.suffix)
+"""The same of a result that may be either."""
 
 
 class OutputNameError(ConfigurationError):
@@ -60,11 +67,13 @@ class Output:
             standard output, anything else a file. A leading ``~`` is the home folder.
         format: The format of ``--format``; default: that of the suffix of ``path``, else as results come.
         quality: Of ``--quality``, 1 to 100.
+        suffixes: What a file's name may end in; it may have no suffix too.
     """
 
     path: str | None = None
     format: PictureFormat | None = None
     quality: int | None = None
+    suffixes: Sequence[str] = ANY_SUFFIX
 
     @property
     def is_stream(self) -> bool:
@@ -99,10 +108,11 @@ class Output:
             OutputNameError: The options contradict each other.
         """
         suffix = Path(self.path or "").suffix.lower() if self.is_file and not self.is_stream else ""
-        if suffix in _NEVER_WRITTEN:
+        if suffix and suffix not in self.suffixes:
+            *others, last = self.suffixes
             raise OutputNameError(
                 f"-o {self.path} names a format that is not written here",
-                next_step="Take .png, .jpg, .webp, .avif or .tif.",
+                next_step=f"Take {', '.join(others)} or {last}.",
             )
         named = PictureFormat.of_suffix(suffix)
         if named is not None and self.format not in (None, named):
@@ -195,7 +205,7 @@ class Destination:
 
 
 def fitting(stem: str, tail: str, limit: int = NAME_BYTES) -> str:
-    """A file's name of at most ``limit`` bytes: ``stem``, shortened where need be and still distinct, and ``tail``."""
+    """A name of at most ``limit`` bytes: ``stem`` and ``tail``; a long ``stem`` is cut and stays distinct."""
     if len(os.fsencode(stem + tail)) <= limit:
         return stem + tail
     tail = f"~{hashlib.blake2b(os.fsencode(stem), digest_size=4).hexdigest()}{tail}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -73,9 +73,14 @@ class PictureOptions:
         typer.Option(metavar="N", min=1, max=100, help="Quality of JPG, WebP and AVIF.", show_default=False),
     ] = None
 
-    def output(self, path: str | None) -> OutputChoice:
-        """Where results go, and in which format."""
-        return OutputChoice(path, None if self.format is None else PictureFormat(self.format), self.quality)
+    def output(self, path: str | None, suffixes: Sequence[str]) -> OutputChoice:
+        """Where results go, and in which format.
+
+        Args:
+            suffixes: What the name of a result's file may end in.
+        """
+        chosen = None if self.format is None else PictureFormat(self.format)
+        return OutputChoice(path, chosen, self.quality, suffixes)
 
 
 @dataclass(frozen=True, kw_only=True)

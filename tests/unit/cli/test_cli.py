@@ -14,7 +14,9 @@ import pytest
 from xalora_client import errors
 from xalora_client.cli.app import app
 from xalora_client.cli.destinations import (
+    PICTURE_SUFFIXES,
     SUFFIXES,
+    VIDEO_SUFFIXES,
     Destination,
     Output,
     OutputNameError,
@@ -269,6 +271,10 @@ def test_the_format_is_that_of_the_option_or_of_the_suffix(
     ("output", "words"),
     [
         (Output("big.bmp"), "not written here"),
+        (Output("big.gif"), r"not written here.*Take \.png, .*\.mp4"),
+        (Output("big.PDF"), "not written here"),
+        (Output("big.mp4", suffixes=PICTURE_SUFFIXES), "not written here"),
+        (Output("big.png", suffixes=VIDEO_SUFFIXES), r"Take \.mp4 or \.webp"),
         (Output("big.png", PictureFormat.JPG), "two formats"),
         (Output(quality=80), "--quality is that of"),
         (Output("big.png", quality=80), "--quality is that of"),

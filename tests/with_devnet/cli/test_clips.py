@@ -163,6 +163,7 @@ def test_a_frame_that_fails_for_good_is_named(tmp_path: Path) -> None:
         (("photo.png",), "in commands of their own"),
         (("--format", "jpg"), "are for pictures"),
         (("-o", "-"), "not to standard output"),
+        (("-o", "big.gif"), "Take .mp4, .m4v, .mov or .mkv"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...config import load_settings
+from ...media.media_types import CLIP_CONTAINERS
 from ..clips import ClipChoices, clips_among, do_clips, plan_for_clips
 from ..command import command
-from ..destinations import STREAM, is_url, plan_for_inputs, plan_for_names
+from ..destinations import (
+    PICTURE_SUFFIXES,
+    STREAM,
+    VIDEO_SUFFIXES,
+    Output,
+    is_url,
+    plan_for_inputs,
+    plan_for_names,
+)
 from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
 from ..image_arguments import Inputs, existing_inputs, without_done
@@ -138,7 +147,9 @@ def upscale(
     if same_engine:
         raise typer.BadParameter("--same-engine is for clips")
     tiles = TileChoices(tile=_tiling(tile), max_tasks=max_tasks, max_in_flight=max_in_flight)
-    places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
+    places = plan_for_inputs(
+        inputs.sources, pictures.output(options.output, PICTURE_SUFFIXES), below=inputs.below
+    )
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
     chosen = without_done(screen, inputs, planned, force=options.force)
@@ -179,7 +190,8 @@ def _upscale_clips(
         raise typer.BadParameter("name clips and pictures in commands of their own", param_hint="FILES")
     if pictures.format is not None or pictures.quality is not None:
         raise typer.BadParameter("--format and --quality are for pictures")
-    planned = dict(zip(clips, plan_for_clips(clips, pictures.output(options.output)), strict=True))
+    output = pictures.output(options.output, tuple(CLIP_CONTAINERS))
+    planned = dict(zip(clips, plan_for_clips(clips, output), strict=True))
     screen = options.screen()
     chosen = without_done(screen, inputs, planned, force=options.force)
     return do_clips(
@@ -205,7 +217,7 @@ def txt2vid(
 
     prompt = read_prompt() if prompt == STREAM else prompt
     task = Text2VideoTask(prompt=prompt, timeout_seconds=options.network_timeout, **vars(video))
-    return _run_prompt(prompt, task, options, PictureOptions())
+    return _run_prompt(prompt, task, options, PictureOptions().output(options.output, VIDEO_SUFFIXES))
 
 
 @command
@@ -222,11 +234,11 @@ def txt2img(
 
     prompt = read_prompt() if prompt == STREAM else prompt
     task = FluxLoraTask(prompt=prompt, timeout_seconds=options.network_timeout, **vars(image))
-    return _run_prompt(prompt, task, options, pictures)
+    return _run_prompt(prompt, task, options, pictures.output(options.output, PICTURE_SUFFIXES))
 
 
-def _run_prompt(prompt: str, task: WorkflowTask, options: RunOptions, pictures: PictureOptions) -> ExitCode:
-    (place,) = plan_for_names([prompt], pictures.output(options.output))
+def _run_prompt(prompt: str, task: WorkflowTask, options: RunOptions, output: Output) -> ExitCode:
+    (place,) = plan_for_names([prompt], output)
     job = Job(prompt, options.call(task), place, task=task)
     return do_jobs(options.screen([place]), load_settings().settings, [job], options)
 

@@ -14,7 +14,7 @@ from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
 from ...journal import Journal, Record, TaskState
 from ..command import command, with_client
-from ..destinations import InputNames, plan_for_results
+from ..destinations import ANY_SUFFIX, InputNames, plan_for_results
 from ..do_jobs import document_of
 from ..exit_codes import ExitCode, most_serious
 from ..formats import slug
@@ -48,7 +48,7 @@ def resume(
     """
     if as_json and as_lines:
         raise typer.BadParameter("--json and --jsonl exclude each other")
-    choice = pictures.output(output)
+    choice = pictures.output(output, ANY_SUFFIX)
     if choice.is_stream:
         check_stdout(document=as_json or as_lines)
     screen = Screen(json=as_json, lines=as_lines, stream=choice.is_stream)

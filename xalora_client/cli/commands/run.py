@@ -11,7 +11,7 @@ import typer
 from ...config import Settings, load_settings
 from ...errors import XaloraError
 from ..command import command
-from ..destinations import STREAM, plan_for_inputs, plan_for_names
+from ..destinations import PICTURE_SUFFIXES, STREAM, VIDEO_SUFFIXES, plan_for_inputs, plan_for_names
 from ..do_jobs import do_jobs
 from ..exit_codes import ExitCode
 from ..image_arguments import existing_inputs, without_done
@@ -70,7 +70,7 @@ def run(
         return _run_on_images(settings, definition, values, images, recursive, options, pictures)
     data = None
     given = [values[each.name] for each in definition.image_parameters if each.name in values]
-    output = pictures.output(options.output)
+    output = pictures.output(options.output, _suffixes(definition))
     if given:
         (place,) = plan_for_inputs(given[:1], output)
     else:
@@ -97,7 +97,8 @@ def _run_on_images(
         have = f"takes {', '.join(free)}; give all but one by -p" if free else "takes no further image"
         raise typer.BadParameter(f"{definition.name} {have}", param_hint="IMAGES")
     inputs = existing_inputs(images, "IMAGES", recursive=recursive)
-    places = plan_for_inputs(inputs.sources, pictures.output(options.output), below=inputs.below)
+    output = pictures.output(options.output, _suffixes(definition))
+    places = plan_for_inputs(inputs.sources, output, below=inputs.below)
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
     wanted = without_done(screen, inputs, planned, force=options.force)
@@ -116,6 +117,11 @@ def _run_on_images(
     ]
     skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in wanted]
     return do_jobs(screen, settings, jobs, options, skipped=skipped)
+
+
+def _suffixes(definition: WorkflowDefinition) -> Sequence[str]:
+    """What the name of its result's file may end in."""
+    return VIDEO_SUFFIXES if definition.output_kind == "video" else PICTURE_SUFFIXES
 
 
 def _job(
