@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.exceptions
 
+from .._version import __version__
 from ..workflows.catalog import WorkflowCatalog
 from .machine import RESOURCE
 from .ray_node import NAMESPACE
@@ -162,7 +163,7 @@ class Dispatcher:
             return
         if slot.actor is None:
             slot.actor = await asyncio.to_thread(_actor, slot)
-        answer = slot.actor.describe.remote(tuple(self._catalog()))
+        answer = slot.actor.describe.remote(tuple(self._catalog()), __version__)
         offer = await asyncio.wait_for(_result(answer), _PATIENCE)
         if slot.name not in self._workforce.offers:
             logger.info("%s runs %s", offer.miner_id, ", ".join(sorted(offer.workflows)) or "nothing")

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 
+from .._version import __version__
 from ..engines.base import LocalEngine
 from ..errors import EngineError, XaloraError
 from ..serving.inputs import fetch_input
@@ -81,9 +82,16 @@ class Worker:
             )
         self._engine: LocalEngine | None = None
 
-    async def describe(self, definitions: Sequence[WorkflowDefinition]) -> Offer:
-        """Which of these definitions it can run now; starts its ComfyUI where that is needed."""
+    async def describe(self, definitions: Sequence[WorkflowDefinition], release: str) -> Offer:
+        """Which of these definitions it can run now; starts its ComfyUI where that is needed.
+
+        Args:
+            definitions: Those of the head.
+            release: Of this package on the head; with another one a worker runs nothing.
+        """
         try:
+            if release != __version__:
+                raise EngineError(f"xalora {__version__} is installed there, and {release} on the head")
             lacking = await self._lacking(definitions)
         except XaloraError as problem:
             lacking = dict.fromkeys((each.name for each in definitions), problem.what)
@@ -100,23 +108,30 @@ class Worker:
         if self._current is not None:
             # A run whose head is gone: nobody waits for it.
             self._current.cancel()
-        self._current = asyncio.current_task()
-        async with self._lock:
+        self._current = own = asyncio.current_task()
+        try:
+            async with self._lock:
+                return await self._outcome(definition, details)
+        finally:
+            if self._current is own:
+                self._current = None
+
+    async def _outcome(self, definition: WorkflowDefinition, details: bytes) -> Outcome:
+        began = time.monotonic()
+        try:
+            parameters = json.loads(details)["parameters"]
+            images = await self._images(definition, parameters)
+            await self._ready_comfyui()
             began = time.monotonic()
-            try:
-                parameters = json.loads(details)["parameters"]
-                images = await self._images(definition, parameters)
-                await self._ready_comfyui()
-                began = time.monotonic()
-                return Outcome(await self._files(definition, parameters, images), time.monotonic() - began)
-            except XaloraError as problem:
-                is_gone = self._comfyui is not None and not self._comfyui.is_alive
-                why = "its ComfyUI ended" if is_gone else problem.what
-                return Outcome(error=why, lost=is_gone, seconds=time.monotonic() - began)
-            except Exception as problem:
-                logger.exception("the engine failed")
-                name = f"{type(problem).__name__}: {problem}"
-                return Outcome(error=f"The engine failed: {name}", seconds=time.monotonic() - began)
+            return Outcome(await self._files(definition, parameters, images), time.monotonic() - began)
+        except XaloraError as problem:
+            is_gone = self._comfyui is not None and not self._comfyui.is_alive
+            why = "its ComfyUI ended" if is_gone else problem.what
+            return Outcome(error=why, lost=is_gone, seconds=time.monotonic() - began)
+        except Exception as problem:
+            logger.exception("the engine failed")
+            name = f"{type(problem).__name__}: {problem}"
+            return Outcome(error=f"The engine failed: {name}", seconds=time.monotonic() - began)
 
     async def _images(
         self, definition: WorkflowDefinition, parameters: Mapping[str, Any]
