@@ -231,7 +231,11 @@ def named(paths: Sequence[PurePath]) -> str:
 
 
 def plan_for_inputs(
-    inputs: Sequence[str], output: Output, *, below: Mapping[str, Path] | None = None
+    inputs: Sequence[str],
+    output: Output,
+    *,
+    below: Mapping[str, Path] | None = None,
+    workflow: str | None = None,
 ) -> list[Destination]:
     """A destination for each input: beside it, or at ``output``.
 
@@ -239,6 +243,7 @@ def plan_for_inputs(
         inputs: Paths or URLs, or ``-``. Results of URLs go into the working directory, and that of ``-`` to
             standard output.
         below: For inputs of a folder, the folder below it in which they lie; kept below ``output``.
+        workflow: The name of the workflow that makes the results, for their names.
 
     Raises:
         OutputNameError: The options contradict each other or the number of inputs.
@@ -250,6 +255,8 @@ def plan_for_inputs(
         return [output.file(encoding)]
     names = InputNames()
     bases = [_base(source, output.folder, (below or {}).get(source), names) for source in inputs]
+    if workflow is not None:
+        bases = [of_workflow(base, workflow) for base in bases]
     streams = {source: Output(STREAM).file(encoding) for source in inputs if source == STREAM}
     planned = _plan(bases, encoding, lambda _: True)
     if not output.folder:
@@ -278,6 +285,11 @@ def plan_for_results(bases: Sequence[Path], output: Output) -> list[Destination]
         return [output.file(encoding)]
     places = [base if output.folder is None else output.folder / base.name for base in bases]
     return _plan(places, encoding, lambda place: not place.taken())
+
+
+def of_workflow(base: Path, workflow: str) -> Path:
+    """The path of a workflow's result, without mark and suffix: ``photo.sharpen`` of ``photo``."""
+    return base.with_name(f"{base.name}.{workflow}")
 
 
 class InputNames:

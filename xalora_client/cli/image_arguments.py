@@ -146,7 +146,7 @@ def without_done(
     if any(existing):
         screen.note(
             f"Skipped: {counted(sum(map(bool, existing)), 'image')} whose result exists already "
-            f"({named([path for paths in existing for path in paths])}). --force replaces these files, "
-            "-o writes elsewhere."
+            f"({named([path for paths in existing for path in paths])}). For other options too "
+            "--force replaces these files, another -o writes elsewhere."
         )
     return [source for source, paths in zip(fresh, existing, strict=True) if not paths]

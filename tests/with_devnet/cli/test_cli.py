@@ -294,7 +294,7 @@ def test_a_workflow_runs_by_its_name(cli: Cli, tmp_path: Path) -> None:
 def test_a_workflow_with_an_image_writes_beside_it(cli: Cli, photo: Path, tmp_path: Path) -> None:
     done = cli("run", "lanczos-upscale", "-p", f"image={photo}", "--engine", "pillow")
     assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "photo.xalora.png") as image:
+    with Image.open(tmp_path / "photo.lanczos-upscale.xalora.png") as image:
         assert image.size == (80, 48)
 
 

@@ -308,7 +308,13 @@ def test_a_workflow_runs_on_each_image(cli: Cli, photo: Path, tmp_path: Path, de
     other = draw(tmp_path / "other.png", 2)
     document = cli.json("run", "lanczos-upscale", photo, other, "-o", "made/")
     assert [result["input"] for result in document["results"]] == [str(photo), str(other)]
-    assert names(tmp_path / "made") == {"photo.xalora.png", "other.xalora.png"}
+    made = {"photo.lanczos-upscale.xalora.png", "other.lanczos-upscale.xalora.png"}
+    assert names(tmp_path / "made") == made
+    # Neither upscaling nor another workflow takes them for its own results.
+    upscaled = cli.json("upscale", photo, other, "-o", "made/")
+    assert len(upscaled["results"]) == 2 and upscaled["skipped"] == []
+    again = cli("run", "lanczos-upscale", photo, other, "-o", "made/")
+    assert "For other options too --force replaces these files, another -o writes elsewhere." in again.stderr
     sent = devnet.stats()["creates"]
     surplus = cli("run", "lanczos-upscale", photo, "-p", f"image={other}")
     assert surplus.returncode == 2 and "takes no further image" in surplus.stderr
@@ -443,6 +449,14 @@ def test_resumed_results_go_beside_their_inputs(tmp_path: Path) -> None:
         str(pictures / "one.jpg"),
         str(pictures / "two.png"),
     ]
+
+
+def test_a_resumed_result_of_a_workflow_is_named_after_it(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=10) as devnet:
+        cli = Cli(tmp_path, devnet)
+        assert cli("run", "lanczos-upscale", photo, "--timeout", "4").returncode == 5
+        (result,) = cli.json("resume", "--all")["results"]
+    assert [Path(file).name for file in result["files"]] == ["photo.lanczos-upscale.xalora.png"]
 
 
 def test_a_resumed_result_whose_folder_is_gone_goes_to_the_working_directory(tmp_path: Path) -> None:

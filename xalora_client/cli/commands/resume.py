@@ -14,7 +14,7 @@ from ...config import load_settings
 from ...errors import AmbiguousCreateError, XaloraError
 from ...journal import Journal, Record, TaskState
 from ..command import command, with_client
-from ..destinations import ANY_SUFFIX, InputNames, plan_for_results
+from ..destinations import ANY_SUFFIX, InputNames, of_workflow, plan_for_results
 from ..do_jobs import document_of
 from ..exit_codes import ExitCode, most_serious
 from ..formats import slug
@@ -24,9 +24,14 @@ from ..outputs import check_destinations
 from ..screen import Screen
 from ..standard_streams import check_stdout, stdout_for_bytes
 from ..task_lookup import Ids, chosen_records, left_to_its_command, own_key_task
+from ..workflow_lookup import catalog_of
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask
+    from ...workflows import WorkflowCatalog
+
+_UPSCALE = "upscale "
+"""What the label of an upscaler's task begins with."""
 
 
 @command
@@ -65,7 +70,8 @@ def resume(
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
         own = [own_key_task(record, settings) for _, record in ready]
         names = InputNames()
-        bases = [_base(task_id, record, names) for task_id, record in ready]
+        catalog = catalog_of(settings)
+        bases = [_base(task_id, record, names, catalog) for task_id, record in ready]
         destinations = plan_for_results(bases, choice)
         check_destinations(destinations, force=force)
         wait = settings.wait_timeout if timeout is None else timeout
@@ -131,7 +137,7 @@ def _reason_to_skip(screen: Screen, journal: Journal, record: Record | None) -> 
     return ExitCode.TASK_FAILED
 
 
-def _base(task_id: str, record: Record | None, names: InputNames) -> Path:
+def _base(task_id: str, record: Record | None, names: InputNames, catalog: WorkflowCatalog) -> Path:
     """The path of a resumed result, without mark and suffix.
 
     Beside its input, if that folder is there; else in the working directory, named after the input, the
@@ -139,11 +145,15 @@ def _base(task_id: str, record: Record | None, names: InputNames) -> Path:
     """
     if record is None:
         return Path(slug(task_id))
-    given = record.work.input_path
+    given, label = record.work.input_path, record.work.label
     if given is not None and os.access(given.parent, os.W_OK):
-        return given.with_name(names.of(given))
-    label = record.work.label
-    return Path(slug(label.removeprefix("upscale ").rpartition(".")[0] or label))
+        base = given.with_name(names.of(given))
+        if label.startswith(_UPSCALE):
+            return base
+        # A workflow's task is called by its title.
+        known = (each.name for each in catalog if each.title == label)
+        return of_workflow(base, next(known, slug(label)))
+    return Path(slug(label.removeprefix(_UPSCALE).rpartition(".")[0] or label))
 
 
 def _input_of(record: Record | None) -> str | None:

@@ -61,6 +61,8 @@ def run(
 ) -> ExitCode:
     """Run a workflow by name, shipped or in XALORA_WORKFLOWS_DIR, or one that ComfyUI exported (.json).
 
+    The result of an image goes beside it as IMAGE.NAME.xalora.png, also where -p changes.
+
     Of an exported one, any input of a node can be set: -p 2.blur_radius=9.
     """
     settings = load_settings().settings
@@ -72,7 +74,7 @@ def run(
     given = [values[each.name] for each in definition.image_parameters if each.name in values]
     output = pictures.output(options.output, _suffixes(definition))
     if given:
-        (place,) = plan_for_inputs(given[:1], output)
+        (place,) = plan_for_inputs(given[:1], output, workflow=definition.name)
     else:
         (place,) = plan_for_names([str(values.get("prompt") or definition.name)], output)
     if STREAM in given:
@@ -98,7 +100,7 @@ def _run_on_images(
         raise typer.BadParameter(f"{definition.name} {have}", param_hint="IMAGES")
     inputs = existing_inputs(images, "IMAGES", recursive=recursive)
     output = pictures.output(options.output, _suffixes(definition))
-    places = plan_for_inputs(inputs.sources, output, below=inputs.below)
+    places = plan_for_inputs(inputs.sources, output, below=inputs.below, workflow=definition.name)
     planned = dict(zip(inputs.sources, places, strict=True))
     screen = options.screen(places)
     wanted = without_done(screen, inputs, planned, force=options.force)
