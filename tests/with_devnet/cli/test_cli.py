@@ -738,6 +738,43 @@ def test_cancel_all_and_forget(tmp_path: Path, photo: Path) -> None:
         assert cli.json("tasks", "--all")["tasks"] == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_forget_asks_on_a_terminal_before_it_deletes_results(cli: Cli, photo: Path) -> None:
+    cli.json("upscale", photo, draw(cli.folder / "other.png", 2))
+
+    def on_terminal(answer: bytes, *arguments: str) -> bytes:
+        master, terminal = os.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xalora_client", "forget", "--ended", *arguments],
+            cwd=cli.folder,
+            env=cli.env,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        os.write(master, answer)
+        shown = b""
+        # The closed terminal is an error on Linux, and the end of the data elsewhere.
+        with contextlib.suppress(OSError):
+            while piece := os.read(master, 4096):
+                shown += piece
+        os.close(master)
+        assert process.wait(CEILING) == 0
+        return shown
+
+    refused = on_terminal(b"\n")
+    assert b"Forget 2 ended tasks, and delete 2 kept results? [y/N]" in refused
+    assert len(cli.json("tasks", "--all")["tasks"]) == 2
+    assert b"2 ended tasks forgotten" in on_terminal(b"y\n")
+    assert cli.json("tasks", "--all")["tasks"] == []
+    cli.json("upscale", photo, "-o", "again.png")
+    unasked = on_terminal(b"", "--yes")
+    assert b"?" not in unasked and b"1 ended task forgotten" in unasked
+    # Without a terminal nobody is asked.
+    assert cli.json("forget", "--ended")["ended"] == 0
+
+
 def test_a_task_known_by_its_id_alone_is_fetched(cli: Cli, photo: Path, tmp_path: Path) -> None:
     task_id = cli.json("upscale", photo, "-o", "1.png")["results"][0]["task_id"]
     elsewhere = cli.json("resume", task_id, "-o", "2.png", XALORA_STATE_DIR=str(tmp_path / "elsewhere"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,6 +208,9 @@ def forget(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Also open tasks, which are paid for.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --ended: do not ask; nor without a terminal.")
+    ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Remove tasks and their kept results from this machine's journal. The network is not informed."""
@@ -232,7 +236,7 @@ def forget(
                 codes.append(exit_code_of(error))
             else:
                 screen.say(f"{record.work.label} (job {record.job_id}) is forgotten")
-        if ended:
+        if ended and (yes or _wants_to_forget(journal)):
             ended_count = journal.forget().result()
             screen.say(f"{counted(ended_count, 'ended task')} forgotten")
     code = most_serious(codes)
@@ -243,6 +247,16 @@ def forget(
 
 def _is_at_network(record: Record) -> bool:
     return record.task_id is not None and record.state in (TaskState.SUBMITTED, TaskState.UNKNOWN)
+
+
+def _wants_to_forget(journal: Journal) -> bool:
+    """Whether the user agrees to lose all kept results; yes where nobody can be asked."""
+    records = journal.records(is_open=False)
+    if not records or sys.stdin is None or not sys.stdin.isatty():
+        return True
+    kept = sum(bool(record.files) for record in records)
+    question = f"Forget {counted(len(records), 'ended task')}, and delete {counted(kept, 'kept result')}?"
+    return bool(typer.confirm(question, default=False, err=True))
 
 
 def _forget(journal: Journal, record: Record, *, force: bool) -> None:
