@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from ..events import TaskEvent
+from ..events import LocalProgress, TaskEvent
 from ..jobs.progress import TaskProgress
+from ..text import elapsed_text
 from .formats import printable, shortened
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ProgressDisplay:
         self._total = total
         self._overall: TaskID | None = None
         self._bars: dict[int, TaskID] = {}
-        self._tasks: dict[int, TaskProgress] = {}
+        self._tasks: dict[int, _Shown] = {}
         self._progress = Progress(
             SpinnerColumn(finished_text=" "),
             TextColumn("{task.description}", markup=False),
@@ -65,7 +66,7 @@ class ProgressDisplay:
 
     def start(self, key: int, label: str) -> None:
         """Add a bar for a task."""
-        task = self._tasks[key] = TaskProgress(monotonic())
+        task = self._tasks[key] = _Shown(monotonic())
         self._bars[key] = self._progress.add_task(
             shortened(printable(label), LABEL_WIDTH), total=None, progress=task
         )
@@ -79,6 +80,32 @@ class ProgressDisplay:
         self._progress.remove_task(self._bars[key])
         if counts and self._overall is not None:
             self._progress.advance(self._overall)
+
+
+class _Shown(TaskProgress):
+    """A task's progress; of work on this machine it says what the steps are and how long the others take."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__(now)
+        self._here = ""
+        self._first: tuple[float, float] | None = None
+
+    def apply(self, event: TaskEvent, now: float) -> None:
+        super().apply(event, now)
+        self._here = ""
+        if not isinstance(event, LocalProgress):
+            self._first = None
+            return
+        first_at, first = self._first = self._first or (now, event.done)
+        step, _, count = event.label.rpartition(" ")
+        step = step if step and count == f"{event.done}/{event.total}" else "step"
+        self._here = f"here, by {event.engine}: {step} {event.done:,} of {event.total:,}"
+        if first < event.done < event.total:
+            left = (now - first_at) / (event.done - first) * (event.total - event.done)
+            self._here += f", about {elapsed_text(left)} left"
+
+    def text(self, now: float) -> str:
+        return self._here or super().text(now)
 
 
 class _TaskBar(BarColumn):

@@ -101,9 +101,17 @@ class _ScreenHandler(logging.Handler):
     def __init__(self, screen: Screen) -> None:
         super().__init__()
         self._screen = screen
+        self._fallbacks: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
+        task = getattr(record, "fallback_of", None)
+        if task is not None and record.levelno >= logging.WARNING:
+            # Of many pictures with the same fate the first is told; the results' lines name the others.
+            if text in self._fallbacks:
+                return
+            self._fallbacks.add(text)
+            text = f"{task}: {text} --fallback never stops instead."
         if record.exc_info and record.levelno < logging.WARNING:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         if record.levelno >= logging.WARNING:

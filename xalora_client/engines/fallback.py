@@ -79,7 +79,13 @@ async def run_locally(
         # An engine that the user named needs no warning.
         level = logging.WARNING if engine is None else logging.INFO
         cause = reason if remote_error is None else f"{reason}. {remote_error.money}".rstrip()
-        logger.log(level, "%s Running on this machine with the %s engine.", f"{cause.rstrip('.')}.", name)
+        logger.log(
+            level,
+            "%s Running on this machine with the %s engine.",
+            f"{cause.rstrip('.')}.",
+            name,
+            extra={"fallback_of": task.describe()},
+        )
         emit(FallingBack(job_id=job_id, engine=name, reason=reason, error=remote_error))
         try:
             _running.add(job_id)

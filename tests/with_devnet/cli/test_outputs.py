@@ -64,6 +64,9 @@ def test_a_fallback_exits_with_7_is_named_so_and_does_not_count_as_done(
     assert [result["status"] for result in document["results"]] == ["done_here"] * 2
     assert document["results"][0]["error"]["type"] == "XaloraConnectionError"
     assert names(tmp_path) >= {"photo.local.png", "other.local.png"}
+    told = cli("upscale", photo, other, "--force", **away).stderr
+    assert told.count("Running on this machine") == told.count("--fallback never stops instead.") == 1
+    assert "warning: upscale photo.png: " in told or "warning: upscale other.png: " in told
     assert not list(tmp_path.glob("*.xalora.*"))
     made = (tmp_path / "photo.local.png").read_bytes()
     # Its file does not keep the network's result from being written, and is left out of the inputs.
