@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +25,11 @@ from _devnet import DevnetProcess
 from _media import photographs
 from _peers import as_comfyui, comfyui, comfyui_environment
 from _report import Report
+from _watched import watched
 
 FRAMES = int(os.environ.get("VIDEO_FRAMES", "240"))
 WIDTH, HEIGHT, RATE, MINERS, TASK_SECONDS, IN_FLIGHT = 1280, 720, 24, 8, 1.0, 16
 BEST = FRAMES / MINERS * TASK_SECONDS
-EVERY = 0.5
 LIMIT_MB = 1000.0
 
 OURS = """
@@ -71,43 +68,6 @@ def write_clip(path: Path) -> None:
             heard.sample_rate, heard.pts = 48000, start
             container.mux(tone.encode(heard))
         container.mux(tone.encode(None))
-
-
-# --- memory of a process and its workers ---
-
-
-def watched(command: list[str], env: dict[str, str]) -> tuple[float, list[tuple[float, float]], str]:
-    """Seconds, memory in MB over time, and what the command printed."""
-    began = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as printed:
-        process = subprocess.Popen(command, env={**os.environ, **env}, stdout=printed)
-        memory = []
-        while process.poll() is None:
-            memory.append((time.perf_counter() - began, _memory_mb(process.pid)))
-            time.sleep(EVERY)
-        wall = time.perf_counter() - began
-        assert process.returncode == 0
-        printed.seek(0)
-        return wall, memory, printed.read()
-
-
-def _memory_mb(pid: int) -> float:
-    pids = [pid, *(int(entry.name) for entry in Path("/proc").iterdir() if _parent(entry) == pid)]
-    return sum(_pss(each) for each in pids) / 1e6
-
-
-def _parent(entry: Path) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    return -1
-
-
-def _pss(pid: int) -> float:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0.0
 
 
 def read_all(path: str) -> None:
