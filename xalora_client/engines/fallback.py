@@ -29,7 +29,7 @@ from ..workflows import BoundWorkflow, WorkflowCatalog
 from ..workflows.task import definition_of
 from ..workflows.upscaling import UPSCALER, uses_model
 from .base import EngineCanceledError, EngineProgress, EngineRun, LocalEngine
-from .ncnn.models import is_ncnn_file
+from .ncnn.models import is_ncnn_file, unknown_model
 
 if TYPE_CHECKING:
     from .torch import TorchEngine
@@ -63,11 +63,15 @@ async def run_locally(
             ncnn, then LANCZOS where ``upscale_model`` is ``lanczos`` or the workflow itself has no model.
 
     Raises:
+        ConfigurationError: The engine needs a model, and ``upscale_model`` names none.
         EngineError: No engine here can run it; the message says what each one lacks. After a failure of the
             network the error has that failure's class.
         InputImageError: An image can't be read.
     """
     emit = without_exceptions(on_event)
+    unknown = unknown_model(settings.upscale_model)
+    if unknown and engine in ("torch", "ncnn"):
+        raise ConfigurationError(f"The setting {unknown}", next_step="Correct XALORA_UPSCALE_MODEL.")
     images = await _image_bytes(task, settings)
     refusals: list[str] = []
     failures: list[str] = []
@@ -102,7 +106,7 @@ async def run_locally(
         protected = (*_running, *_files_in_use)
         await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), protected)
         return result
-    raise _nothing_can(task, refusals, failures, remote_error) from remote_error
+    raise _nothing_can(task, refusals, failures, remote_error, unknown) from remote_error
 
 
 def make_room(folder: Path, limit: int, protected: Collection[str]) -> None:
@@ -178,6 +182,8 @@ def _engine(name: str, settings: Settings) -> LocalEngine:
     if name == "ncnn":
         from .ncnn.engine import NcnnEngine
 
+        if unknown := unknown_model(model):
+            raise ConfigurationError(unknown)
         # A model file of torch's is none of ncnn's: the default model is the next best.
         is_other = isinstance(model, Path) and not is_ncnn_file(model)
         return NcnnEngine(None if is_other else model)
@@ -283,7 +289,11 @@ def _result(run: EngineRun, job_id: str, emit: EventCallback) -> RunResult:
 
 
 def _nothing_can(
-    task: WorkflowTask, refusals: list[str], failures: list[str], remote_error: XaloraError | None
+    task: WorkflowTask,
+    refusals: list[str],
+    failures: list[str],
+    remote_error: XaloraError | None,
+    unknown: str,
 ) -> XaloraError:
     """The error where no engine made the result.
 
@@ -291,12 +301,15 @@ def _nothing_can(
         refusals: Why engines were not tried.
         failures: How those failed that were.
         remote_error: The network's error, where this machine was to take over.
+        unknown: Why the setting ``upscale_model`` names nothing; empty where it does.
     """
     set_up = (
         'For an upscale model on any machine: pip install "xalora[ai]".'
         if task.kind_of_task == UPSCALER
         else "Set XALORA_COMFYUI_URL to a ComfyUI server."
     )
+    if unknown and task.kind_of_task == UPSCALER:
+        set_up = f"The setting {unknown}."
     if remote_error is None:
         lacks = "; ".join([*failures, *refusals]) or "there is no engine for it"
         return EngineError(

@@ -213,6 +213,26 @@ def test_only_the_named_engine_is_used(tmp_path: Path, photo: Path, idle_devnet:
     assert idle_devnet.stats()["creates"] == 0
 
 
+def test_a_model_that_is_not_known_is_an_error_with_the_nearest_names(
+    tmp_path: Path, photo: Path, idle_devnet: DevnetThread, unused_tcp_port: int
+) -> None:
+    cli = Cli(tmp_path, idle_devnet)
+    typo = {"XALORA_UPSCALE_MODEL": "waifu2x-foto"}
+    words = "upscale_model is waifu2x-foto, which is neither a file nor a model; there is waifu2x-photo"
+    for engine in ("ncnn", "torch"):
+        done = cli("upscale", photo, "--engine", engine, **typo)
+        assert done.returncode == 3 and words in done.stderr, done.stderr
+    away = {"XALORA_WORKFLOW_URL": f"http://127.0.0.1:{unused_tcp_port}", **typo}
+    done = cli("upscale", photo, **away)
+    assert done.returncode == 8 and words in done.stderr, done.stderr
+    done = cli("upscale", photo, "--fallback", "local_only", **typo)
+    assert done.returncode != 0 and words in done.stderr, done.stderr
+    far = cli("upscale", photo, "--engine", "ncnn", XALORA_UPSCALE_MODEL="models/4x_foo.pth")
+    assert far.returncode == 3 and "there is realesrgan-x4plus, " in far.stderr
+    # What needs no model does not mind.
+    assert cli("upscale", photo, "--engine", "pillow", **typo).returncode == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_bars_move_on_a_terminal_only(tmp_path: Path, photo: Path) -> None:
     other = draw(tmp_path / "other.png", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -10,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ...config import UpscaleModelName
 from ...errors import ConfigurationError
@@ -124,6 +125,17 @@ class NcnnModel:
 def packaged(name: str) -> PackagedModel | None:
     """The packaged model of that name."""
     return next((model for model in PACKAGED if model.name == name), None)
+
+
+def unknown_model(model: UpscaleModelName | Path | None) -> str:
+    """Why the setting ``upscale_model`` names nothing, with the nearest names; empty where it does."""
+    if not isinstance(model, Path) or model.exists():
+        return ""
+    names = get_args(UpscaleModelName)
+    nearest = difflib.get_close_matches(model.name.lower(), names, n=2, cutoff=0.5) or names
+    return (
+        f"upscale_model is {model.name}, which is neither a file nor a model; there is {', '.join(nearest)}"
+    )
 
 
 def is_ncnn_file(path: Path) -> bool:
