@@ -46,7 +46,7 @@ Faults = Annotated[
         "--fault",
         metavar="FAULT",
         help="A fault to inject, endpoint:kind[:option=value]..., such as task_create:503:p=0.1. "
-        "Repeat for several.",
+        'Repeat for several; the kinds and options: docs/shell.md, "Faults of the devnet".',
     ),
 ]
 Lanczos = Annotated[bool, typer.Option("--lanczos", help="Upscale by LANCZOS: at once, and without a model.")]
