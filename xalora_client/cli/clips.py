@@ -15,12 +15,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from ..client import open_journal
 from ..config import Settings
 from ..errors import XaloraError
-from ..media.media_types import CLIP_CONTAINERS, sniff_clip
+from ..media.media_types import CLIP_CONTAINERS, sniff_clip, sniff_file
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE
 from ..text import counted, elapsed_text
 from .command import with_client
-from .destinations import Destination, Output, is_url, plan_for_inputs
+from .destinations import CLIPS, Destination, Output, is_url, plan_for_inputs
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import printable, short_path, shortened
 from .options import RunOptions
@@ -86,13 +86,16 @@ class _Clip:
 
 
 def clips_among(sources: Sequence[str]) -> list[str]:
-    """Those of the inputs that are video files, by their content."""
+    """Those of the inputs that are video files, by their content; a broken one by its suffix."""
     return [source for source in sources if not is_url(source) and _is_clip(Path(source))]
 
 
 def _is_clip(path: Path) -> bool:
     try:
-        return path.is_file() and sniff_clip(path) is not None
+        if not path.is_file():
+            return False
+        is_broken = path.suffix.lower() in CLIPS and sniff_file(path) is None
+        return is_broken or sniff_clip(path) is not None
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ from ..journal import ClaimOptions, Journal, Record, TaskState
 from ..prices import Sent, cost_of, cost_text
 from ..tasks import WorkflowTask
 from ..text import bytes_text, counted
+from .destinations import is_result
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .job_runner import Job
 from .options import RunOptions
@@ -120,7 +121,8 @@ def print_plan(
     counts = {
         "the same as others": sum(plan.action == "same" for plan in plans),
         "reused": sum(plan.action in ("reuse", "wait") for plan in plans),
-        "skipped": len(skipped),
+        # Results that an earlier command left in a folder are nobody's wish.
+        "skipped": sum(not is_result(source) for source in skipped),
         "can't be sent": sum(plan.action in ("fail", "unknown") for plan in plans),
     }
     others = "".join(f", {number} {words}" for words, number in counts.items() if number)

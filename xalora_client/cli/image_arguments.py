@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ import typer
 
 from ..errors import NOTHING_CHARGED, InputImageError
 from ..text import counted
-from .destinations import PICTURES, STREAM, Destination, is_result, is_url, named
+from .destinations import CLIPS, PICTURES, STREAM, Destination, is_result, is_url, named
 from .formats import short_path
 from .screen import Screen
 
@@ -26,18 +28,40 @@ class Inputs:
         sources: Paths, URLs, or ``-``.
         below: For a file of a folder that was named, the folder below that in which it lies.
         folders: Folders that were named and not looked into.
+        clips: Clips in the folders, which are left out.
         unreadable: Inputs, and folders of inputs, that can't be looked at, and why; they are ``sources`` too.
     """
 
     sources: tuple[str, ...]
     below: Mapping[str, Path] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    clips: tuple[str, ...] = ()
     unreadable: Mapping[str, InputImageError] = field(default_factory=dict)
 
     @property
     def is_one(self) -> bool:
         """Whether the user named a single image."""
         return len(self.sources) == 1 and not self.below and not self.folders
+
+    def label(self, source: str) -> str:
+        """An input's name in lines about it: below the folder that was named, and no other input's."""
+        if source == STREAM:
+            return "stdin"
+        if is_url(source):
+            return source.rpartition("/")[2] or source
+        if source in self.below:
+            return (self.below[source] / Path(source).name).as_posix()
+        name = Path(source).name
+        return name if self._names[name] == 1 else short_path(Path(source))
+
+    @cached_property
+    def _names(self) -> Counter[str]:
+        return Counter(Path(each).name for each in self.sources)
+
+    def skipped(self, chosen: Sequence[str]) -> list[str]:
+        """What is left out where these are chosen."""
+        taken = set(chosen)
+        return [each for each in (*self.sources, *self.folders, *self.clips) if each not in taken]
 
 
 def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: bool = False) -> Inputs:
@@ -52,6 +76,7 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
     below: dict[str, Path] = {}
     folders: list[str] = []
     found: list[str] = []
+    clips: list[str] = []
     unreadable: dict[str, InputImageError] = {}
 
     def note(error: OSError) -> None:
@@ -70,7 +95,10 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
         elif kind == "nothing":
             raise typer.BadParameter(f"{name} does not exist", param_hint=called)
         elif kind == "folder" and recursive:
-            for path in pictures_in(Path(name), note):
+            for path in media_in(Path(name), note):
+                if path.suffix.lower() in CLIPS:
+                    clips.append(str(path))
+                    continue
                 below[str(path)] = path.parent.relative_to(name)
                 if _kind(str(path), note) != "unreadable":
                     found.append(str(path))
@@ -86,9 +114,12 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
         )
     if not sources:
         raise typer.BadParameter(
-            f"{named([Path(name) for name in names])} has no pictures", param_hint=called
+            f"{named([Path(name) for name in names])} has no pictures"
+            + (f"; name the clips in it, such as {short_path(Path(clips[0]))}" if clips else ""),
+            param_hint=called,
         )
-    return Inputs(sources, below, tuple(folders), unreadable)
+    left_out = tuple(clip for clip in dict.fromkeys(clips) if clip not in sources and not is_result(clip))
+    return Inputs(sources, below, tuple(folders), left_out, unreadable)
 
 
 def _kind(name: str, note: Callable[[OSError], None]) -> Literal["file", "folder", "nothing", "unreadable"]:
@@ -106,8 +137,8 @@ def _kind(name: str, note: Callable[[OSError], None]) -> Literal["file", "folder
     return "unreadable"
 
 
-def pictures_in(folder: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
-    """The pictures in a folder and in all folders below it, by their suffixes; hidden ones are left out.
+def media_in(folder: Path, note: Callable[[OSError], None]) -> Iterator[Path]:
+    """The pictures and clips in a folder and in all below it, by their suffixes; hidden ones are left out.
 
     Args:
         note: Is told of each folder that can't be looked into.
@@ -115,7 +146,7 @@ def pictures_in(folder: Path, note: Callable[[OSError], None]) -> Iterator[Path]
     for place, folders, files in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES:
+            if not name.startswith(".") and Path(name).suffix.lower() in PICTURES | CLIPS:
                 yield Path(place) / name
 
 
@@ -127,6 +158,12 @@ def without_done(
         screen.note(
             f"Skipped {counted(len(inputs.folders), 'folder')}: "
             f"{named([Path(name) for name in inputs.folders])}. -r takes the pictures in it."
+        )
+    if inputs.clips:
+        clips = [Path(name) for name in inputs.clips]
+        screen.note(
+            f"Skipped {counted(len(clips), 'clip')}: {named(clips)}. -r takes pictures; xalora upscale takes "
+            "clips by their names."
         )
     if inputs.is_one:
         return list(inputs.sources)

@@ -36,9 +36,12 @@ def test_words(progress: VideoProgress, words: str) -> None:
 def test_clips_are_known_by_their_content(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mkv", moving_photograph(2))
     renamed = clip.rename(tmp_path / "holiday")
-    (tmp_path / "fake.mp4").write_bytes(b"no video")
-    named = [str(renamed), str(tmp_path / "fake.mp4"), "https://example.org/clip.mp4", "-", str(tmp_path)]
-    assert clips_among(named) == [str(renamed)]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    picture = tmp_path / "picture.mp4"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    named = [*map(str, (renamed, broken, picture)), "https://example.org/clip.mp4", "-", str(tmp_path)]
+    assert clips_among(named) == [str(renamed), str(broken)]
 
 
 @pytest.mark.parametrize(

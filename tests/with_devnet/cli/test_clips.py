@@ -175,6 +175,13 @@ def test_what_does_not_go_together_is_refused(
     assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
+def test_a_broken_clip_is_not_taken_for_a_picture(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    done = cli("upscale", "broken.mp4")
+    assert done.returncode == 2
+    assert "no MP4, MOV, WebM or Matroska video" in done.stderr and "PNG" not in done.stderr
+
+
 def test_options_of_clips_are_refused_for_pictures(cli: Cli, tmp_path: Path) -> None:
     done = cli("upscale", draw(tmp_path / "photo.png", 1), "--same-engine")
     assert done.returncode == 2 and "is for clips" in done.stderr

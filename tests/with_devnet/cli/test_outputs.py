@@ -293,6 +293,29 @@ def test_a_place_that_takes_no_file_costs_nothing(
         assert "/proc/x.png can't be written to: " in done.stderr
 
 
+def test_what_is_left_out_of_a_folder_is_told_and_counted_once(cli: Cli, tmp_path: Path) -> None:
+    for place in ("in/a", "in/b"):
+        (tmp_path / place).mkdir(parents=True)
+        draw(tmp_path / place / "1.png", len(place) + ord(place[-1]))
+        (tmp_path / place / "clip.MOV").write_bytes(b"a clip")
+    told = cli("upscale", "-r", "in", "-n")
+    assert "Skipped 2 clips: in/a/clip.MOV, in/b/clip.MOV. -r takes pictures" in told.stderr
+    assert "a/1.png: would be sent" in told.stdout and "b/1.png: would be sent" in told.stdout
+    assert ", 2 skipped." in told.stdout
+    both = cli("upscale", "in/a/1.png", "in/b/1.png", "-n")
+    assert "in/a/1.png: would be sent" in both.stdout and "in/b/1.png: would be sent" in both.stdout
+    document = cli.json("upscale", "-r", "in")
+    assert {Path(each).name for each in document["skipped"]} == {"clip.MOV"}
+    again = cli("upscale", "-r", "in", "-n")
+    assert "Skipped: 2 images whose result exists already" in again.stderr
+    # Two pictures and two clips, and not the two results.
+    assert "0 tasks would be sent (0 B of images), 4 skipped." in again.stdout
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "clip.mp4").write_bytes(b"a clip")
+    refused = cli("upscale", "-r", "clips")
+    assert refused.returncode == 2 and "name the clips in it" in " ".join(refused.stderr.split())
+
+
 def test_a_subfolder_among_files_is_skipped_with_a_word(cli: Cli, photo: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     draw(tmp_path / "old" / "1.png", 1)

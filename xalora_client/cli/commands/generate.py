@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -158,7 +157,7 @@ def upscale(
     def job(source: str) -> Job:
         image = data if source == STREAM else source
         task = UpscalerTask(image=image, timeout_seconds=options.network_timeout)
-        label, place, problem = _short_name(source), planned[source], inputs.unreadable.get(source)
+        label, place, problem = inputs.label(source), planned[source], inputs.unreadable.get(source)
         call = options.call(task)
         if not is_url(source):
             call = call_in_tiles(call, image, label, place, options, tiles, screen)
@@ -170,7 +169,7 @@ def upscale(
         [job(source) for source in chosen],
         options,
         at_once=max_in_flight,
-        skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
+        skipped=inputs.skipped(chosen),
     )
 
 
@@ -200,7 +199,7 @@ def _upscale_clips(
         [(source, planned[source]) for source in chosen],
         options,
         choices,
-        skipped=[source for source in (*inputs.sources, *inputs.folders) if source not in chosen],
+        skipped=inputs.skipped(chosen),
     )
 
 
@@ -241,9 +240,3 @@ def _run_prompt(prompt: str, task: WorkflowTask, options: RunOptions, output: Ou
     (place,) = plan_for_names([prompt], output)
     job = Job(prompt, options.call(task), place, task=task)
     return do_jobs(options.screen([place]), load_settings().settings, [job], options)
-
-
-def _short_name(source: str) -> str:
-    if source == STREAM:
-        return "stdin"
-    return source.rpartition("/")[2] or source if is_url(source) else Path(source).name

@@ -113,12 +113,12 @@ def _run_on_images(
             planned[source],
             source,
             data,
+            inputs.label(source),
             inputs.unreadable.get(source),
         )
         for source in wanted
     ]
-    skipped = [source for source in (*inputs.sources, *inputs.folders) if source not in wanted]
-    return do_jobs(screen, settings, jobs, options, skipped=skipped)
+    return do_jobs(screen, settings, jobs, options, skipped=inputs.skipped(wanted))
 
 
 def _suffixes(definition: WorkflowDefinition) -> Sequence[str]:
@@ -133,12 +133,13 @@ def _job(
     place: Destination,
     source: str | None,
     data: bytes | None,
+    name: str = "",
     problem: XaloraError | None = None,
 ) -> Job:
     from ...workflows.task import DefinedWorkflowTask
 
     task = DefinedWorkflowTask(definition, timeout_seconds=options.network_timeout, **values)
-    label = task.describe() if source is None else f"{definition.name} {Path(source).name}"
+    label = task.describe() if source is None else f"{definition.name} {name or Path(source).name}"
     return Job(label, options.call(task), place, source, data, task, problem=problem)
 
 
