@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..xalora_client.journal.records import Whole
+from ..xalora_client.parts import PartTask
 from ..xalora_client.tasks import UpscalerTask
 from ..xalora_client.text import counted
 from . import shared_inputs
@@ -104,7 +106,7 @@ class XaloraUpscaleImage(XaloraNode):
             tiles = sum(plan.count for plan in cuts.images)
             check_tasks(what, tiles, len(cuts.tiles), max_tasks or None)
         return await cls.run_tasks(
-            upscale_tasks(cuts.tiles, widgets),
+            tile_tasks(cuts, widgets) if cuts.are_any else upscale_tasks(cuts.tiles, widgets),
             options,
             TiledBatch(cuts, alpha) if cuts.are_any else TensorBatch(len(colour), alpha, keep_alpha=False),
             lambda parent, request: _expand(parent, request, cuts, local_model),
@@ -140,3 +142,14 @@ def upscale_tasks(images: Sequence[torch.Tensor], widgets: Mapping[str, Any]) ->
     """One task for each image ``[H, W, 3]``."""
     base = shared_inputs.task_options(widgets)
     return [UpscalerTask(image, **base) for image in images]
+
+
+def tile_tasks(cuts: Cuts, widgets: Mapping[str, Any]) -> list[UpscalerTask]:
+    """One task for each tile, all of them parts of one whole."""
+    base, total = shared_inputs.task_options(widgets), len(cuts.tiles)
+    images = len(cuts.images)
+    whole = Whole(f"tiles-{cuts.digest}", "upscale an image" if images == 1 else f"upscale {images} images")
+    return [
+        PartTask.of(whole, f"tile {number} of {total}", tile, **base)
+        for number, tile in enumerate(cuts.tiles, 1)
+    ]

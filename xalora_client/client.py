@@ -748,6 +748,7 @@ class AsyncXalora:
         from .video.upscaling import upscale_video
 
         check_options("upscale_video", options)
+        _refuse_output_dir("upscale_video", options)
         video_options = VideoOptions(
             max_in_flight=self.settings.max_in_flight if max_in_flight is None else max_in_flight,
             max_tasks=max_tasks,
@@ -815,10 +816,7 @@ class AsyncXalora:
         from .tiles.upscaling import TileOptions, is_too_large, upscale_in_tiles, upscale_whole, writable
 
         check_options("upscale_image", options)
-        if options.get("output_dir") is not None:
-            raise ConfigurationError(
-                "upscale_image writes to its output, not to output_dir", next_step="Leave output_dir out."
-            )
+        _refuse_output_dir("upscale_image", options)
         place = await run_in_thread(lambda: writable(image, output))
         runs_parts, listener = self._runs_parts(options, "tiles"), without_exceptions(on_event)
         if tile in ("auto", "never"):
@@ -1103,6 +1101,13 @@ def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession])
 
     if sessions:
         call_on_hub(lambda: background(close()))
+
+
+def _refuse_output_dir(function: str, options: RunOptions) -> None:
+    if options.get("output_dir") is not None:
+        raise ConfigurationError(
+            f"{function} writes to its output, not to output_dir", next_step="Leave output_dir out."
+        )
 
 
 def several(tasks: Iterable[WorkflowTask]) -> list[WorkflowTask]:

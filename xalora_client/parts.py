@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import PrivateAttr
 
 from .errors import ResultExpiredError, TaskFailedError, XaloraError
@@ -16,6 +14,9 @@ from .events import EventCallback
 from .journal.records import Whole
 from .results import RunResult
 from .tasks import UpscalerTask
+
+if TYPE_CHECKING:
+    from .media.inputs import ImageInput
 
 logger = logging.getLogger("xalora_client")
 
@@ -33,7 +34,7 @@ class PartTask(UpscalerTask):
     _part: str = PrivateAttr()
 
     @classmethod
-    def of(cls, whole: Whole, part: str, pixels: npt.NDArray[np.uint8], **options: Any) -> PartTask:
+    def of(cls, whole: Whole, part: str, pixels: ImageInput, **options: Any) -> PartTask:
         """The task of a part, such as ``frame 1``."""
         task = cls(image=pixels, **options)
         task._whole, task._part = whole, part

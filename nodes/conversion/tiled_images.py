@@ -43,11 +43,13 @@ class Cuts:
         images: Of each ``[H, W, 3]`` its plan; one that is sent whole has a single tile.
         tiles: What is sent, each that differs from all others once.
         places: Of each of them the images and tiles that it is, as ``(image, tile)``.
+        digest: Of what is sent, where anything is cut.
     """
 
     images: tuple[TilePlan, ...]
     tiles: tuple[torch.Tensor, ...]
     places: tuple[tuple[tuple[int, int], ...], ...]
+    digest: str = ""
 
     @property
     def are_any(self) -> bool:
@@ -84,7 +86,8 @@ def cut(images: Sequence[torch.Tensor], tile: str, limit: int | None) -> Cuts:
             key = _digest(pixels) if plan.count > 1 else f"image {number}"
             tiles.setdefault(key, pixels)
             places.setdefault(key, []).append((number, part))
-    return Cuts(tuple(plans), tuple(tiles.values()), tuple(map(tuple, places.values())))
+    digest = hashlib.blake2b("\n".join(tiles).encode(), digest_size=16).hexdigest()
+    return Cuts(tuple(plans), tuple(tiles.values()), tuple(map(tuple, places.values())), digest)
 
 
 def _fits(image: torch.Tensor, limit: int | None) -> bool:

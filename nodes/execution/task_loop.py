@@ -166,7 +166,8 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
         return self._outcomes
 
     def cancel(self, whole_id: str | None) -> list[asyncio.Task[None]]:
-        if whole_id is not None:
+        wholes = {task.whole() for task in self.tasks}
+        if whole_id is not None and not any(whole and whole.id == whole_id for whole in wholes):
             return []
         self._canceled = True
         if self._plan is None:

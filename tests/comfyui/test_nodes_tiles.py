@@ -31,6 +31,10 @@ def test_a_batch_of_large_images_is_the_tiles_of_each(comfyui: ComfyUI, devnet: 
     assert record.progress_of("2")[-1] == (2 * TILES, 2 * TILES)
     lines = [text.text for text in record.texts_of("2")]
     assert re.match(rf"1800 x 1200, {2 * TILES} in .* by xalora", lines[-1]), lines
+    listed = comfyui.get("/xalora/tasks").json()["tasks"]
+    (row,) = [row for row in listed if row["prompt"] == record.prompt_id]
+    assert row["whole"]["label"] == "upscale 2 images"
+    assert row["whole"]["parts"] == {"done": 2 * TILES}
 
 
 def test_an_image_that_a_request_takes_is_one_task(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
