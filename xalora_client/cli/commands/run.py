@@ -61,7 +61,7 @@ def run(
 ) -> ExitCode:
     """Run a workflow by name, shipped or in XALORA_WORKFLOWS_DIR, or one that ComfyUI exported (.json).
 
-    The result of an image goes beside it as IMAGE.NAME.xalora.png, also where -p changes.
+    The result of an image goes beside it as IMAGE.NAME.xalora.png, whatever -p says.
 
     Of an exported one, any input of a node can be set: -p 2.blur_radius=9.
     """
