@@ -580,10 +580,10 @@ def hide_secrets(arguments: Any) -> None:
 
 
 def _variables(environment: Mapping[str, str | None]) -> dict[str, Any]:
-    """The fields of :class:`Settings` among the variables; case is ignored, empty values count as unset."""
+    """The fields of :class:`Settings` among the variables; case is ignored, blank values count as unset."""
     found: dict[str, Any] = {}
     for name, value in environment.items():
-        if name.upper().startswith(ENV_PREFIX) and value:
+        if name.upper().startswith(ENV_PREFIX) and value and value.strip():
             found[name[len(ENV_PREFIX) :].lower()] = value
     hide_secrets(found)
     return found

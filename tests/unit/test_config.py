@@ -82,9 +82,10 @@ def test_the_env_file_of_the_working_directory_is_read(tmp_path: Path) -> None:
     assert load_settings().settings.credentials().consumer_id == "bob"
 
 
-def test_empty_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XALORA_API_KEY", "")
-    monkeypatch.setenv("XALORA_WORKFLOW_URL", "")
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_blank_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    monkeypatch.setenv("XALORA_API_KEY", blank)
+    monkeypatch.setenv("XALORA_WORKFLOW_URL", blank)
     loaded = load_settings()
     assert loaded.settings.api_key is None
     assert loaded.sources["workflow_url"] == "default"
