@@ -1,4 +1,4 @@
-"""(e) A thousand tasks of one client: neither threads, nor descriptors, nor memory grow with them."""
+"""(f) A thousand tasks of one client: neither threads, nor descriptors, nor memory grow with them."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ async def test_a_thousand_tasks_leave_nothing_behind(
     before, after = taken[WARM_UP - 1], taken[-1]
     tasks = (ROUNDS - WARM_UP) * TASKS
     grown = (after.memory - before.memory) / tasks
-    note("(e) tasks of one client", str(ROUNDS * TASKS))
-    note("(e) threads, descriptors after 300 tasks", f"{before.threads}, {before.descriptors}")
-    note("(e) the same after 1100 tasks", f"{after.threads}, {after.descriptors}")
+    note("(f) tasks of one client", str(ROUNDS * TASKS))
+    note("(f) threads, descriptors after 300 tasks", f"{before.threads}, {before.descriptors}")
+    note("(f) the same after 1100 tasks", f"{after.threads}, {after.descriptors}")
     note(
-        "(e) memory after 300 tasks, and more for each of the 800 after",
+        "(f) memory after 300 tasks, and more for each of the 800 after",
         f"{before.memory >> 20} MiB, {grown / 1024:.1f} KiB",
     )
     assert after.threads <= MOST_THREADS, taken
