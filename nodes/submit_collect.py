@@ -213,6 +213,7 @@ class XaloraCollect(XaloraNode):
                 len(task_ids),
                 decoder=_CollectDecoder(submitted),
                 task_ids=task_ids,
+                cancels=task is not None,
                 on_collected=open_tasks.collected,
             )
             value = await run.on_bridge()

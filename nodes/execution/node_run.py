@@ -130,21 +130,28 @@ class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
 
 @dataclass(eq=False, kw_only=True)
 class CollectTasks(_ResultLoop[ValueT]):
-    """Tasks that were submitted before, from their ids to their results. An interrupt leaves them running.
+    """Tasks that were submitted before, from their ids to their results.
 
     Args:
         task_ids: Their ids.
+        cancels: An interrupt cancels them, as this prompt has submitted them; else it leaves them running.
         on_collected: Called with each task id whose result is on this machine, on the client's loop.
     """
 
     task_ids: Sequence[str]
+    cancels: bool
     on_collected: Callable[[str], None]
 
     async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
+        from ...xalora_client.client import HostOptions
+
         task_id = self.task_ids[index]
         self._open_task_ids[index] = task_id
         timeout = self.options.wait_timeout or client.settings.wait_timeout
-        result = await client.task(task_id).result(timeout=timeout, on_event=self._listener(index))
+        # All open tasks are canceled by `open_tasks`; but one whose wait begins just then takes that back.
+        host = HostOptions(cancels=lambda: self.cancels and self._interrupt.requested)
+        listener = self._listener(index)
+        result = await client.task(task_id).result(timeout=timeout, on_event=listener, host=host)
         self.on_collected(task_id)
         return result
 

@@ -29,6 +29,8 @@ from xalora_client import (
     Xalora,
     events,
 )
+from xalora_client.client import HostOptions
+from xalora_client.jobs.cancellation import Cancellation
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage, prepare_image
 from xalora_client.network.sequencer import NOT_CONFIRMED
@@ -622,3 +624,27 @@ async def test_a_lease_that_a_job_takes_again_is_nobody_elses(
         await asyncio.wait({running})
         other.close()
     assert (network.created, network.canceled) == (1, {"t-1"})
+
+
+async def test_a_wait_that_begins_amid_a_cancel_and_is_canceled_too_takes_nothing_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a graph: Collect comes to a task just when an interrupt cancels all that it has not come to."""
+    looked = Cancellation._looked
+
+    async def looks_slowly(cancellation: Cancellation, others: Callable[[], bool]) -> bool:
+        await asyncio.sleep(0.4)
+        return await looked(cancellation, others)
+
+    monkeypatch.setattr(Cancellation, "_looked", looks_slowly)
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        handle = await client.submit(task())
+        leaving = asyncio.create_task(client.leave_task(handle.task_id))
+        host = HostOptions(cancels=lambda: True)
+        waiting = asyncio.create_task(client.task(handle.task_id).result(host=host))
+        # It ends amid the look at who else waits; at any other moment the task is canceled as well.
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        await asyncio.wait({leaving, waiting}, timeout=PATIENCE)
+        await until(lambda: handle.task_id in network.canceled)
