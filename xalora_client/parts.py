@@ -1,21 +1,25 @@
-"""Tasks of the parts of one thing, such as frames of a clip: label, resends, estimate, warnings once."""
+"""What frames of a clip and tiles of an image share: their tasks, resends, estimate, the output's place."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import PrivateAttr
 
-from .errors import ResultExpiredError, TaskFailedError, XaloraError
+from .errors import ConfigurationError, ResultExpiredError, TaskFailedError, XaloraError
 from .events import EventCallback
 from .journal.records import Whole
+from .journal.spending import sent_in
 from .results import RunResult
 from .tasks import UpscalerTask
 
 if TYPE_CHECKING:
+    from .journal import Journal
     from .media.inputs import ImageInput
 
 logger = logging.getLogger("xalora_client")
@@ -53,6 +57,59 @@ def is_sent_again(tries: Sequence[XaloraError]) -> bool:
     if len(tries) > MAX_RESENDS or not isinstance(last, TaskFailedError | ResultExpiredError):
         return False
     return not (isinstance(last, TaskFailedError) and last.repeats)
+
+
+async def result_of(run: Callable[[], Awaitable[RunResult]], name: str) -> tuple[RunResult, int]:
+    """The result of a part, and how often its task failed and was sent again.
+
+    Args:
+        run: Has the task done.
+        name: Of the part, for an error.
+    """
+    tries: list[XaloraError] = []
+    while True:
+        try:
+            return await run(), len(tries)
+        except XaloraError as error:
+            tries.append(error)
+            if not is_sent_again(tries):
+                times = f" {len(tries)} times" if len(tries) > 1 else ""
+                error.what = f"{name}{times}: {error.what}"
+                error.args = (error.what,)
+                raise
+
+
+def tasks_sent(journal: Journal, run_id: str) -> int | None:
+    """How many tasks were ever sent for a whole; None where the journal can't be read. Blocking."""
+    try:
+        return sum(one.count for one in sent_in(journal.read, run_id))
+    except XaloraError:
+        return None
+
+
+def output_file(output: str | os.PathLike[str], given: Path | None, what: str) -> Path:
+    """The file that a result may be written to, whose folder is made. Blocking.
+
+    Args:
+        given: The file that is upscaled, if it is one.
+        what: That is, in a word.
+
+    Raises:
+        ConfigurationError: It can't be.
+    """
+    place = Path(output).expanduser()
+    if place.is_dir():
+        raise ConfigurationError(f"{place} is a folder", next_step="Name a file.")
+    if given is not None and given.exists() and place.resolve() == given.resolve():
+        raise ConfigurationError(f"The output is the {what} itself", next_step="Name another file.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The folder {place.parent} can't be made: {error.strerror or error}",
+            next_step="Name another file.",
+        ) from error
+    return place
 
 
 def seconds_left(elapsed: float, done: int, left: int) -> float | None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...xalora_client.errors import ResultFormatError
 from ...xalora_client.media.images import decode_image, errors_of_result
 from ...xalora_client.media.inputs import prepare_image
 from ...xalora_client.media.limits import allocate
@@ -148,12 +147,7 @@ class TiledBatch:
         with add_result_to_errors(result):
             pixels = decode_image(result.files[0])[..., :COLOUR_CHANNELS]
             height, width = pixels.shape[:2]
-            factor = self._cuts.images[image].factor(part, width, height)
-            if factor is None:
-                raise ResultFormatError(
-                    f"The result of tile {index + 1} has {width}x{height} pixels, which is another shape "
-                    "than the tile's: its workflow can't be used in tiles"
-                )
+            factor = self._cuts.images[image].checked_factor(part, width, height, index + 1)
         return pixels, factor
 
     def _begin(self, factor: Fraction) -> None:

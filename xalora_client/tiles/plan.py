@@ -18,7 +18,7 @@ from math import ceil, floor, isqrt
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ResultFormatError
 
 TILE = 2048
 """The side of a tile in pixels: few tasks, and each fits in a request even where it is nothing but noise."""
@@ -125,6 +125,23 @@ class TilePlan:
     def row(self, number: int) -> range:
         """The tiles of a row."""
         return range(number * self.columns, (number + 1) * self.columns)
+
+    def checked_factor(self, number: int, width: int, height: int, told: int) -> Fraction:
+        """The same as :meth:`factor`.
+
+        Args:
+            told: The number by which an error names the tile.
+
+        Raises:
+            ResultFormatError: The result's shape is another one.
+        """
+        factor = self.factor(number, width, height)
+        if factor is None:
+            raise ResultFormatError(
+                f"The result of tile {told} has {width}x{height} pixels, which is another shape than "
+                "the tile's: its workflow can't be used in tiles"
+            )
+        return factor
 
     def factor(self, number: int, width: int, height: int) -> Fraction | None:
         """How many times larger a tile's result of this size is; None where its shape is another one."""

@@ -29,14 +29,12 @@ from ..errors import (
     NOTHING_SPENT,
     ConfigurationError,
     InputTooLargeError,
-    ResultFormatError,
     ResultSaveError,
     XaloraError,
 )
 from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
 from ..files import draft_of, settle
 from ..journal.records import Whole
-from ..journal.spending import sent_in
 from ..media import workers
 from ..media.clip_writer import fitted
 from ..media.clips import frame_digest
@@ -46,7 +44,7 @@ from ..media.image_files import ImageHeader
 from ..media.images import errors_of_result, read_result_header
 from ..media.inputs import ImageInput, is_remote, sent_pixels
 from ..media.row_writer import check_rows_format, open_rows
-from ..parts import PartTask, RunPart, is_sent_again, seconds_left, warnings_once
+from ..parts import PartTask, RunPart, output_file, result_of, seconds_left, tasks_sent, warnings_once
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..text import counted
 from ..transfer.part_file import remove_left, try_lock
@@ -117,26 +115,9 @@ def is_too_large(error: XaloraError) -> bool:
 
 
 def writable(image: ImageInput, output: str | os.PathLike[str]) -> Path:
-    """The file that a result may be written to, whose folder is made. Blocking.
-
-    Raises:
-        ConfigurationError: It can't be.
-    """
-    place = Path(output).expanduser()
-    if place.is_dir():
-        raise ConfigurationError(f"{place} is a folder", next_step="Name a file.")
-    if isinstance(image, str | os.PathLike) and not is_remote(image):
-        given = Path(image).expanduser()
-        if given.exists() and place.resolve() == given.resolve():
-            raise ConfigurationError("The output is the image itself", next_step="Name another file.")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The folder {place.parent} can't be made: {error.strerror or error}",
-            next_step="Name another file.",
-        ) from error
-    return place
+    """See :func:`.output_file`."""
+    is_file = isinstance(image, str | os.PathLike) and not is_remote(image)
+    return output_file(output, Path(image).expanduser() if is_file else None, "image")  # type: ignore[arg-type]
 
 
 async def upscale_whole(
@@ -406,24 +387,14 @@ class _Tiling:
                 self._tell()
 
     async def _result_of(self, number: int) -> RunResult:
-        image, tries = self._image, list[XaloraError]()
+        image = self._image
         part = f"tile {number + 1} of {image.plan.count}"
         whole = Whole(self._run_id, f"upscale {image.name}")
         task = PartTask.of(whole, part, image.tile(number), **self._options.task)
-        while True:
-            try:
-                result = await self._make(task)
-            except XaloraError as error:
-                tries.append(error)
-                if not is_sent_again(tries):
-                    times = f" {len(tries)} times" if len(tries) > 1 else ""
-                    error.what = f"Tile {number + 1} of {image.name}{times}: {error.what}"
-                    error.args = (error.what,)
-                    raise
-            else:
-                if tries:
-                    self._resent.append(number)
-                return result
+        result, resends = await result_of(lambda: self._make(task), f"Tile {number + 1} of {image.name}")
+        if resends:
+            self._resent.append(number)
+        return result
 
     # --- rows -----------------------------------------------------------------------------------------------
 
@@ -486,17 +457,11 @@ class _Tiling:
             height=height,
             tiles=self._image.plan.count,
             tasks=len(self._first),
-            sent=await run_in_thread(self._sent),
+            sent=await run_in_thread(lambda: tasks_sent(self._client.journal, self._run_id)),
             engine=next(iter(self.made.values())).engine,
             resent=tuple(sorted(self._resent)),
             notes=(note,) if self._scaled else (),
         )
-
-    def _sent(self) -> int | None:
-        try:
-            return sum(one.count for one in sent_in(self._client.journal.read, self._run_id))
-        except XaloraError:
-            return None
 
 
 class _Assembly:
@@ -547,14 +512,8 @@ class _Assembly:
 
     def _factor_of(self, number: int, result: RunResult, pixels: Pixels8) -> Fraction:
         height, width = pixels.shape[:2]
-        factor = self._plan.factor(number, width, height)
-        if factor is not None:
-            return factor
         with add_result_to_errors(result):
-            raise ResultFormatError(
-                f"The result of tile {number + 1} has {width}x{height} pixels, which is another shape than "
-                "the tile's: its workflow can't be used in tiles"
-            )
+            return self._plan.checked_factor(number, width, height, number + 1)
 
 
 def _remove_left(output: Path) -> None:

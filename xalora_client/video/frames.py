@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..concurrency import run_in_thread
-from ..errors import XaloraError
 from ..journal.records import Whole
 from ..media.clips import Clip
 from ..media.limits import FRAME_PIXELS
-from ..parts import PartTask, RunPart, is_sent_again
+from ..parts import PartTask, RunPart, result_of
 from ..results import REMOTE_ENGINE, RunResult
 from .folder import ClipFolder
 from .plan import ClipPlan, MadeFrame, lookahead
@@ -174,24 +173,13 @@ class Frames:
             return FrameResult(kept[0], MadeFrame(frame, kept[1]))
         task = PartTask.of(self._whole, f"frame {frame + 1}", pixels, **self._options.task)
         del pixels
-        tries: list[XaloraError] = []
-        while True:
-            try:
-                result = await self._run_frame(task, lambda event: None, self.engine)
-                break
-            except XaloraError as error:
-                tries.append(error)
-                if not is_sent_again(tries):
-                    self._explain(error, frame, len(tries))
-                    raise
-        made, file = MadeFrame(frame, result.engine, len(tries)), result.files[0]
+        result, resends = await result_of(
+            lambda: self._run_frame(task, lambda event: None, self.engine),
+            f"Frame {frame + 1} of {self._clip.path.name}",
+        )
+        made, file = MadeFrame(frame, result.engine, resends), result.files[0]
         if result.engine == REMOTE_ENGINE:
             return FrameResult(file, made, result)
         # Nothing else remembers it, and the network would be asked for it again.
         kept_here = await run_in_thread(lambda: self._folder.keep_here(digest, result.engine, file))
         return FrameResult(kept_here, made)
-
-    def _explain(self, error: XaloraError, frame: int, tries: int) -> None:
-        times = f" {tries} times" if tries > 1 else ""
-        error.what = f"Frame {frame + 1} of {self._clip.path.name}{times}: {error.what}"
-        error.args = (error.what,)

@@ -30,7 +30,6 @@ from ..concurrency import run_all_or_cancel, run_in_thread
 from ..errors import ConfigurationError, JournalError, ResultSaveError, ResultTooLargeError, XaloraError
 from ..files import digest_of
 from ..journal.records import Whole
-from ..journal.spending import sent_in
 from ..media import workers
 from ..media.animation import on_black
 from ..media.clip_writer import SegmentWriter, check_output, fitted, join
@@ -38,7 +37,7 @@ from ..media.clips import Clip, frame_digest, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
 from ..media.limits import TooLargeError, check_frame_size, using
-from ..parts import RunPart, seconds_left, warnings_once
+from ..parts import RunPart, output_file, seconds_left, tasks_sent, warnings_once
 from ..results import REMOTE_ENGINE, add_result_to_errors
 from ..text import counted
 from .folder import VIDEOS_FOLDER, ClipFolder
@@ -136,20 +135,9 @@ def whole_id_of(key: str) -> str:
 
 def _opened(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> tuple[Clip, Path]:
     """The clip, and the file that it may be written to, whose folder is made."""
-    clip, output = open_clip(Path(source).expanduser()), Path(target).expanduser()
-    check_output(clip, output)
-    if output.resolve() == clip.path.resolve():
-        raise ConfigurationError("The output is the clip itself", next_step="Name another file.")
-    if output.is_dir():
-        raise ConfigurationError(f"{output} is a folder", next_step="Name a file.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"The folder {output.parent} can't be made: {error.strerror or error}",
-            next_step="Name another file.",
-        ) from error
-    return clip, output
+    clip = open_clip(Path(source).expanduser())
+    check_output(clip, Path(target).expanduser())
+    return clip, output_file(target, clip.path, "clip")
 
 
 class _Upscaling:
@@ -417,11 +405,7 @@ class _Upscaling:
             raise _not_written(self._output, error) from error
 
     def _sent(self) -> int | None:
-        """How many tasks were ever sent for the clip; None where the journal can't be read."""
-        try:
-            return sum(one.count for one in sent_in(self._client.journal.read, self._run_id))
-        except XaloraError:
-            return None
+        return tasks_sent(self._client.journal, self._run_id)
 
     def _report(self, plan: ClipPlan, sent: int | None) -> UpscaledVideo:
         assert self._size is not None
