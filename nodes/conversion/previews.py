@@ -23,10 +23,18 @@ INPUT_PIXELS = 1024
 
 _QUALITY = 82
 
+_with_input: set[str] = set()
+
 
 def save_input_preview(job_id: str, picture: Image.Image) -> None:
     """Save a small copy of a job's input image."""
     _write(_preview_path("input", job_id), lambda: picture, INPUT_PIXELS)
+    _with_input.add(job_id)
+
+
+def has_input_preview(job_id: str) -> bool:
+    """Whether a small copy of a job's input was saved; known without a look at the disk."""
+    return job_id in _with_input
 
 
 def kept_preview(kind: Kind, job_id: str) -> Path | None:

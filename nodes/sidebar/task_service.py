@@ -19,10 +19,10 @@ from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
 from ...xalora_client.journal import Journal, Record, TaskState
 from ...xalora_client.journal.spending import sent_in, spending
-from ...xalora_client.journal.wholes import parts_of
+from ...xalora_client.journal.wholes import parts_of, rows_by_group
 from ...xalora_client.polling.durations import usual_span
 from ...xalora_client.prices import Prices, Sent
-from ..conversion.previews import kept_preview, result_preview
+from ..conversion.previews import has_input_preview, kept_preview, result_preview
 from ..execution import running_node
 from ..execution.freshness import freshness
 from ..execution.task_origins import origins
@@ -31,7 +31,7 @@ from ..execution.wishes import Wish, wishes
 from ..execution.wording import words_for
 from ..host.clients import SIDEBAR_READS, clients
 from .task_details import details_of, price_text, size_of
-from .task_rows import GROUPS, task_row
+from .task_rows import task_row
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
@@ -103,7 +103,7 @@ class TaskService:
 
     def rows(self, journal: Journal, settings: Settings, records: Sequence[Record]) -> list[dict[str, Any]]:
         """Rows of records. Blocking."""
-        leased = journal.leased() if records else frozenset()
+        leased = journal.leased([record.id for record in records])
         usual = {
             kind: usual_span(journal.past_runs(kind))
             for kind in {record.work.kind for record in records if record.group == "active"}
@@ -115,7 +115,7 @@ class TaskService:
                 workflow_url=settings.sequencer_url,
                 leased=record.id in leased,
                 origin=origins.of(record.job_id),
-                has_input=kept_preview("input", record.job_id) is not None,
+                has_input=has_input_preview(record.job_id),
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
                 wish=wishes.of(record.job_id),
@@ -372,18 +372,10 @@ def _found(journal: Journal, record_id: int) -> Record:
     return record
 
 
-def counts(journal: Journal) -> dict[str, int]:
-    """How many rows there are in each group."""
-    return {name: journal.count(groups=(name,), one_a_whole=True) for name in GROUPS}
-
-
 def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
-    """``counts`` of the groups, rows in the ``history``, what was sent ``today`` and in the ``last_run``.
-
-    A clip may have done and failed frames, and is one row of the history.
-    """
-    history = journal.count(groups=("done", "failed"), one_a_whole=True)
-    return {"counts": counts(journal), "history": history, **spending(journal.read, prices)}
+    """``counts`` of the groups, rows in the ``history``, what was sent ``today`` and in the ``last_run``."""
+    counts, history = rows_by_group(journal.read)
+    return {"counts": counts, "history": history, **spending(journal.read, prices)}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..concurrency import DaemonThreads
 from .background import background
+from .fair_loop import fair_loop
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ def hub() -> asyncio.AbstractEventLoop:
     global _loop  # noqa: PLW0603
     with _lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
+            _loop = fair_loop()
             _loop.set_default_executor(DaemonThreads("xalora-files", MOST_THREADS))
             threading.Thread(target=_run, args=(_loop,), name="xalora-jobs", daemon=True).start()
         return _loop

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from journal_steps import claim, end, finish, leave, note, send, work
+from journal_steps import LONG, claim, end, finish, leave, note, send, work
 
 from xalora_client.journal import Event, Journal, Record, Whole, Work
-from xalora_client.journal.wholes import parts_of
+from xalora_client.journal.wholes import parts_of, rows_by_group
 
 CLIP = Whole("video-1", "upscale waves.mp4")
 OTHER = Whole("video-2", "upscale dunes.mp4")
@@ -57,3 +57,16 @@ def test_the_parts_of_a_whole_are_listed_and_counted_by_its_id(journal: Journal)
         OTHER.id: {"done": 1},
     }
     assert parts_of(journal.read, []) == {}
+
+
+def test_a_whole_counts_once_in_each_group_that_it_has_parts_in(journal: Journal) -> None:
+    assert rows_by_group(journal.read) == ({"active": 0, "done": 0, "failed": 0}, 0)
+    done(journal, frame(0, None), "job-0")
+    for number in (1, 2):
+        done(journal, frame(number), f"job-{number}")
+    end(journal, claim(journal, frame(3), "job-3"), "failed")
+    send(journal, claim(journal, frame(4, OTHER), "job-4"), "task-4")
+    send(journal, claim(journal, frame(5, None), "job-5"), "task-5")
+    journal.flushed().result(LONG)
+    # A clip with done and failed frames is one row of the history.
+    assert rows_by_group(journal.read) == ({"active": 2, "done": 2, "failed": 1}, 2)
