@@ -55,6 +55,8 @@ ROUTES = {
 }
 BARE = "bare server"
 KEPT_LOG = REPOSITORY / ".artifacts" / "soak-comfyui.log"
+RAW_EVERY = 30
+"""Of what was seen each second, so much is kept in the file of results."""
 QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
 REST, REST_AGAIN = "at rest", "at rest again"
 
@@ -103,6 +105,13 @@ class Span:
 
     def all_requests(self) -> list[float]:
         return [ms for name in ROUTES for ms in self.requests[name]]
+
+    def raw(self) -> dict[str, Any]:
+        seen = {name: value for name, value in asdict(self).items() if name != "requests"}
+        return {
+            name: [round(one, 1) for one in value[::RAW_EVERY]] if isinstance(value, list) else value
+            for name, value in seen.items()
+        }
 
     def row(self) -> list[str]:
         taken = self.all_requests()
@@ -346,7 +355,7 @@ def main() -> None:
     report.target("descriptors at rest, after less before", left, 0)
     for note in notes:
         report.note(note)
-    report.raw(rows=[asdict(span) | {"requests": {}} for span in spans])
+    report.raw(rows=[span.raw() for span in spans])
     report.finish()
 
 
