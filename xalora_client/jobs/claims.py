@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Any, TypeVar
 
-from ..concurrency import JOURNAL_READS, run_in_thread
+from ..concurrency import JOURNAL_READS, DaemonThreads, run_in_thread
 from ..errors import JournalError
 from ..journal import BusyJournalError, Claim, ClaimOptions, Journal, Work, busy_error
 from . import messages
@@ -23,6 +23,10 @@ KEPT_SECONDS = 0.5
 """How long a held journal is waited for before a kept result is looked for by reading alone."""
 
 
+_LOOKS = DaemonThreads("xalora-looks", 4)
+"""Looks at folders of results. Few, since of hundreds of tasks that begin at once each has one."""
+
+
 async def claim(
     journal: Journal, work: Work, job_id: str, options: ClaimOptions, deadline: float | None
 ) -> Claim:
@@ -34,7 +38,7 @@ async def claim(
         JournalError: It can't be written: nothing may be sent that could not be remembered.
         TaskTimeoutError: Another program held it until the deadline.
     """
-    folder = await run_in_thread(lambda: journal.look(work))
+    folder = await run_in_thread(lambda: journal.look(work), _LOOKS)
     patience = PATIENCE_SECONDS if deadline is None else min(PATIENCE_SECONDS, deadline - monotonic())
     claiming = journal.claim(work, options, job_id=job_id, folder=folder, patience=max(0.0, patience))
 

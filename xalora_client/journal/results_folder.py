@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from time import time
+from time import monotonic, time
 
 from ..errors import NOTHING_CHARGED, STILL_RETRIEVABLE, JournalError
 from ..files import digest_of
@@ -26,6 +26,9 @@ KeptFile = tuple[str, int, str]
 
 ROOM_BYTES = 32 * 2**20
 """Free disk space without which no task is sent: its result would have no place."""
+
+LOOKED_SECONDS = 0.5
+"""How long a look that found room counts: hundreds of tasks may begin at once, and each look writes."""
 
 DRAFT_SECONDS = 90.0
 """The age at which an unfinished file that is no download, and so has no lock, counts as left."""
@@ -43,6 +46,7 @@ class KeptResults:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._had_room_at = -LOOKED_SECONDS
 
     def stem(self, record_id: int | None, job_id: str) -> Path:
         """Where a job's files belong, without suffix; for several, append ``-0``, ``-1`` ...
@@ -59,12 +63,16 @@ class KeptResults:
         return self.root / (readable if record_id is None else f"{readable}-{record_id}")
 
     def refusal(self) -> JournalError | None:
-        """Why no result could be stored now, None where one can. Blocking."""
+        """Why no result could be stored now, None where one can, or could just now. Blocking."""
+        began = monotonic()
+        if began - self._had_room_at < LOOKED_SECONDS:
+            return None
         try:
             with explained(self.root, NOTHING_CHARGED):
                 self.check_room()
         except JournalError as error:
             return error
+        self._had_room_at = began
         return None
 
     def check_room(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -29,11 +30,12 @@ from xalora_client.journal import (
     Journal,
     TaskState,
     recovery,
+    results_folder,
     schema,
 )
 from xalora_client.journal import journal as journal_module
 from xalora_client.journal.process_locks import Guard
-from xalora_client.journal.results_folder import KeptResults
+from xalora_client.journal.results_folder import LOOKED_SECONDS, KeptResults
 
 
 def fill(path: Path, results: Path, count: int = 200) -> None:
@@ -69,6 +71,27 @@ def test_a_folder_of_results_that_hangs_holds_up_no_change(
         assert other.claim(work(1), job_id="job-4").result(LONG).action == "join"
         assert not goes_on.is_set()
         goes_on.set()
+
+
+def test_a_look_that_found_room_serves_the_tasks_of_a_moment_and_one_that_found_none_serves_nobody(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looks, is_full = [0.0], [0], [False]
+
+    def check_room(results: KeptResults) -> None:
+        looks[0] += 1
+        if is_full[0]:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(KeptResults, "check_room", check_room)
+    monkeypatch.setattr(results_folder, "monotonic", lambda: now[0])
+    assert [journal.look(work(number)).refusal for number in range(50)] == [None] * 50
+    assert looks == [1]
+    now[0], is_full[0] = LOOKED_SECONDS, True
+    assert all(journal.look(work(number)).refusal for number in range(3))
+    assert looks == [4]
+    is_full[0] = False
+    assert journal.look(work()).refusal is None
 
 
 class TestHeld:
