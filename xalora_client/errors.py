@@ -187,8 +187,12 @@ class TaskFailedError(TaskError):
     reason: str = ""
 
 
-class TaskNotKnownError(TaskError):
-    """The network answers for some time that it does not know a task that it accepted before."""
+class TaskNotKnownError(TaskError, RequestRefusedError):
+    """404 or 410: the network does not know the task of this id.
+
+    An id that this machine does not know either is refused at once. Of a task that the network accepted it is
+    asked for some time; then ``status_code`` is None.
+    """
 
 
 class TaskCanceledError(TaskError):

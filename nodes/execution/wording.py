@@ -194,7 +194,7 @@ def words_for(error: XaloraError) -> Words:
     if isinstance(error, BatchError):
         return _words_for_batch(error)
     what, press = _of_class(error, _WORDS)
-    if isinstance(error, errors.RequestRefusedError) and error.task_id:
+    if isinstance(error, errors.TaskNotKnownError) and error.status_code is not None:
         what, press = "The network does not know this task.", "Check its id, then press Run."
     if what is None:
         what = plain(error, error.what) or _DEFAULT_WHAT.get(type(error), "This did not work.")

@@ -17,6 +17,7 @@ from ..errors import (
     ResultExpiredError,
     ResultLocationError,
     StoreError,
+    TaskNotKnownError,
     UnexpectedError,
     XaloraConnectionError,
     XaloraError,
@@ -52,7 +53,7 @@ MEANINGS = {
     ExitCode.CONFIGURATION: "settings, no key or a wrong one, journal, or where results are found",
     ExitCode.NETWORK: "network, store or download",
     ExitCode.NO_NETWORK: "no network: it can't be reached",
-    ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known any more, or has no "
+    ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known, or has no "
     "usable result",
     ExitCode.OUTCOME_UNKNOWN: "the outcome of a create is unknown",
     ExitCode.INTERRUPTED: "interrupted",
@@ -69,7 +70,7 @@ _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
         (AuthenticationError, ConfigurationError, ResultLocationError, JournalError),
         ExitCode.CONFIGURATION,
     ),
-    ((ResultExpiredError,), ExitCode.TASK_FAILED),
+    ((ResultExpiredError, TaskNotKnownError), ExitCode.TASK_FAILED),
     ((UnexpectedError,), ExitCode.UNEXPECTED),
     ((NetworkError, StoreError, ResultDownloadError), ExitCode.NETWORK),
 )

@@ -15,6 +15,7 @@ from ..errors import (
     ServiceError,
     TaskCanceledError,
     TaskFailedError,
+    TaskNotKnownError,
     TaskTimeoutError,
     XaloraConnectionError,
     XaloraError,
@@ -33,7 +34,8 @@ _FAILURES = (AmbiguousCreateError, TaskFailedError, TaskCanceledError, TaskTimeo
 
 def is_status_unavailable(error: XaloraError) -> bool:
     """Whether the task exists and runs on, and only its status could not be read."""
-    return isinstance(error, NetworkError) and error.task_id is not None
+    is_of_a_task = isinstance(error, NetworkError) and error.task_id is not None
+    return is_of_a_task and not isinstance(error, TaskNotKnownError)
 
 
 def falls_back(policy: FallbackPolicy, error: XaloraError) -> bool:

@@ -25,6 +25,7 @@ from ..errors import (
     RateLimitError,
     RequestRefusedError,
     ServiceError,
+    TaskNotKnownError,
     XaloraConnectionError,
     XaloraError,
 )
@@ -325,6 +326,8 @@ class Network:
         job_id: str | None = None,
     ) -> NetworkError | _Repeatable:
         kind, what, next_step = _REFUSALS[verdict]
+        if verdict is Verdict.NOT_FOUND and task_id is not None:
+            kind = TaskNotKnownError
         if answer.status == 413:
             next_step = "Lower XALORA_INLINE_LIMIT and set XALORA_STORE_URL, so that images go by your store."
         error = kind(

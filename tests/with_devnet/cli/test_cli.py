@@ -804,7 +804,7 @@ def test_a_task_known_by_its_id_alone_is_fetched(cli: Cli, photo: Path, tmp_path
 
 def test_an_id_the_network_does_not_know(cli: Cli) -> None:
     done = cli("status", "no-such-task")
-    assert done.returncode == 4
+    assert done.returncode == 5
     assert "does not know this task" in done.stderr
 
 

@@ -784,12 +784,24 @@ async def test_a_task_that_stays_unknown_to_the_network_is_told_as_such(
     assert sequencer.count("task_result_query") > 1
 
 
-async def test_an_id_that_nobody_knows_is_refused_at_once() -> None:
-    network = ScriptedNetwork(lambda task_id: Answer(404, {"message": "unknown task"}))
+@pytest.mark.parametrize("status", [404, 410])
+async def test_an_id_that_nobody_knows_is_refused_at_once(status: int) -> None:
+    unknown = Answer(status, {"message": "unknown task"})
+    network = ScriptedNetwork(lambda task_id: unknown)
+    network.on_cancel = lambda task_id: unknown
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
-        with pytest.raises(RequestRefusedError, match="does not know"):
-            await client.task("mistyped").result()
-    assert sequencer.count("task_result_query") == 1
+        handle = client.task("mistyped")
+        for polls, ask in enumerate((handle.result, handle.wait, handle.status), 1):
+            with pytest.raises(TaskNotKnownError, match="does not know") as caught:
+                await ask()
+            assert (caught.value.task_id, caught.value.status_code) == ("mistyped", status)
+            assert sequencer.count("task_result_query") == polls
+        for function in (client.query_task_result, client.cancel_task):
+            with pytest.raises(TaskNotKnownError):
+                await function("mistyped")
+        with pytest.raises(TaskNotKnownError):
+            await handle.cancel()
+        assert not client.journal.records()
 
 
 @pytest.mark.parametrize(("timeout_seconds", "lifetime"), [(None, 7 * 86400), (900, 900 + 3600)])
