@@ -53,7 +53,7 @@ def record_table(
     leased: AbstractSet[int],
     parts: Mapping[str, Mapping[str, int]],
 ) -> Table:
-    """A table of records.
+    """A table of records; where they are of several networks, with the network of each.
 
     Args:
         leased: The ids of those that a process works on.
@@ -63,13 +63,17 @@ def record_table(
     for name in ("Age", "Task", "State", "Time"):
         table.add_column(name)
     table.add_column("Task id", no_wrap=True)
+    several = len({record.work.sequencer_url for record in records}) > 1
+    if several:
+        table.add_column("Network", overflow="fold")
     now = datetime.now(timezone.utc).timestamp()
     for record in records:
         age = Text(elapsed_text(now - record.created_at), style="dim")
+        network = [Text(printable(record.work.sequencer_url), style="dim")] if several else []
         if (whole := record.work.whole) is not None:
             label = shortened(printable(whole.label), 40)
             state, count = whole_texts(parts.get(whole.id, {}))
-            table.add_row(age, Text(label), Text(state), Text(), Text(count))
+            table.add_row(age, Text(label), Text(state), Text(), Text(count), *network)
             continue
         style = STATES.get(record.state, ("", "cyan"))[1]
         state = state_text(record) + (", a process waits" if record.is_open and record.id in leased else "")
@@ -82,6 +86,7 @@ def record_table(
             Text(printable(state), style=style),
             Text(seconds_text(record.total_seconds), style="dim"),
             Text(printable(record.task_id or f"job {record.job_id}")),
+            *network,
         )
     return table
 
