@@ -174,8 +174,8 @@ class AsyncXalora:
         workflow_url: The sequencer; default: ``XALORA_WORKFLOW_URL``, then the hosted network.
         settings: Ready-made settings, such as :func:`load_settings` gives, instead of reading them from all
             sources.
-        journal: A journal to share, or ``"memory"`` for one that lives, with its results, as long as this
-            client; default: the one in the ``state_dir`` of the settings.
+        journal: A journal to share, which keeps its own ``daily_limit``, or ``"memory"`` for one that lives,
+            with its results, as long as this client; default: the one in the ``state_dir`` of the settings.
         delivery: How local images reach a miner; default: as the settings say.
         env_files: ``.env`` files to read, the first wins.
         timeouts: Waits and retries together, instead of their four settings.
@@ -352,8 +352,11 @@ class AsyncXalora:
             return self._given_journal
         with self._journal_lock:
             if self._owned_journal is None:
-                in_memory = self._given_journal == "memory"
-                self._owned_journal = Journal(None) if in_memory else open_journal(self.settings)
+                if self._given_journal == "memory":
+                    self._owned_journal = Journal(None)
+                    self._owned_journal.daily_limit = self.settings.daily_limit
+                else:
+                    self._owned_journal = open_journal(self.settings)
             return self._owned_journal
 
     # --- the SDK's functions --------------------------------------------------------------------------------

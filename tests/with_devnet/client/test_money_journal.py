@@ -18,7 +18,8 @@ from journals import held, leases_in_use, states, until
 from programs import RUN, line, program
 from scripted import KEY, ScriptedNetwork, ScriptedSequencer, png, status, task
 
-from xalora_client import AsyncXalora, JournalError, TaskTimeoutError
+from xalora_client import AsyncXalora, DailyLimitError, FluxLoraTask, JournalError, TaskTimeoutError
+from xalora_client.devnet import Devnet
 from xalora_client.journal import TaskState
 
 
@@ -333,3 +334,13 @@ async def test_a_task_id_that_came_on_a_full_disk_survives_the_process(tmp_path:
             async with program(RUN, sequencer.url, "cat", "{}", state_dir=disk) as again:
                 assert await line(again) == "t-1"
     assert network.created == 1
+
+
+async def test_a_journal_in_memory_keeps_the_limit_of_a_day() -> None:
+    async with Devnet() as devnet:
+        key, url = devnet.api_key, devnet.url
+        async with AsyncXalora(key, url, journal="memory", daily_tasks=1) as client:
+            await client.run(FluxLoraTask(prompt="a", lora_name="gecko"))
+            with pytest.raises(DailyLimitError, match="limit of 1 task"):
+                await client.run(FluxLoraTask(prompt="b", lora_name="gecko"))
+        assert devnet.stats()["creates"] == 1
