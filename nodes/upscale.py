@@ -104,7 +104,7 @@ class XaloraUpscaleImage(XaloraNode):
         sends = (options.fallback or settings.fallback) != "local_only"
         if sends:
             tiles = sum(plan.count for plan in cuts.images)
-            check_tasks(what, tiles, len(cuts.tiles), max_tasks or None)
+            check_tasks(what, tiles, len(cuts.tiles), len(cuts.tiles), max_tasks or None)
         return await cls.run_tasks(
             tile_tasks(cuts, widgets) if cuts.are_any else upscale_tasks(cuts.tiles, widgets),
             options,

@@ -731,7 +731,8 @@ class AsyncXalora:
             max_in_flight: How many tasks are under way at the same time, and as many frames in memory;
                 default: the setting. Twice as many results, and those of 120 frames, are kept on disk until
                 their frames are written; a frame that comes again later stays until then.
-            max_tasks: Nothing is sent where more tasks than this are left.
+            max_tasks: Nothing is sent where more new tasks than this are needed. Frames that are written, or
+                whose result is kept or under way, need none.
             engine: An engine of this machine that makes all frames; nothing is sent.
             same_engine: All frames are made by what makes the first one, the network or an engine of this
                 machine, so that the picture does not flicker. Where that is the network, a frame that fails
@@ -758,6 +759,8 @@ class AsyncXalora:
             engine=engine,
             same_engine=same_engine,
             task=task_options or {},
+            claim=self._claim_of(options),
+            asks_network=(options.get("fallback") or self.settings.fallback) != "local_only",
             on_progress=on_progress or (lambda progress: None),
         )
         runs_frames = self._runs_parts(options, "frames of the clip")
@@ -802,7 +805,8 @@ class AsyncXalora:
             overlap: Pixels that a tile is sent more on each side with a neighbour. Results are exact for a
                 model whose result depends on fewer pixels, across, than this.
             max_in_flight: How many tasks are under way at the same time; default: the setting.
-            max_tasks: Nothing is sent where more tasks than this are needed.
+            max_tasks: Nothing is sent where more new tasks than this are needed. Tiles whose result is kept
+                or under way need none.
             engine: An engine of this machine that makes the image; nothing is sent.
             task_options: Of each task, such as ``{"workflow_id": "7"}``; see
                 :class:`~xalora_client.WorkflowTask`.
@@ -838,9 +842,19 @@ class AsyncXalora:
             engine=engine,
             policy=options.get("fallback") or self.settings.fallback,
             task=task_options or {},
+            claim=self._claim_of(options),
             on_event=listener,
         )
         return await upscale_in_tiles(self, image, place, tile_options, runs_parts)
+
+    def _claim_of(self, options: RunOptions) -> ClaimOptions:
+        """What may answer the task of each part."""
+        return self._claim_options(
+            host_of(options),
+            reuse=options.get("reuse"),
+            again=options.get("again", False),
+            if_unknown=options.get("if_unknown", "stop"),
+        )
 
     def _runs_parts(self, options: RunOptions, parts: str) -> Callable[[str], RunPart]:
         """What gets the result of each of these parts, given the id of what is sent together."""

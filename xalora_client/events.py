@@ -108,14 +108,15 @@ class TileProgress(TaskEvent):
     """How far an image is that is upscaled in tiles; the first comes before any task is sent.
 
     ``tasks`` of the ``tiles`` differ, each of which is a task; of those, ``done`` have a result and
-    ``in_flight`` are under way. ``seconds_left`` is an estimate, None without one. ``job_id`` names the
-    image.
+    ``in_flight`` are under way. When it began, ``to_send`` were new tasks; the others are kept, under way, or
+    this machine's. ``seconds_left`` is an estimate, None without one. ``job_id`` names the image.
     """
 
     tiles: int
     tasks: int
     done: int
     in_flight: int
+    to_send: int = 0
     seconds_left: float | None = None
 
 

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from pydantic import PrivateAttr
 
-from .errors import ConfigurationError, ResultExpiredError, TaskFailedError, XaloraError
+from .errors import (
+    ConfigurationError,
+    JournalError,
+    MissingKeyError,
+    ResultExpiredError,
+    TaskFailedError,
+    XaloraError,
+)
 from .events import EventCallback
-from .journal.records import Whole
+from .journal.records import Whole, Work
 from .journal.spending import sent_in
 from .results import RunResult
 from .tasks import UpscalerTask
+from .text import counted
 
 if TYPE_CHECKING:
-    from .journal import Journal
+    from .config import Settings
+    from .journal import ClaimOptions, Journal
     from .media.inputs import ImageInput
 
 logger = logging.getLogger("xalora_client")
 
 MAX_RESENDS = 2
 """How often a part whose task failed is sent again; each resend is a task. As the nodes do."""
+
+_NO_IMAGE = np.zeros((1, 1, 3), np.uint8)
 
 RunPart: TypeAlias = Callable[[UpscalerTask, EventCallback, "str | None"], Awaitable[RunResult]]
 """Gets the result of one part. The engine is the one that has to make it; None for any."""
@@ -77,6 +89,67 @@ async def result_of(run: Callable[[], Awaitable[RunResult]], name: str) -> tuple
                 error.what = f"{name}{times}: {error.what}"
                 error.args = (error.what,)
                 raise
+
+
+def count_new(
+    journal: Journal,
+    settings: Settings,
+    task_options: Mapping[str, Any],
+    digests: Collection[str],
+    claim: ClaimOptions,
+) -> int:
+    """How many parts with these pixels need a new task; the others are kept, or under way. Blocking.
+
+    Args:
+        digests: Of the pixels of each part, see :func:`.digest_of_array`.
+    """
+    from .jobs.kept import needs_create
+    from .jobs.preparation import credentials_of, fingerprint_with
+
+    default = settings.credentials() if settings.api_key is not None else None
+    task = UpscalerTask(image=_NO_IMAGE, **task_options)
+    try:
+        who = credentials_of(task, default, settings.sequencer_url)
+    except MissingKeyError:
+        # Nothing in the journal is this consumer's.
+        return len(digests)
+
+    def is_new(digest: str) -> bool:
+        work = Work(
+            fingerprint=fingerprint_with(task, who, settings.sequencer_url, {"image": digest}),
+            sequencer_url=settings.sequencer_url,
+            consumer_id=who.consumer_id,
+            task_type=task.kind_of_task,
+            seeded=task.repeatable,
+        )
+        try:
+            return needs_create(journal.answering(work, claim), claim.if_unknown)
+        except JournalError:
+            return True
+
+    return sum(map(is_new, digests))
+
+
+def check_new(name: str, parts: str, distinct: int, new: int, most: int | None, next_step: str) -> None:
+    """Check that a whole needs no more new tasks than the user allows.
+
+    Args:
+        name: Of the whole.
+        parts: How many it has, in words, such as ``12 tiles``.
+        distinct: How many of them differ.
+        new: How many of those are new tasks.
+
+    Raises:
+        ConfigurationError: It does. Nothing was sent.
+    """
+    if most is None or new <= most:
+        return
+    kept = f", {distinct - new} of them need none" if new < distinct else ""
+    raise ConfigurationError(
+        f"{name} needs {counted(new, 'task')} ({distinct} of {parts} differ{kept}), "
+        f"and {most} {'is' if most == 1 else 'are'} the limit",
+        next_step=next_step,
+    )
 
 
 def tasks_sent(journal: Journal, run_id: str) -> int | None:

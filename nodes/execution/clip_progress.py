@@ -38,9 +38,8 @@ class ClipProgress:
             return "writing the video"
         if not progress.made and not progress.done:
             cost = f", about {self._cost}" if self._cost else ""
-            return (
-                f"{progress.tasks} of {progress.frames} frames differ: {counted(progress.left, 'task')}{cost}"
-            )
+            tasks = f"{counted(progress.to_send, 'task')}{cost}"
+            return f"{progress.tasks} of {progress.frames} frames differ: {tasks}"
         parts = [frames]
         if progress.in_flight:
             parts.append(f"{counted(progress.in_flight, 'task')} in flight")

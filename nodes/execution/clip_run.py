@@ -116,7 +116,7 @@ class ClipRun(RunningNode[Path]):
     def _note(self, progress: VideoProgress, settings: Settings) -> None:
         sends = (self.options.fallback or settings.fallback) != "local_only"
         workflow_id = self.task_options.get("workflow_id")
-        cost = cost_of(settings.prices, [Sent("upscaler", workflow_id, progress.left)]) if sends else None
+        cost = cost_of(settings.prices, [Sent("upscaler", workflow_id, progress.to_send)]) if sends else None
         is_first = progress.stage == "upscaling" and not progress.in_flight and not progress.made
         self._progress.note(progress, "" if cost is None else cost_text(cost))
         if is_first:

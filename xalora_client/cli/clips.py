@@ -42,7 +42,7 @@ class ClipChoices:
 
     Args:
         max_in_flight: How many tasks at the same time; None for the setting.
-        max_tasks: Above so many tasks nothing is sent.
+        max_tasks: Above so many new tasks nothing is sent.
         same_engine: All frames by what makes the first.
     """
 
@@ -230,13 +230,23 @@ class _Runner:
         self._say_made(clip, clip.made)
 
     async def _look(self, client: AsyncXalora, clip: _Clip) -> None:
+        from ..journal import ClaimOptions
         from ..video.frames import VideoOptions
         from ..video.upscaling import look_through
 
         choices = self._choices
         with _Bar(self._screen, clip) as bar:
             most = choices.max_in_flight or self._settings.max_in_flight
-            looking = VideoOptions(most, max_tasks=choices.max_tasks, on_progress=bar.show)
+            looking = VideoOptions(
+                most,
+                max_tasks=choices.max_tasks,
+                claim=ClaimOptions(
+                    reuse=self._settings.reuse and not self._options.no_reuse,
+                    if_unknown=self._options.if_unknown,
+                ),
+                asks_network=self._options.asks_network(self._settings),
+                on_progress=bar.show,
+            )
             clip.progress = await look_through(client, clip.source, clip.output, looking)
         self._say_plan(clip)
         self._screen.event("planned", **clip.document(), **self.estimate(clip))
@@ -249,10 +259,10 @@ class _Runner:
         if progress is None or progress.stage == "reading":
             return {"frames": progress.frames if progress else None, "tasks": None, "estimate": None}
         sends = self._options.asks_network(self._settings)
-        cost = cost_of(self._settings.prices, [Sent("upscaler", None, progress.left)]) if sends else None
+        cost = cost_of(self._settings.prices, [Sent("upscaler", None, progress.to_send)]) if sends else None
         return {
             "frames": progress.frames,
-            "tasks": progress.left if sends else 0,
+            "tasks": progress.to_send if sends else 0,
             "estimate": None if cost is None else cost_text(cost),
         }
 
@@ -260,9 +270,12 @@ class _Runner:
         progress, planned = clip.progress, self.estimate(clip)
         assert progress is not None
         written = f", {progress.done:,} are written" if progress.done else ""
+        sends, kept = self._options.asks_network(self._settings), progress.left - progress.to_send
+        if sends and kept:
+            written += f", {kept:,} are kept or under way"
         cost = f", about {planned['estimate']} by your prices" if planned["estimate"] else ""
-        by = f"{_counted(progress.left, 'task')}{cost}"
-        if not self._options.asks_network(self._settings):
+        by = f"{_counted(progress.to_send, 'task')}{cost}"
+        if not sends:
             by = "done by this machine, nothing is sent"
         self._screen.say(
             f"{clip.name}: {progress.tasks:,} of {_counted(progress.frames, 'frame')} differ{written}: {by}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..client import open_journal
-from ..config import Credentials, Settings
+from ..config import Credentials, IfUnknown, Settings
 from ..errors import InputTooLargeError, XaloraError
 from ..journal import ClaimOptions, Journal, Record, TaskState
 from ..prices import Sent, cost_of, cost_text
@@ -66,12 +66,14 @@ class Planned:
         }
 
 
-def action_for(record: Record | None, if_unknown: str) -> Action:
+def action_for(record: Record | None, if_unknown: IfUnknown) -> Action:
     """What a task with this answer of the journal comes to."""
-    if record is None or record.state in (TaskState.PREPARED, TaskState.NOT_SENT):
+    from ..jobs.kept import needs_create
+
+    if record is None or needs_create(record, if_unknown):
         return "send"
     if record.state is TaskState.UNKNOWN:
-        return "unknown" if if_unknown == "stop" else "send"
+        return "unknown"
     return "reuse" if record.files else "wait"
 
 
@@ -108,7 +110,7 @@ def print_plan(
     for plan in plans:
         size = f", {bytes_text(plan.size)}" if plan.size else ""
         if plan.tiles > 1:
-            size = f" in {plan.tiles} tiles: at most {counted(plan.tasks, 'task')}"
+            size = f" in {plan.tiles} tiles: {counted(plan.tasks, 'task')}"
         screen.say(f"{plan.job.label}: {WORDS[plan.action].format(same_as=plan.same_as)}{size}")
         if plan.error is not None:
             screen.error(plan.error, plan.job.label)
@@ -179,11 +181,12 @@ async def _plan(
 
     # Without a key nothing in the journal is this consumer's.
     credentials = settings.credentials() if settings.api_key is not None else Credentials("", "")
+    how = ClaimOptions(reuse=settings.reuse and not options.no_reuse, if_unknown=options.if_unknown)
     try:
         if job.tiles is not None and not job.tiles.tries_whole:
-            tiles, tasks = await job.tiles.count(job.label, task, settings)
+            tiles, tasks = await job.tiles.count(job.label, task, settings, journal, how)
             if tiles > 1:
-                return Planned(job, "send", tiles=tiles, tasks=tasks)
+                return _planned_tiles(job, tiles, tasks)
         prepared = await prepare(task, credentials, settings.sequencer_url)
         size = sum(len(image.data) for image in prepared.images.values())
         for image in prepared.images.values() if settings.store_url is None else ():
@@ -191,10 +194,9 @@ async def _plan(
         # Equal images of one command are one task.
         is_double = task.repeatable and prepared.fingerprint in fingerprints
         first = fingerprints.setdefault(prepared.fingerprint, job.label)
-        how = ClaimOptions(reuse=settings.reuse and not options.no_reuse)
         record = journal.answering(work_of(prepared, settings.sequencer_url), how)
     except InputTooLargeError as error:
-        return await _plan_in_tiles(settings, job, task, error)
+        return await _plan_in_tiles(journal, settings, job, task, how, error)
     except XaloraError as error:
         return Planned(job, "fail", error=error)
     action = action_for(record, options.if_unknown)
@@ -204,13 +206,22 @@ async def _plan(
 
 
 async def _plan_in_tiles(
-    settings: Settings, job: Job, task: WorkflowTask, error: InputTooLargeError
+    journal: Journal,
+    settings: Settings,
+    job: Job,
+    task: WorkflowTask,
+    how: ClaimOptions,
+    error: InputTooLargeError,
 ) -> Planned:
     """What would become of an image that no request takes."""
     if job.tiles is None or job.tiles.tile == "never":
         return Planned(job, "fail", error=error)
     try:
-        tiles, tasks = await job.tiles.count(job.label, task, settings)
+        tiles, tasks = await job.tiles.count(job.label, task, settings, journal, how)
     except XaloraError as refusal:
         return Planned(job, "fail", error=refusal)
-    return Planned(job, "send", tiles=tiles, tasks=tasks)
+    return _planned_tiles(job, tiles, tasks)
+
+
+def _planned_tiles(job: Job, tiles: int, tasks: int) -> Planned:
+    return Planned(job, "send" if tasks else "reuse", tiles=tiles, tasks=tasks)

@@ -22,6 +22,7 @@ from .screen import Screen
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
+    from ..journal import ClaimOptions, Journal
     from ..tasks import WorkflowTask
     from ..tiles.upscaling import Tiling
 
@@ -32,7 +33,7 @@ class TileChoices:
 
     Args:
         tile: When, and how large the tiles are.
-        max_tasks: Above so many tasks nothing of an image is sent.
+        max_tasks: Above so many new tasks nothing of an image is sent.
         max_in_flight: How many tasks at the same time; None for the setting.
     """
 
@@ -47,20 +48,24 @@ class TileChoices:
         """Whether an image is sent whole where a request takes it."""
         return self.tile in ("auto", "never")
 
-    async def count(self, name: str, task: WorkflowTask, settings: Settings) -> tuple[int, int]:
-        """How many tiles an image is cut into, and how many tasks they are.
+    async def count(
+        self, name: str, task: WorkflowTask, settings: Settings, journal: Journal, claim: ClaimOptions
+    ) -> tuple[int, int]:
+        """How many tiles an image is cut into, and how many new tasks they are.
 
         Raises:
             ConfigurationError: They are more than the user allows.
             InputImageError: It can't be read.
         """
-        from ..tiles.upscaling import check_tasks, tasks_of
+        from ..parts import count_new
+        from ..tiles.upscaling import check_tasks, tiles_of
 
         image = task.image_parameters()["image"]
         side = self.tile if isinstance(self.tile, int) else None
-        tiles, tasks = await run_in_thread(lambda: tasks_of(image, settings, side))
-        check_tasks(name, tiles, tasks, self.max_tasks)
-        return tiles, tasks
+        tiles, digests = await run_in_thread(lambda: tiles_of(image, settings, side))
+        new = await run_in_thread(lambda: count_new(journal, settings, {}, digests, claim))
+        check_tasks(name, tiles, len(digests), new, self.max_tasks)
+        return tiles, new
 
 
 def tiling_of(text: str) -> Tiling:
@@ -175,11 +180,13 @@ def _say_plan(
     settings: Settings, progress: TileProgress, label: str, options: RunOptions, screen: Screen
 ) -> None:
     sends = options.asks_network(settings)
-    cost = cost_of(settings.prices, [Sent("upscaler", None, progress.tasks)]) if sends else None
+    cost = cost_of(settings.prices, [Sent("upscaler", None, progress.to_send)]) if sends else None
     estimate = None if cost is None else cost_text(cost)
-    by = f"{counted(progress.tasks, 'task')}{f', about {estimate} by your prices' if estimate else ''}"
+    by = f"{counted(progress.to_send, 'task')}{f', about {estimate} by your prices' if estimate else ''}"
     if not sends:
         by = "done by this machine, nothing is sent"
-    screen.say(f"{label}: {progress.tasks:,} of {progress.tiles:,} tiles differ: {by}")
-    tasks = progress.tasks if sends else 0
+    kept = progress.tasks - progress.to_send if sends else 0
+    also = f", {kept:,} are kept or under way" if kept else ""
+    screen.say(f"{label}: {progress.tasks:,} of {progress.tiles:,} tiles differ{also}: {by}")
+    tasks = progress.to_send if sends else 0
     screen.event("plan", input=label, tiles=progress.tiles, tasks=tasks, estimate=estimate)

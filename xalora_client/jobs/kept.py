@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ..events import Done
 from ..files import digest_of
-from ..journal import Record
+from ..journal import IfUnknown, Record, TaskState
 from ..media.limits import PixelLimits
 from ..results import REMOTE_ENGINE, RunResult, Timing
 
@@ -24,6 +24,16 @@ def are_whole(record: Record) -> bool:
             else:
                 file.unlink()
     return whole == len(record.files)
+
+
+def needs_create(record: Record | None, if_unknown: IfUnknown) -> bool:
+    """Whether a task that this record answers, None for no record, is sent to the network."""
+    if record is None or record.state in (TaskState.PREPARED, TaskState.NOT_SENT):
+        return True
+    if record.state is not TaskState.UNKNOWN or if_unknown == "stop":
+        return False
+    # The network has accepted the task, and only it can say more.
+    return if_unknown == "forget" or record.task_id is None
 
 
 def kept_result(record: Record, limits: PixelLimits) -> RunResult:

@@ -124,22 +124,42 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
         job_id=task.new_job_id(),
         parameters=parameters,
         images=images,
-        fingerprint=fingerprint(
-            sequencer_url=sequencer_url,
-            consumer_id=credentials.consumer_id,
-            task_type=task.kind_of_task,
-            workflow_id=task.workflow_id,
-            parameters=parameters,
-            image_digests=digests,
-            recipe=task.recipe,
-            more_details=details,
-        ),
+        fingerprint=_fingerprint_of(task, credentials, sequencer_url, parameters, details, digests),
         kind=duration_kind(
             task_type=task.kind_of_task,
             workflow_id=task.workflow_id,
             parameters=parameters,
             pixels=sum(image.width * image.height for image in images.values()) or None,
         ),
+        more_details=details,
+    )
+
+
+def fingerprint_with(
+    task: WorkflowTask, credentials: Credentials, sequencer_url: str, image_digests: Mapping[str, str]
+) -> str:
+    """The fingerprint that :func:`prepare` gives the task where its images have these pixel digests."""
+    details = task.details()
+    parameters = details.pop("parameters")
+    return _fingerprint_of(task, credentials, sequencer_url, parameters, details, image_digests)
+
+
+def _fingerprint_of(
+    task: WorkflowTask,
+    credentials: Credentials,
+    sequencer_url: str,
+    parameters: Mapping[str, Any],
+    details: Mapping[str, Any],
+    digests: Mapping[str, str],
+) -> str:
+    return fingerprint(
+        sequencer_url=sequencer_url,
+        consumer_id=credentials.consumer_id,
+        task_type=task.kind_of_task,
+        workflow_id=task.workflow_id,
+        parameters=parameters,
+        image_digests=digests,
+        recipe=task.recipe,
         more_details=details,
     )
 

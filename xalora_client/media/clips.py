@@ -5,7 +5,6 @@ Unlike :mod:`.video` nothing is collected: a worker process decodes, and holds a
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,11 +144,6 @@ def open_clip(path: Path) -> Clip:
         kind=kind,
         shown_at=tuple(read["times"]),
     )
-
-
-def frame_digest(pixels: npt.NDArray[np.uint8]) -> str:
-    """A digest that is equal exactly for equal pixels of one shape."""
-    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
 
 
 def _increasing(times: Sequence[int]) -> tuple[int, ...]:

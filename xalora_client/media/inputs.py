@@ -107,7 +107,7 @@ def prepare_image(image: ImageInput) -> PreparedImage:
         pixels = opened.pixels
         data = opened.encode()
         size = pixels.width, pixels.height
-        return PreparedImage(data, opened.kind, *size, _digest(pixels), opened.given_bytes)
+        return PreparedImage(data, opened.kind, *size, pixel_digest(pixels), opened.given_bytes)
 
 
 def sent_pixels(image: ImageInput) -> npt.NDArray[np.uint8]:
@@ -416,10 +416,17 @@ def _share_of_odd(array: npt.NDArray[Any]) -> str:
     return "all" if count == array.size else f"{count} of {array.size}"
 
 
-def _digest(pixels: Pixels) -> str:
+def pixel_digest(pixels: Pixels) -> str:
+    """See :class:`PreparedImage`; of pixels as they are sent."""
     shape = f"{pixels.height}x{pixels.width}x{pixels.channels}/{pixels.maximum}"
     digest = hashlib.sha256(f"{shape}\n".encode())
     for start in range(0, pixels.height, ROWS_AT_ONCE):
         rows = pixels.rows(start, min(start + ROWS_AT_ONCE, pixels.height))
         digest.update(np.ascontiguousarray(rows).data)
     return digest.hexdigest()
+
+
+def digest_of_array(pixels: npt.NDArray[np.uint8]) -> str:
+    """What :class:`PreparedImage` has as digest of these pixels ``[H, W, 3 or 4]`` in sRGB."""
+    height, width, channels = pixels.shape
+    return pixel_digest(Pixels(width, height, channels, 255, lambda start, stop: pixels[start:stop]))

@@ -34,17 +34,26 @@ from ..errors import (
 )
 from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
 from ..files import draft_of, settle
-from ..journal.records import Whole
+from ..journal.records import ClaimOptions, Whole
 from ..media import workers
 from ..media.clip_writer import fitted
-from ..media.clips import frame_digest
 from ..media.containers import BrokenMediaError
 from ..media.credits import credits_of
 from ..media.image_files import ImageHeader
 from ..media.images import errors_of_result, read_result_header
-from ..media.inputs import ImageInput, is_remote, sent_pixels
+from ..media.inputs import ImageInput, digest_of_array, is_remote, sent_pixels
 from ..media.row_writer import check_rows_format, open_rows
-from ..parts import PartTask, RunPart, output_file, result_of, seconds_left, tasks_sent, warnings_once
+from ..parts import (
+    PartTask,
+    RunPart,
+    check_new,
+    count_new,
+    output_file,
+    result_of,
+    seconds_left,
+    tasks_sent,
+    warnings_once,
+)
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..text import counted
 from ..transfer.part_file import remove_left, try_lock
@@ -97,6 +106,7 @@ class TileOptions:
     Args:
         side: Of the tiles in pixels; None for the largest that fit in a request.
         policy: When this machine makes the image instead of the network.
+        claim: What may answer a tile's task instead of a new one.
     """
 
     max_in_flight: int
@@ -106,6 +116,7 @@ class TileOptions:
     engine: str | None = None
     policy: FallbackPolicy = "never"
     task: Mapping[str, Any] = field(default_factory=dict)
+    claim: ClaimOptions = field(default_factory=ClaimOptions)
     on_event: EventCallback = field(default=lambda event: None)
 
 
@@ -175,8 +186,11 @@ async def upscale_in_tiles(
         if options.engine is not None:
             reason = f"all tiles of the image are made by {options.engine}"
         elif options.policy != "local_only":
-            check_tasks(name, plan.count, len(distinct(digests)), options.max_tasks)
-            tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)))
+            new = await run_in_thread(
+                lambda: count_new(client.journal, settings, options.task, set(digests), options.claim)
+            )
+            check_tasks(name, plan.count, len(set(digests)), new, options.max_tasks)
+            tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)), new)
             try:
                 return await tiling.run()
             except XaloraError as error:
@@ -188,29 +202,21 @@ async def upscale_in_tiles(
         return await _Tiling(client, image, replace(options, max_in_flight=1), run_id, here).run()
 
 
-def tasks_of(source: ImageInput, settings: Settings, side: int | None = None) -> tuple[int, int]:
-    """How many tiles an image is cut into, and how many tasks they are. Blocking.
+def tiles_of(source: ImageInput, settings: Settings, side: int | None = None) -> tuple[int, frozenset[str]]:
+    """How many tiles an image is cut into, and the digests of those that differ. Blocking.
 
     Raises:
         InputImageError: It can't be read.
         ConfigurationError: There are no such tiles.
     """
     _, plan, digests = _planned(source, settings, side, OVERLAP)
-    return plan.count, len(distinct(digests))
+    return plan.count, frozenset(digests)
 
 
-def check_tasks(name: str, tiles: int, tasks: int, most: int | None) -> None:
-    """Check that an image needs no more tasks than the user allows.
-
-    Raises:
-        ConfigurationError: It does. Nothing was sent.
-    """
-    if most is not None and tasks > most:
-        raise ConfigurationError(
-            f"{name} needs {counted(tasks, 'task')} ({tasks} of {tiles} tiles differ), "
-            f"and {most} {'is' if most == 1 else 'are'} the limit",
-            next_step="Raise max_tasks, or have larger tiles made.",
-        )
+def check_tasks(name: str, tiles: int, distinct: int, new: int, most: int | None) -> None:
+    """See :func:`.check_new`."""
+    next_step = "Raise max_tasks, or have larger tiles made."
+    check_new(name, counted(tiles, "tile"), distinct, new, most, next_step)
 
 
 def _planned(
@@ -221,7 +227,7 @@ def _planned(
     limit = int(settings.inline_limit) if settings.store_url is None else None
     side = side_of_tiles(side, limit, pixels.shape[2])
     plan = plan_of(pixels.shape[1], pixels.shape[0], side, overlap)
-    return pixels, plan, [_digest(_cut(pixels, plan, number)) for number in range(plan.count)]
+    return pixels, plan, [digest_of_array(_cut(pixels, plan, number)) for number in range(plan.count)]
 
 
 @dataclass(frozen=True)
@@ -243,10 +249,6 @@ class _Image:
 def _cut(pixels: Pixels8, plan: TilePlan, number: int) -> Pixels8:
     row, column = plan.tiles[number]
     return pixels[row.start : row.stop, column.start : column.stop]
-
-
-def _digest(pixels: Pixels8) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]}-{frame_digest(pixels)}"
 
 
 class _Here:
@@ -307,7 +309,9 @@ class _Tiling:
         options: TileOptions,
         run_id: str,
         make: Callable[[PartTask], Awaitable[RunResult]],
+        to_send: int = 0,
     ) -> None:
+        self._to_send = to_send
         self._client, self._image, self._options, self._run_id = client, image, options, run_id
         self._make = make
         self._first = distinct(image.digests)
@@ -445,6 +449,7 @@ class _Tiling:
             tasks=tasks,
             done=done,
             in_flight=self._in_flight,
+            to_send=self._to_send,
             seconds_left=seconds_left(monotonic() - self._began, done, tasks - done),
         )
         self._options.on_event(progress)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..concurrency import run_in_thread
-from ..journal.records import Whole
+from ..journal.records import ClaimOptions, Whole
 from ..media.clips import Clip
 from ..media.limits import FRAME_PIXELS
 from ..parts import PartTask, RunPart, result_of
@@ -29,13 +29,20 @@ Pixels8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """See :meth:`xalora_client.AsyncXalora.upscale_video`."""
+    """See :meth:`xalora_client.AsyncXalora.upscale_video`.
+
+    Args:
+        claim: What may answer a frame's task instead of a new one.
+        asks_network: Whether anything may be sent.
+    """
 
     max_in_flight: int
     max_tasks: int | None = None
     engine: str | None = None
     same_engine: bool = False
     task: Mapping[str, Any] = field(default_factory=dict)
+    claim: ClaimOptions = field(default_factory=ClaimOptions)
+    asks_network: bool = True
     on_progress: ProgressCallback = field(default=lambda progress: None)
 
 

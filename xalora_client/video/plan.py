@@ -39,9 +39,9 @@ class ClipPlan:
         """How many frames differ from all others."""
         return len(self._last_use)
 
-    def tasks_from(self, start: int) -> int:
-        """How many results are needed for the frames from ``start`` on."""
-        return sum(last >= start for last in self._last_use.values())
+    def needed_from(self, start: int) -> list[str]:
+        """The contents of the frames from ``start`` on, each once: a result is needed for each."""
+        return [digest for digest, last in self._last_use.items() if last >= start]
 
     def is_first(self, frame: int) -> bool:
         """Whether no frame before is equal."""

@@ -18,6 +18,7 @@ class VideoProgress:
         frames: How many the clip has.
         tasks: How many of them differ, each of which is a task; 0 while reading.
         left: How many tasks were left when this call began to upscale: those of written segments are not.
+        to_send: How many of those left are new tasks; the others are kept or under way, or this machine's.
         done: Frames that are written, or read.
         made: Results that this call has, of those left.
         in_flight: Tasks under way.
@@ -28,6 +29,7 @@ class VideoProgress:
     frames: int
     tasks: int = 0
     left: int = 0
+    to_send: int = 0
     done: int = 0
     made: int = 0
     in_flight: int = 0

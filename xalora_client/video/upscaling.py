@@ -33,11 +33,12 @@ from ..journal.records import Whole
 from ..media import workers
 from ..media.animation import on_black
 from ..media.clip_writer import SegmentWriter, check_output, fitted, join
-from ..media.clips import Clip, frame_digest, open_clip
+from ..media.clips import Clip, open_clip
 from ..media.containers import BrokenMediaError
 from ..media.images import errors_of_result
+from ..media.inputs import digest_of_array
 from ..media.limits import TooLargeError, check_frame_size, using
-from ..parts import RunPart, output_file, seconds_left, tasks_sent, warnings_once
+from ..parts import RunPart, check_new, count_new, output_file, seconds_left, tasks_sent, warnings_once
 from ..results import REMOTE_ENGINE, add_result_to_errors
 from ..text import counted
 from .folder import VIDEOS_FOLDER, ClipFolder
@@ -56,7 +57,7 @@ T = TypeVar("T")
 READ_AT_ONCE = 16
 """How many frames are looked through between two looks for a cancel."""
 
-_FORM = "1"
+_FORM = "2"
 """Names how frames are sent and written; a clip that was begun in another form begins anew."""
 
 
@@ -183,16 +184,27 @@ class _Upscaling:
         self._size, self._made = await run_in_thread(lambda: folder.noted(written))
         self._start = plan.segments[written - 1].stop if written else 0
         await self._release_last(written)
-        left = plan.tasks_from(self._start)
-        self._tell(stage="upscaling", tasks=plan.distinct, left=left, done=self._start)
-        most = self._options.max_tasks
-        if most is not None and left > most:
-            raise ConfigurationError(
-                f"{clip.path.name} needs {counted(left, 'task')} ({plan.distinct} of {clip.frame_count} "
-                f"frames differ), and {most} are the limit",
-                next_step="Raise max_tasks, or give a shorter clip.",
-            )
+        needed = plan.needed_from(self._start)
+        new = await run_in_thread(lambda: self._count_new(needed))
+        self._tell(stage="upscaling", tasks=plan.distinct, left=len(needed), to_send=new, done=self._start)
+        check_new(
+            clip.path.name,
+            counted(clip.frame_count, "frame"),
+            plan.distinct,
+            new,
+            self._options.max_tasks,
+            "Raise max_tasks, or give a shorter clip.",
+        )
         return plan, written
+
+    def _count_new(self, needed: list[str]) -> int:
+        """How many results of these contents are new tasks."""
+        client, options = self._client, self._options
+        engines = {options.engine, *(made.engine for made in self._made[:1] if options.same_engine)}
+        if not options.asks_network or engines - {None, REMOTE_ENGINE}:
+            return 0
+        missing = [digest for digest in needed if self._folder.here(digest) is None]
+        return count_new(client.journal, client.settings, options.task, missing, options.claim)
 
     async def run(self) -> UpscaledVideo:
         plan, written = await self.prepare()
@@ -239,7 +251,7 @@ class _Upscaling:
                 pixels = next(reading, None)
                 if pixels is None:
                     return
-                digests.append(frame_digest(pixels))
+                digests.append(digest_of_array(pixels))
 
         while len(digests) < count:
             await self._read(look)

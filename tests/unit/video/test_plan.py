@@ -28,7 +28,7 @@ def test_each_content_is_one_task() -> None:
 
 def test_what_is_left_is_what_later_frames_need() -> None:
     clip = plan("aabbacc", 3)
-    assert [clip.tasks_from(start) for start in (0, 3, 4, 5, 7)] == [3, 3, 2, 1, 0]
+    assert [len(clip.needed_from(start)) for start in (0, 3, 4, 5, 7)] == [3, 3, 2, 1, 0]
 
 
 def test_a_result_goes_with_the_segment_of_its_last_frame() -> None:

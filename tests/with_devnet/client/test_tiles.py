@@ -196,6 +196,25 @@ async def test_above_the_limit_nothing_is_sent(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+async def test_the_limit_counts_new_tasks_alone(tmp_path: Path) -> None:
+    image, heard = photograph(500, 300), list[TaskEvent]()
+    async with Devnet(miners=4, task_seconds=0.01) as devnet:
+        async with AsyncXalora(devnet.api_key, devnet.url, daily_tasks=4) as client:
+            with pytest.raises(DailyLimitError):
+                await client.upscale_image(image, tmp_path / "large.png", tile=256)
+        async with AsyncXalora(devnet.api_key, devnet.url) as client:
+            with pytest.raises(
+                ConfigurationError, match=r"needs 2 tasks \(6 of 6 tiles differ, 4 of them need"
+            ):
+                await client.upscale_image(image, tmp_path / "large.png", tile=256, max_tasks=1)
+            await client.upscale_image(
+                image, tmp_path / "large.png", tile=256, max_tasks=2, on_event=heard.append
+            )
+        assert devnet.stats()["creates"] == 6
+    assert isinstance(heard[0], TileProgress)
+    assert (heard[0].tasks, heard[0].to_send) == (6, 2)
+
+
 async def test_a_limit_of_the_day_stops_and_the_same_call_goes_on(tmp_path: Path) -> None:
     image = photograph(500, 300)
     async with Devnet(task_seconds=0.01) as devnet:

@@ -20,6 +20,7 @@ from xalora_client import (
     DailyLimitError,
     ResultSaveError,
     TaskFailedError,
+    UpscalerTask,
     Xalora,
     XaloraError,
 )
@@ -75,6 +76,7 @@ async def test_each_frame_that_differs_is_a_task(tmp_path: Path) -> None:
     assert track(made.path, "video").times == track(clip, "video").times
     before = next(each for each in told if each.stage == "upscaling")
     assert (before.tasks, before.left, before.frames, before.in_flight, before.done) == (12, 12, 24, 0, 0)
+    assert before.to_send == 12
     assert max(each.in_flight for each in told) <= 8
     assert told[-1].stage == "joining" and told[-1].done == 24
 
@@ -284,6 +286,43 @@ async def test_above_the_limit_nothing_is_sent(tmp_path: Path) -> None:
             await client.upscale_video(clip, tmp_path / "out.mp4", max_tasks=11)
         assert devnet.stats()["endpoints"].get("task_create", 0) == 0
         await client.upscale_video(clip, tmp_path / "out.mp4", max_tasks=12)
+
+
+async def test_the_limit_counts_new_tasks_alone(tmp_path: Path, short_segments: None) -> None:
+    frames = moving_photograph(12)
+    clip = write_video(tmp_path / "clip.mp4", frames, lossless=True)
+    part = write_video(tmp_path / "part.mp4", frames[:4], lossless=True)
+    told, listener = heard()
+
+    async def upscale(source: Path, url: str, key: str, **options: Any) -> None:
+        async with AsyncXalora(key, url, reuse=True) as client:
+            await client.upscale_video(source, tmp_path / "out.mp4", max_in_flight=1, **options)
+
+    async with Devnet(miners=2) as devnet:
+        with pytest.raises(DailyLimitError, match="Frame 8"):
+            async with AsyncXalora(devnet.api_key, devnet.url, daily_tasks=7) as client:
+                await client.upscale_video(clip, tmp_path / "out.mp4", max_in_flight=1)
+        # Five frames are written, and two kept. Without them it is one task too few.
+        with pytest.raises(
+            ConfigurationError, match=r"needs 5 tasks \(12 of 12 frames differ, 7 .* need none"
+        ):
+            await upscale(clip, devnet.url, devnet.api_key, max_tasks=4)
+        with pytest.raises(ConfigurationError, match="needs 7 tasks"):
+            await upscale(clip, devnet.url, devnet.api_key, max_tasks=5, again=True)
+        assert devnet.stats()["creates"] == 7
+        await upscale(clip, devnet.url, devnet.api_key, max_tasks=5, on_progress=listener)
+        assert devnet.stats()["creates"] == 12
+    before = next(each for each in told if each.stage == "upscaling")
+    assert (before.left, before.to_send) == (7, 5)
+
+    # Frames of another clip that are kept count neither; nor does what this machine makes.
+    async with Devnet(miners=2) as devnet, AsyncXalora(devnet.api_key, devnet.url, reuse=True) as client:
+        await asyncio.gather(*(client.run(UpscalerTask(image=frame)) for frame in open_clip(part).frames()))
+        await client.upscale_video(clip, tmp_path / "out.mp4", max_tasks=8)
+        assert devnet.stats()["creates"] == 12
+        for options in ({"engine": "pillow"}, {"fallback": "local_only"}):
+            await client.upscale_video(part, tmp_path / "here.mp4", max_tasks=1, **options)  # type: ignore[arg-type]
+        assert devnet.stats()["creates"] == 12
 
 
 async def test_the_limit_of_a_day_ends_it_and_the_next_day_goes_on(tmp_path: Path) -> None:

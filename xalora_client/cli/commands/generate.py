@@ -106,7 +106,7 @@ def upscale(
         typer.Option(
             metavar="N",
             min=1,
-            help="Send nothing of a clip, or of an image in tiles, that needs more tasks.",
+            help="Send nothing of a clip, or of an image in tiles, that needs more new tasks.",
             show_default=False,
         ),
     ] = None,
