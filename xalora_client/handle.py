@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from .jobs.dispatcher import Dispatcher
     from .results import RunResult, WorkflowTaskResult
     from .tasks import WorkflowTask
+
+
+logger = logging.getLogger("xalora_client")
+
+LONG_SECONDS = 60_000.0
+"""A timeout from here on is told in days: the Node SDK counts milliseconds, and this is a minute of them."""
 
 
 class TaskHandle:
@@ -158,4 +166,12 @@ def check_waits(timeout: float | None, interval: float | None, call: str) -> Non
             f"A timeout of {timeout:g} s and an interval of {interval:g} s look like milliseconds; both are "
             "in seconds",
             next_step=f"Write {call}.",
+        )
+    if timeout is not None and interval is None and LONG_SECONDS <= timeout < math.inf:
+        # A wait of days is allowed, and costs nothing: the task ends by its own limit.
+        logger.warning(
+            "The timeout of %.0f s is %.1f days. If it is meant in milliseconds, write %g.",
+            timeout,
+            timeout / 86_400,
+            timeout / 1000,
         )

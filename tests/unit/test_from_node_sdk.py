@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from xalora_client import (
     WorkflowTaskType,
     parse_api_key,
 )
+from xalora_client.handle import check_waits
 from xalora_client.jobs.preparation import PreparedTask, prepare
 
 ALICE = parse_api_key("alice#main")
@@ -346,6 +348,24 @@ def test_a_bare_key_is_of_the_clients_consumer() -> None:
     with pytest.raises(ConfigurationError, match=r"bare key.*Give consumer_id beside it") as caught:
         bare.own_credentials(None)
     assert "0ther" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("waits", "told"),
+    [
+        ((300000,), "3.5 days. If it is meant in milliseconds, write 300."),
+        ((60000, None), "0.7 days. If it is meant in milliseconds, write 60."),
+        ((300000, 10), None),
+        ((3600,), None),
+        ((None,), None),
+        ((math.inf,), None),
+    ],
+)
+def test_a_timeout_of_days_alone_is_told(
+    waits: tuple[float | None, ...], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_waits(waits[0], waits[1] if len(waits) > 1 else None, "")
+    assert (told in caplog.text) if told else not caplog.text
 
 
 async def test_milliseconds_by_habit_are_refused_with_the_right_call() -> None:
