@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
+# The modules beside the tests, and the scripted sequencer of the tests with a devnet.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "with_devnet"))
+
+from table import with_rows
+
 # `whole`, or a share of it such as 0.02; without, as short as `make test` needs it.
 LENGTH = os.environ.get("CHAOS", "")
 WHOLE = LENGTH == "whole"
 SHORT = 0.008
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "chaos.md"
-
-# The scripted sequencer of the tests with a devnet.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "with_devnet"))
 
 Note = Callable[[str, str], None]
 
@@ -53,9 +56,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     failed = stats.get("failed") or stats.get("error")
     if WHOLE and not failed:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        head = (
-            "# The fault suite at full length\n\n"
-            f"`make chaos`, {time.strftime('%Y-%m-%d')}, {platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}. Counts are the sequencer's own.\n\n"
-        )
-        RESULTS.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+        before = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+        machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores."
+        today = time.strftime("%Y-%m-%d")
+        RESULTS.write_text(with_rows(before, notes, today, machine), encoding="utf-8")
