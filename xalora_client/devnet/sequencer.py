@@ -80,7 +80,8 @@ class Sequencer:
         state: Tasks and counts; the caller closes it.
         storage: The result store, served on the same address.
         keys: API key by consumer id.
-        faults, result_form, details_as_text, usual_workflows: See :class:`.server.Devnet`.
+        faults, result_form, details_as_text, usual_workflows, largest_request: See
+            :class:`.server.Devnet`.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Sequencer:
         result_form: ResultForm = "url",
         details_as_text: bool = False,
         usual_workflows: Mapping[str, str] = {},
+        largest_request: int = MAX_BODY_BYTES,
     ) -> None:
         self.state = state
         self.storage = storage
@@ -100,6 +102,7 @@ class Sequencer:
         self.details_as_text = details_as_text
         self.url = ""
         self._usual_workflows = {**USUAL_WORKFLOWS, **usual_workflows}
+        self._largest_request = largest_request
         self._keys = dict(keys)
         self._faults = faults
         self._pending: list[_PendingRequest] = []
@@ -169,7 +172,10 @@ class Sequencer:
             if early := await refused_by(request, hits):
                 return early
             try:
-                body = read_body(await request.read())
+                data = await request.read()
+                if len(data) > self._largest_request:
+                    raise Refusal(413, "Request Entity Too Large")
+                body = read_body(data)
                 result = await answer(**body)
                 if name == "miner_request" and body["workflow_ids"] and not result:
                     result = await self._wait_for_task(body, request)

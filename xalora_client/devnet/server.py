@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..serving.requests import split_key
+from ..serving.requests import MAX_BODY_BYTES, split_key
 from . import DEFAULT_API_KEY, DEFAULT_MINERS, DEFAULT_POLL_SECONDS
 from .engines import MinerEngine
 from .faults import Fault, FaultPlan
@@ -50,6 +50,7 @@ class Devnet:
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         workflow_ids: The workflows that the miners take.
         usual_workflows: The workflows of tasks without one, by task type, where they are other ones.
+        largest_request: Bytes of a request's body; a larger one gets 413.
 
     Raises:
         ValueError: A key, fault or result form is invalid; raised by the constructor.
@@ -75,6 +76,7 @@ class Devnet:
         engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
         usual_workflows: Mapping[str, str] = {},
+        largest_request: int = MAX_BODY_BYTES,
     ) -> None:
         if result_form not in RESULT_FORMS:
             raise ValueError(f"Unknown result form {result_form!r}; known are {', '.join(RESULT_FORMS)}")
@@ -93,6 +95,7 @@ class Devnet:
             result_form=result_form,
             details_as_text=details_as_text,
             usual_workflows=usual_workflows,
+            largest_request=largest_request,
         )
         self._new_miner_pool = partial(
             MinerPool,

@@ -61,6 +61,9 @@ class TaskRecord:
         return None if self.timeout_seconds is None else self.created + self.timeout_seconds
 
 
+STALL_SECONDS = 1.0
+"""Who does not look for so long could hear no miner meanwhile."""
+
 _COLUMNS = [field.name for field in fields(TaskRecord)]
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS tasks ({", ".join(_COLUMNS)}, PRIMARY KEY (number));
@@ -104,6 +107,7 @@ class State:
         self._statuses = Counter[str]()
         self._counters = Counter[str]()
         self._saved = ""
+        self._looked_at = time.monotonic()
         self._db = None if db is None else sqlite3.connect(str(db), isolation_level=None)
         if self._db is not None:
             self._load(self._db)
@@ -254,8 +258,17 @@ class State:
     # Time
 
     def expire(self) -> None:
-        """Cancel tasks past their ``timeout_seconds``; return tasks of silent miners to waiting."""
+        """Cancel tasks past their ``timeout_seconds``; return tasks of silent miners to waiting.
+
+        Called several times a second. Where it is not, since a request of 100 MB takes seconds to be read,
+        leases last longer by that: given to one miner after another, such a request would take the memory of
+        all of them.
+        """
         now = self._clock()
+        looked_before, self._looked_at = self._looked_at, time.monotonic()
+        if (stalled := self._looked_at - looked_before) > STALL_SECONDS:
+            for miner_id, (task_id, until) in self._leases.items():
+                self._leases[miner_id] = task_id, until + stalled
         while self._deadlines and self._deadlines[0][0] <= now:
             _, task_id = heapq.heappop(self._deadlines)
             self._end(task_id, "canceled", message="Canceled: its timeout_seconds ran out")

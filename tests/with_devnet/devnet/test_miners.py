@@ -8,6 +8,7 @@ import io
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -108,7 +109,10 @@ async def test_a_miner_alone_speaks_the_protocol(as_text: bool) -> None:
         nonlocal assigned
         body = await request.json()
         heard.append(("miner_request", body))
-        if assigned or not body["workflow_ids"]:
+        if not body["workflow_ids"]:
+            # A sign of life: on a busy machine the engine takes longer than a second.
+            return web.json_response({"task_id": script["assignment"]["task_id"]})
+        if assigned:
             return web.json_response({})
         assigned = True
         answer = json.loads(json.dumps(script["assignment"]))
@@ -395,6 +399,26 @@ async def test_a_busy_miner_keeps_its_task_far_beyond_the_lease() -> None:
         assert devnet.task(task_id).assignments == 1
         engine.go.set()
         assert (await devnet.wait_for_status(task_id, "finished")).assignments == 1
+
+
+async def test_a_request_that_takes_long_to_be_read_costs_no_miner_its_task() -> None:
+    """Else the request, which is large, would be given to one miner after another."""
+    engine = Blocking()
+    async with (
+        Devnet(miners=4, lease=0.5, engine=engine) as devnet,
+        aiohttp.ClientSession() as session,
+    ):
+        task_id = await Consumer(session, devnet).upscale()
+        await devnet.wait_for_status(task_id, "running")
+        asked = devnet.stats()["endpoints"]["miner_request"]
+        for _ in range(2):
+            # Nothing else runs on this loop meanwhile, as while a large request is read.
+            time.sleep(2)  # noqa: ASYNC251
+            asked += 20
+            await devnet.wait_for(lambda stats, asked=asked: stats["endpoints"]["miner_request"] > asked)
+        engine.go.set()
+        assert (await devnet.wait_for_status(task_id, "finished")).assignments == 1
+    assert len(engine.tasks) == 1
 
 
 @pytest.mark.parametrize("ending", ["cancel", "timeout"])
