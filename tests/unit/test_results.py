@@ -80,6 +80,13 @@ GLB_BASE64 = base64.b64encode(b"glTF" + bytes(60)).decode()
         ([LINES], [f"data:image/png;base64,{LINES}"]),
         (JPEG_BASE64, [f"data:image/jpeg;base64,{JPEG_BASE64}"]),
         (GLB_BASE64, [f"data:application/octet-stream;base64,{GLB_BASE64}"]),
+        ("https://h/x.png\nhttps://h/y.png", ["https://h/x.png", "https://h/y.png"]),
+        ("https://h/x.png,HTTPS://h/y.png; http://h/z", ["https://h/x.png", "HTTPS://h/y.png", "http://h/z"]),
+        ("https://h/a,b.png?u=https://h/c", ["https://h/a,b.png?u=https://h/c"]),
+        ({"files": [{"href": "https://h/x.png"}]}, ["https://h/x.png"]),
+        ({"src": "https://h/x.png", "cdn_url": "https://cdn/x.png"}, ["https://cdn/x.png"]),
+        ({"link": "https://h/a-page", "images": ["a.png"]}, ["a.png"]),
+        ({"artifacts": [{"base64": PNG_BASE64, "finishReason": "SUCCESS"}]}, [PNG_URI]),
         # Letters of base64 that begin as no file are a key.
         ("results/" + "a" * 80, ["results/" + "a" * 80]),
         ("[" * 50_000, []),
@@ -117,6 +124,8 @@ def test_a_path_from_the_root_is_looked_for_there_too() -> None:
     found = addresses_of("/view/a%20b.png?sig=%7E", result_base_url="https://r:8/files", task_id="t1")
     assert found[-1] == "https://r:8/view/a%20b.png?sig=%7E"
     assert addresses_of("//x.png", result_base_url="https://r/", task_id="t1") == ("https://r/x.png",)
+    found = addresses_of("//cdn.example/a.png?s=%7E", result_base_url="https://r/files", task_id="t1")
+    assert found[-1] == "https://cdn.example/a.png?s=%7E"
 
 
 @pytest.mark.parametrize("key", ["../secret.png", "a/../../b", "a/%2e%2e/b", "..", "a\\..\\b"])

@@ -49,7 +49,8 @@ NO_RESULT_PAUSES = (1.0, 2.0, 5.0, 10.0, 12.0)
 """The same before each further question about a task that has finished and has no result yet."""
 
 LATE_OR_GONE = 404
-_ASKED_ABOUT = (LATE_OR_GONE, 410, 401, 403)  # the last two where the signature of an address has run out
+# The last three where the signature of an address has run out.
+_ASKED_ABOUT = (LATE_OR_GONE, 410, 400, 401, 403)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Fetcher:
             raise _not_stored(job, answer.task_id, error) from error
         said = answer
         files: list[Path] = []
-        refusals: list[ResultLocationError] = []
+        refusals: list[ResultError] = []
         pauses = iter(NOT_FOUND_PAUSES)
         while (index := len(files) + len(refusals)) < len(places):
             dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
@@ -128,18 +129,22 @@ class Fetcher:
                 if missing.status_code not in _ASKED_ABOUT:
                     raise
                 pause = next(pauses, None)
-                if pause is None:
-                    raise _explained(missing, said, places[index], job) from missing
-                said = await self._asked_again(job, answer, missing, pause)
-                fresh = self._places(said) if said.status == FINISHED else places
-                if not _is_worth_a_try(said.status, fresh, places, index, missing):
-                    raise _explained(missing, said, places[index], job) from missing
+                fresh = places
+                if pause is not None:
+                    said = await self._asked_again(job, answer, missing, pause)
+                    fresh = self._places(said) if said.status == FINISHED else places
+                if pause is None or not _is_worth_a_try(said.status, fresh, places, index, missing):
+                    explained = _explained(missing, said, places[index], job)
+                    if not isinstance(explained, ResultLocationError | ResultExpiredError):
+                        raise explained from missing
+                    refusals.append(explained)
+                    continue
                 if len(fresh) != len(places):
                     files.clear()
                     refusals.clear()
                 places = fresh
         if refusals and not files:
-            raise refusals[0]
+            raise refusals[0] from refusals[0].__cause__
         for each in refusals:
             logger.warning(
                 "%s Its other files are kept. To fetch all once it can be: `xalora forget %s`, then "

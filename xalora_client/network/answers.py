@@ -25,11 +25,12 @@ _ADDRESS_KEYS = ("url", "uri")
 _REFERENCE_KEYS = (
     *_ADDRESS_KEYS,
     *("videourl", "imageurl", "gifurl", "audiourl", "fileurl", "mediaurl", "outputurl", "resulturl"),
-    *("downloadurl", "signedurl", "publicurl"),
-    *("video", "gif", "image", "audio", "file", "output", "result"),
+    *("downloadurl", "signedurl", "publicurl", "cdnurl"),
+    *("video", "gif", "image", "audio", "file", "output", "result", "artifact"),
 )
 # What names one file, or is it, where nothing else in its object does.
 _CONTENT_KEYS = ("data", "base64", "b64json", "imagebase64", "base64image", "message")
+_LINK_KEYS = ("href", "src", "link")
 _NAME_KEYS = ("key", "path", "filename")
 
 _NESTING_LIMIT = 8
@@ -41,6 +42,7 @@ _OTHER_FILES = (
     *(b"RIFF", b"ID3", b"fLaC", b"OggS", b"glTF", b"II*\0", b"MM\0*", b"PK\x03\x04", b"8BPS", b"%PDF-"),
     *(b"\x1a\x45\xdf\xa3", b"v/1\x01", b"\xff\x0a"),
 )
+_SEPARATORS = re.compile(r"[\s,;|]+(?=https?://)", re.IGNORECASE)  # between the URLs of one text
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{32,}={0,2}\s*")
 
 
@@ -82,6 +84,8 @@ def _in_text(text: str, depth: int) -> Iterator[str]:
     uri = _as_data_uri(text)
     if uri is not None:
         yield uri
+    elif text[:8].lower().startswith(("http://", "https://")):
+        yield from _SEPARATORS.split(text)
     elif text and (len(text) <= _LONGEST_KEY or "://" in text[:8]):
         yield text
 
@@ -98,12 +102,13 @@ def _in_object(result: Mapping[str, Any], depth: int) -> Iterator[str]:
         # Its other keys repeat the file.
         if found and key in _ADDRESS_KEYS:
             return
-    for value in (value for key in _CONTENT_KEYS for value in by_key.get(key, ())):
-        for reference in _in_content(value, depth):
-            found = True
-            yield reference
-    if found:
-        return
+    for keys in (_CONTENT_KEYS, _LINK_KEYS):
+        for value in (value for key in keys for value in by_key.get(key, ())):
+            for reference in _in_content(value, depth):
+                found = True
+                yield reference
+        if found:
+            return
     if name := next((result[key] for key in _NAME_KEYS if isinstance(result.get(key), str)), ""):
         folder = result.get("subfolder")
         yield f"{folder.rstrip('/')}/{name}" if isinstance(folder, str) and folder else name
@@ -221,7 +226,7 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
     """The URLs behind a reference, the likeliest first; a bare storage key is joined to the base URL.
 
     A key that is percent-encoded already is looked for as it stands, and then by its letters; a path from the
-    root is also looked for at the root of the base URL's host.
+    root is also looked for at the root of the base URL's host, and ``//host/path`` at that host.
 
     Raises:
         ResultLocationError: The key leads out of the folder that the base URL names.
@@ -247,8 +252,11 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
     urls = [by_letters]
     if "%" in key and _ENCODED_KEY.fullmatch(key):
         urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
-    if reference.startswith("/") and not reference.startswith("//"):
-        urls.append(urljoin(result_base_url, reference))
+    if reference.startswith("/"):
+        with suppress(ValueError):
+            elsewhere = urljoin(result_base_url, reference)
+            if urlsplit(elsewhere).path.strip("/"):
+                urls.append(elsewhere)
     return tuple(urls)
 
 

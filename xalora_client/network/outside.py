@@ -96,5 +96,11 @@ def without_key(value: Any, credentials: Credentials, *, hides_short: bool = Tru
 
 
 def has_content_coding(codings: Iterable[str]) -> bool:
-    """Whether ``Content-Encoding`` headers name anything but the identity."""
-    return any(each.strip().lower() not in ("", "identity") for line in codings for each in line.split(","))
+    """Whether ``Content-Encoding`` headers name a compression.
+
+    Other words that stores leave there, such as ``aws-chunked`` or a charset, change nothing.
+    """
+    return any(each.strip().lower() in _COMPRESSIONS for line in codings for each in line.split(","))
+
+
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz"})

@@ -206,9 +206,10 @@ class Network:
                 )
                 # In words alone: not so sure a sign that another request is free of charge.
                 raise refusal.error if isinstance(refusal, _Repeatable) else refusal
-            if answer.sent_in_full and not create_is_settled(
-                verdict, answer.status, answer.retry_after, attempts
-            ):
+            settled = create_is_settled(verdict, answer.status, answer.retry_after, attempts)
+            # A proxy on the way may have sent it twice: the second is refused for the task of the first.
+            is_there = answer.names_task or (answer.status == 409 and speaks_of_another(answer.text))
+            if answer.sent_in_full and (is_there or not settled):
                 raise _ambiguous(job_id, f"HTTP {answer.status}: {reason}", status_code=answer.status)
             raise self._refusal(verdict, answer, reason, "creating the task", NOT_ACCEPTED, job_id=job_id)
 

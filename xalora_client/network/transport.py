@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import secrets
+import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ AFTER_STANDSTILL_SECONDS = 2.0
 """The time to read what arrived in the meantime, such as the answer to a create."""
 
 _COMPRESSED = b"the answer came compressed, which was not asked for"
+_TOO_LARGE = f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB"
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # recognized by the header
 _NO_TIMEOUT = aiohttp.ClientTimeout()  # Transport has its own: aiohttp's would include the upload
 
 # Random, so that no text of a user can contain it.
@@ -258,10 +261,6 @@ class Transport:
             # A redirected POST would be sent again, or become a GET.
             allow_redirects=False,
         ) as response:
-            if has_content_coding(response.headers.getall("Content-Encoding", ())):
-                # Unpacked, a few bytes could fill the memory; it was asked for as it is.
-                response.close()
-                return _Raw(response.status, _COMPRESSED, retry_after(response.headers))
             return _Raw(response.status, await _read(response), retry_after(response.headers))
 
     async def _unless_stalled(self, request: Coroutine[Any, Any, _Raw], body: _Body) -> _Raw:
@@ -292,24 +291,48 @@ class Transport:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer.
+    """The body of an answer, unpacked where it came compressed.
 
     Raises:
         _NoAnswer: It is larger than any answer of the protocol.
     """
     body = bytearray()
-    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            response.close()
-            raise _NoAnswer(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
-    return bytes(body)
+    is_compressed = has_content_coding(response.headers.getall("Content-Encoding", ()))
+    try:
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                response.close()
+                raise _NoAnswer(_TOO_LARGE)
+    except (aiohttp.ClientError, OSError, asyncio.CancelledError):
+        # A whole JSON object lacks nothing, whatever length was announced, and it may name a paid task.
+        text = _unpacked(body) if is_compressed else bytes(body)
+        if _parse(_decoded(text)) is None:
+            raise
+        return text
+    return _unpacked(body) if is_compressed else bytes(body)
+
+
+def _unpacked(body: bytes | bytearray) -> bytes:
+    """A body that came compressed, which was not asked for; as it is where it is plain all the same."""
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        plain = unpacker.decompress(body, MAX_ANSWER_BYTES)
+    except zlib.error:
+        return bytes(body) if _parse(_decoded(body)) is not None else _COMPRESSED
+    if unpacker.unconsumed_tail:
+        raise _NoAnswer(_TOO_LARGE)
+    return plain
+
+
+def _decoded(body: bytes | bytearray) -> str:
+    # JSON is UTF-8, whatever charset is declared; a byte order mark is skipped.
+    return body.decode("utf-8-sig", "replace")
 
 
 def _understood(raw: _Raw, credentials: Credentials, *, sent_in_full: bool) -> Answer:
     """An answer without the key, its texts clean."""
-    # JSON is UTF-8, whatever charset is declared; a byte order mark is skipped.
-    text = raw.body.decode("utf-8-sig", "replace")
+    text = _decoded(raw.body)
     payload, task_id, names_task = _parse(text), None, False
     if payload is not None:
         names_task = bool(payload.get("task_id"))
@@ -328,12 +351,16 @@ def _parse(text: str) -> dict[str, Any] | None:
         payload = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    if isinstance(payload, list) and len(payload) == 1:
+        payload = payload[0]
     return _unwrapped(payload) if isinstance(payload, dict) and is_bounded(payload) else None
 
 
 def _unwrapped(payload: dict[str, Any]) -> dict[str, Any]:
-    """The answer with its task where the protocol has it, though it came in ``data`` or as ``taskId``."""
+    """The answer with its task where the protocol has it, though it came inside or as ``taskId``."""
     inner = payload.get("data")
+    if not isinstance(inner, dict) and "status" not in payload:
+        inner = payload.get("result")
     if not isinstance(inner, dict) or payload.keys() & _TASK_KEYS:
         inner = {}
     if inner.keys() & _TASK_KEYS or ("status" in inner and "status" not in payload):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -63,6 +64,7 @@ def _is_about_the_key(message: str) -> bool:
 
 
 _REFUSING_WORDS = frozenset({"error", "failed", "failure", "rejected", "refused"})
+_CODES = ("code", "status_code", "statusCode")
 
 
 def refusal_in(payload: Mapping[str, Any] | None, message: str) -> Verdict | None:
@@ -72,18 +74,21 @@ def refusal_in(payload: Mapping[str, Any] | None, message: str) -> Verdict | Non
     """
     if payload is None or _holds_an_id(payload):
         return None
-    code = payload.get("code")
+    code = next((payload[key] for key in _CODES if payload.get(key) is not None), None)
+    status = str(payload.get("status")).strip().lower()
     says_so = (
         payload.get("error")
-        or payload.get("success") is False
-        or payload.get("ok") is False
-        or str(payload.get("status")).strip().lower() in _REFUSING_WORDS
+        or payload.get("errors")
+        or any(str(payload.get(key)).strip().lower() == "false" for key in ("success", "ok"))
+        or status in _REFUSING_WORDS
     )
+    if code is None and re.fullmatch("4[0-9][0-9]", status):
+        code = status
     if not says_so and not _is_failure(code):
         return None
     digits = str(code)
-    status = int(digits) if len(digits) == 3 and digits.isdecimal() and digits.startswith("4") else 400
-    return judge(status, message, well_formed=False)
+    http_status = int(digits) if re.fullmatch("4[0-9][0-9]", digits) else 400
+    return judge(http_status, message, well_formed=False)
 
 
 def _is_failure(code: Any) -> bool:
@@ -114,17 +119,21 @@ def _reports_no_miner(message: str) -> bool:
     return "miner" in words and any(part in words for part in ("no ", "not available", "unavailable", "none"))
 
 
+_OF_THE_UNSURE = frozenset({303, 408, 425, 460, 499})
+
+
 def create_is_settled(verdict: Verdict, status: int, retry_after: float | None, attempt: int = 1) -> bool:
     """Whether a create with this answer surely created no task, so that sending it again costs nothing.
 
     A 5xx may come from a proxy that stopped waiting for a working sequencer; only a 503 with Retry-After
-    says that the request was rejected (protocol, "Consumer side"). A 408 or 425 after the whole body may come
-    from such a proxy too. A 409 on a later attempt may mean that an earlier one made the task.
+    says that the request was rejected (protocol, "Consumer side"). A 408, 425, 460 or 499 after the whole
+    body may come from such a proxy too, and a 303 points to what was done. A 409 on a later attempt may mean
+    that an earlier one made the task.
 
     Args:
         attempt: How many times the create has been sent, this one included.
     """
-    if verdict is Verdict.OK or status in (408, 425) or (status == 409 and attempt > 1):
+    if verdict is Verdict.OK or status in _OF_THE_UNSURE or (status == 409 and attempt > 1):
         return False
     if status == 503:
         return retry_after is not None

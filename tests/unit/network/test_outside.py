@@ -110,6 +110,8 @@ def test_a_key_too_short_to_be_secret_leaves_addresses_alone() -> None:
         (["gzip"], True),
         (["identity", "br"], True),
         (["GZip, gzip"], True),
+        (["aws-chunked", "utf-8"], False),
+        (["aws-chunked,gzip"], True),
     ],
 )
 def test_content_codings_are_told(lines: list[str], coded: bool) -> None:

@@ -34,6 +34,9 @@ def test_canceled_is_terminal_and_an_unknown_status_is_not() -> None:
         (404, None, True),
         (408, None, False),
         (425, 1.0, False),
+        (499, None, False),
+        (460, None, False),
+        (303, None, False),
         (409, None, True),
         (429, None, True),
         (307, None, True),
@@ -128,6 +131,13 @@ def test_a_create_that_a_front_refused_made_no_task_and_may_be_sent_again() -> N
         ({"status": "error", "message": "no credit"}, Verdict.REFUSED),
         ({"status": "Rejected"}, Verdict.REFUSED),
         ({"status": "waiting"}, None),
+        ({"success": "false", "message": "no credit"}, Verdict.REFUSED),
+        ({"errors": [{"message": "no credit"}]}, Verdict.REFUSED),
+        ({"statusCode": 429, "message": "slow down"}, Verdict.RATE_LIMITED),
+        ({"status": 402, "message": "no credit"}, Verdict.REFUSED),
+        ({"status": 1, "message": "ok"}, None),
+        ({"status": 202}, None),
+        ({"errors": []}, None),
     ],
 )
 def test_a_clear_refusal_in_a_200_is_told_as_one(payload: Any, verdict: Verdict | None) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import traceback
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,36 @@ async def announces_much(endpoint: str, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
+ANSWER = json.dumps({"task_id": "t-1", "status": "running", "miner_id": "m"}).encode()
+
+
 async def compressed(endpoint: str, writer: asyncio.StreamWriter) -> None:
-    body = gzip.compress(json.dumps({"task_id": "t-1", "status": "running", "miner_id": "m"}).encode())
+    await send(writer, gzip.compress(ANSWER)[2:], headers="Content-Encoding: br\r\n")
+
+
+async def unpacks_to_much(endpoint: str, writer: asyncio.StreamWriter) -> None:
+    body = gzip.compress(b'{"task_id": "t-1", "status": "' + bytes(16 * 2**20), 9)
     await send(writer, body, headers="Content-Encoding: gzip\r\n")
+
+
+def comes_as(coding: str, body: bytes) -> Reply:
+    async def reply(endpoint: str, writer: asyncio.StreamWriter) -> None:
+        await send(writer, body, headers=f"Content-Encoding: {coding}\r\n")
+
+    return reply
+
+
+async def ends_early(endpoint: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + ANSWER)
+    await writer.drain()
+
+
+async def never_ends(endpoint: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(ANSWER) + ANSWER + b"\r\n"
+    )
+    await writer.drain()
+    await asyncio.sleep(3600)
 
 
 async def nested(endpoint: str, writer: asyncio.StreamWriter) -> None:
@@ -142,7 +170,7 @@ CALLS: dict[str, Callable[[AsyncXalora], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("reply", [floods, announces_much, compressed, nested])
+@pytest.mark.parametrize("reply", [floods, announces_much, compressed, unpacks_to_much, nested])
 async def test_an_answer_of_no_size_or_form_is_a_typed_error(reply: Reply, call: str, tmp_path: Path) -> None:
     async def answer(endpoint: str, writer: asyncio.StreamWriter) -> None:
         # A cancel that fails asks for the status.
@@ -158,10 +186,31 @@ async def test_an_answer_of_no_size_or_form_is_a_typed_error(reply: Reply, call:
 
 
 async def test_the_error_says_that_an_answer_is_too_large_or_compressed(tmp_path: Path) -> None:
-    for number, (reply, words) in enumerate([(floods, "larger than 4 MiB"), (compressed, "came compressed")]):
+    large = "larger than 4 MiB"
+    replies = [(floods, large), (unpacks_to_much, large), (compressed, "came compressed")]
+    for number, (reply, words) in enumerate(replies):
         async with Hostile(reply) as network, client(network.url, tmp_path / str(number)) as running:
             with pytest.raises(XaloraError, match=words):
                 await running.query_task_result("t-1")
+
+
+@pytest.mark.parametrize("call", ["task_create", "task_result_query", "resource_request"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        comes_as("gzip", gzip.compress(ANSWER)),
+        comes_as("deflate", zlib.compress(ANSWER)),
+        comes_as("gzip", ANSWER),
+        comes_as("aws-chunked", ANSWER),
+        ends_early,
+        never_ends,
+    ],
+)
+async def test_an_answer_whose_json_is_whole_is_read(reply: Reply, call: str, tmp_path: Path) -> None:
+    # A create's names a task that is paid for.
+    async with Hostile(reply) as network, client(network.url, tmp_path, request_timeout=1) as running:
+        await CALLS[call](running)
+    assert network.asked == [call]
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,29 @@ async def test_a_refusal_in_a_200_that_speaks_of_an_earlier_create_settles_nothi
             await client.execute_workflow(PICTURE)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(409, {"error": "this job exists already"}),
+        Answer(409, {"error": "conflict", "task_id": "t-1"}),
+        Answer(429, {"message": "slow down", "task_id": "t-1"}),
+        Answer(400, {"message": "repeated", "data": {"task_id": "t-1"}}),
+    ],
+)
+async def test_a_first_create_that_is_refused_for_the_task_it_made_settles_nothing(answer: Answer) -> None:
+    # A proxy on the way that sends a request twice gets this for the second.
+    async with ScriptedSequencer([answer]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(AmbiguousCreateError):
+            await client.execute_workflow(PICTURE)
+    assert sequencer.count("task_create") == 1
+
+
+@pytest.mark.parametrize("body", [[{"task_id": "t-1"}], {"result": {"task_id": "t-1"}}])
+async def test_an_id_that_came_inside_is_found(body: Any) -> None:
+    async with ScriptedSequencer([Answer(200, body)]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        assert await client.execute_workflow(PICTURE) == "t-1"
+
+
 async def test_a_body_too_large_for_the_network_names_the_way_out() -> None:
     async with (
         ScriptedSequencer([Answer(413, "<html>Request Entity Too Large</html>")]) as sequencer,

@@ -142,6 +142,22 @@ async def test_of_several_files_only_the_missing_one_is_fetched_again(store: Sto
     assert store.asked == ["/a.png", "/b.png", "/b.png"]
 
 
+@pytest.mark.parametrize("missing", ["/b.png", "bare-key.png"])
+async def test_a_file_that_stays_away_takes_no_other_of_its_result_with_it(
+    store: Store, missing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.files |= {"/a.png": png(), "/c.png": png()}
+    gone = store.url + missing if missing.startswith("/") else missing
+    network = Finished([f"{store.url}/a.png", gone, f"{store.url}/c.png"])
+    async with (
+        ScriptedSequencer(network) as sequencer,
+        AsyncXalora(KEY, sequencer.url, result_base_url=store.url) as client,
+    ):
+        assert len((await client.run(PICTURE, fallback="never")).files) == 2
+        assert is_kept(client)
+    assert "Its other files are kept" in caplog.text
+
+
 @pytest.mark.parametrize(("status", "tries"), [(404, 4), (410, 1)])
 async def test_a_result_that_stays_away_has_expired(store: Store, status: int, tries: int) -> None:
     store.statuses["/a.png"] = [status] * 9
@@ -199,7 +215,7 @@ async def test_an_answer_that_lists_other_files_is_followed_from_its_first(store
     assert store.asked == ["/late.png", "/a.png", "/b.png"]
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [400, 401, 403])
 async def test_an_address_whose_signature_has_run_out_is_asked_for_anew(store: Store, status: int) -> None:
     store.statuses["/old.png"] = [status]
     store.files["/new.png"] = png()
