@@ -8,7 +8,7 @@ import { openExamples } from './js/examples.js'
 import { openKeyDialog } from './js/key_dialog.js'
 import { openLimitDialog } from './js/limit_dialog.js'
 import * as lines from './js/node_line.js'
-import { addNode, hideAdvanced, nodeOf, showLinkedAdvanced, showNode, useAsInput } from './js/nodes.js'
+import { addNode, hideAdvanced, lacksAdvanced, nodeOf, showNode, toggleAdvanced, useAsInput } from './js/nodes.js'
 import { createNotices } from './js/notices.js'
 import { Panel } from './js/panel.js'
 import { createSeedKeeper, fixSeeds } from './js/seeds.js'
@@ -121,17 +121,19 @@ app.registerExtension({
   commands: [
     { id: 'Xalora.OpenTasks', label: 'Show Xalora tasks', icon: 'pi pi-list', function: openTab },
     { id: 'Xalora.SetKey', label: 'Set Xalora API key', icon: 'pi pi-key', function: () => void host.openKey() },
-    { id: 'Xalora.CancelAll', label: 'Cancel all Xalora tasks', icon: 'pi pi-times-circle', function: () => panel.cancelAll() }
+    { id: 'Xalora.CancelAll', label: 'Cancel all Xalora tasks', icon: 'pi pi-times-circle', function: () => panel.cancelAll() },
+    { id: 'Xalora.Advanced', label: 'Show or hide advanced widgets of Xalora nodes', icon: 'pi pi-sliders-h', function: () => toggleAdvanced(app) }
   ],
   menuCommands: [{ path: ['Extensions', 'Xalora'], commands: ['Xalora.OpenTasks', 'Xalora.SetKey', 'Xalora.CancelAll'] }],
   aboutPageBadges: [{ label: 'ComfyUI-Xalora', url: REPOSITORY, icon: 'pi pi-cloud' }],
+
+  getSelectionToolboxCommands: (item) => (lacksAdvanced(item) ? ['Xalora.Advanced'] : []),
 
   nodeCreated(node) {
     fixSeeds(node)
     hideAdvanced(node)
     lines.prepareLine(node)
   },
-  loadedGraphNode: showLinkedAdvanced,
   afterConfigureGraph: () => seeds.onOpened(),
 
   setup() {

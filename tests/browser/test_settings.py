@@ -90,7 +90,7 @@ def test_commands_and_badge_are_there(bench: Workbench) -> None:
         "() => app.extensionManager.command.commands.map((command) => command.id)"
         ".filter((id) => id.startsWith('Xalora.'))"
     )
-    assert commands == ["Xalora.OpenTasks", "Xalora.SetKey", "Xalora.CancelAll"]
+    assert commands == ["Xalora.OpenTasks", "Xalora.SetKey", "Xalora.CancelAll", "Xalora.Advanced"]
     bench.page.evaluate("() => app.extensionManager.command.execute('Xalora.OpenTasks')")
     expect(bench.panel).to_be_visible()
     bench.page.evaluate("() => app.extensionManager.command.execute('Xalora.OpenTasks')")

@@ -110,9 +110,13 @@ SHOWN = {
 }
 
 
+# Of Upscale Image.
+SHOWN_ROWS = 1
+
+
 def test_advanced_widgets_take_no_room_until_they_are_asked_for(bench: Workbench) -> None:
     page = bench.page
-    # The first Nodes 2.0, of 0.3.75, hide no widgets.
+    # The first Nodes 2.0, of 0.3.75, know no advanced widgets; see the next test.
     for vue_nodes in (False,) if bench.frontend == PINNED else (False, True):
         page.evaluate("() => app.graph.clear()")
         bench.set_settings({"Comfy.VueNodes.Enabled": vue_nodes})
@@ -131,6 +135,25 @@ def test_advanced_widgets_take_no_room_until_they_are_asked_for(bench: Workbench
         assert len(page.evaluate(f"() => ({visible})(app.graph.nodes[0])")) > 10
         if not vue_nodes:
             assert page.evaluate("() => app.graph.nodes[0].size[1]") > 250
+
+
+def test_the_first_nodes_2_hide_advanced_widgets_and_the_toolbox_shows_them(bench: Workbench) -> None:
+    if bench.frontend != PINNED:
+        pytest.skip("later Nodes 2.0 do it themselves")
+    page = bench.page
+    bench.set_settings({"Comfy.VueNodes.Enabled": True, "Comfy.Canvas.SelectionToolbox": True})
+    bench.build([("XaloraUpscaleImage", {})], [])
+    bench.fit()
+    rows = page.locator(".lg-node-widget")
+    expect(rows.filter(visible=True)).to_have_count(SHOWN_ROWS)
+    page.evaluate("() => { app.canvas.selectNode(app.graph.nodes[0]) }")
+    button = page.locator(".selection-toolbox button:has(.pi-sliders-h)")
+    button.click()
+    expect(rows.filter(visible=True)).not_to_have_count(SHOWN_ROWS)
+    bench.shot("advanced-in-the-first-nodes-2", themes=["dark"])
+    page.evaluate("() => { app.canvas.selectNode(app.graph.nodes[0]) }")
+    button.click()
+    expect(rows.filter(visible=True)).to_have_count(SHOWN_ROWS)
 
 
 def test_a_link_to_an_advanced_widget_shows_it_when_the_graph_is_loaded(bench: Workbench) -> None:

@@ -6,7 +6,7 @@
  */
 
 import { make, setAttribute, setText } from './dom.js'
-import { findNode, isXalora } from './nodes.js'
+import { findNode, inFirstNodes2, isXalora } from './nodes.js'
 
 const NAME = 'xalora_line'
 /** As in the style sheet: of a line, of the padding above and below, and about of a letter. */
@@ -15,9 +15,6 @@ const PADDING = 4
 const LETTER = 6
 const SIDES = 28
 const MOST_LINES = 3
-
-/** The minor version of ComfyUI's frontend from which on its Nodes 2.0 show widgets that come late; at the latest. */
-const WITH_LATE_WIDGETS = 49
 
 /** The nodes whose line is not the last one yet, and whether a prompt may be running. */
 const live = new Set()
@@ -49,13 +46,9 @@ export async function onReconnected(app, api, text) {
   onEnd()
 }
 
-/**
- * Give a new node its line, still empty, where it would not be shown later: the first Nodes 2.0 leave out widgets
- * that come after a value was changed.
- */
+/** Give a new node its line, still empty, where it would not be shown later. */
 export function prepareLine(node) {
-  const [, minor] = (window.__COMFYUI_FRONTEND_VERSION__ ?? '').split('.')
-  if (isXalora(node) && window.LiteGraph?.vueNodesMode && Number(minor) < WITH_LATE_WIDGETS) addWidget(node)
+  if (isXalora(node) && inFirstNodes2()) addWidget(node)
 }
 
 /** Show this text on the node, if it is in the open workflow. */

@@ -18,6 +18,18 @@ export function isXalora(node) {
   return String(node?.comfyClass ?? node?.type ?? '').startsWith('Xalora')
 }
 
+/** The minor version of ComfyUI's frontend from which on its Nodes 2.0 have what `inFirstNodes2` is asked for. */
+const WITH_LATER_NODES_2 = 49
+
+/**
+ * Whether nodes are drawn by the first Nodes 2.0, of ComfyUI 0.3.75: they leave out widgets that come after a value
+ * was changed, and know no advanced ones.
+ */
+export function inFirstNodes2() {
+  const [, minor] = (window.__COMFYUI_FRONTEND_VERSION__ ?? '').split('.')
+  return Boolean(window.LiteGraph?.vueNodesMode) && Number(minor) < WITH_LATER_NODES_2
+}
+
 /** As `nodeAt`, if it is a Xalora node. */
 export function findNode(app, executionId) {
   const found = nodeAt(app, executionId)
@@ -45,11 +57,11 @@ export function showNode(app, row) {
 
 /**
  * Hide a Xalora node's advanced widgets until the user asks for them. The canvas heeds this property alone, which
- * ComfyUI sets in none of its versions; Nodes 2.0 reads the input's option itself.
+ * ComfyUI sets in none of its versions; Nodes 2.0 reads the input's option itself, but for the first one.
  */
 export function hideAdvanced(node) {
-  if (!(node.comfyClass ?? '').startsWith('Xalora')) return
-  const advanced = (node.widgets ?? []).filter((widget) => widget.options?.advanced)
+  if (!isXalora(node)) return
+  const advanced = advancedOf(node)
   if (!advanced.length) return
   for (const widget of advanced) {
     widget.advanced = true
@@ -57,15 +69,49 @@ export function hideAdvanced(node) {
     widget.computeSize = (width) => [width, node.showAdvanced ? window.LiteGraph.NODE_WIDGET_HEIGHT : -4]
   }
   node.setSize([node.size[0], node.computeSize()[1]])
+  hideInFirstNodes2(node)
+  const { onConfigure } = node
+  node.onConfigure = (...args) => {
+    onConfigure?.apply(node, args)
+    showLinked(node)
+    hideInFirstNodes2(node)
+  }
 }
 
 /** Show the advanced widgets of a loaded node where a link goes to one: nobody would find it otherwise. */
-export function showLinkedAdvanced(node) {
-  if (!(node.comfyClass ?? '').startsWith('Xalora') || node.showAdvanced) return
-  const advanced = new Set((node.widgets ?? []).filter((widget) => widget.advanced).map((widget) => widget.name))
+function showLinked(node) {
+  if (node.showAdvanced) return
+  const advanced = new Set(advancedOf(node).map((widget) => widget.name))
   if (!(node.inputs ?? []).some((input) => input.link != null && advanced.has(input.widget?.name))) return
   node.showAdvanced = true
   node.expandToFitContent?.()
+}
+
+/** Whether `toggleAdvanced` has to be offered for what is selected: elsewhere ComfyUI does. */
+export function lacksAdvanced(item) {
+  return inFirstNodes2() && hasAdvanced(item)
+}
+
+/** Show or hide the advanced widgets of the selected nodes. */
+export function toggleAdvanced(app) {
+  for (const node of Object.values(app.canvas?.selected_nodes ?? {}).filter(hasAdvanced)) node.toggleAdvanced()
+  if (!inFirstNodes2()) return
+  // It looks at the options of widgets only when a graph is loaded, as undo does too.
+  const graph = app.rootGraph ?? app.graph
+  void app.loadGraphData(graph.serialize(), false, false, app.extensionManager.workflow?.activeWorkflow)
+}
+
+function hasAdvanced(node) {
+  return isXalora(node) && advancedOf(node).length > 0
+}
+
+function advancedOf(node) {
+  return (node.widgets ?? []).filter((widget) => widget.options?.advanced)
+}
+
+function hideInFirstNodes2(node) {
+  if (!inFirstNodes2()) return
+  for (const widget of advancedOf(node)) widget.options = { ...widget.options, hidden: !node.showAdvanced }
 }
 
 /** Add a node of this type in the middle of the canvas, select it and return it. */
