@@ -97,8 +97,6 @@ def test_the_lines_of_the_docs_run_it_by_a_name_and_on_an_own_network(comfyui: C
             check=False,
         )
 
-    added = xalora("workflows", "add", "my_api.json", "--name", "soft", "--param", "radius=2.blur_radius")
-    assert added.returncode == 0, added.stderr
     devnet = subprocess.Popen(
         [*command, "devnet", "--comfyui", comfyui.url, "--miners", "1", "--json"],
         env=environment,
@@ -108,6 +106,9 @@ def test_the_lines_of_the_docs_run_it_by_a_name_and_on_an_own_network(comfyui: C
     try:
         assert devnet.stdout is not None
         address = json.loads(devnet.stdout.readline())
+        # While the network runs.
+        added = xalora("workflows", "add", "my_api.json", "--name", "soft", "--param", "radius=2.blur_radius")
+        assert added.returncode == 0, added.stderr
         environment |= {"XALORA_WORKFLOW_URL": address["url"], "XALORA_API_KEY": address["api_key"]}
         for run in (
             ("soft", "-p", "image=photo.png", "-p", "radius=9", "-o", "named.png"),

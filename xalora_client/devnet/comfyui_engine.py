@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ..engines.comfyui import ComfyUIEngine
@@ -27,11 +28,13 @@ class ComfyUIMinerEngine:
     Args:
         url: The server's base URL.
         catalog: The definitions to run.
+        folder: The user's definitions among them, for :meth:`changed_workflow_ids`.
     """
 
-    def __init__(self, url: str, catalog: WorkflowCatalog) -> None:
+    def __init__(self, url: str, catalog: WorkflowCatalog, folder: Path | None = None) -> None:
         self._engine = ComfyUIEngine(url)
         self._catalog = catalog
+        self._folder, self._read = folder, _files_in(folder)
 
     def servable(self) -> tuple[tuple[WorkflowDefinition, ...], dict[str, str]]:
         """The definitions that the server can run now, and by name the reasons why it can't run the others.
@@ -53,6 +56,25 @@ class ComfyUIMinerEngine:
             logger.info("the ComfyUI at %s can't run %s: %s", self._engine.url, name, reason)
         ids = [definition.network_id for definition in able]
         return tuple(dict.fromkeys([*ids, *(definition.task_type for definition in able), GRAPH]))
+
+    def changed_workflow_ids(self) -> tuple[str, ...] | None:
+        """:meth:`workflow_ids` where files of the folder have changed since they were read; else None.
+
+        Raises:
+            EngineError: The server can't be reached.
+        """
+        found = _files_in(self._folder)
+        if found == self._read:
+            return None
+        before = set(self._catalog.names)
+        self._catalog = WorkflowCatalog.load(self._folder)
+        ids = self.workflow_ids()
+        self._read = found
+        able = {definition.name for definition in self._catalog if definition.network_id in ids}
+        for name in self._catalog.names:
+            if name not in before | able:
+                logger.warning("the ComfyUI at %s can't run the new workflow %s", self._engine.url, name)
+        return ids
 
     def run(self, task: MinerTask) -> tuple[bytes, str]:
         """See :meth:`.engines.MinerEngine.run`."""
@@ -90,3 +112,13 @@ class ComfyUIMinerEngine:
             f"No workflow for {task.task_type} tasks can run here"
             + (f" ({'; '.join(reasons)})" if reasons else "")
         )
+
+
+def _files_in(folder: Path | None) -> frozenset[tuple[str, int, int]]:
+    """What tells whether a folder's definitions were changed: names, times and sizes of its files."""
+    found = set()
+    for path in folder.glob("*") if folder is not None else ():
+        with suppress(OSError):
+            about = path.stat()
+            found.add((path.name, about.st_mtime_ns, about.st_size))
+    return frozenset(found)

@@ -42,6 +42,9 @@ TaskSeconds = float | Callable[[MinerTask], float] | None
 """How long a task takes at least: a number, or a function of the task."""
 
 _KEY_PREFIXES = {"upscaler": "upscaler", "txt2vid": "test-video", "txt2img": "flux-lora"}
+WATCH_SECONDS = 0.25
+"""How often miners look whether there are other workflows."""
+
 _MAX_RETRY_SECONDS = 0.5
 _WAITING_THREADS = 64
 
@@ -269,6 +272,8 @@ class MinerPool:
         miners: How many to start.
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         name_prefix: A miner's name is this and a number.
+        changed_workflow_ids: Gives the workflows that the miners take from now on, None for the same. Called
+            every quarter of a second, on a thread.
         workflow_ids, poll, heartbeat, task_seconds, faults: See :class:`Miner`.
     """
 
@@ -279,6 +284,7 @@ class MinerPool:
         miners: int = 1,
         engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
+        changed_workflow_ids: Callable[[], Sequence[str] | None] | None = None,
         poll: float = DEFAULT_POLL_SECONDS,
         heartbeat: float = 1.0,
         task_seconds: TaskSeconds = None,
@@ -287,6 +293,8 @@ class MinerPool:
     ) -> None:
         self._size = miners
         self._workflow_ids = tuple(workflow_ids)
+        self._changed_workflow_ids = changed_workflow_ids
+        self._watching: asyncio.Task[None] | None = None
         self._prefix = name_prefix
         self._started = 0
         self._running: dict[str, tuple[Miner, asyncio.Task[None]]] = {}
@@ -316,10 +324,13 @@ class MinerPool:
         )
         for _ in range(self._size):
             self.add_miner()
+        if self._changed_workflow_ids is not None:
+            self._watching = asyncio.create_task(self._watch(self._changed_workflow_ids))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [task for _, task in self._running.values()]
+        watching = [] if self._watching is None else [self._watching]
+        tasks = [*watching, *(task for _, task in self._running.values())]
         self._running.clear()
         for task in tasks:
             task.cancel()
@@ -363,6 +374,19 @@ class MinerPool:
         _, task = self._running.pop(name)
         task.cancel()
         return name
+
+    async def _watch(self, changed: Callable[[], Sequence[str] | None]) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                ids = await asyncio.get_running_loop().run_in_executor(self._executor, changed)
+            except EngineError as problem:
+                logger.debug("the workflows can't be looked at: %s", problem)
+                continue
+            if ids is not None:
+                self._workflow_ids = tuple(ids)
+                for miner, _ in self._running.values():
+                    miner.workflow_ids = self._workflow_ids
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():

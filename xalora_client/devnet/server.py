@@ -49,6 +49,7 @@ class Devnet:
         lease: Seconds of silence after which a miner's task goes back to waiting.
         engine: Runs the tasks; default: :class:`~.engines.DefaultEngine`.
         workflow_ids: The workflows that the miners take.
+        changed_workflow_ids: See :class:`~.miner.MinerPool`.
         usual_workflows: The workflows of tasks without one, by task type, where they are other ones.
         largest_request: Bytes of a request's body; a larger one gets 413.
 
@@ -75,6 +76,7 @@ class Devnet:
         lease: float = 5.0,
         engine: MinerEngine | None = None,
         workflow_ids: Sequence[str] = DEFAULT_WORKFLOW_IDS,
+        changed_workflow_ids: Callable[[], Sequence[str] | None] | None = None,
         usual_workflows: Mapping[str, str] = {},
         largest_request: int = MAX_BODY_BYTES,
     ) -> None:
@@ -102,6 +104,7 @@ class Devnet:
             miners=miners,
             engine=engine,
             workflow_ids=workflow_ids,
+            changed_workflow_ids=changed_workflow_ids,
             poll=miner_poll,
             heartbeat=lease / 4,
             task_seconds=task_seconds,

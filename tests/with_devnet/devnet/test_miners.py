@@ -591,3 +591,34 @@ def test_a_taken_port_is_an_error() -> None:
         attempt: Callable[[], object] = DevnetThread(port, miners=0).__enter__
         with pytest.raises(OSError, match="in use"):
             attempt()
+
+
+async def test_miners_take_the_workflows_that_come_while_they_run() -> None:
+    ids, looks = ["1"], 0
+
+    def changed() -> list[str] | None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise EngineError("the server is away")
+        return ids if len(ids) > 1 else None
+
+    async with (
+        Devnet(miners=2, workflow_ids=ids, changed_workflow_ids=changed) as devnet,
+        aiohttp.ClientSession() as session,
+    ):
+        asking = {"consumer_id": "devnet", "api_key": "devnet", "workflow_id": "soft"}
+
+        async def status() -> int:
+            async with session.post(f"{devnet.url}/resource_request", json=asking) as response:
+                return response.status
+
+        assert await status() == 404
+        ids.append("soft")
+
+        for _ in range(600):
+            if await status() == 200:
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("no miner takes it")

@@ -221,14 +221,19 @@ def _comfyui_options(url: str) -> dict[str, Any]:
     from ...devnet.comfyui_engine import ComfyUIMinerEngine
     from ...workflows.catalog import WorkflowCatalog
 
-    engine = ComfyUIMinerEngine(url, WorkflowCatalog.load(load_settings().settings.workflows_dir))
+    folder = load_settings().settings.workflows_dir
+    engine = ComfyUIMinerEngine(url, WorkflowCatalog.load(folder), folder)
     ids = engine.workflow_ids()
     if not ids:
         raise EngineError(
             f"The ComfyUI at {url} can't run any of the known workflows",
             next_step=f"For the reasons: xalora workflows check --comfyui {url}",
         )
-    return {"engine": engine, "workflow_ids": ids}
+    return {
+        "engine": engine,
+        "workflow_ids": ids,
+        "changed_workflow_ids": engine.changed_workflow_ids,
+    }
 
 
 def _model_engine(screen: Screen, miners: int) -> ModelEngine | None:
