@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .broken_pipes import ignore_closed_pipes
+from .broken_pipes import ignore_closed_pipes, open_missing_streams
 from .exit_codes import ExitCode
 
 REQUIRED = ("typer", "rich")
@@ -16,6 +16,7 @@ REQUIRED = ("typer", "rich")
 
 def main() -> NoReturn:
     """Run the command line of this process and end the process with an :class:`.ExitCode`."""
+    open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A character that the terminal can't show becomes a question mark.

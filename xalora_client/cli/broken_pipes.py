@@ -1,4 +1,4 @@
-"""Standard streams that survive a closed pipe (``| head``), so that paid tasks are not lost with it."""
+"""Standard streams that are closed, from the start or by a pipe (``| head``): no task is lost by it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+def open_missing_streams() -> None:
+    """Open the null device in place of standard streams that were closed when the process began (``>&-``).
+
+    Else the next file that is opened gets the descriptor, and whatever is printed.
+    """
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null_device = os.open(os.devnull, os.O_RDWR)
+            if null_device != descriptor:
+                os.dup2(null_device, descriptor)
+                os.close(null_device)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def ignore_closed_pipes() -> None:

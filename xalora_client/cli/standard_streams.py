@@ -55,6 +55,8 @@ def check_stdout(*, document: bool) -> None:
     """
     if document:
         raise typer.BadParameter("-o - and --json (or --jsonl) both write to standard output")
+    if sys.__stdout__ is None:
+        raise typer.BadParameter("standard output is closed: add > FILE, or -o FILE")
     if sys.stdout.isatty():
         raise typer.BadParameter("the result is no text for a terminal: add > FILE, or -o FILE")
 

@@ -6,8 +6,10 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from xalora_client.cli.standard_streams import StdoutBytes
 
@@ -36,3 +38,32 @@ def test_a_reader_that_is_gone_is_an_error() -> None:
     with pytest.raises(OSError):
         StdoutBytes(writer).write(io.BytesIO(b"data"))
     os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its shell closes no descriptors")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_start_end_nothing(tmp_path: Path, closed: str) -> None:
+    """Nor is anything printed into the files that are opened next."""
+    picture = tmp_path / "photo.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    options = f"--engine pillow --force {picture}"
+    environment = {
+        **os.environ,
+        "XALORA_STATE_DIR": str(tmp_path / "state"),
+        "XALORA_UPSCALE_MODEL": "lanczos",
+    }
+
+    def run(arguments: str) -> subprocess.CompletedProcess[str]:
+        command = f"{sys.executable} -m xalora_client {arguments} {closed}"
+        return subprocess.run(
+            command, shell=True, capture_output=True, text=True, env=environment, check=False, timeout=60
+        )
+
+    done = run(f"upscale -o {tmp_path / 'large.png'} {options}")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "large.png") as large:
+        assert large.size == (16, 16)
+    assert run("tasks --json").returncode == 0
+    if ">&-" in closed.split():
+        refused = run(f"upscale -o - {options}")
+        assert refused.returncode == 2 and ("2>&-" in closed or "output is closed" in refused.stderr)
