@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def on_one_line(text: str) -> str:
+    """The same of a text that is to stay one line, whatever a file is called."""
+    return printable(text).replace("\n", "\N{REPLACEMENT CHARACTER}")
+
+
 def shortened(text: str, width: int) -> str:
     """The text on one line of at most ``width`` characters."""
     line = " ".join(text.split())

@@ -90,7 +90,7 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
 
     for name in names:
         kind = "file" if is_url(name) or name == STREAM else _kind(name, note)
-        if kind == "file":
+        if kind in ("file", "pipe"):
             found.append(name)
         elif kind == "nothing":
             raise typer.BadParameter(f"{name} does not exist", param_hint=called)
@@ -99,8 +99,11 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
                 if path.suffix.lower() in CLIPS:
                     clips.append(str(path))
                     continue
-                below[str(path)] = path.parent.relative_to(name)
-                if _kind(str(path), note) != "unreadable":
+                kind = _kind(str(path), note)
+                # A pipe is for who names it, as in `xalora upscale <(...)`.
+                if kind in ("file", "unreadable"):
+                    below[str(path)] = path.parent.relative_to(name)
+                if kind == "file":
                     found.append(str(path))
         elif kind == "folder":
             folders.append(name)
@@ -122,8 +125,10 @@ def existing_inputs(names: Sequence[str], called: str = "FILES", *, recursive: b
     return Inputs(sources, below, tuple(folders), left_out, unreadable)
 
 
-def _kind(name: str, note: Callable[[OSError], None]) -> Literal["file", "folder", "nothing", "unreadable"]:
-    """What a path leads to; ``note`` is told why it can't be looked at."""
+def _kind(
+    name: str, note: Callable[[OSError], None]
+) -> Literal["file", "pipe", "folder", "nothing", "unreadable"]:
+    """What a path leads to, a device or socket being a pipe; ``note`` is told why it can't be looked at."""
     try:
         mode = os.stat(name).st_mode  # noqa: PTH116  # Path.stat would drop a final slash
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -133,7 +138,7 @@ def _kind(name: str, note: Callable[[OSError], None]) -> Literal["file", "folder
     except OSError as error:
         note(error)
     else:
-        return "folder" if stat.S_ISDIR(mode) else "file"
+        return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "pipe"
     return "unreadable"
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import XaloraError
-from .formats import printable
+from .formats import on_one_line
 
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -64,11 +64,13 @@ class Screen:
 
     def error(self, problem: XaloraError | str, subject: str = "") -> None:
         """Print an error: in a terminal on a line for each of its parts, else on one line."""
-        text = str(problem)
+        lines = [str(problem)]
         if self.err.is_terminal and isinstance(problem, XaloraError):
-            what, *_ = text.partition(f" {problem.money}") if problem.money else (text,)
-            text = "\n       ".join(part for part in (what, problem.money, problem.next_step) if part)
-        self.note(("error: ", "bold red"), f"{subject}: {text}" if subject else text)
+            what, *_ = lines[0].partition(f" {problem.money}") if problem.money else lines
+            lines = [part for part in (what, problem.money, problem.next_step) if part]
+        self.note(("error: ", "bold red"), f"{subject}: {lines[0]}" if subject else lines[0])
+        for line in lines[1:]:
+            self.note(f"       {line}")
 
     def document(self, document: Any) -> None:
         """Print the JSON document: on one line, or indented in a terminal."""
@@ -84,7 +86,7 @@ class Screen:
             sys.stdout.flush()
 
     def _line(self, console: Console, *parts: str | tuple[str, str]) -> None:
-        clean = [printable(p) if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts]
+        clean = [on_one_line(p) if isinstance(p, str) else (on_one_line(p[0]), p[1]) for p in parts]
         # A program reads whole lines.
         console.print(Text.assemble(*clean), soft_wrap=not console.is_terminal)
 
@@ -112,12 +114,13 @@ class _ScreenHandler(logging.Handler):
                 return
             self._fallbacks.add(text)
             text = f"{task}: {text} --fallback never stops instead."
-        if record.exc_info and record.levelno < logging.WARNING:
-            text += "\n" + logging.Formatter().formatException(record.exc_info)
         if record.levelno >= logging.WARNING:
             self._screen.warn(text)
-        else:
-            self._screen.note((f"{record.levelname.lower()}: ", "dim"), (text, "dim"))
+            return
+        self._screen.note((f"{record.levelname.lower()}: ", "dim"), (text, "dim"))
+        if record.exc_info:
+            for line in logging.Formatter().formatException(record.exc_info).splitlines():
+                self._screen.note((line, "dim"))
 
 
 def attributes(thing: object, *names: str) -> dict[str, Any]:
