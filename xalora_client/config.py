@@ -38,7 +38,7 @@ from typing_extensions import Unpack
 from .errors import ConfigurationError, MissingKeyError, SettingProblem
 from .key_file import login_file
 from .media.limits import PixelLimits
-from .prices import DailyLimit, PriceTable
+from .prices import DailyLimit, Prices, PriceTable
 from .text import suggested
 
 ENV_PREFIX = "XALORA_"
@@ -298,10 +298,14 @@ class Settings(BaseModel):
         """What the pixels of a result may take."""
         return PixelLimits(int(self.max_image_bytes), int(self.max_video_bytes))
 
+    def prices_on(self, network: str) -> Prices:
+        """The prices of tasks of a network, by its address; none where it is one of ``unpriced``."""
+        return {} if names_listed_host(network, self.unpriced) else self.prices
+
     @property
     def daily_limit(self) -> DailyLimit:
         """How much may be sent a day."""
-        return DailyLimit(self.daily_tasks, self.daily_cost, self.prices)
+        return DailyLimit(self.daily_tasks, self.daily_cost, self.prices, self.unpriced)
 
     def credentials(self) -> Credentials:
         """The parsed key.

@@ -21,11 +21,12 @@ Prices = dict[str, Decimal]
 
 @dataclass(frozen=True)
 class Sent:
-    """How many tasks of one workflow were sent."""
+    """How many tasks of one workflow were sent; not priced where they cost nothing."""
 
     task_type: str
     workflow_id: str | None
     count: int
+    is_priced: bool = True
 
 
 def parse_prices(value: Any) -> Any:
@@ -63,7 +64,7 @@ def cost_of(prices: Mapping[str, Decimal], sent: Iterable[Sent]) -> Decimal | No
     known = [
         price * one.count
         for one in sent
-        if (price := price_of(prices, one.task_type, one.workflow_id)) is not None
+        if one.is_priced and (price := price_of(prices, one.task_type, one.workflow_id)) is not None
     ]
     return sum(known, Decimal(0)) if known else None
 
@@ -93,11 +94,13 @@ class DailyLimit:
         tasks: Number of tasks.
         cost: Their cost by the prices.
         prices: The user's prices.
+        unpriced: Hosts of networks whose tasks do not count.
     """
 
     tasks: int | None = None
     cost: Decimal | None = None
     prices: Mapping[str, Decimal] = field(default_factory=dict)
+    unpriced: tuple[str, ...] = ()
 
     @property
     def is_set(self) -> bool:
@@ -110,7 +113,7 @@ class DailyLimit:
         Raises:
             DailyLimitError: It may not. Nothing was sent.
         """
-        sent = list(today)
+        sent = [one for one in today if one.is_priced]
         if self.tasks is not None and sum(one.count for one in sent) >= self.tasks:
             raise DailyLimitError(
                 f"Today's limit of {self.tasks} task{'' if self.tasks == 1 else 's'} is reached",

@@ -113,7 +113,7 @@ class Feed:
                 "since": since,
                 "version": version,
                 "now": time(),
-                **summary(journal, settings.prices),
+                **summary(journal, settings),
                 "tasks": [] if many else self._task_service.rows(journal, settings, records),
                 "removed": [] if many else sorted(id for id in touched - changed if journal.find(id) is None),
                 "reload": many,

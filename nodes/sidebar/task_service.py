@@ -97,7 +97,7 @@ class TaskService:
                 "version": version,
                 "now": time(),
                 "total": journal.count(**which),
-                **summary(journal, settings.prices),
+                **summary(journal, settings),
                 "tasks": self.rows(journal, settings, records),
             }
 
@@ -119,7 +119,7 @@ class TaskService:
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
                 wish=wishes.of(record.job_id),
-                price=price_text(settings.prices, record),
+                price=price_text(settings.prices_on(record.work.sequencer_url), record),
                 parts=parts.get(record.work.whole.id) if record.work.whole else None,
             )
             for record in records
@@ -149,7 +149,8 @@ class TaskService:
 
         def looked_up(journal: Journal, settings: Settings) -> tuple[Record, Prices, list[Sent]]:
             record = _found(journal, record_id)
-            return record, settings.prices, sent_in(journal.read, record.run_id) if record.run_id else []
+            run = sent_in(journal.read, record.run_id, settings.unpriced) if record.run_id else []
+            return record, settings.prices_on(record.work.sequencer_url), run
 
         record, prices, sent = await clients.read(looked_up)
         async with self._previewing:
@@ -372,10 +373,11 @@ def _found(journal: Journal, record_id: int) -> Record:
     return record
 
 
-def summary(journal: Journal, prices: Prices) -> dict[str, Any]:
+def summary(journal: Journal, settings: Settings) -> dict[str, Any]:
     """``counts`` of the groups, rows in the ``history``, what was sent ``today`` and in the ``last_run``."""
     counts, history = rows_by_group(journal.read)
-    return {"counts": counts, "history": history, **spending(journal.read, prices)}
+    sent = spending(journal.read, settings.prices, settings.unpriced)
+    return {"counts": counts, "history": history, **sent}
 
 
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:

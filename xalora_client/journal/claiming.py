@@ -38,7 +38,7 @@ def decide_claim(
         if folder.refusal is not None:
             raise folder.refusal
         if state is TaskState.PREPARED and limit.is_set:
-            today = sent_since(change.read, midnight_before(change.now))
+            today = sent_since(change.read, midnight_before(change.now), limit.unpriced)
             limit.check(today, work.task_type, work.workflow_id)
         record_id = row["id"] if row else change.insert(work, job_id)
         change.update(record_id, run_id=options.run_id)

@@ -104,6 +104,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE entries ADD COLUMN whole_label TEXT",
         "CREATE INDEX entries_whole ON entries (whole_id, id) WHERE whole_id IS NOT NULL",
     ),
+    (
+        # Which network got it: the user may have said that its tasks cost nothing.
+        "ALTER TABLE forgotten_sent ADD COLUMN sequencer_url TEXT",
+    ),
 )
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from time import time
 from typing import Any
 
+from ..config import names_listed_host
 from ..prices import Sent, midnight_before, sums
 
 Read = Callable[[str, Sequence[Any]], list[sqlite3.Row]]
@@ -19,10 +20,10 @@ _IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
 
 def _sent(condition: str, condition_of_forgotten: str) -> str:
     return (
-        "SELECT task_type, workflow_id, COUNT(*) AS count FROM ("
-        f"SELECT task_type, workflow_id FROM entries WHERE {condition} AND {_IS_SENT}"
-        f" UNION ALL SELECT task_type, workflow_id FROM forgotten_sent WHERE {condition_of_forgotten}"
-        ") GROUP BY task_type, workflow_id"
+        "SELECT task_type, workflow_id, sequencer_url, COUNT(*) AS count FROM ("
+        f"SELECT task_type, workflow_id, sequencer_url FROM entries WHERE {condition} AND {_IS_SENT}"
+        " UNION ALL SELECT task_type, workflow_id, sequencer_url FROM forgotten_sent"
+        f" WHERE {condition_of_forgotten}) GROUP BY task_type, workflow_id, sequencer_url"
     )
 
 
@@ -34,19 +35,26 @@ _LAST_RUN = (
 )
 # A record that is removed, by its id; to be called before.
 REMEMBER_SENT = (
-    "INSERT INTO forgotten_sent SELECT COALESCE(sent_at, created_at), task_type, workflow_id, run_id"
+    "INSERT INTO forgotten_sent (sent_at, task_type, workflow_id, run_id, sequencer_url)"
+    " SELECT COALESCE(sent_at, created_at), task_type, workflow_id, run_id, sequencer_url"
     f" FROM entries WHERE id = ? AND {_IS_SENT}"
 )
 
 
-def sent_since(read: Read, since: float) -> list[Sent]:
-    """How many tasks were sent since then, by workflow; those that are just being sent count."""
-    return _sent_of(read(_SENT_SINCE, (since,)))
+def sent_since(read: Read, since: float, unpriced: Sequence[str] = ()) -> list[Sent]:
+    """How many tasks were sent since then, by workflow and network; those that are just being sent count.
+
+    Args:
+        read: Gives the rows of a SELECT.
+        since: Unix seconds.
+        unpriced: Hosts of networks whose tasks cost nothing.
+    """
+    return _sent_of(read(_SENT_SINCE, (since,)), unpriced)
 
 
-def sent_in(read: Read, run_id: str) -> list[Sent]:
-    """How many tasks were sent for a run, by workflow."""
-    return _sent_of(read(_SENT_IN_RUN, (run_id,)))
+def sent_in(read: Read, run_id: str, unpriced: Sequence[str] = ()) -> list[Sent]:
+    """How many tasks were sent for a run; else as :func:`sent_since`."""
+    return _sent_of(read(_SENT_IN_RUN, (run_id,)), unpriced)
 
 
 def last_run(read: Read) -> str | None:
@@ -54,17 +62,24 @@ def last_run(read: Read) -> str | None:
     return next((str(row["run_id"]) for row in read(_LAST_RUN, ())), None)
 
 
-def spending(read: Read, prices: Mapping[str, Decimal]) -> dict[str, Any]:
+def spending(read: Read, prices: Mapping[str, Decimal], unpriced: Sequence[str] = ()) -> dict[str, Any]:
     """As JSON: ``today``, and the ``last_run`` that sent any task, None where none has; see :func:`.sums`.
 
     Blocking.
     """
     run_id = last_run(read)
     return {
-        "today": sums(prices, sent_since(read, midnight_before(time()))),
-        "last_run": None if run_id is None else sums(prices, sent_in(read, run_id)),
+        "today": sums(prices, sent_since(read, midnight_before(time()), unpriced)),
+        "last_run": None if run_id is None else sums(prices, sent_in(read, run_id, unpriced)),
     }
 
 
-def _sent_of(rows: list[sqlite3.Row]) -> list[Sent]:
-    return [Sent(row["task_type"], row["workflow_id"], row["count"]) for row in rows]
+def _sent_of(rows: list[sqlite3.Row], unpriced: Sequence[str]) -> list[Sent]:
+    # Those that an earlier release has forgotten name no network, and count.
+    return [
+        Sent(
+            *(row["task_type"], row["workflow_id"], row["count"]),
+            is_priced=not names_listed_host(row["sequencer_url"] or "", unpriced),
+        )
+        for row in rows
+    ]

@@ -11,7 +11,7 @@ from journal_steps import LONG, claim, end, finish, leave, send, work
 
 from xalora_client.errors import DailyLimitError
 from xalora_client.journal import Claim, Journal
-from xalora_client.journal.spending import last_run, sent_in, sent_since
+from xalora_client.journal.spending import last_run, sent_in, sent_since, spending
 from xalora_client.prices import DailyLimit, Sent
 
 DAY = 24 * 3600.0
@@ -75,6 +75,24 @@ def test_a_day_ends_at_midnight(path: Path, results: Path) -> None:
             claim(journal, 1, "job-1")
         clock[0] += DAY
         assert claim(journal, 1, "job-1").action == "send"
+
+
+def test_tasks_of_a_network_that_costs_nothing_do_not_count(journal: Journal) -> None:
+    """Whether they are in the journal or forgotten; their cost is that of nothing, too."""
+    prices = {"upscaler": Decimal("0.04")}
+    journal.daily_limit = DailyLimit(1, Decimal("0.07"), prices, unpriced=("head:8100",))
+    first = claim(journal, work(0, sequencer_url="http://head:8100"), "job-0", run_id="prompt-1")
+    record = finish(journal, send(journal, first))
+    leave(journal, first)
+    assert journal.forget([record.id]).result(LONG) == 1
+    claim(journal, work(1, sequencer_url="http://head:8100"), "job-1", run_id="prompt-1")
+    told, free = spending(journal.read, prices, ("head:8100",)), {"tasks": 2, "cost": None}
+    assert told == {"today": free, "last_run": free}
+    assert claim(journal, 2, "job-2").action == "send"
+    with pytest.raises(DailyLimitError, match="XALORA_DAILY_TASKS"):
+        claim(journal, 3, "job-3")
+    told = spending(journal.read, prices, ("head:8100",))
+    assert told["today"] == {"tasks": 3, "cost": "0.04"}
 
 
 def test_what_is_forgotten_still_counts(journal: Journal) -> None:

@@ -61,7 +61,7 @@ def tasks(
     settings = load_settings().settings
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
-        spent = spending(journal.read, settings.prices)
+        spent = spending(journal.read, settings.prices, settings.unpriced)
         still_open = journal.records(is_open=True)
         # A program gets each task; for people, a clip of a thousand frames must not hide everything else.
         which: Which = {"is_open": None if every else True, "one_a_whole": not as_json}
