@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -109,13 +110,19 @@ class Inputs:
 
 
 class Process:
-    """A command of ``xalora cluster`` that runs until it is stopped."""
+    """A command of ``xalora cluster`` that runs until it is stopped; ``within`` is a command that runs it."""
 
-    def __init__(self, folder: Path, *arguments: object, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: object,
+        environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         folder.mkdir(mode=0o700, exist_ok=True)
         self._output = folder.with_suffix(".out")
-        self._command = [*XALORA, "cluster", *map(str, arguments), "--dir", str(folder)]
+        self._command = [*within, *XALORA, "cluster", *map(str, arguments), "--dir", str(folder)]
         self._environment = {**os.environ, **(environment or {})}
         self.start()
 
@@ -162,6 +169,23 @@ class Process:
                 os.kill(pid, number)
         return pids
 
+    @contextmanager
+    def no_more_memory(self, name: str, spare: int) -> Iterator[int]:
+        """One of :meth:`pids` can have so many bytes more than it has; gives its id."""
+        (pid,) = self.pids(name)
+        limit = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize() + spare
+        before = resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        try:
+            yield pid
+        finally:
+            if name_of(pid):
+                resource.prlimit(pid, resource.RLIMIT_AS, before)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Send its command a signal; gives its exit status."""
+        self._process.send_signal(number)
+        return self._process.wait(60)
+
     def kill_supervisor(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -179,19 +203,30 @@ class Cluster:
     Args:
         root: For the folders.
         head: Options of ``up``; by default it listens for machines and does not work itself.
+        environment, within: Of the head, see :class:`Process`.
     """
 
-    def __init__(self, root: Path, *head: object, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *head: object,
+        environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.root = root
         self.port, self.ray_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
         self._options = head or ("--listen", "127.0.0.1", "--slots", 0)
-        self._environment = environment
+        self._environment, self._within = environment, within
         self.machines: dict[str, Process] = {}
 
     def __enter__(self) -> Cluster:
         ports = ("--port", self.port, "--ray-port", self.ray_port)
-        self.head = Process(self.root / "head", "up", *ports, *self._options, environment=self._environment)
+        self.head = Process(
+            *(self.root / "head", "up", *ports, *self._options),
+            environment=self._environment,
+            within=self._within,
+        )
         try:
             self.head.says("answers at")
             self.api_key = self.key("tests")

@@ -130,7 +130,7 @@ def gradient(cluster: Cluster, job_id: str, frames: int) -> str:
 
 def busy(cluster: Cluster) -> bool:
     """Whether the worker's ComfyUI executes a prompt."""
-    log = cluster.head.folder / "comfyui-0" / "log.txt"
+    log = cluster.head.folder / "worker-0" / "comfyui" / "log.txt"
     return "got prompt" in log.read_text("utf-8", "replace")
 
 
@@ -145,13 +145,13 @@ def test_a_workers_comfyui_runs_the_workflows_it_has(with_comfyui: Cluster) -> N
     video = cluster.end_of(gradient(cluster, "short", 4), 120)
     assert video["status"] == "finished" and video["result"].endswith(".mp4")
     # Nothing of a task stays in the folders of its ComfyUI.
-    folder = cluster.head.folder / "comfyui-0"
+    folder = cluster.head.folder / "worker-0" / "comfyui"
     until(lambda: not [*folder.glob("output/*"), *folder.glob("input/*")], 30)
 
 
 def test_a_cancel_interrupts_the_comfyui(with_comfyui: Cluster) -> None:
     cluster = with_comfyui
-    (cluster.head.folder / "comfyui-0" / "log.txt").write_text("")
+    (cluster.head.folder / "worker-0" / "comfyui" / "log.txt").write_text("")
     task_id = gradient(cluster, "long", 128)
     until(lambda: busy(cluster), 60)
     before = comfyui_pids(cluster)
@@ -164,7 +164,7 @@ def test_a_cancel_interrupts_the_comfyui(with_comfyui: Cluster) -> None:
 
 def test_a_comfyui_that_dies_costs_its_task_one_more_run(with_comfyui: Cluster) -> None:
     cluster = with_comfyui
-    (cluster.head.folder / "comfyui-0" / "log.txt").write_text("")
+    (cluster.head.folder / "worker-0" / "comfyui" / "log.txt").write_text("")
     task_id = gradient(cluster, "killed", 32)
     until(lambda: busy(cluster), 60)
     before = comfyui_pids(cluster)
@@ -172,6 +172,31 @@ def test_a_comfyui_that_dies_costs_its_task_one_more_run(with_comfyui: Cluster) 
     end = cluster.end_of(task_id, 300)
     assert end["status"] == "finished", end
     assert not set(before) & set(comfyui_pids(cluster))
+
+
+def test_a_comfyui_without_memory_fails_its_task_and_goes_on(with_comfyui: Cluster) -> None:
+    cluster = with_comfyui
+    assert cluster.end_of(gradient(cluster, "small", 4), 120)["status"] == "finished"
+    with cluster.head.no_more_memory("/main.py --listen=127.0.0.1", 300 << 20) as pid:
+        end = cluster.end_of(gradient(cluster, "too-large", 128), 120)
+        assert (end["status"], "memory" in end["msg"]) == ("failed", True), end
+        assert cluster.end_of(cluster.create("small-image"), 120)["status"] == "finished"
+    assert comfyui_pids(cluster) == [pid]
+
+
+def test_a_comfyui_that_the_kernel_kills_each_time_fails_its_task(with_comfyui: Cluster) -> None:
+    cluster = with_comfyui
+    (cluster.head.folder / "worker-0" / "comfyui" / "log.txt").write_text("")
+    task_id = gradient(cluster, "killed-twice", 128)
+    until(lambda: busy(cluster), 60)
+    before = cluster.head.signal(signal.SIGKILL, "/main.py --listen=127.0.0.1")
+    # The next one begins a log of its own.
+    until(lambda: set(comfyui_pids(cluster)) - set(before) and busy(cluster), 300)
+    cluster.head.signal(signal.SIGKILL, "/main.py --listen=127.0.0.1")
+    end = cluster.end_of(task_id)
+    assert end["status"] == "failed"
+    assert end["msg"] == "Lost 2 times, the last time on box/cpu0: its ComfyUI ended"
+    assert cluster.end_of(cluster.create("after-both"), 300)["status"] == "finished"
 
 
 def test_no_comfyui_outlives_its_worker(with_comfyui: Cluster) -> None:

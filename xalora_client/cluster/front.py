@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import inspect
-import json
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -88,27 +87,19 @@ class Front:
     def app(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[errors_as_json])
-        for answer in (
-            self.resource_request,
-            self.task_create,
-            self.task_result_query,
-            self.task_cancel,
-        ):
+        for answer in (self.resource_request, self.task_create, self.task_result_query, self.task_cancel):
             app.router.add_post(f"/{answer.__name__}", _endpoint(answer))
         app.router.add_get("/files/{key:.+}", self._file)
         app.router.add_get("/cluster/status", self._status)
         return app
 
-    # Consumers
-
-    async def resource_request(self, request: web.Request, body: Answer) -> Answer:
-        """Whether any machine can run a workflow."""
-        return self._resource(**body)
+    # Consumers: keyword arguments are the fields of the body, and ``origin`` is where it was asked.
 
     @checked
-    def _resource(
-        self, *, consumer_id: str, api_key: str, workflow_id: str | int = "", task_type: str = ""
+    async def resource_request(
+        self, origin: str, *, consumer_id: str, api_key: str, workflow_id: str | int = "", task_type: str = ""
     ) -> Answer:
+        """Whether any machine can run a workflow."""
         self._check_key(consumer_id, api_key)
         workflow = self._definition(str(workflow_id), task_type).name
         found = self._workforce.miner_for(workflow)
@@ -117,13 +108,10 @@ class Front:
         miner_id, idle = found
         return {"miner_id": miner_id, "msg": "idle" if idle else "busy"}
 
-    async def task_create(self, request: web.Request, body: Answer) -> Answer:
-        """Create a task."""
-        return await self._create(**body)
-
     @checked
-    async def _create(
+    async def task_create(
         self,
+        origin: str,
         *,
         consumer_id: str,
         api_key: str,
@@ -133,34 +121,34 @@ class Front:
         workflow_id: str | int = "",
         timeout_seconds: Seconds = 0,
     ) -> Answer:
+        """Create a task."""
         self._check_key(consumer_id, api_key)
         if known := self._store.find_job(consumer_id, job_id):
             return {"task_id": known}
         definition = self._definition(str(workflow_id), task_type)
         _check_parameters(definition, task_details)
-        details = await asyncio.to_thread(lambda: json.dumps(task_details).encode())
-        new = await asyncio.to_thread(self._store.write_input, details)
-        task_id = self._store.create(
-            new,
-            consumer_id=consumer_id,
-            job_id=job_id,
-            task_type=definition.task_type,
-            workflow_id=str(workflow_id) or definition.network_id,
-            workflow=definition.name,
-            timeout_seconds=timeout_seconds or None,
-        )
-        if task_id != new:
-            # The same create came twice at once.
-            await asyncio.to_thread(self._store.drop_input, new)
+        new = await asyncio.to_thread(self._store.write_input, task_details)
+        task_id = ""
+        try:
+            task_id = self._store.create(
+                new,
+                consumer_id=consumer_id,
+                job_id=job_id,
+                task_type=definition.task_type,
+                workflow_id=str(workflow_id) or definition.network_id,
+                workflow=definition.name,
+                timeout_seconds=timeout_seconds or None,
+            )
+        finally:
+            if task_id != new:
+                # The same create came twice at once, or the disk is full.
+                await asyncio.to_thread(self._store.drop_input, new)
         self._running.wake()
         return {"task_id": task_id}
 
-    async def task_result_query(self, request: web.Request, body: Answer) -> Answer:
-        """A task's status."""
-        return self._query(str(request.url.origin()), **body)
-
     @checked
-    def _query(self, origin: str, *, task_id: Id, api_key: str) -> Answer:
+    async def task_result_query(self, origin: str, *, task_id: Id, api_key: str) -> Answer:
+        """A task's status."""
         task = self._own_task(task_id, api_key)
         urls = [f"{origin}/files/{quote(key)}" for key in task.keys.split("\n") if key]
         position = self._store.queue_position(task, self._workforce.rivals(task.workflow))
@@ -171,12 +159,9 @@ class Front:
             told["msg"] = ". ".join(filter(None, (task.message, why)))
         return told
 
-    async def task_cancel(self, request: web.Request, body: Answer) -> Answer:
-        """Cancel a task: the record first, then its worker."""
-        return self._cancel(**body)
-
     @checked
-    def _cancel(self, *, task_id: Id, api_key: str) -> Answer:
+    async def task_cancel(self, origin: str, *, task_id: Id, api_key: str) -> Answer:
+        """Cancel a task: the record first, then its worker."""
         task = self._own_task(task_id, api_key)
         canceled = self._store.cancel(task_id)
         if canceled:
@@ -251,9 +236,10 @@ class Front:
 
 
 def _endpoint(
-    answer: Callable[[web.Request, Answer], Awaitable[Answer]],
+    answer: Callable[..., Awaitable[Answer]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    fields = _FIELDS[answer.__name__]
+    parameters = inspect.signature(answer).parameters.values()
+    fields = {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
@@ -261,7 +247,7 @@ def _endpoint(
             # Parsing 60 MB takes a while.
             body = await asyncio.to_thread(read_body, data) if len(data) > _LARGE_BODY else read_body(data)
             known = {name: value for name, value in body.items() if name in fields and value is not None}
-            return web.json_response(await answer(request, known))
+            return web.json_response(await answer(str(request.url.origin()), **known))
         except Refusal as problem:
             return refusal(problem.status, problem.message)
         except ValidationError as problem:
@@ -283,22 +269,7 @@ def _check_parameters(definition: WorkflowDefinition, details: Answer) -> None:
     parameters = details.get("parameters")
     if not isinstance(parameters, dict):
         raise Refusal(400, 'task_details must be {"parameters": {...}}')
-    known = {each.name for each in definition.parameters}
     try:
-        definition.validate({name: value for name, value in parameters.items() if name in known})
+        definition.validate(definition.known(parameters))
     except InvalidTaskError as problem:
         raise Refusal(400, problem.what) from None
-
-
-def _fields_of(method: Callable[..., Any]) -> frozenset[str]:
-    parameters = inspect.signature(method).parameters.values()
-    return frozenset(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)
-
-
-_FIELDS = {
-    "resource_request": _fields_of(Front._resource),
-    "task_create": _fields_of(Front._create),
-    "task_result_query": _fields_of(Front._query),
-    "task_cancel": _fields_of(Front._cancel),
-}
-"""The fields of each endpoint's body."""

@@ -52,10 +52,6 @@ class Keys:
         with self._changed() as digests:
             return digests.pop(consumer_id, None) is not None
 
-    def names(self) -> tuple[str, ...]:
-        """The consumers that have a key."""
-        return tuple(self._read())
-
     def is_valid(self, consumer_id: str, api_key: str) -> bool:
         """Whether this is the consumer's key."""
         return hmac.compare_digest(self._read().get(consumer_id, ""), _digest(api_key))

@@ -66,11 +66,9 @@ class Record:
         supervisor: The process of ``up`` or ``join``.
         sessions: Leaders of the sessions that it started.
         temporary: Ray's folder of sockets and logs.
-        role: ``head`` or ``machine``.
     """
 
     supervisor: Mark
-    role: str
     temporary: str
     sessions: list[Mark] = field(default_factory=list)
 

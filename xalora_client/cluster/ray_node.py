@@ -30,6 +30,7 @@ _SETTINGS = {
     "RAY_health_check_failure_threshold": "3",
     "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
 }
+_TLS = ("RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 _NOWHERE = "http://127.0.0.1:9"
 
 
@@ -58,7 +59,7 @@ def environment(token: Path, *, loopback: bool, machine: Path | None = None) -> 
         machine: The file of the :class:`.Machine`.
     """
     # Variables of another cluster's must not lead this one astray.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own = {name: value for name, value in os.environ.items() if name in _TLS or not name.startswith("RAY_")}
     own |= _SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token), "PYTHONUNBUFFERED": "1"}
     if loopback:
         own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

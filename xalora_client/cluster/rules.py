@@ -1,4 +1,4 @@
-"""What may happen to a task of the cluster: its states, attempts and deadline. No I/O."""
+"""What may happen to a task of the cluster: its states and attempts. No I/O."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Task:
         number: Its place in the order of creation.
         workflow_id: As its consumer named it, else the definition's.
         workflow: The name of the definition that runs it.
+        timeout_seconds: Counted from its create.
         created: Seconds since the epoch, as are ``started`` and ``ended``.
         attempt: How often it was handed to a worker.
         miner_id: Machine and GPU of the last attempt.
@@ -53,11 +54,6 @@ class Task:
     @property
     def is_open(self) -> bool:
         return self.status in OPEN_STATUSES
-
-    @property
-    def deadline(self) -> float | None:
-        """When it is canceled, in seconds since the epoch: counted from its create."""
-        return None if self.timeout_seconds is None else self.created + self.timeout_seconds
 
 
 def assigned(task: Task, miner_id: str, now: float) -> Changes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..files import draft_of
 from . import rules
@@ -55,10 +57,10 @@ class Store:
 
     # Files
 
-    def write_input(self, details: bytes) -> str:
-        """Keep the JSON text of a ``task_details``; returns the id for its task. For any thread."""
+    def write_input(self, details: Mapping[str, Any]) -> str:
+        """Keep a ``task_details`` as JSON; returns the id for its task. For any thread."""
         task_id = secrets.token_hex(16)
-        _write(self._inputs / task_id, details)
+        _write(self._inputs / task_id, json.dumps(details).encode())
         return task_id
 
     def read_input(self, task_id: str) -> bytes:
@@ -192,8 +194,9 @@ class Store:
         """Delete tasks, with their results, that ended before then; returns how many."""
         old = list(self._select(f"NOT {_OPEN} AND ended < ?", older_than))
         for task in old:
-            self._db.execute("DELETE FROM tasks WHERE task_id = ?", (task.task_id,))
+            # In this order: on a full disk, a row can be deleted only once a file is.
             self.drop_result(task.task_id)
+            self._db.execute("DELETE FROM tasks WHERE task_id = ?", (task.task_id,))
         return len(old)
 
     # Internals

@@ -64,7 +64,6 @@ class _Supervisor:
 
     folder: Path
     record: Record
-    say: Say
 
     @property
     def temporary(self) -> Path:
@@ -93,7 +92,7 @@ class _Supervisor:
 
 
 @contextmanager
-def _supervising(folder: Path, role: str, say: Say) -> Iterator[_Supervisor]:
+def _supervising(folder: Path) -> Iterator[_Supervisor]:
     """Hold a folder; end what an earlier process left, and at the end what this one started.
 
     Raises:
@@ -111,10 +110,10 @@ def _supervising(folder: Path, role: str, say: Say) -> Iterator[_Supervisor]:
         if left := Record.read(folder):
             left.end(folder)
         temporary = tempfile.mkdtemp(prefix="xalora-cluster-", dir=_short_folder())
-        record = Record(Mark.of(os.getpid()), role, temporary)
+        record = Record(Mark.of(os.getpid()), temporary)
         record.write(folder)
         try:
-            yield _Supervisor(folder, record, say)
+            yield _Supervisor(folder, record)
         finally:
             record.end(folder)
 
@@ -157,7 +156,7 @@ def up(
     """
     host, _, port = head.ray.rpartition(":")
     loopback = not head.network
-    with _supervising(folder, "head", say) as supervisor, _until_signal():
+    with _supervising(folder) as supervisor, _until_signal():
         for address, number in ((head.host, head.port), (host, int(port))):
             _check_free(address, number)
         head.write(folder)
@@ -210,7 +209,7 @@ def join(folder: Path, *, head: str, address: str, token: Path, machine: Machine
         ConfigurationError: The head refuses this machine, for its version or token.
     """
     host, _, port = head.rpartition(":")
-    with _supervising(folder, "machine", say) as supervisor, _until_signal():
+    with _supervising(folder) as supervisor, _until_signal():
         environment = ray_node.environment(token, loopback=False, machine=_write_machine(folder, machine))
         command = ray_node.machine_command(head, address, supervisor.temporary, machine)
         is_told = False
@@ -238,11 +237,11 @@ def join(folder: Path, *, head: str, address: str, token: Path, machine: Machine
             time.sleep(_PROBE_SECONDS)
 
 
-def down(folder: Path, patience: float = 15.0) -> str | None:
-    """Stop what runs for a folder, and remove Ray's tables; returns its role, None where nothing ran."""
+def down(folder: Path, patience: float = 15.0) -> bool:
+    """Stop what runs for a folder, and remove Ray's tables; False where nothing ran."""
     record = Record.read(folder)
     if record is None:
-        return None
+        return False
     if record.supervisor.is_alive:
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.supervisor.pid, signal.SIGTERM)
@@ -256,7 +255,7 @@ def down(folder: Path, patience: float = 15.0) -> str | None:
     if left := Record.read(folder):
         left.end(folder)
     shutil.rmtree(folder / "gcs", ignore_errors=True)
-    return record.role
+    return True
 
 
 def _write_machine(folder: Path, machine: Machine | None) -> Path | None:

@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -72,12 +72,13 @@ class Worker:
         self._machine = machine
         self._lock = asyncio.Lock()
         self._current: asyncio.Task[Any] | None = None
+        self._folder = Path(machine.folder) / f"worker-{slot}"
         self._comfyui: ComfyUIProcess | None = None
         if machine.engine == "comfyui":
             self._comfyui = ComfyUIProcess(
                 Path(str(machine.comfyui)),
                 Path(machine.python or sys.executable),
-                Path(machine.folder) / f"comfyui-{slot}",
+                self._folder / "comfyui",
                 gpu=bool(gpus),
             )
         self._engine: LocalEngine | None = None
@@ -162,14 +163,15 @@ class Worker:
         images: Mapping[str, bytes],
         stop: threading.Event,
     ) -> tuple[tuple[str, bytes], ...]:
-        # Like the public miner, ignore parameters that the workflow does not have.
-        known = {each.name for each in definition.parameters}
-        bound = definition.bind({name: value for name, value in parameters.items() if name in known})
+        bound = definition.bind(definition.known(parameters))
+        folder = self._folder / "result"
+        # What a killed process left, too.
+        shutil.rmtree(folder, ignore_errors=True)
         try:
-            with tempfile.TemporaryDirectory(prefix="xalora-worker-") as folder:
-                run = self._local_engine().run(bound, images, Path(folder) / "result", cancel=stop)
-                return tuple((path.suffix, path.read_bytes()) for path in run.files)
+            run = self._local_engine().run(bound, images, folder / "result", cancel=stop)
+            return tuple((path.suffix, path.read_bytes()) for path in run.files)
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             if self._comfyui is not None:
                 self._comfyui.drop_files()
 

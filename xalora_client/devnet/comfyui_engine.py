@@ -79,9 +79,7 @@ class ComfyUIMinerEngine:
     def run(self, task: MinerTask) -> tuple[bytes, str]:
         """See :meth:`.engines.MinerEngine.run`."""
         definition = self._definition_for(task)
-        # Like the public miner, ignore parameters that the workflow does not have.
-        known = {parameter.name for parameter in definition.parameters}
-        bound = definition.bind({name: value for name, value in task.parameters.items() if name in known})
+        bound = definition.bind(definition.known(task.parameters))
         images = {FETCHED_PARAMETER: task.image} if task.image is not None else {}
         if unfetched := {slot.parameter for slot in bound.image_inputs} - images.keys():
             raise EngineError(

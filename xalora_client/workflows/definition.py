@@ -146,6 +146,11 @@ class WorkflowDefinition:
             + (", and any input of a node as NODE.INPUT." if self.sends_graph else "."),
         )
 
+    def known(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of parameters that it has. Like the public miner, a miner ignores the others."""
+        names = {parameter.name for parameter in self.parameters}
+        return {name: value for name, value in values.items() if name in names}
+
     def check(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The given values (None counts as not given), checked and converted to their types.
 

@@ -6,6 +6,7 @@ import base64
 import errno
 import io
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -258,18 +259,26 @@ async def test_a_large_input_is_kept_beside_the_rows(cluster: Cluster, tmp_path:
     assert len(cluster.store.read_input(task_id)) > 20 << 20
 
 
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        ("write_input", OSError(errno.ENOSPC, "No space left on device")),
+        ("create", sqlite3.OperationalError("database or disk is full")),
+    ],
+)
 async def test_a_full_disk_refuses_a_create_such_that_it_may_be_sent_again(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, problem: Exception
 ) -> None:
-    def full(*_: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_: object, **__: object) -> str:
+        raise problem
 
     with monkeypatch.context() as patch:
-        patch.setattr(cluster.store, "write_input", full)
+        patch.setattr(cluster.store, step, full)
         body = {"consumer_id": "me", "api_key": cluster.api_key, "task_type": "upscaler", "job_id": "job-1"}
         body["task_details"] = {"parameters": {"image": IMAGE}}
         async with cluster.client.post("/task_create", json=body) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
             assert "can't write to its disk" in (await answer.json())["message"]
     assert cluster.store.counts() == {}
+    assert not [*(tmp_path / "cluster" / "inputs").iterdir()], "a create that is sent again must find room"
     await cluster.created()

@@ -96,7 +96,7 @@ def test_a_record_ends_what_it_names(tmp_path: Path) -> None:
     leader, mark, children = family(tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    Record(Mark.of(os.getpid()), "head", str(temporary), [mark]).write(tmp_path)
+    Record(Mark.of(os.getpid()), str(temporary), [mark]).write(tmp_path)
     record = Record.read(tmp_path)
     assert record is not None and record.supervisor.is_alive
     record.end(tmp_path)

@@ -41,6 +41,12 @@ def test_ray_is_quiet_and_needs_the_token(tmp_path: Path, monkeypatch: pytest.Mo
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in machine
 
 
+def test_rays_tls_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT"):
+        monkeypatch.setenv(name, "own")
+        assert ray_node.environment(tmp_path, loopback=False)[name] == "own"
+
+
 def test_a_machine_names_itself_and_its_slots(tmp_path: Path) -> None:
     command = ray_node.machine_command("head:6399", "192.0.2.7", tmp_path, MACHINE)
     assert {"--address=head:6399", "--num-cpus=2", "--num-gpus=0", "--block"} <= set(command)

@@ -67,8 +67,3 @@ def test_an_ended_task_changes_no_more(task: Task) -> None:
             rules.canceled(task, 102.0),
         )
     )
-
-
-def test_the_deadline_counts_from_the_create() -> None:
-    assert RUNNING.deadline == 110.0
-    assert replace(RUNNING, timeout_seconds=None).deadline is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
 
 def create(store: Store, job_id: str = "job", workflow: str = "a", seconds: float | None = None) -> str:
     return store.create(
-        store.write_input(b"{}"),
+        store.write_input({}),
         consumer_id="me",
         job_id=job_id,
         task_type="upscaler",
@@ -108,7 +109,7 @@ def test_an_ended_task_leaves_no_input(store: Store) -> None:
 
 
 def test_files_of_a_process_that_was_killed_are_removed(store: Store, tmp_path: Path, clock: Clock) -> None:
-    without_row = store.write_input(b"{}")
+    without_row = store.write_input({})
     create(store)
     running = store.take("box/0", ["a"])
     assert running is not None
@@ -155,6 +156,22 @@ def test_old_tasks_are_forgotten_with_their_results(store: Store, clock: Clock) 
     assert store.forget(clock.now) == 1
     assert store.get(task.task_id) is None and store.result_path(keys[0]) is None
     assert store.get(still_open) is not None
+
+
+def test_results_of_old_tasks_make_room_on_a_full_disk(store: Store, clock: Clock) -> None:
+    create(store)
+    task = store.take("box/0", ["a"])
+    assert task is not None
+    keys = store.write_result(task, [(".png", b"pixels")])
+    store.finish(task.task_id, 1, keys)
+    clock.now += 100
+    # As where no page more can be written.
+    store._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(sqlite3.OperationalError):
+        store.forget(clock.now)
+    assert store.result_path(keys[0]) is None
+    store._db.execute("PRAGMA query_only = 0")
+    assert store.forget(clock.now) == 1
 
 
 def test_only_its_user_can_read_a_result(store: Store) -> None:

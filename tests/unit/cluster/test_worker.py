@@ -92,6 +92,16 @@ async def test_a_run_gives_its_file(worker: Worker) -> None:
     assert (suffix, data[:4], outcome.error) == (".png", b"\x89PNG", "")
 
 
+async def test_a_run_leaves_no_file_and_removes_what_a_killed_one_left(
+    worker: Worker, tmp_path: Path
+) -> None:
+    left = tmp_path / "worker-0" / "result" / "left.png"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert len((await worker.run(LANCZOS, details(png()))).files) == 1
+    assert not [path for path in (tmp_path / "worker-0").rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [

@@ -27,6 +27,9 @@ VULKAN_LIMIT = 2 / 255
 """The largest difference between a Vulkan device and the processor."""
 
 
+_NO_MEMORY = -100
+
+
 class ModelError(Exception):
     """ncnn can't load or run the model; the message says why."""
 
@@ -134,6 +137,8 @@ class Extraction:
 
     def _extract(self, blob: str) -> Any:
         code, mat = self._extractor.extract(blob)
+        if code == _NO_MEMORY:
+            raise ModelError("there is too little memory")
         if code != 0 or mat.empty():
             raise ModelError(f"it stops before {blob} (code {code})")
         return mat
