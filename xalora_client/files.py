@@ -34,6 +34,13 @@ def draft_of(place: Path, mode: int = 0o666) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def write_private(place: Path, data: bytes | str) -> None:
+    """Write a file that appears whole and that only its user can read. Blocking."""
+    with draft_of(place, 0o600) as draft:
+        draft.write_bytes(data.encode() if isinstance(data, str) else data)
+        draft.replace(place)
+
+
 def settle(draft: Path, place: Path) -> None:
     """Rename a whole draft to its final name, safely on disk on return. Blocking."""
     with draft.open("r+b") as file:

@@ -10,7 +10,7 @@ from platformdirs import user_config_path
 from pydantic import SecretStr
 
 from .errors import ConfigurationError
-from .files import draft_of
+from .files import write_private
 
 KEY_FILE_NAME = "api-key"
 ENDPOINT_FILE_NAME = "endpoint"
@@ -112,9 +112,7 @@ def _write(path: Path, text: SecretStr) -> None:
     """Write a file that only this user can read (mode 0600), completely or not at all."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with draft_of(path, 0o600) as draft:
-            draft.write_text(text.get_secret_value(), encoding="utf-8")
-            draft.replace(path)
+        write_private(path, text.get_secret_value())
     except OSError as error:
         raise ConfigurationError(
             f"{path} can't be written: {error.strerror or error}",

@@ -212,6 +212,7 @@ class Dispatcher:
         try:
             await self._accept(slot, task, outcome, seconds)
         except OSError as problem:
+            await asyncio.to_thread(self._store.drop_result, task.task_id)
             reason = problem.strerror or type(problem).__name__
             self._store.fail(task.task_id, task.attempt, f"The head can't keep the result: {reason}")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from ..files import draft_of
+from ..files import write_private
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -78,9 +78,7 @@ class Keys:
             fcntl.flock(lock, fcntl.LOCK_EX)
             digests = dict(self._read())
             yield digests
-            with draft_of(self._path, 0o600) as draft:
-                draft.write_text(json.dumps(digests), encoding="utf-8")
-                draft.replace(self._path)
+            write_private(self._path, json.dumps(digests))
 
 
 def _digest(key: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import ConfigurationError
-from ..files import draft_of
+from ..files import write_private
 
 MACHINE_VARIABLE = "XALORA_CLUSTER_MACHINE"
 """In the environment of a machine's Ray: the path of its file."""
@@ -59,9 +59,7 @@ class Machine:
 
     def write(self, path: Path) -> None:
         """Keep it in a file that only its user can read."""
-        with draft_of(path, 0o600) as draft:
-            draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
-            draft.replace(path)
+        write_private(path, json.dumps(asdict(self)))
 
     @classmethod
     def of_this_process(cls) -> Machine:

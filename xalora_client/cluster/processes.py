@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import draft_of
+from ..files import write_private
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,10 +74,7 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Note it."""
-        text = json.dumps(self, default=vars)
-        with draft_of(_record_path(folder), 0o600) as draft:
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(_record_path(folder))
+        write_private(_record_path(folder), json.dumps(self, default=vars))
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ..files import draft_of
+from ..files import write_private
 from ..workflows.catalog import WorkflowCatalog
 from .front import Front
 from .keys import Keys
@@ -61,9 +61,7 @@ class Head:
 
     def write(self, folder: Path) -> None:
         """Note it."""
-        with draft_of(folder / HEAD_FILE, 0o600) as draft:
-            draft.write_text(json.dumps(asdict(self)), encoding="utf-8")
-            draft.replace(folder / HEAD_FILE)
+        write_private(folder / HEAD_FILE, json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Head:

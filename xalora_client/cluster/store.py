@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..files import draft_of
+from ..files import write_private
 from . import rules
 from .rules import Changes, Task
 
@@ -60,7 +60,7 @@ class Store:
     def write_input(self, details: Mapping[str, Any]) -> str:
         """Keep a ``task_details`` as JSON; returns the id for its task. For any thread."""
         task_id = secrets.token_hex(16)
-        _write(self._inputs / task_id, json.dumps(details).encode())
+        write_private(self._inputs / task_id, json.dumps(details))
         return task_id
 
     def read_input(self, task_id: str) -> bytes:
@@ -74,10 +74,11 @@ class Store:
     def write_result(self, task: Task, files: Sequence[tuple[str, bytes]]) -> tuple[str, ...]:
         """Keep the files of an attempt, each a suffix and bytes; returns their keys. For any thread."""
         keys = []
+        (self._results / task.task_id).mkdir(mode=0o700, exist_ok=True)
         for number, (suffix, data) in enumerate(files, 1):
             # The task's id can't be guessed, so neither can the address of its result.
             keys.append(f"{task.task_id}/{task.workflow}-{task.attempt}-{number}{suffix}")
-            _write(self._results / keys[-1], data)
+            write_private(self._results / keys[-1], data)
         return tuple(keys)
 
     def drop_result(self, task_id: str) -> None:
@@ -230,10 +231,3 @@ class Store:
         for path in self._results.iterdir():
             if path.name not in kept:
                 self.drop_result(path.name)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with draft_of(path, 0o600) as draft:
-        draft.write_bytes(data)
-        draft.replace(path)

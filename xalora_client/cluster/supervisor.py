@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..files import draft_of
+from ..files import write_private
 from . import ray_node
 from .machine import Machine
 from .processes import Mark, Record, end_session, sole_user, start
@@ -128,9 +128,7 @@ def token_file(folder: Path) -> Path:
     path = folder / TOKEN_FILE
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with draft_of(path, 0o600) as draft:
-            draft.write_text(secrets.token_hex(32), encoding="utf-8")
-            draft.replace(path)
+        write_private(path, secrets.token_hex(32))
     return path
 
 
