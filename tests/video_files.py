@@ -71,7 +71,7 @@ def write_video(
         tone = container.add_stream(sound, rate=SOUND_RATE) if sound else None
         step = int(Fraction(1, 25) / time_base)
         for place, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24" if pixels.shape[2] == 3 else "rgba")
             frame.pts = place * step if times is None else times[place]
             frame.time_base = time_base
             container.mux(stream.encode(frame))

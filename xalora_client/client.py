@@ -98,6 +98,7 @@ class HostOptions:
         delivers: The host notes the delivery itself, by `AsyncXalora.delivered`, once it has stored the
             result.
         run_id: What the task is sent together with, such as a prompt; else all tasks of the client are.
+        clip_key: What names the clip that is upscaled, where the host knows it: it takes the whole file.
     """
 
     among: AbstractSet[str] = frozenset()
@@ -105,6 +106,7 @@ class HostOptions:
     takes_over: bool = False
     delivers: bool = False
     run_id: str | None = None
+    clip_key: str | None = None
 
 
 class RunOptions(TypedDict, total=False):
@@ -761,6 +763,7 @@ class AsyncXalora:
             task=task_options or {},
             claim=self._claim_of(options),
             asks_network=(options.get("fallback") or self.settings.fallback) != "local_only",
+            key=host_of(options).clip_key,
             on_progress=on_progress or (lambda progress: None),
         )
         runs_frames = self._runs_parts(options, "frames of the clip")

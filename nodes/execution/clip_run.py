@@ -104,6 +104,7 @@ class ClipRun(RunningNode[Path]):
                 # A prompt that merely ended leaves its paid tasks running.
                 cancels=lambda: self._interrupt.requested,
                 run_id=self.origin.prompt_id or None,
+                clip_key=key,
             ),
         )
         protected = (output.name, *_in_use)

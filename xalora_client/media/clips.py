@@ -49,6 +49,7 @@ class Clip:
         durations: For how long, in the same units.
         time_base: Seconds.
         bits: Of a sample; frames have 8 whatever this is.
+        has_alpha: Whether parts of it are transparent; frames have no alpha whatever this is.
         aspect: Width of a pixel to its height; 0 where the file does not say.
         has_audio: Whether there is a sound track.
     """
@@ -60,6 +61,7 @@ class Clip:
     durations: tuple[int, ...]
     time_base: Fraction
     bits: int
+    has_alpha: bool
     colours: Colours
     aspect: Fraction
     has_audio: bool
@@ -136,6 +138,7 @@ def open_clip(path: Path) -> Clip:
         durations=(*gaps, read["last_duration"] or usual),
         time_base=Fraction(*read["time_base"]),
         bits=read["bits"],
+        has_alpha=read["has_alpha"],
         colours=Colours(*read["colours"]),
         aspect=1 / aspect if aspect and read["turn"][0] else aspect,
         has_audio=read["has_audio"],

@@ -80,7 +80,11 @@ def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
         duration = _seconds(container, stream)
         context = stream.codec_context
         aspect = context.sample_aspect_ratio
-        bits = 8 if context.format is None else max(part.bits for part in context.format.components)
+        components = () if context.format is None else context.format.components
+        bits = max((part.bits for part in components), default=8)
+        # WebM keeps alpha beside the pictures, where the decoder does not look.
+        tags = {name.lower(): value for name, value in stream.metadata.items()}
+        has_alpha = tags.get("alpha_mode") == "1" or any(part.is_alpha for part in components)
         colours = [context.colorspace, context.color_primaries, context.color_trc, context.color_range]
         shown, packets, last_duration = _read_index(container, stream)
         time_base = stream.time_base or Fraction(1, 1000)
@@ -101,6 +105,7 @@ def read_video(file: BinaryIO, kind: MediaKind) -> dict[str, Any]:
         "time_base": (time_base.numerator, time_base.denominator),
         "last_duration": last_duration,
         "bits": bits,
+        "has_alpha": has_alpha,
         "colours": [int(number) for number in colours],
         "aspect": (aspect.numerator, aspect.denominator) if aspect else (0, 1),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..concurrency import run_in_thread
+from ..errors import InputImageError
 from ..journal.records import ClaimOptions, Whole
 from ..media.clips import Clip
+from ..media.inputs import digest_of_array
 from ..media.limits import FRAME_PIXELS
 from ..parts import PartTask, RunPart, result_of
 from ..results import REMOTE_ENGINE, RunResult
@@ -34,6 +37,7 @@ class VideoOptions:
     Args:
         claim: What may answer a frame's task instead of a new one.
         asks_network: Whether anything may be sent.
+        key: What :func:`.upscaling.clip_key` gives, where it is known.
     """
 
     max_in_flight: int
@@ -43,6 +47,7 @@ class VideoOptions:
     task: Mapping[str, Any] = field(default_factory=dict)
     claim: ClaimOptions = field(default_factory=ClaimOptions)
     asks_network: bool = True
+    key: str | None = None
     on_progress: ProgressCallback = field(default=lambda progress: None)
 
 
@@ -115,6 +120,8 @@ class Frames:
                 return
             pixels = await self._read(lambda: next(reading, None))
             assert pixels is not None
+            if await run_in_thread(partial(digest_of_array, pixels)) != digest:
+                raise _changed(self._clip.path)
             begun.add(digest)
             making = asyncio.ensure_future(self._make(frame, digest, pixels))
             del pixels
@@ -190,3 +197,11 @@ class Frames:
         # Nothing else remembers it, and the network would be asked for it again.
         kept_here = await run_in_thread(lambda: self._folder.keep_here(digest, result.engine, file))
         return FrameResult(kept_here, made)
+
+
+def _changed(clip: Path) -> InputImageError:
+    return InputImageError(
+        f"{clip.name} was changed while it was being upscaled",
+        money="The frames that were made are paid for and kept.",
+        next_step="Run the same again: the changed clip begins anew, and equal frames are not sent again.",
+    )

@@ -65,6 +65,14 @@ def cut(seconds: Sequence[float]) -> tuple[range, ...]:
     return tuple(segments)
 
 
+def in_proportion(given: tuple[int, int], made: tuple[int, int]) -> bool:
+    """Whether a result of this width and height shows all of a frame of that: it is as many times wider as
+    higher, but for rounding.
+    """
+    factor = max(made[0] / given[0], made[1] / given[1])
+    return all(abs(side * factor - got) <= max(1.0, factor) for side, got in zip(given, made, strict=True))
+
+
 def lookahead(max_in_flight: int) -> int:
     """How many frames may be begun beyond those that are safe on disk.
 
@@ -81,7 +89,7 @@ class MadeFrame:
         frame: Its number, from 0; of equal frames the first.
         engine: ``xalora`` (the network), or an engine of this machine.
         resends: How often its task failed and was sent again.
-        is_scaled: It came in another size than the first frame, and was scaled to that.
+        is_scaled: It came in another size than the video's, and was scaled to that.
     """
 
     frame: int

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -35,7 +35,7 @@ from ..media.animation import on_black
 from ..media.clip_writer import SegmentWriter, check_output, fitted, join
 from ..media.clips import Clip, open_clip
 from ..media.containers import BrokenMediaError
-from ..media.images import errors_of_result
+from ..media.images import errors_of_result, read_result_header
 from ..media.inputs import digest_of_array
 from ..media.limits import TooLargeError, check_frame_size, using
 from ..parts import RunPart, check_new, count_new, output_file, seconds_left, tasks_sent, warnings_once
@@ -43,7 +43,7 @@ from ..results import REMOTE_ENGINE, add_result_to_errors
 from ..text import counted
 from .folder import VIDEOS_FOLDER, ClipFolder
 from .frames import FrameResult, Frames, VideoOptions
-from .plan import ClipPlan, MadeFrame, counts, cut
+from .plan import ClipPlan, MadeFrame, counts, cut, in_proportion
 from .report import UpscaledVideo, VideoProgress
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("xalora_client")
 
 T = TypeVar("T")
+
+LOOKED_AT = 3
+"""Results whose size is looked at before the first frame is written."""
 
 READ_AT_ONCE = 16
 """How many frames are looked through between two looks for a cancel."""
@@ -106,7 +109,9 @@ async def _held(
     if options.max_in_flight < 1:
         raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
     clip, target = await run_in_thread(lambda: _opened(source, output))
-    key = await run_in_thread(lambda: clip_key(client.settings, clip.path, options.task))
+    key = options.key
+    if key is None:
+        key = await run_in_thread(lambda: clip_key(client.settings, clip.path, options.task))
     folder = ClipFolder(client.settings.state_dir / VIDEOS_FOLDER, key)
     with folder.held():
         upscaling = _Upscaling(client, clip, folder, target, options, whole_id_of(key), run_frame)
@@ -289,7 +294,7 @@ class _Upscaling:
     async def _write(self, frames: Frames, plan: ClipPlan, first: int) -> None:
         """Encode the results in order, and make each segment safe on disk."""
         clip = self._clip
-        coming = asyncio.ensure_future(self._pixels_of(frames, plan.digests[self._start]))
+        coming = asyncio.ensure_future(self._pixels_of(frames, plan, plan.digests[self._start]))
         try:
             for number in range(first, len(plan.segments)):
                 segment = plan.segments[number]
@@ -303,7 +308,7 @@ class _Upscaling:
                         made.append(how)
                     if after and after[0] != digest:
                         # Decoded while this one is encoded.
-                        coming = asyncio.ensure_future(self._pixels_of(frames, after[0]))
+                        coming = asyncio.ensure_future(self._pixels_of(frames, plan, after[0]))
                     await self._encode(partial(self._write_frame, frame, pixels))
                     del pixels
                     self._tell(done=frame + 1)
@@ -324,10 +329,30 @@ class _Upscaling:
         await self._let_go(frames, done)
         frames.written_to(segment.stop)
 
-    async def _pixels_of(self, frames: Frames, digest: str) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
+    async def _size_of(self, frames: Frames, plan: ClipPlan) -> tuple[int, int]:
+        """The size of the video: that of the first result in the clip's proportions.
+
+        One in other proportions may be a miner's fault, so up to three results are looked at. If none has
+        them, it is the first one's.
+        """
+        clip, sizes = self._clip, list[tuple[int, int]]()
+        for digest in list(dict.fromkeys(plan.digests[self._start :]))[:LOOKED_AT]:
+            result = await frames.result(digest)
+            size = await self._on(self._decoder, lambda result=result: _checked_size(result))  # type: ignore[misc]
+            # One result of a large frame is enough to begin the others.
+            frames.size_known.set()
+            sizes.append(size)
+            if in_proportion((clip.width, clip.height), size):
+                return size
+        return sizes[0]
+
+    async def _pixels_of(
+        self, frames: Frames, plan: ClipPlan, digest: str
+    ) -> tuple[npt.NDArray[np.uint8], MadeFrame]:
         result = await frames.result(digest)
+        if self._size is None:
+            self._size = await self._size_of(frames, plan)
         pixels = await self._on(self._decoder, lambda: self._pixels(result))
-        frames.size_known.set()
         return pixels, result.made
 
     def _write_frame(self, frame: int, pixels: npt.NDArray[np.uint8]) -> None:
@@ -346,22 +371,13 @@ class _Upscaling:
             raise _not_written(self._folder.path, error) from error
 
     def _pixels(self, result: FrameResult) -> npt.NDArray[np.uint8]:
-        """A result's pixels ``[H, W, 3]``, brought to the size of the first one's."""
+        """A result's pixels ``[H, W, 3]``, brought to the size of the video."""
         if result.result is None:
             pixels = _decoded(result.file)
         else:
             with add_result_to_errors(result.result):
                 pixels = _decoded(result.file)
-        if self._size is None:
-            try:
-                check_frame_size(pixels.shape[1], pixels.shape[0])
-            except TooLargeError as error:
-                raise ResultTooLargeError(
-                    f"The video can't be written: {error}",
-                    money="What was made of it is paid for and kept.",
-                    next_step="Scale the clip down first.",
-                ) from error
-            self._size = (pixels.shape[1], pixels.shape[0])
+        assert self._size is not None
         if pixels.shape[1::-1] != self._size:
             result.made = replace(result.made, is_scaled=True)
         return fitted(pixels, *self._size)
@@ -425,8 +441,11 @@ class _Upscaling:
         clip = self._clip
         if clip.bits > 8:
             notes.append(f"The clip has {clip.bits} bits a channel; its frames were sent, and written, in 8.")
+        if clip.has_alpha:
+            notes.append("The clip is transparent in parts; that was left out, as H.264 can't hold it.")
         if scaled := sum(made.is_scaled for made in self._made):
-            notes.append(f"{counted(scaled, 'frame')} came in another size and were scaled to the first's.")
+            were = "was" if scaled == 1 else "were"
+            notes.append(f"{counted(scaled, 'frame')} came in another size and {were} scaled to the others'.")
         width, height = (side + side % 2 for side in self._size)
         return UpscaledVideo(
             path=self._output,
@@ -468,6 +487,29 @@ class _Upscaling:
             left = seconds_left(monotonic() - self._began, progress.made, progress.left - progress.made)
         self.progress = replace(progress, seconds_left=left)
         self._options.on_progress(self.progress)
+
+
+def _checked_size(result: FrameResult) -> tuple[int, int]:
+    """Width and height of a result. Blocking.
+
+    Raises:
+        ResultTooLargeError: Frames of that size are not written.
+        ResultFormatError: It is no image.
+    """
+    with ExitStack() as stack:
+        if result.result is not None:
+            stack.enter_context(add_result_to_errors(result.result))
+        with errors_of_result():
+            header = read_result_header(result.file)
+        try:
+            check_frame_size(header.width, header.height)
+        except TooLargeError as error:
+            raise ResultTooLargeError(
+                f"The video can't be written: {error}",
+                money="What was made of it is paid for and kept.",
+                next_step="Scale the clip down first.",
+            ) from error
+    return header.width, header.height
 
 
 def _decoded(file: Path) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from xalora_client.video.plan import (
     MadeFrame,
     counts,
     cut,
+    in_proportion,
 )
 
 
@@ -67,3 +68,11 @@ def test_a_single_frame_is_a_segment() -> None:
 def test_how_many_frames_each_engine_made() -> None:
     made = [MadeFrame(0, "xalora"), MadeFrame(1, "ncnn"), MadeFrame(2, "xalora")]
     assert counts(made) == {"xalora": 2, "ncnn": 1}
+
+
+def test_a_result_in_the_proportions_of_its_frame() -> None:
+    for given, made in [((96, 64), (192, 128)), ((1920, 1080), (7680, 4320)), ((97, 65), (146, 98))]:
+        assert in_proportion(given, made)
+    assert in_proportion((1, 95), (4, 380))
+    for given, made in [((96, 64), (70, 50)), ((96, 64), (128, 192)), ((1920, 1080), (3840, 2176))]:
+        assert not in_proportion(given, made)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from disks import resize, small_file_system
 from PIL import Image
 from video_files import moving_photograph, played, track, write_video
 
@@ -18,15 +19,19 @@ from xalora_client import (
     AsyncXalora,
     ConfigurationError,
     DailyLimitError,
+    InputImageError,
     ResultSaveError,
     TaskFailedError,
     UpscalerTask,
     Xalora,
     XaloraError,
 )
+from xalora_client.client import HostOptions
 from xalora_client.devnet import Devnet, DevnetThread
+from xalora_client.devnet.engines import DefaultEngine, MinerTask
 from xalora_client.media import limits
 from xalora_client.media.clips import open_clip
+from xalora_client.media.png_encode import encode_png
 from xalora_client.video import frames as frame_tasks
 from xalora_client.video import plan as rules
 from xalora_client.video.report import VideoProgress
@@ -343,6 +348,107 @@ async def test_another_clip_of_the_same_name_is_another(tmp_path: Path) -> None:
         made = await client.upscale_video(other, tmp_path / "out.mp4")
         assert (made.width, made.frames) == (128, 4)
     assert_doubled(other, made.path)
+
+
+async def test_a_clip_that_changes_meanwhile_is_told(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path, 6)
+    other = write_video(tmp_path / "other.mp4", moving_photograph(6)[::-1], lossless=True)
+    async with Devnet(miners=2) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+
+        def change(told: VideoProgress) -> None:
+            if told.stage == "upscaling" and other.exists():
+                other.replace(clip)
+
+        with pytest.raises(InputImageError, match="was changed while"):
+            await client.upscale_video(clip, tmp_path / "out.mp4", on_progress=change)
+        assert devnet.stats()["creates"] == 0
+        await client.upscale_video(clip, tmp_path / "out.mp4")
+    assert_doubled(clip, tmp_path / "out.mp4")
+
+
+async def test_a_host_names_the_clip_that_it_has_read(tmp_path: Path) -> None:
+    clip, seen = clip_of(tmp_path, 3), set()
+    async with Devnet(miners=2) as devnet, AsyncXalora(devnet.api_key, devnet.url) as client:
+        await client.upscale_video(
+            clip,
+            tmp_path / "out.mp4",
+            host=HostOptions(clip_key="named"),
+            on_progress=lambda _: seen.update((client.settings.state_dir / "videos").iterdir()),
+        )
+    assert [path.name for path in seen] == ["named"]
+
+
+class OddSizes(DefaultEngine):
+    """A miner's engine that gives results of another shape for these of its tasks, counted from 1."""
+
+    def __init__(self, *odd: int) -> None:
+        self._odd, self._count = odd, 0
+
+    def run(self, task: MinerTask) -> tuple[bytes, str]:
+        self._count += 1
+        if self._count in self._odd:
+            return encode_png(np.zeros((50, 70, 3), np.uint8)), ".png"
+        return super().run(task)
+
+
+@pytest.mark.parametrize("surely_fits", [rules.SEGMENT_FRAMES, 1])
+async def test_a_frame_of_another_shape_is_scaled_to_the_others_also_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surely_fits: int
+) -> None:
+    monkeypatch.setattr(frame_tasks, "SURELY_FITS", surely_fits)
+    clip = clip_of(tmp_path, 6)
+    for odd in (1, 4):
+        state = tmp_path / f"{odd}"
+        async with (
+            Devnet(miners=1, engine=OddSizes(odd)) as devnet,
+            AsyncXalora(devnet.api_key, devnet.url, state_dir=state) as client,
+        ):
+            made = await client.upscale_video(clip, tmp_path / "out.mp4", max_in_flight=1)
+        assert (made.width, made.height) == (192, 128)
+        assert made.notes == ("1 frame came in another size and was scaled to the others'.",)
+
+
+async def test_where_all_have_another_shape_that_is_the_videos(tmp_path: Path) -> None:
+    clip = clip_of(tmp_path, 5)
+    async with (
+        Devnet(miners=2, engine=OddSizes(*range(1, 9))) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url) as client,
+    ):
+        made = await client.upscale_video(clip, tmp_path / "out.mp4")
+    assert (made.width, made.height, made.notes) == (70, 50, ())
+
+
+async def test_a_disk_that_is_full_amid_a_segment_costs_nothing_more(tmp_path: Path) -> None:
+    clip, state = clip_of(tmp_path, 12), tmp_path / "state"
+    state.mkdir()
+    async with Devnet(miners=2) as devnet:
+        with small_file_system(state / "videos", "16k") as disk:
+            async with AsyncXalora(devnet.api_key, devnet.url, state_dir=state) as client:
+                with pytest.raises(ResultSaveError, match="No space left") as caught:
+                    await client.upscale_video(clip, tmp_path / "out.mp4")
+                assert "paid for and kept" in caught.value.money
+                resize(disk, "10m")
+                await client.upscale_video(clip, tmp_path / "out.mp4")
+        assert devnet.stats()["creates"] == 12
+    assert_doubled(clip, tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format"),
+    [("clip.mov", "prores_ks", "yuva444p10le"), ("clip.webm", "libvpx-vp9", "yuva420p")],
+)
+async def test_transparency_that_is_left_out_is_told(
+    tmp_path: Path, name: str, codec: str, pixel_format: str
+) -> None:
+    alpha = np.full((64, 96, 1), 100, np.uint8)
+    frames = [np.dstack([frame, alpha]) for frame in moving_photograph(3)]
+    clip = write_video(tmp_path / name, frames, codec=codec, pixel_format=pixel_format, sound=None)
+    async with AsyncXalora() as client:
+        made = await client.upscale_video(clip, tmp_path / "out.mp4", engine="pillow")
+        assert any("transparent in parts" in note for note in made.notes)
+        clip = clip_of(tmp_path, 3)
+        made = await client.upscale_video(clip, tmp_path / "out.mp4", engine="pillow")
+        assert made.notes == ()
 
 
 async def test_two_calls_for_one_clip_do_not_mix(tmp_path: Path) -> None:
