@@ -78,87 +78,98 @@ def tiling_of(text: str) -> Tiling:
     return words[text] if text in words else int(text)
 
 
-def call_in_tiles(
-    whole: RunCall,
-    image: Any,
-    label: str,
-    destination: Destination,
-    options: RunOptions,
-    choices: TileChoices,
-    screen: Screen,
-) -> RunCall:
-    """The call that upscales an image: as one task where that does, else in tiles.
+@dataclass(frozen=True, kw_only=True)
+class TiledInput:
+    """An image that may be cut, and what the command does with it.
 
     Args:
-        whole: The call that does it as one task.
         image: As a task takes it.
+        label: Names it in what is printed.
     """
 
-    async def run(client: AsyncXalora, on_event: EventCallback) -> RunResult:
-        from ..tiles.upscaling import is_too_large
+    image: Any
+    label: str
+    destination: Destination
+    options: RunOptions
+    choices: TileChoices
+    screen: Screen
 
-        if choices.tries_whole:
-            try:
-                return await whole(client, on_event)
-            except XaloraError as error:
-                if choices.tile == "never" or not is_too_large(error):
-                    raise
-        async with choices.turn:
-            return await _in_tiles(client, image, label, destination, options, choices, screen, on_event)
+    def call(self, whole: RunCall) -> RunCall:
+        """The call that upscales the image: as one task where that does, else in tiles.
 
-    return run
+        Args:
+            whole: The call that does it as one task.
+        """
 
+        async def run(client: AsyncXalora, on_event: EventCallback) -> RunResult:
+            from ..tiles.upscaling import is_too_large
 
-async def _in_tiles(
-    client: AsyncXalora,
-    image: Any,
-    label: str,
-    destination: Destination,
-    options: RunOptions,
-    choices: TileChoices,
-    screen: Screen,
-    on_event: EventCallback,
-) -> RunResult:
-    began = monotonic()
-    local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
-    place = _place(destination)
-    has_begun = False
+            if self.choices.tries_whole:
+                try:
+                    return await whole(client, on_event)
+                except XaloraError as error:
+                    if self.choices.tile == "never" or not is_too_large(error):
+                        raise
+            async with self.choices.turn:
+                return await self._in_tiles(client, on_event)
 
-    def note(event: TaskEvent) -> None:
-        nonlocal has_begun
-        if isinstance(event, TileProgress) and not has_begun:
-            has_begun = True
-            _say_plan(client.settings, event, label, options, screen)
-        on_event(event)
+        return run
 
-    made = await client.upscale_image(
-        image,
-        place,
-        tile="always" if choices.tile == "auto" else choices.tile,
-        max_in_flight=choices.max_in_flight,
-        max_tasks=choices.max_tasks,
-        engine=local,  # type: ignore[arg-type]
-        task_options={"timeout_seconds": options.network_timeout},
-        on_event=note,
-        reuse=client.settings.reuse and not options.no_reuse,
-        if_unknown=options.if_unknown,
-        timeout=options.timeout,
-        fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
-    )
-    path = made.path
-    if made.engine != REMOTE_ENGINE and local is None:
-        path = await run_in_thread(lambda: path.replace(_place(destination.made_here())))
-    parts = [f"{made.width}x{made.height}", counted(made.tiles, "tile")]
-    if made.sent is not None and made.engine == REMOTE_ENGINE:
-        parts.append(f"{counted(made.sent, 'task')} sent")
-    return WrittenResult(
-        (path,),
-        made.engine,
-        job_id="",
-        seconds=Timing(total=monotonic() - began),
-        note=" · ".join(parts),
-        remarks=made.notes,
-    )
+    async def _in_tiles(self, client: AsyncXalora, on_event: EventCallback) -> RunResult:
+        began = monotonic()
+        options, choices = self.options, self.choices
+        local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
+        planned = 0
+
+        def note(event: TaskEvent) -> None:
+            nonlocal planned
+            # Told anew where the network finds the tiles too large.
+            if isinstance(event, TileProgress) and event.tiles != planned:
+                planned = event.tiles
+                self._say_plan(client.settings, event)
+            on_event(event)
+
+        made = await client.upscale_image(
+            self.image,
+            _place(self.destination),
+            tile="always" if choices.tile == "auto" else choices.tile,
+            max_in_flight=choices.max_in_flight,
+            max_tasks=choices.max_tasks,
+            engine=local,  # type: ignore[arg-type]
+            task_options={"timeout_seconds": options.network_timeout},
+            on_event=note,
+            reuse=client.settings.reuse and not options.no_reuse,
+            if_unknown=options.if_unknown,
+            timeout=options.timeout,
+            fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
+        )
+        path = made.path
+        if made.engine != REMOTE_ENGINE and local is None:
+            path = await run_in_thread(lambda: path.replace(_place(self.destination.made_here())))
+        parts = [f"{made.width}x{made.height}", counted(made.tiles, "tile")]
+        if made.sent is not None and made.engine == REMOTE_ENGINE:
+            parts.append(f"{counted(made.sent, 'task')} sent")
+        return WrittenResult(
+            (path,),
+            made.engine,
+            job_id="",
+            seconds=Timing(total=monotonic() - began),
+            note=" · ".join(parts),
+            remarks=made.notes,
+        )
+
+    def _say_plan(self, settings: Settings, progress: TileProgress) -> None:
+        sends = self.options.asks_network(settings)
+        cost = cost_of(settings.prices, [Sent("upscaler", None, progress.to_send)]) if sends else None
+        estimate = None if cost is None else cost_text(cost)
+        by = f"{counted(progress.to_send, 'task')}{f', about {estimate} by your prices' if estimate else ''}"
+        if not sends:
+            by = "done by this machine, nothing is sent"
+        kept = progress.tasks - progress.to_send if sends else 0
+        also = f", {kept:,} are kept or under way" if kept else ""
+        self.screen.say(f"{self.label}: {progress.tasks:,} of {progress.tiles:,} tiles differ{also}: {by}")
+        tasks = progress.to_send if sends else 0
+        self.screen.event("plan", input=self.label, tiles=progress.tiles, tasks=tasks, estimate=estimate)
 
 
 def _place(destination: Destination) -> Path:
@@ -174,19 +185,3 @@ def _place(destination: Destination) -> Path:
         )
     suffix = ".png" if destination.encoding is None else destination.encoding.format.suffix
     return destination.file(suffix, 0, 1)
-
-
-def _say_plan(
-    settings: Settings, progress: TileProgress, label: str, options: RunOptions, screen: Screen
-) -> None:
-    sends = options.asks_network(settings)
-    cost = cost_of(settings.prices, [Sent("upscaler", None, progress.to_send)]) if sends else None
-    estimate = None if cost is None else cost_text(cost)
-    by = f"{counted(progress.to_send, 'task')}{f', about {estimate} by your prices' if estimate else ''}"
-    if not sends:
-        by = "done by this machine, nothing is sent"
-    kept = progress.tasks - progress.to_send if sends else 0
-    also = f", {kept:,} are kept or under way" if kept else ""
-    screen.say(f"{label}: {progress.tasks:,} of {progress.tiles:,} tiles differ{also}: {by}")
-    tasks = progress.to_send if sends else 0
-    screen.event("plan", input=label, tiles=progress.tiles, tasks=tasks, estimate=estimate)

@@ -25,6 +25,9 @@ TILE = 2048
 
 OVERLAP = 32
 
+SMALLER_TILES = (2048, 1024, 512, 256)
+"""The sides of tiles, one after another, where the network finds larger ones too large."""
+
 LEAST_TILE = 64
 
 ALIGNED = 8
@@ -117,6 +120,11 @@ class TilePlan:
         """How many tiles there are."""
         return self.columns * len(self.down.parts)
 
+    @property
+    def longest(self) -> int:
+        """The longest side of any tile."""
+        return max(part.stop - part.start for side in (self.across, self.down) for part in side.parts)
+
     @cached_property
     def tiles(self) -> tuple[tuple[Part, Part], ...]:
         """Of each tile the rows and the columns."""
@@ -204,14 +212,21 @@ def side_of_tiles(side: int | None, limit: int | None, channels: int) -> int:
     most = isqrt(int(limit * _ROOM) // channels) if limit is not None else None
     if most is None:
         return side or TILE
+    least = max(LEAST_TILE, 4 * OVERLAP)
     if side is None:
-        side = max(min(TILE, most), LEAST_TILE, 4 * OVERLAP)
+        side = max(min(TILE, most), least)
     if side > most:
+        smaller = f", or have tiles of at most {most} pixels made" if most >= least else ""
         raise ConfigurationError(
             f"Tiles of {side} pixels may take more than the {limit} bytes of XALORA_INLINE_LIMIT",
-            next_step=f"Raise it, or have tiles of at most {most} pixels made.",
+            next_step=f"Raise it{smaller}.",
         )
     return side
+
+
+def smaller_side(plan: TilePlan) -> int | None:
+    """The side of the next smaller tiles than a plan's largest; None where no smaller ones are tried."""
+    return next((side for side in SMALLER_TILES if side < plan.longest), None)
 
 
 def scaled(place: int, factor: Fraction) -> int:

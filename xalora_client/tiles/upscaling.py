@@ -58,7 +58,7 @@ from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
 from ..text import counted
 from ..transfer.part_file import remove_left, try_lock
 from .blending import Blending, Pixels8
-from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, side_of_tiles
+from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, side_of_tiles, smaller_side
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -171,35 +171,51 @@ async def upscale_in_tiles(
         raise ConfigurationError(f"max_in_flight is {options.max_in_flight}; at least 1 is needed")
     check_rows_format(output)
     settings = client.settings
-    pixels, plan, digests = await run_in_thread(
-        lambda: _planned(source, settings, options.side, options.overlap)
-    )
-    own = settings.credentials().consumer_id if settings.api_key is not None else ""
-    who = (options.task.get("consumer_id") or own, options.task.get("workflow_id") or "")
-    named = "\n".join([*digests, settings.sequencer_url, *who])
-    run_id = f"image-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
+    pixels = await run_in_thread(lambda: sent_pixels(source))
     name = Path(source).name if isinstance(source, str | os.PathLike) else "the image"
     photograph = Path(source) if isinstance(source, str | os.PathLike) else None
-    image = _Image(name, pixels, plan, digests, photograph, output)
+
+    async def cut_to(side: int | None) -> tuple[_Image, str]:
+        plan, digests = await run_in_thread(lambda: _planned(pixels, settings, side, options.overlap))
+        image = _Image(name, pixels, plan, digests, photograph, output)
+        return image, _whole_id(digests, settings, options)
+
+    image, run_id = await cut_to(options.side)
     reason, failure = "the fallback policy is local_only", None
     with warnings_once():
         if options.engine is not None:
             reason = f"all tiles of the image are made by {options.engine}"
         elif options.policy != "local_only":
-            new = await run_in_thread(
-                lambda: count_new(client.journal, settings, options.task, set(digests), options.claim)
-            )
-            check_tasks(name, plan.count, len(set(digests)), new, options.max_tasks)
-            tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)), new)
-            try:
-                return await tiling.run()
-            except XaloraError as error:
-                # Tiles of two engines would show where they meet.
-                if tiling.made or not falls_back(options.policy, error):
-                    raise
-                reason, failure = error.what, error
+            while True:
+                differing = set(image.digests)
+                new = await run_in_thread(
+                    partial(count_new, client.journal, settings, options.task, differing, options.claim)
+                )
+                check_tasks(name, image.plan.count, len(differing), new, options.max_tasks)
+                tiling = _Tiling(client, image, options, run_id, _Remote(runs_parts(run_id)), new)
+                try:
+                    return await tiling.run()
+                except XaloraError as error:
+                    smaller = smaller_side(image.plan)
+                    is_refused = is_too_large(error) and options.side is None and smaller is not None
+                    if not tiling.made and is_refused:
+                        image, run_id = await cut_to(smaller)
+                        continue
+                    # Tiles of two engines would show where they meet.
+                    if tiling.made or not falls_back(options.policy, error):
+                        raise
+                    reason, failure = error.what, error
+                    break
         here = _Here(client, options, reason, failure)
         return await _Tiling(client, image, replace(options, max_in_flight=1), run_id, here).run()
+
+
+def _whole_id(digests: Sequence[str], settings: Settings, options: TileOptions) -> str:
+    """Under what id the journal has the tiles, see :class:`.Whole`."""
+    own = settings.credentials().consumer_id if settings.api_key is not None else ""
+    who = (options.task.get("consumer_id") or own, options.task.get("workflow_id") or "")
+    named = "\n".join([*digests, settings.sequencer_url, *who])
+    return f"image-{hashlib.sha256(named.encode()).hexdigest()[:32]}"
 
 
 def tiles_of(source: ImageInput, settings: Settings, side: int | None = None) -> tuple[int, frozenset[str]]:
@@ -209,7 +225,7 @@ def tiles_of(source: ImageInput, settings: Settings, side: int | None = None) ->
         InputImageError: It can't be read.
         ConfigurationError: There are no such tiles.
     """
-    _, plan, digests = _planned(source, settings, side, OVERLAP)
+    plan, digests = _planned(sent_pixels(source), settings, side, OVERLAP)
     return plan.count, frozenset(digests)
 
 
@@ -220,14 +236,13 @@ def check_tasks(name: str, tiles: int, distinct: int, new: int, most: int | None
 
 
 def _planned(
-    source: ImageInput, settings: Settings, side: int | None, overlap: int
-) -> tuple[Pixels8, TilePlan, list[str]]:
-    """The pixels of an image, how it is cut, and a digest of each tile."""
-    pixels = sent_pixels(source)
+    pixels: Pixels8, settings: Settings, side: int | None, overlap: int
+) -> tuple[TilePlan, list[str]]:
+    """How an image is cut, and a digest of each tile."""
     limit = int(settings.inline_limit) if settings.store_url is None else None
     side = side_of_tiles(side, limit, pixels.shape[2])
     plan = plan_of(pixels.shape[1], pixels.shape[0], side, overlap)
-    return pixels, plan, [digest_of_array(_cut(pixels, plan, number)) for number in range(plan.count)]
+    return plan, [digest_of_array(_cut(pixels, plan, number)) for number in range(plan.count)]
 
 
 @dataclass(frozen=True)

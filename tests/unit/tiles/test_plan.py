@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from xalora_client.errors import ConfigurationError
 from xalora_client.media.inputs import prepare_image
 from xalora_client.tiles.blending import BAND, Blending
-from xalora_client.tiles.plan import ALIGNED, TILE, Side, TilePlan, distinct, plan_of, scaled, side_of_tiles
+from xalora_client.tiles.plan import (
+    ALIGNED,
+    TILE,
+    Side,
+    TilePlan,
+    distinct,
+    plan_of,
+    scaled,
+    side_of_tiles,
+    smaller_side,
+)
 
 sides = st.integers(1, 3000)
 factors = st.sampled_from(
@@ -142,8 +152,12 @@ def test_a_tile_of_noise_fits_in_a_request(limit: int, channels: int) -> None:
     ("side", "limit"), [(None, 1000), (None, 40_000), (2048, 3_000_000), (990, 3_000_000)]
 )
 def test_tiles_that_may_not_fit_in_a_request_are_refused(side: int | None, limit: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"more than the {limit} bytes of XALORA_INLINE_LIMIT"):
+    with pytest.raises(
+        ConfigurationError, match=f"more than the {limit} bytes of XALORA_INLINE_LIMIT"
+    ) as told:
         side_of_tiles(side, limit, 3)
+    # Of tiles that can't be made nothing is said.
+    assert ("tiles of at most 989 pixels" in told.value.next_step) == (limit == 3_000_000)
 
 
 def test_a_store_takes_any_tile() -> None:
@@ -168,3 +182,13 @@ def test_the_factor_of_a_result(size: tuple[int, int], factor: Fraction | None) 
 
 def test_equal_tiles_are_one_task() -> None:
     assert distinct(["sky", "sky", "tree", "sky"]) == {"sky": 0, "tree": 2}
+
+
+def test_smaller_tiles_than_those_that_were_refused() -> None:
+    assert smaller_side(plan_of(5000, 4000, 2048)) == 1024
+    assert smaller_side(plan_of(900, 700, 2048)) == 512
+    assert smaller_side(plan_of(5000, 4000, 600)) == 512
+    assert smaller_side(plan_of(5000, 4000, 256)) is None
+    assert smaller_side(plan_of(200, 100, 2048)) is None
+    # Borders lie on multiples of eight: the parts need not be as large as they may.
+    assert smaller_side(plan_of(2056, 2056, 2048)) == 1024

@@ -50,6 +50,19 @@ def test_an_image_that_no_request_takes_is_cut(
     assert again.returncode == 0 and creates(devnet) == tiles + 1, "kept results answer"
 
 
+def test_an_image_that_the_network_finds_too_large_is_cut(cli: Cli, large: Path, tmp_path: Path) -> None:
+    with DevnetThread(miners=2, largest_request=300_000) as devnet:
+        network = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+        done = cli("upscale", large, **network)
+        assert done.returncode == 0, done.stderr
+        assert creates(devnet) == 6
+    # The larger tile that was tried first is the whole image.
+    assert "large.png: 1 of 1 tiles differ" in done.stdout
+    assert "large.png: 6 of 6 tiles differ: 6 tasks" in done.stdout
+    with Image.open(tmp_path / "large.xalora.png") as made:
+        assert made.size == (800, 600)
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_the_side_of_tiles_is_chosen_and_so_is_the_format(
     cli: Cli, devnet: DevnetThread, large: Path, tmp_path: Path, suffix: str

@@ -21,6 +21,7 @@ from xalora_client import (
     EngineError,
     InputImageError,
     InputTooLargeError,
+    RequestRefusedError,
     ResultFormatError,
     ResultSaveError,
     TaskFailedError,
@@ -146,13 +147,39 @@ async def test_an_image_above_the_inline_limit_is_cut_and_no_request_is_larger(t
     assert max(sizes) <= limit
 
 
-async def test_an_image_that_the_network_finds_too_large_is_cut(tmp_path: Path) -> None:
+async def test_an_image_that_the_network_finds_too_large_is_cut_until_it_takes_the_tiles(
+    tmp_path: Path,
+) -> None:
+    image = noise(700, 520)
     async with (
-        Devnet(miners=2, task_seconds=0.01, faults=["task_create:413:n=1"]) as devnet,
+        # A tile of 256 pixels takes 262 KB in base64, one of 512 pixels a megabyte.
+        Devnet(miners=4, task_seconds=0.01, largest_request=400_000) as devnet,
         client_of(devnet) as client,
     ):
-        made = await client.upscale_image(photograph(300, 200), tmp_path / "large.png")
-    assert (made.tiles, made.sent) == (1, 1)
+        with pytest.raises(RequestRefusedError, match="HTTP 413"):
+            await client.upscale_image(image, tmp_path / "large.png", tile="never")
+        with pytest.raises(RequestRefusedError, match="HTTP 413"):
+            await client.upscale_image(image, tmp_path / "large.png", tile=512)
+        with pytest.raises(ConfigurationError, match=r"12 tasks .* and 11 are the limit"):
+            await client.upscale_image(image, tmp_path / "large.png", max_tasks=11)
+        assert devnet.stats()["creates"] == 0
+        made = await client.upscale_image(image, tmp_path / "large.png")
+        assert devnet.stats()["creates"] == made.sent == made.tiles == 12
+    doubled = Image.fromarray(image).resize((1400, 1040), Image.Resampling.LANCZOS)
+    assert np.abs(opened(made.path) - np.asarray(doubled)).max() <= 1
+
+
+async def test_where_tiles_are_paid_for_it_is_not_cut_anew(tmp_path: Path) -> None:
+    image = noise(900, 400)
+    image[:, :500] = np.arange(500, dtype=np.uint8)[None, :, None]
+    async with (
+        Devnet(miners=1, largest_request=400_000) as devnet,
+        client_of(devnet, max_in_flight=1) as client,
+    ):
+        with pytest.raises(RequestRefusedError, match="HTTP 413") as caught:
+            await client.upscale_image(image, tmp_path / "large.png")
+        assert devnet.stats()["creates"] == devnet.stats()["tasks"]["finished"] == 2
+    assert "2 of 3 tiles are paid for and kept" in caught.value.money
 
 
 async def test_equal_tiles_are_one_task(tmp_path: Path) -> None:

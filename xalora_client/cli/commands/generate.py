@@ -26,7 +26,7 @@ from ..image_arguments import Inputs, existing_inputs, without_done
 from ..job_runner import Job
 from ..options import PictureOptions, RunOptions
 from ..standard_streams import read_image, read_prompt
-from ..tiles import TileChoices, call_in_tiles, tiling_of
+from ..tiles import TileChoices, TiledInput, tiling_of
 
 if TYPE_CHECKING:
     from ...tasks import WorkflowTask
@@ -160,7 +160,10 @@ def upscale(
         label, place, problem = inputs.label(source), planned[source], inputs.unreadable.get(source)
         call = options.call(task)
         if not is_url(source):
-            call = call_in_tiles(call, image, label, place, options, tiles, screen)
+            tiled = TiledInput(
+                image=image, label=label, destination=place, options=options, choices=tiles, screen=screen
+            )
+            call = tiled.call(call)
         return Job(label, call, place, source, data, task, None if is_url(source) else tiles, problem)
 
     return do_jobs(
