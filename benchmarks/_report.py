@@ -26,11 +26,13 @@ class Report:
         name: Of the script and of the files in `results/`.
         title: What was measured.
         method: How, in a few sentences.
+        command: What measures it, where that is not the script without more.
     """
 
     name: str
     title: str
     method: str
+    command: str = ""
     _tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
     _targets: list[tuple[str, float, float, bool, str]] = field(default_factory=list)
     _notes: list[str] = field(default_factory=list)
@@ -103,7 +105,7 @@ class Report:
             "machine": machine(),
             "load": f"{self._load_before:.1f} before, {_load():.1f} after, {os.cpu_count()} cores",
             "took": f"{time.monotonic() - self._began:.0f} s",
-            "command": f"python benchmarks/{self.name}.py",
+            "command": self.command or f"python benchmarks/{self.name}.py",
         }
 
     def _markdown(self) -> str:

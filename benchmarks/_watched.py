@@ -5,30 +5,76 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Memory = list[tuple[float, float]]
+"""Seconds from the beginning, and MB."""
 
 EVERY = 0.5
 
 
-def watched(command: list[str], env: dict[str, str]) -> tuple[float, list[tuple[float, float]], str]:
-    """Seconds, memory in MB over time, and what the command printed."""
+class Watch:
+    """Notes the memory of a process and of all that it has started, while it is entered.
+
+    Args:
+        pid: The process.
+        every: Seconds from one look to the next.
+    """
+
+    def __init__(self, pid: int, every: float = EVERY) -> None:
+        self._pid, self._every = pid, every
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._began = 0.0
+        self.memory: Memory = []
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while True:
+            self.memory.append((time.perf_counter() - self._began, memory_mb(self._pid)))
+            if self._ended.wait(self._every):
+                return
+
+
+def watched(command: list[str], env: dict[str, str], every: float = EVERY) -> tuple[float, Memory, str]:
+    """Seconds, memory over time, and what the command printed."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen(command, env={**os.environ, **env}, stdout=printed)
-        memory = []
-        while process.poll() is None:
-            memory.append((time.perf_counter() - began, _memory_mb(process.pid)))
-            time.sleep(EVERY)
+        with Watch(process.pid, every) as watch:
+            process.wait()
         wall = time.perf_counter() - began
-        assert process.returncode == 0
         printed.seek(0)
-        return wall, memory, printed.read()
+        text = printed.read()
+        assert process.returncode == 0, text[-2000:]
+        return wall, watch.memory, text
 
 
-def _memory_mb(pid: int) -> float:
-    pids = [pid, *(int(entry.name) for entry in Path("/proc").iterdir() if _parent(entry) == pid)]
+def memory_mb(pid: int) -> float:
+    """The proportional set size of a process and of all that it has started."""
+    below = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            below[_parent(entry)].append(int(entry.name))
+    pids = [pid]
+    for each in pids:
+        pids += below[each]
     return sum(_pss(each) for each in pids) / 1e6
 
 
