@@ -152,6 +152,9 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 def _after_fork_in_child() -> None:
     # The thread stayed in the parent; the loop's inner parts are the parent's.
     global _loop, _lock, _looking
+    if isinstance(_loop, asyncio.BaseEventLoop):
+        # Else a connection that is freed here would leave the parent's set of polled ones, which both share.
+        _loop._closed = True  # type: ignore[attr-defined]
     _loop, _lock, _looking = None, threading.Lock(), None
 
 

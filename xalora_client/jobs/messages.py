@@ -107,8 +107,8 @@ def timed_out(job: Job, timeout: float) -> TaskTimeoutError:
 def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskTimeoutError:
     """A caller's time to wait is over before anything was sent."""
     return TaskTimeoutError(
-        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent within the {round(timeout, 2):g} s "
-        f"of waiting{why}",
+        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent within the "
+        f"{round(max(0.0, timeout), 2):g} s of waiting{why}",
         money=NOTHING_CHARGED,
         next_step="Try again later, or wait longer.",
         job_id=job_id,
