@@ -178,15 +178,17 @@ def _name(said: Any, limit: int = 100) -> str | None:
 
 
 def _seconds(said: Any) -> float | None:
-    """A number that is not negative, as a number or a text; None for anything else."""
+    """A number from 0 to :data:`_LARGEST`, as a number or a text; None for anything else."""
     if isinstance(said, bool) or not isinstance(said, int | float | str):
         return None
     try:
         number = float(said)
     except (ValueError, OverflowError):
         return None
-    return number if 0 <= number < math.inf else None
+    return number if 0 <= number <= _LARGEST else None
 
+
+_LARGEST = 1e12  # no seconds and no place in a queue is larger; the journal keeps 64 bits
 
 REASON_LIMIT = 200
 NO_REASON = "the network gives no reason"

@@ -187,7 +187,7 @@ def test_all_that_an_answer_tells_is_read() -> None:
     )
 
 
-@pytest.mark.parametrize("said", [None, "", "soon", -1, True, [], {}, "nan", 1e999, "9" * 5000])
+@pytest.mark.parametrize("said", [None, "", "soon", -1, True, [], {}, "nan", 1e999, "9" * 5000, 2**63, 1e300])
 def test_what_has_no_known_form_is_left_out(said: Any) -> None:
     told = {"queue_position": said, "inference_latency": said, "upload_latency": said, "status": "waiting"}
     assert status_answer("t-1", told, None) == WorkflowTaskResult("t-1", "waiting")
