@@ -66,6 +66,7 @@ _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WHOLE = frozenset({200, 203})  # 203: a proxy on the way says that it may have changed the file
 _WITH_BODY = frozenset({*_WHOLE, 206})
+_CONDITION_FAILED = frozenset({304, 412})  # some stores answer If-Range so, where the file has changed
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", re.ASCII)
 _SENDABLE = re.compile(r"[\x20-\x7e]{1,1000}")
@@ -281,6 +282,8 @@ class _Fetch:
             if size == have:
                 return None
             raise _StartOver(f"the server has {size} bytes, but {have} have arrived")
+        if status in _CONDITION_FAILED and have:
+            raise _StartOver(f"HTTP {status}")
         if status == 206 and have:
             start, size = _content_range(response)
             validator = _validator(response)

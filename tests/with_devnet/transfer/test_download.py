@@ -58,6 +58,7 @@ class Storage:
     etag: str | None = '"v1"'
     last_modified: str | None = None
     ranges: bool = True
+    later_status: int | None = None  # of requests that continue
     if_range: bool = True
     statuses: list[int] = field(default_factory=list)
     retry_after: str | None = None
@@ -80,6 +81,8 @@ class Storage:
         if self.statuses:
             headers = {"Retry-After": self.retry_after} if self.retry_after else {}
             return web.Response(status=self.statuses.pop(0), headers=headers, text="not now")
+        if self.later_status is not None and "Range" in request.headers:
+            return web.Response(status=self.later_status)
         response = web.StreamResponse(headers={"Content-Type": self.content_type})
         if self.etag:
             response.headers["ETag"] = self.etag
@@ -370,6 +373,16 @@ async def test_a_reset_connection_is_resumed_too(
     path = await download(session, storage.url, stem, task_id=TASK)
     assert path.read_bytes() == PNG
     assert len(storage.asked) == 3
+
+
+@pytest.mark.parametrize("status", [304, 412, 416])
+async def test_a_server_that_refuses_to_continue_is_asked_for_all_of_it(
+    storage: Storage, session: ResultSession, stem: Path, status: int
+) -> None:
+    storage.drops, storage.later_status = [300_000], status
+    path = await download(session, storage.url, stem, task_id=TASK)
+    assert path.read_bytes() == PNG
+    assert [asked.range for asked in storage.asked] == [None, "bytes=300000-", None]
 
 
 async def test_a_server_without_ranges_sends_it_all_again(
