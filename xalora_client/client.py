@@ -206,7 +206,11 @@ class AsyncXalora:
         if timeouts is not None:
             overrides = {**timeouts.settings(), **overrides}
         if settings is not None and (key or workflow_url or overrides):
-            raise ConfigurationError("Give either ready-made settings or single ones, not both")
+            single = [*(["api_key"] if key else []), *(["workflow_url"] if workflow_url else []), *overrides]
+            raise ConfigurationError(
+                f"Give either ready-made settings or single ones, not both: {', '.join(single)} beside settings",
+                next_step=f"Write settings=load_settings({single[0]}=...) instead.",
+            )
         if settings is None:
             settings = load_settings(env_files=env_files, api_key=key, workflow_url=workflow_url, **overrides)
         self.settings = settings.settings if isinstance(settings, LoadedSettings) else settings
