@@ -205,11 +205,13 @@ class AsyncXalora:
         hide_secrets(overrides)
         if timeouts is not None:
             overrides = {**timeouts.settings(), **overrides}
-        if settings is not None and (key or workflow_url or overrides):
-            single = [*(["api_key"] if key else []), *(["workflow_url"] if workflow_url else []), *overrides]
+        given = {"api_key": key, "workflow_url": workflow_url, **overrides}
+        single = [name for name, value in given.items() if value is not None]
+        if settings is not None and single:
             raise ConfigurationError(
-                f"Give either ready-made settings or single ones, not both: {', '.join(single)} beside settings",
-                next_step=f"Write settings=load_settings({single[0]}=...) instead.",
+                "Give either ready-made settings or single ones, not both; beside settings= came "
+                f"{', '.join(single)}",
+                next_step=f"Write settings=load_settings({', '.join(f'{name}=...' for name in single)}).",
             )
         if settings is None:
             settings = load_settings(env_files=env_files, api_key=key, workflow_url=workflow_url, **overrides)

@@ -322,9 +322,7 @@ def test_waits_and_retries_are_given_as_one_object() -> None:
     assert settings.wait_timeout == 9
     with pytest.raises(ConfigurationError, match="request_timeout"):
         AsyncXalora(timeouts=Timeouts(request=-1))
-    with pytest.raises(
-        ConfigurationError, match=r"not both: request_timeout beside .*load_settings\(request_t"
-    ):
+    with pytest.raises(ConfigurationError, match=r"came request_timeout\. .*load_settings\(request_t"):
         AsyncXalora(settings=settings, timeouts=Timeouts(request=5))
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -144,6 +145,10 @@ def write_result(
                     written = wanted
                 else:
                     written = _copy(reader, wanted, force=force)
+                    if written != wanted and cmp(written, wanted, shallow=False):
+                        # Another command has just written the same result.
+                        written.unlink()
+                        written = wanted
         except OSError as error:
             kept = ", ".join(str(path) for path in sources)
             where = "standard output" if destination.is_stream else short_path(wanted)

@@ -409,6 +409,11 @@ def test_a_file_created_meanwhile_is_not_replaced() -> None:
     assert Path("photo.xalora.png").read_bytes() == b"mine"
     assert write_result([kept(PNG)], place, force=True).files == (Path("photo.xalora.png"),)
     assert Path("photo.xalora.png").read_bytes() == PNG
+    Path("photo.xalora-2.png").unlink()
+    # Another command, of the same folder, wrote the same result meanwhile.
+    same = write_result([kept(PNG)], place, force=False)
+    assert (same.files, same.remarks) == ((Path("photo.xalora.png"),), ())
+    assert not Path("photo.xalora-2.png").exists()
 
 
 def test_a_result_that_cannot_be_written_says_where_it_is_kept() -> None:
