@@ -201,7 +201,12 @@ def test_long_names_are_shortened_at_a_character_and_stay_distinct(character: st
             assert len(path.name.encode()) <= 255 and path.name.startswith(character * (200 // size))
             source = kept(PNG)
             assert write_result([source], Destination(path, exact=True), force=False).files == (path,)
-            assert write_result([source], Destination(path, exact=True), force=False).files[0] != path
+            assert (
+                write_result([kept(PNG + b"\0", "other")], Destination(path, exact=True), force=False).files[
+                    0
+                ]
+                != path
+            )
     exact = Destination(Path(f"{character * (251 // size)}.png"), exact=True)
     check_destinations([exact], force=False)
     assert len(exact.made_here().path.name.encode()) <= 255
