@@ -11,7 +11,7 @@ MAX_BODY_BYTES = 256 << 20
 
 Body = dict[str, Any]
 Id = Annotated[str, Field(min_length=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 checked = validate_call(config=ConfigDict(strict=True))
 """A method's parameters are the fields of its endpoint: types, and which are required."""

@@ -252,6 +252,23 @@ async def test_what_is_no_json_object_is_refused(cluster: Cluster, body: bytes) 
         assert answer.status == 400
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *('"timeout_seconds": 1e999', '"job_id": "\\ud800"', '"workflow_id": "\\ud800"'),
+        *('"task_type": "\\ud800"', '"consumer_id": "\\ud800"', '"api_key": "\\ud800"'),
+    ],
+)
+async def test_what_no_answer_could_hold_is_refused(cluster: Cluster, odd: str) -> None:
+    details = {"parameters": {"image": IMAGE}}
+    body = {"consumer_id": "me", "api_key": cluster.api_key, "task_type": "upscaler", "task_details": details}
+    text = json.dumps({**body, "job_id": "job-1"})[:-1] + f", {odd}}}"
+    async with cluster.client.post("/task_create", data=text) as answer:
+        assert answer.status in (400, 401, 404)
+        assert "message" in await answer.json()
+    assert cluster.store.counts() == {}
+
+
 async def test_a_large_input_is_kept_beside_the_rows(cluster: Cluster, tmp_path: Path) -> None:
     image = "data:image/png;base64," + base64.b64encode(bytes(20 << 20)).decode()
     task_id = await cluster.created(task_details={"parameters": {"image": image}})
