@@ -26,9 +26,13 @@ async def fetch_input(session: aiohttp.ClientSession, url: str) -> bytes:
         async with session.get(url) as response:
             if response.status != 200:
                 raise EngineError(f"The input image answered {response.status}")
-            if (response.content_length or 0) > MAX_INPUT_BYTES:
-                raise EngineError("The input image is too large")
-            return await response.read()
+            # Counted as it comes: the length may be unknown, or that of the compressed bytes.
+            data = bytearray()
+            async for part in response.content.iter_any():
+                data += part
+                if len(data) > MAX_INPUT_BYTES:
+                    raise EngineError("The input image is too large")
+            return bytes(data)
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as problem:
         raise EngineError(f"The input image can't be fetched: {type(problem).__name__}") from problem
 

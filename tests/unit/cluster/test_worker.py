@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -116,6 +117,23 @@ async def test_an_input_that_can_not_be_had_fails_with_the_reason(
     outcome = await worker.run(LANCZOS, details(image))
     assert (outcome.files, outcome.lost) == ((), False)
     assert says in outcome.error
+
+
+async def test_an_input_without_an_end_is_given_up(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(OSError):
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+
+    monkeypatch.setattr("xalora_client.serving.inputs.MAX_INPUT_BYTES", 1 << 20)
+    server = await asyncio.start_server(send, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    outcome = await worker.run(LANCZOS, details(f"http://127.0.0.1:{port}/endless"))
+    assert outcome.error == "The input image is too large"
+    server.close()
 
 
 async def test_a_lack_of_memory_fails_with_the_reason_and_the_worker_goes_on(
