@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from typing_extensions import NotRequired
 
-from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFormatError
+from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFormatError, XaloraError
 from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.media_types import sniff_file
 from ..xalora_client.media.png_encode import encode_png
 from . import shared_inputs
 from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, split_batch
+from .conversion.tiled_images import fits
 from .conversion.videos import VideoDecoder, VideoValue
 from .execution.freshness import freshness
 from .execution.interrupts import Interrupt
@@ -27,11 +28,12 @@ from .execution.open_tasks import open_tasks
 from .execution.saved_facts import facts_of
 from .host import compat
 from .host.bridge import bridge
+from .host.comfyui_settings import read_settings
 from .host.compat import ExecutionBlocker, io
 from .shared_inputs import seed_input
 from .text_to_image import image_inputs, image_tasks, lora_input
 from .text_to_video import prompt_input, video_inputs, video_task
-from .upscale import upscale_tasks
+from .upscale import TOO_LARGE_FOR_A_REQUEST, advised, inline_limit, upscale_tasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +45,8 @@ Kind = Literal["image", "video"]
 
 XaloraTask = io.Custom("XALORA_TASK")
 """Socket type: a :class:`Submitted`."""
+
+_IN_TILES = "Use Xalora Upscale Image, which cuts it into tiles."
 
 NO_IMAGE = "The collected task made a video, so Xalora Collect's IMAGE output is empty. Use its VIDEO output."
 NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is empty. Use its IMAGE output."
@@ -122,8 +126,16 @@ class XaloraSubmitUpscale(_SubmitNode):
     @worded
     async def execute(cls, image: torch.Tensor, **widgets: Any) -> io.NodeOutput:
         colour, alpha = split_batch(image)
-        tasks = upscale_tasks(colour, widgets)
-        return await cls._submit("image", tasks, widgets, [_packed(plane) for plane in alpha])
+        limit = inline_limit(read_settings().settings)
+        # Before any of them is submitted and paid for.
+        if not all(fits(one, limit) for one in colour):
+            raise InvalidTaskError(TOO_LARGE_FOR_A_REQUEST, next_step=_IN_TILES)
+        try:
+            return await cls._submit(
+                "image", upscale_tasks(colour, widgets), widgets, [_packed(plane) for plane in alpha]
+            )
+        except XaloraError as error:
+            raise advised(error, _IN_TILES) from error
 
 
 class XaloraSubmitTextToVideo(_SubmitNode):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..xalora_client.errors import InputTooLargeError, InvalidTaskError, XaloraError
 from ..xalora_client.journal.records import Whole
 from ..xalora_client.parts import PartTask
 from ..xalora_client.tasks import UpscalerTask
@@ -13,7 +15,8 @@ from ..xalora_client.text import counted
 from . import shared_inputs
 from .base import XaloraNode, worded
 from .conversion.image_tensors import TensorBatch, split_batch
-from .conversion.tiled_images import TILES, Cuts, TiledBatch, cut
+from .conversion.tiled_images import AUTO as AUTO_TILES
+from .conversion.tiled_images import NEVER, TILES, Cuts, TiledBatch, cut, smaller_tiles
 from .execution.batch_plan import BatchError, charges_of
 from .execution.fallback_expansion import AUTO, Expansion, ParentNode, expand_upscale, upscale_models
 from .host.comfyui_settings import read_settings
@@ -23,7 +26,17 @@ from .shared_inputs import advanced, number
 if TYPE_CHECKING:
     import torch
 
+    from ..xalora_client.config import Settings
     from .execution.node_run import FallbackRequest
+
+
+TOO_LARGE_FOR_A_REQUEST = "The image is too large for one request"
+
+_SMALLER = {
+    **dict.fromkeys(TILES, "Choose smaller tiles, or auto, then press Run."),
+    AUTO_TILES: "Make it smaller, or set a store under Settings > Xalora > Input images.",
+    NEVER: "Set tile to auto, then press Run: it is cut into tiles then.",
+}
 
 
 class XaloraUpscaleImage(XaloraNode):
@@ -97,21 +110,58 @@ class XaloraUpscaleImage(XaloraNode):
         colour, alpha = split_batch(image)
         options = shared_inputs.run_options(widgets)
         settings = read_settings().settings
-        limit = int(settings.inline_limit) if settings.store_url is None else None
-        # Not awaited: a node that blocks the prompt's loop would hold up what is sent.
-        cuts = cut(colour, tile, limit)
         what = "The image" if len(colour) == 1 else f"The batch of {len(colour)}"
         sends = (options.fallback or settings.fallback) != "local_only"
-        if sends:
-            tiles = sum(plan.count for plan in cuts.images)
-            check_tasks(what, tiles, len(cuts.tiles), len(cuts.tiles), max_tasks or None)
-        return await cls.run_tasks(
-            tile_tasks(cuts, widgets) if cuts.are_any else upscale_tasks(cuts.tiles, widgets),
-            options,
-            TiledBatch(cuts, alpha) if cuts.are_any else TensorBatch(len(colour), alpha, keep_alpha=False),
-            lambda parent, request: _expand(parent, request, cuts, local_model),
-            noun="tile" if cuts.are_any else "image",
-        )
+        refused: dict[int, int] = {}
+        while True:
+            # Not awaited: a node that blocks the prompt's loop would hold up what is sent.
+            cuts = cut(colour, tile, inline_limit(settings), refused)
+            if sends:
+                tiles = sum(plan.count for plan in cuts.images)
+                check_tasks(what, tiles, len(cuts.tiles), len(cuts.tiles), max_tasks or None)
+            try:
+                return await cls.run_tasks(
+                    tile_tasks(cuts, widgets) if cuts.are_any else upscale_tasks(cuts.tiles, widgets),
+                    options,
+                    TiledBatch(cuts, alpha)
+                    if cuts.are_any
+                    else TensorBatch(len(colour), alpha, keep_alpha=False),
+                    partial(_expand, cuts=cuts, local_model=local_model),
+                    noun="tile" if cuts.are_any else "image",
+                )
+            except XaloraError as error:
+                smaller = _smaller(error, cuts) if tile == AUTO_TILES else {}
+                if not smaller:
+                    raise advised(error, _SMALLER[tile]) from error
+                refused |= smaller
+
+
+def inline_limit(settings: Settings) -> int | None:
+    """The most bytes of an image in a request; None where images go by a store."""
+    return int(settings.inline_limit) if settings.store_url is None else None
+
+
+def _smaller(error: XaloraError, cuts: Cuts) -> dict[int, int]:
+    """See :func:`.smaller_tiles`; empty where not all that failed was too large."""
+    errors = error.errors if isinstance(error, BatchError) else {0: error}
+    finished = error.finished if isinstance(error, BatchError) else {}
+    return smaller_tiles(cuts, errors, finished) if all(map(is_refused, errors.values())) else {}
+
+
+def is_refused(error: XaloraError) -> bool:
+    """Whether the network found the request too large."""
+    from ..xalora_client.tiles.upscaling import TOO_LARGE
+
+    return getattr(error, "status_code", None) == TOO_LARGE
+
+
+def advised(error: XaloraError, advice: str) -> XaloraError:
+    """The error; where an image is too large for one request, and nothing is paid for, with this advice."""
+    first = error.first if isinstance(error, BatchError) else error
+    is_paid = isinstance(error, BatchError) and error.finished
+    if is_paid or not (is_refused(first) or isinstance(first, InputTooLargeError)):
+        return error
+    return InvalidTaskError(TOO_LARGE_FOR_A_REQUEST, next_step=advice)
 
 
 def _expand(parent: ParentNode, request: FallbackRequest, cuts: Cuts, local_model: str) -> Expansion:

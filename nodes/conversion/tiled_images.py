@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from ...xalora_client.media.images import decode_image, errors_of_result
 from ...xalora_client.media.inputs import prepare_image
 from ...xalora_client.media.limits import allocate
 from ...xalora_client.results import add_result_to_errors
-from ...xalora_client.tiles.plan import TilePlan, plan_of, scaled, side_of_tiles
+from ...xalora_client.tiles.plan import TilePlan, plan_of, scaled, side_of_tiles, smaller_side
 from .image_tensors import COLOUR_CHANNELS, resized_plane, result_preview_of, with_alpha
 
 if TYPE_CHECKING:
@@ -56,13 +56,16 @@ class Cuts:
         return any(plan.count > 1 for plan in self.images)
 
 
-def cut(images: Sequence[torch.Tensor], tile: str, limit: int | None) -> Cuts:
+def cut(
+    images: Sequence[torch.Tensor], tile: str, limit: int | None, refused: Mapping[int, int] | None = None
+) -> Cuts:
     """Cut the images of a batch as the widget ``tile`` says. Blocking.
 
     Args:
         images: ``[H, W, 3]`` each.
         tile: One of :data:`TILES`.
         limit: The most bytes of an image in a request; None where there is no limit.
+        refused: Of images that the network found too large the side of the tiles to try.
 
     Raises:
         ConfigurationError: There are no such tiles.
@@ -73,10 +76,11 @@ def cut(images: Sequence[torch.Tensor], tile: str, limit: int | None) -> Cuts:
     tiles: dict[str, torch.Tensor] = {}
     for number, image in enumerate(images):
         height, width = image.shape[:2]
-        if tile == NEVER or (tile == AUTO and _fits(image, limit)):
+        chosen = (refused or {}).get(number)
+        if chosen is None and (tile == NEVER or (tile == AUTO and fits(image, limit))):
             plan = plan_of(width, height, max(width, height, 2048))
         else:
-            side = side_of_tiles(None if tile == AUTO else int(tile), limit, COLOUR_CHANNELS)
+            side = side_of_tiles(chosen if tile == AUTO else int(tile), limit, COLOUR_CHANNELS)
             plan = plan_of(width, height, side)
         plans.append(plan)
         for part, (row, column) in enumerate(plan.tiles):
@@ -89,7 +93,8 @@ def cut(images: Sequence[torch.Tensor], tile: str, limit: int | None) -> Cuts:
     return Cuts(tuple(plans), tuple(tiles.values()), tuple(map(tuple, places.values())), digest)
 
 
-def _fits(image: torch.Tensor, limit: int | None) -> bool:
+def fits(image: torch.Tensor, limit: int | None) -> bool:
+    """Whether an image ``[H, W, 3]`` takes no more bytes in a request than the limit. Blocking."""
     if limit is None or image.numel() <= limit * _SURE:
         return True
     return len(prepare_image(image).data) <= limit
@@ -99,6 +104,23 @@ def _digest(pixels: torch.Tensor) -> str:
     digest = hashlib.blake2b(repr(tuple(pixels.shape)).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels.detach().float().cpu().numpy()).data)
     return digest.hexdigest()
+
+
+def smaller_tiles(cuts: Cuts, refused: Collection[int], finished: Collection[int]) -> dict[int, int]:
+    """Of each image whose tasks the network found too large the side of the next smaller tiles.
+
+    Args:
+        refused: The indexes of those tasks.
+        finished: Those of the tasks that are paid for.
+
+    Returns:
+        None at all where an image can't be made of smaller tiles, or has tiles that are paid for already.
+    """
+    images = {image for index in refused for image, _ in cuts.places[index]}
+    paid = {image for index in finished for image, _ in cuts.places[index]}
+    sides = {image: smaller_side(cuts.images[image]) for image in images - paid}
+    smaller = {image: side for image, side in sides.items() if side is not None}
+    return smaller if smaller.keys() == images else {}
 
 
 class TiledBatch:

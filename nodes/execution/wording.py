@@ -159,7 +159,8 @@ _MONEY_OF: dict[type[XaloraError], str] = {
 # Nothing of this is for the graph: code, the shell, variables, ids.
 _NOT_FOR_THE_GRAPH = re.compile(
     r"`|\bXALORA_[A-Z]|\bclient\.|\w\(\)|--\w"
-    r"|\bxalora (?:tasks|resume|upscale|generate|config|workflows|devnet)\b"
+    # The shell's commands, and not nodes: Xalora Upscale Image.
+    r"|(?-i:\bxalora (?:tasks|resume|upscale|generate|config|workflows|devnet)\b)"
     r"|\bpip install\b|\bif_unknown\b|\bsdk-workflow-|\b[0-9a-f]{8,}\b|https?://\w",
     re.IGNORECASE,
 )

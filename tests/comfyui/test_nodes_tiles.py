@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 from graphs import doubled, dump, fresh_seed, image, node, noise, told
-from harness import ComfyUI, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, SessionDevnet
 
 SIZE = {"width": 900, "height": 600}
 TILES = 6
@@ -41,6 +42,72 @@ def test_an_image_that_a_request_takes_is_one_task(comfyui: ComfyUI, devnet: Ses
     assert comfyui.run(graph(fresh_seed(), tile="auto")).status == "success"
     assert comfyui.run(graph(fresh_seed(), tile="never")).status == "success"
     assert devnet.new_stats()["creates"] == 2
+
+
+def test_an_image_that_the_network_finds_too_large_is_cut(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    devnet.add_fault("task_create:413:n=1")
+    record = comfyui.run(graph(seed, batch=2, tile="auto", max_in_flight=1))
+    assert record.status == "success", record.describe()
+    expected = np.stack([doubled(one) for one in noise(seed, batch=2, **SIZE)])
+    np.testing.assert_allclose(record.array("3"), expected, atol=1 / 255)
+    # The image that was not refused stays whole, and is not paid for again.
+    assert devnet.new_stats()["creates"] == TILES + 1
+    lines = [text.text for text in record.texts_of("2")]
+    assert re.match(rf"1800 x 1200, {TILES + 1} in .* by xalora", lines[-1]), lines
+
+
+@pytest.mark.parametrize(
+    ("tile", "press"),
+    [("never", "Set tile to auto"), ("512", "Choose smaller tiles"), ("auto", "Make it smaller")],
+)
+def test_what_the_network_finds_too_large_at_any_size_is_told(
+    comfyui: ComfyUI, devnet: SessionDevnet, tile: str, press: str
+) -> None:
+    devnet.add_fault("task_create:413")
+    record = comfyui.run(graph(fresh_seed(), tile=tile))
+    assert record.status == "error"
+    lines = record.error["exception_message"].strip().split("\n")
+    assert lines[:2] == ["The image is too large for one request.", "Nothing was charged."]
+    assert lines[2].startswith(press)
+    assert devnet.new_stats()["creates"] == 0
+
+
+def test_submit_refuses_what_no_request_takes(comfyui_factory: ComfyUIFactory, devnet: SessionDevnet) -> None:
+    devnet.reset()
+    extra = comfyui_factory(
+        env={
+            "XALORA_WORKFLOW_URL": devnet.url,
+            "XALORA_API_KEY": devnet.api_key,
+            "XALORA_INLINE_LIMIT": "1000000",
+        },
+    )
+
+    def submit(**size: int) -> list[str]:
+        prompt = {
+            "1": image(fresh_seed(), batch=2, **size),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        }
+        record = extra.run(prompt)
+        assert record.status == "error"
+        message: str = record.error["exception_message"]
+        return message.strip().split("\n")
+
+    refused = [
+        "The image is too large for one request.",
+        "Nothing was charged.",
+        "Use Xalora Upscale Image, which cuts it into tiles.",
+    ]
+    assert submit(**SIZE) == refused
+    assert devnet.new_stats()["endpoints"]["task_create"] == 0
+    devnet.add_fault("task_create:413")
+    assert submit(width=40, height=30) == refused
+    assert devnet.new_stats()["creates"] == 0
+    devnet.clear_faults()
+    # And the node that it names takes it, in tiles of the 571 pixels that fit in this limit.
+    record = extra.run(graph(fresh_seed(), tile="auto"))
+    assert record.status == "success", record.describe()
+    assert devnet.new_stats()["creates"] == 4
 
 
 def test_above_the_limit_nothing_is_sent(comfyui: ComfyUI, devnet: SessionDevnet) -> None:

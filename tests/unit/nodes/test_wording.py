@@ -160,6 +160,13 @@ def test_what_helps_is_kept(wording: ModuleType, errors: ModuleType) -> None:
         "Nothing was charged.",
         "Set steps to a value between 1 and 100.",
     ]
+    # The name of a node is no command of the shell.
+    for advice, told in (
+        ("Use Xalora Upscale Image.", "Use Xalora Upscale Image."),
+        ("Use xalora upscale.", "Change the inputs, then press Run."),
+    ):
+        error = errors.InvalidTaskError("It is too large", next_step=advice)
+        assert wording.words_for(error).press == told
 
 
 def test_every_setting_of_the_dialog_is_named_in_words(
