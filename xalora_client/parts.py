@@ -130,13 +130,13 @@ def count_new(
     return sum(map(is_new, digests))
 
 
-def check_new(name: str, parts: str, distinct: int, new: int, most: int | None, next_step: str) -> None:
+def check_new(name: str, differ: str, distinct: int, new: int, most: int | None, next_step: str) -> None:
     """Check that a whole needs no more new tasks than the user allows.
 
     Args:
         name: Of the whole.
-        parts: How many it has, in words, such as ``12 tiles``.
-        distinct: How many of them differ.
+        differ: How many of its parts do, see :func:`.differing`.
+        distinct: The same as a number.
         new: How many of those are new tasks.
 
     Raises:
@@ -146,7 +146,7 @@ def check_new(name: str, parts: str, distinct: int, new: int, most: int | None, 
         return
     kept = f", {distinct - new} of them need none" if new < distinct else ""
     raise ConfigurationError(
-        f"{name} needs {counted(new, 'task')} ({distinct} of {parts} differ{kept}), "
+        f"{name} needs {counted(new, 'task')} ({differ}{kept}), "
         f"and {most} {'is' if most == 1 else 'are'} the limit",
         next_step=next_step,
     )

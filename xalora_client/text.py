@@ -64,6 +64,11 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def differing(number: int, total: int, thing: str) -> str:
+    """How many of some things differ from all others: ``1,412 of 1,500 frames differ``."""
+    return f"{number:,} of {total:,} {thing}{'' if total == 1 else 's'} differ{'s' if number == 1 else ''}"
+
+
 _ORDINALS = (
     "next",
     "first",

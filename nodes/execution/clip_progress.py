@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...xalora_client.text import counted, seconds_text
+from ...xalora_client.text import counted, differing, seconds_text
 
 if TYPE_CHECKING:
     from ...xalora_client.video.report import UpscaledVideo, VideoProgress
@@ -38,8 +38,8 @@ class ClipProgress:
             return "writing the video"
         if not progress.made and not progress.done:
             cost = f", about {self._cost}" if self._cost else ""
-            tasks = f"{counted(progress.to_send, 'task')}{cost}"
-            return f"{progress.tasks} of {progress.frames} frames differ: {tasks}"
+            differ = differing(progress.tasks, progress.frames, "frame")
+            return f"{differ}: {counted(progress.to_send, 'task')}{cost}"
         parts = [frames]
         if progress.in_flight:
             parts.append(f"{counted(progress.in_flight, 'task')} in flight")

@@ -18,7 +18,7 @@ from ..errors import XaloraError
 from ..media.media_types import CLIP_CONTAINERS, sniff_clip, sniff_file
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE
-from ..text import counted, elapsed_text
+from ..text import counted, differing, elapsed_text
 from .command import with_client
 from .destinations import CLIPS, Destination, Output, is_url, plan_for_inputs
 from .exit_codes import ExitCode, exit_code_of, most_serious
@@ -277,9 +277,7 @@ class _Runner:
         by = f"{_counted(progress.to_send, 'task')}{cost}"
         if not sends:
             by = "done by this machine, nothing is sent"
-        self._screen.say(
-            f"{clip.name}: {progress.tasks:,} of {_counted(progress.frames, 'frame')} differ{written}: {by}"
-        )
+        self._screen.say(f"{clip.name}: {differing(progress.tasks, progress.frames, 'frame')}{written}: {by}")
         self._screen.event("plan", input=clip.source, **planned)
 
     def _tell(self, clip: _Clip) -> None:

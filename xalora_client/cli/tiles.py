@@ -14,7 +14,7 @@ from ..errors import XaloraError
 from ..events import EventCallback, TaskEvent, TileProgress
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE, RunResult, Timing
-from ..text import counted
+from ..text import counted, differing
 from .destinations import Destination, OutputNameError
 from .job_runner import RunCall, WrittenResult
 from .options import RunOptions
@@ -167,7 +167,8 @@ class TiledInput:
             by = "done by this machine, nothing is sent"
         kept = progress.tasks - progress.to_send if sends else 0
         also = f", {kept:,} are kept or under way" if kept else ""
-        self.screen.say(f"{self.label}: {progress.tasks:,} of {progress.tiles:,} tiles differ{also}: {by}")
+        differ = differing(progress.tasks, progress.tiles, "tile")
+        self.screen.say(f"{self.label}: {differ}{also}: {by}")
         tasks = progress.to_send if sends else 0
         self.screen.event("plan", input=self.label, tiles=progress.tiles, tasks=tasks, estimate=estimate)
 

@@ -55,7 +55,7 @@ from ..parts import (
     warnings_once,
 )
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
-from ..text import counted
+from ..text import counted, differing
 from ..transfer.part_file import remove_left, try_lock
 from .blending import Blending, Pixels8
 from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, side_of_tiles, smaller_side
@@ -232,7 +232,7 @@ def tiles_of(source: ImageInput, settings: Settings, side: int | None = None) ->
 def check_tasks(name: str, tiles: int, distinct: int, new: int, most: int | None) -> None:
     """See :func:`.check_new`."""
     next_step = "Raise max_tasks, or have larger tiles made."
-    check_new(name, counted(tiles, "tile"), distinct, new, most, next_step)
+    check_new(name, differing(distinct, tiles, "tile"), distinct, new, most, next_step)
 
 
 def _planned(

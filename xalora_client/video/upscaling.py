@@ -40,7 +40,7 @@ from ..media.inputs import digest_of_array
 from ..media.limits import TooLargeError, check_frame_size, using
 from ..parts import RunPart, check_new, count_new, output_file, seconds_left, tasks_sent, warnings_once
 from ..results import REMOTE_ENGINE, add_result_to_errors
-from ..text import counted
+from ..text import counted, differing
 from .folder import VIDEOS_FOLDER, ClipFolder
 from .frames import FrameResult, Frames, VideoOptions
 from .plan import ClipPlan, MadeFrame, counts, cut, in_proportion
@@ -194,7 +194,7 @@ class _Upscaling:
         self._tell(stage="upscaling", tasks=plan.distinct, left=len(needed), to_send=new, done=self._start)
         check_new(
             clip.path.name,
-            counted(clip.frame_count, "frame"),
+            differing(plan.distinct, clip.frame_count, "frame"),
             plan.distinct,
             new,
             self._options.max_tasks,

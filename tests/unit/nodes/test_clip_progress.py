@@ -22,8 +22,8 @@ def clip_progress(pack: ModuleType) -> ModuleType:
     [
         (None, "", "reading the video", (0, 1)),
         ({"stage": "reading", "done": 32}, "", "reading 32/1500 frames", (32, 1500)),
-        ({"tasks": 1412, "left": 1412}, "", "1412 of 1500 frames differ: 1412 tasks", (0, 1500)),
-        ({"tasks": 2, "left": 1}, "0.02", "2 of 1500 frames differ: 1 task, about 0.02", (0, 1500)),
+        ({"tasks": 1412, "to_send": 1412}, "", "1,412 of 1,500 frames differ: 1412 tasks", (0, 1500)),
+        ({"tasks": 2, "to_send": 1}, "0.02", "2 of 1,500 frames differ: 1 task, about 0.02", (0, 1500)),
         (
             {"tasks": 1412, "left": 1412, "done": 512, "made": 520, "in_flight": 8, "seconds_left": 200.4},
             "28.24",

@@ -57,7 +57,7 @@ def test_an_image_that_the_network_finds_too_large_is_cut(cli: Cli, large: Path,
         assert done.returncode == 0, done.stderr
         assert creates(devnet) == 6
     # The larger tile that was tried first is the whole image.
-    assert "large.png: 1 of 1 tiles differ" in done.stdout
+    assert "large.png: 1 of 1 tile differs" in done.stdout
     assert "large.png: 6 of 6 tiles differ: 6 tasks" in done.stdout
     with Image.open(tmp_path / "large.xalora.png") as made:
         assert made.size == (800, 600)
