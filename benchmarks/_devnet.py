@@ -20,7 +20,8 @@ from typing import Any
 class DevnetProcess:
     """A context manager; the arguments are those of `Devnet`.
 
-    `engine="dot"` takes almost no time, `engine="repeat"` little memory, `engine="jpeg"` little of both.
+    `engine="dot"` takes almost no time, `engine="repeat"` little memory, `engine="jpeg"` little of both;
+    `engine="model"` upscales by a model, as `xalora devnet` does.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -142,6 +143,10 @@ async def serve(options: dict[str, Any]) -> None:
     engines = {"dot": DotEngine, "repeat": RepeatEngine, "jpeg": JpegEngine}
     if options.get("engine") in engines:
         options["engine"] = engines[options["engine"]]()
+    if options.get("engine") == "model":
+        from xalora_client.devnet.model_engine import ModelEngine, network_options
+
+        options |= network_options(ModelEngine(miners=options["miners"]))
     async with Devnet(**options) as devnet:
         span = Span()
         # The condition never holds, so it is checked after every change until the devnet ends.

@@ -10,7 +10,8 @@ Xalora Upscale Video, Save Video); `long` through the shell. In these two the mi
 JPEG of quality 98, as the network's public miner does. Memory is the proportional set size of the process
 and of all that it has started. "Miners" is the devnet's own time, from the first create to the last result
 submitted. Of each output, times and sound are compared with the clip's, and every frame with what the
-miners make of that frame: one pixel of each block of four.
+miners make of that frame: one pixel of each block of four. `VIDEO_CLIP=model` has one miner upscale 12
+frames of 160x120 by Real-ESRGAN; nothing is compared, but the frames lie side by side in a picture.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ import numpy.typing as npt
 from _devnet import DevnetProcess
 from _media import photographs
 from _peers import as_comfyui, comfyui, comfyui_environment
-from _report import Report
+from _report import RESULTS, Report
 from _watched import Memory, Watch, watched
 
-RATE, MINERS, TASK_SECONDS, IN_FLIGHT = 24, 8, 1.0, 16
+from xalora_client.text import counted
+
+RATE, TASK_SECONDS, IN_FLIGHT = 24, 1.0, 16
 LIMIT_MB = 1000.0
 DRAWN = 300
 """Points of a line in the chart, and in the JSON file: of more the highest of each part is taken."""
@@ -58,13 +61,15 @@ class Plan:
     height: int
     ways: tuple[str, ...]
     engine: str | None = None
+    miners: int = 8
     every: float = 0.5
 
 
 PLANS = {
     "short": Plan("video_upscale", 240, 1280, 720, ("library", "comfyui")),
-    "sound": Plan("video_upscale_sound", 1000, 960, 540, ("shell", "node"), "jpeg", 1.0),
-    "long": Plan("video_upscale_long", 4000, 1280, 720, ("shell",), "jpeg", 1.0),
+    "sound": Plan("video_upscale_sound", 1000, 960, 540, ("shell", "node"), "jpeg", every=1.0),
+    "long": Plan("video_upscale_long", 4000, 1280, 720, ("shell",), "jpeg", every=1.0),
+    "model": Plan("video_upscale_model", 12, 160, 120, ("library",), "model", miners=1),
 }
 
 OURS = """
@@ -112,6 +117,21 @@ def moving_photograph(plan: Plan) -> Iterator[Pixels]:
         yield np.ascontiguousarray(source[y : y + height, x : x + width])
 
 
+def zoomed_photograph(plan: Plan) -> Iterator[Pixels]:
+    """A photograph in a camera's small format, moved and zoomed."""
+    from PIL import Image
+    from skimage import data
+
+    source = Image.fromarray(data.chelsea())
+    for frame in range(plan.frames):
+        done = frame / max(1, plan.frames - 1)
+        width = source.width * (0.72 - 0.14 * done)
+        height = width * plan.height / plan.width
+        x, y = source.width * (0.40 + 0.12 * done), source.height * (0.50 - 0.04 * sin(3 * done))
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        yield np.asarray(source.resize((plan.width, plan.height), Image.Resampling.LANCZOS, box=box))
+
+
 def write_clip(path: Path, plan: Plan) -> None:
     import av
 
@@ -120,7 +140,7 @@ def write_clip(path: Path, plan: Plan) -> None:
         stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "18"}
         tone: Any = container.add_stream("aac", rate=48000)
-        for pixels in moving_photograph(plan):
+        for pixels in zoomed_photograph(plan) if plan.engine == "model" else moving_photograph(plan):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
         for start in range(0, plan.frames * 48000 // RATE, 1024):
@@ -183,6 +203,18 @@ def compared(clip: Path, output: Path, engine: str | None) -> dict[str, Any]:
         "times": packets(clip, "video") == packets(output, "video"),
         "sound": packets(clip, "audio") == packets(output, "audio"),
     }
+
+
+def sheet(clip: Path, output: Path, path: Path) -> None:
+    """Each frame of the clip, its pixels doubled, above that of the output; four in a row."""
+    from PIL import Image
+
+    pairs = [
+        np.concatenate([small.repeat(2, 0).repeat(2, 1), large])
+        for small, large in zip(played(clip), played(output), strict=True)
+    ]
+    rows = [np.concatenate(pairs[at : at + 4], axis=1) for at in range(0, len(pairs), 4)]
+    Image.fromarray(np.concatenate(rows)).save(path, quality=90)
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
@@ -270,7 +302,7 @@ def main() -> None:
     method = " ".join((__doc__ or "").split("\n\n")[1].split())
     chosen = os.environ.get("VIDEO_CLIP", "short")
     plan = PLANS[chosen]
-    title = f"{plan.frames:,} frames of {plan.width}x{plan.height} over {MINERS} miners"
+    title = f"{plan.frames:,} frames of {plan.width}x{plan.height} over {counted(plan.miners, 'miner')}"
     report = Report(plan.name, title, method, f"VIDEO_CLIP={chosen} python benchmarks/video_upscale.py")
     measured: dict[str, Measured] = {}
     agreed: dict[str, dict[str, Any]] = {}
@@ -280,7 +312,7 @@ def main() -> None:
         write_clip(clip, plan)
         for way in plan.ways:
             label, measure = WAYS[way]
-            with DevnetProcess(miners=MINERS, task_seconds=TASK_SECONDS, engine=plan.engine) as net:
+            with DevnetProcess(miners=plan.miners, task_seconds=TASK_SECONDS, engine=plan.engine) as net:
                 net.stats()
                 try:
                     one = measure(plan, net, clip, folder)
@@ -291,8 +323,12 @@ def main() -> None:
             measured[label], one.busy = one, stats["busy"]
             if one.output is not None:
                 assert stats["creates"] == stats["tasks"]["finished"] == plan.frames, stats
-                agreed[label] = compared(clip, one.output, plan.engine)
-    best = plan.frames / MINERS * TASK_SECONDS
+                if plan.engine == "model":
+                    sheet(clip, one.output, RESULTS / f"{plan.name}.jpg")
+                    report.note(f"Each frame of the clip above its result: ![frames]({plan.name}.jpg)")
+                else:
+                    agreed[label] = compared(clip, one.output, plan.engine)
+    best = plan.frames / plan.miners * TASK_SECONDS
     report.table(
         ["way", "wall, s", "miners, s", "best, s", "peak memory, MB", "of it before, MB"],
         [
@@ -317,25 +353,8 @@ def main() -> None:
             for label, one in measured.items()
         ],
     )
-    columns = ["output", "frames", "PSNR, least, dB", "PSNR, mean, dB", "mean colour off by, of 255, at most"]
-    columns += ["frames more like the one before", "times", "sound"]
-    words = {True: "equal", False: "DIFFER"}
-    report.table(
-        columns,
-        [
-            [
-                label,
-                str(found["frames"]),
-                f"{found['worst_psnr']:.1f}",
-                f"{found['mean_psnr']:.1f}",
-                f"{found['colour']:.2f}",
-                str(found["misplaced"]),
-                words[found["times"]],
-                words[found["sound"]],
-            ]
-            for label, found in agreed.items()
-        ],
-    )
+    if agreed:
+        report.table(*agreement(agreed))
     for label in agreed:
         one = measured[label]
         grown = " more than before" if one.before else ""
@@ -353,6 +372,27 @@ def main() -> None:
         }
     )
     report.finish()
+
+
+def agreement(agreed: dict[str, dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The table of how outputs agree with the clip."""
+    columns = ["output", "frames", "PSNR, least, dB", "PSNR, mean, dB", "mean colour off by, of 255, at most"]
+    columns += ["frames more like the one before", "times", "sound"]
+    words = {True: "equal", False: "DIFFER"}
+    rows = [
+        [
+            label,
+            str(found["frames"]),
+            f"{found['worst_psnr']:.1f}",
+            f"{found['mean_psnr']:.1f}",
+            f"{found['colour']:.2f}",
+            str(found["misplaced"]),
+            words[found["times"]],
+            words[found["sound"]],
+        ]
+        for label, found in agreed.items()
+    ]
+    return columns, rows
 
 
 def draw(measured: dict[str, Measured], axes: Any) -> None:
