@@ -48,7 +48,7 @@ from .errors import (
     XaloraError,
 )
 from .events import EventCallback, TaskEvent, without_exceptions
-from .handle import TaskHandle, check_waits, on_own_loop, seconds_of
+from .handle import TaskHandle, check_waits, checked_task_id, on_own_loop, seconds_of
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
 from .request_log import write_log
@@ -418,7 +418,12 @@ class AsyncXalora:
         Args:
             task_id: As ``execute_workflow`` gave it.
             task: The task itself, where it has a key of its own and was submitted by another client.
+
+        Raises:
+            InvalidTaskError: This is no id of a task. So do all calls that take one.
+            NetworkError: The network does not know it, or can't be asked.
         """
+        task_id = checked_task_id(task_id)
         return await self._on_hub(lambda dispatcher: dispatcher.query(task_id, task))
 
     async def execute_workflow_and_wait_for_result(
@@ -466,6 +471,7 @@ class AsyncXalora:
         Raises:
             NetworkError: The cancel is refused, or not confirmed; the task may run on.
         """
+        task_id = checked_task_id(task_id)
         return dict(await self._on_hub(lambda dispatcher: dispatcher.cancel(task_id, task)))
 
     async def leave_task(self, task_id: str) -> None:
@@ -476,6 +482,7 @@ class AsyncXalora:
         Raises:
             MissingKeyError: No key is known to ask with.
         """
+        task_id = checked_task_id(task_id)
 
         async def leave(dispatcher: Dispatcher) -> None:
             async with dispatcher.caller_of(task_id, wants_files=False) as caller:
@@ -526,7 +533,7 @@ class AsyncXalora:
 
     def task(self, task_id: str) -> TaskHandle:
         """A handle on a task known by its id, wherever it was submitted."""
-        return TaskHandle(self, task_id)
+        return TaskHandle(self, checked_task_id(task_id))
 
     async def run(
         self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import InvalidTaskError
 from .events import EventCallback, tell
 from .jobs.hub import is_on_hub
+from .network.outside import ID_LIMIT, printable
 from .polling.schedule import MIN_FIXED_INTERVAL
 
 if TYPE_CHECKING:
@@ -145,6 +146,20 @@ def seconds_of(timeout: float | None, interval: float | None, *names: str) -> st
     """Two waits in milliseconds as arguments in seconds."""
     waits = (timeout or 0, interval or 0)
     return ", ".join(f"{name}{wait / 1000:g}" for name, wait in zip(names or ("", ""), waits, strict=True))
+
+
+def checked_task_id(given: object) -> str:
+    """The id of a task without blanks around it.
+
+    Raises:
+        InvalidTaskError: It can be none that the network gave.
+    """
+    task_id = given.strip() if isinstance(given, str) else ""
+    if not task_id or printable(task_id, ID_LIMIT) != task_id:
+        raise InvalidTaskError(
+            f"{given!r:.100} is no id of a task", next_step="Give one as `xalora tasks` lists it."
+        )
+    return task_id
 
 
 def check_waits(timeout: float | None, interval: float | None, call: str) -> None:

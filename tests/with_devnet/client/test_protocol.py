@@ -30,6 +30,7 @@ from xalora_client import (
     AmbiguousCreateError,
     AsyncXalora,
     AuthenticationError,
+    InvalidTaskError,
     NoMinerError,
     RateLimitError,
     RequestRefusedError,
@@ -280,6 +281,19 @@ async def test_a_first_create_that_is_refused_for_the_task_it_made_settles_nothi
 async def test_an_id_that_came_inside_is_found(body: Any) -> None:
     async with ScriptedSequencer([Answer(200, body)]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         assert await client.execute_workflow(PICTURE) == "t-1"
+
+
+@pytest.mark.parametrize("given", ["", "  ", None, 5, True, b"t-1", "a\nb", "\ud800", "\x1b[31m", "i" * 300])
+async def test_what_can_be_no_id_of_a_task_is_refused_before_anything_is_asked(given: Any) -> None:
+    async with ScriptedSequencer([]) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        for call in (client.query_task_result, client.cancel_task, client.leave_task):
+            with pytest.raises(InvalidTaskError, match="no id of a task"):
+                await call(given)
+        with pytest.raises(InvalidTaskError, match="no id of a task") as caught:
+            client.task(given)
+        assert str(caught.value).isprintable()
+        assert client.task(" t-1\n").task_id == "t-1"
+    assert sequencer.asked == []
 
 
 async def test_a_body_too_large_for_the_network_names_the_way_out() -> None:
