@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ...xalora_client import errors
 from ...xalora_client.errors import XaloraError
+from ...xalora_client.journal.database import LostJournalError
 from .batch_plan import BatchError
 
 T = TypeVar("T")
@@ -128,6 +129,10 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
     errors.JournalError: (
         "The list of your tasks can't be read or written.",
         "Make room on the disk or close other programs that use it, then press Run.",
+    ),
+    LostJournalError: (
+        "The list of your tasks was removed or replaced while ComfyUI ran.",
+        "Restart ComfyUI, then press Run.",
     ),
     errors.EngineError: (None, None),
 }

@@ -83,6 +83,8 @@ GLB_BASE64 = base64.b64encode(b"glTF" + bytes(60)).decode()
         ("https://h/x.png\nhttps://h/y.png", ["https://h/x.png", "https://h/y.png"]),
         ("https://h/x.png,HTTPS://h/y.png; http://h/z", ["https://h/x.png", "HTTPS://h/y.png", "http://h/z"]),
         ("https://h/a,b.png?u=https://h/c", ["https://h/a,b.png?u=https://h/c"]),
+        (f"https://h/x{' ' * 10**6}y", [f"https://h/x{' ' * 10**6}y"]),
+        (f"{PNG_BASE64}{' ' * 10**6}!", []),
         ({"files": [{"href": "https://h/x.png"}]}, ["https://h/x.png"]),
         ({"src": "https://h/x.png", "cdn_url": "https://cdn/x.png"}, ["https://cdn/x.png"]),
         ({"link": "https://h/a-page", "images": ["a.png"]}, ["a.png"]),

@@ -67,7 +67,7 @@ def png_chunks(data: bytes, *, verify: bool = True) -> Iterator[PngChunk]:
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
 _STANDALONE = frozenset({0x01, SOI, *range(0xD0, 0xD8)})
 # A marker inside entropy-coded data: FF, then neither a stuffed zero, a restart marker, nor fill.
-_MARKER_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def png_chunk(name: bytes, payload: bytes) -> bytes:

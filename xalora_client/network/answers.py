@@ -42,8 +42,9 @@ _OTHER_FILES = (
     *(b"RIFF", b"ID3", b"fLaC", b"OggS", b"glTF", b"II*\0", b"MM\0*", b"PK\x03\x04", b"8BPS", b"%PDF-"),
     *(b"\x1a\x45\xdf\xa3", b"v/1\x01", b"\xff\x0a"),
 )
-_SEPARATORS = re.compile(r"[\s,;|]+(?=https?://)", re.IGNORECASE)  # between the URLs of one text
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{32,}={0,2}\s*")
+# Between the URLs of one text. Looked for only where a run of them begins, else a long one takes for ever.
+_SEPARATORS = re.compile(r"(?<![\s,;|])[\s,;|]+(?=https?://)", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{32,}={0,2}")
 
 
 def result_references(result: Any) -> list[str]:

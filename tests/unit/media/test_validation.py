@@ -7,11 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from xalora_client.media.containers import BrokenMediaError
 from xalora_client.media.media_types import MediaKind
 from xalora_client.media.validation import (
     TextInsteadOfResultError,
+    check_complete,
     check_unknown_format,
     kind_of_result,
     suffix_of,
@@ -156,3 +158,14 @@ def test_a_binary_file_is_no_text(suffix: str, kept: str, tmp_path: Path) -> Non
 )
 def test_the_suffix_of_a_file_that_is_kept(url: str, suffix: str) -> None:
     assert suffix_of(url) == suffix
+
+
+def test_a_long_run_of_fill_bytes_in_a_jpeg_file_takes_no_time_of_its_square(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2] + b"\xff" * 10**6 + b"\x00")
+    with pytest.raises(BrokenMediaError, match="truncated"):
+        check_complete(path, MediaKind.JPEG)
+    path.write_bytes(whole[:-2] + b"\xff" * 10**6 + whole[-2:])
+    check_complete(path, MediaKind.JPEG)

@@ -206,6 +206,12 @@ def test_a_result_that_there_is_not_is_no_result_that_can_still_be_had(
     assert "new task" in told.press
 
 
+def test_a_journal_that_was_removed_asks_for_a_restart(wording: ModuleType, pack: ModuleType) -> None:
+    database = import_module(".xalora_client.journal.database", pack.__name__)
+    lost = database.LostJournalError("The journal was removed", next_step="Restart this program.")
+    assert "Restart ComfyUI" in wording.words_for(lost).press
+
+
 def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
     assert type(wording.graph_error(errors.MissingKeyError("No API key is set"))).__name__ == "NoKeyError"
     assert type(wording.graph_error(errors.AuthenticationError("401"))).__name__ == "GraphError"
