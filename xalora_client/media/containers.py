@@ -65,6 +65,7 @@ def png_chunks(data: bytes, *, verify: bool = True) -> Iterator[PngChunk]:
 
 
 SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+_MOST_SEGMENTS = 100_000  # and fill bytes; a camera writes some dozens
 _STANDALONE = frozenset({0x01, SOI, *range(0xD0, 0xD8)})
 # A marker inside entropy-coded data: FF, then neither a stuffed zero, a restart marker, nor fill.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -91,7 +92,7 @@ def jpeg_segments(data: bytes, *, header_only: bool = False) -> Iterator[JpegSeg
     yield JpegSegment(SOI, view[2:2], view[:2])
     position = 2
     truncated = "the JPEG file is truncated: it ends before its end marker"
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         if position + 2 > len(data):
             raise BrokenMediaError(truncated)
         if data[position] != 0xFF:
@@ -123,6 +124,7 @@ def jpeg_segments(data: bytes, *, header_only: bool = False) -> Iterator[JpegSeg
             end = following.end() - 2
         yield JpegSegment(marker, payload, view[position:end])
         position = end
+    raise BrokenMediaError(f"the JPEG file has more than {_MOST_SEGMENTS:,} segments")
 
 
 def check_riff(data: bytes) -> None:

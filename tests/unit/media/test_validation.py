@@ -169,3 +169,12 @@ def test_a_long_run_of_fill_bytes_in_a_jpeg_file_takes_no_time_of_its_square(tmp
         check_complete(path, MediaKind.JPEG)
     path.write_bytes(whole[:-2] + b"\xff" * 10**6 + whole[-2:])
     check_complete(path, MediaKind.JPEG)
+
+
+def test_a_jpeg_file_of_nothing_but_markers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2] + b"\xff\xfe\x00\x02" * 200_000 + whole[2:])
+    with pytest.raises(BrokenMediaError, match="segments"):
+        check_complete(path, MediaKind.JPEG)
