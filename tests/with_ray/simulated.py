@@ -181,11 +181,6 @@ class Process:
             if name_of(pid):
                 resource.prlimit(pid, resource.RLIMIT_AS, before)
 
-    def stop(self, number: signal.Signals) -> int:
-        """Send its command a signal; gives its exit status."""
-        self._process.send_signal(number)
-        return self._process.wait(60)
-
     def kill_supervisor(self) -> None:
         self._process.kill()
         self._process.wait()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from simulated import LANCZOS, XALORA, Cluster, Process, listens, until
+
+from xalora_client.cluster.supervisor import token_file
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("CLUSTER") != "whole", reason="make cluster-test runs these; see test_smoke.py"
@@ -127,6 +131,38 @@ def test_a_machine_with_another_token_is_told_so(cluster: Cluster, tmp_path: Pat
         stranger.end()
 
 
+def test_rays_traffic_is_encrypted_where_its_tls_is_set_up(tmp_path: Path) -> None:
+    from ray.util import get_node_ip_address
+
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    # Ray turns a loopback address into the machine's own.
+    names = f"subjectAltName=DNS:localhost,IP:127.0.0.1,IP:{get_node_ip_address()}"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=cluster",
+    ]
+    command += ["-addext", names, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    environment = {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_KEY": str(key)}
+    environment |= dict.fromkeys(("RAY_TLS_SERVER_CERT", "RAY_TLS_CA_CERT"), str(certificate))
+    with Cluster(tmp_path, environment=environment) as cluster:
+        served = ssl.get_server_certificate(("127.0.0.1", cluster.ray_port))
+        assert served.strip() == certificate.read_text().strip()
+        cluster.join("one", environment=environment)
+        cluster.wait_for_workers("one/cpu0")
+        assert cluster.end_of(cluster.create("encrypted"))["status"] == "finished"
+
+
 def test_a_machine_with_another_release_of_ray_is_told_so(cluster: Cluster, tmp_path: Path) -> None:
     # Ray's own check, on a machine whose Ray says that it is another release.
     (tmp_path / "sitecustomize.py").write_text(
@@ -157,6 +193,20 @@ def test_a_machine_waits_for_a_head_that_is_not_there(cluster: Cluster, tmp_path
     finally:
         early.end()
     assert early.returncode == 0 and early.pids() == []
+
+
+def test_a_machine_joins_a_head_that_comes_later(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    token = token_file(tmp_path / "head")
+    head = f"127.0.0.1:{cluster.ray_port}"
+    early = Process(
+        tmp_path / "early", "join", head, *("--token", token, "--engine", "pillow", "--name", "early")
+    )
+    cluster.machines["early"] = early
+    early.says(f"nothing answers at {head}")
+    with cluster:
+        cluster.wait_for_workers("early/cpu0")
+        assert cluster.end_of(cluster.create("later"))["status"] == "finished"
 
 
 def test_a_model_on_one_machine_only(tmp_path: Path) -> None:

@@ -237,6 +237,21 @@ async def test_a_stranger_gets_nothing(cluster: Cluster) -> None:
     assert (await cluster.ask("task_result_query", task_id=task_id, api_key=other_key))[0] == 401
 
 
+async def test_a_key_that_is_revoked_while_its_task_runs(cluster: Cluster) -> None:
+    task_id = await cluster.created()
+    task = cluster.store.take("box/0", ["lanczos-upscale"])
+    assert task is not None
+    cluster.keys.revoke("me")
+    for endpoint in ("task_result_query", "task_cancel"):
+        assert (await cluster.ask(endpoint, task_id=task_id))[0] == 401
+    assert (await cluster.create("job-2"))[0] == 401
+    # The task goes on, and is there for the consumer's next key.
+    cluster.store.finish(task_id, 1, cluster.store.write_result(task, [(".png", b"pixels")]))
+    cluster.api_key = cluster.keys.add("me").partition("#")[2]
+    status, told = await cluster.ask("task_result_query", task_id=task_id)
+    assert (status, told["status"]) == (200, "finished")
+
+
 async def test_the_status_needs_the_owners_token(cluster: Cluster) -> None:
     cluster.offer("lanczos-upscale")
     async with cluster.client.get("/cluster/status") as answer:
