@@ -60,6 +60,24 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def files_named(folder: Path, beginning: str, end: str = "") -> list[Path]:
+    """The files of a folder whose names begin and end so; none where there is no folder. Blocking.
+
+    For names that occur once: a pattern is compiled, and kept, each time.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except FileNotFoundError:
+        return []
+    # What both take may not overlap.
+    names = [name for name in names if name.startswith(beginning) and name[len(beginning) :].endswith(end)]
+    return [folder / name for name in names]
+
+
 def digest_of(path: Path) -> str:
     """A digest of a file's bytes. Blocking.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xalora_client.files import draft_of
+from xalora_client.files import draft_of, files_named
 
 
 @pytest.mark.parametrize("name", ["result.png", "ä" * 120 + ".png", "🐈" * 62, "a" * 255])
@@ -49,3 +49,10 @@ def test_nobody_else_reads_a_secret_at_any_time(tmp_path: Path) -> None:
         draft.write_text("s3cret")
         draft.replace(place)
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
+
+
+def test_files_are_found_by_how_their_names_begin_and_end(tmp_path: Path) -> None:
+    for name in ("[a].png.1.part", "[a].png.part", "a.png.1.part", "[a].png.1.part.json"):
+        (tmp_path / name).touch()
+    assert files_named(tmp_path, "[a].png.", ".part") == [tmp_path / "[a].png.1.part"]
+    assert files_named(tmp_path, "b") == files_named(tmp_path / "none", "") == []

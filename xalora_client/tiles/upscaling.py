@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from glob import escape
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
@@ -33,7 +32,7 @@ from ..errors import (
     XaloraError,
 )
 from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
-from ..files import draft_of, settle
+from ..files import draft_of, files_named, settle
 from ..journal.records import ClaimOptions, Whole
 from ..media import workers
 from ..media.clip_writer import fitted
@@ -538,7 +537,7 @@ class _Assembly:
 
 def _remove_left(output: Path) -> None:
     """Remove what a process that was killed left of the same file."""
-    for left in output.parent.glob(f".{escape(output.name)}.*.part"):
+    for left in files_named(output.parent, f".{output.name}.", ".part"):
         remove_left(left)
 
 

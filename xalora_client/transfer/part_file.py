@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import BinaryIO
 
+from ..files import files_named
+
 PART_SUFFIX = ".part"
 
 LOOKED_AT_SECONDS = 2.0
@@ -158,7 +160,7 @@ class PartFile:
 def take_over(dest_stem: Path, private_stem: Path) -> None:
     """Rename what somebody left of a download, ``<dest_stem>.*.part``, to continue it. Blocking."""
     taken = private_stem.with_name(f"{private_stem.name}{PART_SUFFIX}")
-    for part in dest_stem.parent.glob(f"{dest_stem.name}.*{PART_SUFFIX}"):
+    for part in files_named(dest_stem.parent, f"{dest_stem.name}.", PART_SUFFIX):
         with suppress(OSError):
             # Without notes it can't be continued; whoever begins a file locks it before it has any.
             if notes_of(part).exists() and (file := _open_locked(part)) is not None:

@@ -15,7 +15,7 @@ from time import time
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..files import draft_of, settle
+from ..files import draft_of, files_named, settle
 from ..journal.process_locks import Guard
 from .plan import MadeFrame
 
@@ -137,7 +137,7 @@ class ClipFolder:
 
     def here(self, digest: str) -> tuple[Path, str] | None:
         """A frame that this machine made, and by which engine; None where it did not."""
-        for path in self.path.glob(f"here-{digest}-*"):
+        for path in files_named(self.path, f"here-{digest}-"):
             return path, path.stem.rpartition("-")[2]
         return None
 
@@ -152,7 +152,7 @@ class ClipFolder:
 
     def drop_here(self, digest: str) -> None:
         """Remove such a frame: its segment is written."""
-        for path in self.path.glob(f"here-{digest}-*"):
+        for path in files_named(self.path, f"here-{digest}-"):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
