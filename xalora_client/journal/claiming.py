@@ -78,6 +78,7 @@ def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[s
             whole=has_files(row, gone),
             named=row["task_id"] in options.among,
             forgotten=bool(row["forgotten"]),
+            unsent=row["state"] == TaskState.PREPARED.value and row["worker"] is None,
         )
         for row in rows.values()
     )

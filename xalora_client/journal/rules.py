@@ -142,6 +142,7 @@ class Candidate:
         whole: Its kept files are all there.
         named: The caller names its task as one that may answer.
         forgotten: It was given up.
+        unsent: It is prepared, and whoever was to send it has left: it answers only by being sent.
     """
 
     id: int
@@ -151,6 +152,7 @@ class Candidate:
     whole: bool = False
     named: bool = False
     forgotten: bool = False
+    unsent: bool = False
 
 
 # The surest way to the result first.
@@ -161,6 +163,8 @@ _RANKS = {
     TaskState.PREPARED: 4,
     TaskState.UNKNOWN: 5,
 }
+# After the unknown one, which may have been paid for: whether that is sent again is the caller's decision.
+_UNSENT_RANK = 6
 
 
 def choose(candidates: Iterable[Candidate], *, seeded: bool, reuse: bool, again: bool) -> Candidate | None:
@@ -185,7 +189,8 @@ def choose(candidates: Iterable[Candidate], *, seeded: bool, reuse: bool, again:
 
     def rank(candidate: Candidate) -> tuple[int, bool, int]:
         age = -candidate.id if candidate.delivered else candidate.id
-        return (0 if candidate.whole else _RANKS[candidate.state], candidate.delivered, age)
+        sure = _UNSENT_RANK if candidate.unsent else _RANKS[candidate.state]
+        return (0 if candidate.whole else sure, candidate.delivered, age)
 
     return min(filter(answers, candidates), key=rank, default=None)
 

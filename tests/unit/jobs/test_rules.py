@@ -109,6 +109,14 @@ class TestChoose:
             chosen = choose([candidate(1, state, leased=leased)], seeded=True, reuse=reuse, again=False)
             assert (chosen is not None) is (state not in ENDED)
 
+    def test_what_may_have_been_paid_for_comes_before_what_would_have_to_be_sent(self) -> None:
+        unknown = candidate(2, S.UNKNOWN)
+        for is_unsent, answering in ((False, 1), (True, 2)):
+            prepared = candidate(1, S.PREPARED, leased=True, unsent=is_unsent)
+            chosen = choose([prepared, unknown], seeded=True, reuse=False, again=False)
+            assert chosen is not None
+            assert chosen.id == answering
+
     @pytest.mark.parametrize("state", [S.SUBMITTED, S.FINISHED, S.UNKNOWN])
     def test_reuse_decides_about_what_was_delivered(self, state: TaskState) -> None:
         delivered = [candidate(1, state, delivered=True)]

@@ -313,6 +313,22 @@ class TestWorkers:
         assert settled(journal, first.record.id).state is TaskState.UNKNOWN
 
 
+def test_a_record_whose_sender_has_left_is_not_sent_while_an_equal_one_is_of_unknown_outcome(
+    journal: Journal,
+) -> None:
+    """The unknown one may have been paid for; only the caller can say that it is sent all the same."""
+    sender = claim(journal, job_id="job-1")
+    joined = claim(journal, job_id="job-2")
+    assert (sender.action, joined.action, joined.record.id) == ("send", "join", sender.record.id)
+    leave(journal, sender)
+    lost = claim(journal, job_id="job-3", again=True)
+    send(journal, lost, None)
+    leave(journal, lost)
+    asked = claim(journal, job_id="job-4", if_unknown="stop")
+    assert (asked.action, asked.record.id) == ("unknown", lost.record.id)
+    assert journal.count() == 2
+
+
 class TestWithdrawn:
     """D1: a claim can be withdrawn, and leaves no lease that nobody drives."""
 
