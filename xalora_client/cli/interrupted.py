@@ -26,7 +26,7 @@ def print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
     if under_way := known + sum(tiles.in_flight for tiles in in_tiles):
         parts.append(f"canceling {counted(under_way, 'task')} in the network")
     if len(interrupted) > known:
-        parts.append(f"waiting for the answer to {counted(len(interrupted) - known, 'create')}")
+        parts.append(f"ending {counted(len(interrupted) - known, 'task')} that may have been sent just now")
     if parts:
         screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again ends at once).")
 

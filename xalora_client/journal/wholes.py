@@ -29,12 +29,17 @@ def rows_by_group(read: Read) -> tuple[dict[str, int], int]:
 
     A clip that has done and failed frames is in both groups, and one row of the history.
     """
+    is_in = {"active": "among = 'active'", "done": "among = 'done'", "failed": "among = 'failed'"}
+    is_in["ended"] = "among <> 'active'"
+    # Most tasks are no parts, and are counted without being grouped.
+    alone = ", ".join(f"total({condition}) AS {name}" for name, condition in is_in.items())
+    parts = ", ".join(f"max({condition}) AS {name}" for name, condition in is_in.items())
     query = (
-        "SELECT total(active) AS active, total(done) AS done, total(failed) AS failed, total(ended) AS ended"
-        " FROM (SELECT max(among = 'active') AS active, max(among = 'done') AS done,"
-        " max(among = 'failed') AS failed, max(among <> 'active') AS ended"
-        f" FROM (SELECT COALESCE(whole_id, id) AS row, {GROUP} AS among FROM entries) GROUP BY row)"
+        f"WITH tasks AS (SELECT whole_id, {GROUP} AS among FROM entries),"
+        f" wholes AS (SELECT {parts} FROM tasks WHERE whole_id IS NOT NULL GROUP BY whole_id)"
+        f" SELECT {alone} FROM tasks WHERE whole_id IS NULL"
+        f" UNION ALL SELECT {', '.join(f'total({name})' for name in is_in)} FROM wholes"
     )
-    (counted,) = read(query, ())
-    counts = {name: int(counted[name]) for name in ("active", "done", "failed")}
-    return counts, int(counted["ended"])
+    rows = read(query, ())
+    counted = {name: sum(int(row[name]) for row in rows) for name in is_in}
+    return {name: counted[name] for name in ("active", "done", "failed")}, counted["ended"]
