@@ -44,7 +44,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             cancel_requested_at REAL,
             used INTEGER NOT NULL DEFAULT 0,
             worker TEXT,
-            version INTEGER NOT NULL DEFAULT 0
+            version INTEGER NOT NULL DEFAULT 0,
+            queue_position INTEGER,
+            inference_seconds REAL,
+            run_id TEXT,
+            whole_id TEXT,
+            whole_label TEXT
         )
         """,
         "CREATE INDEX entries_fingerprint ON entries (fingerprint)",
@@ -54,6 +59,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX entries_version ON entries (version)",
         "CREATE INDEX entries_worker ON entries (worker) WHERE worker IS NOT NULL",
         "CREATE INDEX entries_used ON entries (used, size) WHERE size > 0",
+        "CREATE INDEX entries_run ON entries (run_id) WHERE run_id IS NOT NULL",
+        "CREATE INDEX entries_sent ON entries (COALESCE(sent_at, created_at))",
+        "CREATE INDEX entries_whole ON entries (whole_id, id) WHERE whole_id IS NOT NULL",
+        # What was sent by records that are forgotten: it still counts.
+        """
+        CREATE TABLE forgotten_sent (
+            sent_at REAL NOT NULL, task_type TEXT NOT NULL, workflow_id TEXT, run_id TEXT, sequencer_url TEXT
+        )
+        """,
         """
         CREATE TABLE tickets (
             ticket TEXT PRIMARY KEY, entry INTEGER NOT NULL, owner TEXT NOT NULL
@@ -81,32 +95,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             UPDATE counters SET value = value - old.size WHERE name = 'kept';
         END
         """,
-    ),
-    (
-        # What the network tells of a task beside its status.
-        "ALTER TABLE entries ADD COLUMN queue_position INTEGER",
-        "ALTER TABLE entries ADD COLUMN inference_seconds REAL",
-    ),
-    (
-        # What was asked for together, and what was sent by records that are forgotten: it still counts.
-        "ALTER TABLE entries ADD COLUMN run_id TEXT",
-        "CREATE INDEX entries_run ON entries (run_id) WHERE run_id IS NOT NULL",
-        "CREATE INDEX entries_sent ON entries (COALESCE(sent_at, created_at))",
-        """
-        CREATE TABLE forgotten_sent (
-            sent_at REAL NOT NULL, task_type TEXT NOT NULL, workflow_id TEXT, run_id TEXT
-        )
-        """,
-    ),
-    (
-        # What the task makes a part of; lists show that in one row.
-        "ALTER TABLE entries ADD COLUMN whole_id TEXT",
-        "ALTER TABLE entries ADD COLUMN whole_label TEXT",
-        "CREATE INDEX entries_whole ON entries (whole_id, id) WHERE whole_id IS NOT NULL",
-    ),
-    (
-        # Which network got it: the user may have said that its tasks cost nothing.
-        "ALTER TABLE forgotten_sent ADD COLUMN sequencer_url TEXT",
     ),
 )
 
