@@ -369,7 +369,7 @@ def test_a_server_that_hangs_is_an_error_after_its_patience(comfyui: ComfyUI, tm
 def test_a_broken_websocket_costs_progress_and_not_the_result(comfyui: ComfyUI, tmp_path: Path) -> None:
     with Relay(comfyui.port) as relay:
         run = Background(
-            ComfyUIEngine(relay.url), blocking("relayed", seconds=4.0), tmp_path / "out", until="Long Wait"
+            ComfyUIEngine(relay.url), blocking("relayed", seconds=10.0), tmp_path / "out", until="Long Wait"
         )
         run.wait_until_running()
         relay.drop_all()
