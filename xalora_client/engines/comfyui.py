@@ -35,7 +35,7 @@ from .base import (
     raise_if_canceled,
     result_path,
 )
-from .comfyui_events import RunTracker, failure_of, refusal_of, result_entries
+from .comfyui_events import Message, RunTracker, failure_of, refusal_of, result_entries
 from .comfyui_server import ComfyUIServer, EventStream, RefusedError, SilentError, UnreachableError
 
 logger = logging.getLogger("xalora_client.engines")
@@ -297,14 +297,15 @@ class _Watcher:
             raise_if_canceled(cancel, NAME)
             was_open = events.is_open
             message = events.get(_TICK)
-            progress = tracker.feed(message) if message is not None else None
-            if progress is not None:
-                report(progress)
+            self._feed(tracker, message, report)
             # A broken connection may mean that the server is gone.
             if not tracker.ended and events.is_open == was_open and time.monotonic() < ask_at:
                 continue
             entry = self._ask()
             if entry is not None:
+                # The last messages may still be on their way.
+                while not tracker.ended and (message := events.get(_TICK)) is not None:
+                    self._feed(tracker, message, report)
                 return self._outputs(entry)
             if tracker.ended:
                 # The history lags behind the last message.
@@ -313,6 +314,12 @@ class _Watcher:
                 events.reopen()
             is_well = events.is_open and self.silent_since is None
             ask_at = time.monotonic() + (_ASK_EVERY if is_well else _ASK_AGAIN)
+
+    @staticmethod
+    def _feed(tracker: RunTracker, message: Message | None, report: ProgressCallback) -> None:
+        progress = tracker.feed(message) if message is not None else None
+        if progress is not None:
+            report(progress)
 
     def _ask(self) -> Mapping[str, Any] | None:
         """The history entry of the ended prompt, else None. EngineError if the server lost the prompt."""
