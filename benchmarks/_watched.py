@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 import tempfile
 import threading
@@ -19,6 +21,9 @@ Memory = list[tuple[float, float]]
 """Seconds from the beginning, and MB."""
 
 EVERY = 0.5
+
+_KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())  # system call number
+_KCMP_VM = 1
 
 
 class Watch:
@@ -74,7 +79,7 @@ def memory_mb(pid: int) -> float:
             below[_parent(entry)].append(int(entry.name))
     pids = [pid]
     for each in pids:
-        pids += below[each]
+        pids += (child for child in below[each] if not _same_memory(each, child))
     return sum(_pss(each) for each in pids) / 1e6
 
 
@@ -82,6 +87,12 @@ def _parent(entry: Path) -> int:
     with suppress(OSError, ValueError, IndexError):
         return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     return -1
+
+
+def _same_memory(parent: int, child: int) -> bool:
+    """Whether a child has its parent's memory itself: a vfork that has not started its program yet."""
+    libc = ctypes.CDLL(None)
+    return _KCMP is not None and libc.syscall(_KCMP, parent, child, _KCMP_VM, 0, 0) == 0
 
 
 def _pss(pid: int) -> float:
