@@ -36,7 +36,7 @@ _FULL = 2
 _LARGE_PIXELS = 4 * 2**20
 # What the decoder takes every matrix for that is none of these (`video_decode`).
 _BT601 = 5
-_RGB, _BT709 = 0, 1
+_RGB, _BT709, _BT2020 = 0, 1, 9
 _READ_MATRICES = frozenset({1, 4, 7, 9})
 
 
@@ -58,9 +58,7 @@ class SegmentWriter:
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._time_base, self._rate = time_base, rate
-        # The frames of a clip that holds RGB become what players expect.
-        is_rgb = colours.matrix == _RGB
-        self._colours = replace(colours, matrix=_BT709, range=1) if is_rgb else colours
+        self._colours = _written(colours)
         self._aspect = aspect
         self._reformatter = VideoReformatter()
         self._container: OutputContainer | None = None
@@ -215,6 +213,17 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
                     raise InterruptedError
                 target.mux(packet)
         settle(draft, output)
+
+
+def _written(colours: Colours) -> Colours:
+    """The colours that a clip is written in."""
+    # What players expect of the frames of a clip that holds RGB.
+    if colours.matrix == _RGB:
+        return replace(colours, matrix=_BT709, range=1)
+    # PyAV 17, the last one for Python 3.10, can't write by this matrix.
+    if colours.matrix == _BT2020 and not hasattr(Colorspace, "BT2020"):
+        return replace(colours, matrix=_BT709)
+    return colours
 
 
 def fitted(pixels: npt.NDArray[Any], width: int, height: int) -> npt.NDArray[np.uint8]:

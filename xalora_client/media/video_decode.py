@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from . import limits
@@ -39,15 +39,9 @@ _PICTURE_DECODERS = (
 )
 _SOUND_DECODERS = ("aac", "mp3float", "mp3", "opus", "libopus", "vorbis", "libvorbis", "flac", "pcm_s16le")
 USUAL_CODECS = {"codec_whitelist": ",".join((*_PICTURE_DECODERS, *_SOUND_DECODERS))}
-# Numbered alike by FFmpeg's codecs and its scaler: BT.709, FCC, SMPTE 240M, BT.2020.
-_OTHER_MATRICES = frozenset({1, 4, 7, 9})
 
-
-_FLAGS = ("BICUBIC", "ACCURATE_RND", "FULL_CHR_H_INT")
-EXACTLY: int | None = (
-    sum(int(getattr(Interpolation, name)) for name in _FLAGS) if hasattr(Interpolation, _FLAGS[1]) else None
-)
-"""Flags of FFmpeg's scaler that round to the nearest; None before PyAV 18, which does not pass them on."""
+EXACTLY = 0x4 | 0x2000 | 0x40000
+"""Flags of FFmpeg's scaler: bicubic, colours in full resolution, round to the nearest."""
 
 
 class Rows(Protocol):
@@ -241,10 +235,7 @@ class _RgbWriter:
         width, height = self._width, self._height
         if self._swaps_axes:
             width, height = height, width
-        arguments = _colour_arguments(frame)
-        if self._interpolation is not None:
-            arguments["interpolation"] = self._interpolation
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24", **arguments)
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", interpolation=self._interpolation)
         plane = rgb.planes[0]
         pixels: npt.NDArray[np.uint8] = np.ndarray(
             (height, width, 3), np.uint8, memoryview(plane), strides=(plane.line_size, 3, 1)
@@ -254,18 +245,6 @@ class _RgbWriter:
         pixels = pixels[:: -1 if self._flips_rows else 1, :: -1 if self._flips_columns else 1]
         self._out.image(self._width, self._height, 3, 255)
         self._out.rows(0, pixels)
-
-
-def _colour_arguments(frame: av.VideoFrame) -> dict[str, int]:
-    """The colour arguments that PyAV before 17 needs; without them it takes every matrix for BT.601's."""
-    if frame.colorspace not in _OTHER_MATRICES:
-        return {}
-    return {
-        "src_colorspace": frame.colorspace,
-        "dst_colorspace": Colorspace.DEFAULT,
-        "src_color_range": frame.color_range or ColorRange.MPEG,
-        "dst_color_range": ColorRange.JPEG,
-    }
 
 
 @contextmanager
