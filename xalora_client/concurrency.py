@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
@@ -44,25 +45,36 @@ def _succeeded(task: asyncio.Task[None]) -> bool:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+REST_SECONDS = 10.0
+"""How long a thread without work waits for some, before it ends."""
+
+KEPT_THREADS = 4
+"""Threads of a pool that do not end: the last cancels of a program need them, and Python starts none then."""
+
 
 class DaemonThreads(ThreadPoolExecutor):
     """Threads that work until the program ends and do not keep it from ending, whatever they wait for.
 
     Python's own pool takes no work any more, and joins its threads, before anything that is registered with
     ``atexit`` runs: a disk that hangs would hold the program up, and the last cancels could resolve no name.
+
+    Args:
+        name: Of each thread.
+        most: How many there are at most; beyond it, calls wait.
+        rest: Seconds after which a thread without work ends.
     """
 
-    def __init__(self, name: str, most: int) -> None:
+    def __init__(self, name: str, most: int, *, rest: float = REST_SECONDS) -> None:
         super().__init__(most, name)
-        self._name, self._most = name, most
+        self._name, self._most, self._rest = name, most, rest
         self._start_empty()
         _pools.add(self)
 
     def _start_empty(self) -> None:
-        self._due: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._growing = threading.Lock()
-        self._started = 0
+        self._due: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._open = 0  # calls that wait or run
+        self._started = 0  # threads
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a function called on one of the threads.
@@ -71,28 +83,51 @@ class DaemonThreads(ThreadPoolExecutor):
             RuntimeError: There is none yet, and Python starts no more.
         """
         future: Future[T] = Future()
-
-        def call() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001  # it is the caller's
-                future.set_exception(error)
-
-        with self._growing:
-            if not self._idle.acquire(blocking=False) and self._started < self._most:
-                arguments = (self._due, self._idle)
-                threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
+        with self._lock:
+            if self._started <= self._open and self._started < self._most:
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
                 self._started += 1
-        self._due.put(call)
+            self._open += 1
+        self._due.put((future, partial(fn, *args, **kwargs)))
         return future
 
+    def _work(self) -> None:
+        while True:
+            try:
+                future, step = self._due.get(timeout=self._rest)
+            except queue.Empty:
+                if self._is_spare():
+                    return
+            else:
+                self._call(future, step)
+                del future, step
 
-def _work(due: queue.SimpleQueue[Callable[[], None]], idle: threading.Semaphore) -> None:
-    while True:
-        due.get()()
-        idle.release()
+    def _is_spare(self) -> bool:
+        """Whether this thread is one too many; then it is no longer counted."""
+        with self._lock:
+            if self._started <= max(self._open, KEPT_THREADS):
+                return False
+            self._started -= 1
+            return True
+
+    def _call(self, future: Future[Any], step: Callable[[], Any]) -> None:
+        # The thread is free before its caller goes on, so that the next call needs no other one.
+        if not future.set_running_or_notify_cancel():
+            self._end()
+            return
+        try:
+            result = step()
+        except BaseException as error:  # noqa: BLE001  # it is the caller's
+            self._end()
+            future.set_exception(error)
+            del future  # it holds the error, whose traceback holds this frame
+        else:
+            self._end()
+            future.set_result(result)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._open -= 1
 
 
 _pools: weakref.WeakSet[DaemonThreads] = weakref.WeakSet()
