@@ -106,6 +106,11 @@ def test_folders_schema_and_options(comfyui: ComfyUI) -> None:
     assert json.loads(told["options"][0])["advanced"] is True
 
 
+def test_full_collections_leave_out_what_was_loaded_at_the_start(comfyui: ComfyUI) -> None:
+    told = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())}).outputs["1"]
+    assert int(told["frozen"][0]) > 100_000, "the modules of ComfyUI and torch alone"
+
+
 def test_the_bar_shows_each_step_of_several_in_a_row(comfyui: ComfyUI) -> None:
     """ComfyUI's own bar drops steps that come less than 0.1 s apart, and the last one too."""
     record = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())})

@@ -6,6 +6,7 @@ XaloraTestClock behind them.
 """
 
 import asyncio
+import gc
 import importlib
 import json
 import sys
@@ -392,6 +393,7 @@ class XaloraTestCompat(io.ComfyNode):
             "system_user": compat.system_user_directory(),
             "schema": wanted.node_id,
             "options": json.dumps(advanced.as_dict()),
+            "frozen": gc.get_freeze_count(),
         }
         return io.NodeOutput(ui={name: [str(value)] for name, value in told.items()})
 
