@@ -469,7 +469,8 @@ class _Tiling:
         self._options.on_event(progress)
 
     async def _report(self, width: int, height: int) -> UpscaledImage:
-        note = f"{counted(self._scaled, 'tile')} came in another size and were scaled to the first's."
+        were = "was" if self._scaled == 1 else "were"
+        note = f"{counted(self._scaled, 'tile')} came in another size and {were} scaled to the first's."
         return UpscaledImage(
             path=self._image.output,
             width=width,
