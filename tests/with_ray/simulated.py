@@ -181,6 +181,11 @@ class Process:
             if name_of(pid):
                 resource.prlimit(pid, resource.RLIMIT_AS, before)
 
+    def stop(self, number: signal.Signals) -> int:
+        """As Ctrl-C or a service manager stops it; gives its exit status."""
+        self._process.send_signal(number)
+        return self._process.wait(60)
+
     def kill_supervisor(self) -> None:
         self._process.kill()
         self._process.wait()

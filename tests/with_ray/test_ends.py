@@ -1,16 +1,17 @@
-"""Ends of a task: canceled, timed out, failed; and who is refused. ``CLUSTER=whole`` runs these."""
+"""Ends of a task and of a head, and who is refused. ``CLUSTER=whole`` runs these."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from simulated import LANCZOS, XALORA, Cluster, Process, listens, until
+from simulated import LANCZOS, XALORA, Cluster, Process, listens, name_of, until
 
 from xalora_client.cluster.supervisor import token_file
 
@@ -232,3 +233,46 @@ def test_a_folder_in_use_is_told_in_a_sentence(cluster: Cluster) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 3 and "runs already" in done.stderr
     assert listens(cluster.port)
+
+
+def test_a_key_that_is_revoked_while_its_task_runs(cluster: Cluster) -> None:
+    key = cluster.key("guest")
+    asked = {"task_type": "upscaler", "workflow_id": LANCZOS, "job_id": "guest"}
+    asked["task_details"] = {"parameters": {"image": cluster.inputs.url("held-revoked")}}
+    task_id = cluster.ask("task_create", api_key=key, **asked)[1]["task_id"]
+    cluster.inputs.wait_for("held-revoked")
+    command = [*XALORA, "cluster", "key", "guest", "--revoke", "--dir", str(cluster.head.folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    for endpoint in ("task_result_query", "task_cancel"):
+        assert cluster.ask(endpoint, api_key=key, task_id=task_id)[0] == 401
+    assert cluster.ask("task_create", api_key=key, **asked)[0] == 401
+    cluster.inputs.release("held-revoked")
+    # The task goes on, and is there for the consumer's next key.
+    new = cluster.key("guest")
+
+    def is_finished() -> bool:
+        told = cluster.ask("task_result_query", api_key=new, task_id=task_id)[1]
+        return bool(told["status"] == "finished")
+
+    until(is_finished, what="the end of its task")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_head_and_a_machine_whatever_they_do(tmp_path: Path, number: signal.Signals) -> None:
+    with Cluster(tmp_path) as cluster:
+        machine = cluster.join("one")
+        cluster.wait_for_workers("one/cpu0")
+        with cluster.running("held-signal"):
+            pids = [*machine.pids(), *cluster.head.pids()]
+            assert (machine.stop(number), cluster.head.stop(number)) == (0, 0)
+            # Again, and while it starts.
+            machine.start()
+            machine.says("nothing answers")
+            cluster.head.start()
+            until(cluster.head.pids)
+            pids += cluster.head.pids()
+            assert (machine.stop(number), cluster.head.stop(number)) == (0, 0)
+        assert not [name for pid in pids if (name := name_of(pid))]
+        assert not listens(cluster.port) and not listens(cluster.ray_port)
+        # Where nothing runs any more, that is no error.
+        cluster.head.end()
