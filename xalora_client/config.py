@@ -119,6 +119,10 @@ ProxyUrl: TypeAlias = Annotated[
     BeforeValidator(lambda url: f"http://{url}" if isinstance(url, str) and "://" not in url else url),
     AfterValidator(_base_url),
 ]
+# A program that reads a variable by `os.environ.get(name, "")` has no key.
+ApiKey: TypeAlias = Annotated[
+    SecretStr | None, AfterValidator(lambda key: key if key and key.get_secret_value().strip() else None)
+]
 HttpUrl: TypeAlias = Annotated[str, AfterValidator(_base_url)]
 Hosts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed), AfterValidator(_host_names)]
 StoreUrl: TypeAlias = Annotated[str, AfterValidator(_store_url)]
@@ -164,7 +168,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, validate_default=True, hide_input_in_errors=True)
 
-    api_key: SecretStr | None = Field(None, description="Key of the network: <consumer_id>#<api_key>.")
+    api_key: ApiKey = Field(None, description="Key of the network: <consumer_id>#<api_key>.")
     workflow_url: HttpUrl = Field(DEFAULT_WORKFLOW_URL, description="Base URL of the sequencer.")
     result_base_url: HttpUrl | None = Field(
         None,

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 def suggested(name: str, known: Sequence[str]) -> str:
     """What to write in place of a name that is not known: ``Write workflow_id.``, or all that are.
 
-    ``workflowId``, as in JavaScript, means ``workflow_id``.
+    ``workflowId``, as in JavaScript, means ``workflow_id``; ``seed`` means ``noise_seed`` if there is that.
     """
     plain = {re.sub(r"[^a-z0-9]", "", each.lower()): each for each in known}
     meant = plain.get(re.sub(r"[^a-z0-9]", "", name.lower()))
     close = [meant] if meant else difflib.get_close_matches(name, known, 1, 0.75)
+    longer = [each for each in known if name in each.split("_")]
+    if not close and len(longer) == 1:
+        close = longer
     return f"Write {close[0]}." if close else f"There are {', '.join(sorted(known))}."
 
 

@@ -49,9 +49,12 @@ def test_the_key_is_in_no_repr() -> None:
         assert "hush" not in text
 
 
-def test_a_missing_key_says_what_to_set() -> None:
+@pytest.mark.parametrize("given", [{}, {"api_key": ""}, {"api_key": " "}])
+def test_a_missing_key_says_what_to_set(given: dict[str, str]) -> None:
+    settings = load_settings(**given).settings
+    assert settings.api_key is None
     with pytest.raises(MissingKeyError, match="XALORA_API_KEY"):
-        load_settings().settings.credentials()
+        settings.credentials()
 
 
 def test_argument_beats_environment_beats_env_file_beats_stored(

@@ -99,11 +99,15 @@ def test_a_video_is_saved_and_is_no_image(tmp_path: Path) -> None:
     made = result(video(tmp_path / "kept.mp4"))
     (saved,) = made.save(tmp_path / "clip.mp4")
     assert saved.read_bytes() == made.to_bytes()
-    with pytest.raises(ResultSaveError, match=r"not converted to \.png; use the suffix \.mp4"):
+    with pytest.raises(ResultSaveError, match=r"can't be saved as \.png; take \.mp4"):
         made.save(tmp_path / "clip.png")
+    with pytest.raises(
+        ResultSaveError, match=r"as \.gif; take \.png, \.jpg, \.jpeg, \.webp, \.avif, \.tif, "
+    ):
+        result(kept(tmp_path, PHOTO)).save(tmp_path / "photo.gif")
     with pytest.raises(ResultFormatError, match="is a video"):
         made.pil()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "kept.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "kept", "kept.mp4"]
 
 
 def test_an_animation_is_saved_as_it_is_or_as_mp4(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ MEANINGS = {
     ExitCode.CONFIGURATION: "settings, no key or a wrong one, journal, or where results are found",
     ExitCode.NETWORK: "network, store or download",
     ExitCode.NO_NETWORK: "no network: it can't be reached",
-    ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known, or has no usable result",
+    ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known, has no usable result, "
+    "or can't be run here",
     ExitCode.OUTCOME_UNKNOWN: "the outcome of a create is unknown",
     ExitCode.INTERRUPTED: "interrupted",
 }

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .destinations import Destination
     from .job_runner import RunCall
 
-FormatName: TypeAlias = Literal["png", "jpg", "webp", "avif"]
-
 Engine: TypeAlias = Literal["auto", "xalora", "comfyui", "torch", "ncnn", "pillow"]
 """What runs a task: the network and then this machine, the network, or one engine of this machine."""
 
@@ -32,7 +30,8 @@ Output = Annotated[
         "-o",
         metavar="PATH",
         help="Where results go: an existing folder, or a path that ends in /, is a folder; else the file of "
-        "one result, and - standard output. Its suffix chooses the format: .png, .jpg, .webp, .avif, .tif.",
+        "one result, and - standard output. Its suffix chooses the format: .png, .jpg, .webp, .avif, .tif; "
+        ".mp4 or .webp of a video.",
     ),
 ]
 AsLines = Annotated[
@@ -57,14 +56,25 @@ Timeout = Annotated[
 ]
 
 
+def _picture_format(name: str) -> PictureFormat:
+    found = PictureFormat.of_suffix(f".{name}")
+    if found is None:
+        known = ", ".join(each.value for each in PictureFormat)
+        raise typer.BadParameter(f"{name!r} is no format of pictures; there are {known}.")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """The format of pictures."""
 
     format: Annotated[
-        FormatName | None,
+        PictureFormat | None,
         typer.Option(
-            help="The format of pictures. Default: by the suffix of -o, else as they come.",
+            parser=_picture_format,
+            metavar="FORMAT",
+            help="The format of pictures: png, jpg, webp, avif or tif. Default: by the suffix of -o, else as "
+            "they come.",
             show_default=False,
         ),
     ] = None
@@ -79,8 +89,7 @@ class PictureOptions:
         Args:
             suffixes: What the name of a result's file may end in.
         """
-        chosen = None if self.format is None else PictureFormat(self.format)
-        return OutputChoice(path, chosen, self.quality, suffixes)
+        return OutputChoice(path, self.format, self.quality, suffixes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,7 @@ async def run_locally(
         protected = (*_running, *_files_in_use)
         await asyncio.to_thread(make_room, dest.parent, int(settings.results_limit), protected)
         return result
-    raise _nothing_can(task, refusals, failures, remote_error, unknown) from remote_error
+    raise _nothing_can(task, settings, refusals, failures, remote_error) from remote_error
 
 
 def make_room(folder: Path, limit: int, protected: Collection[str]) -> None:
@@ -290,10 +290,10 @@ def _result(run: EngineRun, job_id: str, emit: EventCallback) -> RunResult:
 
 def _nothing_can(
     task: WorkflowTask,
+    settings: Settings,
     refusals: list[str],
     failures: list[str],
     remote_error: XaloraError | None,
-    unknown: str,
 ) -> XaloraError:
     """The error where no engine made the result.
 
@@ -301,15 +301,18 @@ def _nothing_can(
         refusals: Why engines were not tried.
         failures: How those failed that were.
         remote_error: The network's error, where this machine was to take over.
-        unknown: Why the setting ``upscale_model`` names nothing; empty where it does.
     """
-    set_up = (
-        'For an upscale model on any machine: pip install "xalora[ai]".'
-        if task.kind_of_task == UPSCALER
-        else "Set XALORA_COMFYUI_URL to a ComfyUI server."
-    )
-    if unknown and task.kind_of_task == UPSCALER:
-        set_up = f"The setting {unknown}."
+    server = [reason for reason in refusals if reason.startswith("comfyui: ")] if settings.comfyui_url else []
+    set_up = "Set XALORA_COMFYUI_URL to a ComfyUI server."
+    if task.kind_of_task == UPSCALER:
+        unknown = unknown_model(settings.upscale_model)
+        set_up = (
+            f"The setting {unknown}."
+            if unknown
+            else 'For an upscale model on any machine: pip install "xalora[ai]".'
+        )
+    elif server:
+        set_up = "Start that ComfyUI server, or correct XALORA_COMFYUI_URL."
     if remote_error is None:
         lacks = "; ".join([*failures, *refusals]) or "there is no engine for it"
         return EngineError(
@@ -317,7 +320,7 @@ def _nothing_can(
             next_step="Correct what the message names." if failures else set_up,
         )
     # Whoever waits for the network needs no list of engines.
-    lacks = "; ".join(failures) or f"no engine is set up. {set_up.rstrip('.')}"
+    lacks = "; ".join(failures or server) or f"no engine is set up. {set_up.rstrip('.')}"
     return type(remote_error)(
         f"{remote_error.what.rstrip('.')}; and this machine can't take over ({lacks})",
         money=remote_error.money,

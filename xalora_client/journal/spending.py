@@ -19,11 +19,10 @@ _IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
 
 
 def _sent(condition: str, condition_of_forgotten: str) -> str:
+    counted = "SELECT task_type, workflow_id, sequencer_url, COUNT(*) AS count FROM"
     return (
-        "SELECT task_type, workflow_id, sequencer_url, COUNT(*) AS count FROM ("
-        f"SELECT task_type, workflow_id, sequencer_url FROM entries WHERE {condition} AND {_IS_SENT}"
-        " UNION ALL SELECT task_type, workflow_id, sequencer_url FROM forgotten_sent"
-        f" WHERE {condition_of_forgotten}) GROUP BY task_type, workflow_id, sequencer_url"
+        f"{counted} entries WHERE {condition} AND {_IS_SENT} GROUP BY 1, 2, 3"
+        f" UNION ALL {counted} forgotten_sent WHERE {condition_of_forgotten} GROUP BY 1, 2, 3"
     )
 
 

@@ -1,6 +1,6 @@
 """Counts of a list in which what makes one thing together, such as a clip of its frames, is one row.
 
-Each is a single SELECT of few rows: whoever shows a list asks often, beside threads that are busy.
+Each SELECT gives few rows: whoever shows a list asks often, beside threads that are busy.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def rows_by_group(read: Read) -> tuple[dict[str, int], int]:
 
     A clip that has done and failed frames is in both groups, and one row of the history.
     """
-    is_in = {"active": "among = 'active'", "done": "among = 'done'", "failed": "among = 'failed'"}
-    is_in["ended"] = "among <> 'active'"
-    # Most tasks are no parts, and are counted without being grouped.
-    alone = ", ".join(f"total({condition}) AS {name}" for name, condition in is_in.items())
-    parts = ", ".join(f"max({condition}) AS {name}" for name, condition in is_in.items())
-    query = (
-        f"WITH tasks AS (SELECT whole_id, {GROUP} AS among FROM entries),"
-        f" wholes AS (SELECT {parts} FROM tasks WHERE whole_id IS NOT NULL GROUP BY whole_id)"
-        f" SELECT {alone} FROM tasks WHERE whole_id IS NULL"
-        f" UNION ALL SELECT {', '.join(f'total({name})' for name in is_in)} FROM wholes"
+    groups = ("active", "done", "failed")
+    alone = read(
+        f"SELECT {GROUP} AS among, count(*) AS count FROM entries WHERE whole_id IS NULL GROUP BY 1", ()
     )
-    rows = read(query, ())
-    counted = {name: sum(int(row[name]) for row in rows) for name in is_in}
-    return {name: counted[name] for name in ("active", "done", "failed")}, counted["ended"]
+    rows = dict.fromkeys(groups, 0) | {row["among"]: row["count"] for row in alone}
+    ended = rows["done"] + rows["failed"]
+    is_in = ", ".join(f"max({GROUP} = '{group}') AS {group}" for group in groups)
+    wholes = (
+        "SELECT total(active) AS active, total(done) AS done, total(failed) AS failed,"
+        f" total(done OR failed) AS ended FROM (SELECT {is_in} FROM entries"
+        " WHERE whole_id IS NOT NULL GROUP BY whole_id)"
+    )
+    (of_wholes,) = read(wholes, ())
+    return {group: rows[group] + int(of_wholes[group]) for group in groups}, ended + int(of_wholes["ended"])

@@ -139,7 +139,9 @@ def _write(file: Path, suffix: str, writer: IO[bytes]) -> None:
         _convert(file, suffix, writer)
         return
     else:
-        raise ConversionError(f"{file.name} is not converted to {suffix}; use the suffix {kind.suffix}")
+        others = PILLOW_NAMES if not (kind.is_video or kind.is_animation) else ()
+        known = dict.fromkeys((kind.suffix, *others, *([MediaKind.MP4.suffix] if kind.is_animation else ())))
+        raise ConversionError(f"{file.name} can't be saved as {suffix}; take {', '.join(known)}")
     with source.open("rb") as reader:
         shutil.copyfileobj(reader, writer, 1 << 20)
 

@@ -106,8 +106,8 @@ def load_export(
 
     Raises:
         WorkflowDefinitionError: A file can't be read, is no workflow in the API format, has no node that
-            saves an image or a video, or does not have a place that is named.
-        InvalidTaskError: A value does not fit its input.
+            saves an image or a video, or does not have a place that is named by ``params``.
+        InvalidTaskError: There is no such input, or a value does not fit it.
     """
     prompt = parse_prompt(read_text(path), path.name)
     name = name_of(path)
@@ -154,12 +154,14 @@ def with_inputs(definition: WorkflowDefinition, inputs: Mapping[str, Any]) -> Pr
     """The graph with values of node inputs replaced: ``{"2.blur_radius": 9}``; texts are read as their type.
 
     Raises:
-        WorkflowDefinitionError: There is no such input.
-        InvalidTaskError: The value is of another type.
+        InvalidTaskError: There is no such input, or the value is of another type.
     """
     prompt: Prompt = json.loads(json.dumps(definition.prompt))
     for name, value in inputs.items():
-        place = _named_place(prompt, name)
+        try:
+            place = _named_place(prompt, name)
+        except WorkflowDefinitionError as error:
+            raise InvalidTaskError(error.what, next_step=error.next_step) from None
         if as_link(place.value) is not None:
             raise InvalidTaskError(
                 f"Input {name} is linked to another node, so it takes no value",

@@ -192,7 +192,7 @@ def test_inputs_of_nodes_take_values_of_their_type(tmp_path: Path) -> None:
         ),
         ({"2.blur_radius": 1.5}, InvalidTaskError, "takes a whole number"),
         ({"2.image": "a"}, InvalidTaskError, "is linked to another node"),
-        ({"2.radius": "9"}, WorkflowDefinitionError, r"names no input of .*blur_radius, sigma"),
+        ({"2.radius": "9"}, InvalidTaskError, r"names no input of .*blur_radius, sigma"),
     ):
         with pytest.raises(error, match=message):
             load_export(path, inputs=inputs)

@@ -134,6 +134,7 @@ def test_o_means_the_same_for_one_file_and_for_many(
         (["--format", "jpg", "-o", "made/"], "made/photo.xalora.jpg", "JPEG"),
         (["--format", "webp", "--quality", "70"], "photo.xalora.webp", "WEBP"),
         (["--format", "png"], "photo.xalora.png", "PNG"),
+        (["--format", "tiff"], "photo.xalora.tif", "TIFF"),
         pytest.param(
             ["--format", "avif"],
             "photo.xalora.avif",

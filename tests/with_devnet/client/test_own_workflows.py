@@ -40,8 +40,16 @@ async def test_a_workflow_that_no_miner_takes_is_told_at_once_and_not_created(ex
         began = monotonic()
         with pytest.raises(NoMinerError, match="has no miner for this workflow"):
             await client.run(task, fallback="never")
-        with pytest.raises(NoMinerError, match="and this machine can't take over"):
+        with pytest.raises(
+            NoMinerError, match=r"can't take over \(no engine is set up\. Set XALORA_COMFYUI_URL"
+        ):
             await client.run(task)
+        gone = r"can't take over \(comfyui: The ComfyUI server at http://127\.0\.0\.1:9 can't be used"
+        async with AsyncXalora(devnet.api_key, devnet.url, comfyui_url="http://127.0.0.1:9") as with_comfyui:
+            with pytest.raises(NoMinerError, match=gone):
+                await with_comfyui.run(task)
+            with pytest.raises(EngineError, match="Start that ComfyUI server"):
+                await with_comfyui.run(task, fallback="local_only")
         with pytest.raises(NoMinerError):
             await client.execute_workflow(
                 DefinedWorkflowTask("sharpen", image=exported.with_name("photo.png"))
