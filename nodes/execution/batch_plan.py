@@ -21,6 +21,7 @@ from ...xalora_client.errors import (
     NoMinerError,
     QueueLimitError,
     RateLimitError,
+    RequestRefusedError,
     ResultExpiredError,
     ResultFormatError,
     ResultTooLargeError,
@@ -53,6 +54,7 @@ _CONCERNS_ALL = (
     JournalError,
     ConfigurationError,
 )
+PAYMENT_REQUIRED = 402
 _CONCERNS_ONE = (InputImageError, InputTooLargeError)
 
 
@@ -170,7 +172,7 @@ class BatchPlan:
             self._missing[index] = error
         else:
             self._errors[index] = error
-        if (repeats or isinstance(error, _CONCERNS_ALL)) and not isinstance(error, _CONCERNS_ONE):
+        if (repeats or _concerns_all(error)) and not isinstance(error, _CONCERNS_ONE):
             self._stopped_by = error
             self._stop_sending(index)
         return False
@@ -273,7 +275,8 @@ class BatchPlan:
     def _money(self, finished: Mapping[int, str]) -> str:
         paid = ""
         if finished:
-            paid = f"{len(finished)} {self._done_word} and paid for ({_listed([*finished.values()])})."
+            ids = list(dict.fromkeys(finished.values()))  # equal images are one task
+            paid = f"{len(ids)} {self._done_word} and paid for ({_listed(ids)})."
         tries = [error for index in sorted(self._tries) for error in self._tries[index]]
         return f"{paid} {charges_of(tries)}".strip() or NOTHING_CHARGED
 
@@ -283,6 +286,11 @@ class BatchPlan:
         if self._unusable is not None:
             return self._unusable.next_step
         return "Queue the graph again for the missing ones; finished ones are not sent again."
+
+
+def _concerns_all(error: XaloraError) -> bool:
+    lacks_credit = isinstance(error, RequestRefusedError) and error.status_code == PAYMENT_REQUIRED
+    return lacks_credit or isinstance(error, _CONCERNS_ALL)
 
 
 def _would_repeat(tries: Sequence[XaloraError]) -> bool:

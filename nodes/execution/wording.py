@@ -8,14 +8,14 @@ contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ...xalora_client import errors
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal.database import LostJournalError
-from .batch_plan import BatchError
+from .batch_plan import PAYMENT_REQUIRED, BatchError
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ LONGEST = 240
 
 LONGEST_ON_NODE = 100
 """The most characters of the reason on a node: the sentence about the money follows it."""
+
+SHORTEST_ON_NODE = 30
+"""The fewest characters that tell a reason."""
 
 MADE_HERE = "It was made on this machine, so nothing was charged."
 SOME_PAID = "Finished ones are kept and not paid again."
@@ -202,6 +205,8 @@ def words_for(error: XaloraError) -> Words:
     what, press = _of_class(error, _WORDS)
     if isinstance(error, errors.TaskNotKnownError) and error.status_code is not None:
         what, press = "The network does not know this task.", "Check its id, then press Run."
+    if isinstance(error, errors.RequestRefusedError) and error.status_code == PAYMENT_REQUIRED:
+        what, press = "The network wants a payment first.", "Look at your account's credit, then press Run."
     if what is None:
         what = plain(error, error.what) or _DEFAULT_WHAT.get(type(error), "This did not work.")
     if press is None:
@@ -228,20 +233,23 @@ _DEFAULT_WHAT: dict[type[XaloraError], str] = {
 
 def _words_for_batch(error: BatchError) -> Words:
     """The first error's message, which is the others' most of the time, with what it means for the batch."""
-    first, told = words_for(error.first), [words_for(one) for one in error.errors.values()]
-    money = [SOME_PAID] if error.finished else []
-    charges = dict.fromkeys(one.money for one in told if one.money not in ("", NOTHING_CHARGED))
+    first = words_for(error.first)
+    money = money_of([*error.errors.values()], some_finished=bool(error.finished))
+    return Words(f"{_made(error)} {first.what}", money, first.press)
+
+
+def money_of(failed: Sequence[XaloraError], *, some_finished: bool) -> str:
+    """What several tasks mean for the money, by the errors of those that failed."""
+    money = [SOME_PAID] if some_finished else []
+    told = [_money(error) for error in failed]
+    charges = dict.fromkeys(one for one in told if one not in ("", NOTHING_CHARGED))
     if len(charges) == 1:
         (charge,) = charges
         several = charge == NETWORK_DECIDES and len(told) > 1
         money.append(NETWORK_DECIDES_ON_FAILED if several else charge)
     elif charges:
         money.append(SOME_CHARGED)
-    return Words(
-        f"{_made(error)} {first.what}",
-        " ".join(money) or NOTHING_CHARGED,
-        first.press,
-    )
+    return " ".join(money) or NOTHING_CHARGED
 
 
 def _made(error: BatchError) -> str:
@@ -265,7 +273,8 @@ def failure_line(error: XaloraError) -> str:
     """
     money = words_for(error).money
     if isinstance(error, BatchError):
-        count = f", {len(error.errors)} of {error.total} {error.noun}s"
+        # With those that were not sent for the same reason.
+        count = f", {error.total - len(error.finished)} of {error.total} {error.noun}s"
         return f"failed{count}: {_brief(words_for(error.first).what)} {money}"
     return f"failed: {_brief(words_for(error).what)} {money}".rstrip()
 
@@ -274,7 +283,9 @@ def _brief(what: str) -> str:
     """A sentence for the node: the details after a colon are in ComfyUI's own message."""
     if len(what) <= LONGEST_ON_NODE:
         return what
-    return sentence(_cut(what.partition(": ")[0], LONGEST_ON_NODE))
+    beginning = what.partition(": ")[0]
+    # A single name, as in "Parameter image: the input array holds no numbers", says nothing alone.
+    return sentence(_cut(beginning if len(beginning) >= SHORTEST_ON_NODE else what, LONGEST_ON_NODE))
 
 
 def graph_error(error: XaloraError) -> GraphError:
@@ -330,7 +341,9 @@ def _of_class(error: XaloraError, table: dict[type[XaloraError], T]) -> T:
 
 def _cut(text: str, longest: int = LONGEST) -> str:
     """The text, without what does not fit, such as into two lines of a dialog; the log has it in full."""
-    return text if len(text) <= longest else f"{text[:longest].rpartition(' ')[0].rstrip(',;:')} …"
+    if len(text) <= longest:
+        return text
+    return f"{(text[:longest].rpartition(' ')[0] or text[:longest]).rstrip(',;:')} …"
 
 
 def sentence(text: str) -> str:

@@ -468,3 +468,22 @@ def test_this_machine_takes_over_with_all_tries_told(batch: ModuleType, errors: 
         plan.failed(0, sent_again(errors, task_id))
     (reason,) = plan.reasons
     assert reason.money == CHARGED
+
+
+def test_a_lack_of_credit_stops_what_is_not_sent(batch: ModuleType, errors: ModuleType) -> None:
+    for status, left in ((402, []), (400, [1, 2])):
+        plan = batch.BatchPlan(3, "never")
+        plan.next()
+        plan.failed(0, errors.RequestRefusedError("refused", money=errors.NOT_ACCEPTED, status_code=status))
+        assert drain(plan) == left
+
+
+def test_equal_images_count_as_the_one_task_that_was_paid(batch: ModuleType, errors: ModuleType) -> None:
+    plan = batch.BatchPlan(3, "never")
+    drain(plan)
+    plan.succeeded(0, "t0")
+    plan.succeeded(1, "t0")
+    plan.failed(2, errors.RequestRefusedError("refused", money=errors.NOT_ACCEPTED, status_code=400))
+    with pytest.raises(batch.BatchError) as caught:
+        plan.check()
+    assert caught.value.money == "1 finished and paid for (t0)."

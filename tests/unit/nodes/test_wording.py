@@ -122,7 +122,8 @@ def test_a_batch_is_told_by_its_first_error(
             assert ("not paid again" in message) == bool(finished)
             assert ("failed ones are charged" in message) == (kinds == [failed, failed])
             line = wording.failure_line(error)
-            assert line.startswith(f"failed, {len(kinds)} of 6 images: ")
+            # With those that were not sent.
+            assert line.startswith(f"failed, {6 - len(finished)} of 6 images: ")
             # A current ComfyUI shows the message only to who asks for it, the line to everybody.
             assert line.endswith(wording.words_for(error).money)
 
@@ -215,3 +216,26 @@ def test_a_journal_that_was_removed_asks_for_a_restart(wording: ModuleType, pack
 def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) -> None:
     assert type(wording.graph_error(errors.MissingKeyError("No API key is set"))).__name__ == "NoKeyError"
     assert type(wording.graph_error(errors.AuthenticationError("401"))).__name__ == "GraphError"
+
+
+def test_the_reason_on_a_node_is_never_a_name_alone(wording: ModuleType, errors: ModuleType) -> None:
+    error = errors.InputImageError(
+        "Parameter image: the input array [8, 10, 3] holds no numbers in all values, which are infinite or "
+        "NaN and would turn out black or white"
+    )
+    line = wording.failure_line(error)
+    assert line.startswith("failed: Parameter image: the input array [8, 10, 3] holds no numbers")
+    assert len(line) < 150
+
+
+def test_a_lack_of_credit_is_not_told_as_a_fault_of_the_inputs(
+    wording: ModuleType, errors: ModuleType
+) -> None:
+    lacks = errors.RequestRefusedError("HTTP 402", money=errors.NOT_ACCEPTED, status_code=402)
+    assert str(wording.words_for(lacks)).split("\n") == [
+        "The network wants a payment first.",
+        "Nothing was charged.",
+        "Look at your account's credit, then press Run.",
+    ]
+    refused = errors.RequestRefusedError("HTTP 400", money=errors.NOT_ACCEPTED, status_code=400)
+    assert "refuses these inputs" in str(wording.words_for(refused))
