@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...xalora_client.errors import ConfigurationError, JournalError
 from ..host.clients import clients
@@ -52,19 +52,26 @@ HOW = frozenset(
 _STATES_TO_EXECUTE_AGAIN = frozenset({"failed", "canceled", "submitted", "unknown"})
 
 
+class _How(NamedTuple):
+    """Inputs of :data:`HOW`: whether kept results are reused, and all of them as text."""
+
+    reuse: Any
+    text: str
+
+
 @dataclass
 class _NodeHistory:
     """The earlier executions of a node.
 
     ``output_task_ids`` are the tasks that its cached output names; ``leftover_task_ids`` those that no usable
-    output comes from; ``made_task_ids`` those of its last output, made with the inputs ``made_how``.
+    output comes from; ``made`` those of its outputs, by the inputs of :data:`HOW`. Several nodes, and the
+    elements of a list, share it where they differ in linked inputs only.
     """
 
     generation: int = 0
     output_task_ids: set[str] = field(default_factory=set)
     leftover_task_ids: set[str] = field(default_factory=set)
-    made_task_ids: frozenset[str] = frozenset()
-    made_how: Mapping[str, Any] = field(default_factory=dict)
+    made: dict[_How, set[str]] = field(default_factory=dict)
     computed_here: bool = False
 
 
@@ -78,11 +85,12 @@ class Attempt:
 
     def __init__(self, history: _NodeHistory, how: Mapping[str, Any], lock: threading.Lock) -> None:
         self.earlier = frozenset(history.leftover_task_ids)
-        # Reuse that was switched off asks for new tasks.
-        if how != history.made_how and how.get(REUSE) == history.made_how.get(REUSE):
-            self.earlier |= history.made_task_ids
+        self._how = _How(how.get(REUSE), json.dumps(how, sort_keys=True, default=str))
+        for made_how, task_ids in history.made.items():
+            # Reuse that was switched off asks for new tasks.
+            if made_how.text != self._how.text and made_how.reuse == self._how.reuse:
+                self.earlier |= task_ids
         self._history = history
-        self._how = how
         self._lock = lock
         self._task_ids: set[str] = set()
         self._has_ended = False
@@ -103,8 +111,9 @@ class Attempt:
             self._has_ended = True
             if self._has_completed:
                 self._history.leftover_task_ids -= self._task_ids
-                self._history.made_task_ids = frozenset(self._task_ids)
-                self._history.made_how = self._how
+                for task_ids in self._history.made.values():
+                    task_ids.difference_update(self._task_ids)
+                self._history.made.setdefault(self._how, set()).update(self._task_ids)
             else:
                 self._history.leftover_task_ids |= self._task_ids
 
@@ -173,10 +182,11 @@ class Freshness:
         """Expire the outputs that come from this task: the user has forgotten it, or wants another."""
         with self._lock:
             for history in self._histories.values():
-                if task_id in history.made_task_ids or task_id in history.output_task_ids:
+                known = [*history.made.values(), history.output_task_ids]
+                if any(task_id in task_ids for task_ids in known):
                     history.generation += 1
-                    history.made_task_ids -= {task_id}
-                    history.output_task_ids.discard(task_id)
+                    for task_ids in known:
+                        task_ids.discard(task_id)
 
     def computed_here(self, key: str) -> None:
         """Note that the settings had this machine compute the output: it expires once they change."""

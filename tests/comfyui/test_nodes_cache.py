@@ -256,6 +256,30 @@ def test_with_reuse_off_what_makes_no_other_picture_never_pays_again(
     assert devnet.new_stats()["creates"] == 2
 
 
+def test_with_reuse_off_nodes_that_differ_in_their_images_only_never_pay_again(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    """Two nodes with the same widgets, and the elements of a list."""
+    options = {"reuse": False, "fallback": "never"}
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": upscale(**options),
+        "3": dump(["2", 0]),
+        "4": image(fresh_seed()),
+        "5": node("XaloraUpscaleImage", image=["4", 0], **options),
+        "6": dump(["5", 0]),
+        "7": node("XaloraTestList", count=3, seed=fresh_seed()),
+        "8": node("XaloraUpscaleImage", image=["7", 0], **options),
+        "9": node("XaloraTestJoin", images=["8", 0]),
+        "10": dump(["9", 0]),
+    }
+    for seconds in (60, 61, 62):
+        for name in ("2", "5", "8"):
+            prompt[name]["inputs"]["wait_timeout"] = seconds
+        assert comfyui.run(prompt).status == "success"
+        assert devnet.new_stats()["creates"] == 5
+
+
 def test_after_a_timeout_a_longer_wait_takes_the_same_task_with_reuse_off(
     comfyui: ComfyUI, devnet: SessionDevnet
 ) -> None:
