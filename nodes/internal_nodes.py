@@ -19,10 +19,10 @@ from ..xalora_client.engines.ncnn.upscaler import NAME as NCNN
 from ..xalora_client.engines.ncnn.upscaler import upscaler
 from ..xalora_client.errors import XaloraError
 from .base import CATEGORY
-from .conversion.image_tensors import COLOUR_CHANNELS, merged, split_batch
-from .conversion.result_lifetimes import subgraph_results
+from .conversion.image_tensors import as_loaded, merged, split_batch
 from .execution.fallback_expansion import ncnn_model_named
 from .execution.node_progress import ResultSource, summary
+from .execution.open_subgraphs import open_subgraphs
 from .execution.wording import RETRIEVABLE, GraphError, Words, graph_error
 from .host import compat
 from .host.clients import clients
@@ -65,7 +65,7 @@ def _element(values: Sequence[Any], list_index: Sequence[int]) -> Any:
 class XaloraTakeImages(io.ComfyNode):
     """Some images of a batch, as LoadImage returns them: colour, and a mask of the transparent parts.
 
-    An index past the end of the batch means its last image.
+    An index past the end of the batch means its last image. What could not be sent is refused here too.
     """
 
     @classmethod
@@ -96,11 +96,10 @@ class XaloraTakeImages(io.ComfyNode):
         batch = _element(image, list_index)
         last = len(batch) - 1
         taken = batch[[min(int(index), last) for index in indexes[0].split(",")]]
-        if taken.shape[3] > COLOUR_CHANNELS:
-            mask = 1.0 - taken[..., COLOUR_CHANNELS]
-        else:
-            mask = torch.zeros(taken.shape[:3])
-        return io.NodeOutput(taken[..., :COLOUR_CHANNELS], mask)
+        try:
+            return io.NodeOutput(*as_loaded(taken))
+        except XaloraError as error:
+            raise graph_error(error) from None
 
 
 class XaloraNcnnUpscale(io.ComfyNode):
@@ -236,7 +235,7 @@ def show_report(report: str) -> None:
     if not report:
         return
     told = json.loads(report)
-    subgraph_results.pop(told["prefix"], None)
+    open_subgraphs.ended(told["prefix"])
     journal, job_ids = clients.journal, told["replaced_jobs"]
     if journal is not None and job_ids:
         engine, device = _made_by(told["ncnn_model"])

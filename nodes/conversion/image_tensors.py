@@ -13,6 +13,7 @@ from PIL import Image
 from ...xalora_client.errors import InvalidTaskError
 from ...xalora_client.image_batch import ImageBatch, images_in
 from ...xalora_client.media.images import decode_images
+from ...xalora_client.media.inputs import checked_array
 from .stated_size import stating_size
 
 if TYPE_CHECKING:
@@ -51,6 +52,28 @@ def split_batch(image: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Ten
     if image.shape[3] <= COLOUR_CHANNELS:
         return list(image), []
     return list(image[..., :COLOUR_CHANNELS]), list(image[..., COLOUR_CHANNELS])
+
+
+def as_loaded(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """An IMAGE of any type as LoadImage returns it, for ComfyUI's own nodes, which check nothing.
+
+    Returns:
+        Colours, float32 ``[B, H, W, 3]`` in 0..1, and a mask ``[B, H, W]`` of the transparent parts.
+
+    Raises:
+        InputImageError: An image could not be sent either.
+    """
+    images = images.detach().cpu()
+    if images.dtype is torch.bfloat16:
+        images = images.float()
+    colours = images[..., :COLOUR_CHANNELS]
+    for one in colours:
+        checked_array(one.numpy())
+    floats = images.float() / (255 if images.dtype is torch.uint8 else 1)
+    colours = floats[..., :COLOUR_CHANNELS].clamp(0.0, 1.0)
+    if images.shape[3] > COLOUR_CHANNELS:
+        return colours, 1.0 - floats[..., COLOUR_CHANNELS]
+    return colours.expand(*images.shape[:3], COLOUR_CHANNELS), torch.zeros(images.shape[:3])
 
 
 def resized_plane(plane: np.ndarray[Any, Any], width: int, height: int) -> np.ndarray[Any, Any]:

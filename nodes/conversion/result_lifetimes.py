@@ -1,4 +1,4 @@
-"""Keeps result files on disk for as long as a VIDEO or a running subgraph reads them.
+"""Keeps result files on disk for as long as a VIDEO reads them.
 
 The results folder has a size limit and drops the oldest files, but never those of a referenced result.
 """
@@ -20,7 +20,3 @@ def keep_alive_with(owner: Any, result: RunResult) -> None:
     ComfyUI's cache keeps a VIDEO while its graph is open, and reads the file whenever the video is saved.
     """
     _results_by_owner[owner] = result
-
-
-subgraph_results: dict[str, tuple[RunResult, ...]] = {}
-"""Results whose files a subgraph reads, by the subgraph's prefix, until it has read them."""

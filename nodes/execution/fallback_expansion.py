@@ -29,7 +29,6 @@ from ...xalora_client.workflows import (
 )
 from ...xalora_client.workflows.model_files import pick_installed
 from ...xalora_client.workflows.task import definition_of
-from ..conversion.result_lifetimes import subgraph_results
 from ..host import compat
 from ..host.catalogs import catalog
 from ..host.comfyui_settings import read_settings
@@ -37,6 +36,7 @@ from . import wording
 from .batch_plan import charges_of
 from .node_progress import ResultSource
 from .node_run import FallbackRequest, source_of
+from .open_subgraphs import open_subgraphs
 from .subgraph import Graph, Link, Subgraph, batched, image_result, subgraph, video_result
 
 log = logging.getLogger("xalora_client.nodes")
@@ -347,7 +347,6 @@ def _merged(
     if whole is not None:
         inputs["whole"] = parent.inputs[whole]
     merge = f"{parent.prefix}merge"
-    subgraph_results[parent.prefix] = tuple(request.results.values())
     _announce(parent, request, total, engine)
     nodes = {**nodes, merge: {"class_type": MERGE_IMAGES, "inputs": inputs}}
     return Expansion(nodes, [[merge, 0]], engine)
@@ -372,6 +371,13 @@ def _report(parent: ParentNode, request: FallbackRequest, engine: str, ncnn_mode
 
 def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: str) -> None:
     """Announce the fallback on the node, in the log, and in the browser."""
+    open_subgraphs.begun(
+        parent.prefix,
+        parent.prompt_id,
+        parent.node_id,
+        tuple(request.results.values()),
+        wording.money_of(request.errors, some_finished=bool(request.results)) if request.errors else "",
+    )
     count = len(request.missing)
     share = f"{count} of {total} are made by {engine}" if total > 1 else f"made by {engine}"
     compat.send_line(f"{request.reason}: {share}", parent.node_id)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 try:
     from comfy_api.latest import ComfyExtension, InputImpl, io
@@ -107,8 +107,12 @@ def executing_list_index() -> int:
 
 def running_prompt_ids() -> set[str]:
     """Ids of the prompts that have started and not ended."""
-    running, _ = prompt_server().prompt_queue.get_current_queue()
-    return {item[1] for item in running}
+    return {item[1] for item in _running_prompts()}
+
+
+def _running_prompts() -> list[Any]:
+    # Not `get_current_queue`, which copies every queued prompt.
+    return list(prompt_server().prompt_queue.currently_running.values())
 
 
 # --- progress ---------------------------------------------------------------------------------------------
@@ -159,15 +163,29 @@ class ProgressBar:
 LINE_EVENT = "xalora.line"
 
 
-def send_line(text: str, node_id: str) -> None:
-    """Show one line of text on the node `node_id`, to the browser that queued the running prompt.
+class Viewer(NamedTuple):
+    """Who sees a prompt run: its browser, and the frontend's id of its workflow, where they are known."""
+
+    client_id: str | None
+    workflow_id: str | None
+
+
+def viewer() -> Viewer:
+    """The viewer of the running prompt."""
+    running = _running_prompts()
+    workflow_id = workflow_id_of(running[0][3].get("extra_pnginfo")) if running else None
+    return Viewer(prompt_server().client_id, workflow_id)
+
+
+def send_line(text: str, node_id: str, to: Viewer | None = None) -> None:
+    """Show one line of text on the node `node_id`, by default to the viewer of the running prompt.
 
     The pack's own event and not ComfyUI's progress text, which some frontends drop at the prompt's end, and
     some renderers never show. It names the workflow: in another one, the same id is another node.
     """
-    server = prompt_server()
-    event = {"node_id": node_id, "text": text, "graph": _running_workflow_id()}
-    server.send_sync(LINE_EVENT, event, server.client_id)
+    to = to or viewer()
+    event = {"node_id": node_id, "text": text, "graph": to.workflow_id}
+    prompt_server().send_sync(LINE_EVENT, event, to.client_id)
 
 
 def workflow_id_of(extra_pnginfo: Any) -> str | None:
@@ -175,12 +193,6 @@ def workflow_id_of(extra_pnginfo: Any) -> str | None:
     workflow = extra_pnginfo.get("workflow") if isinstance(extra_pnginfo, dict) else None
     found = workflow.get("id") if isinstance(workflow, dict) else None
     return found if isinstance(found, str) else None
-
-
-def _running_workflow_id() -> str | None:
-    # Not `get_current_queue`, which copies every queued prompt.
-    running = list(prompt_server().prompt_queue.currently_running.values())
-    return workflow_id_of(running[0][3].get("extra_pnginfo")) if running else None
 
 
 def prompt_server() -> PromptServer:

@@ -480,3 +480,100 @@ def test_a_prompt_can_be_stopped_while_this_machine_works(comfyui: ComfyUI, devn
     began = time.monotonic()
     assert record.wait().status == "interrupted"
     assert time.monotonic() - began < 10
+
+
+def last_line(record: RunRecord, expected: str) -> str:
+    """The last line on node 2, which may come a moment after the prompt's end."""
+    until = time.monotonic() + 20
+    while lines(record)[-1] != expected and time.monotonic() < until:
+        time.sleep(0.05)
+    return lines(record)[-1]
+
+
+@pytest.fixture
+def broken_model(comfyui: ComfyUI) -> Iterator[str]:
+    """A file in ComfyUI's folder that no node can load."""
+    path = comfyui.root / "models" / "upscale_models" / "broken.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"nonsense")
+    yield path.name
+    path.unlink()
+
+
+def test_a_subgraph_that_fails_leaves_neither_its_promise_nor_a_lease(
+    comfyui: ComfyUI, devnet: SessionDevnet, broken_model: str
+) -> None:
+    """The node no longer says who makes it, and the network's part is neither lost nor held."""
+    devnet.add_fault("task_create:503:retry_after=0:n=2,3,4,5,6,7,8,9,10")
+    options = {"fallback": "when_unavailable", "max_in_flight": 1}
+    graph = {
+        "1": image(fresh_seed(), batch=2),
+        "2": upscale(broken_model, **options),
+        "3": dump(["2", 0]),
+    }
+    record = comfyui.run(graph)
+    assert record.status == "error", record.describe()
+    paid = "stopped before this machine had made it. Finished ones are kept and not paid again."
+    assert last_line(record, paid) == paid
+    (kept,) = [row for row in comfyui.get("/xalora/tasks").json()["tasks"] if row["state"] == "kept"][:1]
+    assert kept["prompt"] == record.prompt_id
+    until = time.monotonic() + 20
+    while comfyui.get(f"/xalora/tasks/{kept['id']}").json()["leased"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    devnet.clear_faults()
+    graph["2"] = upscale(**options)
+    assert comfyui.run(graph).status == "success"
+    assert devnet.new_stats()["tasks"] == {"finished": 2}
+
+
+def test_a_cancel_while_this_machine_computes_is_told_on_the_node(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    seed = fresh_seed()
+    record = comfyui.start(
+        {
+            "1": image(seed, batch=64, width=64, height=64),
+            "2": upscale(X4PLUS, fallback="local_only"),
+            "3": dump(["2", 0]),
+        }
+    )
+    record.wait_for_text("are made by", node="2")
+    comfyui.interrupt()
+    assert record.wait(200).status == "interrupted"
+    assert last_line(record, "canceled") == "canceled"
+
+
+@pytest.mark.parametrize("kind", ["gray", "half", "bytes"])
+def test_an_image_of_another_form_is_upscaled_here_as_the_network_would(
+    comfyui: ComfyUI, devnet: SessionDevnet, kind: str
+) -> None:
+    """ComfyUI's own nodes check nothing: gray ones lose a dimension, and bytes turn out white."""
+    graph = {
+        "1": node("XaloraTestOddImage", kind=kind, seed=fresh_seed()),
+        "2": upscale(fallback="local_only"),
+        "3": dump(["2", 0]),
+        "4": node("XaloraUpscaleImage", image=["1", 0], fallback="never"),
+        "5": dump(["4", 0]),
+    }
+    record = comfyui.run(graph)
+    assert record.status == "success", record.describe()
+    here, there = record.array("3"), record.array("5")
+    assert here.dtype == np.float32
+    assert here.shape == there.shape == (1, 60, 80, 3)
+    np.testing.assert_allclose(here, there, atol=4 / 255)
+
+
+@pytest.mark.parametrize("kind", ["nan", "of 255"])
+def test_what_would_turn_out_black_or_white_is_refused_here_too(
+    comfyui: ComfyUI, devnet: SessionDevnet, kind: str
+) -> None:
+    graph = {
+        "1": node("XaloraTestOddImage", kind=kind, seed=fresh_seed()),
+        "2": upscale(fallback="local_only"),
+        "3": dump(["2", 0]),
+    }
+    record = comfyui.run(graph)
+    assert record.status == "error"
+    assert record.error["node_id"] == "2"
+    assert "would turn out" in record.error["exception_message"]

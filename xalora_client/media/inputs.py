@@ -348,7 +348,7 @@ def _as_array(image: Any) -> npt.NDArray[Any]:
 
 
 def _from_array(array: npt.NDArray[Any]) -> _Opened:
-    array = _checked_array(array)
+    array = checked_array(array)
     if array.shape[2] == 1:
         array = np.broadcast_to(array, (*array.shape[:2], 3))
     height, width, channels = array.shape
@@ -366,8 +366,12 @@ def _from_array(array: npt.NDArray[Any]) -> _Opened:
     return _Opened(pixels, MediaKind.PNG, lambda: encode_png(array))
 
 
-def _checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array as ``[H, W, C]``. Raises InputImageError."""
+def checked_array(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array, as :func:`prepare_image` takes it, as ``[H, W, C]``.
+
+    Raises:
+        InputImageError: It is no image, or would turn out black or white.
+    """
     shape = list(array.shape)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise _refusal(

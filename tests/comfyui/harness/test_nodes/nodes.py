@@ -165,6 +165,35 @@ class XaloraTestImage(io.ComfyNode):
         return io.NodeOutput(torch.from_numpy(image))
 
 
+class XaloraTestOddImage(io.ComfyNode):
+    """40x30 noise in a form that ComfyUI's own nodes never give, but others do."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestOddImage",
+            category=CATEGORY,
+            inputs=[
+                io.Combo.Input("kind", options=["gray", "half", "bytes", "nan", "of 255"]),
+                io.Int.Input("seed", default=0, min=0, optional=True),
+            ],
+            outputs=[io.Image.Output("image", display_name="IMAGE")],
+        )
+
+    @classmethod
+    def execute(cls, kind, seed=0):
+        noise = np.random.default_rng(seed).random((1, 30, 40, 1 if kind == "gray" else 3), dtype=np.float32)
+        image = torch.from_numpy(noise)
+        forms = {
+            "gray": image,
+            "half": image.half(),
+            "bytes": (image * 255).to(torch.uint8),
+            "nan": image * float("nan"),
+            "of 255": image * 255,
+        }
+        return io.NodeOutput(forms[kind])
+
+
 class XaloraTestList(io.ComfyNode):
     """A list of single images of 40x30 noise, which makes ComfyUI run what follows once for each."""
 
@@ -442,6 +471,7 @@ NODES = [
     XaloraTestAsyncWait,
     XaloraTestFail,
     XaloraTestImage,
+    XaloraTestOddImage,
     XaloraTestList,
     XaloraTestJoin,
     XaloraTestDump,
