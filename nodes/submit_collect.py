@@ -93,11 +93,12 @@ class _SubmitNode(XaloraNode):
             with freshness.attempt(key, cls.how()) as attempt:
 
                 def note(task_id: str) -> None:
-                    open_tasks.opened(prompt_id, task_id, interrupt)
+                    open_tasks.opened(prompt_id, task_id, interrupt, run.settings)
                     attempt.note_task(task_id)
 
                 how = replace(shared_inputs.run_options(widgets), reuse_among=attempt.earlier)
-                task_ids = await SubmitTasks(cls.origin(), how, "task", len(tasks), tasks, note).on_bridge()
+                run = SubmitTasks(cls.origin(), how, "task", len(tasks), tasks, note)
+                task_ids = await run.on_bridge()
                 attempt.completed()
         freshness.submitted(key, task_ids)
         submitted = Submitted(kind=kind, tasks=[])
@@ -228,6 +229,9 @@ class XaloraCollect(XaloraNode):
                 cancels=task is not None,
                 on_collected=open_tasks.collected,
             )
+            if task is not None:
+                # The user may have entered another key since.
+                run.settings = open_tasks.settings_of(task_ids)
             value = await run.on_bridge()
         cls._note_facts(facts_of(None, run.outcomes[index]) for index in range(len(task_ids)))
         if isinstance(value, VideoValue):
@@ -276,7 +280,18 @@ def _is_video(result: RunResult) -> bool:
 
 
 def _of_socket(task: Any) -> list[SubmittedTask]:
-    tasks: list[SubmittedTask] = sorted(task["tasks"], key=lambda one: one["index"])
+    """The tasks of a link, in order; another node may have made what comes over it.
+
+    Raises:
+        InvalidTaskError: It names no tasks.
+    """
+    try:
+        tasks: list[SubmittedTask] = sorted(task["tasks"], key=lambda one: int(one["index"]))
+        is_named = bool(tasks) and all(isinstance(one["task_id"], str) for one in tasks)
+    except (TypeError, KeyError, ValueError):
+        is_named = False
+    if not is_named:
+        raise InvalidTaskError("The task input names no task", next_step="Link a Submit node to it.")
     return tasks
 
 

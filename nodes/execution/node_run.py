@@ -142,6 +142,12 @@ class CollectTasks(_ResultLoop[ValueT]):
     cancels: bool
     on_collected: Callable[[str], None]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cancels:
+            # Canceled between the two nodes. A task of an earlier prompt would have been submitted again.
+            self._own_since = 0.0
+
     async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         from ...xalora_client.client import HostOptions
 
@@ -172,7 +178,9 @@ class SubmitTasks(TaskLoop["TaskHandle", "list[str]"]):
         return [task.task_id for task in outcomes]
 
     def _summary(self, outcomes: Sequence[TaskHandle], seconds: float) -> str:
-        return "submitted" if len(outcomes) == 1 else f"{len(outcomes)} tasks submitted"
+        # Equal images are one task.
+        count = len({task.task_id for task in outcomes})
+        return "submitted" if count == 1 else f"{count} tasks submitted"
 
 
 def source_of(result: RunResult) -> ResultSource:

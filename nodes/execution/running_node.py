@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,14 +18,15 @@ from .reporter import Progress, Reporter
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.config import Settings
 
 ValueT = TypeVar("ValueT")
 
 CANCELED = "canceled"
 ENDED_ELSEWHERE = "stopped, as another node failed; what was sent goes on in the network"
 
-canceled_by_user: set[str] = set()
-"""Ids of the tasks that the user has canceled here one by one; only the client's loop uses it."""
+canceled_by_user: dict[str, float] = {}
+"""When the user canceled which task here, on the monotonic clock; only the client's loop uses it."""
 
 _active: set[RunningNode[Any]] = set()
 """The executing nodes; only the client's loop uses it."""
@@ -36,11 +38,15 @@ class RunningNode(ABC, Generic[ValueT]):
     Args:
         node_id: The node's `unique_id`.
         progress: What it shows.
+
+    Attributes:
+        settings: Those of the client: None before the start means the current ones.
     """
 
     def __init__(self, node_id: str, progress: Progress) -> None:
+        self.settings: Settings | None = None
         self._interrupt = Interrupt()
-        self._began = monotonic()
+        self._began = self._own_since = monotonic()
         self._reporter = Reporter(node_id, progress)
 
     @abstractmethod
@@ -71,10 +77,15 @@ class RunningNode(ABC, Generic[ValueT]):
             self._reporter.say_last(CANCELED if self._interrupt.requested else ENDED_ELSEWHERE)
             raise
         except (compat.InterruptProcessingException, TaskCanceledError) as error:
-            if isinstance(error, TaskCanceledError) and not is_own_cancel(error):
+            if isinstance(error, TaskCanceledError) and not self.is_own_cancel(error):
                 raise
             self._reporter.say_last(CANCELED)
             raise compat.InterruptProcessingException from None
+
+    def is_own_cancel(self, error: TaskCanceledError) -> bool:
+        """Whether the user has canceled the task here, for this run."""
+        canceled_at = canceled_by_user.get(error.task_id or "", -math.inf)
+        return isinstance(error, OwnCancelError) or canceled_at >= self._own_since
 
     def _stop_showing(self) -> None:
         """Show nothing while the run ends: the browser may be at another prompt by then."""
@@ -86,17 +97,13 @@ class RunningNode(ABC, Generic[ValueT]):
         showing = asyncio.get_running_loop().create_task(self._reporter.run())
         _active.add(self)
         try:
-            async with clients.client() as client:
+            async with clients.client(self.settings) as client:
+                self.settings = client.settings
                 return await self._perform(client)
         finally:
             _active.discard(self)
             showing.cancel()
             self._reporter.close()
-
-
-def is_own_cancel(error: TaskCanceledError) -> bool:
-    """Whether the user has canceled the task here."""
-    return isinstance(error, OwnCancelError) or error.task_id in canceled_by_user
 
 
 def cancel_all(whole_id: str | None = None) -> list[asyncio.Task[None]]:

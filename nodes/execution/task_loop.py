@@ -25,7 +25,7 @@ from ...xalora_client.events import TaskEvent
 from ...xalora_client.prices import Sent, cost_of, cost_text
 from .batch_plan import BatchPlan, OwnCancelError
 from .node_progress import NodeProgress
-from .running_node import RunningNode, ValueT, is_own_cancel
+from .running_node import RunningNode, ValueT
 from .task_origins import Origin, OriginRecorder
 from .unused import forget_unused
 from .wishes import wishes
@@ -282,7 +282,7 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
             self._origins.sent(index)
 
     def _note_failure(self, plan: BatchPlan, index: int, error: XaloraError, *, is_kept: bool) -> None:
-        if isinstance(error, TaskCanceledError) and is_own_cancel(error):
+        if isinstance(error, TaskCanceledError) and self.is_own_cancel(error):
             error = OwnCancelError(
                 error.what, money=CANCELED_THERE, task_id=error.task_id, job_id=error.job_id
             )
@@ -370,5 +370,5 @@ def _input_picture(tasks: Sequence[WorkflowTask], index: int) -> Image.Image | N
 
 
 def _task_list(task_ids: Iterable[str | None]) -> str:
-    ids = [task_id for task_id in task_ids if task_id]
+    ids = list(dict.fromkeys(filter(None, task_ids)))
     return f"task{'s' if len(ids) > 1 else ''} {', '.join(ids)}" if ids else "no task"

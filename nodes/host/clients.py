@@ -43,13 +43,13 @@ class Clients:
 
     @asynccontextmanager
     async def client(self, settings: Settings | None = None) -> AsyncIterator[AsyncXalora]:
-        """The client for ``settings``, by default the current ones.
+        """The client for ``settings``, by default the current ones; one for all that ask for the same.
 
         Raises:
             ConfigurationError: A setting is invalid.
             BridgeError: ComfyUI is shutting down.
         """
-        client = await self._for(settings or (await asyncio.to_thread(read_settings)).settings)
+        client = await self._for(settings) if settings else await self._for_current()
         is_lifted = self._limit_lifted_on == midnight_before(time())
         client.journal.daily_limit = DailyLimit() if is_lifted else client.settings.daily_limit
         self._users[client] += 1
@@ -93,19 +93,26 @@ class Clients:
         async with self.client():
             pass
 
+    async def _for_current(self) -> AsyncXalora:
+        client = await self._for((await asyncio.to_thread(read_settings)).settings)
+        if client is not self._current:
+            self._current = client
+            await self._close_unused()
+        return client
+
     async def _for(self, settings: Settings) -> AsyncXalora:
         if self._closed:
             raise BridgeError(SHUTTING_DOWN)
-        if self._current is None or self._current.settings != settings:
+        client = next((known for known in self._users if known.settings == settings), None)
+        if client is None:
             from ...xalora_client.client import AsyncXalora
             from ...xalora_client.network.allowed_addresses import own_ports
 
             if (port := compat.own_port()) is not None:
                 own_ports.add(port)
-            self._current = AsyncXalora(settings=settings, journal=self._journal_for(settings))
-            self._users[self._current] = 0
-            await self._close_unused()
-        return self._current
+            client = AsyncXalora(settings=settings, journal=self._journal_for(settings))
+            self._users[client] = 0
+        return client
 
     def _journal_for(self, settings: Settings) -> Journal:
         journal = self._journals.get(settings.state_dir)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...xalora_client.config import ENV_PREFIX, LoadedSettings, Settings, load_settings
-from ...xalora_client.errors import SettingProblem
+from ...xalora_client.errors import ConfigurationError, SettingProblem
 from . import compat
 from .keyfile import read_endpoint, read_key
 
@@ -95,6 +95,15 @@ def read_settings() -> LoadedSettings:
     if loaded.sources["api_key"] != KEY_FILE and loaded.sources["workflow_url"] == KEY_FILE:
         return _load({})
     return loaded
+
+
+def of_same_account(one: Settings, other: Settings) -> bool:
+    """Whether both settings have a key of the same consumer, for the same network."""
+    try:
+        consumers = {settings.credentials().consumer_id for settings in (one, other)}
+    except ConfigurationError:
+        return False
+    return len(consumers) == 1 and one.sequencer_url == other.sequencer_url
 
 
 def _load(account: Mapping[str, Any]) -> LoadedSettings:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from ...xalora_client.concurrency import run_decoding, run_in_thread
@@ -22,6 +22,7 @@ from ...xalora_client.journal.spending import sent_in, spending
 from ...xalora_client.journal.wholes import parts_of, rows_by_group
 from ...xalora_client.polling.durations import usual_span
 from ...xalora_client.prices import Prices, Sent
+from ...xalora_client.text import counted
 from ..conversion.previews import has_input_preview, kept_preview, result_preview
 from ..execution import running_node
 from ..execution.freshness import freshness
@@ -43,6 +44,10 @@ _TASK_ID = re.compile(r"[\w.:-]{1,200}")
 CANCELS_AT_ONCE = 8
 PREVIEWS_AT_ONCE = 2
 """Decoding a large result takes up to a second; scrolling past many must not take all cores."""
+
+
+ELSEWHERE = "sent to another network, or with another key"
+ENTER_THAT_KEY = "Enter the endpoint and the key that were used then."
 
 
 class NoSuchTaskError(XaloraError):
@@ -204,11 +209,11 @@ class TaskService:
         if "cancel" not in row["actions"]:
             raise _not_now(row, "canceled")
         task_id = row["task_id"]
-        running_node.canceled_by_user.add(task_id)
+        running_node.canceled_by_user[task_id] = monotonic()
         try:
             await client.cancel_task(task_id)
         except XaloraError:
-            running_node.canceled_by_user.discard(task_id)
+            running_node.canceled_by_user.pop(task_id, None)
             raise
 
     async def cancel_all(self, whole_id: str | None = None) -> dict[str, Any]:
@@ -236,6 +241,9 @@ class TaskService:
         async with clients.client() as client:
             records = await asyncio.to_thread(client.journal.records, groups=("active",), whole_id=whole_id)
             rows = await asyncio.to_thread(self.rows, client.journal, client.settings, records)
+            if elsewhere := sum(_is_elsewhere(row) for row in rows):
+                tasks = counted(elsewhere, "task")
+                failed.append(f"{tasks} can't be canceled from here: {ELSEWHERE}. {ENTER_THAT_KEY}")
             ended = await asyncio.gather(*(one(client, row) for row in rows if "cancel" in row["actions"]))
         if withdrawals:
             await asyncio.wait(withdrawals)
@@ -380,8 +388,15 @@ def summary(journal: Journal, settings: Settings) -> dict[str, Any]:
     return {"counts": counts, "history": history, **sent}
 
 
+def _is_elsewhere(row: dict[str, Any]) -> bool:
+    """Whether it is an open task that the current settings can't cancel."""
+    return row["state"] == TaskState.SUBMITTED.value and "cancel" not in row["actions"]
+
+
 def _not_now(row: dict[str, Any], what: str) -> NotNowError:
-    reason, next_step = f"it is {row['state'].replace('_', ' ')}", ""
+    reason, next_step = f"it is {row['state'].replace('_', ' ')}", "Reload the list of tasks."
+    if _is_elsewhere(row) and not row["leased"]:
+        reason, next_step = f"it was {ELSEWHERE}", ENTER_THAT_KEY
     if row["leased"] and row["group"] == "done":
         reason = "an open graph, or another program, still uses its file"
         next_step = "Choose Unload Models and Execution Cache in ComfyUI's menu."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from graphs import dump, fresh_seed, image, node
+from graphs import dump, fresh, fresh_seed, image, node
 from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
 from pydantic import SecretStr
 
@@ -14,6 +14,7 @@ from xalora_client.key_file import KeyFile
 
 KEY = "alice#s3cret-w0rd"
 WRONG = "alice#another"
+OTHER = "bob#an0ther-w0rd"
 
 
 @pytest.fixture
@@ -136,3 +137,54 @@ def test_nothing_is_asked_of_the_network_before_a_node_runs(
         "task_result_query": 0,
         "task_cancel": 0,
     }
+
+
+def submitted(seconds: float) -> dict[str, Any]:
+    """Submit, something that takes a while, Collect."""
+    return {
+        "1": image(fresh_seed(), batch=2),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraTestBlock", seconds=seconds, bar=True, value=["2", 0], nonce=fresh()),
+        "4": node("XaloraCollect", task=["3", 0]),
+        "5": dump(["4", 0]),
+    }
+
+
+@pytest.mark.timeout(600)
+def test_another_key_amid_a_prompt_leaves_it_what_it_has_submitted(
+    comfyui_factory: ComfyUIFactory,
+) -> None:
+    """Neither Cancel nor Collect asks another network for the tasks, and the sidebar says why it can't."""
+    marked = {"headers": {"X-Xalora": "1"}}
+    with SessionDevnet(api_key=KEY) as network, SessionDevnet(api_key=OTHER) as another:
+        extra = comfyui_factory()
+
+        def leave(how: str) -> None:
+            if how == "no key":
+                extra.post("/xalora/key/remove", {}, **marked)
+            else:
+                extra.post("/xalora/key", {"key": OTHER, "endpoint": another.url}, **marked)
+
+        for how in ("no key", "another network"):
+            for seconds in (4, 600):
+                extra.post("/xalora/key", {"key": KEY, "endpoint": network.url}, **marked)
+                network.reset()
+                network.task_seconds = 600 if seconds == 600 else None
+                record = extra.start(submitted(seconds))
+                record.wait_for("executing", node="3", timeout=120)
+                leave(how)
+                if seconds == 600:
+                    told = extra.post("/xalora/tasks/cancel", {}, **marked).json()
+                    assert told["canceled"] == 0
+                    (why,) = told["failed"]
+                    assert why.startswith("2 tasks can't be canceled from here: sent to another network")
+                    extra.interrupt()
+                    assert record.wait().status == "interrupted"
+                    network.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 0)
+                    assert network.new_stats()["tasks"] == {"canceled": 2}
+                else:
+                    assert record.wait().status == "success", record.describe()
+                    assert record.array("5").shape == (2, 60, 80, 3)
+                    assert network.new_stats()["tasks"] == {"finished": 2}
+        asked = another.stats()["endpoints"]
+        assert (asked["task_result_query"], asked["task_cancel"]) == (0, 0)

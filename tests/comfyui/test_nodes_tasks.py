@@ -120,6 +120,13 @@ def test_collect_with_nothing_to_collect_says_so(comfyui: ComfyUI, devnet: Sessi
     assert record.error["exception_message"].startswith("There is nothing to collect.")
 
 
+@pytest.mark.parametrize("link", ["text", 5, {"kind": "image", "tasks": []}, {"tasks": [{"index": 0}]}])
+def test_what_names_no_task_is_refused(comfyui: ComfyUI, devnet: SessionDevnet, link: object) -> None:
+    record = comfyui.run({"1": node("XaloraCollect", task=link), "2": dump(["1", 0])})
+    assert record.status == "error"
+    assert record.error["exception_message"].startswith("The task input names no task.")
+
+
 def test_an_unknown_id_is_told_with_the_id(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     record = comfyui.run({"1": node("XaloraCollect", task_id="no-such-task"), "2": dump(["1", 0])})
     assert record.status == "error"
@@ -289,3 +296,36 @@ def test_the_button_cancels_what_an_earlier_prompt_has_submitted_for_this_one(
     assert record.wait().status == "interrupted"
     assert wait_until_nothing_runs(devnet) == {"canceled": 1}
     assert devnet.new_stats()["creates"] == 1
+
+
+def test_a_task_that_was_canceled_earlier_is_told_by_collect(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """That cancel was not for this prompt, which must not end as if the user had stopped it."""
+    devnet.task_seconds = 600
+    assert comfyui.run({"1": image(fresh_seed()), "2": node("XaloraSubmitUpscale", image=["1", 0])})
+    (task_id,) = devnet.new_task_ids()
+    row = comfyui.get("/xalora/tasks").json()["tasks"][0]
+    assert row["task_id"] == task_id
+    comfyui.post(f"/xalora/tasks/{row['id']}/cancel", {}, headers={"X-Xalora": "1"})
+    record = comfyui.run({"1": node("XaloraCollect", task_id=task_id), "2": dump(["1", 0])})
+    assert record.status == "error"
+    assert record.error["exception_message"].startswith("The task was canceled.")
+
+
+def test_a_task_that_is_canceled_before_collect_comes_to_it_ends_the_prompt(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    devnet.task_seconds = 600
+    record = comfyui.start(
+        {
+            "1": image(fresh_seed()),
+            "2": node("XaloraSubmitUpscale", image=["1", 0]),
+            "3": node("XaloraTestBlock", seconds=4, value=["2", 0], nonce=fresh()),
+            "4": node("XaloraCollect", task=["3", 0]),
+            "5": dump(["4", 0]),
+        }
+    )
+    record.wait_for("executing", node="3")
+    row = comfyui.get("/xalora/tasks").json()["tasks"][0]
+    comfyui.post(f"/xalora/tasks/{row['id']}/cancel", {}, headers={"X-Xalora": "1"})
+    assert record.wait().status == "interrupted"
+    assert record.texts_of("4")[-1].text == "canceled"
