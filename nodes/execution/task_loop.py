@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +16,13 @@ from ...xalora_client.concurrency import run_all_or_cancel
 from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ...xalora_client.errors import (
     CANCELED_THERE,
+    NOTHING_SPENT,
     AmbiguousCreateError,
+    JournalError,
     NoMinerError,
+    ResultExpiredError,
     TaskCanceledError,
+    TaskFailedError,
     UnexpectedError,
     XaloraError,
 )
@@ -47,6 +52,8 @@ class Outcome(Protocol):
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 log = logging.getLogger("xalora_client.nodes")
+
+_NO_RESULT_WILL_COME = (TaskFailedError, TaskCanceledError, ResultExpiredError)
 
 WATCH_SECONDS = 2.0
 UNTAKEN_SECONDS = 15.0
@@ -134,7 +141,14 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
         if not wishes.take(bad, "make_again"):
             return outcome
         del outcome
-        made = await self._perform_one(client, index, again=True)
+        try:
+            made = await self._perform_one(client, index, again=True)
+        except XaloraError as error:
+            # Else the bad result would answer the next time. A task that goes on is not paid for twice.
+            if isinstance(error, _NO_RESULT_WILL_COME) or error.money in NOTHING_SPENT:
+                with contextlib.suppress(JournalError):
+                    wishes.note(bad, "make_again")
+            raise
         await self._forget(client, bad)
         return made
 

@@ -99,3 +99,29 @@ def test_what_was_wished_about_a_task_outlives_comfyui(
         comfyui.clear_cache()
     (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
     assert task["wish"] is None
+
+
+def test_a_result_that_is_to_be_made_again_does_not_answer_though_the_first_try_fails(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    devnet.reset()
+    comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
+    graph = upscale_graph()
+    graph["2"]["inputs"]["fallback"] = "never"
+    assert comfyui.run(graph).status == "success"
+    (task,) = comfyui.get("/xalora/tasks").json()["tasks"]
+    comfyui.post(f"/xalora/tasks/{task['id']}/make_again", {}, headers={"X-Xalora": "1"})
+    devnet.add_fault("miner:failed:n=1")
+    record = comfyui.run(graph)
+    assert record.status == "success"
+    assert "kept" not in record.texts_of("2")[-1].text
+    assert devnet.new_stats()["creates"] == 3
+    # Nor where none could be sent: the wish is still there when the graph is queued again.
+    task = comfyui.get("/xalora/tasks").json()["tasks"][0]
+    comfyui.post(f"/xalora/tasks/{task['id']}/make_again", {}, headers={"X-Xalora": "1"})
+    devnet.add_fault("task_create:503:retry_after=0")
+    assert comfyui.run(graph).status == "error"
+    devnet.clear_faults()
+    record = comfyui.run(graph)
+    assert record.status == "success"
+    assert "kept" not in record.texts_of("2")[-1].text
