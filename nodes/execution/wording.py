@@ -40,6 +40,7 @@ SOME_CHARGED = "Some of the others may be charged."
 NETWORK_DECIDES_ON_FAILED = "The network decides whether failed ones are charged."
 
 _TASK_VIEW = "Open the task in the Xalora tab: take it up from your account, or send it again."
+_SEND_AGAIN = "To pay for a new one, open the task in the Xalora tab and send it again."
 _RUN = "Press Run to try again."
 _RUN_LATER = "Press Run later."
 _SETTINGS = "The Xalora tab tells which one; change it, then press Run."
@@ -104,7 +105,7 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
     errors.AmbiguousCreateError: ("The network's answer was lost.", _TASK_VIEW),
     errors.TaskError: ("The network gave no result.", _RUN),
     errors.TaskFailedError: ("The network could not make this.", _RUN),
-    errors.TaskNotKnownError: ("The network does not know this task any more.", _TASK_VIEW),
+    errors.TaskNotKnownError: ("The network does not know this task any more.", _SEND_AGAIN),
     errors.TaskCanceledError: ("The task was canceled.", "Press Run to have it made after all."),
     errors.TaskTimeoutError: (
         "The task took longer than this node waits.",
@@ -205,6 +206,8 @@ def words_for(error: XaloraError) -> Words:
     what, press = _of_class(error, _WORDS)
     if isinstance(error, errors.TaskNotKnownError) and error.status_code is not None:
         what, press = "The network does not know this task.", "Check its id, then press Run."
+    if isinstance(error, errors.AmbiguousCreateError) and error.task_id is not None:
+        what, press = _of_class(errors.TaskNotKnownError(""), _WORDS)
     if isinstance(error, errors.RequestRefusedError) and error.status_code == PAYMENT_REQUIRED:
         what, press = "The network wants a payment first.", "Look at your account's credit, then press Run."
     if what is None:

@@ -105,10 +105,11 @@ def timed_out(job: Job, timeout: float) -> TaskTimeoutError:
 
 
 def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskTimeoutError:
-    """A caller's time to wait is over before anything was sent."""
+    """A caller's time to wait is over before anything was sent; ``timeout`` is what was left of it."""
+    waited = round(timeout, 2)
+    within = f"within the {waited:g} s of waiting" if waited > 0 else "within the time to wait"
     return TaskTimeoutError(
-        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent within the "
-        f"{round(max(0.0, timeout), 2):g} s of waiting{why}",
+        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent {within}{why}",
         money=NOTHING_CHARGED,
         next_step="Try again later, or wait longer.",
         job_id=job_id,

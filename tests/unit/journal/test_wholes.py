@@ -5,6 +5,7 @@ from __future__ import annotations
 from journal_steps import LONG, claim, end, finish, leave, note, send, work
 
 from xalora_client.journal import Event, Journal, Record, Whole, Work
+from xalora_client.journal.queries import where
 from xalora_client.journal.wholes import parts_of, rows_by_group
 
 CLIP = Whole("video-1", "upscale waves.mp4")
@@ -70,3 +71,10 @@ def test_a_whole_counts_once_in_each_group_that_it_has_parts_in(journal: Journal
     journal.flushed().result(LONG)
     # A clip with done and failed frames is one row of the history.
     assert rows_by_group(journal.read) == ({"active": 2, "done": 2, "failed": 1}, 2)
+
+
+def test_what_a_list_shows_is_counted_by_an_index(journal: Journal) -> None:
+    """The index repeats an expression: with another one each page would look at every record."""
+    clause, values = where(groups=("active",), one_a_whole=True)
+    (step, *_) = journal.read(f"EXPLAIN QUERY PLAN SELECT count(*) FROM entries {clause}", values)
+    assert "entries_group" in step["detail"]

@@ -239,3 +239,13 @@ def test_a_lack_of_credit_is_not_told_as_a_fault_of_the_inputs(
     ]
     refused = errors.RequestRefusedError("HTTP 400", money=errors.NOT_ACCEPTED, status_code=400)
     assert "refuses these inputs" in str(wording.words_for(refused))
+
+
+def test_a_task_that_the_network_has_forgotten_is_no_lost_answer(
+    wording: ModuleType, errors: ModuleType
+) -> None:
+    lost = wording.words_for(errors.AmbiguousCreateError("lost", job_id="j"))
+    forgotten = wording.words_for(errors.AmbiguousCreateError("forgotten", job_id="j", task_id="t"))
+    assert lost.what == "The network's answer was lost." and "take it up" in lost.press
+    assert forgotten.what == "The network does not know this task any more."
+    assert "send it again" in forgotten.press and "take it up" not in forgotten.press
