@@ -140,7 +140,7 @@ class Dispatcher:
         """
 
         async def find() -> tuple[Job, float | None]:
-            finding = self._job_of_task(task_id, credentials, interval)
+            finding = self._job_of_task(task_id, credentials, interval, wants_files)
             late = lambda waited: messages.not_looked_up(task_id, waited)  # noqa: E731
             return await _before(finding, deadline, late), None
 
@@ -203,10 +203,13 @@ class Dispatcher:
         return "stop"
 
     async def _job_of_task(
-        self, task_id: str, credentials: Credentials | None, interval: float | None
+        self, task_id: str, credentials: Credentials | None, interval: float | None, wants_files: bool
     ) -> Job:
         url = self._settings.sequencer_url
         record = await read(lambda: self.journal.find(task_id=task_id, sequencer_url=url))
+        if record is not None and wants_files and record.delivered and not record.files:
+            # Its id was handed out. Until the files are too, they are still to be fetched.
+            self.journal.note(record.id, Event.WANTED)
         under_way = self._with_task_id(task_id) or (record and self._under_way(record.id))
         if under_way:
             return under_way

@@ -61,6 +61,7 @@ class Event(str, Enum):
     KEPT = "kept"  # its files are on this disk, whole
     FILES_GONE = "files gone"
     DELIVERED = "delivered"  # the caller has what the call promised
+    WANTED = "wanted"  # a caller waits for the files of a task whose id was delivered before
     FELL_BACK = "fell back"  # an engine of this machine made the result instead
 
 
@@ -104,6 +105,7 @@ _NEXT: dict[tuple[TaskState, Event], TaskState] = {
     (_S.FINISHED, _E.FILES_GONE): _S.FINISHED,
     (_S.SUBMITTED, _E.KEPT): _S.FINISHED,  # the note of the finish was lost, the files were not
     **{(state, _E.DELIVERED): state for state in TaskState},
+    **{(state, _E.WANTED): state for state in TaskState},
     **{(state, _E.FELL_BACK): state for state in TaskState},
 }
 

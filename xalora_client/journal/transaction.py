@@ -414,6 +414,7 @@ _COLUMNS: dict[Event, Columns] = {
     Event.KEPT: _kept,
     Event.FILES_GONE: lambda row, values, now: {"files": "[]", "size": 0},
     Event.DELIVERED: lambda row, values, now: {"delivered": 1},
+    Event.WANTED: lambda row, values, now: {"delivered": 0},
     Event.FELL_BACK: lambda row, values, now: {"engine": values["engine"], "device": values["device"]},
 }
 

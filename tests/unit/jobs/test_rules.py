@@ -44,6 +44,7 @@ CANCEL_LAPSED     .          .          SUBMITTED  .          .          .      
 KEPT              .          .          FINISHED   FINISHED   .          .          .          .
 FILES_GONE        .          .          .          FINISHED   .          .          .          .
 DELIVERED         PREPARED   SENDING    SUBMITTED  FINISHED   FAILED     CANCELED   UNKNOWN    NOT_SENT
+WANTED            PREPARED   SENDING    SUBMITTED  FINISHED   FAILED     CANCELED   UNKNOWN    NOT_SENT
 FELL_BACK         PREPARED   SENDING    SUBMITTED  FINISHED   FAILED     CANCELED   UNKNOWN    NOT_SENT
 """
 

@@ -25,6 +25,7 @@ from xalora_client import (
     MissingKeyError,
     Outcome,
     QueueLimitError,
+    ResultDownloadError,
     ResultFormatError,
     TaskFailedError,
     TaskTimeoutError,
@@ -243,6 +244,23 @@ async def test_a_cut_download_is_resumed_and_a_stored_half_is_an_error() -> None
         with pytest.raises(ResultFormatError) as caught:
             await client.run(UpscalerTask(PHOTO), fallback="never")
         assert caught.value.task_id == devnet.task_ids()[0]
+
+
+async def test_a_result_that_could_not_be_fetched_by_its_id_stays_to_be_fetched() -> None:
+    """The id was what the first call promised; the files are what the second one does."""
+    async with (
+        Devnet(miners=1, faults=["result:403:times=1"]) as devnet,
+        AsyncXalora(devnet.api_key, devnet.url) as client,
+    ):
+        task_id = await client.execute_workflow(UpscalerTask(PHOTO))
+        await client.task(task_id).wait()
+        assert client.journal.records(is_open=True) == []
+        with pytest.raises(ResultDownloadError):
+            await client.task(task_id).result()
+        assert [record.task_id for record in client.journal.records(is_open=True)] == [task_id]
+        await client.task(task_id).result()
+        (record,) = client.journal.records()
+        assert record.is_kept and not record.is_open
 
 
 async def test_retries_of_free_requests_survive_a_bad_network() -> None:
