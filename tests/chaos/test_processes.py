@@ -34,7 +34,7 @@ async def one(client, name, draw):
     picture = UpscalerTask(image_url=f"https://example.org/{name}.png")
     heard = asyncio.Event()
     tell = lambda event: heard.set()
-    call = asyncio.create_task(client.run(picture, reuse=True, fallback="never", timeout=60, on_event=tell))
+    call = asyncio.create_task(client.run(picture, reuse=True, fallback="never", timeout=600, on_event=tell))
     # Drawn for every task, so that the same seed makes the same life.
     cancels, is_early, after = draw.random() < 0.2, draw.random() < 0.3, draw.uniform(0, 1.0)
     if cancels:
