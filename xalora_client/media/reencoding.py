@@ -61,7 +61,7 @@ def reencoded(picture: Path, encoding: PictureEncoding, exif: bytes | None = Non
     options: dict[str, Any] = {}
     if encoding.format.is_lossy:
         options["quality"] = encoding.quality or DEFAULT_QUALITY
-    if exif is not None and encoding.format is PictureFormat.AVIF:
+    if exif is not None and encoding.format in (PictureFormat.AVIF, PictureFormat.TIFF):
         options["exif"] = exif
     if encoding.format is PictureFormat.JPG:
         # Edges of colours, which upscaling sharpens, stay clean.
