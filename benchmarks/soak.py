@@ -315,7 +315,7 @@ def measure(install: Install) -> tuple[list[Span], list[str]]:
         f"repeated: {stats['duplicates']}; miners that vanished: {trouble.vanished}.",
         f"Requests of the page: {asked:,}, of which failed: {failed}.",
         f"Interrupted with its tasks open, the prompt ended within {stopped:.1f} s.",
-        "Threads of a pool stay once they were needed; pools are bounded (64 for files).",
+        "Threads of a pool end without work, but for four; pools are bounded (64 for files).",
         f"ComfyUI's log: {len(log) / 2**20:.1f} MiB, {log.count('Traceback')} tracebacks.",
         f"ComfyUI {'.'.join(map(str, install.version))}.",
     ]
