@@ -42,5 +42,5 @@ class XaloraExtension(ComfyExtension):
         server = compat.running_server()
         if server is not None and routes.register(server):
             help_pages.register(server)
-            garbage.leave_out_what_is_loaded(server.app)
+            garbage.leave_out_what_is_loaded()
         return [*NODES, *workflow_nodes()]

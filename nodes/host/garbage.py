@@ -1,22 +1,17 @@
-"""What ComfyUI has loaded once it starts is left out of Python's full garbage collections."""
+"""What is loaded before ComfyUI starts is left out of Python's full garbage collections."""
 
 from __future__ import annotations
 
 import gc
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 
-def leave_out_what_is_loaded(app: web.Application) -> None:
-    """Freeze the objects of ComfyUI, torch and all node packs when the server starts.
+def leave_out_what_is_loaded() -> None:
+    """Freeze the objects of ComfyUI, torch and the node packs that are loaded so far.
 
     A full collection looks at each of them and holds up every thread meanwhile: 0.4 s each time, by ComfyUI
     after a prompt and by Python under many tasks (`benchmarks/soak.py`). Modules and classes stay anyway.
+
+    To be called while nodes are loaded: the executor, which is made later, drops its caches in reference cycles,
+    and they would stay.
     """
-
-    async def freeze(_: web.Application) -> None:
-        gc.freeze()
-
-    app.on_startup.append(freeze)
+    gc.freeze()

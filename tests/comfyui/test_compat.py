@@ -106,7 +106,7 @@ def test_folders_schema_and_options(comfyui: ComfyUI) -> None:
     assert json.loads(told["options"][0])["advanced"] is True
 
 
-def test_full_collections_leave_out_what_was_loaded_at_the_start(comfyui: ComfyUI) -> None:
+def test_full_collections_leave_out_what_was_loaded_before(comfyui: ComfyUI) -> None:
     told = comfyui.run({"1": node("XaloraTestCompat", nonce=fresh())}).outputs["1"]
     assert int(told["frozen"][0]) > 100_000, "the modules of ComfyUI and torch alone"
 
