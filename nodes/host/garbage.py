@@ -11,7 +11,7 @@ def leave_out_what_is_loaded() -> None:
     A full collection looks at each of them and holds up every thread meanwhile: 0.4 s each time, by ComfyUI
     after a prompt and by Python under many tasks (`benchmarks/soak.py`). Modules and classes stay anyway.
 
-    To be called while nodes are loaded: the executor, which is made later, drops its caches in reference cycles,
+    To be called while nodes are loaded. The executor is made later; it drops its caches in reference cycles,
     and they would stay.
     """
     gc.freeze()
