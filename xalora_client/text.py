@@ -67,6 +67,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def scaled_text(number: int, thing: str, whose: str) -> str:
+    """How many results were scaled to the others: ``1 tile came in another size and was scaled to ...``."""
+    were = "was" if number == 1 else "were"
+    return f"{counted(number, thing)} came in another size and {were} scaled to {whose}."
+
+
 def differing(number: int, total: int, thing: str) -> str:
     """How many of some things differ from all others: ``1,412 of 1,500 frames differ``."""
     return f"{number:,} of {total:,} {thing}{'' if total == 1 else 's'} differ{'s' if number == 1 else ''}"

@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import copy
+from http import HTTPStatus
 
 from ...xalora_client.config import FallbackPolicy
 from ...xalora_client.engines.fallback_policy import falls_back
@@ -54,7 +55,6 @@ _CONCERNS_ALL = (
     JournalError,
     ConfigurationError,
 )
-PAYMENT_REQUIRED = 402
 _CONCERNS_ONE = (InputImageError, InputTooLargeError)
 
 
@@ -289,7 +289,7 @@ class BatchPlan:
 
 
 def _concerns_all(error: XaloraError) -> bool:
-    lacks_credit = isinstance(error, RequestRefusedError) and error.status_code == PAYMENT_REQUIRED
+    lacks_credit = isinstance(error, RequestRefusedError) and error.status_code == HTTPStatus.PAYMENT_REQUIRED
     return lacks_credit or isinstance(error, _CONCERNS_ALL)
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar
 
 from ...xalora_client import errors
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal.database import LostJournalError
-from .batch_plan import PAYMENT_REQUIRED, BatchError
+from .batch_plan import BatchError
 
 T = TypeVar("T")
 
@@ -208,7 +209,7 @@ def words_for(error: XaloraError) -> Words:
         what, press = "The network does not know this task.", "Check its id, then press Run."
     if isinstance(error, errors.AmbiguousCreateError) and error.task_id is not None:
         what, press = _of_class(errors.TaskNotKnownError(""), _WORDS)
-    if isinstance(error, errors.RequestRefusedError) and error.status_code == PAYMENT_REQUIRED:
+    if isinstance(error, errors.RequestRefusedError) and error.status_code == HTTPStatus.PAYMENT_REQUIRED:
         what, press = "The network wants a payment first.", "Look at your account's credit, then press Run."
     if what is None:
         what = plain(error, error.what) or _DEFAULT_WHAT.get(type(error), "This did not work.")

@@ -54,7 +54,7 @@ from ..parts import (
     warnings_once,
 )
 from ..results import REMOTE_ENGINE, RunResult, add_result_to_errors
-from ..text import counted, differing
+from ..text import counted, differing, scaled_text
 from ..transfer.part_file import remove_left, try_lock
 from .blending import Blending, Pixels8
 from .plan import OVERLAP, TilePlan, distinct, plan_of, scaled, side_of_tiles, smaller_side
@@ -469,8 +469,7 @@ class _Tiling:
         self._options.on_event(progress)
 
     async def _report(self, width: int, height: int) -> UpscaledImage:
-        were = "was" if self._scaled == 1 else "were"
-        note = f"{counted(self._scaled, 'tile')} came in another size and {were} scaled to the first's."
+        note = scaled_text(self._scaled, "tile", "the first's")
         return UpscaledImage(
             path=self._image.output,
             width=width,

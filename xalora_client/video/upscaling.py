@@ -40,7 +40,7 @@ from ..media.inputs import digest_of_array
 from ..media.limits import TooLargeError, check_frame_size, using
 from ..parts import RunPart, check_new, count_new, output_file, seconds_left, tasks_sent, warnings_once
 from ..results import REMOTE_ENGINE, add_result_to_errors
-from ..text import counted, differing
+from ..text import differing, scaled_text
 from .folder import VIDEOS_FOLDER, ClipFolder
 from .frames import FrameResult, Frames, VideoOptions
 from .plan import ClipPlan, MadeFrame, counts, cut, in_proportion
@@ -444,8 +444,7 @@ class _Upscaling:
         if clip.has_alpha:
             notes.append("The clip is transparent in parts; that was left out, as H.264 can't hold it.")
         if scaled := sum(made.is_scaled for made in self._made):
-            were = "was" if scaled == 1 else "were"
-            notes.append(f"{counted(scaled, 'frame')} came in another size and {were} scaled to the others'.")
+            notes.append(scaled_text(scaled, "frame", "the others'"))
         width, height = (side + side % 2 for side in self._size)
         return UpscaledVideo(
             path=self._output,
