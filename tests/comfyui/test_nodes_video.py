@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ import av
 import numpy as np
 from graphs import fresh, fresh_seed, image, node, told
 from harness import ComfyUI, RunRecord, SessionDevnet
+from PIL import Image
 from video_files import moving_photograph, played, track, write_video
+
+from xalora_client.devnet.engines import MinerTask
 
 ENDLESS = 600.0
 MARKED = {"X-Xalora": "1"}
@@ -29,6 +34,19 @@ def graph(source: Any, **options: Any) -> dict[str, Any]:
         "2": node("XaloraUpscaleVideo", video=["1", 0], **options),
         "3": node("SaveVideo", video=["2", 0], filename_prefix=fresh(), format="auto", codec="auto"),
     }
+
+
+def endless_from(path: Path, first: int) -> Callable[[MinerTask], float]:
+    """Tasks of the frames before this one end soon; several in flight may reach the network in any order."""
+    frames = [frame.astype(int) for frame in played(path)]
+
+    def seconds(task: MinerTask) -> float:
+        assert task.image is not None
+        sent = np.asarray(Image.open(io.BytesIO(task.image)).convert("RGB"), int)
+        place = min(range(len(frames)), key=lambda place: float(np.abs(frames[place] - sent).mean()))
+        return 0.1 if place < first else ENDLESS
+
+    return seconds
 
 
 def saved(comfyui: ComfyUI, record: RunRecord, folder: Path) -> Path:
@@ -76,9 +94,8 @@ def test_above_the_limit_nothing_is_sent(comfyui: ComfyUI, devnet: SessionDevnet
 def test_cancel_cancels_the_tasks_and_the_next_run_goes_on(
     comfyui: ComfyUI, devnet: SessionDevnet, tmp_path: Path
 ) -> None:
-    _, name = clip(comfyui, tmp_path, 24)
-    devnet.next_task_seconds.extend((0.1,) * 5)
-    devnet.task_seconds = ENDLESS
+    path, name = clip(comfyui, tmp_path, 24)
+    devnet.task_seconds = endless_from(path, 10)
     record = comfyui.start(graph(name, max_in_flight=3))
     record.wait_for_text("10/24 frames", node="2")
     comfyui.interrupt()
@@ -94,9 +111,8 @@ def test_cancel_cancels_the_tasks_and_the_next_run_goes_on(
 def test_in_the_sidebar_a_video_is_one_row_that_cancels_its_node(
     comfyui: ComfyUI, devnet: SessionDevnet, tmp_path: Path
 ) -> None:
-    _, name = clip(comfyui, tmp_path, 24)
-    devnet.next_task_seconds.extend((0.1,) * 5)
-    devnet.task_seconds = ENDLESS
+    path, name = clip(comfyui, tmp_path, 24)
+    devnet.task_seconds = endless_from(path, 10)
     record = comfyui.start(graph(name, max_in_flight=3))
     record.wait_for_text("10/24 frames", node="2")
     devnet.wait_for(lambda stats: stats["tasks"]["waiting"] + stats["tasks"]["running"] == 3)

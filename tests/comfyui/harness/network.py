@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,24 +19,24 @@ MINERS = 3
 class SessionDevnet(DevnetThread):
     """One for all tests, since a running ComfyUI's environment cannot change.
 
-    `task_seconds` may be set at any time: the least that each task begun from then on takes, None for what it
-    takes. `next_task_seconds` is that for the tasks begun next, in their order, before `task_seconds` counts
-    (again). `stats()` counts from the session's start; `new_task_ids` and `new_stats` from the last `reset`.
-    `options` are the devnet's own.
+    `task_seconds` may be set at any time: the least that each task begun from then on takes, also as a function of
+    the task; None for what it takes. `next_task_seconds` is that for the tasks begun next, in their order,
+    before `task_seconds` counts (again). `stats()` counts from the session's start; `new_task_ids` and
+    `new_stats` from the last `reset`. `options` are the devnet's own.
     """
 
     def __init__(self, **options: Any) -> None:
-        self.task_seconds: float | None = None
+        self.task_seconds: float | Callable[[MinerTask], float] | None = None
         self.next_task_seconds: deque[float] = deque()
         self._known: set[str] = set()
         self._before: dict[str, Any] = {}
         self._stopped = False
         super().__init__(miners=MINERS, task_seconds=self._seconds_of, **options)
 
-    def _seconds_of(self, _: MinerTask) -> float:
+    def _seconds_of(self, task: MinerTask) -> float:
         with suppress(IndexError):
             return self.next_task_seconds.popleft()
-        return self.task_seconds or 0.0
+        return self.task_seconds(task) if callable(self.task_seconds) else self.task_seconds or 0.0
 
     def reset(self) -> None:
         """It serves, without faults or set duration, every miner alive and idle; counting starts here."""
