@@ -19,10 +19,10 @@ MINERS = 3
 class SessionDevnet(DevnetThread):
     """One for all tests, since a running ComfyUI's environment cannot change.
 
-    `task_seconds` may be set at any time: the least that each task begun from then on takes, also as a function of
-    the task; None for what it takes. `next_task_seconds` is that for the tasks begun next, in their order,
-    before `task_seconds` counts (again). `stats()` counts from the session's start; `new_task_ids` and
-    `new_stats` from the last `reset`. `options` are the devnet's own.
+    `task_seconds` may be set at any time: the least that each task begun from then on takes, or a function
+    of the task; None for what it takes. `next_task_seconds` is that for the tasks begun next, in their
+    order, before `task_seconds` counts (again). `stats()` counts from the session's start; `new_task_ids`
+    and `new_stats` from the last `reset`. `options` are the devnet's own.
     """
 
     def __init__(self, **options: Any) -> None:
