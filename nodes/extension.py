@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .host import compat, garbage, help_pages
+from .host import compat, help_pages, interpreter
 from .host.compat import ComfyExtension, io
 from .internal_nodes import XaloraLocalVideo, XaloraMergeImages, XaloraNcnnUpscale, XaloraTakeImages
 from .sidebar import routes
@@ -42,5 +42,6 @@ class XaloraExtension(ComfyExtension):
         server = compat.running_server()
         if server is not None and routes.register(server):
             help_pages.register(server)
-            garbage.leave_out_what_is_loaded()
+            interpreter.leave_out_what_is_loaded()
+            interpreter.switch_threads_sooner()
         return [*NODES, *workflow_nodes()]

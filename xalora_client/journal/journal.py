@@ -97,17 +97,21 @@ class Journal:
         self._wall = wall_clock
         self.results = KeptResults(Path(results_dir or self.path.with_name("results")).absolute())
         self._reader = Reader(self.path)
+        # What windows show does not queue behind the readings of hundreds of tasks.
+        self._windows_reader = Reader(self.path)
+        self._readers = (self._reader, self._windows_reader)
         self._writer = Writer(self.path, self.results, self._reader, wall_clock)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
         self._as_written = threading.local()
         self._folder, self._made_by = folder, os.getpid()
-        self._dropping = weakref.finalize(self, _drop, self._writer, self._reader, folder, os.getpid())
+        self._dropping = weakref.finalize(self, _drop, self._writer, self._readers, folder, os.getpid())
         # At the program's end the notes are written before it ends; see `_close_all`.
         self._dropping.atexit = False
         _in_use.add(self)
         forks.register(self._writer)
-        forks.register(self._reader)
+        for reader in self._readers:
+            forks.register(reader)
 
     @classmethod
     def open(
@@ -149,9 +153,9 @@ class Journal:
     def close(self) -> None:
         """Write what is noted, for at most 1.5 s, drop all leases and close the file; twice is harmless."""
         self._dropping.detach()
-        self._reader.close()
+        _close(self._readers)
         self._writer.close(CLOSING_SECONDS)
-        _clean_up(self._reader, self._folder, self._made_by)
+        _clean_up(self._readers, self._folder, self._made_by)
 
     def __enter__(self) -> Journal:
         return self
@@ -340,7 +344,9 @@ class Journal:
         """
         clause, values = where(**which)
         count = -1 if limit is None else limit
-        return self._select(f"{clause} ORDER BY id DESC LIMIT ? OFFSET ?", (*values, count, offset))
+        # Sorted by ids alone, since indexes have those.
+        ids = f"SELECT id FROM entries {clause} ORDER BY id DESC LIMIT ? OFFSET ?"
+        return self._select(f"WHERE id IN ({ids}) ORDER BY id DESC", (*values, count, offset))
 
     def count(self, **which: Unpack[Which]) -> int:
         """The number of records that `records` would list without a limit."""
@@ -395,19 +401,20 @@ class Journal:
         def select(connection: sqlite3.Connection) -> list[sqlite3.Row]:
             return connection.execute(query, values).fetchall()
 
+        reader = self._windows_reader if self._is_as_written else self._reader
         try:
-            return self._reader.read(select, patience)
+            return reader.read(select, patience)
         except OldJournalError:
             # The first writing brings it up to date; another process may be about to.
             self._ensure_usable(max(patience, SETTLE_SECONDS))
-            return self._reader.read(select, patience)
+            return reader.read(select, patience)
 
     @contextlib.contextmanager
     def as_written(self) -> Iterator[None]:
         """For the length of a ``with`` block, have this thread read what is on disk already.
 
-        Other readings wait for notes of this process that are about to be written, for a moment each. For
-        windows that are told of every change anyway, see `subscribe`.
+        Other readings wait for notes of this process that are about to be written, for a moment each, and for
+        each other. For windows that are told of every change anyway, see `subscribe`.
         """
         self._as_written.is_wanted = True
         try:
@@ -464,9 +471,13 @@ class Journal:
     def _read(
         self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
     ) -> list[sqlite3.Row]:
-        if not getattr(self._as_written, "is_wanted", False):
+        if not self._is_as_written:
             self._writer.flush(SETTLE_SECONDS)
         return self.read(query, values, patience)
+
+    @property
+    def _is_as_written(self) -> bool:
+        return getattr(self._as_written, "is_wanted", False)
 
     def _select(self, clause: str, values: Sequence[Any]) -> list[Record]:
         rows = self._read(f"SELECT * FROM entries {clause}", values)
@@ -482,24 +493,29 @@ def _close_all() -> None:
         journal.close()
 
 
-def _drop(writer: Writer, reader: Reader, temporary: str | None, made_by: int) -> None:
+def _drop(writer: Writer, readers: Sequence[Reader], temporary: str | None, made_by: int) -> None:
     """Close what nobody holds any more.
 
     Garbage is collected on any thread, amid another journal's transaction too, so nothing is waited for.
     """
-    reader.close()
+    _close(readers)
     if temporary is None:
-        writer.end(CLOSING_SECONDS, reader.close)
+        writer.end(CLOSING_SECONDS, lambda: _close(readers))
     else:
         # Nobody else has this one.
         writer.close(CLOSING_SECONDS)
-        _clean_up(reader, temporary, made_by)
+        _clean_up(readers, temporary, made_by)
 
 
-def _clean_up(reader: Reader, temporary: str | None, made_by: int) -> None:
+def _close(readers: Sequence[Reader]) -> None:
+    for reader in readers:
+        reader.close()
+
+
+def _clean_up(readers: Sequence[Reader], temporary: str | None, made_by: int) -> None:
     # SQLite moves its log into the file when the last connection is closed, and only one that writes can.
-    # So the reader is closed before the writer, and again if it was opened meanwhile.
-    reader.close()
+    # So the readers are closed before the writer, and again if one was opened meanwhile.
+    _close(readers)
     # Not a forked child's to remove.
     if temporary is not None and made_by == os.getpid():
         shutil.rmtree(temporary, ignore_errors=True)

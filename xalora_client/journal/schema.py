@@ -60,7 +60,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX entries_worker ON entries (worker) WHERE worker IS NOT NULL",
         "CREATE INDEX entries_used ON entries (used, size) WHERE size > 0",
         "CREATE INDEX entries_run ON entries (run_id) WHERE run_id IS NOT NULL",
-        "CREATE INDEX entries_sent ON entries (COALESCE(sent_at, created_at))",
+        # As `spending` has it: what a day's tasks cost is counted without a look at each record.
+        """
+        CREATE INDEX entries_sent ON entries (
+            COALESCE(sent_at, created_at), sent_at, created_at,
+            task_type, workflow_id, sequencer_url, state, worker
+        ) WHERE state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)
+        """,
         # As `queries.GROUP` has it: what a list shows is counted without a look at each record.
         """
         CREATE INDEX entries_group ON entries (
