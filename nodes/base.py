@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -12,11 +13,12 @@ from ..xalora_client.errors import XaloraError
 from ..xalora_client.workflows.prompt import as_link
 from .execution.fallback_expansion import Expansion, ParentNode
 from .execution.freshness import HOW, freshness, key_of
+from .execution.list_elements import ListElements, running_elements
 from .execution.node_run import FallbackRequest, ResultDecoder, RunTasks
 from .execution.saved_facts import Facts, facts_of, note_facts
 from .execution.task_loop import RunOptions
 from .execution.task_origins import Origin
-from .execution.wording import failure_line, graph_error
+from .execution.wording import graph_error
 from .host import compat
 from .host.compat import io
 
@@ -39,13 +41,27 @@ def worded(
 
     @functools.wraps(execute)
     async def execute_in_words(*args: P.args, **kwargs: P.kwargs) -> io.NodeOutput:
+        cls: Any = args[0]
+        elements = cls.elements()
+        elements.begun += 1
         try:
-            return await execute(*args, **kwargs)
+            output = await execute(*args, **kwargs)
+            elements.note_spent(some_paid=output.expand is None)
+            return output
         except XaloraError as error:
-            cls: Any = args[0]
             log.warning("node %s: %s", cls.node_id(), error)
-            compat.send_line(failure_line(error), cls.node_id())
+            elements.note_failure(error)
             raise graph_error(error) from None
+        except compat.InterruptProcessingException:
+            elements.canceled = True
+            raise
+        except asyncio.CancelledError:
+            elements.stopped = True
+            raise
+        finally:
+            # Also at the end of an element that did not fail: its own line is not true of the whole node.
+            if line := elements.last_line():
+                compat.send_line(line, cls.node_id())
 
     return execute_in_words
 
@@ -84,6 +100,11 @@ class XaloraNode(io.ComfyNode):
         """The executing node, its prompt and its workflow."""
         workflow_id = compat.workflow_id_of(cls.hidden.extra_pnginfo)
         return Origin(cls.node_id(), compat.executing_prompt_id(), cls.NODE_ID, workflow_id)
+
+    @classmethod
+    def elements(cls) -> ListElements:
+        """Those of the executing node, one of which executes."""
+        return running_elements.of(compat.executing_prompt_id(), cls.node_id())
 
     @classmethod
     def cache_key(cls) -> str:
@@ -137,6 +158,7 @@ class XaloraNode(io.ComfyNode):
         cls._note_facts(
             facts_of(task, value.results.get(index), expansion.engine) for index, task in enumerate(tasks)
         )
+        cls.elements().note_spent(value.errors, some_paid=bool(value.results))
         if value.error is not None:
             # When the graph is queued again, the network is asked again.
             freshness.expire(key)

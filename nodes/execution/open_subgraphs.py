@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ..host import compat
 from ..host.bridge import BridgeError, bridge
 from .interrupts import Interrupt
-from .running_node import CANCELED
+from .list_elements import ListElements, running_elements
+from .wording import CANCELED
 
 if TYPE_CHECKING:
     from ...xalora_client.results import RunResult
@@ -30,6 +31,7 @@ class _Subgraph:
     money: str
     interrupt: Interrupt
     viewer: compat.Viewer
+    elements: ListElements
 
 
 class OpenSubgraphs:
@@ -51,7 +53,8 @@ class OpenSubgraphs:
             results: The network's results, whose files it reads.
             money: What is said of the money on its node where it stops before its end; may be empty.
         """
-        subgraph = _Subgraph(prompt_id, node_id, results, money, Interrupt(), compat.viewer())
+        elements = running_elements.of(prompt_id, node_id)
+        subgraph = _Subgraph(prompt_id, node_id, results, money, Interrupt(), compat.viewer(), elements)
         self._open[prefix] = subgraph
         with contextlib.suppress(BridgeError):  # ComfyUI is shutting down
             bridge.submit(self._watch(prefix, subgraph))
@@ -65,6 +68,8 @@ class OpenSubgraphs:
             if subgraph.prompt_id not in compat.running_prompt_ids():
                 del self._open[prefix]
                 is_canceled = subgraph.interrupt.requested
+                if subgraph.elements.failed and not is_canceled:
+                    return  # its node says so, with what this one has spent
                 line = CANCELED if is_canceled else ". ".join(filter(None, (STOPPED, subgraph.money)))
                 compat.send_line(line, subgraph.node_id, subgraph.viewer)
                 return

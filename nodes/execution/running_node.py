@@ -15,6 +15,7 @@ from ..host.clients import clients
 from .batch_plan import OwnCancelError
 from .interrupts import Interrupt
 from .reporter import Progress, Reporter
+from .wording import CANCELED
 
 if TYPE_CHECKING:
     from ...xalora_client.client import AsyncXalora
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 ValueT = TypeVar("ValueT")
 
-CANCELED = "canceled"
 ENDED_ELSEWHERE = "stopped, as another node failed; what was sent goes on in the network"
 
 canceled_by_user: dict[str, float] = {}

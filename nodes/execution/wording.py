@@ -26,6 +26,7 @@ RETRIEVABLE = "It is paid for, and its result can still be had."
 MAY_BE_CHARGED = "It may have been charged, so it was not sent again."
 NETWORK_DECIDES = "The network decides whether it is charged."
 NOT_KNOWN = "Whether it was charged is not known."
+CANCELED = "canceled"
 LONGEST = 240
 """Characters of a line."""
 
@@ -38,6 +39,7 @@ SHORTEST_ON_NODE = 30
 MADE_HERE = "It was made on this machine, so nothing was charged."
 SOME_PAID = "Finished ones are kept and not paid again."
 SOME_CHARGED = "Some of the others may be charged."
+WENT_ON = "What was sent goes on in the network."
 NETWORK_DECIDES_ON_FAILED = "The network decides whether failed ones are charged."
 
 _TASK_VIEW = "Open the task in the Xalora tab: take it up from your account, or send it again."
@@ -244,8 +246,11 @@ def _words_for_batch(error: BatchError) -> Words:
 
 def money_of(failed: Sequence[XaloraError], *, some_finished: bool) -> str:
     """What several tasks mean for the money, by the errors of those that failed."""
+    return _summed_money([_money(error) for error in failed], some_finished=some_finished)
+
+
+def _summed_money(told: Sequence[str], *, some_finished: bool) -> str:
     money = [SOME_PAID] if some_finished else []
-    told = [_money(error) for error in failed]
     charges = dict.fromkeys(one for one in told if one not in ("", NOTHING_CHARGED))
     if len(charges) == 1:
         (charge,) = charges
@@ -281,6 +286,24 @@ def failure_line(error: XaloraError) -> str:
         count = f", {error.total - len(error.finished)} of {error.total} {error.noun}s"
         return f"failed{count}: {_brief(words_for(error.first).what)} {money}"
     return f"failed: {_brief(words_for(error).what)} {money}".rstrip()
+
+
+def failed_elements_line(
+    which: str, what: str, money: Sequence[str], *, some_paid: bool, some_go_on: bool
+) -> str:
+    """The same of a node that is executed for each element of a list: ``failed, 1 of 4 list elements: ...``.
+
+    Args:
+        which: How many failed of how many.
+        what: Why the first failed.
+        money: The sentence about the money of each task without a result.
+        some_paid: Tasks finished, and are paid for.
+        some_go_on: Elements were stopped, and their tasks go on in the network.
+    """
+    told = _summed_money(money, some_finished=some_paid)
+    if some_go_on:
+        told = WENT_ON if told == NOTHING_CHARGED else f"{told} {WENT_ON}"
+    return f"failed, {which}: {_brief(what)} {told}"
 
 
 def _brief(what: str) -> str:

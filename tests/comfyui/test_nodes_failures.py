@@ -115,6 +115,42 @@ def test_an_image_of_unknown_outcome_stops_only_itself(comfyui: ComfyUI, devnet:
     assert (stats["creates"], stats["duplicates"]) == (4, 0)
 
 
+def test_the_last_line_is_true_of_all_elements_of_a_list(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """The others end after the one that fails."""
+    devnet.task_seconds = 2
+    devnet.add_fault("task_create:422:n=2")
+    record = comfyui.run(
+        {
+            "1": node("XaloraTestList", count=4, seed=fresh_seed()),
+            "2": node("XaloraUpscaleImage", image=["1", 0], fallback="never"),
+            "3": node("XaloraTestJoin", images=["2", 0]),
+            "4": dump(["3", 0]),
+        }
+    )
+    assert record.status == "error"
+    assert devnet.new_stats()["tasks"] == {"finished": 3}
+    assert record.texts_of("2")[-1].text == (
+        "failed, 1 of 4 list elements: The network refuses these inputs. "
+        "Finished ones are kept and not paid again."
+    )
+
+
+def test_an_element_that_can_not_be_sent_stops_the_others(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    devnet.task_seconds = 30
+    record = comfyui.run(
+        {
+            "1": node("XaloraTestTexts", texts=f"{fresh_seed()}\n{fresh_seed()}\n\n{fresh_seed()}"),
+            "2": node("XaloraTextToImage", prompt=["1", 0], lora_name="any", seed=1, fallback="never"),
+            "3": node("XaloraTestJoin", images=["2", 0]),
+            "4": dump(["3", 0]),
+        }
+    )
+    assert record.status == "error"
+    assert record.texts_of("2")[-1].text == (
+        "failed, 1 of 3 list elements: The prompt is empty. What was sent goes on in the network."
+    )
+
+
 def test_a_network_that_is_gone_is_not_asked_for_every_image(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     devnet.stop_sequencer()
     record = run_upscale(comfyui, fresh_seed(), batch=40, max_in_flight=2)

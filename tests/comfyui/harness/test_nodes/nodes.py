@@ -215,6 +215,23 @@ class XaloraTestList(io.ComfyNode):
         return io.NodeOutput([torch.from_numpy(one) for one in noise])
 
 
+class XaloraTestTexts(io.ComfyNode):
+    """The lines of a text as a list, which makes ComfyUI run what follows once for each."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="XaloraTestTexts",
+            category=CATEGORY,
+            inputs=[io.String.Input("texts", multiline=True)],
+            outputs=[io.String.Output("lines", is_output_list=True)],
+        )
+
+    @classmethod
+    def execute(cls, texts):
+        return io.NodeOutput(texts.split("\n"))
+
+
 class XaloraTestJoin(io.ComfyNode):
     """A list of batches to one batch."""
 
@@ -473,6 +490,7 @@ NODES = [
     XaloraTestImage,
     XaloraTestOddImage,
     XaloraTestList,
+    XaloraTestTexts,
     XaloraTestJoin,
     XaloraTestDump,
     XaloraTestClock,
