@@ -51,7 +51,7 @@ def worded(
         except XaloraError as error:
             log.warning("node %s: %s", cls.node_id(), error)
             elements.note_failure(error)
-            raise graph_error(error) from None
+            raise graph_error(error, cls.press_after) from None
         except compat.InterruptProcessingException:
             elements.canceled = True
             raise
@@ -100,6 +100,11 @@ class XaloraNode(io.ComfyNode):
         """The executing node, its prompt and its workflow."""
         workflow_id = compat.workflow_id_of(cls.hidden.extra_pnginfo)
         return Origin(cls.node_id(), compat.executing_prompt_id(), cls.NODE_ID, workflow_id)
+
+    @classmethod
+    def press_after(cls, error: XaloraError) -> str:
+        """What to press after this error of a task; empty where that is the same at any node."""
+        return ""
 
     @classmethod
     def elements(cls) -> ListElements:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import torch
 from typing_extensions import NotRequired
 
-from ..xalora_client.errors import STILL_RETRIEVABLE, InvalidTaskError, ResultFormatError, XaloraError
+from ..xalora_client.errors import (
+    STILL_RETRIEVABLE,
+    InvalidTaskError,
+    ResultExpiredError,
+    ResultFormatError,
+    ResultMissingError,
+    TaskCanceledError,
+    TaskFailedError,
+    XaloraError,
+)
 from ..xalora_client.media.images import decode_image
 from ..xalora_client.media.media_types import sniff_file
 from ..xalora_client.media.png_encode import encode_png
@@ -47,6 +56,16 @@ XaloraTask = io.Custom("XALORA_TASK")
 """Socket type: a :class:`Submitted`."""
 
 _IN_TILES = "Use Xalora Upscale Image, which cuts it into tiles."
+
+SENDS_NOTHING = "To have it made anew, run the node or program that sent it: Xalora Collect sends nothing."
+
+_NO_RESULT_WILL_COME = (
+    TaskFailedError,
+    TaskCanceledError,
+    ResultMissingError,
+    ResultExpiredError,
+    ResultFormatError,
+)
 
 NO_IMAGE = "The collected task made a video, so Xalora Collect's IMAGE output is empty. Use its VIDEO output."
 NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is empty. Use its IMAGE output."
@@ -208,6 +227,12 @@ class XaloraCollect(XaloraNode):
         )
 
     @classmethod
+    def press_after(cls, error: XaloraError) -> str:
+        # After Run, a linked Submit node sends those anew that have no result.
+        is_linked = "task" in cls._inputs()
+        return "" if is_linked or not isinstance(error, _NO_RESULT_WILL_COME) else SENDS_NOTHING
+
+    @classmethod
     @worded
     async def execute(cls, task: Submitted | None = None, task_id: str = "", **widgets: Any) -> io.NodeOutput:
         submitted = _of_socket(task) if task is not None else _of_text(task_id)
@@ -265,7 +290,7 @@ class _CollectDecoder:
         if not videos:
             return self._images.close(results)
         if len(results) > 1:
-            raise ResultFormatError(
+            raise InvalidTaskError(
                 f"{len(videos)} of the {len(results)} tasks made videos",
                 money=STILL_RETRIEVABLE,
                 next_step="Collect each video with an Xalora Collect of its own.",

@@ -8,8 +8,8 @@ contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -315,15 +315,23 @@ def _brief(what: str) -> str:
     return sentence(_cut(beginning if len(beginning) >= SHORTEST_ON_NODE else what, LONGEST_ON_NODE))
 
 
-def graph_error(error: XaloraError) -> GraphError:
-    """The exception for ComfyUI, whose text is the message."""
+def graph_error(
+    error: XaloraError, press_after: Callable[[XaloraError], str] = lambda error: ""
+) -> GraphError:
+    """The exception for ComfyUI, whose text is the message.
+
+    Args:
+        press_after: What to press after the error at this node; empty where that is the same at any.
+    """
     kinds: dict[type[XaloraError], type[GraphError]] = {
         errors.MissingKeyError: NoKeyError,
         errors.DailyLimitError: LimitReachedError,
     }
     causes = error.errors.values() if isinstance(error, BatchError) else (error,)
     kind = next((kinds[type(cause)] for cause in causes if type(cause) in kinds), GraphError)
-    return kind(str(words_for(error)))
+    words = words_for(error)
+    press = press_after(error.first if isinstance(error, BatchError) else error)
+    return kind(str(replace(words, press=press) if press else words))
 
 
 def plain(error: XaloraError, text: str) -> str:

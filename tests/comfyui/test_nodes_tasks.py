@@ -309,6 +309,44 @@ def test_a_task_that_was_canceled_earlier_is_told_by_collect(comfyui: ComfyUI, d
     record = comfyui.run({"1": node("XaloraCollect", task_id=task_id), "2": dump(["1", 0])})
     assert record.status == "error"
     assert record.error["exception_message"].startswith("The task was canceled.")
+    assert record.error["exception_message"].strip().endswith("Xalora Collect sends nothing.")
+
+
+def test_what_to_press_after_a_failed_task_is_true_of_collect(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    """Run sends a new task where a Submit node is linked, and nothing where an id is given."""
+    devnet.add_fault("miner:failed:n=1")
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraCollect", task=["2", 0]),
+        "4": dump(["3", 0]),
+    }
+    failed = comfyui.run(prompt)
+    assert failed.error["exception_message"].strip().endswith("Press Run to try again.")
+    (task_id,) = devnet.new_task_ids()
+    by_id = comfyui.run({"1": node("XaloraCollect", task_id=task_id), "2": dump(["1", 0])})
+    assert (
+        by_id.error["exception_message"]
+        .strip()
+        .endswith("To have it made anew, run the node or program that sent it: Xalora Collect sends nothing.")
+    )
+    assert devnet.new_stats()["creates"] == 1
+    assert comfyui.run(prompt).status == "success"
+    assert devnet.new_stats()["creates"] == 2
+
+
+def test_videos_are_collected_one_by_one(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    submit = {f"{seed}": node("XaloraSubmitTextToVideo", prompt=fresh(), seed=seed) for seed in (1, 2)}
+    assert comfyui.run(submit).status == "success"
+    ids = devnet.new_task_ids()
+    record = comfyui.run({"1": node("XaloraCollect", task_id=" ".join(ids)), "2": dump(["1", 0])})
+    assert record.status == "error"
+    assert record.error["exception_message"].strip() == (
+        "2 of the 2 tasks made videos.\nIt is paid for, and its result can still be had.\n"
+        "Collect each video with an Xalora Collect of its own."
+    )
 
 
 def test_a_task_that_is_canceled_before_collect_comes_to_it_ends_the_prompt(
