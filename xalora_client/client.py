@@ -91,6 +91,8 @@ class HostOptions:
 
     Args:
         among: Ids of tasks that may answer although their results were delivered before, reused or not.
+        newer_than: Only tasks with a higher record id in the journal may answer, reused or not: a new one is
+            wanted in place of this one, and is paid for once, whatever becomes of the first call.
         cancels: Whether a cancelled call cancels the remote task; asked at that time, on the client's thread.
         takes_over: The host has engines of its own: where the policy lets this machine take over, the
             network's error is raised instead of computing here. The remote task was canceled then, unless
@@ -102,6 +104,7 @@ class HostOptions:
     """
 
     among: AbstractSet[str] = frozenset()
+    newer_than: int = 0
     cancels: Callable[[], bool] = lambda: True
     takes_over: bool = False
     delivers: bool = False
@@ -621,7 +624,9 @@ class AsyncXalora:
         host = host or HostOptions()
         if options.get("reuse") is None:
             options["reuse"] = self._reuses
-        return ClaimOptions(among=host.among, run_id=host.run_id or self._run_id, **options)
+        return ClaimOptions(
+            among=host.among, newer_than=host.newer_than, run_id=host.run_id or self._run_id, **options
+        )
 
     async def _run(
         self,

@@ -76,6 +76,8 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
         decoder: Decodes them.
     """
 
+    fulfills_wishes = True
+
     decoder: ResultDecoder[ValueT]
 
     async def _receive(self, index: int, outcome: RunResult) -> Image.Image | None:

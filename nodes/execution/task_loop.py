@@ -16,13 +16,10 @@ from ...xalora_client.concurrency import run_all_or_cancel
 from ...xalora_client.config import FallbackPolicy, IfUnknown, Settings
 from ...xalora_client.errors import (
     CANCELED_THERE,
-    NOTHING_SPENT,
     AmbiguousCreateError,
     JournalError,
     NoMinerError,
-    ResultExpiredError,
     TaskCanceledError,
-    TaskFailedError,
     UnexpectedError,
     XaloraError,
 )
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.journal import Record
     from ...xalora_client.tasks import WorkflowTask
 
 
@@ -52,8 +50,6 @@ class Outcome(Protocol):
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 log = logging.getLogger("xalora_client.nodes")
-
-_NO_RESULT_WILL_COME = (TaskFailedError, TaskCanceledError, ResultExpiredError)
 
 WATCH_SECONDS = 2.0
 UNTAKEN_SECONDS = 15.0
@@ -97,6 +93,7 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
     may_fall_back = False
     max_resends = 0
     done_word = "finished"
+    fulfills_wishes = False
 
     origin: Origin
     options: RunOptions
@@ -131,32 +128,49 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
 
     async def _perform_as_wished(self, client: AsyncXalora, index: int) -> OutcomeT:
         """The same, with what the user has asked for in the sidebar."""
-        try:
-            outcome = await self._perform_one(client, index)
-        except AmbiguousCreateError as error:
-            if not wishes.take(error.job_id, "send_again"):
-                raise
-            return await self._perform_one(client, index, if_unknown="resend")
-        bad = str(getattr(outcome, "job_id", ""))
-        if not wishes.take(bad, "make_again"):
-            return outcome
-        del outcome
-        try:
-            made = await self._perform_one(client, index, again=True)
-        except XaloraError as error:
-            # Else the bad result would answer the next time. A task that goes on is not paid for twice.
-            if isinstance(error, _NO_RESULT_WILL_COME) or error.money in NOTHING_SPENT:
-                with contextlib.suppress(JournalError):
-                    wishes.note(bad, "make_again")
-            raise
-        await self._forget(client, bad)
-        return made
+        outcome = await self._perform_or_send_again(client, index)
+        bad = await self._to_be_made_again(client, outcome)
+        if bad is not None:
+            del outcome
+            # The wish stays until the new result is here, so this may be the second time: what the first has
+            # sent answers.
+            outcome = await self._perform_or_send_again(client, index, newer_than=bad.id)
+        if self.fulfills_wishes:
+            await self._drop_fulfilled_wishes(client, outcome)
+        return outcome
 
-    async def _forget(self, client: AsyncXalora, job_id: str) -> None:
-        """Forget a kept result that was made again, so that it does not answer the next time."""
-        record = await asyncio.to_thread(client.journal.find, job_id=job_id)
-        if record is not None and not await forget_unused(client.journal, [record.id]):
-            log.info("node %s: the earlier result of job %s is in use, and stays", self.node_id, job_id)
+    async def _perform_or_send_again(self, client: AsyncXalora, index: int, **claim: Any) -> OutcomeT:
+        try:
+            return await self._perform_one(client, index, **claim)
+        except AmbiguousCreateError as error:
+            if not wishes.take_send_again(error.job_id):
+                raise
+            return await self._perform_one(client, index, if_unknown="resend", **claim)
+
+    async def _to_be_made_again(self, client: AsyncXalora, outcome: OutcomeT) -> Record | None:
+        """The record of a kept result that the user wants another one for."""
+        record = await self._record_of(client, outcome) if self.tasks else None
+        return record if record is not None and wishes.is_for_new_result(record.job_id) else None
+
+    async def _drop_fulfilled_wishes(self, client: AsyncXalora, outcome: OutcomeT) -> None:
+        """Forget the results that this one replaces, so that they do not answer the next time."""
+        with contextlib.suppress(JournalError):  # then the next time
+            made = await self._record_of(client, outcome)
+            if made is None:
+                return
+            for job in wishes.for_new_results():
+                bad = await asyncio.to_thread(client.journal.find, job_id=job)
+                if bad is None or bad.id >= made.id or bad.work.fingerprint != made.work.fingerprint:
+                    continue
+                await asyncio.to_thread(wishes.drop, job)
+                if not await forget_unused(client.journal, [bad.id]):
+                    log.info("node %s: the earlier result of job %s is in use, and stays", self.node_id, job)
+
+    async def _record_of(self, client: AsyncXalora, outcome: OutcomeT) -> Record | None:
+        """The outcome's record, where the user wants any result made again."""
+        if outcome.task_id is None or not wishes.for_new_results():
+            return None
+        return await asyncio.to_thread(client.journal.find, task_id=outcome.task_id)
 
     async def _receive(self, index: int, outcome: OutcomeT) -> Image.Image | None:
         """Take in one task's outcome; a returned picture becomes the node's preview."""
@@ -309,7 +323,9 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
             # The node's own error names only the first of those that failed.
             log.warning("node %s: %s %d failed: %s", self.node_id, self.noun, index + 1, error)
 
-    def _creation_options(self, client: AsyncXalora, index: int, **claim: Any) -> dict[str, Any]:
+    def _creation_options(
+        self, client: AsyncXalora, index: int, *, newer_than: int = 0, **claim: Any
+    ) -> dict[str, Any]:
         """The options that `client.run` and `client.submit` have in common, `claim` in their place."""
         from ...xalora_client.client import HostOptions
 
@@ -319,6 +335,7 @@ class TaskLoop(RunningNode[ValueT], Generic[OutcomeT, ValueT]):
             "if_unknown": self.options.if_unknown,
             "host": HostOptions(
                 among=self.options.reuse_among,
+                newer_than=newer_than,
                 # A prompt that merely ended leaves its paid tasks running.
                 cancels=lambda: self._interrupt.requested or index in self._withdrawn,
                 takes_over=True,

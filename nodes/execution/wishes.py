@@ -53,6 +53,11 @@ class Wishes:
         with self._lock:
             return self._wishes().get(job_id)
 
+    def for_new_results(self) -> list[str]:
+        """The jobs whose results are to be made again."""
+        with self._lock:
+            return [job_id for job_id, wish in self._wishes().items() if wish == "make_again"]
+
     def drop(self, job_id: str) -> None:
         """Take a wish back; nothing where there is none. Blocking.
 
@@ -62,14 +67,18 @@ class Wishes:
         with self._lock:
             self._drop(job_id)
 
-    def take(self, job_id: str | None, wish: Wish) -> bool:
-        """Whether this is wished; from then on it no longer is, so that nothing is paid for twice.
+    def is_for_new_result(self, job_id: str) -> bool:
+        """Whether this job's result is to be made again; it stays so until :meth:`drop`."""
+        with self._lock:
+            return self._has(job_id, "make_again")
+
+    def take_send_again(self, job_id: str | None) -> bool:
+        """Whether this job is to be sent again; from then on it no longer is, so that it is sent once.
 
         Where that can't be kept, nothing is done about the wish.
         """
         with self._lock:
-            # Another ComfyUI of the same user folder may have fulfilled it.
-            if job_id is None or self._wishes().get(job_id) != wish or self._fresh().get(job_id) != wish:
+            if job_id is None or not self._has(job_id, "send_again"):
                 return False
             try:
                 self._drop(job_id)
@@ -77,6 +86,10 @@ class Wishes:
                 log.warning("%s", error)
                 return False
             return True
+
+    def _has(self, job_id: str, wish: Wish) -> bool:
+        # Another ComfyUI of the same user folder may have fulfilled it.
+        return self._wishes().get(job_id) == wish and self._fresh().get(job_id) == wish
 
     def _drop(self, job_id: str) -> None:
         wishes = self._fresh()

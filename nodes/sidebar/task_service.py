@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import InvalidTaskError, XaloraError
-from ...xalora_client.journal import Journal, Record, TaskState
+from ...xalora_client.journal import ClaimOptions, Journal, Record, TaskState
 from ...xalora_client.journal.spending import sent_in, spending
 from ...xalora_client.journal.wholes import parts_of, rows_by_group
 from ...xalora_client.polling.durations import usual_span
@@ -307,8 +307,20 @@ class TaskService:
         """Have the next run of its node pay for a new task in place of a kept result; its row.
 
         Raises:
-            NotNowError: There is no kept result.
+            NotNowError: There is no kept result, or a newer one, which is what the node gives.
         """
+
+        def newer(journal: Journal, _: Settings) -> Record | None:
+            options = ClaimOptions(reuse=True, newer_than=record_id)
+            return journal.answering(_found(journal, record_id).work, options)
+
+        record = await clients.read(newer)
+        if record is not None and record.is_kept:
+            raise NotNowError(
+                "A newer result of the same inputs is kept",
+                money="Nothing has changed.",
+                next_step="Have that one made again.",
+            )
         row = await self._wish(record_id, "make_again", "made again")
         freshness.expire_task(row["task_id"])
         return row

@@ -125,3 +125,85 @@ def test_a_result_that_is_to_be_made_again_does_not_answer_though_the_first_try_
     record = comfyui.run(graph)
     assert record.status == "success"
     assert "kept" not in record.texts_of("2")[-1].text
+
+
+def tasks_of(comfyui: ComfyUI) -> list[dict[str, Any]]:
+    """The sidebar's rows, the latest first."""
+    listed: list[dict[str, Any]] = comfyui.get("/xalora/tasks").json()["tasks"]
+    return listed
+
+
+def press(comfyui: ComfyUI, task: dict[str, Any], action: str) -> None:
+    comfyui.post(f"/xalora/tasks/{task['id']}/{action}", {}, headers={"X-Xalora": "1"})
+
+
+def test_one_to_be_made_again_that_takes_too_long_is_waited_for_and_paid_once(
+    comfyui: ComfyUI, devnet: SessionDevnet
+) -> None:
+    graph = upscale_graph()
+    graph["2"]["inputs"] |= {"fallback": "never", "wait_timeout": 60}
+    assert comfyui.run(graph).status == "success"
+    press(comfyui, tasks_of(comfyui)[0], "make_again")
+    devnet.task_seconds = 5
+    graph["2"]["inputs"]["wait_timeout"] = 1
+    assert comfyui.run(graph).status == "error"
+    new, bad = tasks_of(comfyui)[:2]
+    assert (bad["wish"], new["wish"], new["state"]) == ("make_again", None, "submitted")
+    graph["2"]["inputs"]["wait_timeout"] = 60
+    record = comfyui.run(graph)
+    assert record.status == "success"
+    assert "kept" not in record.texts_of("2")[-1].text
+    assert devnet.new_stats()["creates"] == 2
+    (row,) = (row for row in tasks_of(comfyui) if row["id"] in (bad["id"], new["id"]))
+    assert (row["id"], row["wish"]) == (new["id"], None)
+
+
+def test_one_to_be_made_again_may_come_in_the_sidebar(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    graph = upscale_graph()
+    graph["2"]["inputs"] |= {"fallback": "never", "wait_timeout": 60}
+    assert comfyui.run(graph).status == "success"
+    press(comfyui, tasks_of(comfyui)[0], "make_again")
+    devnet.task_seconds = 3
+    graph["2"]["inputs"]["wait_timeout"] = 1
+    assert comfyui.run(graph).status == "error"
+    new, bad = tasks_of(comfyui)[:2]
+    press(comfyui, new, "resume")
+    while tasks_of(comfyui)[0]["state"] != "kept":
+        assert comfyui.alive
+    record = comfyui.run(graph)
+    assert record.status == "success"
+    assert devnet.new_stats()["creates"] == 2
+    assert bad["id"] not in [row["id"] for row in tasks_of(comfyui)]
+
+
+def test_what_was_submitted_is_made_again_too(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    graph = {
+        "1": image(fresh_seed()),
+        "2": node("XaloraSubmitUpscale", image=["1", 0]),
+        "3": node("XaloraCollect", task=["2", 0]),
+        "4": dump(["3", 0]),
+    }
+    assert comfyui.run(graph).status == "success"
+    (bad,) = tasks_of(comfyui)[:1]
+    press(comfyui, bad, "make_again")
+    for _ in range(2):
+        assert comfyui.run(graph).status == "success"
+        assert devnet.new_stats()["creates"] == 2
+        comfyui.clear_cache()
+    assert bad["id"] not in [row["id"] for row in tasks_of(comfyui)]
+    assert tasks_of(comfyui)[0]["wish"] is None
+
+
+def test_who_gives_up_a_new_one_gets_the_earlier_one(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    graph = upscale_graph()
+    graph["2"]["inputs"] |= {"fallback": "never", "wait_timeout": 1}
+    assert comfyui.run(graph).status == "success"
+    (bad,) = tasks_of(comfyui)[:1]
+    press(comfyui, bad, "make_again")
+    devnet.task_seconds = 600
+    assert comfyui.run(graph).status == "error"
+    press(comfyui, bad, "take_back")
+    record = comfyui.run(graph)
+    assert record.status == "success"
+    assert record.texts_of("2")[-1].text.endswith("(kept result, nothing sent)")
+    assert devnet.new_stats()["creates"] == 2

@@ -66,9 +66,9 @@ def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[s
     """
     query = (
         "SELECT *, EXISTS (SELECT 1 FROM tickets WHERE entry = entries.id) AS leased"
-        " FROM entries WHERE fingerprint = ?"
+        " FROM entries WHERE fingerprint = ? AND id > ?"
     )
-    rows = {row["id"]: row for row in read(query, (work.fingerprint,))}
+    rows = {row["id"]: row for row in read(query, (work.fingerprint, options.newer_than))}
     candidates = (
         Candidate(
             id=row["id"],

@@ -170,6 +170,7 @@ class ClaimOptions:
     Args:
         reuse: Results that were delivered before.
         again: Nothing: a new task is paid for.
+        newer_than: Only records with a higher id.
         among: Ids of tasks that may answer whatever was delivered, seeded or not.
         if_unknown: What to do about an earlier create whose outcome is not known: send it again under the
             same job id, give it up and begin anew, or stop with the action ``unknown``. Of a task whose id is
@@ -179,6 +180,7 @@ class ClaimOptions:
 
     reuse: bool = False
     again: bool = False
+    newer_than: int = 0
     among: AbstractSet[str] = frozenset()
     if_unknown: IfUnknown = "stop"
     run_id: str | None = None

@@ -91,6 +91,18 @@ def test_again_pays_for_a_new_task_each_time(journal: Journal) -> None:
     assert journal.count() == 3
 
 
+def test_only_what_is_newer_answers_where_another_is_wanted(journal: Journal) -> None:
+    """And it is paid for once: the second call joins the first one's task."""
+    bad = deliver(journal, keep(journal, submit(journal)))
+    first = claim(journal, 0, "job-2", newer_than=bad.id)
+    assert first.action == "send"
+    send(journal, first, "task-2")
+    leave(journal, first)
+    again = claim(journal, 0, "job-3", newer_than=bad.id)
+    assert (again.action, again.record.id) == ("join", first.record.id)
+    assert claim(journal, 0, "job-4").record.id == bad.id
+
+
 def test_a_kept_result_is_preferred_to_a_running_task(journal: Journal) -> None:
     kept = keep(journal, submit(journal))
     submit(journal, 0, 2)
