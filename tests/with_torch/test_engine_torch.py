@@ -251,6 +251,29 @@ def test_a_canceled_run_stops_at_the_next_tile(
     assert not list(tmp_path.glob("result*"))
 
 
+def test_a_cancel_does_not_wait_for_the_tile(compact: Path, image: np.ndarray) -> None:
+    """On a processor without GPU one takes minutes."""
+    upscaler = TorchUpscaler(compact, tile=WHOLE)
+    cancel = threading.Event()
+    layers = list(upscaler.descriptor.model.modules())
+    begun: list[object] = []
+
+    def cancel_at_the_third(module: object, _inputs: object) -> None:
+        begun.append(module)
+        if len(begun) == 3:
+            cancel.set()
+
+    hooks = [layer.register_forward_pre_hook(cancel_at_the_third) for layer in layers]
+    with pytest.raises(EngineCanceledError):
+        upscaler.upscale(image, cancel=cancel)
+    assert len(begun) == 3 < len(layers) - 1
+    for hook in hooks:
+        hook.remove()
+    assert upscaler.upscale(image[:8, :8]).shape == (16, 16, 3), "the next image is not stopped"
+    with pytest.raises(EngineCanceledError):
+        TorchUpscaler(compact, cancel=cancel)
+
+
 def test_tasks_of_one_model_share_its_engine(compact: Path, tmp_path: Path) -> None:
     """The model is loaded once for all images of a batch."""
     settings = Settings(upscale_model=compact, state_dir=tmp_path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -14,6 +15,9 @@ from ..workflows.check import MissingFile
 from ..workflows.definition import BoundWorkflow
 
 LOCAL_MONEY = "It ran on this machine, so nothing was charged for it."
+
+TURN_SECONDS = 0.2
+"""How long a run that waits for its turn may not notice a cancel."""
 
 
 class EngineCanceledError(EngineError):
@@ -145,6 +149,24 @@ def raise_if_canceled(cancel: threading.Event | None, engine: str) -> None:
     """Raise EngineCanceledError when ``cancel`` is set."""
     if cancel is not None and cancel.is_set():
         raise EngineCanceledError(f"The run on the {engine} engine was canceled", money=LOCAL_MONEY)
+
+
+@contextmanager
+def turn(
+    turns: threading.Lock | threading.BoundedSemaphore, cancel: threading.Event | None, engine: str
+) -> Iterator[None]:
+    """Wait for a turn, and hold it.
+
+    Raises:
+        EngineCanceledError: ``cancel`` was set.
+    """
+    while not turns.acquire(timeout=TURN_SECONDS):
+        raise_if_canceled(cancel, engine)
+    try:
+        raise_if_canceled(cancel, engine)
+        yield
+    finally:
+        turns.release()
 
 
 def only_image(images: Mapping[str, bytes], engine: str) -> bytes:

@@ -10,7 +10,8 @@ import importlib.util
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..workflows.definition import BoundWorkflow
 from ..workflows.upscaling import result_size
-from .base import Availability, local_error, raise_if_canceled
+from .base import Availability, local_error, raise_if_canceled, turn
 from .pixels import Floats, fitted, lanczos_resize
 from .tiles import Tile
 from .upscaling import Made, OnStep, UpscalingEngine
@@ -53,9 +54,11 @@ class TorchUpscaler:
             part is dropped, so that no seams show. None measures it for this model, see
             :meth:`measure_overlap`.
         half: Compute in 16 bits; None for yes on CUDA where the model supports it.
+        cancel: When set, stops at the next layer of the model that measures the overlap.
 
     Raises:
         ConfigurationError: torch or spandrel is not installed, or the file is no such model.
+        EngineCanceledError: ``cancel`` was set.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class TorchUpscaler:
         tile: int = DEFAULT_TILE,
         overlap: int | None = None,
         half: bool | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
         self._torch = _import_torch()
         self.device = self._torch.device(device or _best_device(self._torch))
@@ -73,7 +77,8 @@ class TorchUpscaler:
         self.scale: int = self.descriptor.scale
         self._align: int = self.descriptor.size_requirements.multiple_of
         self.tile = self._tile_of(tile)
-        self.overlap = self.measure_overlap() if overlap is None else overlap
+        with self._stopped_by(cancel):
+            self.overlap = self.measure_overlap() if overlap is None else overlap
         wants_half = self.device.type == "cuda" and self.descriptor.supports_half
         if wants_half if half is None else half:
             self.descriptor.half()
@@ -100,7 +105,7 @@ class TorchUpscaler:
             factor: Resize the result to this many times the input's size by LANCZOS; None keeps the model's
                 own factor.
             on_tile: Called with (tiles done, tiles in all); the latter grows when tiles are halved.
-            cancel: When set, stops at the next tile.
+            cancel: When set, stops at the next layer of the model: a tile takes minutes on some processors.
 
         Returns:
             float32 ``[H * f, W * f, C]`` in 0..1.
@@ -111,7 +116,8 @@ class TorchUpscaler:
         """
         height, width, channels = image.shape
         result = np.empty((height * self.scale, width * self.scale, channels), np.float32)
-        self._fill(result, image, on_tile or (lambda _done, _total: None), cancel)
+        with self._stopped_by(cancel):
+            self._fill(result, image, on_tile or (lambda _done, _total: None))
         if channels == 4:
             result[..., 3:] = lanczos_resize(image[..., 3:], result.shape[1], result.shape[0])
         if factor is not None and factor != self.scale:
@@ -140,20 +146,27 @@ class TorchUpscaler:
                 return margin
         return widest
 
-    def _fill(
-        self,
-        result: Floats,
-        image: Floats,
-        on_tile: Callable[[int, int], None],
-        cancel: threading.Event | None,
-    ) -> None:
+    @contextmanager
+    def _stopped_by(self, cancel: threading.Event | None) -> Iterator[None]:
+        """Meanwhile, each layer of the model raises EngineCanceledError once ``cancel`` is set."""
+
+        def check(_module: object, _inputs: object) -> None:
+            raise_if_canceled(cancel, NAME)
+
+        hooks = [module.register_forward_pre_hook(check) for module in self.descriptor.model.modules()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _fill(self, result: Floats, image: Floats, on_tile: Callable[[int, int], None]) -> None:
         whole = Tile(0, 0, *image.shape[:2])
         # Such a model takes the complete image and tiles it itself.
         tiles_itself = self.descriptor.tiling.name == "INTERNAL"
         todo = deque([whole] if tiles_itself else whole.cut(self.tile, self._align))
         done = 0
         while todo:
-            raise_if_canceled(cancel, NAME)
             tile = todo[0]
             try:
                 pixels = self._upscale_tile(image, tile, self.overlap)
@@ -249,9 +262,9 @@ class TorchEngine(UpscalingEngine):
     ) -> Made:
         """See :meth:`.upscaling.UpscalingEngine.upscale`."""
         assert self._model_path is not None
-        with self._lock:
+        with turn(self._lock, cancel, NAME):
             if self._upscaler is None:
-                self._upscaler = TorchUpscaler(self._model_path, **self._options)
+                self._upscaler = TorchUpscaler(self._model_path, **self._options, cancel=cancel)
             upscaler = self._upscaler
             made = upscaler.upscale(image[..., :3], on_tile=on_step, cancel=cancel)
         width, height = image.shape[1], image.shape[0]

@@ -64,6 +64,17 @@ def test_the_stages_of_x4plus_are_bit_equal_to_the_whole(
     assert largest_difference(upscaler(X4PLUS).upscale(photo), whole) > ONE_STEP
 
 
+@pytest.mark.parametrize(("name", "pauses"), [(ANIME, 17), (WAIFU2X, 6), (X4PLUS, 34)])
+def test_a_model_without_stages_pauses_and_is_bit_equal_to_the_whole(
+    photo: np.ndarray, name: str, pauses: int
+) -> None:
+    steps: list[tuple[int, int]] = []
+    made_by = NcnnUpscaler(replace(tried(name), stages=None))
+    paused = made_by.upscale(photo, on_step=lambda done, total: steps.append((done, total)))
+    np.testing.assert_array_equal(paused, untiled(name, photo))
+    assert steps == [(done, pauses + 1) for done in range(1, pauses + 2)]
+
+
 @pytest.mark.parametrize(("name", "tile"), [(X4PLUS, 88), (ANIME, 60), (WAIFU2X, 60)])
 def test_tiles_leave_no_seams(strip: np.ndarray, name: str, tile: int) -> None:
     whole = untiled(name, strip)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from ...config import UpscaleModelName
 from ...errors import ConfigurationError
-from .param import Stages, input_channels, read_layers, stages_of
+from .param import Stages, input_channels, pauses_of, read_layers, stages_of
 
 DEFAULT: UpscaleModelName = "realesrgan-x4plus"
 
@@ -103,6 +103,7 @@ class NcnnModel:
         overlap: Of tiles, in pixels of the input.
         border: How many pixels of the input the model takes from each side of its result.
         stages: Its parts, where it is known to have them.
+        pauses: Where a run of the whole model may be stopped.
         gpu: The Vulkan device that computes the same as the processor, if there is one.
         gpu_name: That device's name.
         gpu_error: Why a Vulkan device that is there is not used; may be empty.
@@ -116,6 +117,7 @@ class NcnnModel:
     overlap: int
     border: int = 0
     stages: Stages | None = None
+    pauses: tuple[str, ...] = ()
     gpu: int | None = None
     gpu_name: str = ""
     gpu_error: str = ""
@@ -202,6 +204,7 @@ def tried(model: UpscaleModelName | Path) -> NcnnModel:
         overlap=overlap,
         border=found["border"],
         stages=stages_of(layers),
+        pauses=pauses_of(layers),
         gpu=gpu.get("index"),
         gpu_name=gpu.get("name", ""),
         gpu_error=gpu.get("error", ""),

@@ -11,6 +11,10 @@ MAGIC = "7767517"
 _TAIL = {"Interp", "Convolution"}
 TAIL_OVERLAP = 2
 
+PAUSES = 32
+_HEAVY = {"Convolution", "ConvolutionDepthWise", "Deconvolution", "InnerProduct", "Gemm", "MatMul"}
+_ENLARGING = {"Interp", "PixelShuffle", "Deconvolution"}
+
 _CHANNELS_KEPT = {
     "Split",
     "PReLU",
@@ -100,6 +104,19 @@ def stages_of(layers: Sequence[Layer]) -> Stages | None:
     if not tail or any(layer.kind not in _TAIL for layer in tail):
         return None
     return Stages(tuple(sums[3::4]), layers[joins[0]].outputs[0], tail[-1].outputs[0])
+
+
+def pauses_of(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """Blobs, in order, before and after which a model of any architecture computes for about equally long.
+
+    They are outputs of layers that compute much: some :data:`PAUSES` of them, and each one after the model
+    has begun to enlarge, since those compute the most.
+    """
+    heavy = [index for index, layer in enumerate(layers) if layer.kind in _HEAVY][:-1]
+    enlarging = next((index for index, layer in enumerate(layers) if layer.kind in _ENLARGING), len(layers))
+    every = -(-len(heavy) // PAUSES)
+    chosen = [index for n, index in enumerate(heavy, 1) if n % every == 0 or index >= enlarging]
+    return tuple(layers[index].outputs[0] for index in chosen)
 
 
 def input_channels(layers: Iterable[Layer]) -> int | None:

@@ -6,13 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ...config import UpscaleModelName
-from ..base import local_error, raise_if_canceled
+from ..base import local_error, raise_if_canceled, turn
 from ..pixels import Floats
 from ..tiles import Tile
 from ..upscaling import OnStep
@@ -31,9 +30,6 @@ TRUNK_PIXELS = 360 * 360
 """The most pixels that a trunk computes at once: it takes some 20 KB of memory for each."""
 
 TAIL_TILE = 64
-
-TURN_SECONDS = 0.2
-"""How long a run that waits for its turn may not notice a cancel."""
 
 
 class NcnnUpscaler:
@@ -82,7 +78,7 @@ class NcnnUpscaler:
 
         Args:
             image: float32 ``[H, W, 3]`` in 0..1.
-            on_step: Called after each step: a block of the model, or a tile.
+            on_step: Called after each step: a part of the model, or of a tile.
             cancel: When set, stops at the next step.
 
         Returns:
@@ -103,7 +99,8 @@ class NcnnUpscaler:
                 on_step(done, total)
             raise_if_canceled(cancel, NAME)
 
-        with self._turn(cancel):
+        # More images at a time would take memory and make none of them faster.
+        with turn(self._turns, cancel, NAME):
             try:
                 return self._run(image, tiles, step)
             except ModelError as error:
@@ -119,17 +116,6 @@ class NcnnUpscaler:
     def steps(self, height: int, width: int) -> int:
         """How many steps an image takes."""
         return sum(self._steps_of(tile) for tile in self._tiles(height, width))
-
-    @contextmanager
-    def _turn(self, cancel: threading.Event | None) -> Iterator[None]:
-        """Wait for one of the turns: more images at a time would take memory and make none of them faster."""
-        while not self._turns.acquire(timeout=TURN_SECONDS):
-            raise_if_canceled(cancel, NAME)
-        try:
-            raise_if_canceled(cancel, NAME)
-            yield
-        finally:
-            self._turns.release()
 
     def _run(self, image: Floats, tiles: list[Tile], step: Callable[[], None]) -> Floats:
         scale = self.model.scale
@@ -156,7 +142,7 @@ class NcnnUpscaler:
 
     def _steps_of(self, tile: Tile) -> int:
         if self.model.stages is None:
-            return 1
+            return len(self.model.pauses) + 1
         return len(self.model.stages.blocks) + 1 + len(tile.cut(TAIL_TILE))
 
     def _upscaled(
@@ -174,8 +160,7 @@ class NcnnUpscaler:
         given = padded[wide.top + border : wide.bottom + border, wide.left + border : wide.right + border]
         pixels = given.transpose(2, 0, 1)
         if self.model.stages is None:
-            made = self._net.run(pixels)
-            step()
+            made = self._whole(pixels, step)
             # The model has taken its border off.
             yield tile, self._cut(made, tile, wide.top + border, wide.left + border)
             return
@@ -196,6 +181,17 @@ class NcnnUpscaler:
             made = self._net.start(self.model.stages.features, area).take(self.model.stages.output)
             step()
             yield part, self._cut(made, part, around.top, around.left)
+
+    def _whole(self, pixels: Floats, step: Callable[[], None]) -> Floats:
+        """The model's result, part by part, so that a cancel does not wait for the whole."""
+        extraction = self._net.start(self._net.input, pixels)
+        for blob in self.model.pauses:
+            if self._gpu is None:  # a Vulkan device would copy each blob to here
+                extraction.advance(blob)
+            step()
+        made = extraction.take(self._net.output)
+        step()
+        return made
 
     def _features(self, pixels: Floats, stages: Stages, step: Callable[[], None]) -> Floats:
         """The trunk's result, block by block, so that a cancel does not wait for the whole."""
