@@ -24,6 +24,7 @@ from .host.compat import io
 
 if TYPE_CHECKING:
     from ..xalora_client.tasks import WorkflowTask
+    from .execution.node_run import Check
 
 ValueT = TypeVar("ValueT")
 P = ParamSpec("P")
@@ -134,6 +135,7 @@ class XaloraNode(io.ComfyNode):
         expand: Callable[[ParentNode, FallbackRequest], Expansion],
         outputs: Callable[[ValueT], Sequence[Any]] = lambda value: [value],
         noun: str = "image",
+        check: Check | None = None,
     ) -> io.NodeOutput:
         """Run tasks for the executing node.
 
@@ -144,6 +146,7 @@ class XaloraNode(io.ComfyNode):
             expand: The subgraph that does on this machine what the network could not.
             outputs: The node's outputs from the decoded results.
             noun: What a task makes, for messages.
+            check: Raises where none may be sent.
 
         Raises:
             InterruptProcessingException: The user pressed cancel. The remote tasks are canceled.
@@ -152,7 +155,16 @@ class XaloraNode(io.ComfyNode):
         key = cls.cache_key()
         with freshness.attempt(key, cls.how()) as attempt:
             options = replace(options, reuse_among=attempt.earlier)
-            run = RunTasks(cls.origin(), options, noun, len(tasks), tasks, attempt.note_task, decoder=decoder)
+            run = RunTasks(
+                cls.origin(),
+                options,
+                noun,
+                len(tasks),
+                tasks,
+                attempt.note_task,
+                decoder=decoder,
+                check=check,
+            )
             value: ValueT | FallbackRequest = await run.on_bridge()
             if not isinstance(value, FallbackRequest) or value.error is None:
                 attempt.completed()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..xalora_client.config import Settings
+    from ..xalora_client.journal import ClaimOptions, Journal
     from .execution.node_run import FallbackRequest
 
 
@@ -105,20 +106,15 @@ class XaloraUpscaleImage(XaloraNode):
         max_tasks: int = 0,
         **widgets: Any,
     ) -> io.NodeOutput:
-        from ..xalora_client.tiles.upscaling import check_tasks
-
         colour, alpha = split_batch(image)
         options = shared_inputs.run_options(widgets)
         settings = read_settings().settings
         what = "The image" if len(colour) == 1 else f"The batch of {len(colour)}"
-        sends = (options.fallback or settings.fallback) != "local_only"
         refused: dict[int, int] = {}
         while True:
             # Not awaited: a node that blocks the prompt's loop would hold up what is sent.
             cuts = cut(colour, tile, inline_limit(settings), refused)
-            if sends:
-                tiles = sum(plan.count for plan in cuts.images)
-                check_tasks(what, tiles, len(cuts.tiles), len(cuts.tiles), max_tasks or None)
+            check = partial(_check_tasks, what, cuts, shared_inputs.task_options(widgets), max_tasks)
             try:
                 return await cls.run_tasks(
                     tile_tasks(cuts, widgets) if cuts.are_any else upscale_tasks(cuts.tiles, widgets),
@@ -128,12 +124,36 @@ class XaloraUpscaleImage(XaloraNode):
                     else TensorBatch(len(colour), alpha, keep_alpha=False),
                     partial(_expand, cuts=cuts, local_model=local_model),
                     noun="tile" if cuts.are_any else "image",
+                    check=check if max_tasks else None,
                 )
             except XaloraError as error:
                 smaller = _smaller(error, cuts) if tile == AUTO_TILES else {}
                 if not smaller:
                     raise advised(error, _SMALLER[tile]) from error
                 refused |= smaller
+
+
+def _check_tasks(
+    what: str,
+    cuts: Cuts,
+    task_options: Mapping[str, Any],
+    most: int,
+    journal: Journal,
+    settings: Settings,
+    claim: ClaimOptions,
+) -> None:
+    """Check that no more new tasks are needed than the user allows. Blocking.
+
+    Raises:
+        ConfigurationError: They are.
+    """
+    from ..xalora_client.media.inputs import digest_of_array, sent_pixels
+    from ..xalora_client.parts import count_new
+    from ..xalora_client.tiles.upscaling import check_tasks
+
+    digests = {digest_of_array(sent_pixels(tile)) for tile in cuts.tiles}
+    new = count_new(journal, settings, task_options, digests, claim)
+    check_tasks(what, sum(plan.count for plan in cuts.images), len(digests), new, most)
 
 
 def inline_limit(settings: Settings) -> int | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ...xalora_client.concurrency import run_decoding
+from ...xalora_client.concurrency import run_decoding, run_in_thread
 from ...xalora_client.errors import XaloraError
+from ...xalora_client.journal import ClaimOptions
 from .batch_plan import MAX_RESENDS, BatchPlan
 from .node_progress import ResultSource, summary
 from .task_loop import TaskLoop
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ...xalora_client.client import AsyncXalora
+    from ...xalora_client.config import Settings
     from ...xalora_client.handle import TaskHandle
+    from ...xalora_client.journal import Journal
     from ...xalora_client.results import RunResult
+
+    Check = Callable[[Journal, Settings, ClaimOptions], None]
 
 ValueT = TypeVar("ValueT")
 ValueT_co = TypeVar("ValueT_co", covariant=True)
@@ -102,14 +107,28 @@ def _size_of(value: object) -> str:
     return f"{shape[2]} x {shape[1]}" if len(shape) == 4 else ""
 
 
+@dataclass(eq=False, kw_only=True)
 class RunTasks(_ResultLoop["ValueT | FallbackRequest"]):
     """New tasks, up to their results; or what is left to this machine.
 
     An interrupt cancels the remote tasks.
+
+    Args:
+        check: Called, on a thread, before any of them is sent: raises where none may be.
     """
 
     may_fall_back = True
     max_resends = MAX_RESENDS
+
+    check: Check | None = None
+
+    async def _perform(self, client: AsyncXalora) -> ValueT | FallbackRequest:
+        check, settings, options = self.check, client.settings, self.options
+        if check is not None and self._policy(settings) != "local_only":
+            reuse = options.reuse and settings.reuse
+            claim = ClaimOptions(reuse=reuse, among=options.reuse_among, if_unknown=options.if_unknown)
+            await run_in_thread(lambda: check(client.journal, settings, claim))
+        return await super()._perform(client)
 
     async def _perform_one(self, client: AsyncXalora, index: int, **claim: Any) -> RunResult:
         return await client.run(

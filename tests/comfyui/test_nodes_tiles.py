@@ -117,6 +117,26 @@ def test_above_the_limit_nothing_is_sent(comfyui: ComfyUI, devnet: SessionDevnet
     assert devnet.new_stats()["creates"] == 0
 
 
+def test_the_limit_counts_what_would_be_sent(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    seed = fresh_seed()
+    devnet.add_fault(f"miner:failed:n=2,{TILES + 1},{TILES + 2}")
+    record = comfyui.run(graph(seed, max_in_flight=1, fallback="never"))
+    assert record.status == "error"
+    sent = devnet.new_stats()["creates"]
+    # The tile that is missing is one task, and the others are none.
+    record = comfyui.run(graph(seed, max_tasks=1, fallback="never"))
+    assert record.status == "success", record.describe()
+    assert devnet.new_stats()["creates"] == sent + 1
+    record = comfyui.run(graph(seed, max_tasks=2, fallback="never"))
+    assert record.status == "success", record.describe()
+    assert devnet.new_stats()["creates"] == sent + 1
+    # With reuse off all would be sent.
+    record = comfyui.run(graph(seed, max_tasks=1, reuse=False))
+    assert record.status == "error"
+    assert f"needs {TILES} tasks" in record.error["exception_message"]
+    assert devnet.new_stats()["creates"] == sent + 1
+
+
 def test_a_new_run_sends_only_the_tile_that_is_missing(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
     seed = fresh_seed()
     # The second tile fails, is sent again after the others, and then once more.
