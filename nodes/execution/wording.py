@@ -30,8 +30,8 @@ CANCELED = "canceled"
 LONGEST = 240
 """Characters of a line."""
 
-LONGEST_ON_NODE = 100
-"""The most characters of the reason on a node: the sentence about the money follows it."""
+LONGEST_ON_NODE = 120
+"""Characters of a node's last line, for which it has room: the reason is cut, since the money follows it."""
 
 SHORTEST_ON_NODE = 30
 """The fewest characters that tell a reason."""
@@ -41,6 +41,13 @@ SOME_PAID = "Finished ones are kept and not paid again."
 SOME_CHARGED = "Some of the others may be charged."
 WENT_ON = "What was sent goes on in the network."
 NETWORK_DECIDES_ON_FAILED = "The network decides whether failed ones are charged."
+
+# On a node, where the whole sentences about a batch would be cut off at the end.
+_BATCH_ON_NODE = {
+    SOME_PAID: "Finished ones are kept.",
+    NETWORK_DECIDES: "Failed ones may be charged.",
+    NETWORK_DECIDES_ON_FAILED: "Failed ones may be charged.",
+}
 
 _TASK_VIEW = "Open the task in the Xalora tab: take it up from your account, or send it again."
 _SEND_AGAIN = "To pay for a new one, open the task in the Xalora tab and send it again."
@@ -176,6 +183,7 @@ _NOT_FOR_THE_GRAPH = re.compile(
     r"|\bpip install\b|\bif_unknown\b|\bsdk-workflow-|\b[0-9a-f]{8,}\b|https?://\w",
     re.IGNORECASE,
 )
+_ADDRESS = re.compile(r"https?://([\w.-]+(?::\d+)?)(?:[/?][^\s,;)]*?(?=[:.]?(?:[\s,;)]|$)))?", re.IGNORECASE)
 _IDS_IN_BRACKETS = re.compile(r"\s*\((?:task|job)s? [^()]*\)")
 
 
@@ -266,12 +274,13 @@ def _made(error: BatchError) -> str:
 
 
 def sentences_for_graph(text: str, ids: Mapping[str, str | None]) -> str:
-    """Those sentences of a client's text that are for the graph, without ids.
+    """Those sentences of a client's text that are for the graph, without ids, and with hosts for addresses.
 
     Args:
         ids: ``{"task": ..., "job": ...}``.
     """
-    kept = (_plain(sentence, ids) for sentence in re.split(r"(?<=[.!?])\s+", text.strip()))
+    text = _ADDRESS.sub(r"\1", text.strip())
+    kept = (_plain(sentence, ids) for sentence in re.split(r"(?<=[.!?])\s+", text))
     return " ".join(sentence for sentence in kept if sentence)
 
 
@@ -280,12 +289,12 @@ def failure_line(error: XaloraError) -> str:
 
     With the money, since a current ComfyUI shows a node's message only to who asks for it.
     """
-    money = words_for(error).money
-    if isinstance(error, BatchError):
-        # With those that were not sent for the same reason.
-        count = f", {error.total - len(error.finished)} of {error.total} {error.noun}s"
-        return f"failed{count}: {_brief(words_for(error.first).what)} {money}"
-    return f"failed: {_brief(words_for(error).what)} {money}".rstrip()
+    words = words_for(error)
+    if not isinstance(error, BatchError):
+        return _fitted("failed", words.what, words.money)
+    # With those that were not sent for the same reason.
+    count = f"{error.total - len(error.finished)} of {error.total} {error.noun}s"
+    return _fitted(f"failed, {count}", words_for(error.first).what, _brief_money(words.money))
 
 
 def failed_elements_line(
@@ -300,19 +309,30 @@ def failed_elements_line(
         some_paid: Tasks finished, and are paid for.
         some_go_on: Elements were stopped, and their tasks go on in the network.
     """
-    told = _summed_money(money, some_finished=some_paid)
+    told = _brief_money(_summed_money(money, some_finished=some_paid))
     if some_go_on:
         told = WENT_ON if told == NOTHING_CHARGED else f"{told} {WENT_ON}"
-    return f"failed, {which}: {_brief(what)} {told}"
+    return _fitted(f"failed, {which}", what, told)
 
 
-def _brief(what: str) -> str:
+def _fitted(failed: str, what: str, money: str) -> str:
+    room = LONGEST_ON_NODE - len(f"{failed}:  {money}")
+    return f"{failed}: {_brief(what, max(room, SHORTEST_ON_NODE))} {money}".rstrip()
+
+
+def _brief_money(money: str) -> str:
+    for whole, brief in _BATCH_ON_NODE.items():
+        money = money.replace(whole, brief)
+    return money
+
+
+def _brief(what: str, longest: int) -> str:
     """A sentence for the node: the details after a colon are in ComfyUI's own message."""
-    if len(what) <= LONGEST_ON_NODE:
+    if len(what) <= longest:
         return what
     beginning = what.partition(": ")[0]
     # A single name, as in "Parameter image: the input array holds no numbers", says nothing alone.
-    return sentence(_cut(beginning if len(beginning) >= SHORTEST_ON_NODE else what, LONGEST_ON_NODE))
+    return sentence(_cut(beginning if len(beginning) >= SHORTEST_ON_NODE else what, longest))
 
 
 def graph_error(

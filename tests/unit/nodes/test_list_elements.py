@@ -39,14 +39,14 @@ def test_a_failure_stays_with_what_all_elements_mean_for_the_money(
     line = "failed, 1 of 4 list elements: The network refuses these inputs."
     assert many.last_line() == f"{line} Nothing was charged."
     many.note_spent(some_paid=True)
-    assert many.last_line() == f"{line} Finished ones are kept and not paid again."
+    assert many.last_line() == f"{line} Finished ones are kept."
     failed = errors.TaskFailedError("failed", money="Whether that is charged is the network's decision.")
     many.note_failure(
         batch.BatchError("2 failed", money="", next_step="", errors={0: failed, 1: failed}, finished={2: "t"})
     )
     assert many.last_line() == (
         "failed, 2 of 4 list elements: The network refuses these inputs. "
-        "Finished ones are kept and not paid again. The network decides whether failed ones are charged."
+        "Finished ones are kept. Failed ones may be charged."
     )
 
 

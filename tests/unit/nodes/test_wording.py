@@ -105,7 +105,13 @@ def test_a_batch_is_told_by_its_first_error(
 ) -> None:
     failed = errors.TaskFailedError(EVENTS[0], money="Whether it is charged is theirs", task_id=TASK)
     lost = errors.AmbiguousCreateError(EVENTS[2], money=errors.MAY_BE_CHARGED, job_id=JOB)
-    for kinds in ([failed], [failed, failed], [failed, lost], [lost]):
+    on_node = "Failed ones may be charged."
+    for kinds, charged in (
+        ([failed], on_node),
+        ([failed, failed], on_node),
+        ([failed, lost], wording.SOME_CHARGED),
+        ([lost], wording.MAY_BE_CHARGED),
+    ):
         for finished in ({}, {5: "t-5"}):
             error = batch.BatchError(
                 EVENTS[3],
@@ -125,7 +131,10 @@ def test_a_batch_is_told_by_its_first_error(
             # With those that were not sent.
             assert line.startswith(f"failed, {6 - len(finished)} of 6 images: ")
             # A current ComfyUI shows the message only to who asks for it, the line to everybody.
-            assert line.endswith(wording.words_for(error).money)
+            assert line.endswith(charged)
+            assert ("Finished ones are kept." in line) == bool(finished)
+            # What three lines of a node have room for.
+            assert len(line) <= 130
 
 
 def test_a_batch_is_not_told_by_the_users_own_cancel(
@@ -151,7 +160,7 @@ def test_the_money_fits_on_the_node(wording: ModuleType, errors: ModuleType) -> 
         "failed: The network can't be reached, and this machine can't take over. Nothing was charged."
     )
     for error in every_error(errors):
-        assert len(wording.failure_line(error)) < 200
+        assert len(wording.failure_line(error)) <= 130
 
 
 def test_what_helps_is_kept(wording: ModuleType, errors: ModuleType) -> None:
@@ -190,6 +199,17 @@ def test_what_the_journal_has_is_told_without_code_or_ids(
     told = wording.sentences_for_graph(text, {"task": TASK, "job": JOB})
     assert not CODE.search(told)
     assert told.endswith("The file is damaged.")
+
+
+def test_an_address_is_told_by_its_host(wording: ModuleType) -> None:
+    for text, told in {
+        "The sequencer at http://127.0.0.1:80/v1 can't be reached: no answer.": (
+            "The sequencer at 127.0.0.1:80 can't be reached: no answer."
+        ),
+        "GET https://store.example/a.png?X-Signature=5f8c0536bd47: 404.": "GET store.example: 404.",
+        "It is not at https://store.example/a.png.": "It is not at store.example.",
+    }.items():
+        assert wording.sentences_for_graph(text, {}) == told
 
 
 def test_a_result_that_there_is_not_is_no_result_that_can_still_be_had(
