@@ -22,6 +22,7 @@ from .base import CATEGORY
 from .conversion.image_tensors import as_loaded, merged, split_batch
 from .execution.fallback_expansion import ncnn_model_named
 from .execution.node_progress import ResultSource, summary
+from .execution.node_run import size_of
 from .execution.open_subgraphs import open_subgraphs
 from .execution.wording import RETRIEVABLE, GraphError, Words, graph_error
 from .host import compat
@@ -196,7 +197,7 @@ class XaloraMergeImages(io.ComfyNode):
                 )
         alpha = [] if whole is None else split_batch(_element(whole, list_index))[1]
         images = merged(files, made[0], total[0], alpha)
-        show_report(told[0])
+        show_report(told[0], size_of(images))
         return io.NodeOutput(images)
 
 
@@ -230,8 +231,12 @@ class XaloraLocalVideo(io.ComfyNode):
         return io.NodeOutput(video, frames, float(components.frame_rate))
 
 
-def show_report(report: str) -> None:
-    """Show on the parent node what made its results and how long it took: its subgraph has ended."""
+def show_report(report: str, size: str = "") -> None:
+    """Show on the parent node what made its results and how long it took: its subgraph has ended.
+
+    Args:
+        size: Of its images.
+    """
     if not report:
         return
     told = json.loads(report)
@@ -242,6 +247,8 @@ def show_report(report: str) -> None:
         for job_id in job_ids:
             note_fallback(journal, job_id, engine, device)
     line = summary([ResultSource(**source) for source in told["sources"]], time.time() - told["began"])
+    if size:
+        line = f"{size}, {line}"
     compat.send_line(line, told["node_id"])
     log.info("node %s: %s", told["node_id"], line)
 

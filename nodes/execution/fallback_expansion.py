@@ -379,7 +379,7 @@ def _announce(parent: ParentNode, request: FallbackRequest, total: int, engine: 
         wording.money_of(request.errors, some_finished=bool(request.results)) if request.errors else "",
     )
     count = len(request.missing)
-    share = f"{count} of {total} are made by {engine}" if total > 1 else f"made by {engine}"
+    share = f"{count} of {total} are made by {engine}" if total > 1 else f"it is made by {engine}"
     compat.send_line(f"{request.reason}: {share}", parent.node_id)
     numbers = ", ".join(str(index + 1) for index in request.missing)
     money = charges_of(request.errors)

@@ -92,7 +92,7 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
 
     async def _value(self, outcomes: Sequence[RunResult]) -> ValueT:
         value = await run_decoding(lambda: self.decoder.close(outcomes))
-        self._size = _size_of(value)
+        self._size = size_of(value)
         return value
 
     def _summary(self, outcomes: Sequence[RunResult], seconds: float) -> str:
@@ -101,7 +101,7 @@ class _ResultLoop(TaskLoop["RunResult", ValueT]):
         return f"{self._size}, {line}" if self._size else line
 
 
-def _size_of(value: object) -> str:
+def size_of(value: object) -> str:
     """``1536 x 1024`` of an IMAGE; empty for other values."""
     shape: Sequence[int] = getattr(value, "shape", ())
     return f"{shape[2]} x {shape[1]}" if len(shape) == 4 else ""
