@@ -111,8 +111,11 @@ def test_running_without_a_key_asks_for_it(without_key: Workbench) -> None:
     expect(bench.node_line).to_have_text("failed: No API key is set. Nothing was charged.")
     # It takes the place of ComfyUI's own, which says the same.
     expect(page.locator(".p-dialog-mask")).to_have_count(0)
+    expect(page.get_by_test_id("error-overlay")).to_have_count(0)
     expect(dialog.locator("#xalora-key-input")).to_be_focused()
     bench.shot("no-key-run", themes=["dark"])
+    # Nor does it come later.
+    expect(page.get_by_test_id("error-overlay")).to_have_count(0)
     dialog.get_by_text("Another network").click()
     dialog.get_by_label("Endpoint").fill(bench.devnet.url)
     dialog.locator("#xalora-key-input").fill(bench.devnet.api_key)

@@ -73,7 +73,7 @@ def test_every_state_is_shown(seeded: Workbench) -> None:
     expect(seeded.row("kept").locator("img")).to_have_count(6)
     expect(seeded.row("failed")).to_contain_text("CUDA out of memory")
     expect(seeded.row("unknown")).to_contain_text("Unknown, may be charged")
-    expect(seeded.row("canceled")).to_contain_text("Canceled")
+    expect(seeded.row("canceled")).to_contain_text("Canceled, may be charged")
     expect(seeded.row("not_sent")).to_contain_text("Done on this machine (4x-UltraSharp)")
     seeded.shot("list")
 
@@ -223,6 +223,13 @@ def test_results_are_viewed(seeded: Workbench) -> None:
     expect(viewer.locator(".xalora-stage")).to_have_text("No result")
     expect(viewer).to_contain_text("if not, send it again")
     seeded.shot("viewer-unknown", themes=["dark"])
+    seeded.page.keyboard.press("Escape")
+
+    seeded.row("not_sent").locator(".xalora-task-main").click()
+    expect(facts).to_contain_text("Made bythis machine (4x-UltraSharp)")
+    # The request to the network has ended then, and took no time.
+    expect(facts).not_to_contain_text("Ended")
+    expect(facts).not_to_contain_text("In all")
 
 
 def test_everything_is_in_reach_of_the_keyboard(seeded: Workbench) -> None:

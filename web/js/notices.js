@@ -81,11 +81,14 @@ function takePlaceOfComfys(dialog, words) {
   look()
 }
 
-/** Close ComfyUI's dialog with these words; false where there is none. */
+/** Close ComfyUI's dialog with these words, or the card that current ones show in its place; false where there is neither. */
 function closeComfys(words) {
   const dialog = [...document.querySelectorAll('.p-dialog')].find((one) => words && one.textContent.includes(words))
   dialog?.querySelector('.p-dialog-close-button, button[aria-label^="Close"]')?.click()
-  return Boolean(dialog)
+  // It has none of the words: it advises to check the node's inputs.
+  const card = document.querySelector('[data-testid="error-overlay-dismiss"]')
+  card?.click()
+  return Boolean(dialog ?? card)
 }
 
 function sentence(text) {

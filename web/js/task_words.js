@@ -115,6 +115,7 @@ export function lineOf(row, now, t) {
   }
   // The money first: a narrow sidebar cuts the rest.
   if (row.state === 'unknown') return t('state.unknownLine')
+  if (row.state === 'canceled') return t('state.canceledLine')
   if (row.state === 'not_sent') return [t('state.notSentLine'), reason].filter(Boolean).join(' · ')
   if (!reason) return stateOf(row, t)
   return row.state === 'failed' ? reason : `${stateOf(row, t)} · ${reason}`
@@ -156,6 +157,8 @@ export function sizeOf(size, t) {
 export function factsOf(row, details, file, t, locale) {
   const about = (cost) => (cost ? t('fact.about', { cost }) : '')
   const time = (seconds) => new Date(seconds * 1000).toLocaleString(locale)
+  // Those of the request to the network, and not of what this machine has made.
+  const ended = madeHere(row) ? null : row.ended_at
   const between = (from, to) => (from && to && to > from ? duration(to - from, t) : '')
   const facts = [
     ['work', [kindOf(row, t), row.workflow ? t('fact.workflowId', { id: row.workflow }) : ''].filter(Boolean).join(' · ')],
@@ -167,10 +170,10 @@ export function factsOf(row, details, file, t, locale) {
     ['maker', row.group === 'done' || madeHere(row) ? makerOf(row, t) : ''],
     ['device', row.device ?? ''],
     ['created', time(row.created_at)],
-    ['ended', row.ended_at ? time(row.ended_at) : ''],
+    ['ended', ended ? time(ended) : ''],
     ['waited', between(row.submitted_at, row.started_at)],
-    ['ran', between(row.started_at, row.ended_at)],
-    ['total', row.seconds !== null ? duration(row.seconds, t) : ''],
+    ['ran', between(row.started_at, ended)],
+    ['total', ended && row.seconds !== null ? duration(row.seconds, t) : ''],
     ['usual', row.usual && row.group === 'active' ? span(row.usual, t) : ''],
     ['size', row.size ? bytes(row.size) : ''],
     ['taskId', row.task_id ?? ''],
