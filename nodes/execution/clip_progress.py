@@ -21,6 +21,13 @@ class ClipProgress:
         """Take in how far the video is; ``cost`` is that of its tasks by the user's prices, may be empty."""
         self._progress, self._cost = progress, cost
 
+    def results(self) -> tuple[int, int]:
+        """How many results there are, and of how many tasks."""
+        progress = self._progress
+        return (
+            (0, 0) if progress is None else (progress.tasks - progress.left + progress.made, progress.tasks)
+        )
+
     def bar(self, now: float) -> tuple[float, float]:
         """``(frames done, frames)``"""
         progress = self._progress

@@ -13,9 +13,11 @@ from weakref import WeakValueDictionary
 
 from ...xalora_client.concurrency import run_in_thread
 from ...xalora_client.engines.fallback import make_room
+from ...xalora_client.errors import XaloraError
 from ...xalora_client.prices import Sent, cost_of, cost_text
 from ..conversion.video_inputs import video_file
 from ..host import compat
+from .batch_plan import BatchError
 from .clip_progress import ClipProgress, summary
 from .running_node import RunningNode
 from .task_loop import RunOptions
@@ -62,7 +64,22 @@ class ClipRun(RunningNode[Path]):
 
     async def video_on_bridge(self) -> Any:
         """See :meth:`.RunningNode.on_bridge`; a VIDEO on disk."""
-        path = await self.on_bridge()
+        try:
+            path = await self.on_bridge()
+        except XaloraError as error:
+            finished, total = self._progress.results()
+            if not 0 < finished < total:
+                raise
+            # Which tells that the finished ones are kept.
+            raise BatchError(
+                error.what,
+                money=error.money,
+                next_step=error.next_step,
+                errors={finished: error},
+                finished=dict.fromkeys(range(finished), ""),
+                noun="frame",
+                total=total,
+            ) from error
         video = compat.InputImpl.VideoFromFile(str(path))
         _in_use[path.name] = video
         return video

@@ -165,3 +165,20 @@ def test_a_frame_that_the_network_can_not_make_is_made_here(
     else:
         # Without an upscale model of this machine there is nothing that could.
         assert "this machine can't take over" in told(comfyui, record)
+
+
+def test_a_video_that_fails_tells_what_is_kept(
+    comfyui: ComfyUI, devnet: SessionDevnet, tmp_path: Path
+) -> None:
+    _, name = clip(comfyui, tmp_path)
+    devnet.add_fault("miner:failed:n=2,3,4")
+    record = comfyui.run(graph(name, fallback="never", max_in_flight=1))
+    assert record.status == "error"
+    assert record.texts_of("2")[-1].text == (
+        "failed, 5 of 6 frames: The network could not make this."
+        " Finished ones are kept. Failed ones may be charged."
+    )
+    assert "Finished ones are kept and not paid again." in record.error["exception_message"]
+    devnet.clear_faults()
+    assert comfyui.run(graph(name, fallback="never")).status == "success"
+    assert devnet.new_stats()["tasks"] == {"failed": 3, "finished": 6}
