@@ -47,13 +47,17 @@ class Reporter:
             await asyncio.sleep(REFRESH_SECONDS)
 
     def show(self, preview: Image.Image | None = None) -> None:
-        """Send what has changed since the last call, and the preview unless one was sent a moment ago."""
+        """Send what has changed since the last call, and the preview.
+
+        The preview is left out where one was sent a moment ago, unless it is the last one, which stays: that
+        of an image in tiles would lack some.
+        """
         if self._closed:
             return
         now = monotonic()
-        if preview is not None and not self._previews.takes(now):
-            preview = None
         bar, line = self._progress.bar(now), self._progress.line(now)
+        if preview is not None and bar[0] < bar[1] and not self._previews.takes(now):
+            preview = None
         if bar != self._shown_bar or preview is not None:
             self._shown_bar = bar
             picture = ("JPEG", preview, None) if preview is not None else None

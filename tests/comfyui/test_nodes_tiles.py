@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pytest
 from graphs import doubled, dump, fresh_seed, image, node, noise, told
 from harness import ComfyUI, ComfyUIFactory, SessionDevnet
+from PIL import Image
 
 SIZE = {"width": 900, "height": 600}
 TILES = 6
@@ -36,6 +38,16 @@ def test_a_batch_of_large_images_is_the_tiles_of_each(comfyui: ComfyUI, devnet: 
     (row,) = [row for row in listed if row["prompt"] == record.prompt_id]
     assert row["whole"]["label"] == "upscale 2 images"
     assert row["whole"]["parts"] == {"done": 2 * TILES}
+
+
+def test_the_last_preview_has_all_tiles(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
+    """They all come within the pause between two previews."""
+    devnet.task_seconds = 0.5
+    record = comfyui.run(graph(fresh_seed(), max_in_flight=TILES))
+    assert record.status == "success"
+    with Image.open(BytesIO(record.previews[-1].data)) as preview:
+        brightness = np.asarray(preview.convert("L").resize((30, 20), Image.Resampling.BOX))
+    assert brightness.min() > 50
 
 
 def test_an_image_that_a_request_takes_is_one_task(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
