@@ -146,7 +146,7 @@ class TaskService:
         return row
 
     async def details(self, record_id: int) -> dict[str, Any]:
-        """What the view of one task shows beside its row; see :func:`.details_of`.
+        """What the view of one task shows beside its row, see :func:`.details_of`, and its ``has_input``.
 
         Raises:
             NoSuchTaskError: It was forgotten.
@@ -160,7 +160,8 @@ class TaskService:
         record, prices, sent = await clients.read(looked_up)
         async with self._previewing:
             sizes = [await run_decoding(partial(size_of, file)) for file in record.files]
-        return details_of(record, prices, sent, sizes)
+        has_input = await run_in_thread(lambda: has_input_preview(record.job_id), SIDEBAR_READS)
+        return {**details_of(record, prices, sent, sizes), "has_input": has_input}
 
     async def file(self, record_id: int, index: int) -> Path | None:
         """A file of a kept result; None where there is none with this index."""

@@ -54,6 +54,7 @@ def lose_an_answer(bench: Workbench) -> None:
 def test_a_lost_answer_is_sent_again_where_the_user_says_so(bench: Workbench) -> None:
     lose_an_answer(bench)
     viewer = view(bench, "unknown")
+    expect(viewer.get_by_role("img", name="Input image")).to_be_visible()
     viewer.get_by_role("button", name="Send again").click()
     expect(viewer).to_contain_text("The next run of its node sends it again.")
     bench.shot("lost-answer", themes=["dark"])

@@ -88,6 +88,20 @@ def test_every_word_can_be_read(seeded: Workbench, theme: str) -> None:
     assert [one for one in contrasts if one[2] < 4.5] == []
 
 
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_every_word_of_the_empty_panel_can_be_read(bench: Workbench, theme: str) -> None:
+    """With buttons for what comes first, with a key and without."""
+    with bench.theme(theme):
+        for action in ("Add Upscale Image", "Enter API key"):
+            panel = bench.open_panel()
+            expect(panel.get_by_role("button", name=action)).to_be_visible()
+            contrasts = bench.page.evaluate(CONTRASTS)
+            assert action in [words for words, _, _ in contrasts]
+            assert [one for one in contrasts if one[2] < 4.5] == []
+            bench.close_panel()
+            bench.post("/xalora/key/remove")
+
+
 def test_what_is_changed_elsewhere_appears_by_itself(seeded: Workbench) -> None:
     """By another process: the command line, say."""
     seeded.open_panel()
@@ -435,7 +449,9 @@ def test_an_example_opens_beside_the_sidebar_with_its_words(bench: Workbench, pa
 
 def test_a_network_out_of_reach_is_told(bench: Workbench) -> None:
     bench.devnet.stop_sequencer()
-    assert bench.post("/xalora/key/test")["outcome"] == "unreachable"
+    verdict = bench.post("/xalora/key/test")
+    assert verdict["outcome"] == "unreachable"
+    assert verdict["message"].startswith(f"{bench.devnet.url.removeprefix('http://')} does not answer")
     panel = bench.open_panel()
     banner = panel.locator(".xalora-banner")
     expect(banner).to_contain_text("be reached")

@@ -99,7 +99,7 @@ export function createTaskView(context) {
     update(shown, index, total) {
       row = shown
       parts = context.partsOf(row)
-      const stamp = `${row.version} ${row.leased} ${row.error ?? ''} ${row.actions} ${parts && JSON.stringify(parts)}`
+      const stamp = `${row.version} ${row.leased} ${row.has_input} ${row.error ?? ''} ${row.actions} ${parts && JSON.stringify(parts)}`
       if (stamp !== shownVersion) {
         shownVersion = stamp
         showFixed()

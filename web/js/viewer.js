@@ -69,7 +69,7 @@ export function openViewer(row, context) {
     previous.disabled = at <= 0 && file === 0
     next.disabled = at < 0 || (at >= ids.length - 1 && file >= row.files.length - 1)
     position.textContent = row.files.length > 1 ? t('viewer.fileOf', { index: file + 1, count: row.files.length }) : ''
-    const stamp = `${row.id} ${file} ${row.files.length}`
+    const stamp = `${row.id} ${file} ${row.files.length} ${row.has_input}`
     if (stamp !== shown) {
       shown = stamp
       fill(stage, mediaOf(row, file, service, t))
@@ -90,6 +90,12 @@ export function openViewer(row, context) {
       (found) => {
         if (looked !== stamp) return
         details = { ...found, of }
+        // The picture of the input is drawn after the request, whose last change may have come before.
+        if (found.has_input && !row.has_input) {
+          row = { ...row, has_input: true }
+          store.put(row)
+          show()
+        }
         showSide()
       },
       (error) => console.warn('[Xalora]', error.message)
@@ -228,7 +234,7 @@ function compared(before, after, t) {
 }
 
 function adviceFor(row, t) {
-  const key = row.wish ? row.wish : row.state === 'unknown' ? 'unknown' : row.evicted ? 'evicted' : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
+  const key = row.wish ? row.wish : row.state === 'unknown' ? 'unknown' : row.evicted ? (row.whole ? 'evictedPart' : 'evicted') : row.group === 'active' && !row.leased ? 'nobodyWaits' : null
   return key ? t(`advice.${key}`) : ''
 }
 
