@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from graphs import doubled, dump, fresh_seed, image, node, noise
-from harness import ComfyUI, ComfyUIFactory, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
 
 from xalora_client.journal import Journal, Record, TaskState
 
@@ -14,11 +15,16 @@ BATCH = 8
 IN_FLIGHT = 3
 
 
-def sent(comfyui: ComfyUI) -> list[Record]:
-    """The records of the tasks that the journal has an id for."""
+def records_of(comfyui: ComfyUI) -> list[Record]:
+    """All records of the journal."""
     state = comfyui.root / "xalora-state"
     with Journal.open(state / "journal.sqlite3", state / "results") as journal:
-        return [record for record in journal.records() if record.task_id is not None]
+        return journal.records()
+
+
+def sent(comfyui: ComfyUI) -> list[Record]:
+    """The records of the tasks that the journal has an id for."""
+    return [record for record in records_of(comfyui) if record.task_id is not None]
 
 
 def upscale_graph() -> dict[str, Any]:
@@ -207,3 +213,57 @@ def test_who_gives_up_a_new_one_gets_the_earlier_one(comfyui: ComfyUI, devnet: S
     assert record.status == "success"
     assert record.texts_of("2")[-1].text.endswith("(kept result, nothing sent)")
     assert devnet.new_stats()["creates"] == 2
+
+
+def test_killed_in_any_phase_of_a_task_it_is_paid_once_and_its_result_shown(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
+) -> None:
+    devnet.reset()
+    comfyui = comfyui_factory({"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key})
+
+    def killed(fault: str | None, reached: Callable[[RunRecord], object], **more: Any) -> dict[str, Any]:
+        devnet.reset()
+        if fault is not None:
+            devnet.add_fault(fault)
+        else:
+            devnet.task_seconds = 3
+        graph = upscale_graph()
+        graph["2"]["inputs"]["fallback"] = "never"
+        reached(comfyui.start({**graph, **more}))
+        comfyui.kill()
+        devnet.clear_faults()
+        comfyui.restart()
+        return graph
+
+    def shown(graph: dict[str, Any]) -> None:
+        record = comfyui.run(graph)
+        assert record.status == "success", record.describe()
+        (given,) = noise(graph["1"]["inputs"]["seed"])
+        assert np.abs(record.array("3")[0] - doubled(given)).max() <= 1 / 255
+        assert devnet.new_stats()["creates"] == 1
+
+    def until_asked(record: RunRecord) -> None:
+        devnet.wait_for(lambda _: devnet.new_stats()["endpoints"].get("task_create", 0) > 0, timeout=60)
+
+    def until_held_back(record: RunRecord) -> None:
+        until_asked(record)
+        while TaskState.PREPARED not in {one.state for one in records_of(comfyui)}:
+            assert comfyui.alive
+
+    def until_kept(record: RunRecord) -> None:
+        record.wait_for("executing", node="4")
+        while not any(one.is_kept and one.task_id in devnet.new_task_ids() for one in sent(comfyui)):
+            assert comfyui.alive
+
+    # Before the create: the network takes it later.
+    shown(killed("task_create:503:retry_after=20", until_held_back))
+    # During it, the user says what is to become of it.
+    graph = killed("task_create:delay_after:seconds=600", until_asked)
+    assert "answer was lost" in comfyui.run(graph).error["exception_message"]
+    press(comfyui, tasks_of(comfyui)[0], "send_again")
+    shown(graph)
+    shown(killed(None, lambda record: record.wait_for_text("running", node="2")))
+    shown(killed("result:slow:seconds=600", lambda record: record.wait_for_text("downloading", node="2")))
+    # The result is here, and a node that blocks keeps ComfyUI from taking it.
+    blocking = node("XaloraTestBlock", seconds=600.0, nonce=str(fresh_seed()))
+    shown(killed(None, until_kept, **{"4": blocking, "5": node("XaloraTestClock", value=["4", 0])}))

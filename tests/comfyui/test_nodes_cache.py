@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from graphs import doubled, dump, fresh, fresh_seed, image, node, noise
-from harness import ComfyUI, SessionDevnet
+from harness import ComfyUI, ComfyUIFactory, SessionDevnet
 from PIL import Image
 
 
@@ -23,6 +23,30 @@ def test_unchanged_inputs_are_not_sent_again(comfyui: ComfyUI, devnet: SessionDe
     assert again.status == "success"
     assert again.cached >= {"1", "2"}
     assert devnet.new_stats()["creates"] == 1
+
+
+@pytest.mark.parametrize("arguments", [("--cache-none",), ("--cache-lru", "2")], ids=["none", "lru"])
+def test_with_a_smaller_cache_the_same_graph_sends_nothing_either(
+    comfyui_factory: ComfyUIFactory, devnet: SessionDevnet, arguments: tuple[str, ...]
+) -> None:
+    devnet.reset()
+    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+    comfyui = comfyui_factory(env, arguments)
+    prompt = {
+        "1": image(fresh_seed()),
+        "2": upscale(),
+        "3": dump(["2", 0]),
+        "4": node("XaloraSubmitUpscale", image=["2", 0]),
+        "5": node("XaloraCollect", task=["4", 0]),
+        "6": dump(["5", 0]),
+        "7": node("XaloraTextToImage", prompt=fresh(), lora_name="any", seed=1),
+        "8": dump(["7", 0]),
+    }
+    first, second = comfyui.run(prompt), comfyui.run(prompt)
+    assert first.status == second.status == "success"
+    for output in ("3", "6", "8"):
+        np.testing.assert_array_equal(first.array(output), second.array(output))
+    assert devnet.new_stats()["creates"] == 3
 
 
 def test_a_kept_result_answers_where_comfyui_has_forgotten(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
