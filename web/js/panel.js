@@ -308,6 +308,7 @@ export class Panel {
       t,
       service,
       now: () => store.now(),
+      isPart: (row) => row.whole !== null && row.whole.id === store.whole?.id,
       partsOf: (row) => (row.whole && !store.whole ? store.parts.get(row.whole.id) : null),
       canShowNode: host.canShowNode,
       actions: this._actions

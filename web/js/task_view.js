@@ -1,7 +1,7 @@
 /** The row of one task in the list. */
 
 import { icon, iconButton, make, setAttribute, setText } from './dom.js'
-import { ageOf, iconOf, kindOf, lineOf, partsLine, progressOf, stateOf, titleOf, toneOf, wholeTitle } from './task_words.js'
+import { ageOf, iconOf, kindOf, lineOf, partTitle, partsLine, progressOf, stateOf, titleOf, toneOf, wholeTitle } from './task_words.js'
 
 const TONE_ICONS = { good: 'check', bad: 'exclamation-triangle', note: 'minus-circle', idle: 'pause', busy: '' }
 
@@ -10,6 +10,7 @@ const TONE_ICONS = { good: 'check', bad: 'exclamation-triangle', note: 'minus-ci
  * @param {Function} context.t Looks up texts.
  * @param {import('./service.js').Service} context.service
  * @param {() => number} context.now The server's time in seconds.
+ * @param {(row: object) => boolean} context.isPart Whether a row stands among the parts of its whole.
  * @param {(row: object) => object|null} context.partsOf For a row that stands for a whole: how many parts of it are in each group.
  * @param {(row: object) => boolean} context.canShowNode
  * @param {object} context.actions `open`, `cancel`, `resume`, `forget`, `copy`, `showNode`, each given the row; for a whole
@@ -84,7 +85,8 @@ export function createTaskView(context) {
   }
 
   function shownTitle() {
-    return parts ? wholeTitle(row.whole) : titleOf(row, t)
+    if (parts) return wholeTitle(row.whole)
+    return context.isPart(row) ? partTitle(row, t) : titleOf(row, t)
   }
 
   function shownTone() {

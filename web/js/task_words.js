@@ -20,12 +20,22 @@ export function kindOf(row, t) {
 export function titleOf(row, t) {
   const label = row.label.trim()
   if (!label || label === row.type) return kindOf(row, t)
-  return label.charAt(0).toUpperCase() + label.slice(1)
+  return capitalized(label)
 }
 
 /** The title of what many tasks make together. */
 export function wholeTitle(whole) {
-  return whole.label.charAt(0).toUpperCase() + whole.label.slice(1)
+  return capitalized(whole.label)
+}
+
+/** The title of a part, where the whole's stands above it: `Frame 7`. */
+export function partTitle(row, t) {
+  const before = `${row.whole.label}, `
+  return row.label.startsWith(before) ? capitalized(row.label.slice(before.length)) : titleOf(row, t)
+}
+
+function capitalized(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1)
 }
 
 /** How many parts of a whole are under way, done, and without a result. */
