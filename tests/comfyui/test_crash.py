@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from graphs import doubled, dump, fresh_seed, image, node, noise
 from harness import ComfyUI, ComfyUIFactory, RunRecord, SessionDevnet
 
@@ -215,6 +216,7 @@ def test_who_gives_up_a_new_one_gets_the_earlier_one(comfyui: ComfyUI, devnet: S
     assert devnet.new_stats()["creates"] == 2
 
 
+@pytest.mark.timeout(900)  # ComfyUI starts six times
 def test_killed_in_any_phase_of_a_task_it_is_paid_once_and_its_result_shown(
     comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
 ) -> None:

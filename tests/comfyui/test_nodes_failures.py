@@ -130,8 +130,7 @@ def test_the_last_line_is_true_of_all_elements_of_a_list(comfyui: ComfyUI, devne
     assert record.status == "error"
     assert devnet.new_stats()["tasks"] == {"finished": 3}
     assert record.texts_of("2")[-1].text == (
-        "failed, 1 of 4 list elements: The network refuses these inputs. "
-        "Finished ones are kept and not paid again."
+        "failed, 1 of 4 list elements: The network refuses these inputs. Finished ones are kept."
     )
 
 

@@ -174,7 +174,7 @@ def test_lanczos_does_it_where_it_is_named(comfyui: ComfyUI, devnet: SessionDevn
     first, last = lines(record)[-2:]
     assert f": 2 of 2 are made by {LANCZOS}" in first, first
     assert first.startswith("The network can't be reached: "), first
-    assert last.startswith("2 in ") and last.endswith(f"by {LANCZOS}"), last
+    assert last.startswith("80 x 60, 2 in ") and last.endswith(f"by {LANCZOS}"), last
     assert LANCZOS in comfyui.unread_log()
     assert made_here(comfyui, record) == ["not_sent", "not_sent"]
 

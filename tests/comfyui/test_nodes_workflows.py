@@ -106,7 +106,7 @@ def test_a_definition_runs_here_image_by_image(comfyui: ComfyUI, devnet: Session
     assert record.status == "success", record.describe()
     np.testing.assert_allclose(record.array("3"), record.array("5"), atol=1e-6)
     assert [blocked["node_id"] for blocked in record.blocked] == ["6"]
-    assert record.texts_of("2")[-1].text.startswith("3 in ")
+    assert record.texts_of("2")[-1].text.startswith("40 x 30, 3 in ")
     assert "Sharpen on this machine (cpu)" in record.texts_of("2")[-1].text
     assert devnet.new_stats()["endpoints"]["task_create"] == 0
 

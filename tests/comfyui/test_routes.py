@@ -132,6 +132,7 @@ def test_a_task_of_a_node_is_listed_with_all_that_is_shown(comfyui: ComfyUI) -> 
         "sizes": [{"width": 96, "height": 64, "frames": 1, "fps": None}],
         "cost": None,
         "run": {"tasks": 1, "cost": None},
+        "has_input": True,
     }
 
 
