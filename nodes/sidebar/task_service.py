@@ -160,8 +160,7 @@ class TaskService:
         record, prices, sent = await clients.read(looked_up)
         async with self._previewing:
             sizes = [await run_decoding(partial(size_of, file)) for file in record.files]
-        has_input = await run_in_thread(lambda: has_input_preview(record.job_id), SIDEBAR_READS)
-        return {**details_of(record, prices, sent, sizes), "has_input": has_input}
+        return {**details_of(record, prices, sent, sizes), "has_input": has_input_preview(record.job_id)}
 
     async def file(self, record_id: int, index: int) -> Path | None:
         """A file of a kept result; None where there is none with this index."""
