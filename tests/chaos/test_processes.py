@@ -223,7 +223,7 @@ def cancel_delays(crowd: Crowd, network: Network) -> list[float]:
     return sorted(delays)
 
 
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(14400)
 async def test_processes_that_are_killed_and_stopped_pay_for_each_task_once_and_lose_none(
     tmp_path: Path, share: float, note: Callable[[str, str], None]
 ) -> None:

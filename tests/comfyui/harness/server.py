@@ -223,6 +223,8 @@ class ComfyUI(Client):
         return {
             **own,
             "PYTHONUNBUFFERED": "1",
+            # ComfyUI starts some forty times: its files are compiled once.
+            "PYTHONDONTWRITEBYTECODE": "",
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "XALORA_TEST_END_WITH_STDIN": "1",
