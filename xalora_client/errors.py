@@ -142,7 +142,12 @@ class NetworkError(XaloraError):
 
 
 class XaloraConnectionError(NetworkError):
-    """The sequencer could not be reached; the request never left this machine."""
+    """The sequencer could not be reached; the request never left this machine.
+
+    ``reason`` is why, in the words of the connection ("connection refused"); empty where nothing is known.
+    """
+
+    reason: str = ""
 
 
 class AuthenticationError(NetworkError):

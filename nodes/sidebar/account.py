@@ -164,8 +164,8 @@ async def _test(pair: Settings) -> dict[str, Any]:
     except AuthenticationError as error:
         outcome, message = "refused", error.what
     except XaloraConnectionError as error:
-        # Its cause: the page says itself what can't be reached.
-        outcome, message = "unreachable", error.what.partition("can't be reached: ")[2] or error.what
+        # The page says itself what can't be reached.
+        outcome, message = "unreachable", error.reason or error.what
     except ConfigurationError:
         raise
     except XaloraError as error:

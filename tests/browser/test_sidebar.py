@@ -121,7 +121,7 @@ def test_what_is_changed_elsewhere_appears_by_itself(seeded: Workbench) -> None:
 def test_filters_and_search_narrow_the_list(seeded: Workbench) -> None:
     panel = seeded.open_panel()
     filters = panel.get_by_role("group", name="Show")
-    filters.get_by_role("button", name="Failed").click()
+    filters.get_by_role("button", name="No result").click()
     expect(seeded.rows).to_have_count(4)
     filters.get_by_role("button", name="Active").click()
     expect(panel).to_contain_text("Nothing in progress")
@@ -358,7 +358,7 @@ def test_a_clip_is_one_row_that_opens_its_frames(bench: Workbench) -> None:
     back = panel.get_by_role("button", name="Back to all tasks: Upscale waves.mp4")
     expect(back).to_be_focused()
     bench.shot("clip-frames")
-    panel.get_by_role("button", name="Failed 2", exact=True).click()
+    panel.get_by_role("button", name="No result 2", exact=True).click()
     expect(bench.rows).to_have_count(2)
     panel.get_by_role("button", name="All 7", exact=True).click()
     expect(bench.rows).to_have_count(7)

@@ -30,7 +30,7 @@ IS_OPEN = (
     f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
     f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
 )
-_MADE_HERE = f"({GROUP} = 'failed' AND engine IS NOT NULL AND engine <> 'xalora')"
+MADE_HERE = f"({GROUP} = 'failed' AND engine IS NOT NULL AND engine <> 'xalora')"
 
 _AT_NETWORK = "state = 'submitted' AND cancel_requested_at IS NULL"
 
@@ -43,11 +43,11 @@ NAMED: Mapping[str, str] = {
     "fetching": f"state = 'finished' AND {GROUP} = 'active'",
     "kept": f"{GROUP} = 'done' AND files <> '[]'",
     "evicted": f"{GROUP} = 'done' AND files = '[]'",
-    "failed": f"state = 'failed' AND NOT {_MADE_HERE}",
-    "canceled": f"state = 'canceled' AND NOT {_MADE_HERE}",
-    "not_sent": f"state = 'not_sent' AND NOT {_MADE_HERE}",
+    "failed": f"state = 'failed' AND NOT {MADE_HERE}",
+    "canceled": f"state = 'canceled' AND NOT {MADE_HERE}",
+    "not_sent": f"state = 'not_sent' AND NOT {MADE_HERE}",
     "unknown": "state = 'unknown'",
-    "made_here": f"{_MADE_HERE} AND state <> 'unknown'",
+    "made_here": f"{MADE_HERE} AND state <> 'unknown'",
     "upscaler": "task_type = 'upscaler'",
     "txt2img": "task_type = 'txt2img'",
     "txt2vid": "task_type = 'txt2vid'",

@@ -8,15 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from .queries import GROUP
+from .queries import GROUP, MADE_HERE
 from .spending import Read
 
 
 def parts_of(read: Read, whole_ids: Collection[str]) -> dict[str, dict[str, int]]:
-    """For each of these wholes, how many of its parts are in each of the groups of `Record.group`."""
+    """For each of these wholes, how many of its parts are in each of the groups of `Record.group`.
+
+    A part that failed and was tried again counts by the later try, and one that was made here as done.
+    """
+    later = (
+        "SELECT 1 FROM entries AS later WHERE later.fingerprint = part.fingerprint"
+        " AND later.whole_id = part.whole_id AND later.id > part.id"
+    )
     query = (
-        f"SELECT whole_id, {GROUP} AS among, count(*) AS count FROM entries"
-        " WHERE whole_id IN (SELECT value FROM json_each(?)) GROUP BY 1, 2"
+        f"SELECT whole_id, CASE WHEN {MADE_HERE} THEN 'done' ELSE {GROUP} END AS among, count(*) AS count"
+        " FROM entries AS part WHERE whole_id IN (SELECT value FROM json_each(?))"
+        f" AND NOT ({GROUP} = 'failed' AND EXISTS ({later})) GROUP BY 1, 2"
     )
     counts: dict[str, dict[str, int]] = {}
     for row in read(query, (json.dumps(list(whole_ids)),)) if whole_ids else ():

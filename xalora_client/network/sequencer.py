@@ -307,13 +307,15 @@ class Network:
     ) -> XaloraConnectionError:
         default = " (the default, since XALORA_WORKFLOW_URL is not set)"
         hint = default if self._url == DEFAULT_WORKFLOW_URL else ""
-        return XaloraConnectionError(
+        error = XaloraConnectionError(
             f"The sequencer at {self._url}{hint} can't be reached: {cause}",
             money=money,
             next_step="Check the connection, the proxy settings and XALORA_WORKFLOW_URL, then try again.",
             task_id=task_id,
             job_id=job_id,
         )
+        error.reason = str(cause)
+        return error
 
     def _refusal(
         self,

@@ -60,6 +60,18 @@ def test_the_parts_of_a_whole_are_listed_and_counted_by_its_id(journal: Journal)
     assert parts_of(journal.read, []) == {}
 
 
+def test_a_part_that_was_tried_again_counts_by_its_last_try(journal: Journal) -> None:
+    end(journal, claim(journal, frame(1), "job-1"), "failed")
+    done(journal, frame(1), "job-2")
+    end(journal, claim(journal, frame(2), "job-3"), "canceled")
+    end(journal, claim(journal, frame(2), "job-4"), "failed")
+    send(journal, claim(journal, frame(3), "job-5"), "task-5")
+    made_here = end(journal, claim(journal, frame(4), "job-6"), "failed")
+    note(journal, made_here.id, Event.FELL_BACK, engine="pillow", device="cpu")
+    assert parts_of(journal.read, [CLIP.id]) == {CLIP.id: {"done": 2, "failed": 1, "active": 1}}
+    assert journal.count(whole_id=CLIP.id) == 6
+
+
 def test_a_whole_counts_once_in_each_group_that_it_has_parts_in(journal: Journal) -> None:
     assert rows_by_group(journal.read) == ({"active": 0, "done": 0, "failed": 0}, 0)
     done(journal, frame(0, None), "job-0")
