@@ -926,7 +926,8 @@ class AsyncXalora:
     ) -> list[Outcome]:
         """Do several tasks at once and give back how each ended, in the order given.
 
-        One failure does not disturb the others. A cancelled call cancels all of them. Equal tasks are one.
+        One failure does not disturb the others. A cancelled call cancels all of them. Equal tasks are one,
+        unless they generate without a seed, or `again` asks for new ones.
 
         Args:
             max_in_flight: How many at the same time; default: the setting.
@@ -1073,7 +1074,7 @@ async def _result(
         # What is merely out of sight runs on: it is paid for, and this machine may fail at it, too.
         if not is_given_up or is_status_unavailable(error):
             raise
-        late = await caller.give_up(error)
+        late = await caller.give_up(error, timeout, deadline)
         if late is None:
             raise
         return late

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import ServiceError, TaskCanceledError, XaloraError
 from ..events import EventCallback
-from ..journal.rules import Ending, Happened
+from ..journal.rules import Ending, Happened, Phase
 from ..network.sequencer import NOT_CONFIRMED
 from ..network.status import CANCELED, FINISHED, WAITING
 from ..results import RunResult, WorkflowTaskResult
@@ -22,6 +22,9 @@ from .job import Job
 
 T = TypeVar("T")
 
+Join = Callable[[Job, "float | None"], None]
+"""Joins a job, given when a cancel of its task was asked for that is under way, None where there is none."""
+
 CONFIRM_SECONDS = 3.0
 """How long a caller that gives a task up waits for the network to confirm the cancel."""
 
@@ -30,8 +33,8 @@ class Caller:
     """Waits for a job with a deadline of its own; leaving does not disturb others who wait.
 
     Args:
-        find: Finds the job, or makes one, and says when a cancel of its task was asked for that is under way,
-            None where there is none; asked again where a job came to nothing by somebody else's doing.
+        find: Finds the job, or makes one, and has the caller join it in the same step; asked again where a
+            job came to nothing by somebody else's doing.
         wants_files: Whether the result's files are wanted on this disk.
         on_event: Told each step.
         cancels: Whether a cancelled caller cancels the remote task; asked at that time.
@@ -45,7 +48,7 @@ class Caller:
 
     def __init__(
         self,
-        find: Callable[[], Awaitable[tuple[Job, float | None]]],
+        find: Callable[[Join], Awaitable[None]],
         *,
         wants_files: bool,
         on_event: EventCallback | None,
@@ -63,29 +66,38 @@ class Caller:
         self._claims = claims
         self._wishes_ended_before: int | None = None
         self._cancel_asked_at: float | None = None
+        self._is_in = False
 
     async def __aenter__(self) -> Caller:
-        await self._join()
+        try:
+            await self._find(self._join)
+        except BaseException as error:
+            # It may be cancelled after the job was joined, and before it hears of that.
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if isinstance(error, asyncio.CancelledError) and not is_stranded() and self._cancels():
+            is_cancelled = self._is_in and isinstance(error, asyncio.CancelledError)
+            if is_cancelled and not is_stranded() and self._cancels():
                 await self.job.cancel(Happened.WISHED, CONFIRM_SECONDS)
         finally:
             self._leave()
 
-    async def _join(self) -> None:
-        job, self._cancel_asked_at = await self._find()
-        self.job = job
+    def _join(self, job: Job, cancel_asked_at: float | None) -> None:
+        self.job, self._cancel_asked_at, self._is_in = job, cancel_asked_at, True
         job.tell(self._joined)
         self._wishes_ended_before = None if job.state.wish is None else job.cancellation.wishes_ended
         if self._on_event is not None:
             job.events.subscribe(self._on_event)
 
     def _leave(self) -> None:
+        if not self._is_in:
+            return
+        self._is_in = False
         if self._on_event is not None:
             self.job.events.unsubscribe(self._on_event)
         self.job.tell(self._left)
@@ -111,7 +123,7 @@ class Caller:
             if not (job.state.ending is Ending.CANCELED and self._is_older_cancel(job)):
                 return task_id
             self._leave()
-            await self._join()
+            await self._find(self._join)
 
     async def answer(self, timeout: float | None, *, deadline: float | None = None) -> WorkflowTaskResult:
         """The network's answer once the task has ended, in whichever way; nothing is downloaded.
@@ -171,7 +183,7 @@ class Caller:
                 if not (is_canceled and self._is_older_cancel(job)):
                     return value
             self._leave()
-            await self._join()
+            await self._find(self._join)
 
     def _is_older_cancel(self, job: Job) -> bool:
         if not self._claims or job.was_canceled_before:
@@ -199,23 +211,30 @@ class Caller:
 
     # --- giving up ----------------------------------------------------------------------------------------
 
-    async def give_up(self, error: XaloraError) -> RunResult | None:
+    async def give_up(self, error: XaloraError, timeout: float, deadline: float) -> RunResult | None:
         """Have the task canceled, since this caller takes no more part in it; at most 3 s.
 
         Nothing happens to a task that somebody else waits for, here or in another process.
 
         Args:
             error: Why; it is told where the cancel was confirmed.
+            timeout: Seconds that the caller waits in all.
+            deadline: When they end; a result that is on its way is waited for until then, and for 3 s.
 
         Returns:
             The result, should the task have finished meanwhile; else None.
+
+        Raises:
+            TaskTimeoutError: It has finished, and its result is not here in time.
+            ResultError: It has finished, and its result can't be had.
         """
-        deadline = monotonic() + CONFIRM_SECONDS
+        deadline = max(deadline, monotonic() + CONFIRM_SECONDS)
         job = self.job
         await job.cancel(Happened.WISHED, CONFIRM_SECONDS)
         if job.status == FINISHED:
             await _wait(job.fetched, deadline)
-        if job.state.ending is Ending.RESULT:
+            if not job.fetched.done():
+                raise messages.timed_out(job, timeout) from error
             return job.fetched.result()
         if job.status == CANCELED:
             messages.add_canceled(error)
@@ -250,7 +269,8 @@ class Caller:
             await job.cancellation.until_pursued(CONFIRM_SECONDS)
         if job.cancellation.answer is not None and job.cancellation.lapse is None:
             return job.cancellation.answer
-        if job.is_done and job.state.ending is not Ending.OUT_OF_SIGHT:
+        is_over = job.is_done and job.state.ending is not Ending.OUT_OF_SIGHT
+        if is_over or job.state.phase is Phase.FETCHING:
             # Raises where the network does not know the task.
             answer = job.answered.result()
             return {"task_id": task_id, "msg": f"The task is {answer.status}."}

@@ -84,9 +84,11 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     except BaseException as error:  # noqa: BLE001  # whatever ends the create is noted, a cancellation too
         await _not_created(job, error)
         return
+    is_anothers = job.is_anothers(task_id)
     # Noted before anything else is done about it: a cancel leaves at once, and the note can't be lost.
     noted = journal.accepted(record_id, task_id)
-    job.accept(task_id)
+    if not is_anothers:
+        job.accept(task_id)
     try:
         await asyncio.shield(asyncio.wrap_future(noted))
     except AnothersIdError as error:
@@ -98,6 +100,8 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
     except JournalError as error:
         # It runs on all the same, and is paid for.
         logger.warning("%s", error)
+    if is_anothers:
+        job.accept(task_id)
     logger.info("task %s (job %s) submitted", task_id, job.job_id)
     usual = job.pacing.usual_seconds
     job.events.emit(Submitted(job_id=job.job_id, task_id=task_id, usual_seconds=usual))

@@ -31,7 +31,7 @@ from ..results import WorkflowTaskResult
 from ..tasks import WorkflowTask
 from ..transfer.upload import LONGEST_SIGNATURE, ImageDelivery
 from . import messages
-from .callers import Caller
+from .callers import Caller, Join
 from .cancellation import CANCEL_SECONDS
 from .claims import KEPT_SECONDS, claim, read, withdraw
 from .job import Job, Tools, end_of, release_with
@@ -105,14 +105,14 @@ class Dispatcher:
         """
         prepared: PreparedTask | None = None
 
-        async def find() -> tuple[Job, float | None]:
+        async def find(join: Join) -> None:
             nonlocal prepared
             if prepared is None:
                 prepared = await self._prepare(task, deadline)
             # The journal's own words on why it took too long come first.
             late = None if deadline is None else deadline + LATE_SECONDS
-            finding = self._job_for(prepared, options, deadline, interval)
-            return await _before(
+            finding = self._join_job_for(prepared, options, deadline, interval, join)
+            await _before(
                 finding, late, lambda waited: messages.not_sent_in_time(None, waited - LATE_SECONDS)
             )
 
@@ -139,10 +139,9 @@ class Dispatcher:
             TaskTimeoutError: The deadline came first.
         """
 
-        async def find() -> tuple[Job, float | None]:
-            finding = self._job_of_task(task_id, credentials, interval, wants_files)
-            late = lambda waited: messages.not_looked_up(task_id, waited)  # noqa: E731
-            return await _before(finding, deadline, late), None
+        async def find(join: Join) -> None:
+            finding = self._join_job_of(task_id, credentials, interval, wants_files, join)
+            await _before(finding, deadline, lambda waited: messages.not_looked_up(task_id, waited))
 
         return Caller(find, wants_files=wants_files, on_event=on_event, cancels=cancels, claims=False)
 
@@ -155,10 +154,18 @@ class Dispatcher:
             lambda waited: messages.not_sent_in_time(None, waited),
         )
 
-    async def _job_for(
-        self, prepared: PreparedTask, options: ClaimOptions, deadline: float | None, interval: float | None
-    ) -> tuple[Job, float | None]:
-        """The job of the record that answers, and when a cancel under way of its task was asked for."""
+    async def _join_job_for(
+        self,
+        prepared: PreparedTask,
+        options: ClaimOptions,
+        deadline: float | None,
+        interval: float | None,
+        join: Join,
+    ) -> None:
+        """Have the caller join the job of the record that answers.
+
+        The job is found, or made, and joined in one step: a job that nobody has joined has nobody to end it.
+        """
         kind = await self._kind(prepared.kind)
         claim = await self._claim(prepared, options, deadline)
         if claim.action == "unknown" and options.if_unknown == "resend":
@@ -178,13 +185,16 @@ class Dispatcher:
         under_way = self._under_way(record.id)
         if under_way is not None:
             under_way.take_lease(claim.lease)
-            return under_way, asked_at
+            join(under_way, asked_at)
+            return
         job = self._new_job(record, claim.lease, prepared.credentials, kind, interval)
         if claim.action == "kept":
-            return self._give_out(job, record, claim.lease, is_whole), None
+            self._give_out(job, record, claim.lease, is_whole)
+            join(job, None)
+            return
         sent = prepared if claim.action == "send" else None
         job.begin(sent, self._delivery, _lifetime(prepared.task.timeout_seconds))
-        return job, asked_at
+        join(job, asked_at)
 
     async def _settled(self, record: Record, credentials: Credentials) -> IfUnknown:
         """What to do about a task that the network did not know any more, once it was asked again.
@@ -202,9 +212,15 @@ class Dispatcher:
         self.journal.note(record.id, Event.ACCEPTED, task_id=record.task_id, at=record.submitted_at or time())
         return "stop"
 
-    async def _job_of_task(
-        self, task_id: str, credentials: Credentials | None, interval: float | None, wants_files: bool
-    ) -> Job:
+    async def _join_job_of(
+        self,
+        task_id: str,
+        credentials: Credentials | None,
+        interval: float | None,
+        wants_files: bool,
+        join: Join,
+    ) -> None:
+        """Have the caller join the job of a task, found or made in the same step."""
         url = self._settings.sequencer_url
         record = await read(lambda: self.journal.find(task_id=task_id, sequencer_url=url))
         if record is not None and wants_files and record.delivered and not record.files:
@@ -212,19 +228,22 @@ class Dispatcher:
             self.journal.note(record.id, Event.WANTED)
         under_way = self._with_task_id(task_id) or (record and self._under_way(record.id))
         if under_way:
-            return under_way
+            join(under_way, None)
+            return
         credentials = credentials or self.credentials_for(task_id)
         kind = await self._kind(record.work.kind) if record is not None else TaskKind()
         lease = await self._lease(record)
         is_whole = record is not None and bool(record.files) and await self._check(record, lease)
         if (under_way := self._with_task_id(task_id)) is not None:
             self.journal.leave(lease)
-            return under_way
+            join(under_way, None)
+            return
         job = self._new_job(record, lease, credentials, kind, interval, task_id)
         if record is not None and record.files:
-            return self._give_out(job, record, lease, is_whole)
-        job.begin(None, self._delivery, 0.0)
-        return job
+            self._give_out(job, record, lease, is_whole)
+        else:
+            job.begin(None, self._delivery, 0.0)
+        join(job, None)
 
     def _new_job(
         self,
@@ -248,6 +267,7 @@ class Dispatcher:
             pacing=pacing,
             task_id=task_id or (record.task_id if record is not None else None),
             in_doubt=record is not None and record.in_doubt,
+            is_anothers=lambda given: self._with_task_id(given) is not None,
         )
         if credentials != self._credentials:
             job.accepted.add_done_callback(lambda accepted: self._remember(accepted, credentials))
@@ -277,7 +297,7 @@ class Dispatcher:
             self.journal.leave(lease)
             raise
 
-    def _give_out(self, job: Job, record: Record, lease: str, is_whole: bool) -> Job:
+    def _give_out(self, job: Job, record: Record, lease: str, is_whole: bool) -> None:
         """Have the kept files answer if they are whole; else they are fetched anew."""
         if is_whole:
             self._jobs.pop(record.id, None)
@@ -290,7 +310,7 @@ class Dispatcher:
                 job.accepted.set_result(record.task_id)
                 job.answered.set_result(WorkflowTaskResult(record.task_id, "finished", record.result))
             job.events.emit(done_again(result))
-            return job
+            return
         self.journal.note(record.id, Event.FILES_GONE)
         if record.task_id is None:
             job.tell(Happened.NO_FILES)
@@ -301,7 +321,6 @@ class Dispatcher:
                 job_id=record.job_id,
             )
         job.begin(None, self._delivery, 0.0)
-        return job
 
     def _under_way(self, record_id: int) -> Job | None:
         job = self._jobs.get(record_id)

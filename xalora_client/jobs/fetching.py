@@ -45,6 +45,9 @@ logger = logging.getLogger("xalora_client")
 NOT_FOUND_PAUSES = (1.0, 2.0, 5.0)
 """Seconds before each further try at a result that is not there: stores lag behind what miners say."""
 
+BROKEN_PAUSE = 2.0
+"""Seconds before a file that came broken is fetched once more."""
+
 NO_RESULT_PAUSES = (1.0, 2.0, 5.0, 10.0, 12.0)
 """The same before each further question about a task that has finished and has no result yet."""
 
@@ -123,7 +126,7 @@ class Fetcher:
             dest = stem if len(places) == 1 else stem.with_name(f"{stem.name}-{index}")
             try:
                 files.append(await self._brought(job, answer.task_id, places[index], dest, files))
-            except ResultLocationError as refusal:
+            except (ResultLocationError, ResultFormatError) as refusal:
                 refusals.append(refusal)
             except ResultDownloadError as missing:
                 if missing.status_code not in _ASKED_ABOUT:
@@ -294,7 +297,10 @@ class Fetcher:
             except ResultTooLargeError:
                 raise
             except ResultFormatError:
-                # Broken on its way, perhaps: twice the same means that the miner wrote it so.
+                if url[:5].lower() == "data:":
+                    raise
+                # Broken on its way, or not all there yet, perhaps: twice means that the miner wrote it so.
+                await asyncio.sleep(BROKEN_PAUSE)
                 path = await once()
         except BaseException:
             self._journal.evict()

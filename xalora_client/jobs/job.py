@@ -107,6 +107,7 @@ class Job:
         pacing: When to ask for the status.
         task_id: Known from the start for a task taken up again.
         in_doubt: An earlier create may have made a task.
+        is_anothers: Whether a task id is that of another job of this client.
 
     Attributes:
         accepted: The task id.
@@ -126,9 +127,11 @@ class Job:
         pacing: Pacing,
         task_id: str | None = None,
         in_doubt: bool = False,
+        is_anothers: Callable[[str], bool] = lambda _: False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.credentials = credentials
+        self.is_anothers = is_anothers
         self.job_id = job_id
         self.record_id = record_id
         self.task_id = task_id

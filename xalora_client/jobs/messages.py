@@ -106,14 +106,17 @@ def timed_out(job: Job, timeout: float) -> TaskTimeoutError:
 
 def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskTimeoutError:
     """A caller's time to wait is over before anything was sent; ``timeout`` is what was left of it."""
-    waited = round(timeout, 2)
-    within = f"within the {waited:g} s of waiting" if waited > 0 else "within the time to wait"
     return TaskTimeoutError(
-        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent {within}{why}",
+        f"{f'Job {job_id}' if job_id else 'The task'} could not be sent {_within(timeout)}{why}",
         money=NOTHING_CHARGED,
         next_step="Try again later, or wait longer.",
         job_id=job_id,
     )
+
+
+def _within(timeout: float) -> str:
+    waited = round(timeout, 2)
+    return f"within the {waited:g} s of waiting" if waited > 0 else "within the time to wait"
 
 
 def unforeseen(job: Job, error: Exception) -> UnexpectedError:
@@ -121,7 +124,7 @@ def unforeseen(job: Job, error: Exception) -> UnexpectedError:
     unexpected = UnexpectedError.of(error)
     unexpected.job_id, unexpected.task_id = job.job_id, job.task_id
     if job.task_id is not None:
-        unexpected.money = RUNS_ON
+        unexpected.money = STILL_RETRIEVABLE if job.status == FINISHED else RUNS_ON
         unexpected.next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
     return unexpected
 
@@ -129,8 +132,8 @@ def unforeseen(job: Job, error: Exception) -> UnexpectedError:
 def not_looked_up(task_id: str, timeout: float) -> TaskTimeoutError:
     """A caller's time to wait is over while the journal, held by another program, is waited for."""
     return TaskTimeoutError(
-        f"Task {task_id} could not be looked up in the journal within the {round(timeout, 2):g} s of waiting",
-        money=RUNS_ON,
+        f"Task {task_id} could not be looked up in the journal {_within(timeout)}",
+        money="The task itself is not affected.",
         next_step=f"Take it up again by its id: `xalora resume {task_id}`.",
         task_id=task_id,
     )
@@ -151,8 +154,8 @@ def closed(job: Job) -> ClientClosedError:
     """The client was closed while a caller waited."""
     what = "The client was closed while it waited for "
     if job.task_id is not None:
-        what += f"task {job.task_id}"
-        money = RUNS_ON
+        what += f"{'the result of ' if job.status == FINISHED else ''}task {job.task_id}"
+        money = STILL_RETRIEVABLE if job.status == FINISHED else RUNS_ON
         next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
     elif job.may_be_created:
         what += f"the network's answer to the create of job {job.job_id}"

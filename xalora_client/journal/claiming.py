@@ -37,9 +37,11 @@ def decide_claim(
     if row is None or state is TaskState.UNKNOWN or (state is TaskState.PREPARED and nobody_sends):
         if folder.refusal is not None:
             raise folder.refusal
-        if state is TaskState.PREPARED and limit.is_set:
-            today = sent_since(change.read, midnight_before(change.now), limit.unpriced)
-            limit.check(today, work.task_type, work.workflow_id)
+        midnight = midnight_before(change.now)
+        again = row if state is TaskState.UNKNOWN else None
+        # One of today that is sent again counts already.
+        if limit.is_set and (again is None or (again["sent_at"] or again["created_at"]) < midnight):
+            limit.check(sent_since(change.read, midnight, limit.unpriced), work.task_type, work.workflow_id)
         record_id = row["id"] if row else change.insert(work, job_id)
         change.update(record_id, run_id=options.run_id)
         return _claimed(change, "send", record_id)

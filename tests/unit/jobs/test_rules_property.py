@@ -450,7 +450,7 @@ class Machine(RuleBasedStateMachine):
             raise AssertionError(f"paid twice: {caller.work} is there as record {row['id']} ({row['state']})")
 
     def claimed(self, process: Process, caller: Caller, claim: Claim) -> None:
-        """As `Dispatcher._job_for`."""
+        """As `Dispatcher._join_job_for`."""
         caller.claiming = None
         record = claim.record
         if claim.action == "unknown":

@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from journal_steps import LONG, claim, end, finish, leave, send, work
+from journal_steps import LONG, claim, end, finish, leave, send, unknown, work
 
 from xalora_client.errors import DailyLimitError
-from xalora_client.journal import Claim, Journal
+from xalora_client.journal import Claim, Event, Journal
 from xalora_client.journal.spending import last_run, sent_in, sent_since, spending
 from xalora_client.prices import DailyLimit, Sent
 
@@ -75,6 +75,25 @@ def test_a_day_ends_at_midnight(path: Path, results: Path) -> None:
             claim(journal, 1, "job-1")
         clock[0] += DAY
         assert claim(journal, 1, "job-1").action == "send"
+
+
+def test_a_create_of_yesterday_that_is_sent_again_counts_today(path: Path, results: Path) -> None:
+    clock = [1_700_000_000.0]
+    with Journal.open(path, results, wall_clock=lambda: clock[0]) as journal:
+        journal.daily_limit = DailyLimit(tasks=1)
+        unknown(journal, 0, "job-0")
+        # Of today, it counts already.
+        claimed = claim(journal, 0, "job-1", if_unknown="resend")
+        assert claimed.action == "send"
+        send(journal, claimed, None)
+        journal.note(claimed.record.id, Event.ANSWER_LOST, error="connection reset")
+        leave(journal, claimed)
+        clock[0] += DAY
+        finish(journal, send(journal, claim(journal, 1, "job-2"), "task-2"))
+        with pytest.raises(DailyLimitError):
+            claim(journal, 0, "job-3", if_unknown="resend")
+        # It stays as it was.
+        assert claim(journal, 0, "job-3").action == "unknown"
 
 
 def test_tasks_of_a_network_that_costs_nothing_do_not_count(journal: Journal) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from journals import PATIENCE, leases, until
 from programs import RUN, program
-from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, task
+from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, status, task
 
 from xalora_client import (
     AsyncXalora,
+    ClientClosedError,
     NetworkError,
     TaskCanceledError,
     TaskNotKnownError,
@@ -29,7 +30,10 @@ from xalora_client import (
     events,
 )
 from xalora_client.client import HostOptions
+from xalora_client.errors import STILL_RETRIEVABLE
+from xalora_client.jobs import hub
 from xalora_client.jobs.cancellation import Cancellation
+from xalora_client.jobs.dispatcher import Dispatcher
 from xalora_client.journal import Journal, TaskState
 from xalora_client.media.inputs import PreparedImage, prepare_image
 from xalora_client.network.sequencer import NOT_CONFIRMED
@@ -647,3 +651,76 @@ async def test_a_wait_that_begins_amid_a_cancel_and_is_canceled_too_takes_nothin
         waiting.cancel()
         await asyncio.wait({leaving, waiting}, timeout=PATIENCE)
         await until(lambda: handle.task_id in network.canceled)
+
+
+async def test_a_call_cancelled_just_as_its_task_is_claimed_cancels_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job has been found and begun, and the call has not gone on yet."""
+    join = Dispatcher._join_job_for
+
+    async def join_and_be_cancelled(*arguments: Any) -> None:
+        await join(*arguments)
+        for call in list(hub._callers):
+            asyncio.get_running_loop().call_soon(call.cancel)
+
+    monkeypatch.setattr(Dispatcher, "_join_job_for", join_and_be_cancelled)
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(asyncio.CancelledError):
+            await client.run(task(), timeout=PATIENCE, fallback="never")
+        await until(lambda: client._dispatcher.is_idle)
+        assert len(network.canceled) == network.created
+        assert not client.journal.records(is_open=True)
+
+
+async def test_a_cancel_does_not_reach_the_task_whose_id_another_was_answered_with() -> None:
+    network = ScriptedNetwork()
+    hold = asyncio.Event()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        first = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        network.on_create = lambda body: Answer(200, {"task_id": "t-1"}, hold=hold)
+        second = asyncio.create_task(client.run(task("dog"), fallback="never"))
+        await until(lambda: sequencer.count("task_create") == 2)
+        second.cancel()
+        # The wish is there when the answer comes.
+        await until(lambda: any(job.state.wish for job in client._dispatcher._live()))
+        hold.set()
+        await asyncio.wait({second}, timeout=PATIENCE)
+        network.finish()
+        assert (await first).task_id == "t-1"
+    assert network.cancels == []
+
+
+# --- finished meanwhile -------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_by_id_amid_the_download_says_that_the_task_is_finished() -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: network.created)
+        network.results["t-1"] = f"{sequencer.url}/never.png"
+        await until(lambda: client.journal.records()[0].state is TaskState.FINISHED)
+        assert (await client.cancel_task("t-1"))["msg"] == "The task is finished."
+        await client.close()
+        with pytest.raises(ClientClosedError, match="the result of task t-1") as caught:
+            await running
+        assert caught.value.money == STILL_RETRIEVABLE
+    assert network.cancels == []
+
+
+@pytest.mark.parametrize("ends_by", [{"queue_limit": 0.5}, {"timeout": 0.5, "on_timeout": "cancel"}])
+async def test_a_task_that_finishes_as_it_is_given_up_is_told_as_finished(ends_by: dict[str, Any]) -> None:
+    network = ScriptedNetwork(lambda task_id: status("waiting"))
+
+    def finishes(task_id: str) -> Answer:
+        network.results[task_id] = f"{sequencer.url}/never.png"
+        return Answer(409, {"message": "has finished"})
+
+    network.on_cancel = finishes
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(TaskTimeoutError, match="has finished, and its result was not here") as caught:
+            await client.run(task(), fallback="never", **{"timeout": 2.0, **ends_by})
+        assert caught.value.money == STILL_RETRIEVABLE

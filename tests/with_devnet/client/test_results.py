@@ -14,6 +14,7 @@ import pytest
 import scripted
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from journals import until
 from PIL import Image
 from scripted import KEY, PICTURE, Answer, ScriptedNetwork, ScriptedSequencer, status, task
 
@@ -63,6 +64,7 @@ class Store:
 @pytest.fixture
 async def store(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
     monkeypatch.setattr("xalora_client.jobs.fetching.NOT_FOUND_PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr("xalora_client.jobs.fetching.BROKEN_PAUSE", 0.01)
     # The store has another port than the sequencer, on the same machine.
     monkeypatch.setenv("XALORA_RESULT_HOSTS", "127.0.0.1")
     store = Store()
@@ -397,3 +399,29 @@ async def test_an_odd_address_ends_its_own_task_alone(tmp_path: Path, address: s
     assert len(odd) == 1
     assert odd[0].task_id == "t-1"
     assert network.cancels == []
+
+
+async def test_a_broken_file_of_several_costs_itself_alone(store: Store) -> None:
+    """It is paid for with the others, which are given out."""
+    store.files = {"/whole.png": png(), "/cut.png": png()[:-20], "/empty.png": b""}
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        handle = await client.submit(task())
+        network.results["t-1"] = [f"{store.url}{path}" for path in store.files]
+        result = await handle.result()
+        assert [file.read_bytes() for file in result.files] == [png()]
+        again = await client.run(task(), reuse=True, fallback="never")
+        assert again.files == result.files
+    assert network.created == 1
+
+
+async def test_a_file_that_is_not_all_there_yet_is_fetched_again(store: Store) -> None:
+    store.files = {"/a.png": b""}
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        handle = await client.submit(task())
+        network.results["t-1"] = f"{store.url}/a.png"
+        waiting = asyncio.create_task(handle.result())
+        await until(lambda: store.asked)
+        store.files["/a.png"] = png()
+        assert (await waiting).files[0].read_bytes() == png()

@@ -91,8 +91,8 @@ def resume(
                     settings,
                     journal,
                     runner.run,
-                    lambda: screen.note("Interrupted; the tasks run on in the network."),
-                    lambda: "\nEnded at once; the tasks run on in the network.\n",
+                    lambda: screen.note("Interrupted; no task is canceled."),
+                    lambda: "\nEnded at once; no task is canceled.\n",
                 )
             elif not chosen:
                 screen.say("No open tasks.")

@@ -13,6 +13,7 @@ from ...client import open_journal
 from ...config import load_settings
 from ...errors import (
     NOTHING_CHARGED,
+    RUNS_ON,
     STILL_RETRIEVABLE,
     AmbiguousCreateError,
     ConfigurationError,
@@ -269,9 +270,17 @@ def _forget(journal: Journal, record: Record, *, force: bool) -> None:
     if not journal.forget([record.id]).result():
         raise ConfigurationError(
             f"Another process works on {record.work.label} (job {record.job_id})",
-            money=NOTHING_CHARGED,
+            money=_money(record),
             next_step="Wait until that process has ended.",
         )
+
+
+def _money(record: Record) -> str:
+    if record.task_id is not None:
+        return STILL_RETRIEVABLE if record.state is TaskState.FINISHED else RUNS_ON
+    if record.state in (TaskState.PREPARED, TaskState.NOT_SENT):
+        return NOTHING_CHARGED
+    return "It may exist and be charged."
 
 
 def _outcome(document: dict[str, Any], before: Record | None) -> str:
@@ -290,7 +299,8 @@ async def _cancel(
         kind = AmbiguousCreateError if record.state is TaskState.UNKNOWN else ConfigurationError
         raise kind(
             f"{record.work.label}: its task id is not known ({state_text(record)}), so it can't be canceled",
-            money="Look for the job in your account." if kind is AmbiguousCreateError else NOTHING_CHARGED,
+            money=_money(record),
+            next_step="Look for the job in your account." if kind is AmbiguousCreateError else "",
             job_id=record.job_id,
         )
     answer = await client.cancel_task(known_as, task=task)
