@@ -3,7 +3,7 @@
 import { openDialog } from './dialog.js'
 import { copyText, fill, fillAs, icon, iconButton, make, setText, textButton } from './dom.js'
 import { pictureUrl } from './task_view.js'
-import { factsOf, fileNameOf, iconOf, stateOf, titleOf, toneOf } from './task_words.js'
+import { factsOf, fileNameOf, iconOf, madeHere, stateOf, titleOf, toneOf } from './task_words.js'
 
 const COPIED = { seed: 'copySeed', taskId: 'copyId', jobId: 'copyJobId' }
 
@@ -216,8 +216,14 @@ function mediaOf(row, index, service, t) {
     'div',
     { class: 'xalora-stage-empty' },
     picture ? make('img', { class: 'xalora-media xalora-media-input', src: picture, alt: t('viewer.input') }) : icon(iconOf(row)),
-    make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : row.group === 'active' ? 'viewer.noResultYet' : 'viewer.noResult') })
+    make('span', { class: 'xalora-hint', text: t(picture ? 'viewer.input' : whyNoMedia(row)) })
   )
+}
+
+function whyNoMedia(row) {
+  if (row.group === 'active') return 'viewer.noResultYet'
+  if (row.evicted) return 'state.evicted'
+  return madeHere(row) ? 'viewer.notKept' : 'viewer.noResult'
 }
 
 /** Both pictures over each other, and a slider for how much of the first is seen. */
