@@ -72,6 +72,8 @@ def _base_url(url: str) -> str:
         raise ValueError("it must begin with http:// or https://")
     if not names_host(url) or re.search(r"\s", url):
         raise ValueError("the address has no host, or no valid port")
+    if "?" in url or "#" in url:
+        raise ValueError("paths are added to the address, so it can't have a ? or a #")
     return url
 
 
@@ -573,10 +575,15 @@ def _refuse_redirection(settings: Settings, sources: Mapping[str, str]) -> None:
 def _env_variables(path: Path) -> dict[str, Any] | None:
     """The settings in a ``.env`` file, None where there is no file."""
     text = _env_text(path)
-    return None if text is None else _variables(dotenv_values(stream=io.StringIO(text)))
+    if text is None:
+        return None
+    values = _variables(dotenv_values(stream=io.StringIO(text)))
+    as_written = _variables(dotenv_values(stream=io.StringIO(text), interpolate=False))
+    return values | {name: as_written[name] for name in _SECRETS if name in as_written}
 
 
 _SECRETS = ("api_key", "store_secret_access_key")
+_QUOTED = re.compile(r"""\s*(["'])(.+)\1\s*""", re.DOTALL)
 
 
 def hide_secrets(arguments: Any) -> None:
@@ -588,11 +595,15 @@ def hide_secrets(arguments: Any) -> None:
 
 
 def _variables(environment: Mapping[str, str | None]) -> dict[str, Any]:
-    """The fields of :class:`Settings` among the variables; case is ignored, blank values count as unset."""
+    """The fields of :class:`Settings` among the variables; case is ignored, blank values count as unset.
+
+    Quotes around a value are not part of it: ``docker run --env-file`` leaves them there.
+    """
     found: dict[str, Any] = {}
     for name, value in environment.items():
         if name.upper().startswith(ENV_PREFIX) and value and value.strip():
-            found[name[len(ENV_PREFIX) :].lower()] = value
+            quoted = _QUOTED.fullmatch(value)
+            found[name[len(ENV_PREFIX) :].lower()] = quoted[2] if quoted else value
     hide_secrets(found)
     return found
 

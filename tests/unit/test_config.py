@@ -14,7 +14,7 @@ from xalora_client import (
     load_settings,
     parse_api_key,
 )
-from xalora_client.config import DEFAULT_WORKFLOW_URL, may_have_key
+from xalora_client.config import DEFAULT_WORKFLOW_URL, Credentials, may_have_key
 from xalora_client.key_file import login_file
 
 
@@ -85,6 +85,26 @@ def test_the_env_file_of_the_working_directory_is_read(tmp_path: Path) -> None:
     assert load_settings().settings.credentials().consumer_id == "bob"
 
 
+def test_a_key_in_an_env_file_is_what_is_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOLDER", "here")
+    lines = "XALORA_API_KEY='bob#s3${FOLDER}cret'\nXALORA_STORE_REGION=${FOLDER}-1\n"
+    (tmp_path / ".env").write_text(lines)
+    settings = load_settings().settings
+    assert settings.credentials().api_key == "s3${FOLDER}cret"
+    assert settings.store_region == "here-1"
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_around_a_variable_are_not_part_of_it(monkeypatch: pytest.MonkeyPatch, quote: str) -> None:
+    monkeypatch.setenv("XALORA_API_KEY", f'{quote}bob#it\'s"so"{quote}')
+    monkeypatch.setenv("XALORA_STATE_DIR", f"{quote}/data/x{quote}")
+    settings = load_settings().settings
+    assert settings.credentials() == Credentials("bob", 'it\'s"so"')
+    assert settings.state_dir == Path("/data/x").absolute()
+
+
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
 def test_blank_variables_count_as_unset(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
     monkeypatch.setenv("XALORA_API_KEY", blank)
@@ -146,7 +166,16 @@ def test_the_default_network_is_known_with_a_slash_at_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://", "http:///", "http://host:70000", "http://bob:s3/cret@host", "http://[::1"]
+    "url",
+    [
+        "http://",
+        "http:///",
+        "http://host:70000",
+        "http://bob:s3/cret@host",
+        "http://[::1",
+        "http://host/api?token=s3",
+        "http://host/#s3",
+    ],
 )
 def test_an_address_without_a_proper_host_is_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ConfigurationError, match="XALORA_WORKFLOW_URL") as caught:

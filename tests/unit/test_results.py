@@ -92,6 +92,8 @@ GLB_BASE64 = base64.b64encode(b"glTF" + bytes(60)).decode()
         # Letters of base64 that begin as no file are a key.
         ("results/" + "a" * 80, ["results/" + "a" * 80]),
         ("[" * 50_000, []),
+        ("\ufeffhttps://r/a.png\u200b\n", ["https://r/a.png"]),
+        ('\ufeff{"url": "https://r/a.png"}', ["https://r/a.png"]),
     ],
 )
 def test_every_form_is_understood(result: Any, references: list[str]) -> None:
@@ -108,6 +110,9 @@ def test_every_form_is_understood(result: Any, references: list[str]) -> None:
         ("a%20b c.png", ["a%2520b%20c.png"]),
         ("ä.png", ["%C3%A4.png"]),
         ("a\ud83d.png", ["a%3F.png"]),
+        ("a.png?sig=a%2Fb&x=1", ["a.png?sig=a%2Fb&x=1", "a.png%3Fsig%3Da%252Fb%26x%3D1"]),
+        ("why?.png#1", ["why%3F.png%231"]),
+        ("out\\sub\\a.png", ["out%5Csub%5Ca.png", "out/sub/a.png"]),
     ],
 )
 def test_a_bare_key_is_joined_to_the_base_url_and_encoded_once(key: str, urls: list[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..concurrency import DaemonThreads
-from ..config import DEFAULT_WORKFLOW_URL, Credentials, no_key
+from ..config import DEFAULT_WORKFLOW_URL, Credentials, names_host, no_key
 from ..errors import InputImageError, InvalidTaskError, NoMinerError
 from ..journal import Work
 from ..journal.records import INPUTS, without_queries
@@ -108,6 +108,11 @@ async def prepare(task: WorkflowTask, default: Credentials | None, sequencer_url
     for name, image in given_images.items():
         if is_remote(image):
             _check_json({name: image})
+            if str(image)[:5].lower() != "data:" and not names_host(str(image)):
+                raise InputImageError(
+                    f"Parameter {name}: the image's URL has no host, or no valid port",
+                    next_step="Correct the URL.",
+                )
             digests[name] = str(image)
         else:
             preparing = asyncio.get_running_loop().run_in_executor(_threads, prepare_image, image)

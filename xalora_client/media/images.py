@@ -314,6 +314,9 @@ def _in_plain_mode(image: Image.Image) -> Image.Image:
 def _in_16_bits(image: Image.Image) -> Image.Image:
     """An I;16 image of one of 32-bit numbers. Raises BrokenMediaError where their range is not known."""
     values, tags = np.asarray(image), _tiff_tags(image)
+    if image.mode == "I" and image.format is None and values.min() >= 0 and values.max() <= 255:
+        # Of no file: what `convert("I")` makes of 8 bits. Read as 16 bits, it would be black.
+        return Image.fromarray(values.astype(np.uint8))
     if image.mode == "I" and not tags and values.min() >= 0 and values.max() <= 65535:
         # Pillow opened a 16-bit PNG as 32-bit before 10.3 or so.
         return Image.fromarray(values.astype(np.uint16))

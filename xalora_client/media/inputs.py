@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,6 @@ from .tiff import read_deep_tiff
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 """A URL (http, https or data:), a path, encoded bytes, a Pillow image, an array, or a torch tensor."""
 
-_REMOTE_SCHEMES = frozenset({"http", "https", "data"})
 # Formats of inputs beside those of results. Pillow's others run external programs or are detected too loosely
 # for untrusted files.
 _OTHER_FORMATS = ("BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF", "QOI")
@@ -88,7 +86,10 @@ class _Opened:
 
 def is_remote(image: object) -> bool:
     """Whether an input image is a URL (http, https or data:), which is sent unchanged."""
-    return isinstance(image, str) and urlsplit(image[:64]).scheme.lower() in _REMOTE_SCHEMES
+    if not isinstance(image, str):
+        return False
+    start = image[:8].lower()
+    return start.startswith(("http://", "https://")) or (start.startswith("data:") and "," in image)
 
 
 def prepare_image(image: ImageInput) -> PreparedImage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import string
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,8 @@ _OTHER_FILES = (
 )
 # Between the URLs of one text. Looked for only where a run of them begins, else a long one takes for ever.
 _SEPARATORS = re.compile(r"(?<![\s,;|])[\s,;|]+(?=https?://)", re.IGNORECASE)
+# Around a text; to Python a byte order mark is no whitespace.
+_BLANKS = f"{string.whitespace}\ufeff\u200b\u00a0"
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{32,}={0,2}")
 
 
@@ -69,7 +72,7 @@ def _references(result: Any, depth: int) -> Iterator[str]:
     if depth == 0:
         return
     if isinstance(result, str):
-        yield from _in_text(result.strip(), depth)
+        yield from _in_text(result.strip(_BLANKS), depth)
     elif isinstance(result, Mapping):
         yield from _in_object(result, depth)
     elif isinstance(result, Sequence):
@@ -228,8 +231,9 @@ def miner_of(reference: str, task_id: str) -> str | None:
 def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple[str, ...]:
     """The URLs behind a reference, the likeliest first; a bare storage key is joined to the base URL.
 
-    A key that is percent-encoded already is looked for as it stands, and then by its letters; a path from the
-    root is also looked for at the root of the base URL's host, and ``//host/path`` at that host.
+    A key that is percent-encoded already, or has a query, is looked for as it stands, and then by its
+    letters; one with the backslashes of Windows also with slashes. A path from the root is also looked for at
+    the root of the base URL's host, and ``//host/path`` at that host.
 
     Raises:
         ResultLocationError: The key leads out of the folder that the base URL names.
@@ -255,6 +259,11 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
     urls = [by_letters]
     if "%" in key and _ENCODED_KEY.fullmatch(key):
         urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
+    path, _, query = key.partition("?")
+    if _ENCODED_KEY.fullmatch(path) and _QUERY.fullmatch(query):
+        urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
+    if "\\" in key:
+        urls.append(f"{result_base_url.rstrip('/')}/{quote(key.replace(chr(92), '/'), errors='replace')}")
     if reference.startswith("/"):
         with suppress(ValueError):
             elsewhere = urljoin(result_base_url, reference)
@@ -265,6 +274,9 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
 
 _OTHER_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _ENCODED_KEY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})+")
+
+
+_QUERY = re.compile(r"[!\"$-~]+")
 
 
 def shown_reference(reference: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 import ssl
 import urllib.request
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +23,7 @@ MAX_CONNECTIONS = 64
 MOST_CANCELS = 1000
 MAX_HEADER_BYTES = 64 * 1024
 """The longest line of an answer's head; fronts add policies longer than aiohttp's own limit of 8190 bytes."""
+MOST_HEADERS = 1024
 USER_AGENT = f"xalora-python/{__version__}"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -69,8 +73,35 @@ def environment_proxy(url: str) -> str | None:
     # A proxy elsewhere can't reach this machine's own servers, whatever NO_PROXY says.
     if not parts.hostname or is_loopback(url) or urllib.request.proxy_bypass(parts.hostname):
         return None
+    excepted = urllib.request.getproxies_environment().get("no", "").lower()
+    port = 443 if parts.scheme == "https" else 80
+    with suppress(ValueError):
+        port = parts.port or port
+    if any(_is_named(each, parts.hostname.rstrip("."), port) for each in re.split(r"[\s,]+", excepted)):
+        return None
     named = urllib.request.getproxies().get(parts.scheme, "").strip()
     return _http_proxy(named, f"{parts.scheme.upper()}_PROXY") if named else None
+
+
+def _is_named(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY means a host, in the forms that curl, Go and requests know.
+
+    They are a domain, with or without ``*.`` or a dot before it, an address, and a network (``10.0.0.0/8``);
+    the first two with or without a port.
+    """
+    if entry == "*":
+        return True
+    with suppress(ValueError):
+        network = ipaddress.ip_network(entry.strip("[]"), strict=False)
+        try:
+            return ipaddress.ip_address(host) in network
+        except ValueError:
+            return False
+    name, _, digits = entry.rpartition(":")
+    if name and digits.isdecimal():
+        return int(digits) == port and _is_named(name, host, port)
+    domain = entry.lstrip("*").strip(".")
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
 def _http_proxy(named: str, variable: str) -> str:
@@ -108,6 +139,7 @@ def _session(
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        max_headers=MOST_HEADERS,
     )
 
 

@@ -348,7 +348,9 @@ def _understood(raw: _Raw, credentials: Credentials, *, sent_in_full: bool) -> A
 
 def _parse(text: str) -> dict[str, Any] | None:
     try:
-        payload = json.loads(text)
+        payload = json.loads(text, strict=False)
+        if isinstance(payload, str):
+            payload = json.loads(payload, strict=False)
     except (ValueError, RecursionError):
         return None
     if isinstance(payload, list) and len(payload) == 1:

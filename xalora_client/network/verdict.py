@@ -23,7 +23,9 @@ class Verdict(Enum):
 
 
 # Statuses by which a front in the sequencer's place refuses, or does not find it.
-_OF_FRONTS = frozenset({401, 403, 404, 407, 410, 451})
+_OF_FRONTS = frozenset({301, 302, 307, 308, 401, 403, 404, 410, 451})
+# By which only a front answers: a proxy that wants a login, a network that does (RFC 6585).
+_ALWAYS_OF_FRONTS = frozenset({407, 511})
 
 
 def judge(status: int, message: str, *, well_formed: bool, is_object: bool = True) -> Verdict:
@@ -40,7 +42,9 @@ def judge(status: int, message: str, *, well_formed: bool, is_object: bool = Tru
         verdict = Verdict.OK if well_formed else Verdict.NOT_THE_PROTOCOL
     elif status == 429:
         verdict = Verdict.RATE_LIMITED
-    elif is_fronts and status in _OF_FRONTS and not _is_about_the_key(message):
+    elif status in _ALWAYS_OF_FRONTS or (
+        is_fronts and status in _OF_FRONTS and not _is_about_the_key(message)
+    ):
         verdict = Verdict.FRONT
     elif status in (401, 403):
         verdict = Verdict.BAD_KEY
@@ -137,7 +141,7 @@ def create_is_settled(verdict: Verdict, status: int, retry_after: float | None, 
         return False
     if status == 503:
         return retry_after is not None
-    return 300 <= status < 500
+    return 300 <= status < 500 or status in _ALWAYS_OF_FRONTS
 
 
 def worth_repeating(verdict: Verdict, status: int) -> bool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,8 @@ OUTPUT = "output"
 _TEXT_INPUTS = ("text", "prompt", "t5xxl", "text_g", "clip_l", "text_l", "string", "value")
 _NUMBER_INPUTS = ("value", "int", "float", "number", "seed", "noise_seed")
 _NOT_CONDITIONING = frozenset({"clip", "model", "vae", "control_net", "image", "pixels", "latent", "mask"})
-_SAVES = re.compile(r"^(Save(Image|Animated|Video|WEBM)|Image ?Save)|VideoCombine")
+# Save Image Websocket leaves no file.
+_SAVES = re.compile(r"^(Save(Image(?!Websocket)|Animated|Video|WEBM)|Image ?Save)|VideoCombine")
 _SHOWS = re.compile(r"^Preview(Image|Animation)")
 _VIDEO = re.compile(r"Video|Animated|WEBM")
 _MAKES_SIZE = re.compile(r"Latent|ToVideo|SizeSelect")
@@ -40,7 +44,9 @@ _TITLES = {
     OUTPUT: ("output", "result", "final"),
 }
 _LABELS = {"fps": "Frames a Second", "length": "Frames"}
-_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_KINDS: dict[type, str] = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+# Of other inputs an export does not tell: ComfyUI's page writes 1.0 as 1.
+_WHOLE_NUMBERS = re.compile(r"seed$|^(steps|width|height|length|batch_size|num_frames|frame_count)$")
 _BOUNDS = {
     "width": (16, 8192),
     "height": (16, 8192),
@@ -174,23 +180,25 @@ def with_inputs(definition: WorkflowDefinition, inputs: Mapping[str, Any]) -> Pr
 def _as_type_of(place: Place, value: Any) -> Any:
     old = place.value
     if isinstance(value, str) and not isinstance(old, str):
-        try:
+        # Where the export has no value, a text that is no JSON stands for itself.
+        with suppress(ValueError):
             value = json.loads(value.lower() if isinstance(old, bool) else value)
-        except ValueError:
-            value = None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    is_whole = type(old) is int and _WHOLE_NUMBERS.search(place.input) is not None
     fits = {
         bool: isinstance(value, bool),
-        int: is_number and float(value).is_integer(),
+        int: is_number and (float(value).is_integer() or not is_whole),
         float: is_number,
         str: isinstance(value, str),
-    }.get(type(old), True)
+        type(None): True,
+    }.get(type(old), isinstance(value, type(old)))
     if not fits:
+        kind = "a whole number" if is_whole else _KINDS.get(type(old), "another kind of value")
         raise InvalidTaskError(
-            f"Input {place.name} takes {_KINDS.get(type(old), 'another kind of value')}, such as its {old!r}",
+            f"Input {place.name} takes {kind}, such as its {old!r}",
             next_step="Correct the value and try again.",
         )
-    return int(value) if type(old) is int else value
+    return int(value) if type(old) is int and float(value).is_integer() else value
 
 
 def endpoint_of(prompt: Prompt, title: str, params: Mapping[str, str], choose: Choose) -> dict[str, Any]:
@@ -310,20 +318,20 @@ def _shown_nodes(prompt: Prompt) -> list[str]:
 def _texts(prompt: Prompt) -> tuple[list[Place], list[Place]]:
     """The texts that lead to a sampler's or guider's positive, and to its negative, conditioning."""
     found: dict[str, dict[str, Place]] = {"positive": {}, "negative": {}}
-    for node_id, node in prompt.items():
-        for side, starts in (
-            ("positive", ("positive", "conditioning", "cond1")),
-            ("negative", ("negative",)),
-        ):
-            is_end = "positive" in node["inputs"] or "uider" in node["class_type"]
-            if is_end:
-                for name in starts:
-                    for place in _upstream_texts(prompt, node_id, name, side):
-                        found[side][place.name] = place
+    ends = [
+        node_id
+        for node_id, node in prompt.items()
+        if "positive" in node["inputs"] or "uider" in node["class_type"]
+    ]
+    sides = (("positive", ("positive", "conditioning", "cond1")), ("negative", ("negative",)))
+    for node_id, (side, starts) in product(ends, sides):
+        for name in starts:
+            for place in _upstream_texts(prompt, node_id, name, side):
+                found[side][place.name] = place
     prompts, negatives = found["positive"], found["negative"]
     for name in prompts:
         negatives.pop(name, None)
-    if not prompts:
+    if not ends:
         for place in _inputs(prompt, ("text", "prompt", "positive_prompt"), of=str):
             chosen = negatives if "negative" in place.label.lower() else prompts
             chosen.setdefault(place.name, place)
@@ -340,9 +348,10 @@ def _upstream_texts(prompt: Prompt, node_id: str, name: str, side: str) -> Itera
             continue
         seen.add(place)
         origin = prompt[link[0]]["inputs"]
-        text = next((t for each in _TEXT_INPUTS if (t := _constant(prompt, link[0], each, str))), None)
-        if text is not None:
-            yield text
+        texts = [t for each in _TEXT_INPUTS if (t := _constant(prompt, link[0], each, str))]
+        if texts:
+            # An encoder of two texts makes its picture of both.
+            yield from [each for each in texts if each.value] or texts[:1]
         elif {"positive", "negative"} <= origin.keys():
             pending.append((link[0], side))
         else:
@@ -451,10 +460,9 @@ def _parameter(name: str, place: Place, is_image: bool) -> dict[str, Any]:
         found["type"] = "string"
     elif _is_bool(value):
         found["type"] = "bool"
-    elif isinstance(value, int):
-        found["type"] = "int"
-    elif isinstance(value, float):
-        found["type"] = "number"
+    elif isinstance(value, int | float):
+        is_whole = isinstance(value, int) and _WHOLE_NUMBERS.search(name if name in _BOUNDS else place.input)
+        found["type"] = "int" if is_whole else "number"
     else:
         raise WorkflowDefinitionError(
             f"{place.name} is linked to another node, so it is no parameter",

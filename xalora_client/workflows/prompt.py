@@ -35,7 +35,7 @@ def parse_prompt(text: str, source: str) -> Prompt:
         raise _broken(source, f"it is not valid JSON: {error}") from None
     if not isinstance(document, dict) or not document:
         raise _broken(source, "it is not an object of nodes")
-    if "nodes" in document and "links" in document:
+    if isinstance(document.get("nodes"), list):
         raise WorkflowDefinitionError(
             f"{source} is in the editor's format, not in the API format",
             next_step="In ComfyUI use Workflow > Export (API) and take that file.",

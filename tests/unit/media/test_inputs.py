@@ -290,6 +290,13 @@ def test_alpha_and_palette_and_one_bit_of_pillow() -> None:
         ), mode
 
 
+def test_a_32_bit_image_of_8_bit_values_is_as_bright_as_it_was() -> None:
+    gray = photo().convert("L")
+    assert np.array_equal(
+        pixels_of(prepare_image(gray.convert("I")).data), pixels_of(prepare_image(gray).data)
+    )
+
+
 class Tensor:
     """What of a torch tensor is used here: it may be on a GPU, want gradients, have a type numpy lacks."""
 
@@ -425,6 +432,10 @@ def test_floats_of_unknown_range_in_pillow_images_are_refused() -> None:
         ("HTTPS://EXAMPLE.COM/A.PNG", True),
         ("data:image/png;base64,AAAA", True),
         ("photo.png", False),
+        ("http:photo.png", False),
+        ("data:photo.png", False),
+        ("//[photo.png", False),
+        ("http://[::1/photo.png", True),
         ("/home/me/photo.png", False),
         (r"C:\photos\photo.png", False),
         ("file:///home/me/photo.png", False),

@@ -85,3 +85,32 @@ def test_this_machine_is_reached_without_a_proxy(
         monkeypatch.setenv(name, "10.0.0.0/8")
     assert environment_proxy(f"{scheme}://{host}:8188/x") is None
     assert environment_proxy(f"{scheme}://h.example/x") == "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("excepted", "url", "is_excepted"),
+    [
+        ("10.0.0.0/8", "http://10.1.2.3/x", True),
+        ("10.0.0.0/8", "http://11.1.2.3/x", False),
+        ("fd00::/8,192.168.0.1", "http://[fd00::7]/x", True),
+        ("[fd00::1]", "http://[fd00::1]:9000/x", True),
+        ("10.1.2.3:9000", "http://10.1.2.3:9000/x", True),
+        ("10.1.2.3:9000", "http://10.1.2.3:9001/x", False),
+        ("a.example.com:443", "https://a.example.com/x", True),
+        ("a.example.com:443", "http://a.example.com/x", False),
+        ("*.example.com", "http://a.example.com/x", True),
+        ("*.example.com", "http://badexample.com/x", False),
+        ("one.example two.example", "http://two.example/x", True),
+        ("example.com", "http://example.com./x", True),
+        ("one.example, *", "http://two.example/x", True),
+        ("", "http://two.example/x", False),
+    ],
+)
+def test_no_proxy_in_the_forms_that_others_know(
+    monkeypatch: pytest.MonkeyPatch, excepted: str, url: str, is_excepted: bool
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, excepted)
+    assert (environment_proxy(url) is None) is is_excepted

@@ -188,14 +188,58 @@ def test_inputs_of_nodes_take_values_of_their_type(tmp_path: Path) -> None:
         (
             {"2.blur_radius": "wide"},
             InvalidTaskError,
-            r"Input 2\.blur_radius takes a whole number, such as its 3",
+            r"Input 2\.blur_radius takes a number, such as its 3",
         ),
-        ({"2.blur_radius": 1.5}, InvalidTaskError, "takes a whole number"),
+        ({"2.blur_radius": float("inf")}, InvalidTaskError, "takes a number"),
         ({"2.image": "a"}, InvalidTaskError, "is linked to another node"),
         ({"2.radius": "9"}, InvalidTaskError, r"names no input of .*blur_radius, sigma"),
     ):
         with pytest.raises(error, match=message):
             load_export(path, inputs=inputs)
+
+
+def test_an_export_tells_whole_numbers_by_their_names_alone(tmp_path: Path) -> None:
+    """ComfyUI's page writes 1.0 as 1."""
+    sampler = node("KSampler", seed=1, steps=20, cfg=8, denoise=1, positive=["6", 0], negative=["7", 0])
+    path = export(tmp_path, text_to_image(**{"3": sampler}))
+    prompt = load_export(path, inputs={"3.denoise": "0.5", "3.cfg": 7.5, "3.steps": 30.0}).prompt
+    assert [prompt["3"]["inputs"][name] for name in ("denoise", "cfg", "steps")] == [0.5, 7.5, 30]
+    assert load_export(path, params={"cfg": "3.cfg"}).bind({"cfg": 6.5}).prompt["3"]["inputs"]["cfg"] == 6.5
+    with pytest.raises(InvalidTaskError, match="steps takes a whole number"):
+        load_export(path, inputs={"3.steps": 20.5})
+
+
+def test_where_an_export_has_no_value_a_text_is_one(tmp_path: Path) -> None:
+    custom = node("X", nothing=None, listed={"__value__": ["a"]})
+    path = export(tmp_path, text_to_image(**{"10": custom}))
+    for given, kept in (("abc", "abc"), ("7", 7)):
+        assert load_export(path, inputs={"10.nothing": given}).prompt["10"]["inputs"]["nothing"] == kept
+    with pytest.raises(InvalidTaskError, match="takes another kind of value"):
+        load_export(path, inputs={"10.listed": "b"})
+
+
+def test_a_prompt_that_nothing_holds_is_not_looked_for_in_the_negative_one(tmp_path: Path) -> None:
+    joined = node("StringConcatenate", string_a="photo of ", string_b="a cat", delimiter="")
+    graph = text_to_image(**{"6": node("CLIPTextEncode", text=["12", 0], clip=["4", 1]), "12": joined})
+    found = places(load_export(export(tmp_path, graph)))
+    assert "prompt" not in found
+    assert found["negative_prompt"] == "7.text"
+
+
+def test_of_an_encoder_of_two_texts_both_fit(tmp_path: Path) -> None:
+    both = node("CLIPTextEncodeSDXL", clip=["4", 1], text_g="a cat", text_l="a cat")
+    path = export(tmp_path, text_to_image(**{"6": both}))
+    with pytest.raises(WorkflowDefinitionError, match=r"Several nodes fit prompt: 6\.text_g .*6\.text_l"):
+        load_export(path)
+    # An empty one was left so by the author.
+    half = node("CLIPTextEncodeFlux", clip=["4", 1], clip_l="", t5xxl="a cat", guidance=3.5)
+    path = export(tmp_path, text_to_image(**{"6": half}))
+    assert places(load_export(path))["prompt"] == "6.t5xxl"
+
+
+def test_a_node_that_leaves_no_file_is_no_output(tmp_path: Path) -> None:
+    path = export(tmp_path, text_to_image(**{"10": node("SaveImageWebsocket", images=["8", 0])}))
+    assert load_export(path).output_node_id == "9"
 
 
 def test_a_graph_goes_along_where_miners_do_not_know_it(tmp_path: Path) -> None:

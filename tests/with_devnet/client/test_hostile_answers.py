@@ -412,3 +412,20 @@ async def test_a_page_that_quotes_the_key_in_place_of_a_result_is_told_without_i
             await running.run(PICTURE, timeout=20)
     assert CANARY not in str(caught.value)
     assert CANARY not in shown_with_locals(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (json.dumps(json.dumps({"task_id": "t-1"})), ""),
+        ('{"task_id": "t-1", "msg": "two\nlines"}', ""),
+        ('{"task_id": "t-1"}', "".join(f"X-Front-{number}: 1\r\n" for number in range(300))),
+    ],
+    ids=["JSON in a string", "line breaks in a text", "300 headers"],
+)
+async def test_the_id_in_an_odd_answer_is_not_lost(body: str, headers: str, tmp_path: Path) -> None:
+    async def oddly(endpoint: str, writer: asyncio.StreamWriter) -> None:
+        await send(writer, body.encode(), headers=headers)
+
+    async with Hostile(oddly) as network, client(network.url, tmp_path) as running:
+        assert await running.execute_workflow(PICTURE) == "t-1"
