@@ -225,4 +225,6 @@ def _rule(title: str) -> None:
 
 
 if __name__ == "__main__":
+    # Programs start many hundred times: what they import is compiled once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.exit(summarize(run_stages(stages(quick_only="--quick" in sys.argv))))

@@ -20,7 +20,7 @@ def _unfinished(reports: Sequence[JobReport]) -> list[JobReport]:
 def print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
     """Print why the command does not end at once after an interrupt."""
     in_tiles = [report.tiles for report in _unfinished(reports) if report.tiles is not None]
-    interrupted = [report for report in _unfinished(reports) if report.tiles is None]
+    interrupted = [r for r in _unfinished(reports) if r.tiles is None and not r.is_finished]
     known = sum(report.task_id is not None for report in interrupted)
     parts = []
     if under_way := known + sum(tiles.in_flight for tiles in in_tiles):
@@ -29,6 +29,10 @@ def print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
         parts.append(f"ending {counted(len(interrupted) - known, 'task')} that may have been sent just now")
     if parts:
         screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again ends at once).")
+
+
+def _has_finished(task_id: str) -> str:
+    return f"task {task_id} has finished and is paid for; for its result: xalora resume {task_id}"
 
 
 def last_words(reports: Sequence[JobReport]) -> str:
@@ -42,6 +46,8 @@ def last_words(reports: Sequence[JobReport]) -> str:
             lines.append(
                 f"{report.job.label}: if it was sent, it may run on and be charged; see: xalora tasks"
             )
+        elif report.is_finished:
+            lines.append(f"{report.job.label}: {_has_finished(report.task_id)}")
         elif not report.is_canceled:
             lines.append(
                 f"{report.job.label}: task {report.task_id} may run on and be charged; cancel it with: "
@@ -73,10 +79,7 @@ def print_tasks_left(
             continue
         record = journal.find(task_id=report.task_id, sequencer_url=settings.sequencer_url)
         if record is not None and record.state is TaskState.FINISHED:
-            screen.note(
-                f"{report.job.label}: task {report.task_id} has finished and is paid for; for its result: "
-                f"xalora resume {report.task_id}"
-            )
+            screen.note(f"{report.job.label}: {_has_finished(report.task_id)}")
         elif record is not None and record.is_open and journal.leased([record.id]):
             screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
         elif record is not None and record.is_open:

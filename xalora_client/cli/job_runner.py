@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import AmbiguousCreateError, UnexpectedError, XaloraError
-from ..events import Canceled, EventCallback, FallingBack, TaskEvent, TileProgress
+from ..events import Canceled, Downloading, EventCallback, FallingBack, TaskEvent, TileProgress
 from ..results import REMOTE_ENGINE, RunResult
 from ..text import seconds_text
 from .destinations import STREAM, Destination, is_url
@@ -76,7 +76,7 @@ class JobReport:
     """The state of a job. At the end it has a ``result`` or an ``error``; an interrupted job has neither.
 
     ``tiles`` is how far an image in tiles is. ``fell_back`` is the network's error where this machine took
-    over, ``unsettled`` the same where the network may have a task.
+    over, ``unsettled`` the same where the network may have a task. ``is_finished``: its result is on its way.
     """
 
     job: Job
@@ -87,6 +87,7 @@ class JobReport:
     fell_back: XaloraError | None = None
     files: tuple[Path, ...] = ()
     is_canceled: bool = False
+    is_finished: bool = False
     tiles: TileProgress | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -188,6 +189,7 @@ class JobRunner:
             if isinstance(event, TileProgress):
                 report.tiles = event
             report.is_canceled = report.is_canceled or isinstance(event, Canceled)
+            report.is_finished = report.is_finished or isinstance(event, Downloading)
             if isinstance(event, FallingBack):
                 report.fell_back = event.error
             display.event(key, event)
