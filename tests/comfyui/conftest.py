@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import ComfyUI, ComfyUIFactory, Install, SessionDevnet, find_install
+from harness import ComfyUI, ComfyUIFactory, Install, Preloaded, SessionDevnet, find_install
 
 BOOT_TIMEOUT = 300
 
@@ -44,6 +45,16 @@ def comfyui_install() -> Install:
 
 
 @pytest.fixture(scope="session")
+def preloaded(comfyui_install: Install) -> Iterator[Preloaded | None]:
+    """What ComfyUI starts from, where forks are safe."""
+    if sys.platform != "linux":
+        yield None
+        return
+    with closing(Preloaded(comfyui_install.python)) as preloaded:
+        yield preloaded
+
+
+@pytest.fixture(scope="session")
 def devnet() -> Iterator[SessionDevnet]:
     """The network that the session's ComfyUI is configured for; reset before each test."""
     with SessionDevnet() as devnet:
@@ -52,19 +63,25 @@ def devnet() -> Iterator[SessionDevnet]:
 
 @pytest.fixture(scope="session")
 def comfyui(
-    comfyui_install: Install, devnet: SessionDevnet, tmp_path_factory: pytest.TempPathFactory
+    comfyui_install: Install,
+    preloaded: Preloaded | None,
+    devnet: SessionDevnet,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ComfyUI]:
     """The session's ComfyUI. Its cache, history, journal and folders are shared by all tests: use other seeds
     or `nonce` inputs, or `clear_cache()`, where a test must not be served from an earlier one's results."""
     env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
-    with ComfyUI(comfyui_install, tmp_path_factory.mktemp("comfyui"), env) as comfyui:
+    root = tmp_path_factory.mktemp("comfyui")
+    with ComfyUI(comfyui_install, root, env, preloaded=preloaded) as comfyui:
         yield comfyui
 
 
 @pytest.fixture
-def comfyui_factory(comfyui_install: Install, tmp_path: Path) -> Iterator[ComfyUIFactory]:
-    """Boots extra ComfyUIs with an environment or arguments of their own, 5 to 20 s each."""
-    factory = ComfyUIFactory(comfyui_install, tmp_path)
+def comfyui_factory(
+    comfyui_install: Install, preloaded: Preloaded | None, tmp_path: Path
+) -> Iterator[ComfyUIFactory]:
+    """Boots extra ComfyUIs with an environment or arguments of their own, some seconds each."""
+    factory = ComfyUIFactory(comfyui_install, tmp_path, preloaded)
     yield factory
     for extra in factory.started:
         extra.stop()

@@ -3,6 +3,7 @@
 from .client import Client, ComfyUIError, PromptRefusedError
 from .install import Install, find_install
 from .network import SessionDevnet
+from .preloaded import Preloaded
 from .record import Event, Preview, ProgressText, RunRecord
 from .server import ComfyUI, ComfyUIFactory, LoadCost
 
@@ -14,6 +15,7 @@ __all__ = [
     "Event",
     "Install",
     "LoadCost",
+    "Preloaded",
     "Preview",
     "ProgressText",
     "PromptRefusedError",

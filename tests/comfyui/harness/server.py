@@ -19,6 +19,7 @@ import requests
 
 from .client import Client, ComfyUIError
 from .install import REPOSITORY, Install
+from .preloaded import Fork, Preloaded
 
 # A hyphen and capitals on purpose: users' folders have them, and no import may lean on the name.
 PACK_FOLDER = "ComfyUI-Xalora"
@@ -62,8 +63,10 @@ class ComfyUI(Client):
         root: Path,
         env: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
+        preloaded: Preloaded | None = None,
     ) -> None:
         self.install = install
+        self._preloaded = preloaded
         self.root = root
         self.env = dict(env or {})
         self.arguments = arguments
@@ -71,7 +74,7 @@ class ComfyUI(Client):
         self.log_path = root / "log.txt"
         self._log_read = 0
         self._load_report = root / "load.json"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
         super().__init__(f"http://127.0.0.1:{self.port}")
 
     def __enter__(self) -> ComfyUI:
@@ -123,14 +126,14 @@ class ComfyUI(Client):
         """Boot and return once it serves and the websocket is open; about 20 s."""
         self._prepare()
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(),
-                cwd=self.root,
-                env=self._environment(),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
+            command, env = self._command(), self._environment()
+            # A fork does not read again what Python reads at its start.
+            if self._preloaded is None or any(name.startswith("PYTHON") for name in self.env):
+                self._process = subprocess.Popen(
+                    command, cwd=self.root, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log
+                )
+            else:
+                self._process = self._preloaded.start(command, cwd=self.root, env=env, log=log)
         try:
             self._wait_until_serving()
             self.connect()
@@ -223,8 +226,6 @@ class ComfyUI(Client):
         return {
             **own,
             "PYTHONUNBUFFERED": "1",
-            # ComfyUI starts some forty times: its files are compiled once.
-            "PYTHONDONTWRITEBYTECODE": "",
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "XALORA_TEST_END_WITH_STDIN": "1",
@@ -269,9 +270,10 @@ class ComfyUIFactory:
     `.prepared(...)` does not boot it yet, so that a test can put files into its folders first.
     """
 
-    def __init__(self, install: Install, root: Path) -> None:
+    def __init__(self, install: Install, root: Path, preloaded: Preloaded | None = None) -> None:
         self._install = install
         self._root = root
+        self._preloaded = preloaded
         self.started: list[ComfyUI] = []
 
     def __call__(self, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> ComfyUI:
@@ -280,7 +282,8 @@ class ComfyUIFactory:
         return extra
 
     def prepared(self, env: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()) -> ComfyUI:
-        extra = ComfyUI(self._install, self._root / f"comfyui-{len(self.started)}", env, arguments)
+        root = self._root / f"comfyui-{len(self.started)}"
+        extra = ComfyUI(self._install, root, env, arguments, self._preloaded)
         self.started.append(extra)
         return extra
 
