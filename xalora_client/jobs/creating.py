@@ -78,7 +78,7 @@ async def send_create(job: Job, prepared: PreparedTask, delivery: ImageDelivery,
             workflow_id=prepared.task.workflow_id,
             timeout_seconds=prepared.task.timeout_seconds,
             before_attempt=lambda: asyncio.wrap_future(journal.sending(record_id)),
-            handed_over=lambda: job.tell(Happened.CREATE_LEFT),
+            handed_over=job.create_leaves,
             after_refusal=hold_back,
         )
     except BaseException as error:  # noqa: BLE001  # whatever ends the create is noted, a cancellation too

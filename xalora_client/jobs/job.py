@@ -154,6 +154,7 @@ class Job:
         self._error: BaseException | None = None
         self._changed: asyncio.Future[None] = loop.create_future()
         self._driver: asyncio.Task[None] | None = None
+        self._may_send = True
         for future in (self.accepted, self.answered, self.fetched):
             # An error is told to whoever waits; if nobody does any more, it is logged and journaled.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -173,9 +174,21 @@ class Job:
                 self.cancellation.begin(self)
             elif command is Command.STOP_CREATE:
                 assert self._driver is not None
+                self._may_send = False
                 self._driver.cancel()
             elif command is Command.STOP:
                 self._stop()
+
+    def create_leaves(self) -> None:
+        """The network may have the whole create from now on.
+
+        Raises:
+            CancelledError: It must not leave any more. The driver's own cancellation takes some turns of the
+                event loop to reach the request, and nobody would wait for the answer.
+        """
+        if not self._may_send:
+            raise asyncio.CancelledError
+        self.tell(Happened.CREATE_LEFT)
 
     @property
     def is_done(self) -> bool:
@@ -250,6 +263,7 @@ class Job:
             if not future.done() and self.state.ending is not Ending.RESULT:
                 future.set_exception(error)
         self.pacing.stop()
+        self._may_send = False
         if self._driver is not None and self._driver is not asyncio.current_task():
             self._driver.cancel()
         result = self.fetched.result() if self.state.ending is Ending.RESULT else None

@@ -155,7 +155,8 @@ class Network:
 
         Args:
             before_attempt: Awaited before each time the request leaves; what it raises stops the create.
-            handed_over: Called when the network may have the complete request, and so may act on it.
+            handed_over: Called before the last bytes leave, when the network may act on the request; what it
+                raises keeps them back.
             after_refusal: Awaited after each attempt that created no task and may be repeated; what it raises
                 stops the create.
 

@@ -118,10 +118,10 @@ class _Body:
                 # A connection that takes everything at once would never give the event loop a turn.
                 await asyncio.sleep(0)
             held_back = chunk
-        # Set before the last chunk is sent: from then on the sequencer may have the body and act on it.
+        # Before the last chunk is sent: from then on the sequencer may have the body and act on it.
+        self.on_handed_over()
         self.handed_over = True
         self.moved = monotonic()
-        self.on_handed_over()
         if held_back is not None:
             yield held_back
 
@@ -199,7 +199,8 @@ class Transport:
         """Send ``fields`` with the key to an endpoint; those that are None are left out.
 
         Args:
-            handed_over: Called when the sequencer may have the complete request.
+            handed_over: Called before the last bytes leave, when the sequencer may have the complete request;
+                what it raises keeps them back.
 
         Raises:
             ConfigurationError: The key may not be sent there, or the proxy can't be used.

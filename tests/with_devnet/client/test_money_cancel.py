@@ -34,7 +34,9 @@ from xalora_client.errors import STILL_RETRIEVABLE
 from xalora_client.jobs import hub
 from xalora_client.jobs.cancellation import Cancellation
 from xalora_client.jobs.dispatcher import Dispatcher
+from xalora_client.jobs.job import Job
 from xalora_client.journal import Journal, TaskState
+from xalora_client.journal.rules import Happened
 from xalora_client.media.inputs import PreparedImage, prepare_image
 from xalora_client.network.sequencer import NOT_CONFIRMED
 
@@ -672,6 +674,26 @@ async def test_a_call_cancelled_just_as_its_task_is_claimed_cancels_it(
         await until(lambda: client._dispatcher.is_idle)
         assert len(network.canceled) == network.created
         assert not client.journal.records(is_open=True)
+
+
+async def test_a_create_that_is_stopped_just_before_its_last_bytes_leave_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be answered to nobody, and its task go on."""
+    leaves = Job.create_leaves
+
+    def stopped(job: Job) -> None:
+        job.tell(Happened.WISHED)
+        leaves(job)
+
+    monkeypatch.setattr(Job, "create_leaves", stopped)
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(lambda: client.journal.records(states=[TaskState.NOT_SENT]))
+        running.cancel()
+        await asyncio.wait({running}, timeout=PATIENCE)
+    assert network.created == 0
 
 
 async def test_a_cancel_does_not_reach_the_task_whose_id_another_was_answered_with() -> None:
