@@ -709,7 +709,7 @@ async def test_a_canceled_task_is_not_said_to_run_on() -> None:
     network = ScriptedNetwork(lambda task_id: status("waiting"))
     async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
         with pytest.raises(TaskTimeoutError) as timed_out:
-            await client.run(PICTURE, timeout=0.6, on_timeout="cancel", fallback="never")
+            await client.run(PICTURE, timeout=3.0, on_timeout="cancel", fallback="never")
         with pytest.raises(QueueLimitError) as queued:
             await client.run(PICTURE, queue_limit=0.2, fallback="never")
     for caught in (timed_out, queued):
