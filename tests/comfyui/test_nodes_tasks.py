@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def test_submit_returns_at_once_and_collect_waits(comfyui: ComfyUI, devnet: SessionDevnet) -> None:
-    devnet.task_seconds = 3.0
+    devnet.task_seconds = 6.0
     seed = fresh_seed()
     record = comfyui.run(
         {
