@@ -114,6 +114,10 @@ def not_sent_in_time(job_id: str | None, timeout: float, why: str = "") -> TaskT
     )
 
 
+def _money_of_task(job: Job) -> str:
+    return STILL_RETRIEVABLE if job.status == FINISHED else RUNS_ON
+
+
 def _within(timeout: float) -> str:
     waited = round(timeout, 2)
     return f"within the {waited:g} s of waiting" if waited > 0 else "within the time to wait"
@@ -124,7 +128,7 @@ def unforeseen(job: Job, error: Exception) -> UnexpectedError:
     unexpected = UnexpectedError.of(error)
     unexpected.job_id, unexpected.task_id = job.job_id, job.task_id
     if job.task_id is not None:
-        unexpected.money = STILL_RETRIEVABLE if job.status == FINISHED else RUNS_ON
+        unexpected.money = _money_of_task(job)
         unexpected.next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
     return unexpected
 
@@ -155,7 +159,7 @@ def closed(job: Job) -> ClientClosedError:
     what = "The client was closed while it waited for "
     if job.task_id is not None:
         what += f"{'the result of ' if job.status == FINISHED else ''}task {job.task_id}"
-        money = STILL_RETRIEVABLE if job.status == FINISHED else RUNS_ON
+        money = _money_of_task(job)
         next_step = f"Take it up again by its id: `xalora resume {job.task_id}`."
     elif job.may_be_created:
         what += f"the network's answer to the create of job {job.job_id}"

@@ -45,7 +45,7 @@ _OTHER_FILES = (
 )
 # Between the URLs of one text. Looked for only where a run of them begins, else a long one takes for ever.
 _SEPARATORS = re.compile(r"(?<![\s,;|])[\s,;|]+(?=https?://)", re.IGNORECASE)
-# Around a text; to Python a byte order mark is no whitespace.
+# Stripped from both ends of a text. Python does not count a byte order mark as whitespace.
 _BLANKS = f"{string.whitespace}\ufeff\u200b\u00a0"
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{32,}={0,2}")
 
@@ -255,15 +255,15 @@ def addresses_of(reference: str, *, result_base_url: str, task_id: str) -> tuple
             next_step="Tell whoever runs the sequencer.",
             task_id=task_id,
         )
-    by_letters = f"{result_base_url.rstrip('/')}/{quote(key, errors='replace')}"
-    urls = [by_letters]
-    if "%" in key and _ENCODED_KEY.fullmatch(key):
-        urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
+    base = result_base_url.rstrip("/")
     path, _, query = key.partition("?")
-    if _ENCODED_KEY.fullmatch(path) and _QUERY.fullmatch(query):
-        urls.insert(0, f"{result_base_url.rstrip('/')}/{key}")
+    urls = [f"{base}/{quote(key, errors='replace')}"]
+    is_encoded = "%" in key and _ENCODED_KEY.fullmatch(key)
+    if is_encoded or (_ENCODED_KEY.fullmatch(path) and _QUERY.fullmatch(query)):
+        urls.insert(0, f"{base}/{key}")
     if "\\" in key:
-        urls.append(f"{result_base_url.rstrip('/')}/{quote(key.replace(chr(92), '/'), errors='replace')}")
+        with_slashes = key.replace("\\", "/")
+        urls.append(f"{base}/{quote(with_slashes, errors='replace')}")
     if reference.startswith("/"):
         with suppress(ValueError):
             elsewhere = urljoin(result_base_url, reference)

@@ -67,7 +67,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _WHOLE = frozenset({200, 203})  # 203: a proxy on the way says that it may have changed the file
 _WITH_BODY = frozenset({*_WHOLE, 206})
 _CONDITION_FAILED = frozenset({304, 412})  # some stores answer If-Range so, where the file has changed
-# Not there yet, or a failure of the store or of a front before it.
+# The file is not there yet, or the store, or a proxy before it, fails for the moment.
 _PASSING = frozenset({202, 204, 408, 423, 425, 429, *range(500, 600)} - {501, 505})
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", re.ASCII)
 _SENDABLE = re.compile(r"[\x20-\x7e]{1,1000}")

@@ -184,7 +184,7 @@ def _as_type_of(place: Place, value: Any) -> Any:
         with suppress(ValueError):
             value = json.loads(value.lower() if isinstance(old, bool) else value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    is_whole = type(old) is int and _WHOLE_NUMBERS.search(place.input) is not None
+    is_whole = _is_whole(old, place.input)
     fits = {
         bool: isinstance(value, bool),
         int: is_number and (float(value).is_integer() or not is_whole),
@@ -199,6 +199,10 @@ def _as_type_of(place: Place, value: Any) -> Any:
             next_step="Correct the value and try again.",
         )
     return int(value) if type(old) is int and float(value).is_integer() else value
+
+
+def _is_whole(value: Any, name: str) -> bool:
+    return type(value) is int and _WHOLE_NUMBERS.search(name) is not None
 
 
 def endpoint_of(prompt: Prompt, title: str, params: Mapping[str, str], choose: Choose) -> dict[str, Any]:
@@ -350,7 +354,7 @@ def _upstream_texts(prompt: Prompt, node_id: str, name: str, side: str) -> Itera
         origin = prompt[link[0]]["inputs"]
         texts = [t for each in _TEXT_INPUTS if (t := _constant(prompt, link[0], each, str))]
         if texts:
-            # An encoder of two texts makes its picture of both.
+            # An encoder with two texts uses both.
             yield from [each for each in texts if each.value] or texts[:1]
         elif {"positive", "negative"} <= origin.keys():
             pending.append((link[0], side))
@@ -461,8 +465,7 @@ def _parameter(name: str, place: Place, is_image: bool) -> dict[str, Any]:
     elif _is_bool(value):
         found["type"] = "bool"
     elif isinstance(value, int | float):
-        is_whole = isinstance(value, int) and _WHOLE_NUMBERS.search(name if name in _BOUNDS else place.input)
-        found["type"] = "int" if is_whole else "number"
+        found["type"] = "int" if _is_whole(value, name if name in _BOUNDS else place.input) else "number"
     else:
         raise WorkflowDefinitionError(
             f"{place.name} is linked to another node, so it is no parameter",

@@ -1,7 +1,6 @@
-"""A Python process that has imported what ComfyUI imports. A fork of it starts ComfyUI without importing that
-again, and tests start some fifty of them. On Linux only.
+"""A preloaded Python process: it has imported what ComfyUI imports, and each test's ComfyUI is its fork.
 
-The file is run by ComfyUI's Python too, as that process.
+Tests start some fifty. On Linux only. ComfyUI's Python runs this file, too, as that process.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Fork(psutil.Process):
         return 0
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Raises `subprocess.TimeoutExpired`."""
+        """Wait until it has ended; raises `subprocess.TimeoutExpired`."""
         try:
             return super().wait(timeout)
         except psutil.TimeoutExpired as error:
@@ -72,7 +71,7 @@ class Preloaded:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [python, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=_plain_environment()
+                [python, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=plain_environment()
             )
         self._lock = threading.Lock()
 
@@ -93,7 +92,8 @@ class Preloaded:
         self._process.wait()
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
+    """The tests' environment without what is meant for the client, pytest, or their own Python."""
     own = {k: v for k, v in os.environ.items() if not k.startswith(("XALORA_", "PYTEST_", "PYTHONPATH"))}
     return {**own, "PYTHONUNBUFFERED": "1"}
 

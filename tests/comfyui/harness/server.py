@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import signal
@@ -19,7 +18,7 @@ import requests
 
 from .client import Client, ComfyUIError
 from .install import REPOSITORY, Install
-from .preloaded import Fork, Preloaded
+from .preloaded import Fork, Preloaded, plain_environment
 
 # A hyphen and capitals on purpose: users' folders have them, and no import may lean on the name.
 PACK_FOLDER = "ComfyUI-Xalora"
@@ -222,10 +221,8 @@ class ComfyUI(Client):
         ]
 
     def _environment(self) -> dict[str, str]:
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("XALORA_", "PYTEST_", "PYTHONPATH"))}
         return {
-            **own,
-            "PYTHONUNBUFFERED": "1",
+            **plain_environment(),
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "XALORA_TEST_END_WITH_STDIN": "1",
