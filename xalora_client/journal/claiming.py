@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Set as AbstractSet
 
 from ..prices import DailyLimit, midnight_before
-from .records import Claim, ClaimOptions, Folder, Work
+from .records import Claim, ClaimOptions, Folder, Row, Work
 from .rules import Action, Candidate, Event, TaskState, choose
 from .spending import Read, sent_since
 from .transaction import Transaction
@@ -60,7 +59,7 @@ def _claimed(change: Transaction, action: Action, record_id: int) -> Claim:
     return Claim(action=action, record=change.record(record_id), lease=lease)
 
 
-def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[str]) -> sqlite3.Row | None:
+def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[str]) -> Row | None:
     """The row that answers, None where a new task is needed.
 
     Args:
@@ -88,6 +87,6 @@ def answering(read: Read, work: Work, options: ClaimOptions, gone: AbstractSet[s
     return None if chosen is None else rows[chosen.id]
 
 
-def has_files(row: sqlite3.Row, gone: AbstractSet[str]) -> bool:
+def has_files(row: Row, gone: AbstractSet[str]) -> bool:
     """Whether a row's kept files are all there."""
     return row["files"] != "[]" and row["files"] not in gone

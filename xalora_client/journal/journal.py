@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sqlite3
 import tempfile
 import threading
 import time
@@ -34,7 +33,7 @@ from . import forks
 from .claiming import answering, decide_claim, has_files
 from .database import OldJournalError, Reader, explained
 from .queries import IS_OPEN, Which, where
-from .records import Claim, ClaimOptions, Folder, Record, Work, record_from_row
+from .records import Claim, ClaimOptions, Folder, Record, Row, Work, record_from_row
 from .results_folder import STALE_SECONDS, KeptResults
 from .rules import Event
 from .transaction import Transaction, kept_files
@@ -351,7 +350,7 @@ class Journal:
     def count(self, **which: Unpack[Which]) -> int:
         """The number of records that `records` would list without a limit."""
         clause, values = where(**which)
-        return int(self._read(f"SELECT count(*) FROM entries {clause}", values)[0][0])
+        return int(self._read(f"SELECT count(*) AS many FROM entries {clause}", values)[0]["many"])
 
     def leased(self, record_ids: Collection[int] | None = None, besides: str = "") -> frozenset[int]:
         """Ids of records with a lease of a living process; asked without waiting for anybody.
@@ -391,30 +390,27 @@ class Journal:
         record = record_from_row(row, self.results.root)
         return record if has_files(row, gone) else replace(record, files=(), digests=())
 
-    def read(self, query: str, values: Sequence[Any], patience: float = READING_SECONDS) -> list[sqlite3.Row]:
+    def read(self, query: str, values: Sequence[Any], patience: float = READING_SECONDS) -> Sequence[Row]:
         """The rows of a SELECT, as they are on disk. For functions that count or sum; see `spending`.
 
         Args:
             patience: Seconds to wait while another program keeps readers out.
         """
-
-        def select(connection: sqlite3.Connection) -> list[sqlite3.Row]:
-            return connection.execute(query, values).fetchall()
-
-        reader = self._windows_reader if self._is_as_written else self._reader
+        select = self._windows_reader.rows_at_once if self._is_as_written else self._reader.rows
         try:
-            return reader.read(select, patience)
+            return select(query, values, patience)
         except OldJournalError:
             # The first writing brings it up to date; another process may be about to.
             self._ensure_usable(max(patience, SETTLE_SECONDS))
-            return reader.read(select, patience)
+            return select(query, values, patience)
 
     @contextlib.contextmanager
     def as_written(self) -> Iterator[None]:
         """For the length of a ``with`` block, have this thread read what is on disk already.
 
         Other readings wait for notes of this process that are about to be written, for a moment each, and for
-        each other. For windows that are told of every change anyway, see `subscribe`.
+        each other, and for busy threads at each row. For windows that are told of every change anyway, see
+        `subscribe`.
         """
         self._as_written.is_wanted = True
         try:
@@ -424,7 +420,7 @@ class Journal:
 
     def version(self) -> int:
         """A number that grows with every change by any process; microseconds, made for polling."""
-        return int(self._read("SELECT value FROM counters WHERE name = 'version'", ())[0][0])
+        return int(self._read("SELECT value FROM counters WHERE name = 'version'", ())[0]["value"])
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with the id of every record this process changes or removes; returns the way out.
@@ -468,9 +464,7 @@ class Journal:
     def _request(self, change: Callable[[Transaction], Any], **how: Any) -> Future[Any]:
         return self._writer.request(change, **how)
 
-    def _read(
-        self, query: str, values: Sequence[Any], patience: float = READING_SECONDS
-    ) -> list[sqlite3.Row]:
+    def _read(self, query: str, values: Sequence[Any], patience: float = READING_SECONDS) -> Sequence[Row]:
         if not self._is_as_written:
             self._writer.flush(SETTLE_SECONDS)
         return self.read(query, values, patience)
@@ -521,7 +515,7 @@ def _clean_up(readers: Sequence[Reader], temporary: str | None, made_by: int) ->
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _log_if_open(row: sqlite3.Row) -> None:
+def _log_if_open(row: Row) -> None:
     if row["state"] not in ("finished", "failed", "canceled", "not_sent"):
         logger.info(
             "Forgetting record %s (%s): job %s, task %s",

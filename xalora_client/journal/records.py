@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..errors import JournalError
 from .rules import ENDED, Action, IfUnknown, TaskState
 
 Group = Literal["active", "done", "failed"]
+
+Row: TypeAlias = sqlite3.Row | dict[str, Any]
+"""A row of a SELECT, by the names of its columns."""
 
 INPUTS = "@inputs"
 """The key of paths among a work's details; no parameter of a task is called so."""
@@ -259,7 +262,7 @@ def without_queries(value: Any) -> Any:
     return [without_queries(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def record_from_row(row: sqlite3.Row, results_dir: Path) -> Record:
+def record_from_row(row: Row, results_dir: Path) -> Record:
     """A `Record` from a row of table ``entries``; relative file names are resolved in `results_dir`."""
     work = Work(
         fingerprint=row["fingerprint"],

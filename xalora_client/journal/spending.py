@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from time import time
@@ -10,8 +9,9 @@ from typing import Any
 
 from ..config import names_listed_host
 from ..prices import Sent, midnight_before, sums
+from .records import Row
 
-Read = Callable[[str, Sequence[Any]], list[sqlite3.Row]]
+Read = Callable[[str, Sequence[Any]], Sequence[Row]]
 """Gives the rows of a SELECT: `Journal.read`, or `Transaction.read`."""
 
 # A record that is prepared and has no worker was left by a process that died.
@@ -73,7 +73,7 @@ def spending(read: Read, prices: Mapping[str, Decimal], unpriced: Sequence[str] 
     }
 
 
-def _sent_of(rows: list[sqlite3.Row], unpriced: Sequence[str]) -> list[Sent]:
+def _sent_of(rows: Sequence[Row], unpriced: Sequence[str]) -> list[Sent]:
     # Those that an earlier release has forgotten name no network, and count.
     return [
         Sent(

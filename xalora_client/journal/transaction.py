@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JournalError
-from .records import Record, Work, clean_text, record_from_row, to_json, without_queries
+from .records import Record, Row, Work, clean_text, record_from_row, to_json, without_queries
 from .results_folder import KeptFile, KeptResults
 from .rules import Event, TaskState, next_state
 from .spending import REMEMBER_SENT
@@ -452,6 +452,6 @@ def _warn_if_accepted_twice(row: sqlite3.Row, task_id: str) -> None:
         )
 
 
-def kept_files(row: sqlite3.Row) -> list[KeptFile]:
+def kept_files(row: Row) -> list[KeptFile]:
     """The kept files of a row of table ``entries``."""
     return [(name, size, digest[0] if digest else "") for name, size, *digest in json.loads(row["files"])]

@@ -1,8 +1,11 @@
-"""A clip of its frames is listed in one row."""
+"""Lists for windows: a clip of its frames is one row, and what is read at once is the same."""
 
 from __future__ import annotations
 
-from journal_steps import LONG, claim, end, finish, leave, note, send, work
+from dataclasses import replace
+
+import pytest
+from journal_steps import LONG, claim, end, finish, leave, note, send, submit, work
 
 from xalora_client.journal import Event, Journal, Record, Whole, Work
 from xalora_client.journal.queries import where
@@ -90,3 +93,30 @@ def test_what_a_list_shows_is_counted_by_an_index(journal: Journal) -> None:
     clause, values = where(groups=("active",), one_a_whole=True)
     (step, *_) = journal.read(f"EXPLAIN QUERY PLAN SELECT count(*) FROM entries {clause}", values)
     assert "entries_group" in step["detail"]
+
+
+def test_what_is_read_at_once_is_what_is_read_row_by_row(journal: Journal) -> None:
+    text = 'a "quoted" \\ word, ünï 🦊'
+    for number in range(3):
+        task = work(
+            number, label=text, details={"prompt": f"{text}\n\x7f", "seed": 2**63 - 1, "strength": 0.1}
+        )
+        record = submit(journal, task, number)
+        note(journal, record.id, Event.STATUS, status="running", queue_position=number)
+    last = finish(journal, submit(journal, 9, 9), {"url": text})
+
+    def read() -> tuple[list[Record], int, int, frozenset[int]]:
+        records = journal.records(limit=4)
+        return records, journal.count(), journal.version(), journal.leased([last.id, record.id])
+
+    row_by_row, *others = read()
+    with journal.as_written():
+        at_once, *others_at_once = read()
+        assert journal.records(text="to be found nowhere") == []
+    assert others_at_once == others
+    assert len(at_once) == 4
+    for told, same in zip(at_once, row_by_row, strict=True):
+        moments = ("created_at", "sent_at", "submitted_at", "started_at", "ended_at")
+        exact = {name: getattr(same, name) for name in moments}
+        assert {name: getattr(told, name) for name in moments} == pytest.approx(exact, abs=1e-4)
+        assert replace(told, **exact) == same
