@@ -52,7 +52,7 @@ def worded(
         except XaloraError as error:
             log.warning("node %s: %s", cls.node_id(), error)
             elements.note_failure(error)
-            raise graph_error(error, cls.press_after) from None
+            raise graph_error(error, cls.press_after, several_users=compat.is_multi_user()) from None
         except compat.InterruptProcessingException:
             elements.canceled = True
             raise

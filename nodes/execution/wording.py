@@ -55,6 +55,7 @@ _RUN = "Press Run to try again."
 _RUN_LATER = "Press Run later."
 _SETTINGS = "The Xalora tab tells which one; change it, then press Run."
 _STORE = "Check the store under Settings > Xalora > Input images, then press Run."
+_ASK_THE_HOST = "Ask whoever runs this ComfyUI, whose key, settings and tasks these are."
 
 
 @dataclass(frozen=True)
@@ -336,12 +337,16 @@ def _brief(what: str, longest: int) -> str:
 
 
 def graph_error(
-    error: XaloraError, press_after: Callable[[XaloraError], str] = lambda error: ""
+    error: XaloraError,
+    press_after: Callable[[XaloraError], str] = lambda error: "",
+    *,
+    several_users: bool = False,
 ) -> GraphError:
     """The exception for ComfyUI, whose text is the message.
 
     Args:
         press_after: What to press after the error at this node; empty where that is the same at any.
+        several_users: Sidebar and settings are closed to whoever reads it.
     """
     kinds: dict[type[XaloraError], type[GraphError]] = {
         errors.MissingKeyError: NoKeyError,
@@ -350,8 +355,10 @@ def graph_error(
     causes = error.errors.values() if isinstance(error, BatchError) else (error,)
     kind = next((kinds[type(cause)] for cause in causes if type(cause) in kinds), GraphError)
     words = words_for(error)
-    press = press_after(error.first if isinstance(error, BatchError) else error)
-    return kind(str(replace(words, press=press) if press else words))
+    press = press_after(error.first if isinstance(error, BatchError) else error) or words.press
+    if several_users and re.search(r"\bXalora (?:tab\b|>)", press):
+        kind, press = GraphError, _ASK_THE_HOST
+    return kind(str(replace(words, press=press)))
 
 
 def plain(error: XaloraError, text: str) -> str:

@@ -686,7 +686,7 @@ def test_any_text_may_be_looked_for(comfyui: ComfyUI, text: str) -> None:
 def test_with_several_users_the_key_is_the_hosts_and_the_routes_are_closed(
     comfyui_factory: ComfyUIFactory, devnet: SessionDevnet
 ) -> None:
-    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key}
+    env = {"XALORA_WORKFLOW_URL": devnet.url, "XALORA_API_KEY": devnet.api_key, "XALORA_DAILY_TASKS": "1"}
     shared = comfyui_factory(env, ("--multi-user",))
     alice = post(shared, "/users", {"username": "alice"}).json()
     assert isinstance(alice, str)
@@ -708,6 +708,9 @@ def test_with_several_users_the_key_is_the_hosts_and_the_routes_are_closed(
     assert post(shared, "/settings", stored, **{"comfy-user": alice}).status_code == 200
     assert shared.run(upscale()).status == "success"
     assert devnet.new_stats()["creates"] == 1
+    refused_node = shared.run(upscale()).error
+    assert refused_node["exception_type"].endswith(".GraphError")
+    assert "Ask whoever runs this ComfyUI" in refused_node["exception_message"]
     written = [
         file for file in shared.root.rglob("*") if file.is_file() and file.suffix in ("", ".json", ".env")
     ]

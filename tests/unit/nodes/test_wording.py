@@ -238,6 +238,20 @@ def test_no_key_is_an_error_of_its_own(wording: ModuleType, errors: ModuleType) 
     assert type(wording.graph_error(errors.AuthenticationError("401"))).__name__ == "GraphError"
 
 
+def test_with_several_users_nobody_is_sent_to_what_is_closed_to_them(
+    wording: ModuleType, errors: ModuleType
+) -> None:
+    for error in every_error(errors):
+        told = wording.graph_error(error, several_users=True)
+        assert "Xalora tab" not in str(told) and "Xalora >" not in str(told)
+    for kind in (errors.MissingKeyError, errors.AuthenticationError, errors.DailyLimitError):
+        told = wording.graph_error(kind("No"), several_users=True)
+        # No dialog opens.
+        assert type(told) is wording.GraphError
+        assert str(told).endswith("Ask whoever runs this ComfyUI, whose key, settings and tasks these are.")
+    assert "Press Run" in str(wording.graph_error(errors.RateLimitError("429"), several_users=True))
+
+
 def test_the_reason_on_a_node_is_never_a_name_alone(wording: ModuleType, errors: ModuleType) -> None:
     error = errors.InputImageError(
         "Parameter image: the input array [8, 10, 3] holds no numbers in all values, which are infinite or "
