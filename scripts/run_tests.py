@@ -83,7 +83,7 @@ def comfyui(name: str = "comfyui", given: Path | None = None) -> Result:
 
 
 def browser(name: str = "browser", given: Path | None = None) -> Result:
-    """Tests in a real browser, each frontend in a process of its own."""
+    """Tests in a real browser, in two processes: one for each frontend."""
     if find_browser() is None:
         return Result(note="LEFT OUT: no Chrome or Chromium here, and none could be installed")
     return run_twice(name, "browser", options=("-n2",), variables=_named(given))

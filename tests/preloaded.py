@@ -1,6 +1,7 @@
-"""A preloaded Python process: it has imported what ComfyUI imports, and each test's ComfyUI is its fork.
+"""A preloaded Python process: it has imported what tests' programs import, and each program is its fork.
 
-Tests start some fifty. On Linux only. ComfyUI's Python runs this file, too, as that process.
+Tests start some fifty ComfyUIs and some hundred commands. On Linux only. The programs' Python runs this file,
+too, as that process.
 """
 
 from __future__ import annotations
@@ -9,130 +10,143 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
-PRELOADED = (
-    "torch",
-    "torchvision",
-    "transformers",
-    "scipy.stats",
-    "scipy.integrate",
-    "alembic.command",
-    "sqlalchemy.orm",
-    "kornia.filters",
-    "spandrel",
-    "torchsde",
-    "aiohttp.web",
-    "pydantic_settings",
-    "requests",
-    "av",
-)
-"""Of other projects only, so that each ComfyUI reads its own arguments and files."""
-
 REQUEST_BYTES = 150_000
 
 
-class Fork(psutil.Process):
-    """A process as `subprocess.Popen` has it, as far as it is used here. Nobody learns its exit status."""
+class Fork:
+    """A process as `subprocess.Popen` has it, as far as it is used here."""
 
-    def __init__(self, pid: int, stdin: IO[bytes]) -> None:
-        super().__init__(pid)
-        self.stdin = stdin
+    def __init__(self, pid: int, status: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._status = status
 
     def poll(self) -> int | None:
-        """None while it runs."""
-        with suppress(psutil.NoSuchProcess):
-            if self.is_running() and self.status() != psutil.STATUS_ZOMBIE:
-                return None
-        return 0
+        """The exit status, None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+        return None
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until it has ended; raises `subprocess.TimeoutExpired`."""
-        try:
-            return super().wait(timeout)
-        except psutil.TimeoutExpired as error:
-            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0) from error
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, once it has ended; raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            if not select.select([self._status], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            self.returncode = int(os.read(self._status, 8))
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Preloaded:
-    """Ends with `close()`; what it has started goes on."""
+    """Imports `modules`, of other projects only, so that each program reads its own arguments and files.
 
-    def __init__(self, python: Path) -> None:
+    Ends with `close()`; what it has started goes on.
+    """
+
+    def __init__(self, python: Path, modules: Iterable[str], env: Mapping[str, str]) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [python, __file__], stdin=theirs, stdout=subprocess.DEVNULL, env=plain_environment()
+                [python, __file__, *modules], stdin=theirs, stdout=subprocess.DEVNULL, env=env
             )
         self._lock = threading.Lock()
 
-    def start(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: IO[bytes]) -> Fork:
-        """A fork that runs a command of this Python, `[python, script, *arguments]`."""
+    def start(
+        self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str], streams: Sequence[IO[Any]]
+    ) -> Fork:
+        """A fork that runs `[python, script, *arguments]` or `[python, "-m", module, *arguments]`.
+
+        `streams` are its standard ones. Of the environment, what Python reads at its start has no effect.
+        """
         request = json.dumps({"arguments": command[1:], "cwd": str(cwd), "env": dict(env)}).encode()
-        reading, writing = os.pipe()
+        reading, status = os.pipe()
         try:
             with self._lock:
-                socket.send_fds(self._channel, [request], [reading, log.fileno()])
+                given = [*(stream.fileno() for stream in streams), status]
+                socket.send_fds(self._channel, [request], given)
                 pid = int(self._channel.recv(64))
         finally:
-            os.close(reading)
-        return Fork(pid, os.fdopen(writing, "wb"))
+            os.close(status)
+        return Fork(pid, reading)
 
     def close(self) -> None:
         self._channel.close()
         self._process.wait()
 
 
-def plain_environment() -> dict[str, str]:
-    """The tests' environment without what is meant for the client, pytest, or their own Python."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("XALORA_", "PYTEST_", "PYTHONPATH"))}
-    return {**own, "PYTHONUNBUFFERED": "1"}
-
-
 def serve(channel: socket.socket) -> None:
-    """Fork for each request until the other end is closed; returns in no fork."""
+    """Start a program for each request until the other end is closed; returns in no program."""
     while True:
-        request, given, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 2)
+        request, given, _, _ = socket.recv_fds(channel, REQUEST_BYTES, 4)
         if not request:
             return
-        stdin, log = given
-        pid = os.fork()
-        if pid == 0:
-            channel.close()
-            _become(json.loads(request), stdin, log)
-        channel.send(str(pid).encode())
-        os.close(stdin)
-        os.close(log)
+        if os.fork() == 0:
+            _start(json.loads(request), channel, *given)
+        for descriptor in given:
+            os.close(descriptor)
 
 
-def _become(request: dict[str, Any], stdin: int, log: int) -> None:
-    """Run the script as a fresh Python would, and end."""
+def _start(request: dict[str, Any], channel: socket.socket, *given: int) -> None:
+    """Run the program in a fork, and tell its process id and then its exit status."""
+    *_, status = given
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for own, given in ((0, stdin), (1, log), (2, log)):
-        os.dup2(given, own)
-    os.closerange(3, max(stdin, log) + 1)
+    pid = os.fork()
+    if pid == 0:
+        channel.close()
+        _become(request, given)
+    channel.send(str(pid).encode())
+    # The program and the tests decide when it ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for descriptor in (channel.fileno(), *given):
+        if descriptor != status:
+            os.close(descriptor)
+    _, ended = os.waitpid(pid, 0)
+    os.write(status, str(os.waitstatus_to_exitcode(ended)).encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], given: Sequence[int]) -> None:
+    """Run the program as a fresh Python would, and end."""
+    for own, descriptor in enumerate(given[:3]):
+        os.dup2(descriptor, own)
+    for descriptor in given:
+        os.close(descriptor)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["arguments"]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        sys.path[0] = request["cwd"]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(sys.argv[0]).parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit()
 
 
 if __name__ == "__main__":
-    # Nobody waits for the forks.
+    # Nobody waits for what tells a program's exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for name in PRELOADED:
+    for name in sys.argv[1:]:
         with suppress(ImportError):
             importlib.import_module(name)
     serve(socket.socket(fileno=0))

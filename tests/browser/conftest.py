@@ -1,6 +1,6 @@
 """A real Chromium on a real ComfyUI with the devnet: with the frontend it pins, and with a current one.
 
-A ComfyUI of 2026 is tested with the current frontend, once for each renderer of nodes.
+A ComfyUI of 2026 is tested with classic nodes on the one that it pins, and with Nodes 2.0 on the current one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# How ComfyUI is tested: with the frontend that it pins, with a current one, and with that one's Nodes 2.0.
-PINNED, CURRENT, NODES_2 = "pinned", "current", "nodes2"
+# Frontends of the oldest ComfyUI: that which it pins, and the current one. Of one of 2026, by its renderer.
+PINNED, CURRENT, CLASSIC, NODES_2 = "pinned", "current", "classic", "nodes2"
 TODAY = (0, 4)
 PAGE_TIMEOUT = 60_000
 PATIENCE = 20_000
@@ -63,13 +63,13 @@ class ProcessForEachFrontend(LoadScopeScheduling):
     """Has each process start one ComfyUI and one browser, for the frontend that its tests name first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        of_frontend = re.search(rf"\[({PINNED}|{CURRENT}|{NODES_2})", nodeid)
+        of_frontend = re.search(rf"\[({PINNED}|{CURRENT}|{CLASSIC}|{NODES_2})", nodeid)
         return of_frontend[1] if of_frontend else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     # Marks of pytest-xdist's own `loadgroup` have no effect in this pytest.
-    return ProcessForEachFrontend(config, log)
+    return (ProcessForEachFrontend if len(frontends()) > 1 else LoadScopeScheduling)(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,16 +116,19 @@ def browser(playwright: Playwright, chromium: str) -> Iterator[Browser]:
 def frontends() -> list[str]:
     """The frontends for the ComfyUI under test."""
     try:
-        return [CURRENT, NODES_2] if find_install().version >= TODAY else [PINNED, CURRENT]
+        if find_install().version >= TODAY:
+            return [CLASSIC, NODES_2]
     except LookupError as error:
         pytest.exit(f"No ComfyUI to test with: {error}", returncode=4)
+    # A further ComfyUI is tested with the current one.
+    return [PINNED] if comfyui_install.further() else [PINNED, CURRENT]
 
 
 @pytest.fixture(scope="session", params=frontends())
 def frontend(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
     """Which frontend ComfyUI serves: its name, and the arguments for ComfyUI."""
-    if request.param == PINNED:
-        return PINNED, ()
+    if request.param in {PINNED, CLASSIC}:
+        return str(request.param), ()
     try:
         fetched = comfyui_install.frontend()
     except subprocess.CalledProcessError as error:

@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import ComfyUI, ComfyUIFactory, Install, Preloaded, SessionDevnet, find_install
+from harness import ComfyUI, ComfyUIFactory, Install, Preloaded, SessionDevnet, find_install, preload
 
 BOOT_TIMEOUT = 300
 
@@ -50,7 +50,7 @@ def preloaded(comfyui_install: Install) -> Iterator[Preloaded | None]:
     if sys.platform != "linux":
         yield None
         return
-    with closing(Preloaded(comfyui_install.python)) as preloaded:
+    with closing(preload(comfyui_install)) as preloaded:
         yield preloaded
 
 

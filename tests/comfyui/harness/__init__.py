@@ -3,9 +3,8 @@
 from .client import Client, ComfyUIError, PromptRefusedError
 from .install import Install, find_install
 from .network import SessionDevnet
-from .preloaded import Preloaded
 from .record import Event, Preview, ProgressText, RunRecord
-from .server import ComfyUI, ComfyUIFactory, LoadCost
+from .server import ComfyUI, ComfyUIFactory, LoadCost, Preloaded, preload
 
 __all__ = [
     "Client",
@@ -22,4 +21,5 @@ __all__ = [
     "RunRecord",
     "SessionDevnet",
     "find_install",
+    "preload",
 ]

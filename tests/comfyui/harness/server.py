@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import requests
 
 from .client import Client, ComfyUIError
 from .install import REPOSITORY, Install
-from .preloaded import Fork, Preloaded, plain_environment
+
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from preloaded import Fork, Preloaded
+
+# What ComfyUI and its extras import before the first prompt has ended.
+IMPORTED = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "scipy.stats",
+    "scipy.integrate",
+    "alembic.command",
+    "sqlalchemy.orm",
+    "kornia.filters",
+    "spandrel",
+    "torchsde",
+    "aiohttp.web",
+    "pydantic_settings",
+    "requests",
+    "av",
+)
 
 # A hyphen and capitals on purpose: users' folders have them, and no import may lean on the name.
 PACK_FOLDER = "ComfyUI-Xalora"
@@ -74,6 +98,8 @@ class ComfyUI(Client):
         self._log_read = 0
         self._load_report = root / "load.json"
         self._process: subprocess.Popen[bytes] | Fork | None = None
+        # A ComfyUI ends with its standard input, so that none outlives the tests.
+        self._stdin: IO[bytes] | None = None
         super().__init__(f"http://127.0.0.1:{self.port}")
 
     def __enter__(self) -> ComfyUI:
@@ -124,15 +150,18 @@ class ComfyUI(Client):
     def boot(self) -> None:
         """Boot and return once it serves and the websocket is open; about 20 s."""
         self._prepare()
-        with self.log_path.open("ab") as log:
+        reading, writing = os.pipe()
+        self._stdin = os.fdopen(writing, "wb")
+        with os.fdopen(reading) as stdin, self.log_path.open("ab") as log:
             command, env = self._command(), self._environment()
             # A fork does not read again what Python reads at its start.
             if self._preloaded is None or any(name.startswith("PYTHON") for name in self.env):
                 self._process = subprocess.Popen(
-                    command, cwd=self.root, env=env, stdin=subprocess.PIPE, stdout=log, stderr=log
+                    command, cwd=self.root, env=env, stdin=stdin, stdout=log, stderr=log
                 )
             else:
-                self._process = self._preloaded.start(command, cwd=self.root, env=env, log=log)
+                streams = (stdin, log, log)
+                self._process = self._preloaded.start(command, cwd=self.root, env=env, streams=streams)
         try:
             self._wait_until_serving()
             self.connect()
@@ -222,7 +251,7 @@ class ComfyUI(Client):
 
     def _environment(self) -> dict[str, str]:
         return {
-            **plain_environment(),
+            **_plain_environment(),
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "XALORA_TEST_END_WITH_STDIN": "1",
@@ -256,9 +285,14 @@ class ComfyUI(Client):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(20)
-        if process.stdin is not None:
-            process.stdin.close()
+        if self._stdin is not None:
+            self._stdin.close()
         self.disconnect()
+
+
+def preload(install: Install) -> Preloaded:
+    """What a ComfyUI starts from as a fork."""
+    return Preloaded(install.python, IMPORTED, _plain_environment())
 
 
 class ComfyUIFactory:
@@ -283,6 +317,12 @@ class ComfyUIFactory:
         extra = ComfyUI(self._install, root, env, arguments, self._preloaded)
         self.started.append(extra)
         return extra
+
+
+def _plain_environment() -> dict[str, str]:
+    """The tests' environment without what is meant for the client, pytest, or their own Python."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("XALORA_", "PYTEST_", "PYTHONPATH"))}
+    return {**own, "PYTHONUNBUFFERED": "1"}
 
 
 def _free_port() -> int:
