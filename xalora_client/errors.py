@@ -22,6 +22,7 @@ MADE_HERE = "It was made on this machine, so nothing was charged."
 FIRST_MAY_BE_CHARGED = "Its first create may have made a task that is charged; this one was not accepted."
 FIRST_PROBABLY_CHARGED = "It probably has the task of the first create, which is charged; none was added."
 CANCELED_THERE = "The task was canceled; whether a canceled task is charged is the network's decision."
+NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be charged."
 
 
 class XaloraError(Exception):

@@ -162,6 +162,7 @@ _MONEY = {
     errors.FIRST_MAY_BE_CHARGED: MAY_BE_CHARGED,
     errors.FIRST_PROBABLY_CHARGED: MAY_BE_CHARGED,
     errors.CANCELED_THERE: NETWORK_DECIDES,
+    errors.NOT_CONFIRMED: errors.NOT_CONFIRMED,
 }
 
 # What the money sentence means where it is none of the above, by the most special class.

@@ -8,10 +8,9 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ..errors import ServiceError, TaskCanceledError, XaloraError
+from ..errors import NOT_CONFIRMED, ServiceError, TaskCanceledError, XaloraError
 from ..events import EventCallback
 from ..journal.rules import Ending, Happened, Phase
-from ..network.sequencer import NOT_CONFIRMED
 from ..network.status import CANCELED, FINISHED, WAITING
 from ..results import RunResult, WorkflowTaskResult
 from . import messages
@@ -226,7 +225,7 @@ class Caller:
 
         Raises:
             TaskTimeoutError: It has finished, and its result is not here in time.
-            ResultError: It has finished, and its result can't be had.
+            XaloraError: It has ended meanwhile without a result that can be had.
         """
         deadline = max(deadline, monotonic() + CONFIRM_SECONDS)
         job = self.job
@@ -238,6 +237,10 @@ class Caller:
             return job.fetched.result()
         if job.status == CANCELED:
             messages.add_canceled(error)
+        elif job.is_done and job.fetched.exception() is not error:
+            return job.fetched.result()
+        elif job.state.wish is not None or job.cancellation.lapse is not None:
+            messages.add_not_confirmed(error)
         return None
 
     async def withdraw(self) -> None:

@@ -55,7 +55,7 @@ class Cancellation:
     """The cancel of one job's task. It does not hold the job: a result in use would stay until a collection.
 
     Attributes:
-        answer: The network's answer to a request to cancel, None before there is one.
+        answer: The network's answer to the last cancel, None before there is one.
         lapse: Why the last cancel was not confirmed, where there is an error to tell.
         heard: The network's answer about a task that has ended, where it came here first.
         wishes_ended: How many wishes to cancel the task came to nothing.
@@ -78,7 +78,8 @@ class Cancellation:
         """Pursue it until it is confirmed, refused, or 10 s have passed; not twice at a time."""
         if self._pursuing is not None and not self._pursuing.done():
             return
-        self.lapse = None
+        # An earlier cancel that came to nothing answers no later one.
+        self.answer, self.lapse = None, None
         self._deadline = monotonic() + CANCEL_SECONDS
         self._pursuing = background(self._pursue(job))
 

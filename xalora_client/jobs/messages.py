@@ -10,6 +10,7 @@ from ..errors import (
     FIRST_MAY_BE_CHARGED,
     FIRST_PROBABLY_CHARGED,
     MAY_BE_CHARGED,
+    NOT_CONFIRMED,
     NOTHING_CHARGED,
     RUNS_ON,
     STILL_RETRIEVABLE,
@@ -217,3 +218,9 @@ def add_canceled(error: XaloraError) -> None:
     if isinstance(error, QueueLimitError | TaskTimeoutError):
         error.money = CANCELED_THERE
         error.next_step = "Run it again with a longer limit, or when the network is less busy."
+
+
+def add_not_confirmed(error: XaloraError) -> None:
+    """Have an error that ended the wait say that a cancel was asked for, and that the task may run on."""
+    if isinstance(error, QueueLimitError | TaskTimeoutError):
+        error.money = NOT_CONFIRMED

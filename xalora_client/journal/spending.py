@@ -18,15 +18,22 @@ Read = Callable[[str, Sequence[Any]], Sequence[Row]]
 _IS_SENT = "state <> 'not_sent' AND NOT (state = 'prepared' AND worker IS NULL)"
 
 
+_COUNTED = "SELECT task_type, workflow_id, sequencer_url, COUNT(*) AS count FROM"
+
+
 def _sent(condition: str, condition_of_forgotten: str) -> str:
-    counted = "SELECT task_type, workflow_id, sequencer_url, COUNT(*) AS count FROM"
     return (
-        f"{counted} entries WHERE {condition} AND {_IS_SENT} GROUP BY 1, 2, 3"
-        f" UNION ALL {counted} forgotten_sent WHERE {condition_of_forgotten} GROUP BY 1, 2, 3"
+        f"{_COUNTED} entries WHERE {condition} AND {_IS_SENT} GROUP BY 1, 2, 3"
+        f" UNION ALL {_COUNTED} forgotten_sent WHERE {condition_of_forgotten} GROUP BY 1, 2, 3"
     )
 
 
-_SENT_SINCE = _sent("COALESCE(sent_at, created_at) >= ?1", "sent_at >= ?1")
+# What is about to be sent is sent from now on, whenever it was claimed.
+_SENT_SINCE = (
+    _sent("COALESCE(sent_at, created_at) >= ?1", "sent_at >= ?1")
+    + f" UNION ALL {_COUNTED} entries WHERE COALESCE(sent_at, created_at) < ?1"
+    " AND state = 'prepared' AND worker IS NOT NULL GROUP BY 1, 2, 3"
+)
 _SENT_IN_RUN = _sent("run_id = ?1", "run_id = ?1")
 _LAST_RUN = (
     f"SELECT run_id FROM entries WHERE run_id IS NOT NULL AND {_IS_SENT}"

@@ -17,6 +17,7 @@ from ..config import DEFAULT_WORKFLOW_URL, Credentials
 from ..errors import (
     MAY_BE_CHARGED,
     NOT_ACCEPTED,
+    NOT_CONFIRMED,
     AmbiguousCreateError,
     AuthenticationError,
     ConfigurationError,
@@ -42,6 +43,7 @@ from .verdict import (
     is_page,
     judge,
     refusal_in,
+    says_no,
     speaks_of_another,
     worth_repeating,
 )
@@ -61,7 +63,6 @@ ASKING_SECONDS = 20.0
 
 FREE = "This request costs nothing."
 UNAFFECTED = "This request costs nothing, and the task itself is not affected."
-NOT_CONFIRMED = "The cancel is not confirmed, so the task may run on and be charged."
 
 
 class Network:
@@ -262,8 +263,7 @@ class Network:
                 money=NOT_CONFIRMED,
             )
             payload = answer.payload or {}
-            refuses = payload.get("error") or payload.get("success") is False
-            if refuses or refusal_in(payload, answer.text) is not None:
+            if says_no(payload, answer.text) is not None:
                 reason = _message(answer)
                 raise self._refusal(
                     Verdict.REFUSED, answer, reason, "canceling the task", NOT_CONFIRMED, task_id=task_id

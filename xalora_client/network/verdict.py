@@ -76,8 +76,11 @@ def refusal_in(payload: Mapping[str, Any] | None, message: str) -> Verdict | Non
 
     It has an error, or a code or a status that is no success, and no id of a task.
     """
-    if payload is None or _holds_an_id(payload):
-        return None
+    return None if payload is None or _holds_an_id(payload) else says_no(payload, message)
+
+
+def says_no(payload: Mapping[str, Any], message: str) -> Verdict | None:
+    """What a 2xx answer says that clearly refuses; None where it does not."""
     code = next((payload[key] for key in _CODES if payload.get(key) is not None), None)
     status = str(payload.get("status")).strip().lower()
     says_so = (

@@ -96,6 +96,23 @@ def test_a_create_of_yesterday_that_is_sent_again_counts_today(path: Path, resul
         assert claim(journal, 0, "job-3").action == "unknown"
 
 
+def test_what_was_claimed_before_midnight_and_is_still_to_be_sent_counts_today(
+    path: Path, results: Path
+) -> None:
+    clock = [1_700_000_000.0]
+    with Journal.open(path, results, wall_clock=lambda: clock[0]) as journal:
+        journal.daily_limit = DailyLimit(tasks=1)
+        held_back = claim(journal, 0, "job-0")
+        clock[0] += DAY
+        with pytest.raises(DailyLimitError):
+            claim(journal, 1, "job-1")
+        # Sent today, it counts once.
+        send(journal, held_back)
+        assert sent_since(journal.read, clock[0] - 1) == [Sent("upscaler", None, 1)]
+        clock[0] += DAY
+        assert claim(journal, 1, "job-1").action == "send"
+
+
 def test_tasks_of_a_network_that_costs_nothing_do_not_count(journal: Journal) -> None:
     """Whether they are in the journal or forgotten; their cost is that of nothing, too."""
     prices = {"upscaler": Decimal("0.04")}

@@ -23,22 +23,23 @@ from xalora_client import (
     ClientClosedError,
     NetworkError,
     TaskCanceledError,
+    TaskFailedError,
     TaskNotKnownError,
     TaskTimeoutError,
     UpscalerTask,
     Xalora,
+    XaloraError,
     events,
 )
 from xalora_client.client import HostOptions
-from xalora_client.errors import STILL_RETRIEVABLE
-from xalora_client.jobs import hub
+from xalora_client.errors import NOT_CONFIRMED, STILL_RETRIEVABLE
+from xalora_client.jobs import callers, cancellation, hub
 from xalora_client.jobs.cancellation import Cancellation
 from xalora_client.jobs.dispatcher import Dispatcher
 from xalora_client.jobs.job import Job
 from xalora_client.journal import Journal, TaskState
 from xalora_client.journal.rules import Happened
 from xalora_client.media.inputs import PreparedImage, prepare_image
-from xalora_client.network.sequencer import NOT_CONFIRMED
 
 HUNDREDS = 300
 
@@ -584,6 +585,28 @@ async def test_a_cancel_by_id_that_nobody_answers_says_that_it_is_not_confirmed(
     assert caught.value.money == NOT_CONFIRMED
 
 
+@pytest.mark.parametrize("fault", [Answer(drop="after"), Answer(503, {"message": "busy"})])
+async def test_a_later_cancel_does_not_rest_on_the_answer_to_an_earlier_one(
+    fault: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was accepted, and the task ran on; the first request of the second is lost."""
+    monkeypatch.setattr(cancellation, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(cancellation, "TRY_SECONDS", 0.5)
+    network = ScriptedNetwork()
+    said: list[Answer | None] = [Answer(200, {"msg": "canceling"}), fault]
+    network.on_cancel = lambda task_id: said.pop(0) if said else None
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        running = asyncio.create_task(client.run(task(), fallback="never"))
+        await until(network.polled.is_set)
+        await client.cancel_task("t-1")
+        await until(lambda: client.journal.records()[0].cancel_requested_at is None)
+        monkeypatch.undo()
+        await client.cancel_task("t-1")
+        with pytest.raises(TaskCanceledError):
+            await running
+    assert network.canceled == {"t-1"}
+
+
 async def test_a_lease_that_a_job_takes_again_is_nobody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -746,3 +769,24 @@ async def test_a_task_that_finishes_as_it_is_given_up_is_told_as_finished(ends_b
         with pytest.raises(TaskTimeoutError, match="has finished, and its result was not here") as caught:
             await client.run(task(), fallback="never", **{"timeout": 2.0, **ends_by})
         assert caught.value.money == STILL_RETRIEVABLE
+
+
+@pytest.mark.parametrize(
+    ("becomes", "error", "money"),
+    [
+        ("failed", TaskFailedError, "Whether a failed task is charged is the network's decision"),
+        ("running", TaskTimeoutError, NOT_CONFIRMED),
+    ],
+)
+@pytest.mark.parametrize("answer", [200, 409])
+async def test_a_task_that_its_cancel_does_not_end_is_told_as_what_became_of_it(
+    answer: int, becomes: str, error: type[XaloraError], money: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callers, "CONFIRM_SECONDS", 1.5)
+    network = ScriptedNetwork(lambda task_id: status(becomes if network.cancels else "running"))
+    network.on_cancel = lambda task_id: Answer(answer, {"msg": "well"})
+    async with ScriptedSequencer(network) as sequencer, AsyncXalora(KEY, sequencer.url) as client:
+        with pytest.raises(error) as caught:
+            await client.run(task(), fallback="never", timeout=0.5, on_timeout="cancel")
+    assert type(caught.value) is error
+    assert caught.value.money.startswith(money)

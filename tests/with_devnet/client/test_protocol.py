@@ -360,7 +360,15 @@ async def test_another_tasks_end_does_not_end_the_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal", [{"error": "too late"}, {"success": False, "msg": "too late"}], ids=["error", "no success"]
+    "refusal",
+    [
+        {"error": "too late"},
+        {"success": False, "msg": "too late"},
+        # It may name the task.
+        {"task_id": "t-1", "ok": False, "msg": "too late"},
+        {"task_id": "t-1", "status": "rejected", "msg": "too late"},
+        {"task_id": "t-1", "code": 409, "msg": "too late"},
+    ],
 )
 async def test_a_cancel_that_is_refused_in_a_200_is_refused(refusal: Any) -> None:
     answers = {
