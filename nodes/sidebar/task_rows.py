@@ -114,7 +114,8 @@ def _error(record: Record) -> str | None:
     if record.state is TaskState.CANCELED:
         # The network's reason says that it was canceled, which the state does too.
         return NETWORK_DECIDES
-    reason = sentences_for_graph(record.error or "", {"task": record.task_id, "job": record.job_id})
+    ids = {"task": record.task_id, "job": record.job_id}
+    reason = sentences_for_graph(record.error, ids) if record.error else ""
     money = _MONEY.get(record.state, "")
     if not money or "charged" in reason:
         return reason or None

@@ -114,17 +114,19 @@ class TaskService:
             for kind in {record.work.kind for record in records if record.group == "active"}
         }
         parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
+        workflow_url = settings.sequencer_url
+        prices = {url: settings.prices_on(url) for url in {record.work.sequencer_url for record in records}}
         return [
             task_row(
                 record,
-                workflow_url=settings.sequencer_url,
+                workflow_url=workflow_url,
                 leased=record.id in leased,
                 origin=origins.of(record.job_id),
                 has_input=has_input_preview(record.job_id),
                 usual=usual.get(record.work.kind),
                 problem=self._problems.get(record.id),
                 wish=wishes.of(record.job_id),
-                price=price_text(settings.prices_on(record.work.sequencer_url), record),
+                price=price_text(prices[record.work.sequencer_url], record),
                 parts=parts.get(record.work.whole.id) if record.work.whole else None,
             )
             for record in records
