@@ -22,7 +22,8 @@ import requests
 from .client import Client, ComfyUIError
 from .install import REPOSITORY, Install
 
-sys.path.insert(0, str(REPOSITORY / "tests"))
+# At the end: there are several files named conftest.
+sys.path.append(str(REPOSITORY / "tests"))
 
 from preloaded import Fork, Preloaded
 
