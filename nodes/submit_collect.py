@@ -18,6 +18,7 @@ from ..xalora_client.errors import (
     ResultExpiredError,
     ResultFormatError,
     ResultMissingError,
+    ResultTooLargeError,
     TaskCanceledError,
     TaskFailedError,
     XaloraError,
@@ -69,6 +70,11 @@ _NO_RESULT_WILL_COME = (
 
 NO_IMAGE = "The collected task made a video, so Xalora Collect's IMAGE output is empty. Use its VIDEO output."
 NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is empty. Use its IMAGE output."
+
+
+def _is_for_good(error: XaloraError) -> bool:
+    """Whether no result of the task will come, so that only a new task makes one."""
+    return isinstance(error, _NO_RESULT_WILL_COME) and not isinstance(error, ResultTooLargeError)
 
 
 class SubmittedTask(TypedDict):
@@ -230,7 +236,7 @@ class XaloraCollect(XaloraNode):
     def press_after(cls, error: XaloraError) -> str:
         # After Run, a linked Submit node sends those anew that have no result.
         is_linked = "task" in cls._inputs()
-        return "" if is_linked or not isinstance(error, _NO_RESULT_WILL_COME) else SENDS_NOTHING
+        return "" if is_linked or not _is_for_good(error) else SENDS_NOTHING
 
     @classmethod
     @worded

@@ -243,7 +243,10 @@ class ResultFormatError(ResultError):
 
 
 class ResultTooLargeError(ResultFormatError):
-    """The result needs more memory or time than is allowed. It is not downloaded or sent again."""
+    """The result needs more memory or time to be decoded than is allowed, or than this machine has.
+
+    The same task asked again is not sent again: it is fetched once more.
+    """
 
 
 class ResultSaveError(ResultError, OSError):

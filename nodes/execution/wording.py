@@ -133,8 +133,8 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
     errors.ResultExpiredError: ("The network no longer has the result.", "Press Run to have it made anew."),
     errors.ResultFormatError: ("The result is damaged, or of a kind that is not read here.", _RUN),
     errors.ResultTooLargeError: (
-        "The result is larger than allowed.",
-        "Ask for a smaller one, then press Run.",
+        "This computer can't decode the result within its limits.",
+        "Press Run to fetch it again, or ask for a smaller one.",
     ),
     errors.ResultSaveError: (
         "The result could not be written.",

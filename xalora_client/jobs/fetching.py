@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +32,7 @@ from ..network.answers import addresses_of, holds_nothing, result_references, sh
 from ..network.outside import without_key
 from ..network.sequencer import Network
 from ..network.status import FINISHED, is_terminal
-from ..results import WorkflowTaskResult, unreadable
+from ..results import WorkflowTaskResult
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -108,8 +107,9 @@ class Fetcher:
         except XaloraError:
             raise
         except Exception as error:
-            # One edge for all of it: the answer and the files come from strangers.
-            raise unreadable(error, task_id=answer.task_id, job_id=job.job_id) from error
+            # One edge for all of it: the answer and the files come from strangers, and this machine may lack
+            # memory, threads or open files. Neither shows that the result is worthless.
+            raise _not_fetched(job, answer.task_id, error) from error
 
     async def _fetch(self, job: Job, answer: WorkflowTaskResult) -> tuple[Path, ...]:
         answer = await self._with_result(job, answer)
@@ -147,7 +147,9 @@ class Fetcher:
                     refusals.clear()
                 places = fresh
         if refusals and not files:
-            raise refusals[0] from refusals[0].__cause__
+            # What may still be had decides about the whole result.
+            told = next((each for each in refusals if not is_worthless(each)), refusals[0])
+            raise told from told.__cause__
         for each in refusals:
             logger.warning(
                 "%s Its other files are kept. To fetch all once it can be: `xalora forget %s`, then "
@@ -163,19 +165,21 @@ class Fetcher:
 
         Raises:
             ResultMissingError: It stays without one.
-            ResultDownloadError: The task is under way again.
+            ResultDownloadError: The task is under way again, or the network can't be asked any more.
         """
+        unasked: NetworkError | None = None
         pauses = iter(NO_RESULT_PAUSES)
         while holds_nothing(answer.result):
             pause = next(pauses, None)
-            if pause is None and not is_terminal(answer.status):
+            if pause is None and (unasked is not None or not is_terminal(answer.status)):
+                now = "the network can't be asked for it now" if unasked else f"is now {answer.status}"
                 raise ResultDownloadError(
-                    f"Task {answer.task_id} had finished without a result, and is now {answer.status}",
+                    f"Task {answer.task_id} had finished without a result, and {now}",
                     money=STILL_RETRIEVABLE,
                     next_step=f"Fetch it later by the task's id: `xalora resume {answer.task_id}`.",
                     task_id=answer.task_id,
                     job_id=job.job_id,
-                )
+                ) from unasked
             if pause is None or (is_terminal(answer.status) and answer.status != FINISHED):
                 raise ResultMissingError(
                     f"Task {answer.task_id} finished without a result",
@@ -185,8 +189,11 @@ class Fetcher:
                     job_id=job.job_id,
                 )
             await asyncio.sleep(pause)
-            with suppress(NetworkError):
+            try:
                 answer = await self._network.query(job.credentials, answer.task_id)
+                unasked = None
+            except NetworkError as error:
+                unasked = error
         return answer
 
     async def recover(self, job: Job) -> tuple[Path, ...]:
@@ -331,6 +338,29 @@ def _not_stored(job: Job, task_id: str, why: Exception) -> ResultDownloadError:
         task_id=task_id,
         job_id=job.job_id,
     )
+
+
+def _not_fetched(job: Job, task_id: str, error: Exception) -> ResultDownloadError:
+    # The system's own words alone: others may quote a stranger, or an address that is signed.
+    why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return ResultDownloadError(
+        f"The result of task {task_id} could not be fetched: {why}",
+        money=STILL_RETRIEVABLE,
+        next_step="See that this machine has memory, threads and open files left, then run the task again; "
+        "it is fetched at no cost.",
+        task_id=task_id,
+        job_id=job.job_id,
+    )
+
+
+def is_worthless(error: ResultError) -> bool:
+    """Whether the result is known to be of no worth to anybody, so that the same task must be a new one.
+
+    That this machine lacks something, or that the result is over a limit of its user, shows no such thing.
+    """
+    if isinstance(error, ResultTooLargeError):
+        return False
+    return isinstance(error, ResultExpiredError | ResultFormatError | ResultMissingError)
 
 
 def _is_worth_a_try(

@@ -23,9 +23,7 @@ from ..concurrency import run_in_thread
 from ..config import Credentials
 from ..errors import (
     NetworkError,
-    ResultExpiredError,
-    ResultFormatError,
-    ResultMissingError,
+    ResultError,
     XaloraError,
 )
 from ..events import Canceled, Done, Listeners, Running, UnknownStatus, Waiting
@@ -44,6 +42,7 @@ from . import messages
 from .background import background
 from .cancellation import Cancellation
 from .creating import ClaimAgain, learn_task_id, learn_task_id_at_once, read_record, send_create
+from .fetching import is_worthless
 from .hub import end_stranded_calls
 from .preparation import PreparedTask
 from .uploads import Uploads
@@ -372,13 +371,12 @@ class Job:
         try:
             files = await self.tools.fetch(self, answer)
             described = await run_in_thread(lambda: journal.results.describe(files))
-        except (ResultExpiredError, ResultFormatError, ResultMissingError) as error:
-            error.miner = _miner_of(answer)
-            # Fetching the same again can't help, so the same task asked again must be a new one.
-            journal.note(self.record_id, Event.EXPIRED, error=str(error))
-            self.end(Happened.NO_FILES, error)
-            return
         except XaloraError as error:
+            if isinstance(error, ResultError):
+                error.miner = _miner_of(answer)
+                if is_worthless(error):
+                    # Fetching the same again can't help, so the same task asked again must be a new one.
+                    journal.note(self.record_id, Event.EXPIRED, error=str(error))
             self.end(Happened.NO_FILES, error)
             return
         self.finish(files, described, answer)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from .images import FloatImages, count_images, decode_images
+from .images import FloatImages, count_images, decode_images, errors_of_result
 from .media_types import MediaKind, converted_video_path, sniff_file
 from .validation import has_picture
 
@@ -87,7 +87,9 @@ def _is_container(file: Path) -> bool:
 
 def _known_kind(file: Path) -> MediaKind:
     kind = sniff_file(file)
-    if kind is not None and kind.is_container and not has_picture(file, kind):
+    with errors_of_result():
+        is_sound = kind is not None and kind.is_container and not has_picture(file, kind)
+    if is_sound:
         raise ResultFormatError(
             f"The result {file.name} is sound alone, which Xalora does not read; it is kept unchanged",
             money=STILL_RETRIEVABLE,

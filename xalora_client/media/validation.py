@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from .containers import BrokenMediaError, check_video_container
+from .limits import TooLargeError
 from .media_types import MediaKind, sniff_file
 
 
@@ -65,6 +66,9 @@ def kind_of_result(path: Path) -> MediaKind | None:
     """The kind of media in a result file; None for one that is kept as it came. Blocking.
 
     Sound alone is kept so, in a container for videos too.
+
+    Raises:
+        TooLargeError: It takes more memory or time than allowed to tell.
     """
     kind = sniff_file(path)
     if kind is not None and kind.is_container:
@@ -73,11 +77,17 @@ def kind_of_result(path: Path) -> MediaKind | None:
 
 
 def has_picture(path: Path, kind: MediaKind) -> bool:
-    """Whether a video container holds more than sound and a cover; True where it can't be read. Blocking."""
+    """Whether a video container holds more than sound and a cover; True where it is broken. Blocking.
+
+    Raises:
+        TooLargeError: It takes more memory or time than allowed.
+    """
     from . import workers
 
     try:
         return bool(workers.ask("has_picture", path, kind=kind.value))
+    except TooLargeError:
+        raise
     except BrokenMediaError:
         return True
 

@@ -8,6 +8,7 @@ imports nothing that talks to a network, and is started with an empty environmen
 from __future__ import annotations
 
 import array
+import errno
 import io
 import json
 import mmap
@@ -38,6 +39,9 @@ from .workers import SLOT_BYTES, SLOTS
 _LONGEST_CLAUSE = 300
 # A decoder holds its output, and often a converted or turned copy, beside the file.
 _COPIES = 4
+_PILLOW_OUT_OF_MEMORY = "out of memory when"
+# FFmpeg says EAGAIN where it can start no thread.
+_OF_THIS_MACHINE = frozenset({errno.EAGAIN, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class _Stopped(Exception):
@@ -219,16 +223,21 @@ def answer(request: dict[str, Any], file: BinaryIO, reply: Reply) -> dict[str, A
     except TooLargeError as error:
         return {"too_large": str(error)[:_LONGEST_CLAUSE]}
     except BrokenMediaError as error:
-        return _of_memory(error) or {"broken": str(error)[:_LONGEST_CLAUSE]}
+        return _of_this_machine(error) or {"broken": str(error)[:_LONGEST_CLAUSE]}
     except Exception as error:  # noqa: BLE001 - strangers' files make decoders raise anything
         said = {"broken": f"it can't be decoded ({type(error).__name__}: {error})"[:_LONGEST_CLAUSE]}
-        return _of_memory(error) or said
+        return _of_this_machine(error) or said
 
 
-def _of_memory(error: BaseException | None) -> dict[str, Any] | None:
+def _of_this_machine(error: BaseException | None) -> dict[str, Any] | None:
+    """The last message where the cause says nothing of the file: the machine has run out of something."""
     while error is not None:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or _PILLOW_OUT_OF_MEMORY in str(error):
             return {"too_large": "decoding it needs more memory than what it declares"}
+        # FFmpeg says EIO of damaged files as well.
+        numbers = _OF_THIS_MACHINE - {errno.EIO} if isinstance(error, av.FFmpegError) else _OF_THIS_MACHINE
+        if isinstance(error, OSError) and error.errno in numbers:
+            return {"too_large": f"a fault of this machine ended its decoding ({error.strerror})"}
         error = error.__cause__ or error.__context__
     return None
 

@@ -56,6 +56,7 @@ IDLE_WORKERS = min(4, os.cpu_count() or 1)
 IDLE_SECONDS = 60.0
 _WATCH_SECONDS = 0.1
 _LONGEST_MESSAGE = 32 * 2**20
+_ENDED = "the process that decodes it has ended"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _SENDS_FILES = hasattr(socket, "AF_UNIX") and hasattr(socket, "send_fds")
 _PROGRAM = (
@@ -65,7 +66,7 @@ _PROGRAM = (
 
 
 def ask(operation: str, source: Source, **arguments: Any) -> Any:
-    """Have a worker do one operation on a file, and give its value. Blocking.
+    """Have a worker do one operation on a file, another one where it ends, and give its value. Blocking.
 
     Raises:
         TooLargeError: It takes more memory or time than allowed.
@@ -73,6 +74,18 @@ def ask(operation: str, source: Source, **arguments: Any) -> Any:
         ConfigurationError: No worker can be started.
         OSError: The file can't be opened.
     """
+    try:
+        return _value(operation, source, arguments)
+    except WorkerEndedError:
+        pass
+    # That one was killed says little of the file: it may have been the largest process when memory ran out.
+    try:
+        return _value(operation, source, arguments)
+    except WorkerEndedError as error:
+        raise WorkerEndedError(f"{_ENDED} twice, for want of memory perhaps") from error
+
+
+def _value(operation: str, source: Source, arguments: dict[str, Any]) -> Any:
     with _asked(operation, source, arguments) as reply:
         for _ in reply:
             pass
@@ -142,8 +155,12 @@ class DecodedImage:
         return whole
 
 
-class _WorkerEndedError(Exception):
-    """The worker has ended, or talks nonsense."""
+class WorkerEndedError(TooLargeError):
+    """The process that decodes the file has ended, as the system ends one where memory runs out."""
+
+
+class _NonsenseError(Exception):
+    """The worker says what none of ours does."""
 
 
 class _Reply:
@@ -163,7 +180,7 @@ class _Reply:
         if not self._worker.has_started:
             try:
                 self._worker.await_start()
-            except (_WorkerEndedError, OSError, ValueError, LookupError, TypeError) as error:
+            except (_NonsenseError, OSError, ValueError, LookupError, TypeError) as error:
                 raise ConfigurationError(
                     f"The process that decodes results ({sys.executable}) does not start",
                     money=STILL_RETRIEVABLE,
@@ -185,10 +202,10 @@ class _Reply:
             message = self._next()
             with self._talking():
                 if message is None:
-                    raise _WorkerEndedError
+                    raise _NonsenseError
                 slot, start, count = message["rows"]
                 if slot not in range(SLOTS) or start != done or not 0 < count <= image.height - done:
-                    raise _WorkerEndedError
+                    raise _NonsenseError
                 dtype = np.dtype(np.uint8 if image.maximum == 255 else "<u2")
                 rows: npt.NDArray[Any] = np.ndarray(
                     (count, image.width, image.channels), dtype, self._worker.slot(slot)
@@ -225,7 +242,7 @@ class _Reply:
                 return None
             width, height, channels, maximum = (int(value) for value in message["image"])
             if width < 1 or height < 1 or channels not in {1, 3, 4} or maximum not in {255, 65535}:
-                raise _WorkerEndedError
+                raise _NonsenseError
             return DecodedImage(self, (height, width, channels), maximum)
 
     def _next(self) -> dict[str, Any] | None:
@@ -251,13 +268,12 @@ class _Reply:
             yield
         except BrokenMediaError:
             raise
-        except (_WorkerEndedError, OSError, ValueError, TypeError, LookupError, OverflowError) as error:
+        except (_NonsenseError, OSError, ValueError, TypeError, LookupError, OverflowError) as error:
             self._ended = True
             self._worker.kill()
             if self._deadline.has_passed:
                 raise TooLargeError("decoding it takes longer than allowed") from error
-            why = "the process that decodes it has ended, for want of memory perhaps"
-            raise TooLargeError(why) from error
+            raise WorkerEndedError(f"{_ENDED}, for want of memory perhaps") from error
 
 
 class _Deadline:
@@ -298,8 +314,9 @@ class _Watch:
         with self._changed:
             self._due[owner] = (monotonic() + seconds, function)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="xalora-watch", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="xalora-watch", daemon=True)
+                thread.start()
+                self._thread = thread
             elif len(self._due) == 1:
                 self._changed.notify()
 
@@ -440,9 +457,9 @@ class _Worker:
         try:
             message = json.loads(line)
         except RecursionError:
-            raise _WorkerEndedError from None
+            raise _NonsenseError from None
         if not isinstance(message, dict):
-            raise _WorkerEndedError
+            raise _NonsenseError
         if message.keys() & {"value", "broken", "too_large"}:
             self.is_between_requests = True
         return message

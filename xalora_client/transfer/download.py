@@ -126,11 +126,21 @@ async def download(
             return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
         except ResultFormatError as error:
             await run_in_thread(part.remove)
-            if not part.was_continued or isinstance(error, ResultTooLargeError):
+            is_whole = fetch.end_is_known and not part.was_continued
+            if is_whole or isinstance(error, ResultTooLargeError):
                 raise
-        # The parts may come from two versions of the file: only a fresh copy tells.
+        # The parts may come from two versions of the file, or its end be missing: only a fresh copy tells.
         await fetch.run()
-        return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
+        try:
+            return await run_decoding(lambda: _finish(part, target, fetch.end_is_known))
+        except ResultFormatError as error:
+            if fetch.end_is_known or isinstance(error, ResultTooLargeError):
+                raise
+            await run_in_thread(part.remove)
+            said = (
+                "it came damaged, and whether all of it came is not known, since its server announces no size"
+            )
+            raise target.failed(said) from error
     except OSError as error:
         raise target.failed(f"writing {part.path} failed: {error.strerror or error}") from error
     finally:
@@ -376,8 +386,8 @@ def _content_range(response: aiohttp.ClientResponse) -> tuple[int | None, int | 
 
 def _finish(part: PartFile, target: Target, end_is_known: bool) -> Path:
     """Check that the file is complete, as far as its format allows, and rename it. Blocking."""
-    kind = kind_of_result(part.path)
     try:
+        kind = kind_of_result(part.path)
         if kind is None:
             suffix = check_unknown_format(part.path, suffix_of(target.url))
             if part.is_inherited:

@@ -102,9 +102,10 @@ class Target:
 
     def needs_too_much(self, reason: str) -> ResultTooLargeError:
         return ResultTooLargeError(
-            f"{self.subject} is larger than allowed: {reason}",
+            f"{self.subject} can't be checked here: {reason}",
             money=STILL_RETRIEVABLE,
-            next_step="Ask for a smaller result; the same task would give the same.",
+            next_step="With more memory or higher limits run the task again, which fetches it at no cost; to "
+            f"pay for a new one, use again=True or forget it first (`xalora forget {self.task_id}`).",
             task_id=self.task_id,
         )
 

@@ -158,9 +158,15 @@ class PartFile:
 
 
 def take_over(dest_stem: Path, private_stem: Path) -> None:
-    """Rename what somebody left of a download, ``<dest_stem>.*.part``, to continue it. Blocking."""
+    """Rename what somebody left of a download, ``<dest_stem>.*.part``, to continue it. Blocking.
+
+    Where the folder can't be read, the download begins anew.
+    """
     taken = private_stem.with_name(f"{private_stem.name}{PART_SUFFIX}")
-    for part in files_named(dest_stem.parent, f"{dest_stem.name}.", PART_SUFFIX):
+    left: list[Path] = []
+    with suppress(OSError):
+        left = files_named(dest_stem.parent, f"{dest_stem.name}.", PART_SUFFIX)
+    for part in left:
         with suppress(OSError):
             # Without notes it can't be continued; whoever begins a file locks it before it has any.
             if notes_of(part).exists() and (file := _open_locked(part)) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -10,19 +12,21 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import av
 import bombs
 import numpy as np
 import pytest
 from PIL import Image
 
 from xalora_client.errors import ConfigurationError, ResultFormatError, ResultTooLargeError
-from xalora_client.media import workers
+from xalora_client.media import worker, workers
 from xalora_client.media.containers import BrokenMediaError
 from xalora_client.media.images import decode_image, decode_images
 from xalora_client.media.limits import TooLargeError
-from xalora_client.media.media_types import sniff_file
-from xalora_client.media.validation import check_complete
+from xalora_client.media.media_types import MediaKind, sniff_file
+from xalora_client.media.validation import check_complete, kind_of_result
 from xalora_client.media.video import open_video
 
 MIB = 1 << 20
@@ -141,6 +145,77 @@ def test_a_worker_that_dies_is_that_files_error_and_the_next_file_is_read(
     assert decode_image(photo).shape == (64, 48, 3)
     (other,) = fresh_pool.pids()
     assert other != pid
+
+
+def end_workers(times: int, patched: pytest.MonkeyPatch) -> list[int]:
+    """Have the next workers end when they are asked, as if killed for want of memory; their pids."""
+    ended: list[int] = []
+    request = workers._Worker.request
+
+    def end_and_request(worker: workers._Worker, *arguments: Any) -> None:
+        if len(ended) < times:
+            ended.append(worker.pid)
+            os.kill(worker.pid, signal.SIGKILL)
+            worker._process.wait()
+        request(worker, *arguments)
+
+    patched.setattr(workers._Worker, "request", end_and_request)
+    return ended
+
+
+def test_a_file_whose_worker_is_killed_is_checked_by_another(
+    photo: Path, fresh_pool: workers._Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = end_workers(1, monkeypatch)
+    check_complete(photo, MediaKind.PNG)
+    (other,) = fresh_pool.pids()
+    assert killed and other not in killed
+
+
+def test_a_file_that_ends_each_worker_ends_two_and_no_more(
+    photo: Path, fresh_pool: workers._Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = end_workers(2, monkeypatch)
+    with pytest.raises(TooLargeError, match="has ended twice"):
+        check_complete(photo, MediaKind.PNG)
+    assert len(set(killed)) == 2 and fresh_pool.pids() == []
+    assert decode_image(photo).shape == (64, 48, 3)
+
+
+def test_sound_that_could_not_be_told_from_a_video_is_not_taken_for_a_broken_one(
+    tmp_path: Path, fresh_pool: workers._Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = written(tmp_path / "a.mp4", bombs.mp4_of_samples(1))
+    end_workers(2, monkeypatch)
+    with pytest.raises(TooLargeError, match="has ended"):
+        kind_of_result(sound)
+
+
+class Unreadable(io.BytesIO):
+    """A file whose reading fails."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "too_large"),
+        (OSError(errno.EMFILE, "Too many open files"), "too_large"),
+        (av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "too_large"),
+        (MemoryError(), "too_large"),
+        (av.error.OSError(errno.EIO, "Input/output error"), "broken"),
+        (OSError("image file is truncated"), "broken"),
+    ],
+)
+def test_a_fault_of_this_machine_is_none_of_the_file(error: Exception, said: str) -> None:
+    reply = worker.Reply.__new__(worker.Reply)
+    assert list(worker.answer({"do": "check", "with": {"kind": "png"}}, Unreadable(error), reply)) == [said]
 
 
 def test_a_python_that_does_not_start_is_told_as_such(

@@ -762,6 +762,29 @@ async def test_a_result_without_an_end_is_given_up_at_the_limit(
     assert (await download(session, storage.url, stem, task_id=TASK, max_bytes=len(PNG))).read_bytes() == PNG
 
 
+async def test_a_damaged_file_without_an_announced_end_may_only_have_been_cut_off(
+    session: ResultSession, stem: Path
+) -> None:
+    """A connection that breaks looks like its end, so it can't be told that the file is worthless."""
+    asked = 0
+
+    async def store(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + PNG[: -20 if asked < 3 else None])
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(store, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+    async with server:
+        with pytest.raises(ResultDownloadError, match=r"announces no size.*stays retrievable"):
+            await download(session, url, stem, task_id=TASK)
+        assert (asked, left_in(stem)) == (2, [])
+        assert (await download(session, url, stem, task_id=TASK)).read_bytes() == PNG
+
+
 async def test_a_data_uri_over_the_limit_is_not_decoded(session: ResultSession, stem: Path) -> None:
     uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     with pytest.raises(ResultDownloadError, match="larger than"):
