@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ class BusyJournalError(JournalError):
 
 
 class LostJournalError(JournalError):
-    """The file was removed or replaced while this process used it: its record ids mean nothing any more."""
+    """Records are lost: the file or its log was removed, replaced or cut in use, or it was broken."""
 
 
 class OldJournalError(JournalError):
@@ -75,7 +76,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             connection = _connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError as error:
-            if _is_busy(error) or not path.exists():
+            if is_busy(error) or not path.exists():
                 raise
             # In a folder that can't be written, SQLite can't make the files that readers share. Nobody else
             # writes there either, so the file stays as it is.
@@ -87,6 +88,28 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def log_state(path: Path) -> tuple[int, bytes]:
+    """The length of the journal's log, and its first bytes, which are others after each restart of it."""
+    # Never the same of the file or of the log's index: to close them would drop SQLite's locks on them.
+    with contextlib.suppress(OSError), path.with_name(f"{path.name}-wal").open("rb") as log:
+        return os.fstat(log.fileno()).st_size, log.read(32)
+    return 0, b""
+
+
+def log_is_cut(connection: sqlite3.Connection, before: tuple[int, bytes], now: tuple[int, bytes]) -> bool:
+    """Whether somebody other than SQLite has cut the log, by its `log_state` before and now."""
+    if now[0] >= before[0]:
+        return False
+    if now[0]:
+        return now[1] == before[1]
+    # SQLite cuts it to nothing once the file has all of it; then there is nothing to move.
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    except sqlite3.Error as error:
+        return not is_busy(error)
+    return False
 
 
 def _empty() -> sqlite3.Connection:
@@ -107,9 +130,14 @@ def _connect(target: str, *, uri: bool = False) -> sqlite3.Connection:
 
 
 class Reader:
-    """A connection for single SELECTs, shared by threads and opened at the first one."""
+    """A connection for single SELECTs, shared by threads and opened at the first one.
+
+    Attributes:
+        is_stale: The file may be another by now; the next use opens it again.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.is_stale = False
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -166,6 +194,9 @@ class Reader:
             sleep(BUSY_SECONDS / 2)
 
     def _read(self, select: Callable[[sqlite3.Connection], T]) -> T:
+        if self.is_stale:
+            self.is_stale = False
+            self._drop()
         if self._connection is None:
             try:
                 self._path.stat()
@@ -213,7 +244,7 @@ def explain(error: Exception, path: Path, money: str = NOTHING_CHARGED) -> Journ
         return error
     text = str(error).lower()
     writable = "Set XALORA_STATE_DIR to a folder that can be written."
-    if isinstance(error, sqlite3.Error) and _is_busy(error):
+    if isinstance(error, sqlite3.Error) and is_busy(error):
         return busy_error(path, money)
     if isinstance(error, sqlite3.Error) and any(word in text for word in _BROKEN):
         return CorruptJournalError(
@@ -221,15 +252,21 @@ def explain(error: Exception, path: Path, money: str = NOTHING_CHARGED) -> Journ
             money=money,
             next_step="It is moved aside and a new one begun when it is opened next.",
         )
-    if "full" in text or "disk i/o" in text or "no space" in text:
+    if "disk i/o" in text:
+        return JournalError(
+            f"The journal {path} can't be read or written ({error}): the disk has no room or fails, or one "
+            "of the journal's files was removed or cut",
+            money=money,
+            next_step="Look after the disk, then restart this program.",
+        )
+    if "full" in text or "no space" in text:
         return JournalError(
             f"The disk has no room for the journal {path} ({error})",
             money=money,
             next_step="Free some space, then try again.",
         )
-    if "readonly" in text or "unable to open" in text:
-        return JournalError(f"The journal {path} can't be written ({error})", money=money, next_step=writable)
-    return JournalError(f"The journal {path} can't be used ({error})", money=money, next_step=writable)
+    what = "written" if "readonly" in text or "unable to open" in text else "used"
+    return JournalError(f"The journal {path} can't be {what} ({error})", money=money, next_step=writable)
 
 
 def busy_error(path: Path, money: str = NOTHING_CHARGED) -> BusyJournalError:
@@ -244,6 +281,7 @@ def busy_error(path: Path, money: str = NOTHING_CHARGED) -> BusyJournalError:
 _BROKEN = ("not a database", "malformed", "corrupt")
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether an error says that another program holds a lock."""
     text = str(error).lower()
     return "locked" in text or "busy" in text

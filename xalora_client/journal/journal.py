@@ -99,7 +99,7 @@ class Journal:
         # What windows show does not queue behind the readings of hundreds of tasks.
         self._windows_reader = Reader(self.path)
         self._readers = (self._reader, self._windows_reader)
-        self._writer = Writer(self.path, self.results, self._reader, wall_clock)
+        self._writer = Writer(self.path, self.results, self._readers, wall_clock)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
         self._as_written = threading.local()
@@ -186,11 +186,12 @@ class Journal:
             DailyLimitError: A new task would be over :attr:`daily_limit`.
         """
         how, seen = options or ClaimOptions(), folder or Folder()
-        return self._request(
-            lambda change: decide_claim(change, work, how, job_id, seen, self.daily_limit),
-            patience=patience,
-            settles=True,
-        )
+
+        def decide(change: Transaction) -> Claim:
+            able = replace(seen, refusal=self._writer.refusal or seen.refusal)
+            return decide_claim(change, work, how, job_id, able, self.daily_limit)
+
+        return self._request(decide, patience=patience, settles=True)
 
     def look(self, work: Work) -> Folder:
         """What a claim of this task has to know of the folder of results.

@@ -144,6 +144,12 @@ class Transaction:
         """
         row = self.find(record_id)
         if row is None:
+            if event is Event.ACCEPTED:
+                logger.warning(
+                    "Task %s is the answer for record %d, which the journal has no more. It may be charged.",
+                    values["task_id"],
+                    record_id,
+                )
             return
         if event is Event.ACCEPTED:
             if row["task_id"] is not None and (

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import NOTHING_CHARGED, JournalError, XaloraError
 from . import process_locks
-from .database import BUSY_SECONDS, BusyJournalError, LostJournalError, Reader, explain
+from .database import BUSY_SECONDS, BusyJournalError, LostJournalError, Reader, explain, log_is_cut, log_state
 from .process_locks import Owner
 from .recovery import connect_or_renew
 from .results_folder import KeptResults
@@ -67,6 +67,8 @@ _LAGS = {
 
 Listener = Callable[[int], None]
 
+_Log = tuple[tuple[int, int] | None, tuple[int, int] | None]
+
 
 @dataclass
 class _Request(Generic[T]):
@@ -100,19 +102,23 @@ class Writer:
     Args:
         path: The journal's file.
         results: Where kept files lie.
-        reader: Reads the journal.
+        readers: Read the journal.
         wall_clock: Unix seconds.
+
+    Attributes:
+        refusal: Why no new task may be sent, None where it may; see `connect_or_renew`.
     """
 
     def __init__(
-        self, path: Path, results: KeptResults, reader: Reader, wall_clock: Callable[[], float]
+        self, path: Path, results: KeptResults, readers: Sequence[Reader], wall_clock: Callable[[], float]
     ) -> None:
         self.path = path
         self.owners_dir = path.with_name(f"{path.name}.owners")
         self.listeners: dict[int, Listener] = {}
         self.results = results
         self.is_closed = False
-        self._reader = reader
+        self.refusal: JournalError | None = None
+        self._readers = readers
         self._wall = wall_clock
         self._start_empty()
 
@@ -122,8 +128,12 @@ class Writer:
         self._in_use = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: sqlite3.Connection | None = None
-        # Device and inode of the file at the first connection.
+        # Device and inode of the file at the first connection, of its log and the log's index at this one.
         self._file: tuple[int, int] | None = None
+        self._log: _Log = (None, None)
+        # What the last change left: the log, and when the file was written or opened to be.
+        self._log_state = (0, b"")
+        self._touched = 0
         self._owner: Owner | None = None
         self._requests: list[_Request[Any]] = []
         self._notes: dict[int, dict[Event, _Note]] = {}
@@ -332,6 +342,7 @@ class Writer:
             answers = self._make(change, due)
             change.conclude()
             connection.execute("COMMIT")
+            self._note_files()
         except Exception as error:
             # SQLite has rolled back by itself after some errors, a full disk among them.
             with contextlib.suppress(sqlite3.Error):
@@ -405,19 +416,28 @@ class Writer:
         """Write what dead owners owed, and drop their leases."""
         known = process_locks.all_owners(self.owners_dir) | change.owners()
         dead = {owner_id for owner_id in known if not self.is_alive(owner_id)}
-        for owner_id in dead:
+        self._write_owed(change, dead)
+        change.drop_dead(dead)
+        return dead
+
+    def _write_owed(self, change: Transaction, owners: Iterable[str]) -> None:
+        for owner_id in owners:
             for note in process_locks.owed_notes(self.owners_dir, owner_id):
                 if "lease" in note:
                     continue
                 # A note that does not fit the journal must not keep others from it.
                 self._attempt(change, _owed(note), None)()
-        change.drop_dead(dead)
-        return dead
+
+    def _complete(self, connection: sqlite3.Connection) -> None:
+        """Write into a renewed journal what is owed, by living processes too: to them it is a lost one."""
+        change = Transaction(connection, "", self._wall(), self.results)
+        self._write_owed(change, sorted(process_locks.all_owners(self.owners_dir)))
+        change.conclude()
 
     def _connected(self) -> sqlite3.Connection:
-        self._check_file()
+        self._check_files()
         if self._connection is None:
-            connection = connect_or_renew(self.path)
+            connection, refusal = connect_or_renew(self.path, self._complete)
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 migrate(connection)
@@ -425,19 +445,46 @@ class Writer:
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._log = connection, _log(self.path)
+            self._note_files()
+            self.refusal = self.refusal or refusal
+            for reader in self._readers:
+                reader.is_stale = True
             if self._file is None:
                 self._file = _identity(self.path)
-            self._check_file()
+            self._check_files()
         return self._connection
 
-    def _check_file(self) -> None:
+    def _check_files(self) -> None:
         if self._file is not None and _identity(self.path) != self._file:
-            raise LostJournalError(
-                f"The journal {self.path} was removed or replaced while it was in use",
-                money=NOTHING_CHARGED,
-                next_step="Restart this program to begin a new one.",
-            )
+            raise self._lost()
+        if self._connection is not None and (_log(self.path) != self._log or self._has_cut_log()):
+            raise self._lost()
+
+    def _note_files(self) -> None:
+        self._log_state, self._touched = log_state(self.path), _touched(self.path)
+
+    def _has_cut_log(self) -> bool:
+        assert self._connection is not None
+        return log_is_cut(self._connection, self._log_state, log_state(self.path))
+
+    def _lost(self) -> LostJournalError:
+        return LostJournalError(
+            f"The journal {self.path} or its log was cut, removed or replaced while it was in use",
+            money=NOTHING_CHARGED,
+            next_step="Restart this program to go on.",
+        )
+
+    def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        with contextlib.suppress(OSError):
+            is_gone = _log(self.path) != self._log
+            if _touched(self.path) != self._touched if is_gone else self._has_cut_log():
+                # Else SQLite moves the log, which is cut or of before others wrote, into the file.
+                self._connection.interrupt()
+        self._connection.close()
+        self._connection = None
 
     # --- trouble ------------------------------------------------------------------------------------------
 
@@ -539,7 +586,7 @@ class Writer:
             if row is not None:
                 check_not_anothers(connection, row, task_id)
 
-        self._reader.read(check, 0.0)
+        self._readers[0].read(check, 0.0)
         with self._wake:
             others = [events for other, events in self._notes.items() if other != record_id]
         noted = [events[Event.ACCEPTED].values["task_id"] for events in others if Event.ACCEPTED in events]
@@ -597,9 +644,7 @@ class Writer:
 
     def _end(self) -> None:
         self._has_ended = True
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._disconnect()
         if self._owner is not None:
             self._owner.release()
             self._owner = None
@@ -620,9 +665,7 @@ class Writer:
         """Keep the connection out of the fork: a child would believe in locks it does not hold."""
         self._in_use.acquire()
         self._wake.acquire()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._disconnect()
 
     def after_fork_in_parent(self) -> None:
         self._wake.release()
@@ -647,6 +690,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _log(path: Path) -> _Log:
+    return _identity(path.with_name(f"{path.name}-wal")), _identity(path.with_name(f"{path.name}-shm"))
+
+
+def _touched(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime_ns
+    return 0
 
 
 def _applied(record_id: int, event: Event, note: _Note) -> Callable[[Transaction], None]:

@@ -6,6 +6,8 @@ import errno
 import gc
 import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -36,6 +40,8 @@ from xalora_client.journal import (
 from xalora_client.journal import journal as journal_module
 from xalora_client.journal.process_locks import Guard
 from xalora_client.journal.results_folder import LOOKED_SECONDS, KeptResults
+
+PAGE = 4096
 
 
 def fill(path: Path, results: Path, count: int = 200) -> None:
@@ -365,13 +371,18 @@ class TestBroken:
         self, path: Path, results: Path, broken: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
         with Journal.open(path, results) as journal:
-            assert claim(journal).action == "send"
+            is_lost = journal.count() < 200
+            if is_lost:
+                with pytest.raises(JournalError, match=r"records of it are lost.*Nothing was sent.*restart"):
+                    claim(journal)
         (aside,) = path.parent.glob("journal.sqlite3.corrupt-*")
         assert aside.read_bytes() == broken
         assert str(aside) in caplog.text
-        assert "charged again" in caplog.text
+        assert ("charged again" in caplog.text) == is_lost
         with Journal.open(path, results) as journal:
-            assert journal.count() == 1
+            before = journal.count()
+            assert claim(journal).action == "send"
+            assert journal.count() == before + 1
         assert len(list(path.parent.glob("journal.sqlite3.corrupt-*"))) == 1
 
     def test_is_moved_aside_once_by_many(self, path: Path, results: Path, broken: bytes) -> None:
@@ -381,7 +392,8 @@ class TestBroken:
         )
         command = [sys.executable, "-c", script, str(path), str(results)]
         children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-        assert [child.communicate(timeout=LONG)[0].strip() for child in children] == ["0"] * 4
+        count = "0" if broken.startswith(b"something else") else "200"
+        assert [child.communicate(timeout=LONG)[0].strip() for child in children] == [count] * 4
         # Beside it may lie the log of one that had just opened it.
         aside = [file for file in path.parent.glob("*.corrupt-*") if not file.name.endswith(("-wal", "-shm"))]
         assert [file.read_bytes() for file in aside] == [broken]
@@ -397,26 +409,230 @@ class TestBroken:
             Journal.open(path, results)
         assert path.read_bytes() == broken
 
-    def test_open_tasks_that_can_still_be_read_are_logged(
-        self, path: Path, results: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with Journal.open(path, results) as journal:
-            for number in range(100):
-                submit(journal, 0, number)
-        content = bytearray(path.read_bytes())
-        content[-4096:] = b"\xa5" * 4096
-        path.write_bytes(content)
-        Journal.open(path, results).close()
-        assert "job job-0, task task-0 (submitted)" in caplog.text
-        (aside,) = path.parent.glob("journal.sqlite3.corrupt-*")
-        assert aside.read_bytes() == bytes(content)
-
     def test_found_by_a_reading_is_named_and_left_alone(self, path: Path, results: Path) -> None:
         path.parent.mkdir()
         path.write_bytes(b"something else.." * 1000)
         with Journal(path, results) as journal, pytest.raises(CorruptJournalError, match="is broken"):
             journal.records()
         assert path.read_bytes() == b"something else.." * 1000
+
+
+def damage(path: Path, name: str = "", *, holding: str = "") -> None:
+    """Clear the root page of a table or an index, or the page of records that holds a text."""
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = dict(other.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
+    content = path.read_bytes()
+    if holding:
+        # 13 begins a page of a table's rows.
+        parts = [content[place : place + PAGE] for place in range(0, len(content), PAGE)]
+        (page,) = [n for n, part in enumerate(parts, 1) if part[0] == 13 and holding.encode() in part]
+    else:
+        page = pages[name]
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE)
+        file.write(bytes(PAGE))
+
+
+class TestSalvaged:
+    """What can still be read of a broken journal is in the new one, so that nobody pays for it again."""
+
+    @pytest.mark.parametrize(
+        "name", ["entries_fingerprint", "entries_job_id", "entries_state", "tickets", "counters", "past_runs"]
+    )
+    def test_all_records_where_their_table_is_whole(self, path: Path, results: Path, name: str) -> None:
+        with Journal.open(path, results) as journal:
+            for number in range(60):
+                submit(journal, number, number)
+            keep(journal, submit(journal, 60, 60), bytes(500))
+            before = journal.records()
+        damage(path, name)
+        with Journal(path, results) as journal:
+            # As each call does; its reader must not stay with the old file.
+            journal.look(work(7))
+            joined = claim(journal, 7, "job-x")
+            assert (joined.action, joined.record.task_id) == ("join", "task-7")
+            assert [replace(each, version=0) for each in journal.records()] == [
+                replace(each, version=0) for each in before
+            ]
+            kept = claim(journal, 60, "job-y")
+            assert (
+                kept.action,
+                journal._read("SELECT value FROM counters WHERE name = 'kept'", ())[0][0],
+            ) == (
+                "kept",
+                500,
+            )
+            new = claim(journal, 61, "job-z")
+            assert (new.action, new.record.id) == ("send", 62)
+
+    def test_the_records_around_bad_pages(
+        self, path: Path, results: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with Journal.open(path, results) as journal:
+            for number in range(100, 200):
+                submit(journal, number, number)
+        for number in (120, 150, 199):
+            damage(path, holding=f"job-{number}")
+        with Journal.open(path, results) as journal:
+            found = {int(record.job_id[4:]) for record in journal.records()}
+            lost = set(range(100, 200)) - found
+            assert {120, 150, 199} < lost
+            assert len(lost) < 50
+            assert any(number in found for number in range(121, 150))
+            for number in lost:
+                assert f"job job-{number}, task task-{number} (submitted)" in caplog.text
+            assert claim(journal, min(found)).action == "join"
+            # The same call must not pay again for what it can't remember, whether sent with others or later.
+            for number in lost:
+                with pytest.raises(JournalError, match=r"records of it are lost.*Nothing was sent.*restart"):
+                    claim(journal, number, "job-x")
+        with Journal.open(path, results) as journal:
+            new = claim(journal, 199, "job-x")
+            # Notes of a process that lives may still name the last record.
+            assert (new.action, new.record.id) == ("send", 101)
+
+    @pytest.mark.parametrize("name", ["entries_group", "tickets"])
+    def test_a_create_of_a_process_that_died_is_unknown(self, path: Path, results: Path, name: str) -> None:
+        with Journal.open(path, results) as journal:
+            send(journal, claim(journal), None)
+            with closing(sqlite3.connect(path)) as other:
+                (ticket,) = other.execute("SELECT * FROM tickets").fetchall()
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("INSERT INTO tickets VALUES (?, ?, ?)", ticket)
+            other.execute("UPDATE entries SET state = 'sending', worker = ?", (ticket[0],))
+        damage(path, name)
+        with Journal.open(path, results) as journal:
+            assert claim(journal, 0, "job-x").action == "unknown"
+
+    @pytest.mark.parametrize("lives", [True, False])
+    def test_d3_a_task_id_that_came_to_the_broken_journal_leads_to_its_task(
+        self, path: Path, results: Path, lives: bool
+    ) -> None:
+        """D3: notes are applied to the new journal, those of a living process too, for which it is lost."""
+        with ExitStack() as stack:
+            first = stack.enter_context(Journal.open(path, results))
+            record = send(first, claim(first), None)
+            self.break_in_use(path, "entries_task_id")
+            first.accepted(record.id, "task-1").result(LONG)
+            assert [line["values"]["task_id"] for line in owed(path)] == ["task-1"]
+            if not lives:
+                first.close()
+            second = stack.enter_context(Journal.open(path, results))
+            joined = claim(second, 0, "job-x")
+            assert (joined.action, joined.record.task_id) == ("join", "task-1")
+
+    def test_d3_a_task_id_whose_record_is_lost_is_in_the_log_and_in_a_file(
+        self, path: Path, results: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """D3: the notes lie beside the broken journal."""
+        with Journal.open(path, results) as journal:
+            for number in range(100, 130):
+                submit(journal, number, number)
+            record = send(journal, claim(journal, 999, "job-999"), None)
+            self.break_in_use(path, holding="job-999")
+            journal.accepted(record.id, "task-999").result(LONG)
+        caplog.clear()
+        Journal.open(path, results).close()
+        assert f"Task task-999 is the answer for record {record.id}" in caplog.text
+        assert "job job-999, task None (sending)" in caplog.text
+        (notes,) = path.parent.glob("*.corrupt-*.notes")
+        assert "task-999" in notes.read_text()
+
+    def break_in_use(self, path: Path, name: str = "", holding: str = "") -> None:
+        damage(path, name, holding=holding)
+        # Whoever has the file open reads its pages again after a change.
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE counters SET value = value WHERE name = 'used'")
+
+    def test_a_new_one_that_has_no_room_leaves_the_broken_one(self, path: Path, results: Path) -> None:
+        with Journal.open(path, results) as journal:
+            submit(journal)
+        damage(path, "entries_state")
+        before = path.read_bytes()
+        new = path.with_name(f"{path.name}.new")
+        new.mkdir()
+        with pytest.raises(JournalError, match="can't be moved aside"):
+            Journal.open(path, results)
+        assert path.read_bytes() == before
+        new.rmdir()
+        with Journal.open(path, results) as journal:
+            assert claim(journal, 0, "job-x").action == "join"
+
+
+LOSSES: dict[str, Callable[[Path, Path], object]] = {
+    "log removed": lambda log, index: log.unlink(),
+    "log and index removed": lambda log, index: (log.unlink(), index.unlink()),
+    "log replaced": lambda log, index: Path(shutil.copy(log, f"{log}2")).replace(log),
+    "log cut to nothing": lambda log, index: os.truncate(log, 0),
+    "log cut": lambda log, index: os.truncate(log, log.stat().st_size - 1),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps files that are open")
+class TestLostLog:
+    """The log has what was written last: without it another process knows nothing of it, and pays again."""
+
+    @pytest.mark.parametrize("how", LOSSES)
+    def test_nothing_more_is_written(self, path: Path, results: Path, how: str) -> None:
+        with Journal.open(path, results) as journal:
+            record = submit(journal)
+            LOSSES[how](path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
+            journal.note(record.id, Event.FINISHED, result="https://result")
+            for number in (1, 2):
+                with pytest.raises(JournalError, match=r"log was cut, removed or replaced.*Restart"):
+                    claim(journal, number, "job-2")
+
+    @pytest.mark.parametrize("how", ["log removed", "log and index removed"])
+    def test_its_end_saves_what_was_written_where_nobody_else_came(
+        self, path: Path, results: Path, how: str
+    ) -> None:
+        with Journal.open(path, results) as journal:
+            submit(journal)
+            LOSSES[how](path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
+        with Journal.open(path, results) as journal:
+            assert claim(journal, 0, "job-2").record.task_id == "task-1"
+
+    def test_its_end_spares_what_others_have_written_since(self, path: Path, results: Path) -> None:
+        Journal.open(path, results).close()
+        script = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from journal_steps import *\n"
+            "with Journal.open(sys.argv[1], sys.argv[2]) as journal:\n"
+            "    for number in range(20): submit(journal, number, number)"
+        )
+        with Journal.open(path, results) as journal:
+            submit(journal, 99, 99)
+            LOSSES["log and index removed"](
+                path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+            )
+            subprocess.run([sys.executable, "-c", script, str(path), str(results)], check=True)
+        with Journal.open(path, results) as journal:
+            assert {record.task_id for record in journal.records()} == {f"task-{n}" for n in range(20)}
+
+    @pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+    def test_a_log_that_sqlite_moves_into_the_file_is_not_lost(
+        self, path: Path, results: Path, mode: str
+    ) -> None:
+        with Journal.open(path, results) as journal:
+            for number in range(5):
+                submit(journal, number, number)
+                with closing(sqlite3.connect(path, timeout=LONG)) as other:
+                    other.execute(f"PRAGMA wal_checkpoint({mode})")
+            with Journal.open(path, results) as second:
+                submit(second, 6, 6)
+            submit(journal, 7, 7)
+
+    def test_another_process_sees_that_it_is_gone_and_names_what_may_be_the_cause(
+        self, path: Path, results: Path
+    ) -> None:
+        """SQLite sees it by a lock, which a check that opens the index of the log would drop."""
+        with Journal.open(path, results) as journal:
+            submit(journal)
+            path.with_name(f"{path.name}-wal").unlink()
+            script = "import sys; from xalora_client.journal import *; Journal.open(sys.argv[1], sys.argv[2])"
+            command = [sys.executable, "-c", script, str(path), str(results)]
+            said = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False).stderr
+            assert re.search(r"disk I/O error.*removed or cut.*restart", said)
 
 
 class TestFull:
