@@ -421,6 +421,31 @@ def test_a_file_created_meanwhile_is_not_replaced() -> None:
     assert not Path("photo.xalora-2.png").exists()
 
 
+KILLED_WHILE_IT_NAMES = """
+import os, signal
+from pathlib import Path
+from xalora_client.cli.destinations import Destination
+from xalora_client.cli.outputs import write_result
+from xalora_client.media.saving import save_beside_others
+Path.replace = Path.hardlink_to = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "write_result([Path('kept.png')], Destination(Path('photo.xalora')), force=False)",
+        "save_beside_others([Path('kept.png')], Path(), 'photo.xalora')",
+    ],
+)
+def test_a_process_that_is_killed_while_it_names_a_result_leaves_no_empty_one(call: str) -> None:
+    kept(PNG, "kept.png")
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_NAMES + call], check=False)
+    assert done.returncode == -9
+    assert not Path("photo.xalora.png").exists()
+
+
 def test_a_result_that_cannot_be_written_says_where_it_is_kept() -> None:
     with pytest.raises(OutputError, match="can't be written") as caught:
         write_result([kept(PNG)], Destination(Path("gone/photo.xalora")), force=False)
