@@ -284,11 +284,27 @@ def test_a_listing_into_a_closed_pipe_is_not_a_failure(tmp_path: Path, arguments
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
-def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
-    photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
+@pytest.mark.parametrize("report", [[], ["--json"], ["--jsonl"]])
+def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Path, report: list[str]) -> None:
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(2)]
     with Path("/dev/full").open("w") as full:
-        cli.run_into({"stdout": full, "stderr": subprocess.DEVNULL}, "upscale", *photos, "--max-in-flight", 1)
-    assert len(list(tmp_path.glob("*.xalora.png"))) == 3
+        code, err = cli.run_into({"stdout": full}, "upscale", *photos, "--max-in-flight", 1, *report)
+    assert len(list(tmp_path.glob("*.xalora.png"))) == 2
+    assert code == 3
+    assert err.startswith("error: Standard output can't be written: No space left on device. ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes always wait")
+def test_a_listing_into_a_full_pipe_that_does_not_wait_says_so(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    os.write(writer, bytes(1 << 20))
+    code, err = Cli(tmp_path).run_into({"stdout": writer}, "tasks", "--json")
+    os.close(reader)
+    os.close(writer)
+    assert code == 3
+    assert err.startswith("error: Standard output can't be written: ") and err.count("\n") == 1
 
 
 def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
