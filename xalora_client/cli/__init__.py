@@ -9,7 +9,7 @@ import traceback
 from typing import NoReturn
 
 from .broken_pipes import ignore_failed_output, open_missing_streams, output_is_lost
-from .exit_codes import ExitCode, most_serious
+from .exit_codes import ExitCode, most_serious, unforeseen
 
 REQUIRED = ("typer", "rich")
 
@@ -44,10 +44,7 @@ def _run() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - a bug of this package
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {error}. This is a bug of xalora; please report it "
-            "with the output of the same command after `xalora -vv`.\n"
-        )
+        sys.stderr.write(f"error: {unforeseen(error)}\n")
         if logging.getLogger("xalora_client").isEnabledFor(logging.DEBUG):
             traceback.print_exc()
         sys.exit(ExitCode.UNEXPECTED)

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, at the start or by a pipe (``| head``), or full: no task is lost by it."""
+"""Standard streams that are closed, from the start or by a pipe, or full: no task is lost by it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,14 @@ Ids = Annotated[
 
 
 def find_record(journal: Journal, text: str, settings: Settings) -> Record | None:
-    """The record of a task id or job id; None where the journal has none, or can't be read."""
+    """The record of a task id or job id; None where the journal has none, or can't be read.
+
+    Raises:
+        InvalidTaskError: It can be neither.
+    """
+    from ..handle import checked_task_id
+
+    text = checked_task_id(text)
     try:
         return journal.find(task_id=text, sequencer_url=settings.sequencer_url) or journal.find(job_id=text)
     except JournalError as error:

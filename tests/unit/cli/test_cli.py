@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from xalora_client import errors
 from xalora_client.cli.app import app
+from xalora_client.cli.command import command
 from xalora_client.cli.destinations import (
     PICTURE_SUFFIXES,
     SUFFIXES,
@@ -27,6 +30,7 @@ from xalora_client.cli.destinations import (
 from xalora_client.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, most_serious
 from xalora_client.cli.formats import printable, short_path, shortened, slug
 from xalora_client.cli.job_runner import Job, JobRunner
+from xalora_client.cli.options import AsJson, AsLines
 from xalora_client.cli.outputs import OutputError, OutputExistsError, check_destinations, write_result
 from xalora_client.cli.screen import Screen
 from xalora_client.cli.signals import means_at_once
@@ -521,6 +525,27 @@ def test_a_path_is_absolute_for_a_user_without_a_home(monkeypatch: pytest.Monkey
 
 
 # --- unforeseen errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "named"),
+    [(KeyError("as nobody foresaw"), 1, "UnexpectedError"), (KeyboardInterrupt(), 130, None)],
+)
+def test_a_command_prints_its_json_however_it_ends(
+    capsys: pytest.CaptureFixture[str], raised: BaseException, code: int, named: str | None
+) -> None:
+    @command
+    def odd(as_json: AsJson = False, as_lines: AsLines = False) -> ExitCode:
+        raise raised
+
+    for option in ("as_json", "as_lines"):
+        with pytest.raises(typer.Exit) as ended:
+            odd(**{option: True})
+        said = capsys.readouterr()
+        document = json.loads(said.out)
+        assert ended.value.exit_code == document["exit_code"] == code
+        assert document.get("error", {}).get("type") == named
+        assert said.err.count("bug of xalora") == (named is not None)
 
 
 async def test_an_unforeseen_error_of_one_job_leaves_the_others_alone(
