@@ -645,6 +645,23 @@ def test_ctrl_c_while_a_create_is_unanswered_says_that_its_outcome_is_unknown(
         assert cli("upscale", photo, "--fallback", "never").returncode == 6
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_while_a_cancel_is_unanswered_says_that_the_task_may_run_on(tmp_path: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        devnet.add_fault("task_cancel:delay:seconds=60")
+        process = Cli(tmp_path, devnet).start("cancel", "some-id", "--json")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_cancel"] >= 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 130
+    document = json.loads(out)
+    assert document["exit_code"] == 130
+    (task,) = document["tasks"]
+    assert (task["task_id"], task["state"]) == ("some-id", None)
+    assert task["error"]["money"] == "The task may run on and be charged."
+    assert "The task may run on and be charged." in err
+
+
 def test_d5_a_result_that_could_not_be_written_counts_as_not_delivered(tmp_path: Path, photo: Path) -> None:
     with DevnetThread(miners=0, api_key=KEY) as devnet:
         cli = Cli(tmp_path, devnet)

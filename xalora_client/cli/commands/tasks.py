@@ -164,36 +164,40 @@ def cancel(
     with open_journal(settings) as journal:
         chosen = chosen_records(journal, ids, every, settings, _is_at_network)
         own = [own_key_task(record, settings) for _, record in chosen]
-        documents: list[dict[str, Any]] = []
+        nothing: dict[str, Any] = {"msg": None, "state": None, "error": None, "finished": False}
+        documents = [{"task_id": known_as, **nothing} for known_as, _ in chosen]
         codes: list[ExitCode] = []
 
+        def fail(document: dict[str, Any], error: XaloraError) -> None:
+            document["error"] = error_fields(error)
+            screen.error(error, document["task_id"] if len(chosen) > 1 else "")
+
         async def cancel_one(
-            client: AsyncXalora, known_as: str, record: Record | None, task: WorkflowTask | None
+            client: AsyncXalora, document: dict[str, Any], record: Record | None, task: WorkflowTask | None
         ) -> None:
-            document: dict[str, Any] = {
-                "task_id": known_as,
-                "msg": None,
-                "state": None,
-                "error": None,
-                "finished": False,
-            }
             try:
-                document |= await _cancel(client, known_as, record, task)
+                document |= await _cancel(client, document["task_id"], record, task)
                 screen.say(f"task {document['task_id']}: {_outcome(document, record)}")
                 codes.append(ExitCode.DONE)
             except XaloraError as error:
-                document["error"] = error_fields(error)
-                screen.error(error, known_as if len(chosen) > 1 else "")
+                fail(document, error)
                 codes.append(exit_code_of(error))
-            documents.append(document)
 
         async def cancel_all(client: AsyncXalora) -> None:
+            records = [record for _, record in chosen]
             await asyncio.gather(
-                *(cancel_one(client, *pair, task) for pair, task in zip(chosen, own, strict=True))
+                *(cancel_one(client, *each) for each in zip(documents, records, own, strict=True))
             )
 
         if chosen:
-            with_client(settings, journal, cancel_all)
+            try:
+                last_words = "\nEnded at once. What is not confirmed may run on and be charged.\n"
+                with_client(settings, journal, cancel_all, last_words=lambda: last_words)
+            except KeyboardInterrupt:
+                codes.append(ExitCode.INTERRUPTED)
+                for document in documents:
+                    if document["msg"] is None and document["error"] is None:
+                        fail(document, _interrupted(document["task_id"]))
         else:
             screen.say("No open tasks.")
     code = most_serious(codes)
@@ -281,6 +285,15 @@ def _money(record: Record) -> str:
     if record.state in (TaskState.PREPARED, TaskState.NOT_SENT):
         return NOTHING_CHARGED
     return "It may exist and be charged."
+
+
+def _interrupted(known_as: str) -> XaloraError:
+    return XaloraError(
+        "Interrupted before the cancel was answered",
+        money="The task may run on and be charged.",
+        next_step="Run the same command again.",
+        task_id=known_as,
+    )
 
 
 def _outcome(document: dict[str, Any], before: Record | None) -> str:
