@@ -63,9 +63,9 @@ def tasks(
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
         spent = spending(journal.read, settings.prices, settings.unpriced)
-        still_open = journal.records(is_open=True)
+        left = journal.records(is_left=True)
         # A program gets each task; for people, a clip of a thousand frames must not hide everything else.
-        which: Which = {"is_open": None if every else True, "one_a_whole": not as_json}
+        which: Which = {"is_left": not every, "one_a_whole": not as_json}
         records = journal.records(**which, limit=limit if every else None)
         parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
         leased = journal.leased()
@@ -82,11 +82,11 @@ def tasks(
         screen.say((sum_text("Since midnight", spent["today"]), "dim"))
     if total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
-    idle = [record for record in still_open if record.id not in leased]
+    idle = [record for record in left if record.id not in leased]
     undecided = sum(record.state is TaskState.UNKNOWN for record in idle)
     parts_left = [record for record in idle if record.work.whole and record.state is not TaskState.UNKNOWN]
-    if left := len(idle) - undecided - len(parts_left):
-        screen.say(f"{counted(left, 'task')} that no process waits for: xalora resume --all")
+    if single := len(idle) - undecided - len(parts_left):
+        screen.say(f"{counted(single, 'task')} that no process waits for: xalora resume --all")
     for line in left_to_its_command(parts_left):
         screen.say(line)
     if undecided:
@@ -322,5 +322,5 @@ async def _cancel(
         "task_id": known_as,
         "msg": answer["msg"],
         "state": state_text(now) if now else None,
-        "finished": now is not None and now.is_open and now.state is TaskState.FINISHED,
+        "finished": now is not None and now.is_undelivered,
     }
