@@ -25,7 +25,7 @@ def main() -> NoReturn:
     try:
         _run()
     except SystemExit as end:
-        if output_is_lost():
+        if isinstance(end.code, int) and output_is_lost():
             sys.exit(most_serious([ExitCode(end.code), ExitCode.CONFIGURATION]))
         raise
 
