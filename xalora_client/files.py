@@ -34,10 +34,32 @@ def draft_of(place: Path, mode: int = 0o666) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_private(place: Path, data: bytes | str) -> None:
-    """Write a file that appears whole and that only its user can read. Blocking."""
-    with draft_of(place, 0o600) as draft:
+def write_whole(place: Path, data: bytes | str, mode: int = 0o666) -> None:
+    """Write a file that appears whole; a link in its place is replaced, not followed. Blocking."""
+    with draft_of(place, mode) as draft:
         draft.write_bytes(data.encode() if isinstance(data, str) else data)
+        draft.replace(place)
+
+
+def write_private(place: Path, data: bytes | str) -> None:
+    """The same for a file that only its user can read. Blocking."""
+    write_whole(place, data, 0o600)
+
+
+def settle_if_free(draft: Path, place: Path) -> None:
+    """Give a whole draft its final name, which no other file has. Blocking.
+
+    Raises:
+        FileExistsError: The name is taken.
+    """
+    try:
+        # In one step: killed in between, a program would leave an empty file that counts as the result.
+        place.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:
+        # There are no hard links on FAT and some shares.
+        place.open("xb").close()
         draft.replace(place)
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from xalora_client.files import draft_of, files_named
+from xalora_client.files import draft_of, files_named, settle_if_free
 
 
 @pytest.mark.parametrize("name", ["result.png", "ä" * 120 + ".png", "🐈" * 62, "a" * 255])
@@ -56,3 +57,26 @@ def test_files_are_found_by_how_their_names_begin_and_end(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     assert files_named(tmp_path, "[a].png.", ".part") == [tmp_path / "[a].png.1.part"]
     assert files_named(tmp_path, "b") == files_named(tmp_path / "none", "") == []
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_that_is_taken_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def refuse(place: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "as FAT says it")
+
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    place = tmp_path / "result.png"
+    with draft_of(place) as draft:
+        draft.write_text("new")
+        settle_if_free(draft, place)
+    with pytest.raises(FileExistsError), draft_of(place) as draft:
+        settle_if_free(draft, place)
+    assert place.read_text() == "new"
+    place.unlink()
+    place.symlink_to("nowhere")
+    with pytest.raises(FileExistsError), draft_of(place) as draft:
+        settle_if_free(draft, place)
+    assert [*tmp_path.iterdir()] == [place] and place.is_symlink()

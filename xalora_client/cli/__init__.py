@@ -8,8 +8,8 @@ import sys
 import traceback
 from typing import NoReturn
 
-from .broken_pipes import ignore_closed_pipes, open_missing_streams
-from .exit_codes import ExitCode
+from .broken_pipes import ignore_failed_output, open_missing_streams, output_is_lost
+from .exit_codes import ExitCode, most_serious, unforeseen
 
 REQUIRED = ("typer", "rich")
 
@@ -21,7 +21,16 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             # A character that the terminal can't show becomes a question mark.
             stream.reconfigure(errors="replace")
-    ignore_closed_pipes()
+    ignore_failed_output()
+    try:
+        _run()
+    except SystemExit as end:
+        if isinstance(end.code, int) and output_is_lost():
+            sys.exit(most_serious([ExitCode(end.code), ExitCode.CONFIGURATION]))
+        raise
+
+
+def _run() -> NoReturn:
     missing = [name for name in REQUIRED if not _is_installed(name)]
     if missing:
         sys.stderr.write(
@@ -35,10 +44,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - a bug of this package
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {error}. This is a bug of xalora; please report it "
-            "with the output of the same command after `xalora -vv`.\n"
-        )
+        sys.stderr.write(f"error: {unforeseen(error)}\n")
         if logging.getLogger("xalora_client").isEnabledFor(logging.DEBUG):
             traceback.print_exc()
         sys.exit(ExitCode.UNEXPECTED)

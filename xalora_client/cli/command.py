@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import typer
 
 from ..errors import XaloraError
-from .exit_codes import ExitCode, exit_code_of
+from .exit_codes import ExitCode, exit_code_of, unforeseen
 from .screen import Screen, error_fields
 from .signals import run_interruptible
 
@@ -30,7 +30,7 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
     """Turn a function into a command: it ends with the returned exit status, or with a message for an error.
 
     A parameter whose type is a dataclass stands for an option for each of its fields. With the option
-    ``as_json`` or ``as_lines`` an error is also printed as JSON on stdout.
+    ``as_json`` or ``as_lines`` an error is also printed as JSON on stdout, and so is an interrupt.
     """
     hints = get_type_hints(function, include_extras=True)
     groups = [name for name, kind in hints.items() if is_dataclass(kind)]
@@ -49,9 +49,15 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
             _report(screen, error, code)
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
+            _end(screen, code)
         except OSError as error:
             code = ExitCode.CONFIGURATION
             _report(screen, XaloraError(f"The operating system refused: {error}", money=""), code)
+        except (typer.BadParameter, typer.Abort, typer.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of this package
+            code = ExitCode.UNEXPECTED
+            _report(screen, unforeseen(error), code)
         raise typer.Exit(code)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -78,9 +84,14 @@ def _parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
 def _report(screen: Screen, error: XaloraError, code: ExitCode) -> None:
     logger.debug("traceback of the error", exc_info=error)
     screen.error(error)
+    _end(screen, code, error=error_fields(error))
+
+
+def _end(screen: Screen, code: ExitCode, **fields: Any) -> None:
+    """Print the JSON of a command that has printed none."""
     if screen.json:
-        screen.document({"error": error_fields(error), "exit_code": int(code)})
-    screen.event("end", error=error_fields(error), exit_code=int(code))
+        screen.document({**fields, "exit_code": int(code)})
+    screen.event("end", **fields, exit_code=int(code))
 
 
 def with_client(

@@ -327,7 +327,7 @@ def _base(source: str, folder: Path | None, below: Path | None, names: InputName
     if is_url(source):
         return (folder or Path()) / _name_of_url(source)
     path = Path(source)
-    return (path.parent if folder is None else folder / (below or Path())) / names.of(path)
+    return (path.parent if folder is None else folder / (below or Path())) / (names.of(path) or "image")
 
 
 def _plan(

@@ -1,4 +1,4 @@
-"""The exit statuses of ``xalora``, and the one for each error."""
+"""The exit statuses of ``xalora``, the one for each error, and the error for what nobody foresaw."""
 
 from __future__ import annotations
 
@@ -84,3 +84,15 @@ def exit_code_of(error: XaloraError) -> ExitCode:
 def most_serious(codes: Iterable[ExitCode]) -> ExitCode:
     """The exit status of several jobs together; ``DONE`` for none."""
     return max(codes, key=list(ExitCode).index, default=ExitCode.DONE)
+
+
+def unforeseen(error: Exception) -> UnexpectedError:
+    """The error of a whole command, for an exception that nobody foresaw."""
+    unexpected = UnexpectedError(
+        f"An unforeseen {type(error).__name__} ended the command: {error}",
+        money="What it has sent may be charged, and `xalora tasks` lists it.",
+        next_step="This is a bug of xalora; please report it with the output of the same command after "
+        "`xalora -vv`.",
+    )
+    unexpected.__cause__ = error
+    return unexpected

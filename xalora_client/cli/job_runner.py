@@ -213,7 +213,7 @@ class JobRunner:
         try:
             self._print_outcome(report)
         except OSError as error:
-            # Such as a full disk behind stdout: the file of this job is written, the other jobs go on.
+            # Such as a terminal that is gone: the file of this job is written, the other jobs go on.
             logger.debug("the outcome of %s can't be printed: %s", report.job.label, error)
 
     async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import STILL_RETRIEVABLE, ConfigurationError, ResultFormatError, XaloraError
-from ..files import draft_of
+from ..files import draft_of, settle_if_free
 from ..media.credits import credits_of, picture_with_credits
 from ..media.media_types import MediaKind, sniff_file
 from ..media.picture_formats import PictureEncoding, PictureFormat
@@ -223,14 +223,14 @@ def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             os.fsync(writer.fileno())
-        return draft.replace(wanted if force else _reserve(wanted))
+        return draft.replace(wanted) if force else _to_free_name(draft, wanted)
 
 
-def _reserve(wanted: Path) -> Path:
-    """Create an empty file under the first free name, so that no other program takes it."""
+def _to_free_name(draft: Path, wanted: Path) -> Path:
+    """Give a whole draft the first free name; returns the path."""
     for ordinal in ordinals():
         path = wanted.with_name(fitting(wanted.stem, f"{ordinal}{wanted.suffix}"))
         with suppress(FileExistsError):
-            path.open("xb").close()
+            settle_if_free(draft, path)
             return path
     raise AssertionError("the ordinals are infinite")

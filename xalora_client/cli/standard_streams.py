@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,11 @@ class StdoutBytes:
         while piece := reader.read(CHUNK_BYTES):
             view = memoryview(piece)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:
+                    # A pipe that its reader made so takes more once something of it is read.
+                    select.select([], [self._descriptor], [])
 
 
 @contextmanager

@@ -30,7 +30,14 @@ Ids = Annotated[
 
 
 def find_record(journal: Journal, text: str, settings: Settings) -> Record | None:
-    """The record of a task id or job id; None where the journal has none, or can't be read."""
+    """The record of a task id or job id; None where the journal has none, or can't be read.
+
+    Raises:
+        InvalidTaskError: It can be neither.
+    """
+    from ..handle import checked_task_id
+
+    text = checked_task_id(text)
     try:
         return journal.find(task_id=text, sequencer_url=settings.sequencer_url) or journal.find(job_id=text)
     except JournalError as error:
@@ -45,7 +52,7 @@ def chosen_records(
     settings: Settings,
     condition: Callable[[Record], bool],
 ) -> list[tuple[str, Record | None]]:
-    """The tasks named by ``ids``, or ``every`` open one that meets the condition.
+    """The tasks named by ``ids``, or ``every`` open or undelivered one that meets the condition.
 
     Returns:
         Their task ids (the id as given if no task id is known) and records (None if the journal has none).
@@ -56,7 +63,7 @@ def chosen_records(
         found = [(text, find_record(journal, text, settings)) for text in dict.fromkeys(ids or ())]
         return [(record.task_id or text if record else text, record) for text, record in found]
     journal.settle(SETTLE_SECONDS)
-    records = journal.records(is_open=True)[::-1]
+    records = journal.records(is_left=True)[::-1]
     here = [record for record in records if record.work.sequencer_url == settings.sequencer_url]
     _note_ignored(len(records) - len(here), "another network", "XALORA_WORKFLOW_URL to that network")
     if settings.api_key is None:

@@ -30,8 +30,8 @@ def state_text(record: Record) -> str:
     """The state of a record in words."""
     if record.state is TaskState.SUBMITTED and record.cancel_requested_at is not None:
         return "cancel not confirmed"
-    if record.state is TaskState.FINISHED and record.is_open:
-        return "to download"
+    if record.is_undelivered:
+        return "to write" if record.files else "to download"
     if record.state is TaskState.SUBMITTED:
         if record.status == "waiting" and record.queue_position is not None:
             return queue_text(record.queue_position)
@@ -76,7 +76,8 @@ def record_table(
             table.add_row(age, Text(label), Text(state), Text(), Text(count), *network)
             continue
         style = STATES.get(record.state, ("", "cyan"))[1]
-        state = state_text(record) + (", a process waits" if record.is_open and record.id in leased else "")
+        is_left = record.is_open or record.is_undelivered
+        state = state_text(record) + (", a process waits" if is_left and record.id in leased else "")
         label = shortened(printable(record.work.label), 40)
         if record.error and record.state in (TaskState.FAILED, TaskState.NOT_SENT):
             label += f"\n{shortened(printable(record.error), 60)}"

@@ -30,6 +30,8 @@ IS_OPEN = (
     f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
     f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
 )
+# `Record.is_open` or `Record.is_undelivered`.
+IS_LEFT = f"({IS_OPEN} OR (state = 'finished' AND delivered = 0))"
 MADE_HERE = f"({GROUP} = 'failed' AND engine IS NOT NULL AND engine <> 'xalora')"
 
 _AT_NETWORK = "state = 'submitted' AND cancel_requested_at IS NULL"
@@ -86,6 +88,7 @@ class Which(TypedDict, total=False):
             all of it in an id or the name of a file. Upper case is the same as lower.
         since: Only those changed after this `Journal.version`.
         is_open: Only those with something left to do or to decide, or only the others.
+        is_left: Only those that are open or undelivered, see `Record.is_undelivered`.
         groups: Only those in one of these groups, see `Record.group`; all where none is named.
         named: For a word of the text, the names in `NAMED` of what it finds as well.
         whole_id: Only the parts of this whole, see `Whole`.
@@ -96,6 +99,7 @@ class Which(TypedDict, total=False):
     text: str | None
     since: int | None
     is_open: bool | None
+    is_left: bool
     groups: Collection[str]
     named: Mapping[str, Collection[str]] | None
     whole_id: str | None
@@ -121,6 +125,8 @@ def where(**which: Unpack[Which]) -> tuple[str, tuple[Any, ...]]:
         values.append(since)
     if (is_open := which.get("is_open")) is not None:
         clauses.append(IS_OPEN if is_open else f"NOT {IS_OPEN}")
+    if which.get("is_left"):
+        clauses.append(IS_LEFT)
     if groups := which.get("groups"):
         clauses.append(f"{GROUP} IN ({', '.join('?' for _ in groups)})")
         values.extend(groups)

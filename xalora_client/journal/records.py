@@ -134,6 +134,11 @@ class Record:
         return self.state not in ENDED and not self.forgotten
 
     @property
+    def is_undelivered(self) -> bool:
+        """Whether its result is there, on this disk or in the network, and nobody has got it yet."""
+        return self.state is TaskState.FINISHED and not self.delivered
+
+    @property
     def group(self) -> Group:
         """``active``: under way or to be fetched; ``done``: result kept or delivered; else ``failed``."""
         if self.state in ENDED or self.state is TaskState.UNKNOWN:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from ..errors import STILL_RETRIEVABLE, ResultFormatError
-from ..files import draft_of
+from ..files import draft_of, settle_if_free
 from . import workers
 from .images import errors_of_result
 from .media_types import MEDIA_TYPES, MediaKind, sniff_file
@@ -104,16 +104,12 @@ def save_beside_others(files: Sequence[Path], folder: Path, stem: str) -> tuple[
             place = folder / f"{stem if number == 1 else f'{stem}-{number}'}{file.suffix}"
             if place not in saved and _is_copy(place, file):
                 break
-            # Creating it reserves the name, against other programs too.
-            with suppress(FileExistsError):
-                place.open("xb").close()
-                try:
-                    with draft_of(place) as draft:
-                        shutil.copyfile(file, draft)
-                        draft.replace(place)
-                except BaseException:
-                    place.unlink(missing_ok=True)
-                    raise
+            if os.path.lexists(place):
+                continue
+            # Another program may take the name meanwhile.
+            with suppress(FileExistsError), draft_of(place) as draft:
+                shutil.copyfile(file, draft)
+                settle_if_free(draft, place)
                 break
         saved.append(place)
     return tuple(saved)

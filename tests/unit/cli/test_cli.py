@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from xalora_client import errors
 from xalora_client.cli.app import app
+from xalora_client.cli.command import command
 from xalora_client.cli.destinations import (
     PICTURE_SUFFIXES,
     SUFFIXES,
@@ -27,6 +30,7 @@ from xalora_client.cli.destinations import (
 from xalora_client.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, most_serious
 from xalora_client.cli.formats import printable, short_path, shortened, slug
 from xalora_client.cli.job_runner import Job, JobRunner
+from xalora_client.cli.options import AsJson, AsLines
 from xalora_client.cli.outputs import OutputError, OutputExistsError, check_destinations, write_result
 from xalora_client.cli.screen import Screen
 from xalora_client.cli.signals import means_at_once
@@ -421,6 +425,31 @@ def test_a_file_created_meanwhile_is_not_replaced() -> None:
     assert not Path("photo.xalora-2.png").exists()
 
 
+KILLED_WHILE_IT_NAMES = """
+import os, signal
+from pathlib import Path
+from xalora_client.cli.destinations import Destination
+from xalora_client.cli.outputs import write_result
+from xalora_client.media.saving import save_beside_others
+Path.replace = Path.hardlink_to = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "write_result([Path('kept.png')], Destination(Path('photo.xalora')), force=False)",
+        "save_beside_others([Path('kept.png')], Path(), 'photo.xalora')",
+    ],
+)
+def test_a_process_that_is_killed_while_it_names_a_result_leaves_no_empty_one(call: str) -> None:
+    kept(PNG, "kept.png")
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_NAMES + call], check=False)
+    assert done.returncode == -9
+    assert not Path("photo.xalora.png").exists()
+
+
 def test_a_result_that_cannot_be_written_says_where_it_is_kept() -> None:
     with pytest.raises(OutputError, match="can't be written") as caught:
         write_result([kept(PNG)], Destination(Path("gone/photo.xalora")), force=False)
@@ -496,6 +525,27 @@ def test_a_path_is_absolute_for_a_user_without_a_home(monkeypatch: pytest.Monkey
 
 
 # --- unforeseen errors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "named"),
+    [(KeyError("as nobody foresaw"), 1, "UnexpectedError"), (KeyboardInterrupt(), 130, None)],
+)
+def test_a_command_prints_its_json_however_it_ends(
+    capsys: pytest.CaptureFixture[str], raised: BaseException, code: int, named: str | None
+) -> None:
+    @command
+    def odd(as_json: AsJson = False, as_lines: AsLines = False) -> ExitCode:
+        raise raised
+
+    for option in ("as_json", "as_lines"):
+        with pytest.raises(typer.Exit) as ended:
+            odd(**{option: True})
+        said = capsys.readouterr()
+        document = json.loads(said.out)
+        assert ended.value.exit_code == document["exit_code"] == code
+        assert document.get("error", {}).get("type") == named
+        assert said.err.count("bug of xalora") == (named is not None)
 
 
 async def test_an_unforeseen_error_of_one_job_leaves_the_others_alone(

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,26 @@ def test_a_reader_that_is_gone_is_an_error() -> None:
     with pytest.raises(OSError):
         StdoutBytes(writer).write(io.BytesIO(b"data"))
     os.close(writer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes always wait")
+def test_all_bytes_reach_a_slow_reader_whose_pipe_does_not_wait() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    filling, data = os.write(writer, bytes(1 << 20)), bytes(range(256)) * 2000
+
+    def write() -> None:
+        try:
+            StdoutBytes(writer).write(io.BytesIO(data))
+        finally:
+            os.close(writer)
+
+    with ThreadPoolExecutor(1) as threads, os.fdopen(reader, "rb") as pipe:
+        writing = threads.submit(write)
+        # The pipe is full when it begins.
+        wait([writing], 0.2)
+        assert pipe.read()[filling:] == data
+        writing.result()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its shell closes no descriptors")

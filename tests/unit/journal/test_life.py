@@ -326,6 +326,10 @@ class TestLists:
         assert open_ids == [6, 3, 2]
         assert [record.id for record in journal.records() if record.is_open] == open_ids
         assert journal.count(is_open=False) == 3
+        left_ids = [record.id for record in journal.records(is_left=True)]
+        assert left_ids == [6, 4, 3, 2]
+        left = [record for record in journal.records() if record.is_open or record.is_undelivered]
+        assert [record.id for record in left] == left_ids
 
     def test_by_ids(self, journal: Journal) -> None:
         record = submit(journal)

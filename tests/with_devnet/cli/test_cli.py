@@ -284,11 +284,27 @@ def test_a_listing_into_a_closed_pipe_is_not_a_failure(tmp_path: Path, arguments
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
-def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
-    photos = [draw(tmp_path / f"{n}.png", n) for n in range(3)]
+@pytest.mark.parametrize("report", [[], ["--json"], ["--jsonl"]])
+def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Path, report: list[str]) -> None:
+    photos = [draw(tmp_path / f"{n}.png", n) for n in range(2)]
     with Path("/dev/full").open("w") as full:
-        cli.run_into({"stdout": full, "stderr": subprocess.DEVNULL}, "upscale", *photos, "--max-in-flight", 1)
-    assert len(list(tmp_path.glob("*.xalora.png"))) == 3
+        code, err = cli.run_into({"stdout": full}, "upscale", *photos, "--max-in-flight", 1, *report)
+    assert len(list(tmp_path.glob("*.xalora.png"))) == 2
+    assert code == 3
+    assert err.startswith("error: Standard output can't be written: No space left on device. ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its pipes always wait")
+def test_a_listing_into_a_full_pipe_that_does_not_wait_says_so(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    os.write(writer, bytes(1 << 20))
+    code, err = Cli(tmp_path).run_into({"stdout": writer}, "tasks", "--json")
+    os.close(reader)
+    os.close(writer)
+    assert code == 3
+    assert err.startswith("error: Standard output can't be written: ") and err.count("\n") == 1
 
 
 def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
@@ -361,6 +377,8 @@ def test_workflows_are_listed_shown_and_checked(tmp_path: Path) -> None:
         ["cancel"],
         ["cancel", "some-id", "--all"],
         ["forget", "some-id"],
+        ["resume", ""],
+        *([name, "\udcff"] for name in ("status", "resume", "cancel", "forget")),
         ["devnet", "--fault", "nonsense"],
         ["run", "sharpn"],
         ["run", "sharpen", "-p", "image"],
@@ -368,6 +386,7 @@ def test_workflows_are_listed_shown_and_checked(tmp_path: Path) -> None:
         ["run", "sharpen", "-p", "image=photo.png", "-p", "amount=3"],
         ["run", "mochi-fp8", "-p", "prompt=a fox", "-p", "steps=many"],
         ["run", "mochi-fp8"],
+        ["run", "lanczos-upscale", "-p", "image=."],
         ["workflows", "show", "nothing"],
         ["nonsense"],
     ],
@@ -624,6 +643,23 @@ def test_ctrl_c_while_a_create_is_unanswered_says_that_its_outcome_is_unknown(
         assert task["state"] == "unknown"
         assert task["job_id"] in err
         assert cli("upscale", photo, "--fallback", "never").returncode == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_while_a_cancel_is_unanswered_says_that_the_task_may_run_on(tmp_path: Path) -> None:
+    with DevnetThread(miners=0, api_key=KEY) as devnet:
+        devnet.add_fault("task_cancel:delay:seconds=60")
+        process = Cli(tmp_path, devnet).start("cancel", "some-id", "--json")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_cancel"] >= 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 130
+    document = json.loads(out)
+    assert document["exit_code"] == 130
+    (task,) = document["tasks"]
+    assert (task["task_id"], task["state"]) == ("some-id", None)
+    assert task["error"]["money"] == "The task may run on and be charged."
+    assert "The task may run on and be charged." in err
 
 
 def test_d5_a_result_that_could_not_be_written_counts_as_not_delivered(tmp_path: Path, photo: Path) -> None:

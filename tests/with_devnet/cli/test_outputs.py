@@ -15,6 +15,8 @@ import pytest
 from PIL import Image, features
 from shell import CEILING, KEY, Cli, draw
 
+from xalora_client import UpscalerTask, Xalora
+from xalora_client.client import HostOptions
 from xalora_client.devnet import DevnetThread
 
 
@@ -478,6 +480,25 @@ def test_resumed_results_go_beside_their_inputs(tmp_path: Path) -> None:
         str(pictures / "one.jpg"),
         str(pictures / "two.png"),
     ]
+
+
+def test_a_result_that_was_never_handed_over_is_listed_and_resumed_once_nobody_has_it(
+    cli: Cli, photo: Path, devnet: DevnetThread, tmp_path: Path
+) -> None:
+    """As a process leaves it that is killed while it writes."""
+    with Xalora(devnet.api_key, devnet.url) as client:
+        held = client.run(UpscalerTask(image=photo), host=HostOptions(delivers=True))
+        (listed,) = cli.json("tasks")["tasks"]
+        assert (listed["state"], listed["files"]) == ("finished", [str(path) for path in held.files])
+        assert cli.json("resume", "--all")["results"] == []
+    told = cli("tasks").stdout
+    assert "to write" in told and "1 task that no process waits for: xalora resume --all" in told
+    assert "finished and is paid for; for its result: xalora resume" in cli("cancel", held.task_id).stdout
+    (result,) = cli.json("resume", "--all")["results"]
+    assert result["files"] == [str(tmp_path / "photo.xalora.png")]
+    assert opened(tmp_path / "photo.xalora.png").size == (80, 48)
+    assert devnet.stats()["creates"] == 1
+    assert cli.json("tasks")["tasks"] == []
 
 
 def test_a_resumed_result_of_a_workflow_is_named_after_it(tmp_path: Path, photo: Path) -> None:

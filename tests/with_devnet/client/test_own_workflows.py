@@ -132,6 +132,20 @@ async def test_the_shell_adds_an_exported_workflow_and_runs_it_by_its_name(expor
     assert [each["name"] for each in document["parameters"]] == ["image", "radius"]
     again = await asyncio.to_thread(add, "my_api.json", "--name", "soft", "--folder", "own")
     assert again.returncode == 3 and "exists" in again.stderr
+    # What a link leads to is another file, which stays.
+    (folder / "own" / "soft.yaml").rename(folder / "other.yaml")
+    (folder / "own" / "soft.yaml").symlink_to("../other.yaml")
+    (folder / "own" / "soft.json").unlink()
+    (folder / "own" / "soft.json").symlink_to("../nowhere.json")
+    linked = await asyncio.to_thread(add, "my_api.json", "--name", "soft", "--folder", "own")
+    assert linked.returncode == 3 and "soft.json exists" in linked.stderr
+    radius = ("--param", "radius=2.blur_radius")
+    forced = await asyncio.to_thread(
+        add, "my_api.json", "--name", "soft", "--folder", "own", "--force", *radius
+    )
+    assert forced.returncode == 0, forced.stderr
+    assert yaml.safe_load((folder / "other.yaml").read_text(encoding="utf-8")) == document
+    assert not (folder / "own" / "soft.yaml").is_symlink() and not (folder / "nowhere.json").exists()
     shown = await asyncio.to_thread(
         lambda: xalora(folder, "workflows", "show", "soft", XALORA_WORKFLOWS_DIR="own")
     )

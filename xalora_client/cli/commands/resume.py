@@ -37,7 +37,12 @@ _UPSCALE = "upscale "
 @command
 def resume(
     ids: Ids = None,
-    every: Annotated[bool, typer.Option("--all", help="Every open task of this network.")] = False,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Every open task of this network, and every result that was never written."
+        ),
+    ] = False,
     output: Output = None,
     *,
     pictures: PictureOptions,
@@ -60,7 +65,11 @@ def resume(
     settings = load_settings().settings
     stdout_context = stdout_for_bytes() if choice.is_stream else nullcontext()
     with stdout_context as stdout, open_journal(settings) as journal:
-        chosen = chosen_records(journal, ids, every, settings, lambda _: True)
+        # A result that is here and in use is another process's to write, also if it has written it meanwhile.
+        leased = journal.leased()
+        chosen = chosen_records(
+            journal, ids, every, settings, lambda record: record.is_open or record.id not in leased
+        )
         if every:
             parts = [record for _, record in chosen if record is not None and record.work.whole is not None]
             chosen = [pair for pair in chosen if pair[1] not in parts]

@@ -63,9 +63,9 @@ def tasks(
     with open_journal(settings) as journal:
         journal.settle(SETTLE_SECONDS)
         spent = spending(journal.read, settings.prices, settings.unpriced)
-        still_open = journal.records(is_open=True)
+        left = journal.records(is_left=True)
         # A program gets each task; for people, a clip of a thousand frames must not hide everything else.
-        which: Which = {"is_open": None if every else True, "one_a_whole": not as_json}
+        which: Which = {"is_left": not every, "one_a_whole": not as_json}
         records = journal.records(**which, limit=limit if every else None)
         parts = parts_of(journal.read, {record.work.whole.id for record in records if record.work.whole})
         leased = journal.leased()
@@ -82,11 +82,11 @@ def tasks(
         screen.say((sum_text("Since midnight", spent["today"]), "dim"))
     if total > len(records):
         screen.say((f"{total - len(records)} older tasks are not shown; see --limit.", "dim"))
-    idle = [record for record in still_open if record.id not in leased]
+    idle = [record for record in left if record.id not in leased]
     undecided = sum(record.state is TaskState.UNKNOWN for record in idle)
     parts_left = [record for record in idle if record.work.whole and record.state is not TaskState.UNKNOWN]
-    if left := len(idle) - undecided - len(parts_left):
-        screen.say(f"{counted(left, 'task')} that no process waits for: xalora resume --all")
+    if single := len(idle) - undecided - len(parts_left):
+        screen.say(f"{counted(single, 'task')} that no process waits for: xalora resume --all")
     for line in left_to_its_command(parts_left):
         screen.say(line)
     if undecided:
@@ -164,36 +164,40 @@ def cancel(
     with open_journal(settings) as journal:
         chosen = chosen_records(journal, ids, every, settings, _is_at_network)
         own = [own_key_task(record, settings) for _, record in chosen]
-        documents: list[dict[str, Any]] = []
+        nothing: dict[str, Any] = {"msg": None, "state": None, "error": None, "finished": False}
+        documents = [{"task_id": known_as, **nothing} for known_as, _ in chosen]
         codes: list[ExitCode] = []
 
+        def fail(document: dict[str, Any], error: XaloraError) -> None:
+            document["error"] = error_fields(error)
+            screen.error(error, document["task_id"] if len(chosen) > 1 else "")
+
         async def cancel_one(
-            client: AsyncXalora, known_as: str, record: Record | None, task: WorkflowTask | None
+            client: AsyncXalora, document: dict[str, Any], record: Record | None, task: WorkflowTask | None
         ) -> None:
-            document: dict[str, Any] = {
-                "task_id": known_as,
-                "msg": None,
-                "state": None,
-                "error": None,
-                "finished": False,
-            }
             try:
-                document |= await _cancel(client, known_as, record, task)
+                document |= await _cancel(client, document["task_id"], record, task)
                 screen.say(f"task {document['task_id']}: {_outcome(document, record)}")
                 codes.append(ExitCode.DONE)
             except XaloraError as error:
-                document["error"] = error_fields(error)
-                screen.error(error, known_as if len(chosen) > 1 else "")
+                fail(document, error)
                 codes.append(exit_code_of(error))
-            documents.append(document)
 
         async def cancel_all(client: AsyncXalora) -> None:
+            records = [record for _, record in chosen]
             await asyncio.gather(
-                *(cancel_one(client, *pair, task) for pair, task in zip(chosen, own, strict=True))
+                *(cancel_one(client, *each) for each in zip(documents, records, own, strict=True))
             )
 
         if chosen:
-            with_client(settings, journal, cancel_all)
+            try:
+                last_words = "\nEnded at once. What is not confirmed may run on and be charged.\n"
+                with_client(settings, journal, cancel_all, last_words=lambda: last_words)
+            except KeyboardInterrupt:
+                codes.append(ExitCode.INTERRUPTED)
+                for document in documents:
+                    if document["msg"] is None and document["error"] is None:
+                        fail(document, _interrupted(document["task_id"]))
         else:
             screen.say("No open tasks.")
     code = most_serious(codes)
@@ -283,6 +287,15 @@ def _money(record: Record) -> str:
     return "It may exist and be charged."
 
 
+def _interrupted(known_as: str) -> XaloraError:
+    return XaloraError(
+        "Interrupted before the cancel was answered",
+        money="The task may run on and be charged.",
+        next_step="Run the same command again.",
+        task_id=known_as,
+    )
+
+
 def _outcome(document: dict[str, Any], before: Record | None) -> str:
     """The outcome of a cancel in words."""
     if document["finished"]:
@@ -309,5 +322,5 @@ async def _cancel(
         "task_id": known_as,
         "msg": answer["msg"],
         "state": state_text(now) if now else None,
-        "finished": now is not None and now.is_open and now.state is TaskState.FINISHED,
+        "finished": now is not None and now.is_undelivered,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from ...config import load_settings
 from ...errors import ConfigurationError
+from ...files import write_whole
 from ..command import command
 from ..exit_codes import ExitCode
 from ..formats import printable, short_path
@@ -67,7 +69,7 @@ def add(
     target = target.expanduser()
     graph, endpoint = target / f"{title}.json", target / f"{title}.yaml"
     is_same = graph.exists() and graph.samefile(file)
-    taken = [path for path in (graph, endpoint) if path.exists() and not (path == graph and is_same)]
+    taken = [path for path in (graph, endpoint) if os.path.lexists(path) and not (path == graph and is_same)]
     if taken and not force:
         raise ConfigurationError(
             f"{short_path(taken[0])} exists",
@@ -76,8 +78,8 @@ def add(
     try:
         target.mkdir(parents=True, exist_ok=True)
         if not is_same:
-            graph.write_text(text, encoding="utf-8")
-        endpoint.write_text(endpoint_yaml(document), encoding="utf-8")
+            write_whole(graph, text)
+        write_whole(endpoint, endpoint_yaml(document))
     except OSError as error:
         raise ConfigurationError(
             f"{short_path(endpoint)} can't be written: {error.strerror or error}",
