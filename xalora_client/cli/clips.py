@@ -26,7 +26,7 @@ from .formats import printable, short_path, shortened
 from .options import RunOptions
 from .outputs import check_destinations, check_free
 from .progress import BAR_WIDTH, LABEL_WIDTH
-from .screen import Screen, error_fields
+from .screen import Screen, error_fields, stopping_nothing
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -194,11 +194,13 @@ class _Runner:
                 await (self._look(client, clip) if self._options.dry_run else self._upscale(client, clip))
             except XaloraError as error:
                 clip.error = error
-                self._screen.error(error, clip.name if len(self._clips) > 1 else "")
-                if clip.progress is not None and clip.progress.stage == "upscaling":
-                    self.say_where_it_goes_on()
-            if not self._options.dry_run:
-                self._screen.event("result", **clip.document())
+            with stopping_nothing():
+                self._say_outcome(clip)
+            with stopping_nothing():
+                if not self._options.dry_run:
+                    self._screen.event("result", **clip.document())
+                elif clip.error is None:
+                    self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     async def _upscale(self, client: AsyncXalora, clip: _Clip) -> None:
         options = self._options
@@ -208,10 +210,11 @@ class _Runner:
             def on_progress(progress: VideoProgress) -> None:
                 is_first = clip.progress is None or clip.progress.stage != "upscaling"
                 clip.progress = progress
-                bar.show(progress)
-                if progress.stage == "upscaling" and is_first:
-                    self._say_plan(clip)
-                self._tell(clip)
+                with stopping_nothing():
+                    bar.show(progress)
+                    if progress.stage == "upscaling" and is_first:
+                        self._say_plan(clip)
+                    self._tell(clip)
 
             clip.made = await client.upscale_video(
                 clip.source,
@@ -227,7 +230,6 @@ class _Runner:
                 timeout=options.timeout,
                 fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
             )
-        self._say_made(clip, clip.made)
 
     async def _look(self, client: AsyncXalora, clip: _Clip) -> None:
         from ..journal import ClaimOptions
@@ -248,10 +250,18 @@ class _Runner:
                 on_progress=bar.show,
             )
             clip.progress = await look_through(client, clip.source, clip.output, looking)
-        self._say_plan(clip)
-        self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     # --- words ----------------------------------------------------------------------------------------------
+
+    def _say_outcome(self, clip: _Clip) -> None:
+        if clip.error is not None:
+            self._screen.error(clip.error, clip.name if len(self._clips) > 1 else "")
+            if clip.progress is not None and clip.progress.stage == "upscaling":
+                self.say_where_it_goes_on()
+        elif clip.made is not None:
+            self._say_made(clip, clip.made)
+        else:
+            self._say_plan(clip)
 
     def estimate(self, clip: _Clip) -> dict[str, Any]:
         """How many tasks are left to be sent, or taken up, and what they cost by the user's prices."""
@@ -277,7 +287,8 @@ class _Runner:
         by = f"{_counted(progress.to_send, 'task')}{cost}"
         if not sends:
             by = "done by this machine, nothing is sent"
-        self._screen.say(f"{clip.name}: {differing(progress.tasks, progress.frames, 'frame')}{written}: {by}")
+        differ = differing(progress.tasks, progress.frames, "frame")
+        self._screen.say(f"{clip.name}: {differ}{written}: {by}")
         self._screen.event("plan", input=clip.source, **planned)
 
     def _tell(self, clip: _Clip) -> None:
@@ -293,12 +304,13 @@ class _Runner:
         parts += ["by the network" if list(made.engines) == [REMOTE_ENGINE] else _by_engines(made.engines)]
         if made.sent is not None:
             parts.append(f"{_counted(made.sent, 'task')} sent")
-        self._screen.say(
-            ("✓ ", "green") if not made.made_here else ("~ ", "yellow"),
-            f"{clip.source} -> ",
-            (short_path(made.path), "bold"),
-            (f"  {' · '.join(parts)}", "dim"),
-        )
+        with stopping_nothing():
+            self._screen.say(
+                ("✓ ", "green") if not made.made_here else ("~ ", "yellow"),
+                f"{clip.source} -> ",
+                (short_path(made.path), "bold"),
+                (f"  {' · '.join(parts)}", "dim"),
+            )
         for note in made.notes:
             self._screen.warn(note)
         if made.made_here and made.engines.get(REMOTE_ENGINE):

@@ -291,6 +291,14 @@ def test_tasks_go_on_when_their_report_cannot_be_written(cli: Cli, tmp_path: Pat
     assert len(list(tmp_path.glob("*.xalora.png"))) == 3
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+def test_errors_are_told_when_their_events_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing")
+    with Path("/dev/full").open("w") as full:
+        _, err = cli.run_into({"stdout": full}, "upscale", "broken.png", "--jsonl")
+    assert "broken.png" in err.splitlines()[0], err
+
+
 def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
     """The exit status and stderr of a command with closed pipes as streams."""
     reader, writer = os.pipe()

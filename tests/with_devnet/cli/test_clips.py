@@ -98,6 +98,19 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(played(tmp_path / "clip.xalora.mp4")) == 60
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+@pytest.mark.parametrize("arguments", [(), ("--jsonl",)])
+def test_clips_go_on_when_their_report_cannot_be_written(
+    cli: Cli, clip: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    other = write_video(tmp_path / "other.mp4", moving_photograph(2), lossless=True)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with Path("/dev/full").open("w") as full:
+        _, err = cli.run_into({"stdout": full}, "upscale", clip, "broken.mp4", other, *arguments)
+    assert (tmp_path / "clip.xalora.mp4").exists() and (tmp_path / "other.xalora.mp4").exists()
+    assert "broken.mp4: " in err
+
+
 def test_what_a_killed_command_left_is_one_line_and_no_files_of_frames(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", moving_photograph(12, hold=2), lossless=True)
     with DevnetThread(miners=0) as devnet:
