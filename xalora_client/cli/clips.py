@@ -24,7 +24,7 @@ from .destinations import CLIPS, Destination, Output, is_url, plan_for_inputs
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import printable, short_path, shortened
 from .options import RunOptions
-from .outputs import check_destinations, check_free
+from .outputs import check_destinations, check_free, put, remarks_on_name
 from .progress import BAR_WIDTH, LABEL_WIDTH
 from .screen import Screen, error_fields, stopping_nothing
 
@@ -77,7 +77,7 @@ class _Clip:
         """What became of it, as JSON."""
         return {
             "input": self.source,
-            "output": str(self.output),
+            "output": str(self.made.path if self.made else self.output),
             "status": "failed" if self.error else "interrupted" if self.made is None else "done",
             "frames_written": self.progress.done if self.progress else 0,
             "video": asdict(self.made) if self.made else None,
@@ -203,6 +203,8 @@ class _Runner:
                     self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     async def _upscale(self, client: AsyncXalora, clip: _Clip) -> None:
+        from ..client import HostOptions
+
         options = self._options
         local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
         with _Bar(self._screen, clip) as bar:
@@ -229,6 +231,7 @@ class _Runner:
                 if_unknown=options.if_unknown,
                 timeout=options.timeout,
                 fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
+                host=HostOptions(renames=lambda draft, wanted: put(draft, wanted, force=options.force)),
             )
 
     async def _look(self, client: AsyncXalora, clip: _Clip) -> None:
@@ -311,7 +314,7 @@ class _Runner:
                 (short_path(made.path), "bold"),
                 (f"  {' · '.join(parts)}", "dim"),
             )
-        for note in made.notes:
+        for note in (*made.notes, *remarks_on_name(clip.output, made.path)):
             self._screen.warn(note)
         if made.made_here and made.engines.get(REMOTE_ENGINE):
             self._screen.warn(

@@ -98,6 +98,24 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(played(tmp_path / "clip.xalora.mp4")) == 60
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_file_that_appears_meanwhile_is_replaced_with_force_alone(
+    tmp_path: Path, clip: Path, force: tuple[str, ...]
+) -> None:
+    with DevnetThread(miners=0) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--json", *force)
+        devnet.wait_for(lambda stats: stats["creates"] >= 1)
+        (tmp_path / "clip.xalora.mp4").write_bytes(b"mine")
+        devnet.add_miner()
+        out, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 0, err
+    is_left = (tmp_path / "clip.xalora.mp4").read_bytes() == b"mine"
+    is_told = "clip.xalora.mp4 exists by now, so the result is in clip.xalora-2.mp4" in err
+    assert [is_left, is_told, (tmp_path / "clip.xalora-2.mp4").exists()] == [not force] * 3
+    (result,) = json.loads(out)["results"]
+    assert Path(result["output"]).name == f"clip.xalora{'' if force else '-2'}.mp4"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
 @pytest.mark.parametrize("arguments", [(), ("--jsonl",)])
 def test_clips_go_on_when_their_report_cannot_be_written(
