@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from ..client import open_journal
 from ..config import Settings
-from ..errors import XaloraError
+from ..errors import JournalError, XaloraError
 from ..media.media_types import CLIP_CONTAINERS, sniff_clip, sniff_file
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE
@@ -23,6 +24,7 @@ from .command import with_client
 from .destinations import CLIPS, Destination, Output, is_url, plan_for_inputs
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import printable, short_path, shortened
+from .interrupted import ended_at_once, note_cancels, parts_in_flight, print_parts_left
 from .options import RunOptions
 from .outputs import check_destinations, check_free, put, remarks_on_name
 from .progress import BAR_WIDTH, LABEL_WIDTH
@@ -30,6 +32,7 @@ from .screen import Screen, error_fields, stopping_nothing
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
+    from ..journal import Journal
     from ..video.report import UpscaledVideo, VideoProgress
 
 TOLD_SECONDS = 1.0
@@ -152,10 +155,13 @@ def do_clips(
     is_interrupted = False
     with open_journal(settings) as journal:
         try:
-            with_client(settings, journal, runner.run, runner.say_cancels)
+            with_client(settings, journal, runner.run, runner.say_cancels, runner.last_words)
         except KeyboardInterrupt:
             is_interrupted = True
             runner.say_where_it_goes_on()
+            # The journal knows the confirmed cancels now that the client is closed.
+            with suppress(JournalError):
+                runner.say_what_runs_on(journal)
     named = options.engine not in ("auto", REMOTE_ENGINE)
     code = most_serious(clip.code(engine_is_named=named) for clip in clips)
     if options.dry_run and not is_interrupted:
@@ -326,13 +332,26 @@ class _Runner:
 
     def say_cancels(self) -> None:
         """Print why the command does not end at once after an interrupt."""
+        note_cancels(self._screen, self._in_flight)
+
+    def last_words(self) -> str:
+        """What may run on where the command ends before its cancels are answered."""
+        return ended_at_once(parts_in_flight(self._current.name, self._in_flight) if self._current else ())
+
+    @property
+    def _in_flight(self) -> int:
         clip = self._current
-        under_way = clip.progress.in_flight if clip is not None and clip.progress else 0
-        if under_way:
-            self._screen.note(
-                f"Interrupted: canceling {counted(under_way, 'task')} in the network, a few seconds at most "
-                "(Ctrl-C again ends at once)."
-            )
+        return clip.progress.in_flight if clip is not None and clip.progress else 0
+
+    def say_what_runs_on(self, journal: Journal) -> None:
+        """Print how many tasks may run on, after an interrupt and the client's close.
+
+        Raises:
+            JournalError: It can't be read.
+        """
+        clip = self._current
+        if clip is not None and clip.progress is not None:
+            print_parts_left(self._screen, journal, clip.name, clip.progress.whole_id)
 
     def say_where_it_goes_on(self) -> None:
         """Print what the same command does later."""

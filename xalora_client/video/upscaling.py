@@ -174,7 +174,7 @@ class _Upscaling:
         self._start = 0
         self._size: tuple[int, int] | None = None
         self._made: list[MadeFrame] = []
-        self.progress = VideoProgress(stage="reading", frames=clip.frame_count)
+        self.progress = VideoProgress(stage="reading", frames=clip.frame_count, whole_id=run_id)
         self._began = 0.0
 
     async def prepare(self) -> tuple[ClipPlan, int]:

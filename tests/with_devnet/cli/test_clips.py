@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from shell import CEILING, Cli, draw
+from shell import CEILING, Cli, draw, interrupted_until_it_ends
 from video_files import moving_photograph, played, track, write_video
 
 from xalora_client.devnet import DevnetThread
@@ -114,6 +115,40 @@ def test_a_file_that_appears_meanwhile_is_replaced_with_force_alone(
     assert [is_left, is_told, (tmp_path / "clip.xalora-2.mp4").exists()] == [not force] * 3
     (result,) = json.loads(out)["results"]
     assert Path(result["output"]).name == f"clip.xalora{'' if force else '-2'}.mp4"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+@pytest.mark.parametrize(
+    ("fault", "asked", "words"),
+    [
+        ("task_cancel:503", "task_result_query", "2 tasks may run on and be charged; cancel every open task"),
+        (
+            "task_create:delay:seconds=60",
+            "task_create",
+            "no answer came to the create of 2 tasks, which may exist and be charged",
+        ),
+    ],
+)
+def test_ctrl_c_tells_of_what_may_run_on(
+    tmp_path: Path, clip: Path, fault: str, asked: str, words: str
+) -> None:
+    with DevnetThread(miners=0, faults=[fault]) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"][asked] >= 2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 130
+    assert f"clip.mp4: {words}" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_a_third_signal_ends_at_once_and_says_what_runs_on(tmp_path: Path, clip: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_cancel:delay:seconds=60"]) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        err = interrupted_until_it_ends(process)
+    assert process.returncode == 130
+    assert "Ended at once.\nclip.mp4: 2 tasks may run on and be charged; see: xalora tasks\n" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shell import CEILING, Cli, draw
+from shell import CEILING, Cli, draw, wait_for_leases
 
 from xalora_client.devnet import DevnetThread
 
@@ -198,6 +199,39 @@ def test_a_file_that_appears_meanwhile_is_replaced_with_force_alone(
     is_told = "large.xalora.png exists by now, so the result is in large.xalora-2.png" in err
     assert [is_left, is_told, (tmp_path / "large.xalora-2.png").exists()] == [not force] * 3
     assert f"large.xalora{'' if force else '-2'}.png" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_tells_of_the_tasks_that_may_run_on(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_cancel:503"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", large, "--tile", 256, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+        assert "0 of 6 tiles are here" in err
+        assert "large.png: 2 tasks may run on and be charged; cancel every open task with: " in err
+        devnet.clear_faults()
+        assert cli("cancel", "--all").returncode == 0
+        assert devnet.stats()["tasks"]["canceled"] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_tells_of_the_tasks_that_another_process_waits_for(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0) as devnet:
+        cli = Cli(tmp_path, devnet)
+        tiles = ("upscale", large, "--tile", 256, "--max-in-flight", 2, "-o")
+        one = cli.start(*tiles, "1.png")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        other = cli.start(*tiles, "2.png")
+        wait_for_leases(4)
+        one.send_signal(signal.SIGINT)
+        _, err = one.communicate(timeout=CEILING)
+        assert "large.png: not canceled, another process waits for 2 tasks" in err
+        assert "may run on" not in err
+        other.send_signal(signal.SIGINT)
+        other.communicate(timeout=CEILING)
+        assert devnet.stats()["tasks"]["canceled"] == 2
 
 
 @pytest.mark.parametrize(
