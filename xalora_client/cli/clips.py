@@ -291,7 +291,7 @@ class _Runner:
         written = f", {progress.done:,} are written" if progress.done else ""
         sends, kept = self._options.asks_network(self._settings), progress.left - progress.to_send
         if sends and kept:
-            written += f", {kept:,} are kept or under way"
+            written += f", no new task for {kept:,}"
         cost = f", about {planned['estimate']} by your prices" if planned["estimate"] else ""
         by = f"{_counted(progress.to_send, 'task')}{cost}"
         if not sends:

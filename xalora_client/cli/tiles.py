@@ -170,7 +170,7 @@ class TiledInput:
         if not sends:
             by = "done by this machine, nothing is sent"
         kept = progress.tasks - progress.to_send if sends else 0
-        also = f", {kept:,} are kept or under way" if kept else ""
+        also = f", no new task for {kept:,}" if kept else ""
         differ = differing(progress.tasks, progress.tiles, "tile")
         self.screen.say(f"{self.label}: {differ}{also}: {by}")
         tasks = progress.to_send if sends else 0

@@ -234,6 +234,21 @@ def test_ctrl_c_tells_of_the_tasks_that_another_process_waits_for(tmp_path: Path
         assert devnet.stats()["tasks"]["canceled"] == 2
 
 
+def test_unknown_outcomes_are_not_told_as_tasks_that_go_on(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_create:drop_after"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        tiles = ("upscale", large, "--tile", 256, "--max-in-flight", 2, "--fallback", "never")
+        assert cli(*tiles).returncode == 6
+        resumed = cli("resume", "--all")
+        assert resumed.returncode == 6
+        assert "upscale large.png: what became of 2 tasks is not known." in resumed.stderr
+        assert "may exist and be charged" in resumed.stderr
+        assert "takes them up" not in resumed.stderr and "No open tasks" not in resumed.stdout
+        again = cli(*tiles)
+        assert again.returncode == 6
+        assert "6 of 6 tiles differ, no new task for 2: 4 tasks" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
