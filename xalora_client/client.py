@@ -48,6 +48,7 @@ from .errors import (
     XaloraError,
 )
 from .events import EventCallback, TaskEvent, without_exceptions
+from .files import Rename
 from .handle import TaskHandle, check_waits, checked_task_id, on_own_loop, seconds_of
 from .jobs.background import background
 from .jobs.hub import LEAVING_SECONDS, call_on_hub, hub, is_hub, on_hub
@@ -101,6 +102,8 @@ class HostOptions:
             result.
         run_id: What the task is sent together with, such as a prompt; else all tasks of the client are.
         clip_key: What names the clip that is upscaled, where the host knows it: it takes the whole file.
+        renames: Gives the whole file of a clip, or of an image in tiles, its name, that of the output or
+            another one in that folder, and returns it. On a thread.
     """
 
     among: AbstractSet[str] = frozenset()
@@ -110,6 +113,7 @@ class HostOptions:
     delivers: bool = False
     run_id: str | None = None
     clip_key: str | None = None
+    renames: Rename = Path.replace
 
 
 class RunOptions(TypedDict, total=False):
@@ -782,6 +786,7 @@ class AsyncXalora:
             claim=self._claim_of(options),
             asks_network=(options.get("fallback") or self.settings.fallback) != "local_only",
             key=host_of(options).clip_key,
+            rename=host_of(options).renames,
             on_progress=on_progress or (lambda progress: None),
         )
         runs_frames = self._runs_parts(options, "frames of the clip")
@@ -864,6 +869,7 @@ class AsyncXalora:
             policy=options.get("fallback") or self.settings.fallback,
             task=task_options or {},
             claim=self._claim_of(options),
+            rename=host_of(options).renames,
             on_event=listener,
         )
         return await upscale_in_tiles(self, image, place, tile_options, runs_parts)

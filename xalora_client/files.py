@@ -6,14 +6,18 @@ import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 _BLOCK_BYTES = 1024 * 1024
 
 LONGEST_NAME = 200
 """Bytes of the file's name that its draft repeats; file systems allow 255."""
+
+Rename: TypeAlias = Callable[[Path, Path], Path]
+"""Renames a whole draft to its place, or to another one in that folder; returns which."""
 
 
 @contextmanager
@@ -63,12 +67,13 @@ def settle_if_free(draft: Path, place: Path) -> None:
         draft.replace(place)
 
 
-def settle(draft: Path, place: Path) -> None:
-    """Rename a whole draft to its final name, safely on disk on return. Blocking."""
+def settle(draft: Path, place: Path, rename: Rename = Path.replace) -> Path:
+    """Rename a whole draft to its final name, safely on disk on return; returns that. Blocking."""
     with draft.open("r+b") as file:
         os.fsync(file.fileno())
-    draft.replace(place)
-    sync_folder(place.parent)
+    settled = rename(draft, place)
+    sync_folder(settled.parent)
+    return settled
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -125,6 +129,26 @@ class Cli:
         done = self(*arguments, "--json", **env)
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
+
+
+def wait_for_leases(count: int) -> None:
+    """Wait until there are so many leases on tasks."""
+    path = Path(os.environ["XALORA_STATE_DIR"]) / "journal.sqlite3"
+    until = time.monotonic() + CEILING
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
+        while journal.execute("SELECT count(*) FROM tickets").fetchone()[0] < count:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+def interrupted_until_it_ends(process: subprocess.Popen[str]) -> str:
+    """What a command says on standard error that Ctrl-C is pressed for again and again."""
+    while process.poll() is None:
+        # A signal that comes before the one ahead of it is handled is lost.
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    return process.communicate(timeout=CEILING)[1]
 
 
 def draw(path: Path, seed: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from ..client import open_journal
 from ..config import Settings
-from ..errors import XaloraError
+from ..errors import JournalError, XaloraError
 from ..media.media_types import CLIP_CONTAINERS, sniff_clip, sniff_file
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE
@@ -23,13 +24,15 @@ from .command import with_client
 from .destinations import CLIPS, Destination, Output, is_url, plan_for_inputs
 from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import printable, short_path, shortened
+from .interrupted import ended_at_once, note_cancels, parts_in_flight, print_parts_left
 from .options import RunOptions
-from .outputs import check_destinations, check_free
+from .outputs import check_destinations, check_free, put, remarks_on_name
 from .progress import BAR_WIDTH, LABEL_WIDTH
-from .screen import Screen, error_fields
+from .screen import Screen, error_fields, stopping_nothing
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
+    from ..journal import Journal
     from ..video.report import UpscaledVideo, VideoProgress
 
 TOLD_SECONDS = 1.0
@@ -77,7 +80,7 @@ class _Clip:
         """What became of it, as JSON."""
         return {
             "input": self.source,
-            "output": str(self.output),
+            "output": str(self.made.path if self.made else self.output),
             "status": "failed" if self.error else "interrupted" if self.made is None else "done",
             "frames_written": self.progress.done if self.progress else 0,
             "video": asdict(self.made) if self.made else None,
@@ -152,10 +155,13 @@ def do_clips(
     is_interrupted = False
     with open_journal(settings) as journal:
         try:
-            with_client(settings, journal, runner.run, runner.say_cancels)
+            with_client(settings, journal, runner.run, runner.say_cancels, runner.last_words)
         except KeyboardInterrupt:
             is_interrupted = True
             runner.say_where_it_goes_on()
+            # The journal knows the confirmed cancels now that the client is closed.
+            with suppress(JournalError):
+                runner.say_what_runs_on(journal)
     named = options.engine not in ("auto", REMOTE_ENGINE)
     code = most_serious(clip.code(engine_is_named=named) for clip in clips)
     if options.dry_run and not is_interrupted:
@@ -194,13 +200,17 @@ class _Runner:
                 await (self._look(client, clip) if self._options.dry_run else self._upscale(client, clip))
             except XaloraError as error:
                 clip.error = error
-                self._screen.error(error, clip.name if len(self._clips) > 1 else "")
-                if clip.progress is not None and clip.progress.stage == "upscaling":
-                    self.say_where_it_goes_on()
-            if not self._options.dry_run:
-                self._screen.event("result", **clip.document())
+            with stopping_nothing():
+                self._say_outcome(clip)
+            with stopping_nothing():
+                if not self._options.dry_run:
+                    self._screen.event("result", **clip.document())
+                elif clip.error is None:
+                    self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     async def _upscale(self, client: AsyncXalora, clip: _Clip) -> None:
+        from ..client import HostOptions
+
         options = self._options
         local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
         with _Bar(self._screen, clip) as bar:
@@ -208,10 +218,11 @@ class _Runner:
             def on_progress(progress: VideoProgress) -> None:
                 is_first = clip.progress is None or clip.progress.stage != "upscaling"
                 clip.progress = progress
-                bar.show(progress)
-                if progress.stage == "upscaling" and is_first:
-                    self._say_plan(clip)
-                self._tell(clip)
+                with stopping_nothing():
+                    bar.show(progress)
+                    if progress.stage == "upscaling" and is_first:
+                        self._say_plan(clip)
+                    self._tell(clip)
 
             clip.made = await client.upscale_video(
                 clip.source,
@@ -226,8 +237,8 @@ class _Runner:
                 if_unknown=options.if_unknown,
                 timeout=options.timeout,
                 fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
+                host=HostOptions(renames=lambda draft, wanted: put(draft, wanted, force=options.force)),
             )
-        self._say_made(clip, clip.made)
 
     async def _look(self, client: AsyncXalora, clip: _Clip) -> None:
         from ..journal import ClaimOptions
@@ -248,10 +259,18 @@ class _Runner:
                 on_progress=bar.show,
             )
             clip.progress = await look_through(client, clip.source, clip.output, looking)
-        self._say_plan(clip)
-        self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     # --- words ----------------------------------------------------------------------------------------------
+
+    def _say_outcome(self, clip: _Clip) -> None:
+        if clip.error is not None:
+            self._screen.error(clip.error, clip.name if len(self._clips) > 1 else "")
+            if clip.progress is not None and clip.progress.stage == "upscaling":
+                self.say_where_it_goes_on()
+        elif clip.made is not None:
+            self._say_made(clip, clip.made)
+        else:
+            self._say_plan(clip)
 
     def estimate(self, clip: _Clip) -> dict[str, Any]:
         """How many tasks are left to be sent, or taken up, and what they cost by the user's prices."""
@@ -272,12 +291,13 @@ class _Runner:
         written = f", {progress.done:,} are written" if progress.done else ""
         sends, kept = self._options.asks_network(self._settings), progress.left - progress.to_send
         if sends and kept:
-            written += f", {kept:,} are kept or under way"
+            written += f", no new task for {kept:,}"
         cost = f", about {planned['estimate']} by your prices" if planned["estimate"] else ""
         by = f"{_counted(progress.to_send, 'task')}{cost}"
         if not sends:
             by = "done by this machine, nothing is sent"
-        self._screen.say(f"{clip.name}: {differing(progress.tasks, progress.frames, 'frame')}{written}: {by}")
+        differ = differing(progress.tasks, progress.frames, "frame")
+        self._screen.say(f"{clip.name}: {differ}{written}: {by}")
         self._screen.event("plan", input=clip.source, **planned)
 
     def _tell(self, clip: _Clip) -> None:
@@ -293,13 +313,14 @@ class _Runner:
         parts += ["by the network" if list(made.engines) == [REMOTE_ENGINE] else _by_engines(made.engines)]
         if made.sent is not None:
             parts.append(f"{_counted(made.sent, 'task')} sent")
-        self._screen.say(
-            ("✓ ", "green") if not made.made_here else ("~ ", "yellow"),
-            f"{clip.source} -> ",
-            (short_path(made.path), "bold"),
-            (f"  {' · '.join(parts)}", "dim"),
-        )
-        for note in made.notes:
+        with stopping_nothing():
+            self._screen.say(
+                ("✓ ", "green") if not made.made_here else ("~ ", "yellow"),
+                f"{clip.source} -> ",
+                (short_path(made.path), "bold"),
+                (f"  {' · '.join(parts)}", "dim"),
+            )
+        for note in (*made.notes, *remarks_on_name(clip.output, made.path)):
             self._screen.warn(note)
         if made.made_here and made.engines.get(REMOTE_ENGINE):
             self._screen.warn(
@@ -311,13 +332,26 @@ class _Runner:
 
     def say_cancels(self) -> None:
         """Print why the command does not end at once after an interrupt."""
+        note_cancels(self._screen, self._in_flight)
+
+    def last_words(self) -> str:
+        """What may run on where the command ends before its cancels are answered."""
+        return ended_at_once(parts_in_flight(self._current.name, self._in_flight) if self._current else ())
+
+    @property
+    def _in_flight(self) -> int:
         clip = self._current
-        under_way = clip.progress.in_flight if clip is not None and clip.progress else 0
-        if under_way:
-            self._screen.note(
-                f"Interrupted: canceling {counted(under_way, 'task')} in the network, a few seconds at most "
-                "(Ctrl-C again ends at once)."
-            )
+        return clip.progress.in_flight if clip is not None and clip.progress else 0
+
+    def say_what_runs_on(self, journal: Journal) -> None:
+        """Print how many tasks may run on, after an interrupt and the client's close.
+
+        Raises:
+            JournalError: It can't be read.
+        """
+        clip = self._current
+        if clip is not None and clip.progress is not None:
+            print_parts_left(self._screen, journal, clip.name, clip.progress.whole_id)
 
     def say_where_it_goes_on(self) -> None:
         """Print what the same command does later."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..config import Settings
-from ..journal import Journal, TaskState
+from ..journal import Journal, Record, TaskState
 from ..text import counted
 from .exit_codes import ExitCode
 from .formats import printable
@@ -22,11 +22,17 @@ def print_cancels(screen: Screen, reports: Sequence[JobReport]) -> None:
     in_tiles = [report.tiles for report in _unfinished(reports) if report.tiles is not None]
     interrupted = [r for r in _unfinished(reports) if r.tiles is None and not r.is_finished]
     known = sum(report.task_id is not None for report in interrupted)
+    under_way = known + sum(tiles.in_flight for tiles in in_tiles)
+    note_cancels(screen, under_way, len(interrupted) - known)
+
+
+def note_cancels(screen: Screen, under_way: int, unanswered: int = 0) -> None:
+    """Print that so many tasks are being canceled, and so many creates ended."""
     parts = []
-    if under_way := known + sum(tiles.in_flight for tiles in in_tiles):
+    if under_way:
         parts.append(f"canceling {counted(under_way, 'task')} in the network")
-    if len(interrupted) > known:
-        parts.append(f"ending {counted(len(interrupted) - known, 'task')} that may have been sent just now")
+    if unanswered:
+        parts.append(f"ending {counted(unanswered, 'task')} that may have been sent just now")
     if parts:
         screen.note(f"Interrupted: {' and '.join(parts)}, a few seconds at most (Ctrl-C again ends at once).")
 
@@ -37,11 +43,10 @@ def _has_finished(task_id: str) -> str:
 
 def last_words(reports: Sequence[JobReport]) -> str:
     """What may run on where the command ends before its cancels are answered; one line for each task."""
-    lines = ["Ended at once."]
+    lines = []
     for report in _unfinished(reports):
         if report.tiles is not None:
-            running = counted(report.tiles.in_flight, "task")
-            lines.append(f"{report.job.label}: {running} may run on and be charged; see: xalora tasks")
+            lines += parts_in_flight(report.job.label, report.tiles.in_flight)
         elif report.task_id is None:
             lines.append(
                 f"{report.job.label}: if it was sent, it may run on and be charged; see: xalora tasks"
@@ -53,7 +58,19 @@ def last_words(reports: Sequence[JobReport]) -> str:
                 f"{report.job.label}: task {report.task_id} may run on and be charged; cancel it with: "
                 f"xalora cancel {report.task_id}"
             )
-    return "".join(f"\n{printable(line)}" for line in lines) + "\n"
+    return ended_at_once(lines)
+
+
+def ended_at_once(lines: Iterable[str]) -> str:
+    """The last words of a command, with these lines."""
+    return "".join(f"\n{printable(line)}" for line in ("Ended at once.", *lines)) + "\n"
+
+
+def parts_in_flight(label: str, count: int) -> list[str]:
+    """The line of the last words about the tasks of a whole; none without any."""
+    if not count:
+        return []
+    return [f"{label}: {counted(count, 'task')} may run on and be charged; see: xalora tasks"]
 
 
 def print_tasks_left(
@@ -70,6 +87,7 @@ def print_tasks_left(
                 f"{report.job.label}: {report.tiles.done} of {counted(report.tiles.tasks, 'tile')} are here, "
                 "and what is paid for is kept. The same command goes on from there."
             )
+            print_parts_left(screen, journal, report.job.label, report.tiles.job_id)
     for report in reports:
         if report.tiles is not None or report.task_id is None or report.code is not ExitCode.INTERRUPTED:
             continue
@@ -80,18 +98,45 @@ def print_tasks_left(
         record = journal.find(task_id=report.task_id, sequencer_url=settings.sequencer_url)
         if record is not None and record.state is TaskState.FINISHED:
             screen.note(f"{report.job.label}: {_has_finished(report.task_id)}")
-        elif record is not None and record.is_open and journal.leased([record.id]):
-            screen.note(f"{report.job.label}: task {report.task_id} runs on, another process waits for it")
         elif record is not None and record.is_open:
-            screen.warn(
-                f"{report.job.label}: task {report.task_id} may run on and be charged; "
-                f"cancel it with: xalora cancel {report.task_id}"
-            )
+            _print_left(screen, journal, report.job.label, [record])
         elif record is not None:
             screen.note(f"{report.job.label}: task {report.task_id} is {record.state.value}")
-    for record in journal.records(states=[TaskState.UNKNOWN], limit=len(reports)):
-        if record.created_at >= started_at:
-            screen.warn(
-                f"{record.work.label}: job {record.job_id} was sent and not answered; it may exist and be "
-                "charged (see: xalora tasks)"
-            )
+    for record in journal.records(states=[TaskState.UNKNOWN]):
+        if record.created_at >= started_at and record.task_id is None and record.work.whole is None:
+            _print_left(screen, journal, record.work.label, [record])
+
+
+def print_parts_left(screen: Screen, journal: Journal, label: str, whole_id: str) -> None:
+    """Print how many tasks of a whole may run on, after an interrupt and the client's close.
+
+    Raises:
+        JournalError: It can't be read.
+    """
+    _print_left(screen, journal, label, journal.records(is_open=True, whole_id=whole_id))
+
+
+def _print_left(screen: Screen, journal: Journal, label: str, records: Sequence[Record]) -> None:
+    """Print which of a label's open tasks others wait for, and which may run on or exist."""
+    leased = journal.leased([record.id for record in records])
+    idle = [record for record in records if record.id not in leased]
+    if elsewhere := [each for each in records if each.id in leased and each.state is not TaskState.FINISHED]:
+        screen.note(f"{label}: not canceled, another process waits for {_named(elsewhere)}")
+    if running := [each for each in idle if each.task_id and each.state is not TaskState.FINISHED]:
+        cancel = "cancel every open task with: xalora cancel --all"
+        if len(running) == 1:
+            cancel = f"cancel it with: xalora cancel {running[0].task_id}"
+        screen.warn(f"{label}: {_named(running)} may run on and be charged; {cancel}")
+    if sent := [each for each in idle if not each.task_id and each.state is not TaskState.PREPARED]:
+        screen.warn(
+            f"{label}: no answer came to the create of {_named(sent)}, which may exist and be charged "
+            "(see: xalora tasks)"
+        )
+
+
+def _named(records: Sequence[Record]) -> str:
+    """Tasks for a sentence."""
+    if len(records) > 1:
+        return counted(len(records), "task")
+    (record,) = records
+    return f"task {record.task_id}" if record.task_id else f"job {record.job_id}"

@@ -19,7 +19,7 @@ from .exit_codes import ExitCode, exit_code_of, most_serious
 from .formats import short_path
 from .outputs import write_result
 from .progress import ProgressDisplay
-from .screen import Screen, attributes, error_fields
+from .screen import Screen, attributes, error_fields, stopping_nothing
 
 if TYPE_CHECKING:
     from ..client import AsyncXalora
@@ -210,11 +210,10 @@ class JobRunner:
                 report.error = UnexpectedError.of(error)
             finally:
                 display.end(key, counts=report.code is not ExitCode.INTERRUPTED)
-        try:
+        with stopping_nothing():
+            self._screen.event("result", **report.document())
+        with stopping_nothing():
             self._print_outcome(report)
-        except OSError as error:
-            # Such as a terminal that is gone: the file of this job is written, the other jobs go on.
-            logger.debug("the outcome of %s can't be printed: %s", report.job.label, error)
 
     async def _deliver(self, client: AsyncXalora, report: JobReport, result: RunResult) -> None:
         if isinstance(result, WrittenResult):
@@ -249,7 +248,6 @@ class JobRunner:
         report.remarks.extend(written.remarks)
 
     def _print_outcome(self, report: JobReport) -> None:
-        self._screen.event("result", **report.document())
         subject = report.job.label if len(self.reports) > 1 else ""
         if report.error is not None:
             self._print_error(report.error, subject)
@@ -257,12 +255,13 @@ class JobRunner:
         assert report.result is not None
         if self._quiet:
             return
-        self._screen.say(
-            ("✓ ", "green") if report.fell_back is None else ("~ ", "yellow"),
-            *((f"{report.job.source_name} -> ", "") if report.job.source else ("", "")),
-            (report.place, "bold"),
-            (f"  {summary(report.result)}", "dim"),
-        )
+        with stopping_nothing():
+            self._screen.say(
+                ("✓ ", "green") if report.fell_back is None else ("~ ", "yellow"),
+                *((f"{report.job.source_name} -> ", "") if report.job.source else ("", "")),
+                (report.place, "bold"),
+                (f"  {summary(report.result)}", "dim"),
+            )
         for remark in report.remarks:
             self._screen.warn(f"{subject}: {remark}" if subject else remark)
         if report.unsettled is not None:

@@ -145,10 +145,6 @@ def write_result(
                     written = wanted
                 else:
                     written = _copy(reader, wanted, force=force)
-                    if written != wanted and cmp(written, wanted, shallow=False):
-                        # Another command has just written the same result.
-                        written.unlink()
-                        written = wanted
         except OSError as error:
             kept = ", ".join(str(path) for path in sources)
             where = "standard output" if destination.is_stream else short_path(wanted)
@@ -160,8 +156,7 @@ def write_result(
         files.append(written)
         if content.remark:
             remarks.append(content.remark)
-        if written != wanted:
-            remarks.append(f"{short_path(wanted)} exists by now, so the result is in {short_path(written)}")
+        remarks += remarks_on_name(wanted, written)
         if (
             destination.exact
             and not destination.is_stream
@@ -223,7 +218,24 @@ def _copy(reader: BinaryIO, wanted: Path, *, force: bool) -> Path:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             os.fsync(writer.fileno())
-        return draft.replace(wanted) if force else _to_free_name(draft, wanted)
+        return put(draft, wanted, force=force)
+
+
+def put(draft: Path, wanted: Path, *, force: bool) -> Path:
+    """Rename a whole draft to ``wanted``, or to a free name beside it unless ``force``; returns the path."""
+    written = draft.replace(wanted) if force else _to_free_name(draft, wanted)
+    if written != wanted and cmp(written, wanted, shallow=False):
+        # Another command has just written the same result.
+        written.unlink()
+        return wanted
+    return written
+
+
+def remarks_on_name(wanted: Path, written: Path) -> list[str]:
+    """What the user is told where a result has another name than was planned."""
+    if written == wanted:
+        return []
+    return [f"{short_path(wanted)} exists by now, so the result is in {short_path(written)}"]
 
 
 def _to_free_name(draft: Path, wanted: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import time
 from typing import Any
 
@@ -13,6 +15,8 @@ from rich.text import Text
 
 from ..errors import XaloraError
 from .formats import on_one_line
+
+logger = logging.getLogger("xalora_client.cli")
 
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -89,6 +93,15 @@ class Screen:
         clean = [on_one_line(p) if isinstance(p, str) else (on_one_line(p[0]), p[1]) for p in parts]
         # A program reads whole lines.
         console.print(Text.assemble(*clean), soft_wrap=not console.is_terminal)
+
+
+@contextmanager
+def stopping_nothing() -> Iterator[None]:
+    """What can't be printed in here, such as on a full disk behind stdout, stops no task that is paid for."""
+    try:
+        yield
+    except OSError as error:
+        logger.debug("it can't be printed: %s", error)
 
 
 def log_to(screen: Screen, verbosity: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import Settings
-from ..errors import STILL_RETRIEVABLE, JournalError, MissingKeyError
+from ..errors import STILL_RETRIEVABLE, AmbiguousCreateError, JournalError, MissingKeyError
 from ..journal import Journal, Record
 from ..text import counted
 from .formats import printable
@@ -77,11 +77,27 @@ def chosen_records(
 
 def left_to_its_command(parts: Sequence[Record]) -> list[str]:
     """For each whole of which these are parts, what goes on with them: a frame is no result of its own."""
-    counts = Counter(record.work.whole.label for record in parts if record.work.whole is not None)
     return [
         f"{printable(label)}: {counted(count, 'task')} left; the same command again takes them up"
-        for label, count in counts.items()
+        for label, count in _by_whole(parts).items()
     ]
+
+
+def outcomes_of_parts(parts: Sequence[Record]) -> list[AmbiguousCreateError]:
+    """An error for each whole of which these are parts whose outcome is unknown."""
+    return [
+        AmbiguousCreateError(
+            f"{label}: what became of {counted(count, 'task')} is not known",
+            money="What was sent may exist and be charged.",
+            next_step="Look for the jobs in your account; then run the same command again with --if-unknown "
+            "resend or forget.",
+        )
+        for label, count in _by_whole(parts).items()
+    ]
+
+
+def _by_whole(parts: Sequence[Record]) -> Counter[str]:
+    return Counter(record.work.whole.label for record in parts if record.work.whole is not None)
 
 
 def _note_ignored(count: int, whose: str, setting: str) -> None:

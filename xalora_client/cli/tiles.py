@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ..concurrency import run_in_thread
 from ..config import Settings
 from ..errors import XaloraError
-from ..events import EventCallback, TaskEvent, TileProgress
+from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
 from ..prices import Sent, cost_of, cost_text
 from ..results import REMOTE_ENGINE, RunResult, Timing
 from ..text import counted, differing
 from .destinations import Destination, OutputNameError
 from .job_runner import RunCall, WrittenResult
 from .options import RunOptions
+from .outputs import put, remarks_on_name
 from .screen import Screen
 
 if TYPE_CHECKING:
@@ -116,13 +117,17 @@ class TiledInput:
         return run
 
     async def _in_tiles(self, client: AsyncXalora, on_event: EventCallback) -> RunResult:
+        from ..client import HostOptions
+
         began = monotonic()
         options, choices = self.options, self.choices
         local = None if options.engine in ("auto", REMOTE_ENGINE) else options.engine
-        planned = 0
+        planned, wanted = 0, _place(self.destination)
 
         def note(event: TaskEvent) -> None:
-            nonlocal planned
+            nonlocal planned, wanted
+            if isinstance(event, FallingBack) and event.error is not None:
+                wanted = _place(self.destination.made_here())
             # Told anew where the network finds the tiles too large.
             if isinstance(event, TileProgress) and event.tiles != planned:
                 planned = event.tiles
@@ -131,7 +136,7 @@ class TiledInput:
 
         made = await client.upscale_image(
             self.image,
-            _place(self.destination),
+            wanted,
             tile="always" if choices.tile == "auto" else choices.tile,
             max_in_flight=choices.max_in_flight,
             max_tasks=choices.max_tasks,
@@ -142,20 +147,19 @@ class TiledInput:
             if_unknown=options.if_unknown,
             timeout=options.timeout,
             fallback="never" if options.engine == REMOTE_ENGINE else options.fallback,
+            # Only now is it known who made the image, and which names are free.
+            host=HostOptions(renames=lambda draft, _: put(draft, wanted, force=options.force)),
         )
-        path = made.path
-        if made.engine != REMOTE_ENGINE and local is None:
-            path = await run_in_thread(lambda: path.replace(_place(self.destination.made_here())))
         parts = [f"{made.width}x{made.height}", counted(made.tiles, "tile")]
         if made.sent is not None and made.engine == REMOTE_ENGINE:
             parts.append(f"{counted(made.sent, 'task')} sent")
         return WrittenResult(
-            (path,),
+            (made.path,),
             made.engine,
             job_id="",
             seconds=Timing(total=monotonic() - began),
             note=" · ".join(parts),
-            remarks=made.notes,
+            remarks=(*made.notes, *remarks_on_name(wanted, made.path)),
         )
 
     def _say_plan(self, settings: Settings, progress: TileProgress) -> None:
@@ -166,7 +170,7 @@ class TiledInput:
         if not sends:
             by = "done by this machine, nothing is sent"
         kept = progress.tasks - progress.to_send if sends else 0
-        also = f", {kept:,} are kept or under way" if kept else ""
+        also = f", no new task for {kept:,}" if kept else ""
         differ = differing(progress.tasks, progress.tiles, "tile")
         self.screen.say(f"{self.label}: {differ}{also}: {by}")
         tasks = progress.to_send if sends else 0

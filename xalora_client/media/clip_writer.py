@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..errors import ConfigurationError
-from ..files import draft_of, settle
+from ..files import Rename, draft_of, settle
 from .clips import Clip, Colours
 from .media_types import CLIP_CONTAINERS
 from .video_decode import EXACTLY, USUAL_CODECS
@@ -181,13 +181,21 @@ def check_output(clip: Clip, output: Path) -> None:
             ) from error
 
 
-def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callable[[], bool]) -> None:
+def join(
+    segments: Sequence[Path],
+    clip: Clip,
+    output: Path,
+    is_stopped: Callable[[], bool],
+    rename: Rename = Path.replace,
+) -> Path:
     """Write the segments' frames, at the clip's times, and the clip's sound to one file. Blocking.
-
-    An existing file is replaced once the new one is whole.
 
     Args:
         is_stopped: Whether nobody wants the file any more.
+        rename: Gives the whole file its name; default: an existing file is replaced.
+
+    Returns:
+        The file.
 
     Raises:
         OSError: It can't be written.
@@ -212,7 +220,7 @@ def join(segments: Sequence[Path], clip: Clip, output: Path, is_stopped: Callabl
                 if is_stopped():
                     raise InterruptedError
                 target.mux(packet)
-        settle(draft, output)
+        return settle(draft, output, rename)
 
 
 def _written(colours: Colours) -> Colours:

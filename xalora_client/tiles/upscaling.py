@@ -32,7 +32,7 @@ from ..errors import (
     XaloraError,
 )
 from ..events import EventCallback, FallingBack, TaskEvent, TileProgress
-from ..files import draft_of, files_named, settle
+from ..files import Rename, draft_of, files_named, settle
 from ..journal.records import ClaimOptions, Whole
 from ..media import workers
 from ..media.clip_writer import fitted
@@ -106,6 +106,7 @@ class TileOptions:
         side: Of the tiles in pixels; None for the largest that fit in a request.
         policy: When this machine makes the image instead of the network.
         claim: What may answer a tile's task instead of a new one.
+        rename: Gives the whole file its name.
     """
 
     max_in_flight: int
@@ -116,6 +117,7 @@ class TileOptions:
     policy: FallbackPolicy = "never"
     task: Mapping[str, Any] = field(default_factory=dict)
     claim: ClaimOptions = field(default_factory=ClaimOptions)
+    rename: Rename = Path.replace
     on_event: EventCallback = field(default=lambda event: None)
 
 
@@ -353,7 +355,7 @@ class _Tiling:
                 with draft.open("r+b") as file:
                     try_lock(file)
                     width, height = await self._assemble(file)
-                await run_in_thread(lambda: settle(draft, self._image.output))
+                path = await run_in_thread(lambda: settle(draft, self._image.output, self._options.rename))
         except OSError as error:
             if isinstance(error, XaloraError):
                 raise
@@ -364,7 +366,7 @@ class _Tiling:
         self._client.note_delivered(
             result.record_id for result in self.made.values() if result.record_id is not None
         )
-        return await self._report(width, height)
+        return await self._report(path, width, height)
 
     async def _assemble(self, file: BinaryIO) -> tuple[int, int]:
         """Make all tiles, and write the rows that are complete meanwhile; the size of the whole."""
@@ -468,10 +470,10 @@ class _Tiling:
         )
         self._options.on_event(progress)
 
-    async def _report(self, width: int, height: int) -> UpscaledImage:
+    async def _report(self, path: Path, width: int, height: int) -> UpscaledImage:
         note = scaled_text(self._scaled, "tile", "the first's")
         return UpscaledImage(
-            path=self._image.output,
+            path=path,
             width=width,
             height=height,
             tiles=self._image.plan.count,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..concurrency import run_in_thread
 from ..errors import InputImageError
+from ..files import Rename
 from ..journal.records import ClaimOptions, Whole
 from ..media.clips import Clip
 from ..media.inputs import digest_of_array
@@ -38,6 +39,7 @@ class VideoOptions:
         claim: What may answer a frame's task instead of a new one.
         asks_network: Whether anything may be sent.
         key: What :func:`.upscaling.clip_key` gives, where it is known.
+        rename: Gives the whole file its name.
     """
 
     max_in_flight: int
@@ -48,6 +50,7 @@ class VideoOptions:
     claim: ClaimOptions = field(default_factory=ClaimOptions)
     asks_network: bool = True
     key: str | None = None
+    rename: Rename = Path.replace
     on_progress: ProgressCallback = field(default=lambda progress: None)
 
 

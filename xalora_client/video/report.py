@@ -23,6 +23,7 @@ class VideoProgress:
         made: Results that this call has, of those left.
         in_flight: Tasks under way.
         seconds_left: An estimate, None without one.
+        whole_id: Under what id lists have its tasks.
     """
 
     stage: Literal["reading", "upscaling", "joining"]
@@ -34,6 +35,7 @@ class VideoProgress:
     made: int = 0
     in_flight: int = 0
     seconds_left: float | None = None
+    whole_id: str = ""
 
 
 ProgressCallback: TypeAlias = Callable[[VideoProgress], None]

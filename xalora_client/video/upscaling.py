@@ -174,7 +174,7 @@ class _Upscaling:
         self._start = 0
         self._size: tuple[int, int] | None = None
         self._made: list[MadeFrame] = []
-        self.progress = VideoProgress(stage="reading", frames=clip.frame_count)
+        self.progress = VideoProgress(stage="reading", frames=clip.frame_count, whole_id=run_id)
         self._began = 0.0
 
     async def prepare(self) -> tuple[ClipPlan, int]:
@@ -219,11 +219,11 @@ class _Upscaling:
         if written < len(plan.segments):
             await self._upscale(plan, written)
         self._tell(stage="joining")
-        await self._join([folder.segment(number) for number in range(len(plan.segments))])
+        path = await self._join([folder.segment(number) for number in range(len(plan.segments))])
         sent, before = await run_in_thread(self._sent), self._sent_before
         sent = None if sent is None or before is None else sent - before
         await run_in_thread(folder.remove)
-        return self._report(plan, sent)
+        return self._report(path, plan, sent)
 
     async def end(self) -> None:
         """End the threads, after the step that each is in."""
@@ -423,19 +423,19 @@ class _Upscaling:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def _join(self, files: list[Path]) -> None:
-        def write() -> None:
-            join(files, self._clip, self._output, self._stopped.is_set)
+    async def _join(self, files: list[Path]) -> Path:
+        def write() -> Path:
+            return join(files, self._clip, self._output, self._stopped.is_set, self._options.rename)
 
         try:
-            await self._encode(write)
+            return await self._encode(write)
         except (OSError, av.FFmpegError) as error:
             raise _not_written(self._output, error) from error
 
     def _sent(self) -> int | None:
         return tasks_sent(self._client.journal, self._run_id)
 
-    def _report(self, plan: ClipPlan, sent: int | None) -> UpscaledVideo:
+    def _report(self, path: Path, plan: ClipPlan, sent: int | None) -> UpscaledVideo:
         assert self._size is not None
         notes: list[str] = []
         clip = self._clip
@@ -447,7 +447,7 @@ class _Upscaling:
             notes.append(scaled_text(scaled, "frame", "the others'"))
         width, height = (side + side % 2 for side in self._size)
         return UpscaledVideo(
-            path=self._output,
+            path=path,
             width=width,
             height=height,
             frames=clip.frame_count,

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,8 +80,9 @@ class Disk:
         migrate(self.sqlite)
         self.time = itertools.count(1)
 
-    def rows(self, query: str) -> list[sqlite3.Row]:
-        return self.sqlite.execute(query).fetchall()
+    def rows(self, query: str, values: Sequence[Any] = (), patience: float = 0.0) -> list[sqlite3.Row]:
+        """As the reader's."""
+        return self.sqlite.execute(query, values).fetchall()
 
     def read(self, select: Callable[[sqlite3.Connection], T], patience: float) -> T:
         """As the reader's."""
@@ -94,7 +95,7 @@ class SteppedWriter(Writer):
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
         path, reader = disk.folder / "journal.sqlite3", cast(Reader, disk)
-        super().__init__(path, disk.results, reader, lambda: float(next(disk.time)))
+        super().__init__(path, disk.results, [reader], lambda: float(next(disk.time)))
 
     def _begin(self) -> None:
         pass

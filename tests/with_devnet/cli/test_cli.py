@@ -9,10 +9,8 @@ import re
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,21 +18,11 @@ import numpy as np
 import pytest
 from journals import held
 from PIL import Image
-from shell import CEILING, KEY, Cli, draw
+from shell import CEILING, KEY, Cli, draw, interrupted_until_it_ends, wait_for_leases
 
 from xalora_client.devnet import DevnetThread
 
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-def wait_for_leases(count: int) -> None:
-    """Wait until so many processes wait for tasks."""
-    path = Path(os.environ["XALORA_STATE_DIR"]) / "journal.sqlite3"
-    until = time.monotonic() + CEILING
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
-        while journal.execute("SELECT count(*) FROM tickets").fetchone()[0] < count:
-            assert time.monotonic() < until
-            time.sleep(0.05)
 
 
 # --- results ----------------------------------------------------------------------------------------------
@@ -307,6 +295,14 @@ def test_a_listing_into_a_full_pipe_that_does_not_wait_says_so(tmp_path: Path) -
     assert err.startswith("error: Standard output can't be written: ") and err.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+def test_errors_are_told_when_their_events_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing")
+    with Path("/dev/full").open("w") as full:
+        _, err = cli.run_into({"stdout": full}, "upscale", "broken.png", "--jsonl")
+    assert "broken.png" in err.splitlines()[0], err
+
+
 def unread(cli: Cli, gone: tuple[str, ...], *arguments: object) -> tuple[int, str]:
     """The exit status and stderr of a command with closed pipes as streams."""
     reader, writer = os.pipe()
@@ -558,12 +554,7 @@ def test_a_third_signal_ends_at_once_and_says_what_runs_on(tmp_path: Path, photo
         devnet.add_fault("task_cancel:delay:seconds=60")
         process.send_signal(signal.SIGINT)
         devnet.wait_for(lambda stats: stats["endpoints"]["task_cancel"] >= 1)
-        while process.poll() is None:
-            # A signal that comes before the one ahead of it is handled is lost.
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.3)
-        _, err = process.communicate(timeout=CEILING)
+        err = interrupted_until_it_ends(process)
         assert process.returncode == 130
         assert f"task {task_id} may run on and be charged; cancel it with: xalora cancel {task_id}" in err
         assert "Traceback" not in err
@@ -772,7 +763,7 @@ def test_ctrl_c_leaves_a_task_that_another_process_waits_for(tmp_path: Path, pho
         one.send_signal(signal.SIGINT)
         _, err = one.communicate(timeout=CEILING)
         assert one.returncode == 130
-        assert "another process waits for it" in err
+        assert "not canceled, another process waits for task" in err
         assert "xalora cancel" not in err
         devnet.add_miner()
         other.communicate(timeout=CEILING)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from shell import CEILING, Cli, draw
+from shell import CEILING, Cli, draw, interrupted_until_it_ends
 from video_files import moving_photograph, played, track, write_video
 
 from xalora_client.devnet import DevnetThread
@@ -96,6 +97,71 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert devnet.stats()["tasks"]["finished"] == 60
     assert len(played(tmp_path / "clip.xalora.mp4")) == 60
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_file_that_appears_meanwhile_is_replaced_with_force_alone(
+    tmp_path: Path, clip: Path, force: tuple[str, ...]
+) -> None:
+    with DevnetThread(miners=0) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--json", *force)
+        devnet.wait_for(lambda stats: stats["creates"] >= 1)
+        (tmp_path / "clip.xalora.mp4").write_bytes(b"mine")
+        devnet.add_miner()
+        out, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 0, err
+    is_left = (tmp_path / "clip.xalora.mp4").read_bytes() == b"mine"
+    is_told = "clip.xalora.mp4 exists by now, so the result is in clip.xalora-2.mp4" in err
+    assert [is_left, is_told, (tmp_path / "clip.xalora-2.mp4").exists()] == [not force] * 3
+    (result,) = json.loads(out)["results"]
+    assert Path(result["output"]).name == f"clip.xalora{'' if force else '-2'}.mp4"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+@pytest.mark.parametrize(
+    ("fault", "asked", "words"),
+    [
+        ("task_cancel:503", "task_result_query", "2 tasks may run on and be charged; cancel every open task"),
+        (
+            "task_create:delay:seconds=60",
+            "task_create",
+            "no answer came to the create of 2 tasks, which may exist and be charged",
+        ),
+    ],
+)
+def test_ctrl_c_tells_of_what_may_run_on(
+    tmp_path: Path, clip: Path, fault: str, asked: str, words: str
+) -> None:
+    with DevnetThread(miners=0, faults=[fault]) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"][asked] >= 2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 130
+    assert f"clip.mp4: {words}" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_a_third_signal_ends_at_once_and_says_what_runs_on(tmp_path: Path, clip: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_cancel:delay:seconds=60"]) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", clip, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        err = interrupted_until_it_ends(process)
+    assert process.returncode == 130
+    assert "Ended at once.\nclip.mp4: 2 tasks may run on and be charged; see: xalora tasks\n" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="nothing here is always full")
+@pytest.mark.parametrize("arguments", [(), ("--jsonl",)])
+def test_clips_go_on_when_their_report_cannot_be_written(
+    cli: Cli, clip: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    other = write_video(tmp_path / "other.mp4", moving_photograph(2), lossless=True)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with Path("/dev/full").open("w") as full:
+        _, err = cli.run_into({"stdout": full}, "upscale", clip, "broken.mp4", other, *arguments)
+    assert (tmp_path / "clip.xalora.mp4").exists() and (tmp_path / "other.xalora.mp4").exists()
+    assert "broken.mp4: " in err
 
 
 def test_what_a_killed_command_left_is_one_line_and_no_files_of_frames(tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shell import CEILING, Cli, draw
+from shell import CEILING, Cli, draw, wait_for_leases
 
 from xalora_client.devnet import DevnetThread
 
 LIMIT = {"XALORA_INLINE_LIMIT": "100000"}
+AWAY = {"XALORA_WORKFLOW_URL": "http://127.0.0.1:9", "XALORA_UPSCALE_MODEL": "lanczos"}
 
 
 @pytest.fixture
@@ -144,19 +146,107 @@ def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path, large: Path
 
 def test_without_a_network_this_machine_makes_it_and_says_so(tmp_path: Path, large: Path) -> None:
     cli = Cli(tmp_path)
-    done = cli(
-        "upscale",
-        large,
-        "--tile",
-        256,
-        XALORA_API_KEY="me#key",
-        XALORA_WORKFLOW_URL="http://127.0.0.1:9",
-        XALORA_UPSCALE_MODEL="lanczos",
-    )
+    done = cli("upscale", large, "--tile", 256, **AWAY, XALORA_API_KEY="me#key")
     assert done.returncode == 7, done.stderr
-    assert (tmp_path / "large.local.png").exists() and not (tmp_path / "large.xalora.png").exists()
+    made = (tmp_path / "large.local.png").read_bytes()
+    assert not (tmp_path / "large.xalora.png").exists()
     named = cli("upscale", large, "--tile", 256, "--engine", "pillow")
     assert named.returncode == 0 and "done by this machine, nothing is sent" in named.stdout
+    assert (tmp_path / "large.xalora.png").exists()
+    (tmp_path / "large.local.png").write_bytes(b"mine")
+    again = cli("upscale", large, "--tile", 256, "--force", **AWAY, XALORA_API_KEY="me#key")
+    assert again.returncode == 7 and (tmp_path / "large.local.png").read_bytes() == made
+
+
+def test_a_second_fallback_leaves_the_first_one_alone(cli: Cli, tmp_path: Path, large: Path) -> None:
+    (tmp_path / "large.local.png").write_bytes(b"mine")
+    done = cli("upscale", large, "--tile", 256, **AWAY)
+    assert done.returncode == 7, done.stderr
+    assert "large.local.png exists by now, so the result is in large.local-2.png" in done.stderr
+    assert (tmp_path / "large.local.png").read_bytes() == b"mine"
+    assert (tmp_path / "large.local-2.png").exists()
+
+
+def test_a_fallback_with_force_leaves_the_image_that_is_paid_for(
+    cli: Cli, tmp_path: Path, large: Path
+) -> None:
+    named = ("upscale", large, "--tile", 256, "-o", "named.png")
+    assert cli(*named).returncode == 0
+    paid_for = (tmp_path / "named.png").read_bytes()
+    assert cli(*named, "--force", **AWAY).returncode == 7
+    assert (tmp_path / "named.png").read_bytes() == paid_for
+    assert (tmp_path / "named.local.png").exists()
+
+
+def test_this_machine_where_the_user_chose_it_has_the_usual_name(tmp_path: Path, large: Path) -> None:
+    done = Cli(tmp_path)("upscale", large, "--tile", 256, "--fallback", "local_only", **AWAY)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "large.xalora.png").exists() and not (tmp_path / "large.local.png").exists()
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_file_that_appears_meanwhile_is_replaced_with_force_alone(
+    tmp_path: Path, large: Path, force: tuple[str, ...]
+) -> None:
+    with DevnetThread(miners=0) as devnet:
+        process = Cli(tmp_path, devnet).start("upscale", large, "--tile", 256, *force)
+        devnet.wait_for(lambda stats: stats["creates"] >= 1)
+        (tmp_path / "large.xalora.png").write_bytes(b"mine")
+        devnet.add_miner()
+        out, err = process.communicate(timeout=CEILING)
+    assert process.returncode == 0, err
+    is_left = (tmp_path / "large.xalora.png").read_bytes() == b"mine"
+    is_told = "large.xalora.png exists by now, so the result is in large.xalora-2.png" in err
+    assert [is_left, is_told, (tmp_path / "large.xalora-2.png").exists()] == [not force] * 3
+    assert f"large.xalora{'' if force else '-2'}.png" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_tells_of_the_tasks_that_may_run_on(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_cancel:503"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        process = cli.start("upscale", large, "--tile", 256, "--max-in-flight", 2)
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=CEILING)
+        assert "0 of 6 tiles are here" in err
+        assert "large.png: 2 tasks may run on and be charged; cancel every open task with: " in err
+        devnet.clear_faults()
+        assert cli("cancel", "--all").returncode == 0
+        assert devnet.stats()["tasks"]["canceled"] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_tells_of_the_tasks_that_another_process_waits_for(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0) as devnet:
+        cli = Cli(tmp_path, devnet)
+        tiles = ("upscale", large, "--tile", 256, "--max-in-flight", 2, "-o")
+        one = cli.start(*tiles, "1.png")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] >= 2)
+        other = cli.start(*tiles, "2.png")
+        wait_for_leases(4)
+        one.send_signal(signal.SIGINT)
+        _, err = one.communicate(timeout=CEILING)
+        assert "large.png: not canceled, another process waits for 2 tasks" in err
+        assert "may run on" not in err
+        other.send_signal(signal.SIGINT)
+        other.communicate(timeout=CEILING)
+        assert devnet.stats()["tasks"]["canceled"] == 2
+
+
+def test_unknown_outcomes_are_not_told_as_tasks_that_go_on(tmp_path: Path, large: Path) -> None:
+    with DevnetThread(miners=0, faults=["task_create:drop_after"]) as devnet:
+        cli = Cli(tmp_path, devnet)
+        tiles = ("upscale", large, "--tile", 256, "--max-in-flight", 2, "--fallback", "never")
+        assert cli(*tiles).returncode == 6
+        resumed = cli("resume", "--all")
+        assert resumed.returncode == 6
+        assert "upscale large.png: what became of 2 tasks is not known." in resumed.stderr
+        assert "may exist and be charged" in resumed.stderr
+        assert "takes them up" not in resumed.stderr and "No open tasks" not in resumed.stdout
+        again = cli(*tiles)
+        assert again.returncode == 6
+        assert "6 of 6 tiles differ, no new task for 2: 4 tasks" in again.stdout
 
 
 @pytest.mark.parametrize(

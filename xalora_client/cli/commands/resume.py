@@ -16,14 +16,14 @@ from ...journal import Journal, Record, TaskState
 from ..command import command, with_client
 from ..destinations import ANY_SUFFIX, InputNames, of_workflow, plan_for_results
 from ..do_jobs import document_of
-from ..exit_codes import ExitCode, most_serious
+from ..exit_codes import ExitCode, exit_code_of, most_serious
 from ..formats import slug
 from ..job_runner import Job, JobRunner, RunCall
 from ..options import AsJson, AsLines, Force, Output, PictureOptions, Timeout
 from ..outputs import check_destinations
 from ..screen import Screen
 from ..standard_streams import check_stdout, stdout_for_bytes
-from ..task_lookup import Ids, chosen_records, left_to_its_command, own_key_task
+from ..task_lookup import Ids, chosen_records, left_to_its_command, outcomes_of_parts, own_key_task
 from ..workflow_lookup import catalog_of
 
 if TYPE_CHECKING:
@@ -70,11 +70,15 @@ def resume(
         chosen = chosen_records(
             journal, ids, every, settings, lambda record: record.is_open or record.id not in leased
         )
+        parts: list[Record] = []
         if every:
             parts = [record for _, record in chosen if record is not None and record.work.whole is not None]
             chosen = [pair for pair in chosen if pair[1] not in parts]
-            for line in left_to_its_command(parts):
-                screen.note(line)
+        for line in left_to_its_command([part for part in parts if part.state is not TaskState.UNKNOWN]):
+            screen.note(line)
+        undecided = outcomes_of_parts([part for part in parts if part.state is TaskState.UNKNOWN])
+        for error in undecided:
+            screen.error(error)
         codes = [_reason_to_skip(screen, journal, record) for _, record in chosen]
         ready = [pair for pair, code in zip(chosen, codes, strict=True) if code is None]
         own = [own_key_task(record, settings) for _, record in ready]
@@ -103,11 +107,12 @@ def resume(
                     lambda: screen.note("Interrupted; no task is canceled."),
                     lambda: "\nEnded at once; no task is canceled.\n",
                 )
-            elif not chosen:
+            elif not chosen and not parts:
                 screen.say("No open tasks.")
             code = runner.code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
+    codes += map(exit_code_of, undecided)
     code = most_serious([code, *(code for code in codes if code is not None)])
     if as_json:
         screen.document(document_of(runner.reports, code))
