@@ -494,6 +494,8 @@ def test_a_result_that_was_never_handed_over_is_listed_and_resumed_once_nobody_h
     told = cli("tasks").stdout
     assert "to write" in told and "1 task that no process waits for: xalora resume --all" in told
     assert "finished and is paid for; for its result: xalora resume" in cli("cancel", held.task_id).stdout
+    refused = cli("forget", held.task_id)
+    assert refused.returncode == 3 and "has a result that was never written" in refused.stderr
     (result,) = cli.json("resume", "--all")["results"]
     assert result["files"] == [str(tmp_path / "photo.xalora.png")]
     assert opened(tmp_path / "photo.xalora.png").size == (80, 48)

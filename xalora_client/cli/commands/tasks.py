@@ -265,9 +265,11 @@ def _wants_to_forget(journal: Journal) -> bool:
 
 
 def _forget(journal: Journal, record: Record, *, force: bool) -> None:
-    if record.is_open and record.state in (TaskState.SUBMITTED, TaskState.FINISHED) and not force:
+    is_left = record.is_open or record.is_undelivered
+    if is_left and record.state in (TaskState.SUBMITTED, TaskState.FINISHED) and not force:
         raise ConfigurationError(
-            f"Task {record.task_id} ({record.work.label}) is still open",
+            f"Task {record.task_id} ({record.work.label}) "
+            + ("is still open" if record.is_open else "has a result that was never written"),
             money=STILL_RETRIEVABLE,
             next_step="Resume or cancel it, or forget it with --force.",
         )
