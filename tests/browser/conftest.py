@@ -1,6 +1,6 @@
 """A real Chromium on a real ComfyUI with the devnet: with the frontend it pins, and with a current one.
 
-A ComfyUI of 2026 is tested with the current frontend, once for each renderer of nodes.
+A ComfyUI of 2026 is tested with classic nodes on the one that it pins, and with Nodes 2.0 on the current one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# How ComfyUI is tested: with the frontend that it pins, with a current one, and with that one's Nodes 2.0.
-PINNED, CURRENT, NODES_2 = "pinned", "current", "nodes2"
+# Frontends of the oldest ComfyUI: that which it pins, and the current one. Of one of 2026, by its renderer.
+PINNED, CURRENT, CLASSIC, NODES_2 = "pinned", "current", "classic", "nodes2"
 TODAY = (0, 4)
 PAGE_TIMEOUT = 60_000
 PATIENCE = 20_000
@@ -63,7 +63,7 @@ class ProcessForEachFrontend(LoadScopeScheduling):
     """Has each process start one ComfyUI and one browser, for the frontend that its tests name first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        of_frontend = re.search(rf"\[({PINNED}|{CURRENT}|{NODES_2})", nodeid)
+        of_frontend = re.search(rf"\[({PINNED}|{CURRENT}|{CLASSIC}|{NODES_2})", nodeid)
         return of_frontend[1] if of_frontend else str(super()._split_scope(nodeid))
 
 
@@ -117,7 +117,7 @@ def frontends() -> list[str]:
     """The frontends for the ComfyUI under test."""
     try:
         if find_install().version >= TODAY:
-            return [CURRENT, NODES_2]
+            return [CLASSIC, NODES_2]
     except LookupError as error:
         pytest.exit(f"No ComfyUI to test with: {error}", returncode=4)
     # A further ComfyUI is tested with the current one.
@@ -127,8 +127,8 @@ def frontends() -> list[str]:
 @pytest.fixture(scope="session", params=frontends())
 def frontend(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
     """Which frontend ComfyUI serves: its name, and the arguments for ComfyUI."""
-    if request.param == PINNED:
-        return PINNED, ()
+    if request.param in {PINNED, CLASSIC}:
+        return str(request.param), ()
     try:
         fetched = comfyui_install.frontend()
     except subprocess.CalledProcessError as error:

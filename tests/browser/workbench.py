@@ -63,7 +63,10 @@ AT_REST = """async () => {
     for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close()
     const manager = app.extensionManager
     if (manager.sidebarTab.activeSidebarTabId) manager.sidebarTab.activeSidebarTabId = null
+    // Frontend 1.49 gives a new node the values of the cleared one that had its id.
+    const last = app.graph.state.lastNodeId
     await manager.command.execute('Comfy.ClearWorkflow')
+    app.graph.state.lastNodeId = last
 }"""
 
 SET_SETTINGS = """async (values) => {
