@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from journals import until
 from PIL import Image
 from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
 
@@ -38,7 +39,7 @@ def states(client: AsyncXalora) -> list[TaskState]:
 async def assert_fetched_again(client: AsyncXalora, network: ScriptedNetwork, error: ResultError) -> None:
     """The result was not given up: the same work takes it, and pays nothing."""
     assert error.money == STILL_RETRIEVABLE
-    assert states(client) == [TaskState.FINISHED]
+    await until(lambda: states(client) == [TaskState.FINISHED])
     assert await run(client) == "t-1"
     assert network.created == 1
 
@@ -209,6 +210,6 @@ async def test_that_there_is_no_result_is_told_by_an_answer(monkeypatch: pytest.
     ):
         with pytest.raises(ResultMissingError, match="new task"):
             await run(client)
-        assert states(client) == [TaskState.FAILED]
+        await until(lambda: states(client) == [TaskState.FAILED])
         network.on_poll = lambda task_id: status("finished", task_id, result=png())
         assert await run(client) == "t-2"
