@@ -33,6 +33,11 @@ class SessionDevnet(DevnetThread):
         self._stopped = False
         super().__init__(miners=MINERS, task_seconds=self._seconds_of, **options)
 
+    def __enter__(self) -> SessionDevnet:
+        super().__enter__()
+        self.reset()
+        return self
+
     def _seconds_of(self, task: MinerTask) -> float:
         with suppress(IndexError):
             return self.next_task_seconds.popleft()
