@@ -146,7 +146,7 @@ _WORDS: dict[type[XaloraError], tuple[str | None, str | None]] = {
         "Make room on the disk or close other programs that use it, then press Run.",
     ),
     LostJournalError: (
-        "The list of your tasks was removed or replaced while ComfyUI ran.",
+        "The list of your tasks was damaged, removed or replaced.",
         "Restart ComfyUI, then press Run.",
     ),
     errors.EngineError: (None, None),
