@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACK = "xalora_pack"
 
 
-OF_TESTS = {"XALORA_DEV_CACHE", "XALORA_TEST_CUDA"}
+OF_TESTS = {"XALORA_DEV_CACHE", "XALORA_TEST_COMFYUI", "XALORA_TEST_CUDA"}
 
 
 def _forget_own_settings() -> None:
