@@ -15,10 +15,7 @@ from typing_extensions import NotRequired
 from ..xalora_client.errors import (
     STILL_RETRIEVABLE,
     InvalidTaskError,
-    ResultExpiredError,
-    ResultFormatError,
-    ResultMissingError,
-    ResultTooLargeError,
+    ResultError,
     TaskCanceledError,
     TaskFailedError,
     XaloraError,
@@ -60,21 +57,14 @@ _IN_TILES = "Use Xalora Upscale Image, which cuts it into tiles."
 
 SENDS_NOTHING = "To have it made anew, run the node or program that sent it: Xalora Collect sends nothing."
 
-_NO_RESULT_WILL_COME = (
-    TaskFailedError,
-    TaskCanceledError,
-    ResultMissingError,
-    ResultExpiredError,
-    ResultFormatError,
-)
-
 NO_IMAGE = "The collected task made a video, so Xalora Collect's IMAGE output is empty. Use its VIDEO output."
 NO_VIDEO = "The collected task made images, so Xalora Collect's VIDEO output is empty. Use its IMAGE output."
 
 
 def _is_for_good(error: XaloraError) -> bool:
     """Whether no result of the task will come, so that only a new task makes one."""
-    return isinstance(error, _NO_RESULT_WILL_COME) and not isinstance(error, ResultTooLargeError)
+    has_ended_without = isinstance(error, TaskFailedError | TaskCanceledError)
+    return has_ended_without or (isinstance(error, ResultError) and error.is_worthless)
 
 
 class SubmittedTask(TypedDict):

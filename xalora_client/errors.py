@@ -7,7 +7,7 @@ next. The constructor takes them apart, so that no call site can leave one out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 ErrorType = Literal["client_error", "server_error"]
 
@@ -219,7 +219,15 @@ class QueueLimitError(TaskError):
 
 
 class ResultError(XaloraError):
-    """Base of everything wrong with a finished task's result. The task is paid for."""
+    """Base of everything wrong with a finished task's result. The task is paid for.
+
+    Attributes:
+        is_worthless: The result is known to be of no worth to anybody, so that the same task must be a new
+            one. That this machine lacks something, or that the result is over a limit of its user, shows no
+            such thing.
+    """
+
+    is_worthless: ClassVar[bool] = False
 
 
 class ResultLocationError(ResultError):
@@ -233,13 +241,19 @@ class ResultDownloadError(ResultError):
 class ResultMissingError(ResultError):
     """The network reports the task as finished, and has no result for it."""
 
+    is_worthless = True
+
 
 class ResultExpiredError(ResultDownloadError):
     """The network no longer has the result (404 or 410)."""
 
+    is_worthless = True
+
 
 class ResultFormatError(ResultError):
     """The downloaded bytes are not a complete image or video that this package reads."""
+
+    is_worthless = True
 
 
 class ResultTooLargeError(ResultFormatError):
@@ -247,6 +261,8 @@ class ResultTooLargeError(ResultFormatError):
 
     The same task asked again is not sent again: it is fetched once more.
     """
+
+    is_worthless = False
 
 
 class ResultSaveError(ResultError, OSError):

@@ -76,8 +76,7 @@ def record_table(
             table.add_row(age, Text(label), Text(state), Text(), Text(count), *network)
             continue
         style = STATES.get(record.state, ("", "cyan"))[1]
-        is_left = record.is_open or record.is_undelivered
-        state = state_text(record) + (", a process waits" if is_left and record.id in leased else "")
+        state = state_text(record) + (", a process waits" if record.is_left and record.id in leased else "")
         label = shortened(printable(record.work.label), 40)
         if record.error and record.state in (TaskState.FAILED, TaskState.NOT_SENT):
             label += f"\n{shortened(printable(record.error), 60)}"

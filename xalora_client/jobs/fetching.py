@@ -148,7 +148,7 @@ class Fetcher:
                 places = fresh
         if refusals and not files:
             # What may still be had decides about the whole result.
-            told = next((each for each in refusals if not is_worthless(each)), refusals[0])
+            told = next((each for each in refusals if not each.is_worthless), refusals[0])
             raise told from told.__cause__
         for each in refusals:
             logger.warning(
@@ -351,16 +351,6 @@ def _not_fetched(job: Job, task_id: str, error: Exception) -> ResultDownloadErro
         task_id=task_id,
         job_id=job.job_id,
     )
-
-
-def is_worthless(error: ResultError) -> bool:
-    """Whether the result is known to be of no worth to anybody, so that the same task must be a new one.
-
-    That this machine lacks something, or that the result is over a limit of its user, shows no such thing.
-    """
-    if isinstance(error, ResultTooLargeError):
-        return False
-    return isinstance(error, ResultExpiredError | ResultFormatError | ResultMissingError)
 
 
 def _is_worth_a_try(

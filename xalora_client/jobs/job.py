@@ -42,7 +42,6 @@ from . import messages
 from .background import background
 from .cancellation import Cancellation
 from .creating import ClaimAgain, learn_task_id, learn_task_id_at_once, read_record, send_create
-from .fetching import is_worthless
 from .hub import end_stranded_calls
 from .preparation import PreparedTask
 from .uploads import Uploads
@@ -374,7 +373,7 @@ class Job:
         except XaloraError as error:
             if isinstance(error, ResultError):
                 error.miner = _miner_of(answer)
-                if is_worthless(error):
+                if error.is_worthless:
                     # Fetching the same again can't help, so the same task asked again must be a new one.
                     journal.note(self.record_id, Event.EXPIRED, error=str(error))
             self.end(Happened.NO_FILES, error)

@@ -30,7 +30,7 @@ IS_OPEN = (
     f"(CASE state WHEN 'finished' THEN files = '[]' AND delivered = 0"
     f" ELSE state NOT IN ({_ENDED_STATES}) AND forgotten = 0 END)"
 )
-# `Record.is_open` or `Record.is_undelivered`.
+# The same as `Record.is_left`.
 IS_LEFT = f"({IS_OPEN} OR (state = 'finished' AND delivered = 0))"
 MADE_HERE = f"({GROUP} = 'failed' AND engine IS NOT NULL AND engine <> 'xalora')"
 
@@ -88,7 +88,7 @@ class Which(TypedDict, total=False):
             all of it in an id or the name of a file. Upper case is the same as lower.
         since: Only those changed after this `Journal.version`.
         is_open: Only those with something left to do or to decide, or only the others.
-        is_left: Only those that are open or undelivered, see `Record.is_undelivered`.
+        is_left: Only those that are open or undelivered, see `Record.is_left`.
         groups: Only those in one of these groups, see `Record.group`; all where none is named.
         named: For a word of the text, the names in `NAMED` of what it finds as well.
         whole_id: Only the parts of this whole, see `Whole`.

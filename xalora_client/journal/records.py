@@ -139,6 +139,11 @@ class Record:
         return self.state is TaskState.FINISHED and not self.delivered
 
     @property
+    def is_left(self) -> bool:
+        """Whether something is left to do, to decide, or to hand over."""
+        return self.is_open or self.is_undelivered
+
+    @property
     def group(self) -> Group:
         """``active``: under way or to be fetched; ``done``: result kept or delivered; else ``failed``."""
         if self.state in ENDED or self.state is TaskState.UNKNOWN:

@@ -12,12 +12,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import av
 import bombs
 import numpy as np
 import pytest
+from ended_workers import end_workers
 from PIL import Image
 
 from xalora_client.errors import ConfigurationError, ResultFormatError, ResultTooLargeError
@@ -145,22 +145,6 @@ def test_a_worker_that_dies_is_that_files_error_and_the_next_file_is_read(
     assert decode_image(photo).shape == (64, 48, 3)
     (other,) = fresh_pool.pids()
     assert other != pid
-
-
-def end_workers(times: int, patched: pytest.MonkeyPatch) -> list[int]:
-    """Have the next workers end when they are asked, as if killed for want of memory; their pids."""
-    ended: list[int] = []
-    request = workers._Worker.request
-
-    def end_and_request(worker: workers._Worker, *arguments: Any) -> None:
-        if len(ended) < times:
-            ended.append(worker.pid)
-            os.kill(worker.pid, signal.SIGKILL)
-            worker._process.wait()
-        request(worker, *arguments)
-
-    patched.setattr(workers._Worker, "request", end_and_request)
-    return ended
 
 
 def test_a_file_whose_worker_is_killed_is_checked_by_another(

@@ -6,11 +6,11 @@ import base64
 import errno
 import io
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ended_workers import end_workers
 from journals import until
 from PIL import Image
 from scripted import KEY, Answer, ScriptedNetwork, ScriptedSequencer, png, status, task
@@ -85,22 +85,6 @@ async def test_a_result_that_this_machine_has_no_means_to_check_is_fetched_later
             with pytest.raises(ResultDownloadError) as caught:
                 await run(client)
         await assert_fetched_again(client, network, caught.value)
-
-
-def end_workers(times: int, patched: pytest.MonkeyPatch) -> list[int]:
-    """Have the next workers end when they are asked, as if killed for want of memory; their pids."""
-    ended: list[int] = []
-    request = workers._Worker.request
-
-    def end_and_request(worker: workers._Worker, *arguments: Any) -> None:
-        if len(ended) < times:
-            ended.append(worker.pid)
-            os.kill(worker.pid, signal.SIGKILL)
-            worker._process.wait()
-        request(worker, *arguments)
-
-    patched.setattr(workers._Worker, "request", end_and_request)
-    return ended
 
 
 async def test_a_result_whose_worker_was_killed_is_checked_by_another(

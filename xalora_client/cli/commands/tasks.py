@@ -265,8 +265,7 @@ def _wants_to_forget(journal: Journal) -> bool:
 
 
 def _forget(journal: Journal, record: Record, *, force: bool) -> None:
-    is_left = record.is_open or record.is_undelivered
-    if is_left and record.state in (TaskState.SUBMITTED, TaskState.FINISHED) and not force:
+    if record.is_left and record.state in (TaskState.SUBMITTED, TaskState.FINISHED) and not force:
         raise ConfigurationError(
             f"Task {record.task_id} ({record.work.label}) "
             + ("is still open" if record.is_open else "has a result that was never written"),
