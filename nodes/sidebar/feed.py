@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
-from time import time
+from time import monotonic, time
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -28,6 +28,10 @@ SHORTEST_PAUSE = 0.2
 
 POLL_SECONDS = 1.0
 """How often the journal's version is read, for changes by other processes."""
+
+REST = 4
+"""The pause is so many times as long as a message took to make, for at most `POLL_SECONDS`: where threads are
+busy, the page's own requests go first."""
 
 ROWS_PER_MESSAGE = 50
 """After more changes than this, the windows are told to reload."""
@@ -66,6 +70,7 @@ class Feed:
         watch = _Watch()
         try:
             while self._server.sockets:
+                began = monotonic()
                 try:
                     await self._send_changes(watch)
                 except XaloraError as error:
@@ -73,7 +78,7 @@ class Feed:
                     log.debug("%s", error)
                 except Exception:
                     log.exception("changes of tasks could not be sent to the browser")
-                await asyncio.sleep(SHORTEST_PAUSE)
+                await asyncio.sleep(max(SHORTEST_PAUSE, min(POLL_SECONDS, REST * (monotonic() - began))))
                 await watch.changed(POLL_SECONDS - SHORTEST_PAUSE)
         finally:
             watch.stop()
@@ -106,8 +111,8 @@ class Feed:
         self, journal: Journal, settings: Settings, since: int, version: int, touched: set[int]
     ) -> dict[str, Any]:
         with journal.as_written():
-            records = journal.records(since=since, limit=ROWS_PER_MESSAGE + 1)
-            many = len(records) > ROWS_PER_MESSAGE
+            many = journal.count(since=since) > ROWS_PER_MESSAGE
+            records = [] if many else journal.records(since=since)
             changed = {record.id for record in records}
             return {
                 "since": since,

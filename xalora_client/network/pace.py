@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-MAX_POLLS_PER_SECOND = 250
+MAX_POLLS_PER_SECOND = 100
+"""Of one client. 500 open tasks are asked about every 5 s; the last ones of a batch are asked more often."""
 
 
 class Pace:

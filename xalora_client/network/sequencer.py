@@ -358,14 +358,17 @@ class Network:
             is_pause_too_long = (_retry_after_of(state) or 0) > RETRY_AFTER_CAP_SECONDS
             return state.attempt_number >= attempts or took_long or is_pause_too_long
 
-        repeat = AsyncRetrying(
-            stop=gives_up,
-            wait=_pause,
-            retry=retry_if_exception_type(_Repeatable),
-            reraise=True,
-        )
         try:
-            return await (once() if attempts == 1 else repeat(once))
+            # Most are polls, a hundred a second.
+            if attempts == 1:
+                return await once()
+            repeat = AsyncRetrying(
+                stop=gives_up,
+                wait=_pause,
+                retry=retry_if_exception_type(_Repeatable),
+                reraise=True,
+            )
+            return await repeat(once)
         except _Repeatable as last:
             raise last.error from last.__cause__
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .durations import LogNormal, PastRun, next_run
 
@@ -17,6 +18,9 @@ UNINFORMED_SHARE = 0.15
 """Without history the next poll comes after this share of the time elapsed, so the end of a task is noticed
 late by at most about this share of its duration, however long it takes."""
 UNINFORMED_MIN_DELAY = 0.5
+
+_EXACT_ENOUGH = 0.01
+_NOTHING = 1e-6
 
 LAST_POLL_SECONDS = 0.5
 """How long before a deadline the last poll is sent, so that its answer can still count."""
@@ -66,38 +70,32 @@ class PollSchedule:
 
     def _balanced(self, elapsed: float) -> float:
         usual = next_run(self.past_runs)
-        low, high = MIN_POLL_DELAY, MAX_POLL_DELAY
-        if self._expected_lateness(elapsed, elapsed + high, usual) <= self.poll_price:
-            return high
-        while high - low > 0.01:
-            middle = (low + high) / 2
-            if self._expected_lateness(elapsed, elapsed + middle, usual) < self.poll_price:
-                low = middle
-            else:
-                high = middle
-        return high
-
-    def _expected_lateness(self, now: float, poll_at: float, usual: LogNormal) -> float:
-        """E[(poll_at - X)+ | X > now] for the mixture, in closed form."""
         wider = LogNormal(usual.mu, max(self.deviation_sigma, usual.sigma))
-        span = self.surprise_range
         parts = (
-            (
-                1 - self.deviation_share - self.surprise_share,
-                _log_normal(now, usual),
-                _log_normal(poll_at, usual),
-            ),
-            (self.deviation_share, _log_normal(now, wider), _log_normal(poll_at, wider)),
-            (self.surprise_share, _log_uniform(now, *span), _log_uniform(poll_at, *span)),
+            (1 - self.deviation_share - self.surprise_share, partial(_log_normal, part=usual)),
+            (self.deviation_share, partial(_log_normal, part=wider)),
+            (self.surprise_share, partial(_log_uniform, span=self.surprise_range)),
         )
-        late = survive = 0.0
-        for share, (cdf_now, mean_now), (cdf_poll, mean_poll) in parts:
-            late += share * (poll_at * (cdf_poll - cdf_now) - (mean_poll - mean_now))
-            survive += share * (1 - cdf_now)
-        if survive <= 1e-12:
+        begun = [(share, part, *part(elapsed)) for share, part in parts]
+        survive = sum(share * (1 - cdf) for share, _, cdf, _ in begun)
+        if survive <= _NOTHING:
             # Later than anything expected: the hazard of a log-uniform without an upper end.
-            return (poll_at - now) ** 2 / (2 * max(now, 1.0))
-        return late / survive
+            return min(math.sqrt(2 * max(elapsed, 1.0) * self.poll_price), MAX_POLL_DELAY)
+        delay = MAX_POLL_DELAY
+        while delay > MIN_POLL_DELAY:
+            # E[(poll_at - X)+; X > elapsed] of the mixture, and how fast it grows with poll_at.
+            late = slope = 0.0
+            poll_at = elapsed + delay
+            for share, part, cdf_now, mean_now in begun:
+                cdf, mean = part(poll_at)
+                slope += share * (cdf - cdf_now)
+                late += share * (poll_at * (cdf - cdf_now) - (mean - mean_now))
+            surplus = late / survive - self.poll_price
+            # Newton's steps come from above and stay there, since lateness grows ever faster.
+            if surplus <= 0 or (step := surplus * survive / slope) < _EXACT_ENOUGH:
+                break
+            delay -= step
+        return delay
 
 
 def _log_normal(x: float, part: LogNormal) -> tuple[float, float]:
@@ -113,8 +111,9 @@ def _phi(z: float) -> float:
     return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
-def _log_uniform(x: float, low: float, high: float) -> tuple[float, float]:
-    """P(X <= x) and E[X; X <= x] of a log-uniform on low..high."""
+def _log_uniform(x: float, span: tuple[float, float]) -> tuple[float, float]:
+    """P(X <= x) and E[X; X <= x] of a log-uniform on a span."""
+    low, high = span
     x = min(max(x, low), high)
     width = math.log(high / low)
     return math.log(x / low) / width, (x - low) / width

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from statistics import NormalDist
 
 import pytest
 
-from xalora_client.polling.durations import PastRun
+from xalora_client.polling.durations import LogNormal, PastRun, next_run
 from xalora_client.polling.schedule import MAX_POLL_DELAY, MIN_POLL_DELAY, PollSchedule, delay_before_deadline
 
 
@@ -76,6 +77,33 @@ def simulate(past_runs: int, *, seed: int = 7, tasks: int = 1500) -> tuple[float
         delays.append(now - duration + 0.1)
         requests.append(count)
     return statistics.mean(delays), statistics.mean(requests)
+
+
+def test_a_poll_comes_when_its_expected_lateness_is_worth_a_request() -> None:
+    past = runs(20.0, 24.0, 22.0, 30.0)
+    schedule = PollSchedule(past)
+    usual = next_run(past)
+    normals = [(0.85, usual), (0.1, LogNormal(usual.mu, max(0.3, usual.sigma)))]
+
+    def density(x: float) -> float:
+        bells = sum(share * NormalDist(part.mu, part.sigma).pdf(math.log(x)) / x for share, part in normals)
+        return bells + (0.05 / (x * math.log(3600)) if 1 <= x <= 3600 else 0.0)
+
+    for elapsed in (15.0, 20.0, 25.0, 40.0, 120.0):
+        delay = schedule.next_delay(elapsed)
+        assert MIN_POLL_DELAY < delay < MAX_POLL_DELAY
+        step = delay / 1000
+        ends = [elapsed + (index + 0.5) * step for index in range(1000)]
+        ever = sum(
+            share * (1 - NormalDist(part.mu, part.sigma).cdf(math.log(elapsed))) for share, part in normals
+        )
+        ever += 0.05 * (1 - math.log(elapsed) / math.log(3600))
+        lateness = sum((elapsed + delay - end) * density(end) * step for end in ends) / ever
+        assert lateness == pytest.approx(schedule.poll_price, rel=0.05)
+
+
+def test_a_task_that_takes_longer_than_anything_expected_is_asked_about_rarely() -> None:
+    assert PollSchedule(runs(900.0, 1000.0, 950.0)).next_delay(4 * 3600.0) == MAX_POLL_DELAY
 
 
 def test_history_makes_polling_both_quicker_and_cheaper() -> None:
