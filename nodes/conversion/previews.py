@@ -23,13 +23,18 @@ INPUT_PIXELS = 1024
 
 _QUALITY = 82
 
-_with_input: set[str] = set()
+_with_input: dict[str, None] = {}
 
 
 def save_input_preview(job_id: str, picture: Image.Image) -> None:
     """Save a small copy of a job's input image."""
     _write(_preview_path("input", job_id), lambda: picture, INPUT_PIXELS)
-    _with_input.add(job_id)
+    _with_input[job_id] = None
+
+
+def jobs_with_input() -> list[str]:
+    """The jobs of which a small copy of the input was saved, in that order."""
+    return list(_with_input)
 
 
 def has_input_preview(job_id: str) -> bool:

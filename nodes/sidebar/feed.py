@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from aiohttp import web
 from ...xalora_client.config import Settings
 from ...xalora_client.errors import XaloraError
 from ...xalora_client.journal import Journal
+from ..conversion.previews import jobs_with_input
 from ..host.bridge import BridgeError, bridge
 from ..host.clients import clients
 from .task_service import TaskService, summary
@@ -91,14 +92,16 @@ class Feed:
             watch.follow(journal)
             # This has pending notes written, which the page's own requests don't wait for.
             version = await asyncio.to_thread(journal.version)
-            if version == watch.version:
+            with_input = jobs_with_input()
+            pictured = with_input[watch.pictures :]
+            if version == watch.version and not pictured:
                 return
             # The first message has no rows: a window with an older version reloads.
             since = version if watch.version is None else watch.version
             touched = watch.touched()
             try:
                 message = await asyncio.to_thread(
-                    self._message, journal, client.settings, since, version, touched
+                    self._message, journal, client.settings, since, version, touched, pictured
                 )
             except BaseException:
                 watch.touch(touched)
@@ -106,14 +109,25 @@ class Feed:
             self._server.send_sync(EVENT, message)
             # Only now: what could not be read is sent the next time.
             watch.version = version
+            watch.pictures = len(with_input)
 
     def _message(
-        self, journal: Journal, settings: Settings, since: int, version: int, touched: set[int]
+        self,
+        journal: Journal,
+        settings: Settings,
+        since: int,
+        version: int,
+        touched: set[int],
+        pictured: Sequence[str],
     ) -> dict[str, Any]:
         with journal.as_written():
-            many = journal.count(since=since) > ROWS_PER_MESSAGE
+            many = journal.count(since=since) + len(pictured) > ROWS_PER_MESSAGE
             records = [] if many else journal.records(since=since)
             changed = {record.id for record in records}
+            if not many:
+                # The picture of an input is drawn later than its task changes.
+                found = (journal.find(job_id=job_id) for job_id in pictured)
+                records += [record for record in found if record is not None and record.id not in changed]
             return {
                 "since": since,
                 "version": version,
@@ -130,6 +144,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.version: int | None = None
+        self.pictures = len(jobs_with_input())
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._journal: Journal | None = None

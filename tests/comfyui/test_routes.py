@@ -564,6 +564,21 @@ def test_changes_are_pushed_and_at_most_five_a_second(comfyui: ComfyUI, window: 
     assert len(times) - 1 <= 5 * (times[-1] - times[0]) + 1, times
 
 
+def test_pictures_that_are_drawn_after_their_tasks_have_changed_are_pushed(
+    comfyui: ComfyUI, devnet: SessionDevnet, window: Window
+) -> None:
+    # Drawn one by one, for longer than the tasks take to fail.
+    devnet.add_fault("task_create:drop_after")
+    prompt = upscale(batch=6, fallback="never")
+    prompt["1"]["inputs"] |= {"width": 2400, "height": 1600}
+    record = comfyui.run(prompt)
+    unseen = {task["id"] for task in of_prompt(comfyui, record)}
+    assert len(unseen) == 6
+    while unseen:
+        _, message = window.messages.get(timeout=60)
+        unseen -= {task["id"] for task in message["tasks"] if task["has_input"]}
+
+
 def test_what_another_process_does_is_pushed_too(
     comfyui: ComfyUI, devnet: SessionDevnet, window: Window
 ) -> None:
