@@ -95,6 +95,7 @@ class HostOptions:
         newer_than: Only tasks with a higher record id in the journal may answer, reused or not: a new one is
             wanted in place of this one, and is paid for once, whatever becomes of the first call.
         cancels: Whether a cancelled call cancels the remote task; asked at that time, on the client's thread.
+            Without it, a call that asks for its task does, and one for the result of a known task does not.
         takes_over: The host has engines of its own: where the policy lets this machine take over, the
             network's error is raised instead of computing here. The remote task was canceled then, unless
             it is merely out of sight.
@@ -108,7 +109,7 @@ class HostOptions:
 
     among: AbstractSet[str] = frozenset()
     newer_than: int = 0
-    cancels: Callable[[], bool] = lambda: True
+    cancels: Callable[[], bool] | None = None
     takes_over: bool = False
     delivers: bool = False
     run_id: str | None = None
@@ -527,7 +528,7 @@ class AsyncXalora:
 
         async def submit(dispatcher: Dispatcher) -> TaskHandle:
             joining = dispatcher.caller(
-                task, options, wants_files=False, on_event=listener, cancels=host.cancels
+                task, options, wants_files=False, on_event=listener, cancels=host.cancels or _always
             )
             async with joining as caller:
                 handle = TaskHandle(self, await caller.task_id(), task)
@@ -652,7 +653,7 @@ class AsyncXalora:
 
             async def remotely(dispatcher: Dispatcher) -> RunResult:
                 joining = dispatcher.caller(
-                    task, claim, deadline=deadline, on_event=listener, cancels=host.cancels
+                    task, claim, deadline=deadline, on_event=listener, cancels=host.cancels or _always
                 )
                 async with joining as caller:
                     return await _result(caller, timeout, deadline, queue_limit, on_timeout, policy)
@@ -1146,6 +1147,10 @@ def _close_soon(opened: list[Dispatcher], sessions: list[aiohttp.ClientSession])
 
     if sessions:
         call_on_hub(lambda: background(close()))
+
+
+def _always() -> bool:
+    return True
 
 
 def _refuse_output_dir(function: str, options: RunOptions) -> None:

@@ -99,7 +99,7 @@ class TaskHandle:
             XaloraError: The task ended without a result, or the result can't be had.
         """
         listener = on_own_loop(on_event)
-        cancels = (lambda: False) if host is None else host.cancels
+        cancels = (host and host.cancels) or (lambda: False)
         deadline = None if timeout is None else monotonic() + timeout
 
         async def fetch(dispatcher: Dispatcher) -> RunResult:

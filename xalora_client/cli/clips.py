@@ -162,6 +162,7 @@ def do_clips(
             # The journal knows the confirmed cancels now that the client is closed.
             with suppress(JournalError):
                 runner.say_what_runs_on(journal)
+            runner.tell_interrupted()
     named = options.engine not in ("auto", REMOTE_ENGINE)
     code = most_serious(clip.code(engine_is_named=named) for clip in clips)
     if options.dry_run and not is_interrupted:
@@ -207,6 +208,12 @@ class _Runner:
                     self._screen.event("result", **clip.document())
                 elif clip.error is None:
                     self._screen.event("planned", **clip.document(), **self.estimate(clip))
+
+    def tell_interrupted(self) -> None:
+        """Print for ``--jsonl`` how each clip ended that the interrupt kept from telling so."""
+        for clip in self._clips:
+            if not self._options.dry_run and clip.made is None and clip.error is None:
+                self._screen.event("result", **clip.document())
 
     async def _upscale(self, client: AsyncXalora, clip: _Clip) -> None:
         from ..client import HostOptions

@@ -194,7 +194,9 @@ class Destination:
         if self.exact:
             name = fitting(self.path.stem, f"{LOCAL_MARK}{self.path.suffix}")
             return replace(self, path=self.path.with_name(name))
-        return replace(self, path=self.path.with_name(self.path.name.removesuffix(MARK) + LOCAL_MARK))
+        name = self.path.name
+        base, _, ordinal = name.rpartition(MARK) if MARK in name else (name, "", "")
+        return replace(self, path=self.path.with_name(f"{base}{LOCAL_MARK}{ordinal}"))
 
     def file(self, suffix: str, number: int, total: int) -> Path:
         """The path of the ``number``-th (from 0) of ``total`` files, whose format has this suffix."""
@@ -337,7 +339,8 @@ def _plan(
     for base in bases:
         name = fitting(base.name, "", _BASE_BYTES)
         for ordinal in ordinals():
-            place = Destination(base.with_name(f"{name}{ordinal}{MARK}"), encoding=encoding)
+            # Behind the mark: photo-2.png may be another input.
+            place = Destination(base.with_name(f"{name}{MARK}{ordinal}"), encoding=encoding)
             # Some file systems do not tell Photo from photo.
             if str(place.path).casefold() not in destinations and is_free(place):
                 destinations[str(place.path).casefold()] = place

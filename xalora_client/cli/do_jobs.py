@@ -13,7 +13,7 @@ from ..errors import JournalError
 from ..text import counted
 from .command import with_client
 from .exit_codes import ExitCode
-from .interrupted import last_words, print_cancels, print_tasks_left
+from .interrupted import last_words, print_cancels, print_tasks_left, tell_results
 from .job_runner import Job, JobReport, JobRunner
 from .options import RunOptions
 from .outputs import check_destinations
@@ -70,6 +70,7 @@ def do_jobs(
             # has logged that, and the interrupt still counts.
             with suppress(JournalError):
                 print_tasks_left(screen, journal, settings, runner.reports, started_at)
+            tell_results(screen, runner.reports)
     _print_summary(screen, runner.reports)
     document = document_of(runner.reports, code)
     if screen.json:

@@ -107,6 +107,14 @@ def print_tasks_left(
             _print_left(screen, journal, record.work.label, [record])
 
 
+def tell_results(screen: Screen, reports: Sequence[JobReport]) -> None:
+    """Print for ``--jsonl`` how each task ended that the interrupt kept from telling so."""
+    for report in reports:
+        if not report.is_told:
+            report.is_told = True
+            screen.event("result", **report.document())
+
+
 def print_parts_left(screen: Screen, journal: Journal, label: str, whole_id: str) -> None:
     """Print how many tasks of a whole may run on, after an interrupt and the client's close.
 

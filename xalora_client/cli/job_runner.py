@@ -47,6 +47,7 @@ class Job:
     ``label`` is its name on the screen, ``source`` the input as the user gave it, if there is one, ``data``
     the bytes of that on standard input. ``task`` is what is run, where it is known. ``tiles`` says how an
     image is cut that no request takes, None where none is. ``problem``: why nothing can be done about it.
+    ``task_id`` is that of a task that was sent before.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Job:
     task: WorkflowTask | None = field(default=None, repr=False)
     tiles: TileChoices | None = None
     problem: XaloraError | None = None
+    task_id: str | None = None
 
     @property
     def source_name(self) -> str | None:
@@ -77,6 +79,7 @@ class JobReport:
 
     ``tiles`` is how far an image in tiles is. ``fell_back`` is the network's error where this machine took
     over, ``unsettled`` the same where the network may have a task. ``is_finished``: its result is on its way.
+    ``is_told``: its end was printed for ``--jsonl``.
     """
 
     job: Job
@@ -88,6 +91,7 @@ class JobReport:
     files: tuple[Path, ...] = ()
     is_canceled: bool = False
     is_finished: bool = False
+    is_told: bool = False
     tiles: TileProgress | None = None
     remarks: list[str] = field(default_factory=list)
 
@@ -161,7 +165,7 @@ class JobRunner:
         quiet: bool = False,
         stdout: StdoutBytes | None = None,
     ) -> None:
-        self.reports = [JobReport(job) for job in jobs]
+        self.reports = [JobReport(job, task_id=job.task_id) for job in jobs]
         self._stdout = stdout
         self._screen = screen
         self._force = force
@@ -210,6 +214,7 @@ class JobRunner:
                 report.error = UnexpectedError.of(error)
             finally:
                 display.end(key, counts=report.code is not ExitCode.INTERRUPTED)
+        report.is_told = True
         with stopping_nothing():
             self._screen.event("result", **report.document())
         with stopping_nothing():

@@ -169,7 +169,7 @@ def test_results_are_planned_beside_their_inputs() -> None:
 
 def test_inputs_that_would_share_a_result_do_not() -> None:
     places = plan_for_inputs(["a/Photo.jpg", "a/photo.png", "b/photo.png"], Output("made/"))
-    assert [place.path.name for place in places] == ["Photo.xalora", "photo-2.xalora", "photo-3.xalora"]
+    assert [place.path.name for place in places] == ["Photo.xalora", "photo.xalora-2", "photo.xalora-3"]
 
 
 def test_a_result_keeps_the_suffix_where_another_picture_has_the_same_name() -> None:
@@ -300,12 +300,12 @@ def test_what_this_machine_makes_instead_of_the_network_is_named_so() -> None:
         place.made_here().path.name
         for place in (
             Destination(Path("photo.xalora")),
-            Destination(Path("photo-2.xalora")),
+            Destination(Path("photo.xalora-2")),
             Destination(Path("big.png"), exact=True),
             Destination(Path("big"), exact=True),
         )
     ]
-    assert local == ["photo.local", "photo-2.local", "big.local.png", "big.local"]
+    assert local == ["photo.local", "photo.local-2", "big.local.png", "big.local"]
     names = ["photo.local.png", "photo.local-2.png", "photo.xalora.avif", "photo.png", "local.png"]
     assert [is_result(name) for name in names] == [True, True, True, False, False]
     # It does not count as done.
@@ -316,8 +316,8 @@ def test_what_this_machine_makes_instead_of_the_network_is_named_so() -> None:
 def test_prompts_take_the_first_free_name() -> None:
     Path("a-fox.xalora.mp4").write_bytes(b"")
     assert [place.path.name for place in plan_for_names(["a fox", "A fox!", "a dog"], Output())] == [
-        "a-fox-2.xalora",
-        "a-fox-3.xalora",
+        "a-fox.xalora-2",
+        "a-fox.xalora-3",
         "a-dog.xalora",
     ]
 

@@ -98,10 +98,10 @@ def test_several_images_go_into_a_folder_and_equal_names_stay_apart(
     other = draw(tmp_path / "other" / "photo.png", 2)
     document = cli.json("upscale", photo, other, photo, "-o", "made/")
     files = [result["files"] for result in document["results"]]
-    assert files == [["made/photo.xalora.png"], ["made/photo-2.xalora.png"]]
+    assert files == [["made/photo.xalora.png"], ["made/photo.xalora-2.png"]]
     assert {path.name for path in (tmp_path / "made").iterdir()} == {
         "photo.xalora.png",
-        "photo-2.xalora.png",
+        "photo.xalora-2.png",
     }
 
 
@@ -110,7 +110,7 @@ def test_prompts_give_files_named_after_them(cli: Cli, tmp_path: Path) -> None:
     assert video["results"][0]["files"] == ["a-lighthouse-at-dusk.xalora.mp4"]
     assert (tmp_path / "a-lighthouse-at-dusk.xalora.mp4").read_bytes()[4:8] == b"ftyp"
     again = cli.json("txt2vid", "A lighthouse, at dusk!", "--length", "8", "--seed", "4")
-    assert again["results"][0]["files"] == ["a-lighthouse-at-dusk-2.xalora.mp4"]
+    assert again["results"][0]["files"] == ["a-lighthouse-at-dusk.xalora-2.mp4"]
     image = cli.json("txt2img", "a fox", "--lora", "style.safetensors", "--workflow-id", "3")
     assert image["results"][0]["files"] == ["a-fox.xalora.jpg"]
     assert (tmp_path / "a-fox.xalora.jpg").read_bytes()[:3] == b"\xff\xd8\xff"
@@ -151,7 +151,7 @@ def test_the_same_files_again_skip_those_done(cli: Cli, devnet: DevnetThread, tm
     assert (document["results"], document["skipped"]) == ([], everything)
     replaced = cli.json("upscale", *everything, "--force", "--no-reuse")
     assert [result["input"] for result in replaced["results"]] == ["a.png", "b.png"]
-    assert replaced["skipped"] == ["a.xalora.png"]
+    assert replaced["skipped"] == [str(one)]
     assert devnet.stats()["creates"] == 4
     assert {path.name for path in tmp_path.glob("*.png")} == {*everything, "b.xalora.png"}
     # Named without other images, results are inputs.
@@ -603,6 +603,43 @@ def test_an_unconfirmed_cancel_is_reported_and_does_not_stick(tmp_path: Path, ph
         assert cli("cancel", task_id).returncode == 0
         assert devnet.task(task_id).status == "canceled"
         assert cli.json("tasks")["tasks"] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")
+def test_ctrl_c_on_resume_cancels_nothing(tmp_path: Path, photo: Path) -> None:
+    with DevnetThread(miners=1, api_key=KEY, task_seconds=120) as devnet:
+        cli = Cli(tmp_path, devnet)
+        assert cli("upscale", photo, "--timeout", "2").returncode == 5
+        (task_id,) = devnet.task_ids()
+        asked = devnet.stats()["endpoints"]["task_result_query"]
+        process = cli.start("resume", "--all", "--jsonl")
+        devnet.wait_for(lambda stats: stats["endpoints"]["task_result_query"] > asked)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=CEILING)
+        assert process.returncode == 130
+        assert "Interrupted; no task is canceled." in err
+        assert devnet.stats()["endpoints"].get("task_cancel", 0) == 0
+        assert devnet.task(task_id).status == "running"
+        ended = [line for line in map(json.loads, out.splitlines()) if line["event"] in ("result", "end")]
+        assert [(line["event"], line.get("status")) for line in ended] == [
+            ("result", "interrupted"),
+            ("end", None),
+        ]
+        assert ended[0]["task_id"] == task_id
+
+
+def test_a_resumed_result_takes_no_name_of_another_input(tmp_path: Path) -> None:
+    one, two = draw(tmp_path / "a.png", 1), draw(tmp_path / "a-2.png", 2)
+    with DevnetThread(miners=1, api_key=KEY) as devnet:
+        cli = Cli(tmp_path, devnet)
+        assert cli("upscale", one).returncode == 0
+        devnet.kill_miner()
+        assert cli("upscale", one, "--no-reuse", "--force", "--timeout", "2").returncode == 5
+        devnet.add_miner()
+        assert cli("resume", "--all").returncode == 0
+        assert (tmp_path / "a.xalora-2.png").exists()
+        assert cli.json("upscale", one, two)["skipped"] == [str(one)]
+        assert (tmp_path / "a-2.xalora.png").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there Ctrl-C can't be sent to one process")

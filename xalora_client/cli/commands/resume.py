@@ -18,6 +18,7 @@ from ..destinations import ANY_SUFFIX, InputNames, of_workflow, plan_for_results
 from ..do_jobs import document_of
 from ..exit_codes import ExitCode, exit_code_of, most_serious
 from ..formats import slug
+from ..interrupted import tell_results
 from ..job_runner import Job, JobRunner, RunCall
 from ..options import AsJson, AsLines, Force, Output, PictureOptions, Timeout
 from ..outputs import check_destinations
@@ -94,6 +95,7 @@ def resume(
                 _fetch_call(task_id, task, wait),
                 destination,
                 _input_of(record),
+                task_id=task_id,
             )
             for (task_id, record), task, destination in zip(ready, own, destinations, strict=True)
         ]
@@ -112,6 +114,7 @@ def resume(
             code = runner.code
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
+            tell_results(screen, runner.reports)
     codes += map(exit_code_of, undecided)
     code = most_serious([code, *(code for code in codes if code is not None)])
     if as_json:
