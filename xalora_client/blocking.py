@@ -30,7 +30,7 @@ from .client import (
     several,
 )
 from .config import hide_secrets
-from .errors import ClientClosedError, ConfigurationError
+from .errors import MAY_BE_CHARGED, ClientClosedError, ConfigurationError
 from .events import TaskEvent, tell
 from .handle import TaskHandle
 from .jobs.hub import LEAVING_SECONDS, hub, is_on_hub
@@ -354,7 +354,11 @@ class _Running(Generic[T]):
         try:
             value = self.future.result()
         except CancelledError:
-            raise ClientClosedError("This client was closed while the call was under way") from None
+            raise ClientClosedError(
+                "This client was closed while the call was under way",
+                money=MAY_BE_CHARGED,
+                next_step="See what became of it with `xalora tasks`.",
+            ) from None
         self._client.note_delivered(self._delivered)
         self._delivered.clear()
         return value

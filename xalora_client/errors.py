@@ -105,8 +105,8 @@ class MissingKeyError(ConfigurationError):
     """No API key is set."""
 
 
-class ClientClosedError(ConfigurationError):
-    """The client was closed before this call, or while it waited. Remote tasks are not affected."""
+class ClientClosedError(XaloraError):
+    """The client was closed before this call, or while it waited. A task that was sent runs on."""
 
 
 class InvalidTaskError(ConfigurationError, ValueError):

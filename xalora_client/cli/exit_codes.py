@@ -8,6 +8,7 @@ from enum import IntEnum
 from ..errors import (
     AmbiguousCreateError,
     AuthenticationError,
+    ClientClosedError,
     ConfigurationError,
     InputImageError,
     InvalidTaskError,
@@ -72,7 +73,7 @@ _CODES: tuple[tuple[tuple[type[XaloraError], ...], ExitCode], ...] = (
     ),
     ((ResultExpiredError, TaskNotKnownError), ExitCode.TASK_FAILED),
     ((UnexpectedError,), ExitCode.UNEXPECTED),
-    ((NetworkError, StoreError, ResultDownloadError), ExitCode.NETWORK),
+    ((NetworkError, StoreError, ResultDownloadError, ClientClosedError), ExitCode.NETWORK),
 )
 
 

@@ -8,6 +8,7 @@ daemon thread with a loop of its own, and callers only wait for them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import weakref
@@ -15,10 +16,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 from ..concurrency import DaemonThreads
+from ..errors import ClientClosedError
 from .background import background
 from .fair_loop import fair_loop
 
 T = TypeVar("T")
+
+logger = logging.getLogger("xalora_client")
 
 LEAVING_SECONDS = 4.0
 """How long a cancelled caller waits at most for its call to end: a little over the 3 s of a cancel."""
@@ -101,7 +105,10 @@ async def on_hub(coroutine: Coroutine[Any, Any, T]) -> T:
         loop.call_soon_threadsafe(lambda: carrier.cancel() if carrier is not None else future.cancel())
         await asyncio.wait({waiting}, timeout=LEAVING_SECONDS)
         if waiting.done() and not waiting.cancelled():
-            waiting.exception()
+            error = waiting.exception()
+            if isinstance(error, ClientClosedError):
+                # The client was closed just before, so the task is not canceled, which the call can't tell.
+                logger.warning("%s", error)
         raise
 
 

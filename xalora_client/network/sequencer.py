@@ -20,6 +20,7 @@ from ..errors import (
     NOT_CONFIRMED,
     AmbiguousCreateError,
     AuthenticationError,
+    ClientClosedError,
     ConfigurationError,
     NetworkError,
     NoMinerError,
@@ -286,7 +287,7 @@ class Network:
             answer = await request
         except (Undelivered, OutcomeUnknown) as error:
             raise _Repeatable(self._unreachable(error, task_id=task_id, money=money)) from error
-        except ConfigurationError as error:
+        except (ConfigurationError, ClientClosedError) as error:
             error.money, error.task_id = money, task_id
             raise
         payload = answer.payload

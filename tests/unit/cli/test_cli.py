@@ -60,7 +60,7 @@ CODES = {
     "ConfigurationError": 3,
     "MissingKeyError": 3,
     "DailyLimitError": 3,
-    "ClientClosedError": 3,
+    "ClientClosedError": 4,
     "TaskNotKnownError": 5,
     "ResultMissingError": 5,
     "InputTooLargeError": 3,

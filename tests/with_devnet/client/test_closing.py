@@ -178,6 +178,25 @@ async def test_a_call_cancelled_while_its_client_is_closed_holds_neither_up() ->
             assert not leases(other.journal)
 
 
+async def test_a_call_cancelled_just_after_its_client_was_closed_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    network = ScriptedNetwork()
+    async with ScriptedSequencer(network) as sequencer:
+        client = AsyncXalora(KEY, sequencer.url)
+        run = asyncio.create_task(client.run(PICTURE, fallback="never"))
+        await asyncio.wait_for(network.polled.wait(), PATIENCE)
+        # This loop stands still, so that the call has not heard of its end.
+        closing = threading.Thread(target=lambda: asyncio.run(client.close()))
+        closing.start()
+        closing.join()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert not network.canceled
+        assert "waited for task t-1" in caplog.text and "is paid for and runs on" in caplog.text
+
+
 async def test_without_a_with_block_a_client_works_and_is_closed_by_hand() -> None:
     async with ScriptedSequencer([ACCEPTED]) as sequencer:
         client = AsyncXalora(KEY, sequencer.url)
