@@ -47,13 +47,14 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
         except XaloraError as error:
             code = exit_code_of(error)
             _report(screen, error, code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):
+            # Abort: Ctrl-C or Ctrl-D at a question.
             code = ExitCode.INTERRUPTED
             _end(screen, code)
         except OSError as error:
             code = ExitCode.CONFIGURATION
             _report(screen, XaloraError(f"The operating system refused: {error}", money=""), code)
-        except (typer.BadParameter, typer.Abort, typer.Exit):
+        except (typer.BadParameter, typer.Exit):
             raise
         except Exception as error:  # noqa: BLE001 - a bug of this package
             code = ExitCode.UNEXPECTED

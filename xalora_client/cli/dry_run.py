@@ -6,13 +6,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import time
 from typing import Any, Literal, TypeAlias
 
 from ..client import open_journal
-from ..config import Credentials, IfUnknown, Settings
-from ..errors import InputTooLargeError, XaloraError
+from ..config import Credentials, IfUnknown, Settings, names_listed_host, no_key
+from ..errors import DailyLimitError, InputTooLargeError, XaloraError
 from ..journal import ClaimOptions, Journal, Record, TaskState
-from ..prices import Sent, cost_of, cost_text
+from ..journal.spending import sent_since
+from ..prices import DailyLimit, Sent, cost_of, cost_text, midnight_before
 from ..tasks import WorkflowTask
 from ..text import bytes_text, counted
 from .destinations import is_result
@@ -77,14 +79,31 @@ def action_for(record: Record | None, if_unknown: IfUnknown) -> Action:
     return "reuse" if record.files else "wait"
 
 
-def estimate(settings: Settings, plans: Sequence[Planned]) -> str | None:
-    """What the tasks to be sent cost by the user's own prices; None where no price is set for any."""
-    kinds: Counter[tuple[str, str | None]] = Counter()
+def within_limit(settings: Settings, today: Sequence[Sent], plans: Sequence[Planned]) -> list[Sent]:
+    """The tasks to be sent that the user's limit of a day lets through, in their order.
+
+    Args:
+        today: What was sent since midnight.
+    """
+    limit = (
+        DailyLimit() if names_listed_host(settings.sequencer_url, settings.unpriced) else settings.daily_limit
+    )
+    counts: Counter[tuple[str, str | None]] = Counter()
     for plan in plans:
-        if plan.action == "send" and plan.job.task is not None:
-            kinds[plan.job.task.kind_of_task, plan.job.task.workflow_id] += plan.tasks
-    cost = cost_of(settings.prices, [Sent(*kind, count) for kind, count in kinds.items()])
-    return None if cost is None else cost_text(cost)
+        if plan.action != "send" or plan.job.task is None:
+            continue
+        kind = (plan.job.task.kind_of_task, plan.job.task.workflow_id)
+        for _ in range(plan.tasks):
+            try:
+                limit.check([*today, *_sent(counts)], *kind)
+            except DailyLimitError:
+                break
+            counts[kind] += 1
+    return _sent(counts)
+
+
+def _sent(counts: Counter[tuple[str, str | None]]) -> list[Sent]:
+    return [Sent(*kind, count) for kind, count in counts.items()]
 
 
 def print_plan(
@@ -106,7 +125,13 @@ def print_plan(
     check_free([job.destination for job in jobs if job.problem is None], force=options.force)
     with open_journal(settings) as journal:
         plans = asyncio.run(_plans(journal, settings, jobs, options))
-    code = most_serious(exit_code_of(plan.error) for plan in plans if plan.error is not None)
+        today = sent_since(journal.read, midnight_before(time()), settings.unpriced)
+    sent = [plan for plan in plans if plan.action == "send"]
+    allowed = within_limit(settings, today, plans)
+    tasks = sum(each.count for each in allowed)
+    beyond = sum(plan.tasks for plan in sent) - tasks
+    codes = [exit_code_of(plan.error) for plan in plans if plan.error is not None]
+    code = most_serious([*codes, *([exit_code_of(DailyLimitError(""))] if beyond else [])])
     for plan in plans:
         size = f", {bytes_text(plan.size)}" if plan.size else ""
         if plan.tiles > 1:
@@ -114,9 +139,8 @@ def print_plan(
         screen.say(f"{plan.job.label}: {WORDS[plan.action].format(same_as=plan.same_as)}{size}")
         if plan.error is not None:
             screen.error(plan.error, plan.job.label)
-    sent = [plan for plan in plans if plan.action == "send"]
-    tasks = sum(plan.tasks for plan in sent)
-    cost = estimate(settings, plans)
+    cost = cost_of(settings.prices, allowed)
+    about = None if cost is None else cost_text(cost)
     total = bytes_text(sum(plan.size for plan in sent))
     # What tiles take is not known before they are encoded.
     size = "" if any(plan.tiles > 1 for plan in sent) else f" ({total} of images)"
@@ -125,22 +149,25 @@ def print_plan(
         "reused": sum(plan.action in ("reuse", "wait") for plan in plans),
         # Results that an earlier command left in a folder are nobody's wish.
         "skipped": sum(not is_result(source) for source in skipped),
+        "beyond the limit of a day": beyond,
         "can't be sent": sum(plan.action in ("fail", "unknown") for plan in plans),
     }
     others = "".join(f", {number} {words}" for words, number in counts.items() if number)
     screen.say(
         (f"{counted(tasks, 'task')} would be sent", "bold"),
-        f"{size}{others}." + (f" About {cost} by your prices." if cost is not None else ""),
+        f"{size}{others}." + (f" About {about} by your prices." if about is not None else ""),
     )
     if settings.api_key is None and options.asks_network(settings):
-        screen.warn("no API key is set, so what would be reused is not known")
+        missing = no_key(settings.workflow_url).what
+        screen.warn(f"{missing}: nothing would be sent until then, and what would be reused is not known")
     if screen.json:
         screen.document(
             {
                 "dry_run": True,
                 "tasks": tasks,
                 "bytes": sum(plan.size for plan in sent),
-                "estimate": cost,
+                "beyond_limit": beyond,
+                "estimate": about,
                 "skipped": list(skipped),
                 "inputs": [plan.document() for plan in plans],
                 "exit_code": int(code),
@@ -148,7 +175,7 @@ def print_plan(
         )
     for plan in plans:
         screen.event("planned", **plan.document())
-    screen.event("end", dry_run=True, tasks=tasks, estimate=cost, skipped=list(skipped), exit_code=int(code))
+    screen.event("end", dry_run=True, tasks=tasks, estimate=about, skipped=list(skipped), exit_code=int(code))
     return code
 
 

@@ -14,7 +14,7 @@ from ..files import draft_of
 from ..workflows.check import MissingFile
 from ..workflows.definition import BoundWorkflow
 
-LOCAL_MONEY = "It ran on this machine, so nothing was charged for it."
+LOCAL_MONEY = "Work on this machine is not charged."
 
 TURN_SECONDS = 0.2
 """How long a run that waits for its turn may not notice a cancel."""

@@ -45,7 +45,7 @@ def failed(job: Job, answer: WorkflowTaskResult) -> TaskFailedError:
     error = TaskFailedError(
         f"The network reports task {job.task_id} as failed ({reason})",
         money="Whether a failed task is charged is the network's decision; ask with the task id.",
-        next_step="Try again; another miner may succeed.",
+        next_step="Correct what the reason names, or try again: another miner may succeed.",
         task_id=job.task_id,
         job_id=job.job_id,
     )

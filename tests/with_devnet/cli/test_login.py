@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -127,8 +128,8 @@ def test_a_key_file_that_can_not_be_read_names_itself(tmp_path: Path) -> None:
     assert load_settings(api_key="bob#key").settings.credentials().consumer_id == "bob"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-def test_a_typed_key_is_not_echoed(cli: Cli) -> None:
+def asked_for_the_key(cli: Cli) -> tuple[subprocess.Popen[bytes], int]:
+    """`xalora login` that waits for the key on a terminal of its own, and that terminal's other end."""
     import termios
 
     master, terminal = os.openpty()
@@ -146,6 +147,26 @@ def test_a_typed_key_is_not_echoed(cli: Cli) -> None:
     while termios.tcgetattr(master)[3] & termios.ECHO:
         assert time.monotonic() < until
         time.sleep(0.05)
+    return process, master
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("way", ["Ctrl-D", "Ctrl-C"])
+def test_a_question_that_is_left_is_an_interrupt(cli: Cli, way: str) -> None:
+    process, master = asked_for_the_key(cli)
+    if way == "Ctrl-D":
+        os.write(master, b"\4")
+    else:
+        # Of a terminal that is not the process's own.
+        process.send_signal(signal.SIGINT)
+    assert process.wait(CEILING) == 130
+    os.close(master)
+    assert not login_file().path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_typed_key_is_not_echoed(cli: Cli) -> None:
+    process, master = asked_for_the_key(cli)
     os.write(master, f"{KEY}\n".encode())
     shown = b""
     # The closed terminal is an error on Linux, and the end of the data elsewhere.

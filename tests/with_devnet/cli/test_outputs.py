@@ -560,6 +560,24 @@ def test_a_dry_run_names_what_can_not_be_sent(cli: Cli, photo: Path, tmp_path: P
     assert "1 task would be sent" in told.stdout and ", 1 can't be sent." in told.stdout
 
 
+def test_a_dry_run_knows_the_limit_of_a_day(cli: Cli, tmp_path: Path) -> None:
+    photos = [draw(tmp_path / f"{index}.png", index) for index in range(4)]
+    limit = {"XALORA_DAILY_TASKS": "3", "XALORA_PRICES": "upscaler=0.02"}
+    assert cli("upscale", photos[0], **limit).returncode == 0
+    document = cli.json("upscale", *photos, "--dry-run", code=3, **limit)
+    assert (document["tasks"], document["beyond_limit"], document["estimate"]) == (2, 1, "0.04")
+    told = cli("upscale", *photos, "--dry-run", **limit)
+    assert "2 tasks would be sent" in told.stdout and "1 beyond the limit of a day" in told.stdout
+    by_cost = {"XALORA_DAILY_COST": "0.05", "XALORA_PRICES": "upscaler=0.02"}
+    assert cli.json("upscale", *photos, "--dry-run", code=3, **by_cost)["tasks"] == 1
+
+
+def test_a_dry_run_without_a_key_says_that_nothing_would_be_sent(cli: Cli, photo: Path) -> None:
+    told = cli("upscale", photo, "--dry-run", XALORA_API_KEY="")
+    assert told.returncode == 0
+    assert "No API key is set: nothing would be sent until then" in told.stderr
+
+
 def test_a_dry_run_knows_equal_pictures_of_one_command(cli: Cli, tmp_path: Path) -> None:
     first, second = draw(tmp_path / "first.png", 2), draw(tmp_path / "second.png", 2)
     (tmp_path / "below").mkdir()

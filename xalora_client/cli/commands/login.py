@@ -48,7 +48,8 @@ def login(
         _test(settings)
     except NoMinerError:
         pass
-    except AuthenticationError:
+    except AuthenticationError as error:
+        error.next_step = "Copy both halves, <consumer_id>#<api_key>. This one was not stored."
         raise
     except NetworkError as error:
         screen.warn(f"the key could not be tested. {error.what}")

@@ -118,9 +118,8 @@ def _refuse() -> Callable[[str, Sequence[Place]], Place | None]:
 def _ask(role: str, places: Sequence[Place]) -> Place | None:
     typer.echo(f"Several nodes fit {role}:", err=True)
     for number, place in enumerate(places, 1):
-        typer.echo(
-            f"  {number}  {place.name}  {printable(place.label)}: {printable(str(place.value))}", err=True
-        )
+        value = "" if place.value is None else f": {printable(str(place.value))}"
+        typer.echo(f"  {number}  {place.name}  {printable(place.label)}{value}", err=True)
     typer.echo("  0  none of them", err=True)
     number = typer.prompt("Which one", type=int, err=True)
     while not 0 <= number <= len(places):
