@@ -51,7 +51,8 @@ MEANINGS = {
     ExitCode.DONE_HERE: "done by this machine instead of the network",
     ExitCode.UNEXPECTED: "a bug of this package",
     ExitCode.USAGE: "usage: an argument, an input that can't be read, an output that exists",
-    ExitCode.CONFIGURATION: "settings, no key or a wrong one, journal, or where results are found",
+    ExitCode.CONFIGURATION: "settings, a workflow's files, a folder that can't be written, no key or a "
+    "wrong one, journal, or where results are found",
     ExitCode.NETWORK: "network, store or download",
     ExitCode.NO_NETWORK: "no network: it can't be reached",
     ExitCode.TASK_FAILED: "a task failed, was canceled, took too long, is not known, has no usable result, "

@@ -102,6 +102,13 @@ def print_tasks_left(
             _print_left(screen, journal, report.job.label, [record])
         elif record is not None:
             screen.note(f"{report.job.label}: task {report.task_id} is {record.state.value}")
+    unanswered = {report.job.label for report in _unfinished(reports) if report.task_id is None}
+    for record in journal.records(states=[TaskState.NOT_SENT, TaskState.CANCELED]) if unanswered else ():
+        if record.created_at >= started_at and record.work.label in unanswered:
+            unanswered.remove(record.work.label)
+            is_canceled = record.state is TaskState.CANCELED
+            became = f"task {record.task_id} is canceled" if is_canceled else "was not sent"
+            screen.note(f"{record.work.label}: {became}")
     for record in journal.records(states=[TaskState.UNKNOWN]):
         if record.created_at >= started_at and record.task_id is None and record.work.whole is None:
             _print_left(screen, journal, record.work.label, [record])
