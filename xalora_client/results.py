@@ -101,7 +101,7 @@ class RunResult:
     Attributes:
         files: The result's files in order, named by content (png, jpg, webp, mp4). A file in a format that
             this package does not read is kept as it came.
-        engine: ``xalora`` (the network), or ``comfyui``, ``torch`` or ``pillow`` (this machine).
+        engine: ``xalora`` (the network), or ``comfyui``, ``torch``, ``ncnn`` or ``pillow`` (this machine).
         device: The engine's device, where known (``cuda``, ``cpu``, ...).
         miner: The miner's id, where known.
         task_id: The network's id; None for a task that ran on this machine.

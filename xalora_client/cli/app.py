@@ -23,9 +23,9 @@ app = typer.Typer(
     name="xalora",
     help="Upscaling, text to video and Flux LoRA images on the Xalora network of GPU miners.\n\n"
     "Enter your key with xalora login, or set XALORA_API_KEY. To try it without a key: xalora demo",
-    epilog="Exit status: 0 done, 7 done by this machine instead of the network, 2 usage, 3 settings or key, "
-    "4 network or service, 8 no network, 5 task failed, 6 outcome of a create unknown, 130 interrupted. Of "
-    "several, the one that stands last here counts.",
+    epilog="Exit status: 0 done, 7 done by this machine instead of the network, 1 a bug of xalora, 2 usage, "
+    "3 settings or key, 4 network or service, 8 no network, 5 task failed, 6 outcome of a create unknown, "
+    "130 interrupted. Of several, the one that stands last here counts.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
