@@ -54,6 +54,10 @@ READING_SECONDS = 5.0
 _EVICTIONS = DaemonThreads("xalora-evictions", 1)
 """Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
+LOOK_REST, LONGEST_REST = 50, 10.0
+"""The next look waits so many times as long as one takes, at most so many seconds: in a folder of thousands
+of results it takes long, and keeps other threads busy."""
+
 JOURNAL_FILE = "journal.sqlite3"
 
 
@@ -102,6 +106,7 @@ class Journal:
         self._writer = Writer(self.path, self.results, self._readers, wall_clock)
         self._listener_keys = itertools.count()
         self._evicting: Future[None] | None = None
+        self._look_again_at = 0.0
         self._as_written = threading.local()
         self._folder, self._made_by = folder, os.getpid()
         self._dropping = weakref.finalize(self, _drop, self._writer, self._readers, folder, os.getpid())
@@ -449,7 +454,10 @@ class Journal:
             self._evicting = _EVICTIONS.submit(self._look_and_evict)
 
     def _look_and_evict(self) -> None:
+        time.sleep(max(0.0, self._look_again_at - time.monotonic()))
+        began = time.monotonic()
         parts = self.results.part_sizes()
+        self._look_again_at = time.monotonic() + min(LOOK_REST * (time.monotonic() - began), LONGEST_REST)
         parts = {
             part: size for part, size in parts.items() if not self.results.remove_left(part, STALE_SECONDS)
         }
