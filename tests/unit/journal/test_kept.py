@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 import pytest
 from journal_steps import (
@@ -30,6 +31,7 @@ from journal_steps import (
 
 from xalora_client.errors import JournalError
 from xalora_client.journal import ClaimOptions, Event, Journal, Record, TaskState
+from xalora_client.journal.journal import LONGEST_REST, LOOK_REST
 from xalora_client.journal.results_folder import STALE_SECONDS, KeptFile, KeptResults
 from xalora_client.transfer.part_file import PartFile
 
@@ -215,6 +217,26 @@ def test_many_go_though_a_few_at_a_time(journal: Journal) -> None:
     ):
         journal.forget([]).result(LONG)
     assert with_files(journal) == {48, 49, 50}
+
+
+def test_a_look_that_took_long_is_followed_by_a_longer_rest(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[float, float]] = []
+
+    def look() -> dict[Path, int]:
+        began = monotonic()
+        while monotonic() < began + 0.002:
+            pass
+        looks.append((began, monotonic()))
+        return {}
+
+    monkeypatch.setattr(journal.results, "part_sizes", look)
+    for _ in range(3):
+        evict(journal)
+    for (began, ended), (again, _) in pairwise(looks):
+        assert again - ended >= min(LOOK_REST * (ended - began), LONGEST_REST) * 0.9
+    assert len(looks) == 3
 
 
 def test_the_folder_can_be_moved(journal: Journal, tmp_path: Path) -> None:
