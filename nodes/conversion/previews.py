@@ -33,7 +33,7 @@ def save_input_preview(job_id: str, picture: Image.Image) -> None:
 
 
 def jobs_with_input() -> list[str]:
-    """The jobs of which a small copy of the input was saved, in that order."""
+    """Ids of the jobs whose input was saved as a small picture, in the order of saving."""
     return list(_with_input)
 
 

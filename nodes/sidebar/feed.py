@@ -125,7 +125,7 @@ class Feed:
             records = [] if many else journal.records(since=since)
             changed = {record.id for record in records}
             if not many:
-                # The picture of an input is drawn later than its task changes.
+                # The journal does not know of pictures, and one may be saved after its task's last change.
                 found = (journal.find(job_id=job_id) for job_id in pictured)
                 records += [record for record in found if record is not None and record.id not in changed]
             return {

@@ -210,7 +210,7 @@ class _Runner:
                     self._screen.event("planned", **clip.document(), **self.estimate(clip))
 
     def tell_interrupted(self) -> None:
-        """Print for ``--jsonl`` how each clip ended that the interrupt kept from telling so."""
+        """Print the ``result`` line of ``--jsonl`` for each clip that was interrupted."""
         for clip in self._clips:
             if not self._options.dry_run and clip.made is None and clip.error is None:
                 self._screen.event("result", **clip.document())

@@ -339,7 +339,7 @@ def _plan(
     for base in bases:
         name = fitting(base.name, "", _BASE_BYTES)
         for ordinal in ordinals():
-            # Behind the mark: photo-2.png may be another input.
+            # The number follows the mark, since photo-2.png may be another input.
             place = Destination(base.with_name(f"{name}{MARK}{ordinal}"), encoding=encoding)
             # Some file systems do not tell Photo from photo.
             if str(place.path).casefold() not in destinations and is_free(place):

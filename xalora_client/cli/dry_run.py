@@ -14,7 +14,7 @@ from ..config import Credentials, IfUnknown, Settings, names_listed_host, no_key
 from ..errors import DailyLimitError, InputTooLargeError, XaloraError
 from ..journal import ClaimOptions, Journal, Record, TaskState
 from ..journal.spending import sent_since
-from ..prices import DailyLimit, Sent, cost_of, cost_text, midnight_before
+from ..prices import Sent, cost_of, cost_text, midnight_before
 from ..tasks import WorkflowTask
 from ..text import bytes_text, counted
 from .destinations import is_result
@@ -85,9 +85,8 @@ def within_limit(settings: Settings, today: Sequence[Sent], plans: Sequence[Plan
     Args:
         today: What was sent since midnight.
     """
-    limit = (
-        DailyLimit() if names_listed_host(settings.sequencer_url, settings.unpriced) else settings.daily_limit
-    )
+    limit = settings.daily_limit
+    is_priced = not names_listed_host(settings.sequencer_url, settings.unpriced)
     counts: Counter[tuple[str, str | None]] = Counter()
     for plan in plans:
         if plan.action != "send" or plan.job.task is None:
@@ -95,15 +94,15 @@ def within_limit(settings: Settings, today: Sequence[Sent], plans: Sequence[Plan
         kind = (plan.job.task.kind_of_task, plan.job.task.workflow_id)
         for _ in range(plan.tasks):
             try:
-                limit.check([*today, *_sent(counts)], *kind)
+                limit.check([*today, *_sent(counts, is_priced)], *kind)
             except DailyLimitError:
                 break
             counts[kind] += 1
-    return _sent(counts)
+    return _sent(counts, is_priced)
 
 
-def _sent(counts: Counter[tuple[str, str | None]]) -> list[Sent]:
-    return [Sent(*kind, count) for kind, count in counts.items()]
+def _sent(counts: Counter[tuple[str, str | None]], is_priced: bool) -> list[Sent]:
+    return [Sent(*kind, count, is_priced) for kind, count in counts.items()]
 
 
 def print_plan(

@@ -115,7 +115,7 @@ def print_tasks_left(
 
 
 def tell_results(screen: Screen, reports: Sequence[JobReport]) -> None:
-    """Print for ``--jsonl`` how each task ended that the interrupt kept from telling so."""
+    """Print the ``result`` line of ``--jsonl`` for each task that was interrupted before it had one."""
     for report in reports:
         if not report.is_told:
             report.is_told = True

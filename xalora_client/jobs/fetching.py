@@ -286,7 +286,7 @@ class Fetcher:
 
         # Several processes may fetch the same task: each writes a file of its own.
         private = dest.with_name(f"{dest.name}.{secrets.token_hex(4)}")
-        # Of a task that was just sent from here nothing is left; among thousands of results a look is slow.
+        # A task just sent from here has no partial download, and listing thousands of results is slow.
         if not job.state.sends:
             await run_in_thread(lambda: take_over(dest, private))
 

@@ -55,8 +55,8 @@ _EVICTIONS = DaemonThreads("xalora-evictions", 1)
 """Looks for partial downloads: a disk that hangs must hold up neither the journal nor its readers."""
 
 LOOK_REST, LONGEST_REST = 50, 10.0
-"""The next look waits so many times as long as one takes, at most so many seconds: in a folder of thousands
-of results it takes long, and keeps other threads busy."""
+"""The next listing of the results' folder waits so many times as long as the last one took, at most so many
+seconds: with thousands of results a listing is slow, and slows other threads."""
 
 JOURNAL_FILE = "journal.sqlite3"
 

@@ -360,7 +360,7 @@ class Network:
             return state.attempt_number >= attempts or took_long or is_pause_too_long
 
         try:
-            # Most are polls, a hundred a second.
+            # Polls make one attempt, and there are up to a hundred a second.
             if attempts == 1:
                 return await once()
             repeat = AsyncRetrying(

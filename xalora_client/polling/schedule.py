@@ -19,8 +19,8 @@ UNINFORMED_SHARE = 0.15
 late by at most about this share of its duration, however long it takes."""
 UNINFORMED_MIN_DELAY = 0.5
 
-_EXACT_ENOUGH = 0.01
-_NOTHING = 1e-6
+_PRECISION_SECONDS = 0.01
+_LEAST_SURVIVAL = 1e-6
 
 LAST_POLL_SECONDS = 0.5
 """How long before a deadline the last poll is sent, so that its answer can still count."""
@@ -78,7 +78,7 @@ class PollSchedule:
         )
         begun = [(share, part, *part(elapsed)) for share, part in parts]
         survive = sum(share * (1 - cdf) for share, _, cdf, _ in begun)
-        if survive <= _NOTHING:
+        if survive <= _LEAST_SURVIVAL:
             # Later than anything expected: the hazard of a log-uniform without an upper end.
             return min(math.sqrt(2 * max(elapsed, 1.0) * self.poll_price), MAX_POLL_DELAY)
         delay = MAX_POLL_DELAY
@@ -91,8 +91,8 @@ class PollSchedule:
                 slope += share * (cdf - cdf_now)
                 late += share * (poll_at * (cdf - cdf_now) - (mean - mean_now))
             surplus = late / survive - self.poll_price
-            # Newton's steps come from above and stay there, since lateness grows ever faster.
-            if surplus <= 0 or (step := surplus * survive / slope) < _EXACT_ENOUGH:
+            # Newton's method from above stays above the root, since lateness is convex.
+            if surplus <= 0 or (step := surplus * survive / slope) < _PRECISION_SECONDS:
                 break
             delay -= step
         return delay

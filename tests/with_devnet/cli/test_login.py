@@ -157,7 +157,7 @@ def test_a_question_that_is_left_is_an_interrupt(cli: Cli, way: str) -> None:
     if way == "Ctrl-D":
         os.write(master, b"\4")
     else:
-        # Of a terminal that is not the process's own.
+        # The terminal does not control the process, so its Ctrl-C would not arrive.
         process.send_signal(signal.SIGINT)
     assert process.wait(CEILING) == 130
     os.close(master)
